@@ -1,0 +1,133 @@
+"""Settings of the codec: its architecture (kept in the model file), its critic, and how they are trained."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from taming_cli.config.fields import check, option
+from taming_cli.config.size import Size
+from taming_cli.errors import UsageError
+
+NORM_GROUPS = 32
+"""Groups of every GroupNorm of the published architecture; each level's channels must be a multiple of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecConfig:
+    """The architecture of a VQGAN; names as published, so that released weights map by name."""
+
+    ch: int = option(32, "Channels at full resolution; a multiple of 32.", low=32)
+    ch_mult: tuple[int, ...] = option((1, 1, 2, 4), "Channel multiple of each level; n levels make f = 2^(n-1).", low=1)
+    num_res_blocks: int = option(1, "Residual blocks per level (the decoder has one more).", low=1)
+    attn_resolutions: tuple[int, ...] = option(
+        (16,), "Nominal sizes, counted from --resolution, of the levels that get attention.", low=1
+    )
+    z_channels: int = option(64, "Channels between encoder and quantizer.", low=1)
+    resolution: int = option(128, "Nominal picture side, from which attention levels are counted.", low=1)
+    in_channels: int = option(3, "Channels of the encoder's input.", low=1, hidden=True)
+    out_ch: int = option(3, "Channels of the decoder's output.", low=1, hidden=True)
+    dropout: float = option(0.0, "Dropout in the residual blocks.", low=0, high=0.9)
+    codebook_size: int = option(1024, "Entries of the codebook, K.", low=2, high=2**24)
+    codebook_dim: int = option(64, "Length of each entry, D.", low=1)
+    normalize: bool = option(False, "Compare codes by angle: entries and encoder outputs are scaled to length 1.")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.ch_mult:
+            raise UsageError("ch_mult is empty; give one channel multiple per level, like 1,1,2,4")
+        if self.ch % NORM_GROUPS:
+            raise UsageError(f"ch is {self.ch}; it must be a multiple of {NORM_GROUPS}, the groups of each GroupNorm")
+
+    @property
+    def downsample_factor(self) -> int:
+        """f: pixels per code along one side."""
+        return int(2 ** (len(self.ch_mult) - 1))
+
+    def latent(self, size: Size) -> Size:
+        """The grid of codes for a picture of `size`. UsageError where a side is not a multiple of f."""
+        f = self.downsample_factor
+        if size.width % f or size.height % f:
+            nearest = Size(max(f, round(size.width / f) * f), max(f, round(size.height / f) * f))
+            raise UsageError(f"size {size} does not divide by this codec's f = {f}; the nearest that does is {nearest}")
+        return Size(size.width // f, size.height // f)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticConfig:
+    """The PatchGAN that is trained against the codec; names as published."""
+
+    disc_ndf: int = option(32, "Channels of the critic's first layer.", low=1)
+    disc_num_layers: int = option(2, "Strided layers of the critic: 3 see 70 x 70 pixels each, 2 see 34 x 34.", low=1)
+    disc_loss: Literal["hinge", "vanilla"] = option("hinge", "The adversarial loss.")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecTrainConfig:
+    """How a codec is trained."""
+
+    size: Size = option(Size(128, 128), "Size of the training crops, in pixels.", metavar="WxH")
+    steps: int = option(0, "Optimiser updates; 0: as many as --minutes allow.", low=0, live=True)
+    minutes: float = option(8.0, "Wall-clock minutes; 0: as long as --steps take.", low=0, live=True)
+    batch_size: int = option(8, "Pictures per step.", low=1)
+    learning_rate: float = option(1e-3, "Peak learning rate of the codec.", low=0)
+    critic_learning_rate: float = option(2e-4, "Learning rate of the critic.", low=0)
+    betas: tuple[float, ...] = option((0.5, 0.9), "Adam's two betas.", low=0, high=0.9999)
+    warmup: int = option(50, "Steps of linear warm-up.", low=0)
+    final_lr: float = option(0.02, "Learning rate at the end as a share of its peak (cosine).", low=0, high=1)
+    clip: float = option(1.0, "Largest gradient norm of the codec; 0: no limit.", low=0)
+    ema: float = option(0.998, "Decay of the moving average of the weights; 0: none.", low=0, high=0.99999)
+
+    l1_weight: float = option(1.0, "Weight of the L1 term.", low=0)
+    perceptual: Literal["lpips-vgg", "lpips-alex", "lpips-squeeze", "efficientnet-lite0", "none"] = option(
+        "efficientnet-lite0", "Perceptual network; only efficientnet-lite0 and none need no download."
+    )
+    perceptual_weight: float = option(0.2, "Weight of the perceptual term.", low=0)
+    codebook_weight: float = option(1.0, "Weight of the codebook and commitment terms.", low=0)
+    beta: float = option(0.25, "Weight of the commitment term within them.", low=0)
+    legacy: bool = option(False, "Put beta on the codebook term instead, as the published code did.")
+    disc_weight: float = option(0.2, "Weight of the adversarial term, times the adaptive weight.", low=0)
+    critic_start: float = option(
+        0.3, "Share of the training after which the critic trains; its term counts later.", low=0, high=1
+    )
+    disc_start: float = option(0.4, "Share of the training after which the adversarial term counts.", low=0, high=1)
+    disc_ramp: float = option(0.1, "Share of the training over which that term grows to its weight.", low=0, high=1)
+
+    quantizer: Literal["ema", "vq"] = option(
+        "ema", "How the codebook learns: moving averages (ema) or by its own loss (vq, as published)."
+    )
+    codebook_decay: float = option(0.99, "Decay of the ema quantizer's moving averages.", low=0, high=0.99999)
+    revive: float = option(
+        0.1, "Replace codes used less than this share of an even use; 0: never (as published).", low=0, high=1
+    )
+
+    crop_scale: tuple[float, ...] = option(
+        (0.4, 1.0), "Smallest and largest area of a training crop, as shares of the largest crop.", low=0.01, high=1
+    )
+    flip: bool = option(True, "Mirror half of the training crops.")
+    held: float = option(0.05, "Share of the pictures held out, where --val is not given.", low=0.001, high=0.9)
+    val_every: float = option(0.1, "Share of the training between two validations.", low=0.001, high=1)
+    val_images: int = option(64, "Held-out pictures looked at in each validation.", low=1)
+    save_every: float = option(5.0, "Minutes between two saves, besides those at each validation.", low=0.01, live=True)
+    seed: int = option(0, "Seed of everything random.", low=0, high=2**63 - 1)
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", live=True)
+    precision: Literal["auto", "fp32", "bf16"] = option(
+        "auto", "Arithmetic of the networks; losses and quantisation are fp32."
+    )
+    workers: int = option(0, "Processes that read pictures; 0: a thread.", low=0, live=True)
+    cache: int = option(1024, "MiB of memory for decoded pictures.", low=0, live=True)
+    val: str | None = option(None, "Held-out pictures: a folder, file or archive.", metavar="PATH")
+    init: str | None = option(None, "Start from this codec's weights and architecture.", metavar="FILE")
+    train: Literal["all", "decoder"] = option(
+        "all", "`decoder` leaves encoder and codebook as they are, and so tokens and priors valid."
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.steps and not self.minutes:
+            raise UsageError("steps and minutes are both 0; say how long to train with --steps or --minutes")
+        if len(self.betas) != 2:
+            raise UsageError(f"betas is {self.betas}; give two, like 0.5,0.9")
+        if len(self.crop_scale) != 2 or self.crop_scale[0] > self.crop_scale[1]:
+            raise UsageError(f"crop_scale is {self.crop_scale}; give smallest and largest, like 0.4,1")

@@ -1,0 +1,198 @@
+"""How a config field is declared once and used everywhere: default, help and limits, checked and turned to JSON.
+
+A config is a frozen keyword-only dataclass whose fields are made by `option`. Its `__post_init__` calls `check`. Flags,
+`TAMING_*` variables, `--config` files and `config.json` all go through `parse` and `from_dict`, so a value means the
+same wherever it comes from.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeVar, Union
+
+from taming_cli.config.size import Size
+from taming_cli.errors import UsageError
+
+Config = TypeVar("Config")
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    flag: str | None = None,
+    metavar: str | None = None,
+    hidden: bool = False,
+    live: bool = False,
+) -> Any:
+    """A dataclass field with what a flag needs: help text, inclusive limits, another spelling, or none at all.
+
+    `flag` replaces the flag's name (`--learning-rate` for `learning_rate` is the rule). `hidden` gives it no flag: such
+    a value comes from a preset or a config file only. `live` marks what may change when a run is resumed: it decides
+    how long or where the run goes, not what it computes.
+    """
+    metadata = {
+        "help": help,
+        "low": low,
+        "high": high,
+        "flag": flag,
+        "metavar": metavar,
+        "hidden": hidden,
+        "live": live,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class Kind(typing.NamedTuple):
+    """A field's type taken apart: `tuple[int, ...]` is base int, many; `Size | None` is base Size, optional."""
+
+    base: type
+    choices: tuple[str, ...]
+    many: bool
+    optional: bool
+
+
+def kinds(config: type[Any]) -> dict[str, Kind]:
+    """The kind of each field of a config dataclass, in order."""
+    hints = typing.get_type_hints(config)
+    return {field.name: _kind(hints[field.name]) for field in dataclasses.fields(config)}
+
+
+def _kind(hint: Any) -> Kind:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        (inner,) = (argument for argument in arguments if argument is not type(None))
+        return _kind(inner)._replace(optional=True)
+    if origin is Literal:
+        return Kind(str, arguments, many=False, optional=False)
+    if origin is tuple:
+        return _kind(arguments[0])._replace(many=True)
+    return Kind(hint, (), many=False, optional=False)
+
+
+def flag_name(field: dataclasses.Field[Any]) -> str:
+    """`learning_rate` -> `--learning-rate`, unless the field names its own."""
+    return str(field.metadata.get("flag") or "--" + field.name.replace("_", "-"))
+
+
+def parse(config: type, name: str, text: str, where: str) -> Any:
+    """The value of field `name` written as text (a flag, an environment variable); UsageError naming `where`."""
+    kind = kinds(config)[name]
+    if kind.optional and text.lower() == "none" and "none" not in kind.choices:
+        return None
+    parts = [part for part in text.split(",") if part.strip()] if kind.many else [text]
+    values = [_parse_one(kind, part.strip(), where) for part in parts]
+    return tuple(values) if kind.many else values[0]
+
+
+def _parse_one(kind: Kind, text: str, where: str) -> Any:
+    if kind.base is bool:
+        if text.lower() in ("1", "true", "yes", "on"):
+            return True
+        if text.lower() in ("0", "false", "no", "off"):
+            return False
+        raise UsageError(f"{where}: {text!r} is neither true nor false")
+    if kind.base is Size:
+        return Size.parse(text)
+    if kind.base in (int, float):
+        try:
+            return kind.base(text)
+        except ValueError:
+            number = "a whole number" if kind.base is int else "a number"
+            raise UsageError(f"{where}: {text!r} is not {number}") from None
+    return text
+
+
+def check(config: Any) -> None:
+    """Refuse values outside a field's type, choices or limits; the message names field, value and remedy."""
+    for field in dataclasses.fields(config):
+        value, kind = getattr(config, field.name), kinds(type(config))[field.name]
+        if value is None and kind.optional:
+            continue
+        if kind.many and not isinstance(value, tuple):
+            raise UsageError(f"{field.name} is {value!r}; give a list")
+        for one in value if kind.many else (value,):
+            _check_one(field, kind, one)
+
+
+def _check_one(field: dataclasses.Field[Any], kind: Kind, value: Any) -> None:
+    if kind.choices:
+        if value not in kind.choices:
+            raise UsageError(f"{field.name} is {value!r}; {one_of(kind.choices, str(value))}")
+        return
+    accepted = (int, float) if kind.base is float else kind.base
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind.base is not bool):
+        raise UsageError(f"{field.name} is {value!r}; it must be {_article(kind.base)}")
+    low, high = field.metadata.get("low"), field.metadata.get("high")
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise UsageError(f"{field.name} is {value}; it must be finite")
+        if low is not None and value < low:
+            raise UsageError(f"{field.name} is {value}; it must be at least {low}")
+        if high is not None and value > high:
+            raise UsageError(f"{field.name} is {value}; it must be at most {high}")
+
+
+def _article(base: type) -> str:
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text", Size: "WIDTHxHEIGHT"}.get(
+        base, base.__name__
+    )
+
+
+def one_of(valid: Iterable[str], wrong: str) -> str:
+    """`did you mean 'x'? valid: x, y`: the end of a message that refuses a name."""
+    valid = list(valid)
+    close = difflib.get_close_matches(wrong, valid, n=1)
+    return (f"did you mean {close[0]!r}? " if close else "") + "valid: " + ", ".join(valid)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain JSON-able values; sizes as `"WxH"`, nested configs as objects."""
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Size):
+        return str(value)
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return value
+
+
+def from_dict(config: type[Config], values: Mapping[str, Any], where: str) -> Config:
+    """The inverse of `to_dict`. UsageError for an unknown key (with the nearest valid one) or a bad value."""
+    known = kinds(config)
+    arguments = {}
+    for name, value in values.items():
+        if name not in known:
+            raise UsageError(f"{where}: unknown key {name!r}; {one_of(known, name)}")
+        arguments[name] = revive(config, name, value, where)
+    try:
+        return config(**arguments)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+
+
+def revive(config: type, name: str, value: Any, where: str) -> Any:
+    """A JSON value as field `name` of `config` holds it: lists to tuples, text to sizes, objects to configs."""
+    kind = kinds(config)[name]
+    if isinstance(value, (list, tuple)) and kind.many:
+        return tuple(_revive_one(kind, one, where) for one in value)
+    return _revive_one(kind, value, where)
+
+
+def _revive_one(kind: Kind, value: Any, where: str) -> Any:
+    if kind.base is Size and isinstance(value, str):
+        return Size.parse(value)
+    if dataclasses.is_dataclass(kind.base) and isinstance(value, Mapping):
+        return from_dict(kind.base, value, where)
+    if kind.base is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value

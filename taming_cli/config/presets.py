@@ -1,0 +1,140 @@
+"""Named sets of settings. A preset says only what differs from the defaults of the fields, which are `tiny`'s.
+
+`f16-1024` and `f16-16384` are the paper's codecs and `f16-1024`'s prior its 24-layer transformer (Esser, Rombach, Ommer
+2021, appendix A, tables 6 and 8), with the corrections that the changelog lists.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from taming_cli.config.fields import one_of
+from taming_cli.config.size import Size
+from taming_cli.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """What it is for, and its values by field name, for each training command."""
+
+    about: str
+    codec: Mapping[str, Any]
+    prior: Mapping[str, Any]
+
+
+_PAPER_CODEC = MappingProxyType(
+    {
+        "ch": 128,
+        "ch_mult": (1, 1, 2, 2, 4),
+        "num_res_blocks": 2,
+        "attn_resolutions": (16,),
+        "z_channels": 256,
+        "resolution": 256,
+        "codebook_size": 1024,
+        "codebook_dim": 256,
+        "disc_ndf": 64,
+        "disc_num_layers": 3,
+        "size": Size(256, 256),
+        "batch_size": 12,
+        "steps": 500_000,
+        "minutes": 0.0,
+        "learning_rate": 5.4e-5,
+        "critic_learning_rate": 5.4e-5,
+        "final_lr": 1.0,
+        "warmup": 0,
+        "ema": 0.9999,
+        "perceptual": "lpips-vgg",
+        "perceptual_weight": 1.0,
+        "disc_weight": 0.8,
+        "critic_start": 0.45,
+        "disc_start": 0.5,
+        "disc_ramp": 0.05,
+        "crop_scale": (0.6, 1.0),
+        "val_every": 0.02,
+        "save_every": 15.0,
+        "workers": 8,
+    }
+)
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "tiny": Preset(about="two CPU cores, minutes, no download; f8, 1.6 M parameters", codec={}, prior={}),
+        "small": Preset(
+            about="one GPU, an evening, no download; f16 at 256 x 256",
+            codec={
+                "ch": 64,
+                "ch_mult": (1, 1, 2, 2, 4),
+                "num_res_blocks": 2,
+                "z_channels": 128,
+                "resolution": 256,
+                "codebook_size": 4096,
+                "disc_ndf": 64,
+                "disc_num_layers": 3,
+                "size": Size(256, 256),
+                "batch_size": 32,
+                "steps": 50_000,
+                "minutes": 0.0,
+                "learning_rate": 4e-4,
+                "warmup": 500,
+                "ema": 0.999,
+                "workers": 8,
+            },
+            prior={
+                "n_layer": 12,
+                "n_head": 12,
+                "n_embd": 768,
+                "batch_size": 64,
+                "steps": 50_000,
+                "minutes": 0.0,
+                "learning_rate": 4e-4,
+                "warmup": 1000,
+            },
+        ),
+        "f16-1024": Preset(
+            about="the paper's codec with 1,024 codes; needs the weights of lpips-vgg, and GPUs for days",
+            codec=_PAPER_CODEC,
+            prior={
+                "arch": "published",
+                "n_layer": 24,
+                "n_head": 16,
+                "n_embd": 1024,
+                "batch_size": 16,
+                "steps": 500_000,
+                "minutes": 0.0,
+                "learning_rate": 7.2e-5,
+                "weight_decay": 0.01,
+                "warmup": 0,
+                "final_lr": 1.0,
+                "dropout": 0.0,
+                "ema": 0.0,
+            },
+        ),
+        "f16-16384": Preset(
+            about="the paper's codec with 16,384 codes; needs the weights of lpips-vgg, and GPUs for days",
+            codec={**_PAPER_CODEC, "codebook_size": 16384},
+            prior={
+                "arch": "published",
+                "n_layer": 48,
+                "n_head": 24,
+                "n_embd": 1536,
+                "batch_size": 16,
+                "steps": 500_000,
+                "minutes": 0.0,
+                "learning_rate": 7.2e-5,
+                "weight_decay": 0.01,
+                "warmup": 0,
+                "final_lr": 1.0,
+                "dropout": 0.0,
+                "ema": 0.0,
+            },
+        ),
+    }
+)
+
+
+def preset(name: str) -> Preset:
+    """The preset of that name. UsageError with the nearest one otherwise."""
+    if name not in PRESETS:
+        raise UsageError(f"preset {name!r} is unknown; {one_of(PRESETS, name)}")
+    return PRESETS[name]

@@ -1,0 +1,90 @@
+"""Where a setting's value comes from: flag > environment > config file > preset > default; the origin is kept."""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from taming_cli.config.fields import kinds, one_of, parse, revive
+from taming_cli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Values by field name from one origin, such as `preset tiny`; JSON-able or already as the fields hold them."""
+
+    origin: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """One instance of each config class, and for each field where its value came from."""
+
+    configs: tuple[Any, ...]
+    origins: Mapping[str, str]
+
+
+def resolve(classes: Sequence[type[Any]], layers: Sequence[Layer]) -> Resolved:
+    """Build each class from the layers, the first that names a field winning; what none names keeps its default.
+
+    Raises UsageError for a key that no class has, and for values that a class refuses.
+    """
+    owners = {field.name: config for config in classes for field in fields(config)}
+    origins = dict.fromkeys(owners, "default")
+    arguments: dict[type[Any], dict[str, Any]] = {config: {} for config in classes}
+    for layer in reversed(layers):
+        for name, value in layer.values.items():
+            if name not in owners:
+                raise UsageError(f"{layer.origin}: unknown key {name!r}; {one_of(owners, name)}")
+            arguments[owners[name]][name] = revive(owners[name], name, value, layer.origin)
+            origins[name] = layer.origin
+    return Resolved(tuple(config(**arguments[config]) for config in classes), origins)
+
+
+def from_flags(classes: Sequence[type[Any]], given: Mapping[str, Any]) -> Layer:
+    """The flags that were given, by field name; text is parsed as the field wants it."""
+    owners = {field.name: config for config in classes for field in fields(config)}
+    values = {
+        name: parse(owners[name], name, value, f"--{name.replace('_', '-')}") if isinstance(value, str) else value
+        for name, value in given.items()
+        if value is not None
+    }
+    return Layer("flag", values)
+
+
+def from_environment(classes: Sequence[type[Any]], environment: Mapping[str, str]) -> Layer:
+    """`TAMING_BATCH_SIZE` and its like: every field can be set so."""
+    values = {}
+    for config in classes:
+        for name in kinds(config):
+            variable = f"TAMING_{name.upper()}"
+            if variable in environment:
+                values[name] = parse(config, name, environment[variable], variable)
+    return Layer("environment", values)
+
+
+def from_file(path: Path) -> Layer:
+    """A TOML or JSON file of values; groups (`[codec]`) are allowed and flattened, so a run's config.json will do."""
+    try:
+        text = path.read_text()
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise UsageError(f"config file {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"config file {path}: {error}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"config file {path} holds no settings; write them as name = value")
+    if isinstance(values.get("config"), dict):  # a run's config.json
+        values = values["config"]
+    return Layer(f"config file {path}", flatten(values))
+
+
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"codec": {"ch": 32}, "steps": 5}` -> `{"ch": 32, "steps": 5}`."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= value if isinstance(value, Mapping) else {name: value}
+    return flat

@@ -1,0 +1,37 @@
+"""What to draw from a prior, and how a token is chosen from its logits."""
+
+from dataclasses import dataclass
+
+from taming_cli.config.fields import check, option
+from taming_cli.config.size import Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingConfig:
+    """From logits to a token: `prior/decoding.py` is the only reader."""
+
+    temperature: float = option(1.0, "Divides the logits: below 1 safer, above 1 wilder.", low=0.01, high=100)
+    top_k: int = option(0, "Keep the k most likely codes; 0: all.", low=0)
+    top_p: float = option(
+        1.0, "Keep the most likely codes that together reach this probability; 1: all.", low=0, high=1
+    )
+    min_p: float = option(0.0, "Keep codes at least this share as likely as the most likely one.", low=0, high=1)
+    guidance: float = option(
+        1.0, "Pull towards the condition: unconditional + guidance x (conditional - unconditional); 1: none.", low=0
+    )
+    greedy: bool = option(False, "Always take the most likely code.")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig(DecodingConfig):
+    """What to draw."""
+
+    n: int = option(1, "How many pictures.", low=1, flag="-n")
+    seed: int = option(0, "Same seed, same pictures, whatever the batch size.", low=0, high=2**63 - 1)
+    class_name: str | None = option(None, "Class to draw, by name or number; none: any.", flag="--class")
+    size: Size | None = option(None, "Of the pictures, in pixels; none: as in training.")
+    stride: int = option(1, "Columns that share a window: 1 is the paper's procedure, more is faster.", low=1)
+    batch_size: int = option(16, "Windows computed at once; changes memory and speed, not the pictures.", low=1)

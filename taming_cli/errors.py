@@ -1,0 +1,41 @@
+"""The errors a person can cause or mend; everything else that is raised is our own defect.
+
+Each message is one line that names the thing, the value and the remedy. The command line prints it and exits with
+`exit_code`; Python callers catch `TamingError`.
+"""
+
+
+class TamingError(Exception):
+    """Something failed that the message explains; exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(TamingError):
+    """A flag, config key or argument is wrong; nothing has been started. Exit code 2."""
+
+    exit_code = 2
+
+
+class BadImageError(TamingError):
+    """One picture (or condition map) cannot be read; callers that process many skip and list it."""
+
+
+class BadFileError(TamingError):
+    """A model, token, run or weights file is damaged, of another kind, or does not fit what it is used with."""
+
+
+class MissingWeightsError(TamingError):
+    """A pretrained network's weights are not on this machine."""
+
+
+class NonFiniteLossError(TamingError):
+    """A loss term became NaN or infinite; the step's update was not applied."""
+
+
+class Interrupted(TamingError):  # noqa: N818 - not a failure: the work was saved, and can go on
+    """A signal asked the work to stop; what was done is saved. Exit code 130 (INT) or 143 (TERM)."""
+
+    def __init__(self, message: str, exit_code: int = 130) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -1,0 +1,14 @@
+"""What every test may use."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real pictures and golden models that lies beside a developer's checkout."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("the folder ../shared with real pictures and golden models is not here")
+    return folder
