@@ -1,0 +1,1 @@
+"""Pictures, conditions and token files in and out."""
