@@ -1,0 +1,121 @@
+"""The folder `FILE.parts/` in which a big file is made by one process at a time, and the last step to its own name."""
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from taming_cli.errors import TamingError
+
+
+class PartsFolder:
+    """The folder `FILE.parts/`: its lock, its plan, its shards and its temporary files, and nothing else.
+
+    The lock belongs to the process, so it ends with it, however that ends, and even where forked workers live on
+    (`flock` would pass to them). Two users of the folder within one process do not see each other's lock.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.folder = target.with_name(target.name + ".parts")
+        self._lock: int | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._lock is not None
+
+    def lock(self) -> None:
+        """Make the folder and become its only writer; raises `TamingError` where another process is."""
+        with refusals(self.target):
+            while self._lock is None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with suppress(FileNotFoundError):  # the last writer is just removing the folder: make it anew
+                    self._try_lock()
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+            _sync(self.target.parent)
+
+    def _try_lock(self) -> None:
+        path = self.folder / "lock"
+        opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            try:
+                fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                holder = os.read(opened, 200).decode(errors="replace") or "another process"
+                raise TamingError(f"{self.target}: {holder} is writing it; wait for that or give another -o") from None
+            if path.stat().st_ino == os.fstat(opened).st_ino:  # else it was removed before it could be locked
+                self._lock = opened
+        finally:
+            if self._lock is None:
+                os.close(opened)
+
+    def unlock(self) -> None:
+        """Let others write."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def shards(self) -> list[Path]:
+        """Return the finished shards, in order."""
+        return sorted(self.folder.glob("shard-*.h5"))
+
+    def clear_temporaries(self) -> None:
+        """Remove what a killed writer left unfinished."""
+        for path in self.folder.glob("*.tmp"):
+            path.unlink()
+
+    def temporary(self, target: Path) -> Path:
+        """Return the name under which `target` is written, on the same file system as itself."""
+        return self.folder / f"{target.name}.tmp"
+
+    def read_plan(self) -> Any:
+        """Return the plan, {} where there is none."""
+        try:
+            return json.loads((self.folder / "plan.json").read_text("utf-8"))
+        except (FileNotFoundError, ValueError):
+            return {}
+
+    def write_plan(self, plan: Any) -> None:
+        """Keep what the shards to come will be parts of."""
+        path = self.folder / "plan.json"
+        with refusals(self.target):
+            self.temporary(path).write_text(json.dumps(plan, indent=1), "utf-8")
+            publish(self.temporary(path), path)
+
+    def remove(self) -> None:
+        """Remove what is ours; a folder in which somebody put more stays."""
+        for path in [*self.folder.glob("*.tmp"), *self.shards(), self.folder / "plan.json", self.folder / "lock"]:
+            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
+
+
+def publish(temporary: Path, target: Path) -> None:
+    """Rename a written file such that it is whole under its new name even after a power cut."""
+    _sync(temporary)
+    temporary.replace(target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+@contextmanager
+def refusals(target: Path) -> Iterator[None]:
+    """Say in one line why the disk did not take what was to be written."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+        raise TamingError(f"{target}: cannot be written ({reason}); mend that or give another -o") from error
