@@ -1,0 +1,125 @@
+"""Model files and trainer files: written atomically, read without running anything.
+
+A model file is safetensors with JSON metadata and describes itself. A trainer file holds all that an exact resume
+needs; it is written before the model file of the same step, so a kill between the two loses nothing.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from taming_cli.errors import BadFileError
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFile:
+    """What a model file says: `format` is "taming-codec" or "taming-prior"; `config` the full config as plain JSON;
+    `about` everything else (step, images seen, training data, metric at save, hashes). `tensors` on the CPU."""
+
+    format: str
+    config: Mapping[str, Any]
+    about: Mapping[str, Any]
+    tensors: Mapping[str, torch.Tensor] = field(repr=False)
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """`write(temporary)` beside `path`, then fsync and rename: `path` is the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def save_model(path: Path, model: ModelFile) -> None:
+    """Write a model file, atomically."""
+    metadata = {
+        "format": model.format,
+        "format_version": str(FORMAT_VERSION),
+        "config": json.dumps(model.config),
+        "about": json.dumps(model.about),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.tensors.items()}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def read_header(path: Path) -> ModelFile:
+    """A model file without its tensors. BadFileError where it is none of ours."""
+    return _read(path, with_tensors=False)
+
+
+def load_model(path: Path, format: str | None = None) -> ModelFile:
+    """A model file, tensors on the CPU. BadFileError where it is damaged, not ours, or not of `format`."""
+    model = _read(path, with_tensors=True)
+    if format is not None and model.format != format:
+        names = {"taming-codec": "a codec", "taming-prior": "a prior"}
+        raise BadFileError(f"{path} is {names.get(model.format, model.format)}; {names[format]} is needed here")
+    return model
+
+
+def _read(path: Path, *, with_tensors: bool) -> ModelFile:
+    if not path.is_file():
+        raise BadFileError(f"model file {path} does not exist")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise BadFileError(f"{path} is not a readable safetensors file: {error}") from None
+    if not str(metadata.get("format", "")).startswith("taming-"):
+        raise BadFileError(f"{path} was not written by taming; published checkpoints come in through `taming import`")
+    try:
+        version = int(metadata["format_version"])
+        config, about = json.loads(metadata["config"]), json.loads(metadata["about"])
+    except (KeyError, ValueError):
+        raise BadFileError(f"{path} has damaged metadata") from None
+    if version > FORMAT_VERSION:
+        raise BadFileError(f"{path} has format version {version}; this program reads up to {FORMAT_VERSION}: update it")
+    return ModelFile(format=metadata["format"], config=config, about=about, tensors=tensors)
+
+
+def save_trainer(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a trainer file, atomically: tensors, numbers, strings and plain containers only."""
+    write_atomically(path, lambda temporary: torch.save(dict(state), temporary))
+
+
+def load_trainer(path: Path) -> dict[str, Any]:
+    """A trainer file, tensors on the CPU; it is read with `weights_only=True`. BadFileError where it is damaged."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise BadFileError(f"trainer file {path} cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(state, dict):
+        raise BadFileError(f"trainer file {path} holds no training state")
+    return state
+
+
+def tensors_sha256(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> str:
+    """sha256 over a config and named tensors, in name order: name, dtype, shape, bytes."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

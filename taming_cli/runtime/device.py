@@ -1,0 +1,65 @@
+"""Which device, and in which precision the heavy arithmetic runs there."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from taming_cli.errors import UsageError
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` -> the first CUDA device, else Apple's, else the CPU; any other name as torch spells it.
+
+    Raises UsageError where this machine does not have what was asked for.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"device {name!r} is unknown; use auto, cpu, cuda, cuda:N or mps") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {name!r} is not here: torch sees {torch.cuda.device_count()} CUDA devices; use cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("device 'mps' is not available here; use cpu")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"device {name!r} is not supported; use auto, cpu, cuda, cuda:N or mps")
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """The autocast dtype for `auto`, `fp32`, `bf16` or `fp16`; float32 means no autocast.
+
+    `auto` is bf16 where the hardware multiplies it (CUDA from Ampere on; CPUs with bf16 instructions), else fp32. fp16
+    needs loss scaling, which training here does not do: it is for sampling on older cards.
+    """
+    if name == "auto":
+        name = "bf16" if _multiplies_bf16(device) else "fp32"
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def precision_name(dtype: torch.dtype) -> str:
+    """`fp32`, `bf16` or `fp16`, as the flag spells it."""
+    return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+
+
+@contextlib.contextmanager
+def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """torch's autocast to `dtype` on `device`; nothing at all for float32."""
+    if dtype == torch.float32:
+        yield
+        return
+    with torch.autocast(device.type, dtype):
+        yield
+
+
+def full_precision(device: torch.device) -> torch.autocast:
+    """Autocast off: for quantisation, losses, and whatever else must be computed in the dtype it is given."""
+    return torch.autocast(device.type, enabled=False)

@@ -1,0 +1,43 @@
+"""Ctrl-C and TERM: the first asks the work to stop where nothing is lost, the second stops it."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+from taming_cli.errors import Interrupted
+
+
+class StopRequest:
+    """While this context is open, the first SIGINT or SIGTERM sets `requested`; the second acts as without it.
+
+    Outside the main thread signals cannot be caught: there the context does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.requested: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.requested = signal.Signals(number)
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def interrupted(self, message: str) -> Interrupted:
+        """The error to raise once the work is saved: exit code 130 for INT, 143 for TERM."""
+        return Interrupted(message, 128 + int(self.requested or signal.SIGINT))

@@ -1,0 +1,224 @@
+"""A training's folder: `runs/<command>/<name>/`, what lies in it, and when it may be gone on with.
+
+The name counts up by itself. A given name with the identical config resumes, with another config it is an error.
+Nothing is overwritten silently.
+"""
+
+import dataclasses
+import fcntl
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+import taming_cli
+from taming_cli.config.fields import to_dict
+from taming_cli.errors import BadFileError, UsageError
+from taming_cli.runtime.checkpoint import write_atomically
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a run goes: `out` is the run folder itself; else `runs/<command>/<name>`, the name counting up by itself.
+
+    `resume` goes on with the run named so, or with the newest one of the command.
+    """
+
+    out: Path | None = None
+    name: str | None = None
+    resume: bool = False
+    root: Path = Path("runs")
+
+
+class Run:
+    """An open run folder, locked against a second process. Made by `open_run`; a context manager."""
+
+    def __init__(self, folder: Path, lock: IO[str]) -> None:
+        self.folder = folder
+        self.checkpoints = folder / "checkpoints"
+        self.samples = folder / "samples"
+        self.trainer = folder / "trainer.pt"
+        self.metrics = folder / "metrics.jsonl"
+        self._lock = lock
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    @property
+    def last(self) -> Path:
+        """The model as of the last save."""
+        return self.checkpoints / "last.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The model at its best validation so far."""
+        return self.checkpoints / "best.safetensors"
+
+    def log(self, **values: Any) -> None:
+        """Append one line to metrics.jsonl."""
+        with self.metrics.open("a") as stream:
+            stream.write(json.dumps(values) + "\n")
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
+        lines = []
+        for line in self.metrics.read_text().splitlines() if self.metrics.exists() else []:
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                break
+        return lines
+
+    def rewind_log(self, step: int) -> None:
+        """Drop what was logged after `step`: a resumed run says it again."""
+        kept = [line for line in self.read_log() if line["step"] <= step]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        write_atomically(self.metrics, lambda temporary: _write_text(temporary, text))
+
+
+def open_run(
+    command: str,
+    place: Place,
+    groups: Mapping[str, Any],
+    *,
+    inputs: Sequence[str],
+    origins: Mapping[str, str],
+) -> Run:
+    """The run folder for these settings: a new one, or one to go on with (its `trainer.pt` then exists).
+
+    `groups` maps group names to config dataclasses; `inputs` are the pictures' or token files' paths; `origins` says
+    where each value came from. Raises UsageError where the place holds a run with other settings, or something else.
+    """
+    folder = find_run(command, place)
+    settings = {
+        "command": command,
+        "inputs": list(inputs),
+        "config": {name: to_dict(config) for name, config in groups.items()},
+    }
+    if folder is None:
+        folder = next_folder(place.root / command)
+    elif (folder / "config.json").exists():
+        _check_same(folder, read_settings(folder), settings, groups)
+    elif folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} exists and is not a run; give another --out or --name")
+    folder.mkdir(parents=True, exist_ok=True)
+    run = Run(folder, _lock(folder))
+    run.checkpoints.mkdir(exist_ok=True)
+    run.samples.mkdir(exist_ok=True)
+    for leftover in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):  # of a killed process: we hold the lock
+        leftover.unlink()
+    settings["origins"] = dict(origins)
+    _write_json(folder / "config.json", settings)
+    _write_json(folder / "env.json", environment())
+    return run
+
+
+def find_run(command: str, place: Place) -> Path | None:
+    """The folder that `place` names, or with `resume` alone the newest run; None for a new one to be named.
+
+    Raises UsageError where `resume` finds nothing.
+    """
+    if place.name is not None and (not place.name or place.name in (".", "..") or "/" in place.name):
+        raise UsageError(f"name {place.name!r} is not a folder name; use --out for a path")
+    folder = place.out or (place.root / command / place.name if place.name else None)
+    if not place.resume:
+        return folder
+    if folder is None:
+        runs = [path.parent for path in (place.root / command).glob("*/config.json")]
+        if not runs:
+            raise UsageError(f"nothing to resume: there is no run in {place.root / command}")
+        return max(runs, key=lambda run: (run / "config.json").stat().st_mtime_ns)
+    if not (folder / "config.json").exists():
+        raise UsageError(f"nothing to resume: {folder} holds no run")
+    return folder
+
+
+def newest(command: str, file: str, root: Path = Path("runs")) -> Path | None:
+    """The most recently written `checkpoints/<file>` among the runs of `command`, or None."""
+    found = list((root / command).glob(f"*/checkpoints/{file}"))
+    return max(found, key=lambda path: path.stat().st_mtime_ns) if found else None
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What `config.json` of a run says: command, inputs, config by group, origins."""
+    path = folder / "config.json"
+    try:
+        settings = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BadFileError(f"{path} cannot be read: {error}") from None
+    if not isinstance(settings, dict) or not {"command", "inputs", "config"} <= set(settings):
+        raise BadFileError(f"{path} is not a run's config")
+    return settings
+
+
+def environment() -> dict[str, Any]:
+    """What a reader needs to know of the machine: versions, device names, cores, the command line."""
+    return {
+        "taming": taming_cli.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "command_line": sys.argv,
+    }
+
+
+def next_folder(parent: Path) -> Path:
+    """Make the next counting folder, `001` and so on, in `parent`."""
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 1 + max((int(path.name) for path in parent.iterdir() if path.name.isdecimal()), default=0)
+    while True:
+        folder = parent / f"{number:03d}"
+        try:
+            folder.mkdir()
+        except FileExistsError:  # another process took it just now
+            number += 1
+        else:
+            return folder
+
+
+def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], groups: Mapping[str, Any]) -> None:
+    if old["command"] != new["command"]:
+        raise UsageError(f"{folder} is a run of {old['command']}; give another --out or --name")
+    if old["inputs"] != new["inputs"]:
+        raise UsageError(
+            f"{folder} was made from {' '.join(old['inputs'])}; give the same inputs to go on, or another --name"
+        )
+    for name, config in groups.items():
+        before, after = old["config"].get(name, {}), new["config"][name]
+        live = {field.name for field in dataclasses.fields(config) if field.metadata.get("live")}
+        changed = [key for key in after if key not in live and before.get(key) != after[key]]
+        if changed:
+            key = changed[0]
+            raise UsageError(
+                f"{folder} has {key} {before.get(key)!r}, not {after[key]!r}; give the same to go on, or another --name"
+            )
+
+
+def _lock(folder: Path) -> IO[str]:
+    stream = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        stream.close()
+        raise UsageError(f"another process is working in {folder}; wait for it, or give another --name") from None
+    return stream
+
+
+def _write_json(path: Path, value: Any) -> None:
+    write_atomically(path, lambda temporary: _write_text(temporary, json.dumps(value, indent=2) + "\n"))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text)

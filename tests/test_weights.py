@@ -1,0 +1,231 @@
+"""Where weights come from: the order of the search, hashes, downloads (from a server of this test) and messages."""
+
+import dataclasses
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision.models as tv
+from safetensors.torch import save_file
+
+from taming_cli.errors import BadFileError, MissingWeightsError, UsageError
+from taming_cli.runtime import weights
+
+CONTENT = b"not really weights" * 1000
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine without weights: an empty hub cache, no folder variable. The fixture's value is the cache."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.delenv(weights.FOLDER_VARIABLE, raising=False)
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    return tmp_path / "torch" / "hub" / "checkpoints"
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> weights.Known:
+    """A known file whose bytes are CONTENT, in the place of vgg16."""
+    known = weights.TABLE["vgg16"]._replace(sha256=hashlib.sha256(CONTENT).hexdigest(), size=len(CONTENT))
+    monkeypatch.setitem(weights.TABLE, "vgg16", known)
+    return known
+
+
+@dataclasses.dataclass
+class Server:
+    url: str
+    content: bytes = CONTENT
+    announced: int | None = None  # Content-Length, where it is to be a lie
+    asked: int = 0
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            state.asked += 1
+            self.send_response(200)
+            self.send_header("Content-Length", str(state.announced or len(state.content)))
+            self.end_headers()
+            self.wfile.write(state.content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        state = Server(f"http://127.0.0.1:{httpd.server_port}/vgg16.pth")
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        yield state
+        httpd.shutdown()
+        thread.join()
+
+
+def put(path: Path, content: bytes = CONTENT) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_the_table_says_what_torchvision_says() -> None:
+    published = {
+        "vgg16": tv.VGG16_Weights.IMAGENET1K_V1,
+        "alexnet": tv.AlexNet_Weights.IMAGENET1K_V1,
+        "squeezenet1_1": tv.SqueezeNet1_1_Weights.IMAGENET1K_V1,
+    }
+    for name, entry in published.items():
+        known = weights.TABLE[name]
+        assert known.url == entry.url
+        assert entry.url.endswith("/" + known.file_name)
+        prefix = known.file_name.removesuffix(".pth").rpartition("-")[2]
+        assert known.sha256.startswith(prefix)
+        assert len(known.sha256) == 64
+        assert known.size / 2**20 == pytest.approx(entry.meta["_file_size"], abs=0.001)
+
+
+def test_the_search_goes_from_hand_to_folder_to_cache(
+    empty: Path, small: weights.Known, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = put(empty / small.file_name)
+    assert weights.find("vgg16") == weights.Found("vgg16", cached, small.sha256, True, "cache")
+    in_folder = put(tmp_path / "mine" / small.file_name)
+    monkeypatch.setenv(weights.FOLDER_VARIABLE, str(tmp_path / "mine"))
+    assert weights.find("vgg16")[1:] == (in_folder, small.sha256, True, "folder")
+    by_hand = put(tmp_path / "hand" / small.file_name)
+    assert weights.find("vgg16", given=tmp_path / "hand")[1:] == (by_hand, small.sha256, True, "given")
+    other = put(tmp_path / "other.pth")
+    assert weights.find("vgg16", given=other)[1:] == (other, small.sha256, True, "given")
+    (tmp_path / "without").mkdir()
+    assert weights.find("vgg16", given=tmp_path / "without").origin == "folder"
+
+
+def test_the_efficientnet_file_comes_with_the_installation(empty: Path) -> None:
+    found = weights.find("efficientnet-lite0", offline=True)
+    assert (found.known, found.origin) == (True, "package")
+    assert found.path.stat().st_size == weights.TABLE["efficientnet-lite0"].size
+    assert len(weights.load(found)) == 296
+
+
+def test_a_file_given_by_hand_is_used_and_marked_as_unknown(empty: Path, small: weights.Known, tmp_path: Path) -> None:
+    mine = put(tmp_path / "mine.pth", b"other bytes")
+    found = weights.find("vgg16", given=mine)
+    assert found == weights.Found("vgg16", mine, hashlib.sha256(b"other bytes").hexdigest(), False, "given")
+
+
+def test_a_file_of_other_bytes_in_the_cache_is_an_error_that_says_so(empty: Path, small: weights.Known) -> None:
+    broken = put(empty / small.file_name, CONTENT[:-1])
+    with pytest.raises(BadFileError) as error:
+        weights.find("vgg16")
+    for part in (str(broken), small.sha256, hashlib.sha256(CONTENT[:-1]).hexdigest(), "remove it"):
+        assert part in str(error.value)
+
+
+def test_missing_weights_are_one_line_with_file_source_hash_and_place(empty: Path, tmp_path: Path) -> None:
+    known = weights.TABLE["alexnet"]
+    with pytest.raises(MissingWeightsError) as error:
+        weights.find("alexnet", offline=True)
+    for part in (known.file_name, known.url or "", known.sha256, str(empty), weights.FOLDER_VARIABLE, "--weights"):
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
+    with pytest.raises(MissingWeightsError, match=r"nowhere\.pth does not exist"):
+        weights.find("alexnet", given=tmp_path / "nowhere.pth")
+    with pytest.raises(UsageError, match="did you mean 'alexnet'"):
+        weights.find("alexnett")
+
+
+def test_a_download_is_verified_kept_and_reported(
+    empty: Path, small: weights.Known, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(weights.TABLE, "vgg16", small._replace(url=server.url))
+    heard: list[tuple[int, int | None]] = []
+    found = weights.find("vgg16", on_bytes=lambda done, total: heard.append((done, total)))
+    assert found == weights.Found("vgg16", empty / small.file_name, small.sha256, True, "download")
+    assert found.path.read_bytes() == CONTENT
+    assert heard[-1] == (len(CONTENT), len(CONTENT))
+    assert weights.find("vgg16").origin == "cache"
+    assert server.asked == 1
+
+
+@pytest.mark.parametrize(("content", "announced"), [(b"a login page", None), (CONTENT[:100], len(CONTENT))])
+def test_a_wrong_or_broken_download_leaves_nothing(
+    empty: Path,
+    small: weights.Known,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    content: bytes,
+    announced: int | None,
+) -> None:
+    server.content, server.announced = content, announced
+    monkeypatch.setitem(weights.TABLE, "vgg16", small._replace(url=server.url))
+    with pytest.raises((BadFileError, MissingWeightsError), match=small.sha256):
+        weights.find("vgg16")
+    assert list(empty.iterdir()) == []
+
+
+def test_a_server_that_is_not_there_is_missing_weights(
+    empty: Path, small: weights.Known, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(weights.TABLE, "vgg16", small._replace(url="http://127.0.0.1:9/vgg16.pth"))
+    with pytest.raises(MissingWeightsError, match="downloading it failed"):
+        weights.find("vgg16")
+
+
+def test_offline_asks_no_server(
+    empty: Path, small: weights.Known, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(weights.TABLE, "vgg16", small._replace(url=server.url))
+    with pytest.raises(MissingWeightsError, match="--offline"):
+        weights.find("vgg16", offline=True)
+    assert server.asked == 0
+
+
+def found_at(path: Path) -> weights.Found:
+    return weights.Found("vgg16", path, "", False, "given")
+
+
+def test_load_reads_torch_files_of_both_formats_and_safetensors(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(3.0), "b": torch.ones(2, 2)}
+    torch.save(tensors, tmp_path / "new.pth")
+    torch.save(tensors, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    save_file(tensors, tmp_path / "it.safetensors")
+    for name in ("new.pth", "old.pth", "it.safetensors"):
+        loaded = weights.load(found_at(tmp_path / name))
+        assert list(loaded) == ["a", "b"]
+        assert all(torch.equal(loaded[key], tensors[key]) for key in tensors)
+
+
+class Surprise:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("code in a weights file was run",)
+
+
+def test_load_runs_no_code_and_refuses_what_is_not_a_table_of_tensors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"a": Surprise()}, tmp_path / "code.pth")
+    torch.save({"epoch": 3}, tmp_path / "other.pth")
+    put(tmp_path / "noise.pth")
+    put(tmp_path / "noise.safetensors")
+    for name in ("code.pth", "other.pth", "noise.pth", "noise.safetensors"):
+        with pytest.raises(BadFileError, match=name) as error:
+            weights.load(found_at(tmp_path / name))
+        assert "\n" not in str(error.value)
+    assert capsys.readouterr().out == ""
+
+
+def test_ls_tells_missing_present_verified_and_wrong_files(empty: Path, small: weights.Known) -> None:
+    put(empty / small.file_name)
+    put(empty / weights.TABLE["alexnet"].file_name)
+    quick = {line.known.name: line for line in weights.ls()}
+    assert {name: line.state for name, line in quick.items()} == {
+        "vgg16": "present",
+        "alexnet": "present",
+        "squeezenet1_1": "missing",
+        "efficientnet-lite0": "present",
+    }
+    assert (quick["vgg16"].path, quick["vgg16"].origin) == (empty / small.file_name, "cache")
+    assert [line.state for line in weights.ls(verify=True)] == ["verified", "wrong sha256", "missing", "verified"]
