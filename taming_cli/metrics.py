@@ -1,0 +1,125 @@
+"""Pure mathematics on arrays: pictures compared pixel by pixel, a codebook's use, distance of two Gaussians."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from taming_cli.errors import BadFileError, UsageError
+
+SSIM_SIGMA = 1.5  # pixels
+SSIM_RADIUS = 5  # pixels: the 11 x 11 window of the paper
+
+
+def psnr(x: Tensor, y: Tensor, *, data_range: float | None = None) -> Tensor:
+    """Peak signal-to-noise ratio per picture, in dB: 10 log10(data_range^2 / mean squared error).
+
+    Two batches (B, C, H, W) -> (B,); infinite where they are equal. `data_range` is the width of the pixels' range: 2
+    for [-1, 1]; it may be left out for bytes (255). Computed in fp32 or, for float64 pictures, in float64.
+    """
+    width = _check_pair(x, y, data_range)
+    error = (_wide(x) - _wide(y)).square().mean((1, 2, 3))
+    return 20 * math.log10(width) - 10 * error.log10()
+
+
+def ssim(x: Tensor, y: Tensor, *, data_range: float | None = None) -> Tensor:
+    """Structural similarity per picture, at most 1 (Wang, Bovik, Sheikh, Simoncelli 2004), mean over channels.
+
+    Two batches (B, C, H, W), each side at least 11 -> (B,). Gaussian window of 11 x 11 with sigma 1.5, population (not
+    sample) covariances, K1 = 0.01, K2 = 0.03, windows wholly inside the picture: scikit-image's
+    `structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)`. `data_range` as in `psnr`.
+    UsageError below 11 pixels.
+    """
+    width = _check_pair(x, y, data_range)
+    if min(x.shape[2:]) < 2 * SSIM_RADIUS + 1:
+        raise UsageError(f"SSIM needs pictures of at least 11 x 11, not {x.shape[3]}x{x.shape[2]}; use larger ones")
+    x, y = _wide(x), _wide(y)
+    c1, c2 = (0.01 * width) ** 2, (0.03 * width) ** 2
+    with torch.autocast(x.device.type, enabled=False):  # variances are small differences of squares
+        mx, my, xx, yy, xy = (_window_mean(picture) for picture in (x, y, x * x, y * y, x * y))
+    vx, vy, cov = xx - mx * mx, yy - my * my, xy - mx * my
+    similarity = (2 * mx * my + c1) * (2 * cov + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
+    return similarity.mean((1, 2, 3))
+
+
+def usage(counts: Tensor) -> float:
+    """The share of a codebook's codes that occur at all, 0 to 1, from how often each does, (K,)."""
+    return float((counts > 0).double().mean())
+
+
+def perplexity(counts: Tensor) -> float:
+    """exp(-sum p ln p) with p = counts / their sum, (K,): how many codes, used equally, would be as varied; 1 to K.
+
+    UsageError where nothing was counted.
+    """
+    counted = counts.detach().to("cpu", torch.float64)
+    if not counted.sum() > 0:
+        raise UsageError("no codes were counted; a codebook's perplexity is that of at least one picture")
+    return float(torch.special.entr(counted / counted.sum()).sum().exp())
+
+
+def frechet_distance(
+    mu1: npt.NDArray[np.floating],
+    sigma1: npt.NDArray[np.floating],
+    mu2: npt.NDArray[np.floating],
+    sigma2: npt.NDArray[np.floating],
+) -> float:
+    """Squared Frechet distance of two Gaussians: |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), in float64.
+
+    Means (D,), covariances (D, D) (Dowson and Landau 1982; Heusel et al. 2017). The last trace is computed as the sum
+    of singular values of S1^(1/2) S2^(1/2), which stays accurate for singular covariances, without an added epsilon.
+    BadFileError where shapes differ, numbers are not finite, or a matrix is not a covariance.
+    """
+    mu1, sigma1, mu2, sigma2 = (np.asarray(array, np.float64) for array in (mu1, sigma1, mu2, sigma2))
+    if mu1.ndim != 1 or mu1.shape != mu2.shape:
+        raise BadFileError(f"feature means have shapes {mu1.shape} and {mu2.shape}; use one feature network for both")
+    root1, root2 = _root(sigma1, mu1.size), _root(sigma2, mu2.size)
+    if not (np.isfinite(mu1).all() and np.isfinite(mu2).all()):
+        raise BadFileError("feature means hold values that are not finite; compute the statistics again")
+    cross = float(np.linalg.svd(root1 @ root2, compute_uv=False).sum())
+    distance = float(((mu1 - mu2) ** 2).sum()) + float(np.trace(sigma1)) + float(np.trace(sigma2)) - 2 * cross
+    return max(distance, 0.0)  # rounding can leave a distance of zero slightly below it
+
+
+def _root(sigma: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.float64]:
+    """The symmetric square root of a covariance (size, size)."""
+    if sigma.shape != (size, size) or not np.isfinite(sigma).all():
+        raise BadFileError(
+            f"a feature covariance is not a finite ({size}, {size}) matrix; compute the statistics again"
+        )
+    values, vectors = np.linalg.eigh((sigma + sigma.T) / 2)
+    tolerance = 1e-6 * max(float(np.abs(sigma).max()), 1e-300) * size
+    if np.abs(sigma - sigma.T).max() > tolerance or values.min() < -tolerance:
+        raise BadFileError("a feature covariance is not symmetric and positive; compute the statistics again")
+    root: npt.NDArray[np.float64] = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    return root
+
+
+def _check_pair(x: Tensor, y: Tensor, data_range: float | None) -> float:
+    """The width of the pixels' range, once two batches are known to be comparable."""
+    if x.ndim != 4 or x.shape != y.shape:
+        raise UsageError(
+            f"pictures of shapes {tuple(x.shape)} and {tuple(y.shape)} cannot be compared; crop them alike"
+        )
+    if x.dtype != y.dtype:
+        raise UsageError(f"pictures of {x.dtype} and {y.dtype} cannot be compared; convert one of them")
+    if data_range is None and x.dtype != torch.uint8:
+        raise UsageError(f"the range of {x.dtype} pictures is not known; give data_range, 2 for [-1, 1]")
+    return 255.0 if data_range is None else data_range
+
+
+def _wide(x: Tensor) -> Tensor:
+    """fp32 at least: byte and bf16 pixels have no room for differences of squares."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _window_mean(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, H - 10, W - 10): the Gaussian mean around each pixel that has its whole window."""
+    at = torch.arange(-SSIM_RADIUS, SSIM_RADIUS + 1, device=x.device, dtype=x.dtype)
+    kernel = torch.exp(-at.square() / (2 * SSIM_SIGMA**2))
+    kernel = (kernel / kernel.sum()).expand(x.shape[1], 1, -1)
+    rows = F.conv2d(x, kernel[:, :, :, None], groups=x.shape[1])
+    return F.conv2d(rows, kernel[:, :, None, :], groups=x.shape[1])

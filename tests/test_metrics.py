@@ -1,0 +1,134 @@
+"""Metrics against closed forms and loops written from their definitions."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from taming_cli.errors import BadFileError, UsageError
+from taming_cli.metrics import frechet_distance, perplexity, psnr, ssim, usage
+
+
+def pictures(seed: int, *shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2 - 1
+
+
+def test_psnr_of_a_constant_error_is_its_closed_form() -> None:
+    x = pictures(0, 3, 3, 8, 9) * 0.5
+    offset = torch.tensor([0.1, 0.02, 0.4], dtype=torch.float64).view(3, 1, 1, 1)
+    expected = [20 * math.log10(2 / error) for error in (0.1, 0.02, 0.4)]
+    assert torch.allclose(psnr(x, x + offset, data_range=2), torch.tensor(expected, dtype=torch.float64))
+    assert torch.allclose(psnr(x.float(), (x + offset).float(), data_range=2), torch.tensor(expected), atol=1e-3)
+
+
+def test_psnr_of_bytes_neither_wraps_around_nor_needs_a_range() -> None:
+    black, white = torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.full((1, 3, 4, 4), 255, dtype=torch.uint8)
+    grey = torch.full((1, 3, 4, 4), 1, dtype=torch.uint8)
+    assert psnr(black, white).item() == pytest.approx(0, abs=1e-5)
+    assert psnr(black, grey).item() == pytest.approx(20 * math.log10(255), abs=1e-4)
+    assert psnr(black, black).item() == math.inf
+
+
+def ssim_by_loops(x: np.ndarray, y: np.ndarray, data_range: float) -> float:
+    """One channel, straight from the paper: a weighted mean, variance and covariance for every whole window."""
+    at = np.arange(-5, 6)
+    window = np.exp(-(at[:, None] ** 2 + at[None, :] ** 2) / (2 * 1.5**2))
+    window /= window.sum()
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    values = []
+    for i in range(x.shape[0] - 10):
+        for j in range(x.shape[1] - 10):
+            a, b = x[i : i + 11, j : j + 11], y[i : i + 11, j : j + 11]
+            ma, mb = (window * a).sum(), (window * b).sum()
+            va, vb = (window * (a - ma) ** 2).sum(), (window * (b - mb) ** 2).sum()
+            cov = (window * (a - ma) * (b - mb)).sum()
+            values.append((2 * ma * mb + c1) * (2 * cov + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2)))
+    return float(np.mean(values))
+
+
+def test_ssim_equals_the_definition_written_as_loops() -> None:
+    x = pictures(1, 2, 3, 15, 18)
+    y = (x + 0.3 * pictures(2, 2, 3, 15, 18)).clamp(-1, 1)
+    expected = [np.mean([ssim_by_loops(x[b, c].numpy(), y[b, c].numpy(), 2) for c in range(3)]) for b in range(2)]
+    assert torch.allclose(ssim(x, y, data_range=2), torch.tensor(expected, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(ssim(x.float(), y.float(), data_range=2).double(), ssim(x, y, data_range=2), atol=1e-5)
+
+
+def test_ssim_of_bytes_equals_the_definition_and_is_one_for_equal_pictures() -> None:
+    x = ((pictures(3, 1, 1, 12, 13) + 1) * 127.5).round().to(torch.uint8)
+    y = ((pictures(4, 1, 1, 12, 13) + 1) * 127.5).round().to(torch.uint8)
+    expected = ssim_by_loops(x[0, 0].double().numpy(), y[0, 0].double().numpy(), 255)
+    assert ssim(x, y).item() == pytest.approx(expected, abs=1e-5)
+    assert ssim(x, x).item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim])
+def test_pictures_that_cannot_be_compared_are_refused(metric: object) -> None:
+    assert callable(metric)
+    x = torch.zeros(1, 3, 16, 16)
+    with pytest.raises(UsageError, match="crop them alike"):
+        metric(x, torch.zeros(1, 3, 16, 17), data_range=2)
+    with pytest.raises(UsageError, match="give data_range"):
+        metric(x, x)
+    with pytest.raises(UsageError, match="uint8"):
+        metric(x, x.to(torch.uint8), data_range=2)
+
+
+def test_ssim_refuses_pictures_smaller_than_its_window() -> None:
+    x = torch.zeros(1, 3, 10, 30)
+    with pytest.raises(UsageError, match="30x10"):
+        ssim(x, x, data_range=2)
+
+
+def test_perplexity_is_the_number_of_equally_used_codes() -> None:
+    counts = torch.zeros(100, dtype=torch.long)
+    counts[10:35] = 7
+    assert perplexity(counts) == pytest.approx(25)
+    assert usage(counts) == pytest.approx(0.25)
+    three_to_one = torch.tensor([3, 1, 0])
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert perplexity(three_to_one) == pytest.approx(math.exp(entropy))
+    with pytest.raises(UsageError, match="no codes"):
+        perplexity(torch.zeros(5))
+
+
+def covariance(seed: int, size: int, rank: int) -> np.ndarray:
+    factor = np.random.default_rng(seed).normal(size=(size, rank))
+    return factor @ factor.T / rank
+
+
+def test_frechet_distance_of_commuting_gaussians_is_its_closed_form() -> None:
+    rotation, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))
+    a, b = np.array([4.0, 1, 0.25, 9, 2, 0]), np.array([1.0, 1, 4, 0, 3, 0.5])
+    mu1, mu2 = np.arange(6.0), np.arange(6.0)[::-1]
+    sigma1, sigma2 = (rotation * a) @ rotation.T, (rotation * b) @ rotation.T
+    expected = ((mu1 - mu2) ** 2).sum() + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()
+    assert frechet_distance(mu1, sigma1, mu2, sigma2) == pytest.approx(expected, rel=1e-7)
+
+
+def test_frechet_distance_equals_the_eigenvalues_of_the_product() -> None:
+    s1, s2 = covariance(1, 8, 20), covariance(2, 8, 20)
+    mu1, mu2 = np.zeros(8), np.full(8, 0.1)
+    trace_of_root = np.sqrt(np.linalg.eigvals(s1 @ s2).real).sum()
+    expected = 8 * 0.01 + np.trace(s1) + np.trace(s2) - 2 * trace_of_root
+    assert frechet_distance(mu1, s1, mu2, s2) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(mu2, s2, mu1, s1) == pytest.approx(expected, rel=1e-9)
+
+
+def test_frechet_distance_to_itself_is_nothing_even_for_a_singular_covariance() -> None:
+    sigma, mu = covariance(3, 200, 20), np.ones(200)
+    assert frechet_distance(mu, sigma, mu, sigma) < 1e-9 * np.trace(sigma)
+
+
+def test_statistics_that_are_none_are_refused() -> None:
+    mu, sigma = np.zeros(3), np.eye(3)
+    with pytest.raises(BadFileError, match="one feature network"):
+        frechet_distance(mu, sigma, np.zeros(4), np.eye(4))
+    with pytest.raises(BadFileError, match="not a finite"):
+        frechet_distance(mu, sigma, mu, np.full((3, 3), np.nan))
+    with pytest.raises(BadFileError, match="not finite"):
+        frechet_distance(np.full(3, np.nan), sigma, mu, sigma)
+    with pytest.raises(BadFileError, match="not symmetric and positive"):
+        frechet_distance(mu, sigma, mu, -sigma)
