@@ -1,0 +1,204 @@
+"""Encoder and decoder of the codec: the convolutional network of the paper, with its published names.
+
+Esser, Rombach, Ommer 2021, appendix A; the network goes back to Ho et al. 2020. Attribute names are the keys of the
+released checkpoints. Every normalisation is GroupNorm with 32 groups and eps 1e-6; the activation is x * sigmoid(x).
+"""
+
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from taming_cli.codec.norm import GroupNorm
+from taming_cli.config.codec import NORM_GROUPS, CodecConfig
+
+
+def _norm(channels: int) -> GroupNorm:
+    return GroupNorm(NORM_GROUPS, channels, eps=1e-6)
+
+
+class ResnetBlock(nn.Module):
+    """(B, in, H, W) -> (B, out, H, W): two 3 x 3 convolutions beside a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = _norm(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = _norm(out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H, W)."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        y: Tensor = h + (x if self.nin_shortcut is None else self.nin_shortcut(x))
+        return y
+
+
+class AttnBlock(nn.Module):
+    """(B, C, H, W) -> the same: single-head attention among all positions, scale C^-1/2, with a residual."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = _norm(channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        n = self.norm(x)
+        q, k, v = (conv(n).flatten(2).transpose(1, 2).unsqueeze(1) for conv in (self.q, self.k, self.v))  # B,1,HW,C
+        h = F.scaled_dot_product_attention(q, k, v)
+        result: Tensor = x + self.proj_out(h.squeeze(1).transpose(1, 2).reshape(x.shape))
+        return result
+
+
+class Downsample(nn.Module):
+    """(B, C, H, W) -> (B, C, H/2, W/2): one row and column of zeros below and right, then 3 x 3, stride 2."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H/2, W/2)."""
+        y: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
+        return y
+
+
+class Upsample(nn.Module):
+    """(B, C, H, W) -> (B, C, 2H, 2W): nearest neighbour, then 3 x 3."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, 2H, 2W)."""
+        y: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return y
+
+
+class Level(nn.Module):
+    """The blocks of one resolution, each followed by attention where the level has it, then the change of resolution.
+
+    Exactly one of `downsample` and `upsample` exists, or neither at the encoder's last and the decoder's last level.
+    """
+
+    def __init__(self, blocks: list[ResnetBlock], attn: list[AttnBlock]) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(blocks)
+        self.attn = nn.ModuleList(attn)
+        self.downsample: Downsample | None = None
+        self.upsample: Upsample | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H', W') with H' = H/2, 2H or H."""
+        for index, block in enumerate(self.block):
+            x = block(x)
+            if self.attn:
+                x = self.attn[index](x)
+        for change in (self.downsample, self.upsample):
+            if change is not None:
+                x = change(x)
+        return x
+
+
+class Middle(nn.Module):
+    """(B, C, h, w) -> the same: block, attention, block at the lowest resolution."""
+
+    def __init__(self, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.block_1 = ResnetBlock(channels, channels, dropout)
+        self.attn_1 = AttnBlock(channels)
+        self.block_2 = ResnetBlock(channels, channels, dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        x = self.block_2(self.attn_1(self.block_1(x)))
+        return x
+
+
+def _level(config: CodecConfig, index: int, blocks: int, in_channels: int) -> Level:
+    """Level `index` (0 = full resolution) with `blocks` blocks; attention where its nominal size asks for it."""
+    out_channels = config.ch * config.ch_mult[index]
+    has_attention = config.resolution // 2**index in config.attn_resolutions
+    widths = [in_channels] + [out_channels] * blocks
+    return Level(
+        [ResnetBlock(a, b, config.dropout) for a, b in pairwise(widths)],
+        [AttnBlock(out_channels) for _ in range(blocks if has_attention else 0)],
+    )
+
+
+class Encoder(nn.Module):
+    """Pictures to the continuous latent: (B, in_channels, f h, f w) -> (B, z_channels, h, w)."""
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(config.in_channels, config.ch, 3, padding=1)
+        channels = config.ch
+        levels = []
+        for index, multiple in enumerate(config.ch_mult):
+            level = _level(config, index, config.num_res_blocks, channels)
+            channels = config.ch * multiple
+            if index < len(config.ch_mult) - 1:
+                level.downsample = Downsample(channels)
+            levels.append(level)
+        self.down = nn.ModuleList(levels)
+        self.mid = Middle(channels, config.dropout)
+        self.norm_out = _norm(channels)
+        self.conv_out = nn.Conv2d(channels, config.z_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, f h, f w) in [-1, 1] -> (B, z_channels, h, w)."""
+        h = self.conv_in(x)
+        for level in self.down:
+            h = level(h)
+        h = self.mid(h)
+        z: Tensor = self.conv_out(F.silu(self.norm_out(h)))
+        return z
+
+
+class Decoder(nn.Module):
+    """The continuous latent to pictures: (B, z_channels, h, w) -> (B, out_ch, f h, f w), without a last tanh.
+
+    `up[0]` is the highest resolution and runs last.
+    """
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        channels = config.ch * config.ch_mult[-1]
+        self.conv_in = nn.Conv2d(config.z_channels, channels, 3, padding=1)
+        self.mid = Middle(channels, config.dropout)
+        levels: list[Level] = []
+        for index in reversed(range(len(config.ch_mult))):
+            level = _level(config, index, config.num_res_blocks + 1, channels)
+            channels = config.ch * config.ch_mult[index]
+            if index > 0:
+                level.upsample = Upsample(channels)
+            levels.insert(0, level)
+        self.up = nn.ModuleList(levels)
+        self.norm_out = _norm(channels)
+        self.conv_out = nn.Conv2d(channels, config.out_ch, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, z_channels, h, w) -> (B, out_ch, f h, f w), about [-1, 1]."""
+        x: Tensor = self.conv_out(self.features(z))
+        return x
+
+    def features(self, z: Tensor) -> Tensor:
+        """(B, z_channels, h, w) -> (B, ch, f h, f w): all but the last convolution."""
+        h = self.mid(self.conv_in(z))
+        for level in reversed(self.up):
+            h = level(h)
+        return F.silu(self.norm_out(h))
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The last convolution's weight, (out_ch, ch, 3, 3), at which the adaptive weight compares gradients."""
+        weight: Tensor = self.conv_out.weight
+        return weight

@@ -1,0 +1,64 @@
+"""The losses of the codec and its critic: pure functions of tensors, computed in fp32.
+
+Esser, Rombach, Ommer 2021, equations 4 to 7. Nothing here logs, and nothing depends on which optimiser is running.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class CriticLogits(NamedTuple):
+    """Logits for real and generated pictures, each (B, 1, h, w)."""
+
+    real: Tensor
+    fake: Tensor
+
+
+def l1(x: Tensor, x_rec: Tensor) -> Tensor:
+    """Mean absolute difference of pictures (B, C, H, W): a scalar, in the pictures' range of [-1, 1]."""
+    return (x.float() - x_rec.float()).abs().mean()
+
+
+def codebook_loss(z_e: Tensor, z_q: Tensor, beta: float, *, legacy: bool = False, learned: bool = True) -> Tensor:
+    """The codebook and commitment terms, mean over all of (B, D, h, w): a scalar.
+
+    `|sg(z_e) - z_q|^2 + beta |z_e - sg(z_q)|^2` (van den Oord et al. 2017, equation 3). `legacy` has beta on the first
+    term instead, as the published code did. `learned=False` leaves the first term out: the codebook then learns by
+    moving averages.
+    """
+    z_e, z_q = z_e.float(), z_q.float()
+    commitment = F.mse_loss(z_e, z_q.detach())
+    if not learned:
+        return beta * commitment
+    codebook = F.mse_loss(z_q, z_e.detach())
+    return commitment + beta * codebook if legacy else codebook + beta * commitment
+
+
+def critic_loss(logits: CriticLogits, kind: Literal["hinge", "vanilla"]) -> Tensor:
+    """What the critic minimises: a scalar.
+
+    hinge: `(E relu(1 - real) + E relu(1 + fake)) / 2` (Lim & Ye 2017); vanilla: the same of softplus(-real) and
+    softplus(fake) (Goodfellow et al. 2014).
+    """
+    real, fake = logits.real.float(), logits.fake.float()
+    if kind == "hinge":
+        return 0.5 * (F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean())
+    return 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
+
+
+def generator_loss(logits_fake: Tensor) -> Tensor:
+    """What the codec minimises of the critic's logits, `-E fake`: a scalar."""
+    return -logits_fake.float().mean()
+
+
+def adaptive_weight(grad_rec: Tensor, grad_gen: Tensor) -> Tensor:
+    """`|grad rec| / (|grad gen| + 1e-4)`, clamped to [0, 1e4] (equation 7, with the published constants): a scalar.
+
+    Both are gradients at the decoder's last layer: of the reconstruction terms and of `generator_loss`.
+    """
+    ratio = torch.linalg.vector_norm(grad_rec.float()) / (torch.linalg.vector_norm(grad_gen.float()) + 1e-4)
+    weight: Tensor = ratio.clamp(0.0, 1e4).detach()
+    return weight

@@ -1,0 +1,132 @@
+"""The quantizer: nearest entry of a codebook, and how a codebook learns and stays alive."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_ROWS = 8192
+"""Vectors compared at a time: bounds the distance matrix to _ROWS x K floats, whatever the batch."""
+
+
+class Quantized(NamedTuple):
+    """`z_e` as compared (B, D, h, w); `z_q` its nearest entries (B, D, h, w), with a graph to the codebook; `codes`
+    (B, h, w) int64."""
+
+    z_e: Tensor
+    z_q: Tensor
+    codes: Tensor
+
+    def straight_through(self) -> Tensor:
+        """`z_q` whose gradient goes to `z_e` unchanged (Bengio et al. 2013): (B, D, h, w)."""
+        return self.z_e + (self.z_q - self.z_e).detach()
+
+
+class Quantizer(nn.Module):
+    """A codebook (K, D). With `normalize`, vectors and entries are compared on the unit sphere (Yu et al. 2022)."""
+
+    def __init__(self, codebook_size: int, codebook_dim: int, *, normalize: bool = False) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(codebook_size, codebook_dim)
+        self.normalize = normalize
+        if normalize:
+            nn.init.normal_(self.embedding.weight)
+        else:
+            nn.init.uniform_(self.embedding.weight, -1.0 / codebook_size, 1.0 / codebook_size)
+
+    @property
+    def codebook(self) -> Tensor:
+        """The entries as they are compared and decoded: (K, D) fp32."""
+        weight = self.embedding.weight.float()
+        return F.normalize(weight, dim=1) if self.normalize else weight
+
+    def forward(self, z: Tensor) -> Quantized:
+        """(B, D, h, w) -> Quantized, in fp32 whatever the caller's autocast."""
+        with torch.autocast(z.device.type, enabled=False):
+            z_e = F.normalize(z.float(), dim=1) if self.normalize else z.float()
+            codes = nearest(z_e.permute(0, 2, 3, 1).reshape(-1, z.shape[1]), self.codebook)
+            codes = codes.view(z.shape[0], z.shape[2], z.shape[3])
+            return Quantized(z_e, self.lookup(codes), codes)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Codes (B, h, w) in [0, K) -> entries (B, D, h, w) fp32."""
+        return F.embedding(codes, self.codebook).permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """The index of each vector's nearest entry: (N, D), (K, D) -> (N,) int64; argmin of |z|^2 + |e|^2 - 2 z.e."""
+    squares = codebook.pow(2).sum(1)
+    found = []
+    for rows in torch.split(vectors, _ROWS):
+        distance = rows.pow(2).sum(1, keepdim=True) + squares - 2 * rows @ codebook.t()
+        found.append(distance.argmin(1))
+    return torch.cat(found)
+
+
+class CodebookAverages:
+    """The codebook as moving averages of what is assigned to it, and the revival of entries that fall out of use.
+
+    Averages: van den Oord et al. 2017, appendix A.1. The state lives beside the quantizer, not in it, so the model's
+    keys stay the published ones. With `learn=False` only the use of each entry is followed (for revival).
+    """
+
+    def __init__(self, quantizer: Quantizer, *, decay: float, revive: float, learn: bool) -> None:
+        weight = quantizer.embedding.weight
+        self.quantizer, self.decay, self.revive, self.learn = quantizer, decay, revive, learn
+        self.uses = torch.zeros(len(weight), device=weight.device)
+        self.sums = torch.zeros_like(weight)
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, quantized: Quantized, generator: torch.Generator) -> Tensor:
+        """Take in one batch; returns the indices of revived entries, (R,) int64.
+
+        The first call places the codebook on vectors of the batch. Later, an entry whose share of use falls below
+        `revive` times an even share 1/K is put on a random vector of the batch, its averages with it. `generator` (CPU)
+        makes the choice reproducible.
+        """
+        weight = self.quantizer.embedding.weight
+        size = len(weight)
+        vectors = quantized.z_e.detach().permute(0, 2, 3, 1).reshape(-1, weight.shape[1])
+        if self.updates == 0 and self.revive:
+            return self._place(torch.arange(size, device=weight.device), vectors, generator)
+        codes = quantized.codes.flatten()
+        counts = torch.bincount(codes, minlength=size).float()
+        self.uses.lerp_(counts, 1 - self.decay)
+        if self.learn:
+            sums = torch.zeros_like(self.sums).index_add_(0, codes, vectors)
+            self.sums.lerp_(sums, 1 - self.decay)
+            alive = self.uses > 1e-6
+            weight[alive] = self.sums[alive] / self.uses[alive, None]
+        self.updates += 1
+        dead = (self.uses < self.revive * len(vectors) / size).nonzero().flatten()
+        return self._place(dead, vectors, generator) if len(dead) and self.revive else dead[:0]
+
+    def _place(self, entries: Tensor, vectors: Tensor, generator: torch.Generator) -> Tensor:
+        """Put `entries` on random vectors (with a little noise where there are fewer vectors than entries)."""
+        weight = self.quantizer.embedding.weight
+        chosen = torch.randperm(len(vectors), generator=generator)
+        if len(vectors) < len(entries):
+            chosen = torch.randint(len(vectors), (len(entries),), generator=generator)
+        placed = vectors[chosen[: len(entries)].to(vectors.device)]
+        if len(vectors) < len(entries):
+            noise = torch.randn(placed.shape, generator=generator).to(placed.device)
+            placed = placed + 0.02 * vectors.std(0) * noise
+        weight[entries] = placed
+        even = len(vectors) / len(weight)
+        self.uses[entries] = even
+        self.sums[entries] = placed * even
+        self.updates = max(self.updates, 1)
+        return entries
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        """What an exact resume needs."""
+        return {"uses": self.uses, "sums": self.sums, "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
+        """The inverse of `state_dict`."""
+        self.uses.copy_(torch.as_tensor(state["uses"]))
+        self.sums.copy_(torch.as_tensor(state["sums"]))
+        self.updates = int(state["updates"])

@@ -1,0 +1,129 @@
+"""Pictures through the codec and back, and token files to pictures: `taming reconstruct` and `taming decode`."""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from taming_cli.codec.locate import codec_for, load_codec
+from taming_cli.codec.vqgan import VQGAN
+from taming_cli.config.size import Size
+from taming_cli.data.batches import Skipped, eval_batches
+from taming_cli.data.images import to_float, to_uint8, write_png
+from taming_cli.data.sources import Item
+from taming_cli.data.tokens import TokenFile
+from taming_cli.errors import UsageError
+from taming_cli.metrics import psnr
+from taming_cli.runtime.device import autocast, pick_device, pick_precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """Where pictures were written, how many, what was skipped; `psnr` the mean in dB, where there are originals."""
+
+    folder: Path
+    count: int
+    skipped: tuple[Skipped, ...] = ()
+    psnr: float | None = None
+
+
+def reconstruct(
+    items: Sequence[Item],
+    out: Path,
+    *,
+    ckpt: Path,
+    size: Size | None = None,
+    batch_size: int = 8,
+    device: str = "auto",
+    precision: str = "fp32",
+    workers: int = 2,
+    on_item: Callable[[int, int], None] | None = None,
+) -> Written:
+    """Write each picture's reconstruction as `out/<name>.png`: its centre crop of `size`, or all of it at its own size.
+
+    A picture whose sides f does not divide is continued by its edge for the codec, and cut again. Raises UsageError
+    for a name that leads out of the folder.
+    """
+    codec, _ = load_codec(ckpt)
+    if size is not None:
+        codec.config.latent(size)
+    targets = _targets(out, [item.name for item in items])
+    where = pick_device(device)
+    dtype = pick_precision(precision, where)
+    codec = codec.to(where).to(memory_format=torch.channels_last)
+    total, count, skipped = 0.0, 0, list[Skipped]()
+    with closing(eval_batches(items, size=size, batch_size=batch_size, workers=workers)) as batches:
+        for batch in batches:
+            if batch.items:
+                with autocast(where, dtype):
+                    rec = to_uint8(_through(codec, to_float(batch.images.to(where)))).cpu()
+                total += psnr(batch.images, rec, data_range=255).sum().item()
+                for item, picture in zip(batch.items, rec, strict=True):
+                    write_png(targets[item.name], picture)
+            skipped += batch.skipped
+            count += len(batch.items)
+            if on_item is not None:
+                on_item(count + len(skipped), len(items))
+    return Written(folder=out, count=count, skipped=tuple(skipped), psnr=total / count if count else None)
+
+
+def decode(
+    tokens: Path,
+    out: Path,
+    *,
+    codec_path: Path | None = None,
+    batch_size: int = 8,
+    device: str = "auto",
+    precision: str = "fp32",
+    on_item: Callable[[int, int], None] | None = None,
+) -> Written:
+    """Write the pictures of a token file as `out/<name>.png`; further views as `out/<name>.view1.png` and so on."""
+    file = TokenFile(tokens)
+    codec, _, _ = codec_for(file.header, tokens, codec_path)
+    targets = _targets(out, file.names())
+    where = pick_device(device)
+    dtype = pick_precision(precision, where)
+    codec = codec.to(where).to(memory_format=torch.channels_last)
+    names, views = file.names(), file.header.views
+    for start in range(0, len(file), batch_size):
+        rows = slice(start, min(start + batch_size, len(file)))
+        codes = torch.from_numpy(file.codes(rows)).flatten(0, 1).to(where)
+        with autocast(where, dtype):
+            pictures = to_uint8(codec.decode(codes)).cpu()
+        for index, picture in enumerate(pictures):
+            target = targets[names[start + index // views]]
+            view = index % views
+            write_png(target.with_suffix(f".view{view}.png") if view else target, picture)
+        if on_item is not None:
+            on_item(rows.stop, len(file))
+    return Written(folder=out, count=len(file) * views)
+
+
+def _through(codec: VQGAN, x: Tensor) -> Tensor:
+    """(B, 3, H, W) of any size -> its reconstruction, (B, 3, H, W)."""
+    f = codec.config.downsample_factor
+    height, width = x.shape[-2:]
+    pad = (0, math.ceil(width / f) * f - width, 0, math.ceil(height / f) * f - height)
+    padded = F.pad(x, pad, mode="replicate").contiguous(memory_format=torch.channels_last)
+    return codec.decode(codec.encode(padded))[..., :height, :width]
+
+
+def _targets(out: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Name -> PNG below `out`, same folders. UsageError where two names give one file."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; give a folder for the pictures")
+    targets: dict[str, Path] = {}
+    owner: dict[Path, str] = {}
+    for name in names:
+        if name.startswith("/") or ".." in PurePosixPath(name).parts:
+            raise UsageError(f"{name!r} would be written outside of {out}; rename it first")
+        path = out / PurePosixPath(name).with_suffix(".png")
+        if path in owner and owner[path] != name:
+            path = out / f"{name}.png"
+        targets[name], owner[path] = path, name
+    return targets

@@ -1,0 +1,105 @@
+"""All that a codec's training changes as it goes, and its way to a trainer file and back."""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from taming_cli.codec.critic import Critic
+from taming_cli.codec.quantizers import CodebookAverages, Quantized
+from taming_cli.codec.vqgan import VQGAN
+from taming_cli.config.codec import CodecTrainConfig, CriticConfig
+
+
+@dataclass(kw_only=True)
+class CodecState:
+    """Networks, optimisers, averages and counters. `average` is the codec to use: the moving average of the weights."""
+
+    codec: VQGAN
+    critic: Critic
+    average: VQGAN
+    codebook: CodebookAverages
+    codec_optimizer: torch.optim.Optimizer
+    critic_optimizer: torch.optim.Optimizer
+    precision: torch.dtype
+    seed: int
+    step: int = 0
+    images_seen: int = 0
+    seconds: float = 0.0
+    best: float = float("-inf")
+    best_step: int = 0
+    validation: dict[str, float] = field(default_factory=dict)
+
+    def update_codebook(self, quantized: Quantized, config: CodecTrainConfig) -> None:
+        """Let the codebook learn from one batch and revive entries out of use; their optimiser state starts anew."""
+        if config.train == "decoder":
+            return
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) % 2**63)
+        revived = self.codebook.update(quantized, generator)
+        if not len(revived):
+            return
+        weight = self.codec.quantize.embedding.weight
+        for value in self.codec_optimizer.state.get(weight, {}).values():
+            if isinstance(value, torch.Tensor) and value.shape == weight.shape:
+                value[revived] = 0
+        with torch.no_grad():
+            self.average.quantize.embedding.weight[revived] = weight[revived]
+
+    @torch.no_grad()
+    def update_average(self, decay: float) -> None:
+        """Move the average towards the codec; early steps count more: decay min(ema, (1 + n) / (10 + n))."""
+        now = min(decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.codec.parameters()), 1 - now)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the trainer file holds."""
+        modules = {name: getattr(self, name).state_dict() for name in _STATEFUL}
+        counters = {name: getattr(self, name) for name in _COUNTERS}
+        return {**modules, **counters}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        for name in _STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+
+
+_STATEFUL = ("codec", "critic", "average", "codebook", "codec_optimizer", "critic_optimizer")
+_COUNTERS = ("step", "images_seen", "seconds", "best", "best_step", "validation")
+
+
+def start(
+    codec: VQGAN, critic: CriticConfig, config: CodecTrainConfig, device: torch.device, precision: torch.dtype
+) -> CodecState:
+    """The state before the first step, on `device`; `codec` freshly made or read from a file."""
+    codec = codec.to(device).to(memory_format=torch.channels_last).train().requires_grad_(True)
+    network = Critic(critic, codec.config.out_ch).to(device).to(memory_format=torch.channels_last).train()
+    if config.train == "decoder":
+        for part in (codec.encoder, codec.quant_conv, codec.quantize):
+            part.eval().requires_grad_(False)
+    elif config.quantizer == "ema":
+        codec.quantize.requires_grad_(False)
+    return CodecState(
+        codec=codec,
+        critic=network,
+        average=copy.deepcopy(codec).eval().requires_grad_(False),
+        codebook=CodebookAverages(
+            codec.quantize,
+            decay=config.codebook_decay,
+            revive=config.revive,
+            learn=config.quantizer == "ema",
+        ),
+        codec_optimizer=_adam(codec, config.learning_rate, config),
+        critic_optimizer=_adam(network, config.critic_learning_rate, config),
+        precision=precision,
+        seed=config.seed,
+    )
+
+
+def _adam(module: nn.Module, learning_rate: float, config: CodecTrainConfig) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in trained)
+    return torch.optim.Adam(trained, lr=learning_rate, betas=(config.betas[0], config.betas[1]), fused=fused)

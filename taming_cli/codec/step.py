@@ -1,0 +1,132 @@
+"""One training step of the codec: one autoencoder forward serves codec and critic."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from taming_cli.codec import losses
+from taming_cli.codec.state import CodecState
+from taming_cli.config.codec import CodecTrainConfig
+from taming_cli.data.images import to_float
+from taming_cli.errors import NonFiniteLossError
+from taming_cli.judges.perceptual import Features, Perceptual
+from taming_cli.runtime.device import autocast, full_precision
+
+
+class Phase(NamedTuple):
+    """What a step does besides reconstructing: does the critic train, and how much its term counts (0 to 1)."""
+
+    critic: bool
+    adversarial: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """The loss terms of one step before weighting, scalars on the device, and the codes used, (B, h, w)."""
+
+    terms: dict[str, Tensor]
+    codes: Tensor
+
+
+def phase(config: CodecTrainConfig, spent: float) -> Phase:
+    """The critic trains from `critic_start` on; its term counts from `disc_start` on, growing over `disc_ramp`.
+
+    `spent` is the share of the training that lies behind, 0 to 1.
+    """
+    if not config.disc_weight:
+        return Phase(critic=False, adversarial=0.0)
+    since = spent - config.disc_start
+    ramp = 0.0 if since < 0 else min(1.0, since / config.disc_ramp) if config.disc_ramp else 1.0
+    return Phase(critic=spent >= min(config.critic_start, config.disc_start), adversarial=ramp)
+
+
+def codec_step(
+    state: CodecState,
+    images: Tensor,
+    *,
+    judge: Perceptual | None,
+    config: CodecTrainConfig,
+    now: Phase,
+    learning_rate: float,
+) -> StepReport:
+    """Update codec, codebook, critic and the moving average on `images`, uint8 (B, 3, H, W) on the state's device.
+
+    The gradients of the pixel, perceptual and adversarial terms are taken at the reconstruction, once each, compared
+    at the last layer (equation 7 of the paper), and only their weighted sum runs back through the codec. Raises
+    NonFiniteLossError, before any update, where a term or the gradient is not finite.
+    """
+    codec, device = state.codec, images.device
+    x = to_float(images).contiguous(memory_format=torch.channels_last)
+
+    with autocast(device, state.precision):
+        quantized = codec.quantized(x)
+        features = codec.decoder.features(codec.post_quant_conv(quantized.straight_through()))
+    with full_precision(device):
+        x_rec = codec.decoder.conv_out(features.float())
+    seen = x_rec.detach().requires_grad_()  # the losses' own leaf: their gradients end here
+
+    terms = {"l1": losses.l1(x, seen)}
+    rec = config.l1_weight * terms["l1"]
+    if judge is not None and config.perceptual_weight:
+        with autocast(device, state.precision):
+            terms["perceptual"] = judge.distance(_real(judge, x, state.step), seen).mean()
+        rec = rec + config.perceptual_weight * terms["perceptual"]
+    (grad_rec,) = torch.autograd.grad(rec, seen)
+    terms["codebook"] = losses.codebook_loss(
+        quantized.z_e, quantized.z_q, config.beta, legacy=config.legacy, learned=config.quantizer == "vq"
+    )
+
+    gradient = grad_rec
+    if now.critic:
+        with autocast(device, state.precision):
+            logits = losses.CriticLogits(real=state.critic(x), fake=state.critic(seen))
+        terms["critic"] = losses.critic_loss(logits, state.critic.config.disc_loss)
+        terms["logits_real"], terms["logits_fake"] = logits.real.float().mean(), logits.fake.float().mean()
+        if now.adversarial:
+            terms["generator"] = losses.generator_loss(logits.fake)
+            (grad_gen,) = torch.autograd.grad(terms["generator"], seen, retain_graph=True)
+            last = codec.decoder.last_layer
+            at_last = [torch.autograd.grad(x_rec, last, g, retain_graph=True)[0] for g in (grad_rec, grad_gen)]
+            terms["adaptive"] = losses.adaptive_weight(*at_last)
+            gradient = grad_rec + config.disc_weight * now.adversarial * terms["adaptive"] * grad_gen
+
+    state.codec_optimizer.zero_grad(set_to_none=True)
+    trained = [parameter for parameter in codec.parameters() if parameter.requires_grad]
+    roots, gradients = [x_rec], [gradient]
+    if config.train == "all":
+        roots.append(config.codebook_weight * terms["codebook"])
+        gradients.append(torch.ones_like(terms["codebook"]))
+    torch.autograd.backward(roots, gradients, inputs=trained)
+    terms["gradient"] = torch.nn.utils.clip_grad_norm_(trained, config.clip or float("inf"))
+    _refuse_non_finite(terms, state.step)
+
+    for group in state.codec_optimizer.param_groups:
+        group["lr"] = learning_rate
+    state.codec_optimizer.step()
+    if now.critic:
+        state.critic_optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward([terms["critic"]], inputs=list(state.critic.parameters()))
+        state.critic_optimizer.step()
+    state.update_codebook(quantized, config)
+    state.step += 1
+    state.images_seen += len(images)
+    state.update_average(config.ema)
+    return StepReport(terms={name: term.detach() for name, term in terms.items()}, codes=quantized.codes)
+
+
+@torch.no_grad()
+def _real(judge: Perceptual, x: Tensor, step: int) -> Features:
+    return judge.features(x, step)
+
+
+def _refuse_non_finite(terms: dict[str, Tensor], step: int) -> None:
+    values = torch.stack([term.detach().float() for term in terms.values()])
+    if bool(values.isfinite().all()):  # the step's one wait for the device
+        return
+    name, value = next((n, v) for n, v in zip(terms, values.tolist(), strict=True) if not math.isfinite(v))
+    raise NonFiniteLossError(
+        f"step {step + 1}: {name} is {value}; nothing was updated. Lower --learning-rate, or use --precision fp32"
+    )

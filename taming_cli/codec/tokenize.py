@@ -1,0 +1,134 @@
+"""Pictures to a token file: `tokenize` is `taming tokenize`."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import taming_cli
+from taming_cli.codec.locate import load_codec
+from taming_cli.codec.vqgan import VQGAN
+from taming_cli.config.size import Size
+from taming_cli.data.batches import Skipped, eval_batches
+from taming_cli.data.images import Crop, centre_crop, random_resized_crop, to_float
+from taming_cli.data.sources import Item, digest
+from taming_cli.data.token_writer import Finished, TokenJob
+from taming_cli.data.tokens import TokenHeader
+from taming_cli.errors import UsageError
+from taming_cli.runtime.device import autocast, pick_device, pick_precision
+from taming_cli.runtime.interrupt import StopRequest
+
+SHARD_IMAGES = 256
+"""Pictures per shard: what a kill can cost at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """The views of a picture, from its size alone: the centre crop, its mirror image, then random crops.
+
+    `count` views, all scaled to `size`; random ones have an area of at least `smallest` of the largest crop, and half
+    of them are mirrored. The n-th random crop of a picture of some size is always the same.
+    """
+
+    size: Size
+    count: int
+    smallest: float = 0.5
+
+    def __call__(self, source: Size) -> list[Crop]:
+        """`count` crops of a picture of size `source`."""
+        centre = centre_crop(source, self.size)
+        crops = [centre, centre._replace(flip=True)]
+        for index in range(2, self.count):
+            key = int.from_bytes(hashlib.blake2b(f"{source} {index}".encode(), digest_size=8).digest(), "little")
+            rng = np.random.Generator(np.random.Philox(key=key))
+            crops.append(random_resized_crop(source, self.size, rng, scale=(self.smallest, 1.0)))
+        return crops[: self.count]
+
+
+def tokenize(
+    items: Sequence[Item],
+    *,
+    ckpt: Path,
+    out: Path,
+    size: Size | None = None,
+    views: int = 1,
+    batch_size: int = 16,
+    device: str = "auto",
+    precision: str = "fp32",
+    workers: int = 2,
+    on_item: Callable[[int, int], None] | None = None,
+) -> Finished:
+    """Encode each picture's `views` crops of `size` (by default the codec's training size) into the token file `out`.
+
+    Work is kept in shards of 256 pictures: the same call goes on where a killed one stopped, and a finished one is
+    left as it is. `on_item` is told (done, total). Raises UsageError where `out` was made with other settings,
+    Interrupted after a signal. fp32 makes the codes the same on every machine, but for ties; bf16 is faster.
+    """
+    codec, model = load_codec(ckpt)
+    chosen = size or training_size(model.about, codec)
+    latent = codec.config.latent(chosen)
+    where = pick_device(device)
+    dtype = pick_precision(precision, where)
+    header = TokenHeader(
+        codec_sha256=codec.sha256(),
+        codec_path=str(ckpt.resolve()),
+        codebook_size=codec.config.codebook_size,
+        downsample_factor=codec.config.downsample_factor,
+        preprocess={"size": str(chosen), "crop": "centre", "views": views, "range": [-1, 1], "precision": str(dtype)},
+        created_by=f"taming {taming_cli.__version__}",
+        views=views,
+        height=latent.height,
+        width=latent.width,
+    )
+    codec = codec.to(where).to(memory_format=torch.channels_last)
+    plan = {"items": digest(items), "order": hashlib.sha256(repr([item.name for item in items]).encode()).hexdigest()}
+    job = TokenJob(out, header=header, plan=plan, total=len(items), shard_size=SHARD_IMAGES)
+    with job, StopRequest() as stop:
+        pending = job.pending()
+        done = len(items) - sum(shard.stop - shard.start for shard in pending)
+        for shard in pending:
+            codes, kept, skipped = [], list[Item](), list[Skipped]()
+            batches = eval_batches(
+                items[shard.start : shard.stop],
+                views=Views(size=chosen, count=views),
+                batch_size=max(1, batch_size // views),
+                workers=workers,
+            )
+            with closing(batches):
+                for batch in batches:
+                    if batch.items:
+                        with autocast(where, dtype):
+                            x = to_float(batch.images.to(where)).contiguous(memory_format=torch.channels_last)
+                            codes.append(codec.encode(x).cpu().numpy().reshape(-1, views, latent.height, latent.width))
+                    kept += batch.items
+                    skipped += batch.skipped
+                    done += len(batch.items) + len(batch.skipped)
+                    if on_item is not None:
+                        on_item(done, len(items))
+                    if stop.requested:
+                        raise stop.interrupted(f"stopped; finished shards are kept in {out}.parts: run the same again")
+            empty = np.empty((0, views, latent.height, latent.width), dtype=np.int64)
+            job.write(
+                shard,
+                codes=np.concatenate([empty, *codes]),
+                names=[item.name for item in kept],
+                labels=[item.label for item in kept],
+                conditions={},
+                skipped=skipped,
+            )
+        return job.finish()
+
+
+def training_size(about: object, codec: VQGAN) -> Size:
+    """The size of picture that a codec was trained on, as its file says, else its nominal resolution."""
+    recorded = about.get("size") if isinstance(about, dict) else None
+    if recorded is None:
+        return Size(codec.config.resolution, codec.config.resolution)
+    try:
+        return Size.parse(str(recorded))
+    except UsageError:
+        return Size(codec.config.resolution, codec.config.resolution)

@@ -1,0 +1,280 @@
+"""Training a codec: `fit` is `taming train-vqgan`."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from taming_cli.codec.state import CodecState, start
+from taming_cli.codec.step import StepReport, codec_step, phase
+from taming_cli.codec.validate import validate
+from taming_cli.codec.vqgan import VQGAN, codec_file, codec_from
+from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
+from taming_cli.data.batches import Augment, train_batches
+from taming_cli.data.sources import Item, Split, digest, list_items, split
+from taming_cli.errors import UsageError
+from taming_cli.judges import perceptual
+from taming_cli.metrics import perplexity
+from taming_cli.runtime.checkpoint import load_model, load_trainer, read_header, save_model, save_trainer
+from taming_cli.runtime.device import pick_device, pick_precision
+from taming_cli.runtime.interrupt import StopRequest
+from taming_cli.runtime.rundir import Place, Run, open_run
+from taming_cli.runtime.schedule import Budget, cosine, warm_up
+
+COMMAND = "train-vqgan"
+LOG_EVERY = 10
+"""Steps between two lines of metrics.jsonl; their values are means over those steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What a caller is told after each step: `spent` is the share of the training done; `values` the step's terms,
+    or a validation's figures where `validation` is set."""
+
+    step: int
+    spent: float
+    seconds: float
+    images_per_second: float
+    values: Mapping[str, float]
+    validation: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedCodec:
+    """Where the codec is, how it does on held-out pictures, and which training pictures could not be read."""
+
+    run: Path
+    last: Path
+    best: Path
+    step: int
+    validation: Mapping[str, float]
+    skipped: Mapping[str, str]
+
+
+def fit(
+    images: Sequence[Path],
+    *,
+    codec: CodecConfig,
+    critic: CriticConfig,
+    train: CodecTrainConfig,
+    place: Place | None = None,
+    weights: Path | None = None,
+    offline: bool = False,
+    origins: Mapping[str, str] | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+) -> TrainedCodec:
+    """Train a codec on pictures (folders, files, archives) and leave it in a run directory.
+
+    Going on with an interrupted run happens by itself where `place` names one with the same settings. Raises UsageError
+    for settings or inputs that do not fit, MissingWeightsError, NonFiniteLossError, and Interrupted once a signal has
+    asked to stop and everything is saved.
+    """
+    began = time.monotonic()
+    codec.latent(train.size)  # refuses a size that f does not divide, before anything is made
+    pictures = _split(images, train)
+    device = pick_device(train.device)
+    judge = perceptual.build(train.perceptual, weights=weights, offline=offline)
+    if judge is not None:
+        judge = judge.to(device)
+    groups = {"codec": codec, "critic": critic, "train": train}
+    inputs = [str(path.resolve()) for path in images]
+    with open_run(COMMAND, place or Place(), groups, inputs=inputs, origins=origins or {}) as run:
+        torch.manual_seed(train.seed)
+        state = start(_first_codec(codec, train), critic, train, device, pick_precision(train.precision, device))
+        resumed = run.trainer.exists()
+        if resumed:
+            state.load_state_dict(load_trainer(run.trainer))
+        about = {
+            "images": inputs,
+            "size": str(train.size),
+            "data": {"train": len(pictures.train), "held": len(pictures.held), "sha256": digest(pictures.train)},
+            "perceptual": judge.stamp if judge is not None else None,
+        }
+        session = _Session(
+            run=run,
+            state=state,
+            train=train,
+            judge=judge,
+            held=pictures.held,
+            about=about,
+            began=time.monotonic() - state.seconds if resumed else began,
+            on_step=on_step,
+        )
+        if resumed:
+            _mend(session)
+        skipped = _loop(session, pictures.train)
+        return TrainedCodec(
+            run=run.folder,
+            last=run.last,
+            best=run.best if run.best.exists() else run.last,
+            step=state.step,
+            validation=state.validation,
+            skipped=skipped,
+        )
+
+
+def _split(images: Sequence[Path], train: CodecTrainConfig) -> Split:
+    listed = list_items(images).items
+    if train.val is not None:
+        return Split(listed, list_items([Path(train.val)]).items)
+    return split(listed, held_fraction=train.held)
+
+
+def _first_codec(config: CodecConfig, train: CodecTrainConfig) -> VQGAN:
+    """A new codec, or the one that `init` names, whose architecture must be the one asked for."""
+    if train.init is None:
+        if train.train == "decoder":
+            raise UsageError("--train decoder trains the decoder of a finished codec; name it with --init FILE")
+        return VQGAN(config)
+    codec = codec_from(load_model(Path(train.init), "taming-codec"), train.init)
+    for name, value in vars(codec.config).items():
+        if getattr(config, name) != value:
+            raise UsageError(f"{train.init} has {name} {value}, not {getattr(config, name)}; leave that setting out")
+    return codec
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Session:
+    """What the loop and its saves share."""
+
+    run: Run
+    state: CodecState
+    train: CodecTrainConfig
+    judge: perceptual.Perceptual | None
+    held: Sequence[Item]
+    about: dict[str, Any]
+    began: float
+    on_step: Callable[[Progress], None] | None
+
+
+def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
+    """Batch, step, report, validate, save, until the budget is spent; returns the pictures that could not be read."""
+    run, state, train = session.run, session.state, session.train
+    run.rewind_log(state.step)
+    budget = Budget(steps=train.steps, minutes=train.minutes)
+    spent = budget.spent(state.step, state.seconds)
+    recent = _Recent(state)
+    saved = time.monotonic()
+    batches = train_batches(
+        items,
+        size=train.size,
+        batch_size=train.batch_size,
+        seed=train.seed,
+        start=state.images_seen,
+        workers=train.workers,
+        augment=Augment(crop_scale=(train.crop_scale[0], train.crop_scale[1]), flip=train.flip),
+        cache_bytes=train.cache * 2**20,
+    )
+    with batches, StopRequest() as stop:
+        while spent < 1:
+            images = next(batches).to(state.codec.quantize.embedding.weight.device)
+            rate = train.learning_rate * warm_up(state.step, train.warmup) * cosine(spent, train.final_lr)
+            torch.manual_seed(train.seed + state.step)  # dropout's draws depend on the step alone, so a resume is exact
+            report = codec_step(
+                state, images, judge=session.judge, config=train, now=phase(train, spent), learning_rate=rate
+            )
+
+            state.seconds = time.monotonic() - session.began
+            before, spent = spent, budget.spent(state.step, state.seconds)
+            recent.add(report, rate)
+            if state.step % LOG_EVERY == 0:
+                values = recent.take()
+                run.log(kind="train", step=state.step, images=state.images_seen, seconds=state.seconds, **values)
+                _tell(session, spent, values, recent.rate)
+            if spent >= 1 or int(before / train.val_every) < int(spent / train.val_every):
+                _validate(session, spent, recent.rate)
+                _save(session)
+                saved = time.monotonic()
+            elif time.monotonic() - saved > 60 * train.save_every:
+                _save(session)
+                saved = time.monotonic()
+            if stop.requested and spent < 1:
+                _save(session)
+                go_on = f"taming {COMMAND} --resume --out {run.folder}"
+                raise stop.interrupted(f"stopped after step {state.step}, all is saved; go on with: {go_on}")
+    return batches.bad
+
+
+def _validate(session: _Session, spent: float, rate: float) -> None:
+    """Look at the held-out pictures, log what is seen, and note whether the codec is the best so far."""
+    state, run, train = session.state, session.run, session.train
+    held = session.held[: train.val_images]
+    found = validate(state.average, held, train.size, session.judge, state.precision)
+    if found is None:
+        return
+    state.validation = found.figures()
+    run.log(kind="validation", step=state.step, images=state.images_seen, seconds=state.seconds, **state.validation)
+    found.save_pictures(run.samples / f"step_{state.step:07d}.png")
+    _tell(session, spent, state.validation, rate, validation=True)
+    if found.score > state.best:
+        state.best, state.best_step = found.score, state.step
+
+
+def _save(session: _Session) -> None:
+    """Trainer file first, then the model files of the same step; `_mend` repairs a kill in between."""
+    save_trainer(session.run.trainer, session.state.state_dict())
+    _save_models(session)
+
+
+def _save_models(session: _Session) -> None:
+    state, run = session.state, session.run
+    about = {**session.about, "step": state.step, "images_seen": state.images_seen, "metrics": state.validation}
+    model = codec_file(state.average, about)
+    save_model(run.last, model)
+    if state.best_step == state.step:
+        save_model(run.best, model)
+
+
+def _mend(session: _Session) -> None:
+    """Write the model files that a kill just after their trainer file has left unwritten."""
+    steps = [read_header(path).about["step"] if path.exists() else 0 for path in (session.run.last, session.run.best)]
+    if steps != [session.state.step, session.state.best_step]:
+        _save_models(session)
+
+
+def _tell(session: _Session, spent: float, values: Mapping[str, float], rate: float, validation: bool = False) -> None:
+    if session.on_step is not None:
+        state = session.state
+        session.on_step(
+            Progress(
+                step=state.step,
+                spent=min(1.0, spent),
+                seconds=state.seconds,
+                images_per_second=rate,
+                values=values,
+                validation=validation,
+            )
+        )
+
+
+class _Recent:
+    """Means of the terms, and the codes used, over the steps since the last report."""
+
+    def __init__(self, state: CodecState) -> None:
+        self.size = state.codec.config.codebook_size
+        self.sums: dict[str, list[Tensor]] = {}
+        self.counts = torch.zeros(self.size)
+        self.learning_rate = 0.0
+        self.images, self.since, self.rate = 0, time.monotonic(), 0.0
+
+    def add(self, report: StepReport, learning_rate: float) -> None:
+        for name, value in report.terms.items():
+            self.sums.setdefault(name, []).append(value)
+        self.counts += torch.bincount(report.codes.flatten(), minlength=self.size).cpu()
+        self.learning_rate = learning_rate
+        self.images += len(report.codes)
+
+    def take(self) -> dict[str, float]:
+        now = time.monotonic()
+        self.rate = self.images / (now - self.since)
+        values = {name: torch.stack(terms).mean().item() for name, terms in self.sums.items()}
+        values["codebook_perplexity"] = perplexity(self.counts)
+        values["learning_rate"] = self.learning_rate
+        values["images_per_second"] = self.rate
+        self.sums, self.images, self.since = {}, 0, now
+        self.counts = torch.zeros(self.size)
+        return values

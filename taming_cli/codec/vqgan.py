@@ -1,0 +1,90 @@
+"""The codec: encoder, quantizer, decoder, as one module with the published keys."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from taming_cli.codec.autoencoder import Decoder, Encoder
+from taming_cli.codec.quantizers import Quantized, Quantizer
+from taming_cli.config.codec import CodecConfig
+from taming_cli.config.fields import from_dict, to_dict
+from taming_cli.errors import BadFileError
+from taming_cli.runtime.checkpoint import ModelFile, tensors_sha256
+
+_DECODER = ("decoder.", "post_quant_conv.")
+
+
+class Reconstruction(NamedTuple):
+    """`x_rec` (B, out_ch, H, W), about [-1, 1]; `quantized` as the quantizer made it."""
+
+    x_rec: Tensor
+    quantized: Quantized
+
+
+class VQGAN(nn.Module):
+    """A discrete image codec: pictures (B, 3, H, W) in [-1, 1] <-> codes (B, H/f, W/f) int64 in [0, K)."""
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.quantize = Quantizer(config.codebook_size, config.codebook_dim, normalize=config.normalize)
+        self.quant_conv = nn.Conv2d(config.z_channels, config.codebook_dim, 1)
+        self.post_quant_conv = nn.Conv2d(config.codebook_dim, config.z_channels, 1)
+        self.decoder = Decoder(config)
+
+    def forward(self, x: Tensor) -> Reconstruction:
+        """(B, 3, H, W) in [-1, 1] -> Reconstruction, gradients going straight through the quantizer."""
+        quantized = self.quantized(x)
+        return Reconstruction(self.decoder(self.post_quant_conv(quantized.straight_through())), quantized)
+
+    def quantized(self, x: Tensor) -> Quantized:
+        """(B, 3, H, W) in [-1, 1], sides multiples of f -> z_e, z_q (B, D, h, w) and codes (B, h, w)."""
+        quantized: Quantized = self.quantize(self.quant_conv(self.encoder(x)))
+        return quantized
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1], sides multiples of f -> codes (B, h, w) int64."""
+        return self.quantized(x).codes
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (B, h, w) in [0, K) -> pictures (B, out_ch, f h, f w) fp32, about [-1, 1]: clamp before showing."""
+        x: Tensor = self.decoder(self.post_quant_conv(self.quantize.lookup(codes)))
+        return x.float()
+
+    def sha256(self) -> str:
+        """Covers encoder, codebook and what of the config decides the codes; not the decoder."""
+        tensors = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(_DECODER)}
+        return tensors_sha256(tensors, to_dict(self.config))
+
+
+def codec_file(codec: VQGAN, about: Mapping[str, object], tensors: Mapping[str, Tensor] | None = None) -> ModelFile:
+    """A codec as a model file; `tensors` in place of its own weights where a moving average is kept."""
+    return ModelFile(
+        format="taming-codec",
+        config={"codec": to_dict(codec.config)},
+        about={**about, "codec_sha256": codec.sha256()},
+        tensors=codec.state_dict() if tensors is None else tensors,
+    )
+
+
+def codec_from(model: ModelFile, where: str) -> VQGAN:
+    """The codec of a codec's or a prior's model file, in eval mode on the CPU. BadFileError names `where`."""
+    prefix = "" if model.format == "taming-codec" else "codec."
+    config = from_dict(CodecConfig, model.config["codec"], where)
+    with torch.device("meta"):
+        codec = VQGAN(config)
+    tensors = {name[len(prefix) :]: tensor for name, tensor in model.tensors.items() if name.startswith(prefix)}
+    try:
+        codec.load_state_dict(tensors, strict=True, assign=True)
+    except RuntimeError as error:
+        raise BadFileError(f"{where} does not hold the codec that its config describes: {_first(error)}") from None
+    return codec.eval().requires_grad_(False)
+
+
+def _first(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
