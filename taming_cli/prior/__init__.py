@@ -1,0 +1,1 @@
+"""Stage 2: a distribution over tokens, and how to draw from it."""

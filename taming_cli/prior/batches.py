@@ -1,0 +1,227 @@
+"""Token files -> windows to learn from. What a step sees is a pure function of the files, the seed and its position.
+
+A position counts the windows of a whole training from 0: position p is place `p mod N` in the order of epoch `p div N`,
+with a view, a crop and a dropped condition drawn for p alone. So a resumed training sees what it would have seen.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from taming_cli.config.prior import ConditionSpec, PriorConfig, PriorTrainConfig
+from taming_cli.config.size import Size
+from taming_cli.data.token_columns import sort_labels
+from taming_cli.data.tokens import TokenFile, TokenHeader, code_dtype
+from taming_cli.errors import UsageError
+from taming_cli.prior.layout import NOT_GIVEN
+from taming_cli.prior.noise import WORD, Stream, below, uniform, words
+
+MEMORY = 2**30
+"""Token files are kept in memory if they take no more bytes than this, else read as they are needed."""
+
+Rows = npt.NDArray[np.int64]
+
+
+class Windows(NamedTuple):
+    """`codes` (n, a, b) int64 and, for each kind, codes (n, length) or (n, a, b), `NOT_GIVEN` where there are none."""
+
+    codes: Tensor
+    conditions: dict[str, Tensor]
+
+
+class Batch(NamedTuple):
+    """A step's windows: `targets` and `inputs` (B, cells) int64, which differ where codes were replaced (`pkeep`)."""
+
+    targets: Tensor
+    inputs: Tensor
+    conditions: dict[str, Tensor]
+
+
+class TokenSet:
+    """The samples of one or more token files of one codec, numbered through in the order of the files.
+
+    Raises UsageError where the files do not belong together, BadFileError where one cannot be read.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        if not paths:
+            raise UsageError("no token file is given; name one or more")
+        self.files = [TokenFile(path) for path in paths]
+        self.header = self.files[0].header
+        for file in self.files[1:]:
+            _refuse_other(self.files[0].path, self.header, file.path, file.header)
+        self.starts = np.cumsum([0, *(len(file) for file in self.files)])
+        if not len(self):
+            raise UsageError(f"{paths[0]} holds no picture; tokenize some first")
+        if len(self.files) == 1:
+            self.label_names = self.files[0].label_names
+        else:
+            self.label_names = tuple(sort_labels(name for file in self.files for name in file.label_names))
+        self._labels = np.concatenate([self._renumbered(file) for file in self.files])
+        self._kept: dict[tuple[int, str], npt.NDArray[Any]] = {}
+        if sum(_bytes(file) for file in self.files) <= MEMORY:
+            for number, file in enumerate(self.files):
+                self._kept[number, "codes"] = file.codes(slice(None)).astype(code_dtype(self.header.codebook_size))
+                for kind, condition in self.header.conditions.items():
+                    codes = file.condition(kind, slice(None)).astype(code_dtype(condition.codebook_size))
+                    self._kept[number, kind] = codes
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def label_counts(self) -> list[int]:
+        """How many samples each of `label_names` has."""
+        labels = self._labels[self._labels != NOT_GIVEN]
+        return [int(count) for count in np.bincount(labels, minlength=len(self.label_names))]
+
+    @property
+    def all_labelled(self) -> bool:
+        """Whether every sample has a label."""
+        return bool((self._labels != NOT_GIVEN).all())
+
+    @property
+    def smallest(self) -> Size:
+        """The largest grid that fits into the grids of all files."""
+        headers = [file.header for file in self.files]
+        return Size(min(header.width for header in headers), min(header.height for header in headers))
+
+    def specs(self) -> tuple[ConditionSpec, ...]:
+        """The conditions that the files offer: the class, if any sample has a label, then the grids."""
+        classes = [ConditionSpec(kind="class", vocabulary=len(self.label_names))] if self.label_names else []
+        grids = [
+            ConditionSpec(kind=kind, vocabulary=condition.codebook_size, form="grid")
+            for kind, condition in self.header.conditions.items()
+        ]
+        return (*classes, *grids)
+
+    def split(self, held: float) -> tuple[Rows, Rows]:
+        """(training, held-out) sample numbers, the latter in the order of their hashes.
+
+        A sample's side follows from its name alone, so that adding pictures moves none. At least one is held out and
+        one is not, where there are two different names; else nothing is held out.
+        """
+        names = [name for file in self.files for name in file.names()]
+        keys = np.array([_key(name) for name in names], dtype=np.uint64)
+        distinct = np.unique(keys)
+        limit = int((distinct < int(held * 2**64)).sum())
+        limit = min(max(limit, 1), len(distinct) - 1)
+        is_held = np.isin(keys, distinct[:limit])
+        order = np.argsort(keys, kind="stable")
+        return np.flatnonzero(~is_held), order[is_held[order]]
+
+    def sha256(self) -> str:
+        """Covers codec, names and labels: whether a training that goes on has the same data."""
+        digest = hashlib.sha256(f"{self.header.codec_sha256} {self.label_names}".encode())
+        for file in self.files:
+            for name in file.names():
+                digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+        digest.update(self._labels.tobytes())
+        return digest.hexdigest()
+
+    def windows(self, rows: Rows, draws: Tensor, prior: PriorConfig) -> Windows:
+        """The samples at `rows` (n,), cut to the prior's window, with those of its conditions that the files have.
+
+        `draws` (n, 3) are words that choose view, row and column.
+        """
+        window, kinds = prior.window, [spec.kind for spec in prior.conditions]
+        out = torch.empty(len(rows), window.height, window.width, dtype=torch.int64)
+        grids = {kind: torch.empty_like(out) for kind in self.header.conditions if kind in kinds}
+        owner = np.searchsorted(self.starts, rows, side="right") - 1
+        for number in np.unique(owner):
+            here = np.flatnonzero(owner == number)
+            header, local = self.files[number].header, rows[here] - self.starts[number]
+            view, top, left = (
+                below(limit, draws[here, n]).numpy()[:, None, None]
+                for n, limit in enumerate(
+                    (header.views, header.height - window.height + 1, header.width - window.width + 1)
+                )
+            )
+            place = (
+                np.arange(len(here))[:, None, None],
+                view,
+                top + np.arange(window.height)[:, None],
+                left + np.arange(window.width),
+            )
+            out[here] = torch.from_numpy(self._codes(int(number), "codes", local)[place].astype(np.int64))
+            for kind, grid in grids.items():
+                grid[here] = torch.from_numpy(self._codes(int(number), kind, local)[place].astype(np.int64))
+        conditions = dict(grids)
+        if self.label_names and "class" in kinds:
+            conditions["class"] = torch.from_numpy(self._labels[rows][:, None])
+        return Windows(out, conditions)
+
+    def _codes(self, number: int, kind: str, local: Rows) -> npt.NDArray[Any]:
+        if self._kept:
+            return self._kept[number, kind][local]
+        file = self.files[number]
+        return file.codes(local) if kind == "codes" else file.condition(kind, local)
+
+    def _renumbered(self, file: TokenFile) -> npt.NDArray[np.int64]:
+        """A file's labels as indices into the labels of all; -1 stays."""
+        place = {name: number for number, name in enumerate(self.label_names)}
+        table = np.array([*(place[name] for name in file.label_names), NOT_GIVEN])
+        return table[file.labels].astype(np.int64)  # -1 is the table's last
+
+
+def train_batch(tokens: TokenSet, rows: Rows, prior: PriorConfig, train: PriorTrainConfig, position: int) -> Batch:
+    """The windows at positions `position` to `position + batch_size - 1` of a training on the samples `rows`."""
+    positions = torch.arange(position, position + train.batch_size)
+    major, minor = positions >> 32, positions & WORD
+    chosen = rows[[_order(len(rows), p // len(rows), train.seed)[p % len(rows)] for p in positions.tolist()]]
+    found = tokens.windows(chosen, words(train.seed, Stream.CROP, major, minor, 3), prior)
+    targets, conditions = found.codes.flatten(1), found.conditions
+    if train.condition_dropout:
+        drop = uniform(train.seed, Stream.CONDITION, major, minor, 1)[:, 0] < train.condition_dropout
+        for kind, codes in conditions.items():
+            conditions[kind] = codes.masked_fill(drop.view(-1, *[1] * (codes.ndim - 1)), NOT_GIVEN)
+    inputs = targets
+    if train.pkeep < 1:
+        keep = uniform(train.seed, Stream.KEEP, major, minor, prior.cells) < train.pkeep
+        other = below(prior.codebook_size, words(train.seed, Stream.REPLACE, major, minor, prior.cells))
+        inputs = torch.where(keep, targets, other)
+    return Batch(targets, inputs, conditions)
+
+
+def fixed_windows(tokens: TokenSet, rows: Rows, prior: PriorConfig) -> Windows:
+    """One window of each sample, whatever the training's seed; of view 0, at a place that only its number decides."""
+    number = torch.from_numpy(rows)
+    draws = words(0, Stream.CROP, torch.full_like(number, WORD), number, 3)
+    draws[:, 0] = 0
+    return tokens.windows(rows, draws, prior)
+
+
+@lru_cache(maxsize=2)  # a batch may reach into the next epoch
+def _order(count: int, epoch: int, seed: int) -> npt.NDArray[np.int64]:
+    """The order of an epoch: places sorted by random words."""
+    drawn = words(seed, Stream.ORDER, torch.tensor(epoch), torch.tensor(0), count)
+    return np.asarray(np.argsort(drawn.numpy(), kind="stable"), dtype=np.int64)
+
+
+def _key(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
+
+
+def _bytes(file: TokenFile) -> int:
+    header = file.header
+    sizes = [header.codebook_size, *(condition.codebook_size for condition in header.conditions.values())]
+    return len(file) * header.views * header.height * header.width * sum(code_dtype(size).itemsize for size in sizes)
+
+
+def _refuse_other(first: Path, one: TokenHeader, path: Path, other: TokenHeader) -> None:
+    if other.codec_sha256 != one.codec_sha256:
+        raise UsageError(
+            f"{path} was made with another codec ({other.codec_sha256[:12]}) than {first} ({one.codec_sha256[:12]}); "
+            "tokenize both with one"
+        )
+    if other.conditions != one.conditions:
+        raise UsageError(
+            f"{path} has the conditions {', '.join(other.conditions) or 'none'}, {first} has "
+            f"{', '.join(one.conditions) or 'none'}, or their codecs differ; give files with the same"
+        )

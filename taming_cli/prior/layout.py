@@ -1,0 +1,83 @@
+"""Codes to tokens: which rows of the token table each vocabulary has, and the prefix that stands before a window.
+
+With separate vocabularies the table holds the image codes, then for each condition its codes and one row more for "not
+given", then, where there is no condition, one row for "start". In a shared table, as published, every code is its own
+row; "start" is row 0, and "not given" does not exist.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from taming_cli.config.fields import one_of
+from taming_cli.config.prior import ConditionSpec, PriorConfig
+from taming_cli.errors import UsageError
+
+NOT_GIVEN = -1
+"""The code of a condition that is not given; labels of unlabelled pictures are so already."""
+
+
+def table_rows(config: PriorConfig) -> int:
+    """Rows of the token table."""
+    if config.vocabulary == "shared":
+        largest = max([config.codebook_size, *(spec.vocabulary for spec in config.conditions)])
+        return config.vocab_size or largest
+    return config.codebook_size + (sum(spec.vocabulary + 1 for spec in config.conditions) or 1)
+
+
+def offsets(config: PriorConfig) -> dict[str, int]:
+    """The table row of each condition's code 0."""
+    if config.vocabulary == "shared":
+        return {spec.kind: 0 for spec in config.conditions}
+    rows, start = {}, config.codebook_size
+    for spec in config.conditions:
+        rows[spec.kind] = start
+        start += spec.vocabulary + 1
+    return rows
+
+
+def prefix(config: PriorConfig, conditions: Mapping[str, Tensor], batch: int, device: torch.device) -> Tensor:
+    """The tokens before a window's image tokens: (batch, prefix_length), int64.
+
+    `conditions` holds the codes of each kind, (batch, length) for a sequence and (batch, rows, columns) of the window
+    for a grid; `NOT_GIVEN` anywhere, or a kind left out, is "not given".
+    """
+    if not config.conditions:
+        start = 0 if config.vocabulary == "shared" else config.codebook_size
+        return torch.full((batch, 1), start, device=device)
+    rows, parts = offsets(config), []
+    for spec in config.conditions:
+        codes = conditions.get(spec.kind)
+        if codes is None:
+            codes = torch.full((batch, config.tokens_of(spec)), NOT_GIVEN, device=device)
+        codes = codes.reshape(batch, config.tokens_of(spec))
+        parts.append(torch.where(codes == NOT_GIVEN, spec.vocabulary, codes) + rows[spec.kind])
+    return torch.cat(parts, dim=1)
+
+
+def check_conditions(config: PriorConfig, conditions: Mapping[str, Tensor], count: int, size: tuple[int, int]) -> None:
+    """Refuse conditions that a prior does not have, that do not fit `count` samples of `size` (rows, columns) or that
+    hold codes beyond their vocabulary. UsageError. Reads the values, so it waits for the device: call it once."""
+    specs = {spec.kind: spec for spec in config.conditions}
+    for kind in conditions:
+        if kind not in specs:
+            has = one_of(specs, kind) if specs else "it has no condition: leave it out"
+            raise UsageError(f"this prior does not know the condition {kind!r}; {has}")
+    for spec in config.conditions:
+        if spec.kind in conditions:
+            _check_codes(spec, conditions[spec.kind], count, size)
+        given = spec.kind in conditions and bool((conditions[spec.kind] != NOT_GIVEN).all())
+        if config.vocabulary == "shared" and not given:
+            raise UsageError(f"this prior has no token for 'no {spec.kind}'; give it, and leave guidance at 1")
+
+
+def _check_codes(spec: ConditionSpec, codes: Tensor, count: int, size: tuple[int, int]) -> None:
+    expected = (count, *size) if spec.form == "grid" else (count, spec.length)
+    if tuple(codes.shape) != expected:
+        raise UsageError(f"condition {spec.kind} has shape {tuple(codes.shape)}; {expected} is needed here")
+    if codes.numel():
+        low, high = int(codes.min()), int(codes.max())
+        if low < NOT_GIVEN or high >= spec.vocabulary:
+            wrong = low if low < NOT_GIVEN else high
+            raise UsageError(f"{spec.kind} {wrong} is not among this prior's {spec.vocabulary}, counted from 0")

@@ -1,0 +1,84 @@
+"""Noise as a function: the same seed and place give the same number on every device, in any order and batch.
+
+The generator is Philox-4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), in integer
+arithmetic: four 32-bit counters under a 64-bit key give four 32-bit words. There is no state to keep or to restore.
+"""
+
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+ROUNDS = 10
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+WORD = 0xFFFFFFFF
+
+
+class Stream(IntEnum):
+    """What a number is for; numbers of different streams have nothing to do with each other."""
+
+    SAMPLE = 0
+    ORDER = 1
+    CROP = 2
+    KEEP = 3
+    REPLACE = 4
+    CONDITION = 5
+    CLASS = 6
+
+
+def philox(counters: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Four int64 tensors of 32-bit counters (they broadcast), two 32-bit key words -> four of 32-bit words.
+
+    The products need 64 bits without a sign. int64 wraps around to the same bits, and an arithmetic shift followed by a
+    mask reads its upper half.
+    """
+    c0, c1, c2, c3 = counters
+    k0, k1 = key
+    for _ in range(ROUNDS):
+        p0, p1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
+        c0, c1, c2, c3 = (
+            ((p1 >> 32) & WORD) ^ c1 ^ k0,
+            p1 & WORD,
+            ((p0 >> 32) & WORD) ^ c3 ^ k1,
+            p0 & WORD,
+        )
+        k0, k1 = (k0 + KEY_STEPS[0]) & WORD, (k1 + KEY_STEPS[1]) & WORD
+    return c0, c1, c2, c3
+
+
+def words(seed: int, stream: Stream, major: Tensor, minor: Tensor, count: int) -> Tensor:
+    """`count` words for each pair of numbers: int64 (...) and (...) that broadcast -> (..., count) in [0, 2^32).
+
+    `seed` is in [0, 2^64), `major` and `minor` in [0, 2^32).
+    """
+    blocks = torch.arange((count + 3) // 4, device=major.device)
+    counters = (blocks, minor[..., None], major[..., None], torch.full_like(blocks, stream))
+    four = philox(counters, (seed & WORD, seed >> 32 & WORD))
+    return torch.stack(four, dim=-1).flatten(-2)[..., :count]
+
+
+def uniform(seed: int, stream: Stream, major: Tensor, minor: Tensor, count: int) -> Tensor:
+    """As `words`, but float64 strictly between 0 and 1."""
+    return (words(seed, stream, major, minor, count).double() + 0.5) * 2.0**-32
+
+
+def below(limit: int, words: Tensor) -> Tensor:
+    """Words to int64 in [0, limit). The bias is limit / 2^32: one part in 65,536 for 65,536 codes."""
+    return (words * limit) >> 32
+
+
+def gumbel(seed: int, samples: Tensor, cells: Tensor, codebook_size: int) -> Tensor:
+    """Gumbel(0, 1) noise for sampling: sample numbers and cells, int64 (...) that broadcast -> float64 (..., K).
+
+    A cell is `row * 65536 + column`, so that it keeps its noise when the picture grows. `-log(-log u)` is taken in
+    float64, where devices differ only in the last bits; those that have no float64 get it from the CPU.
+    """
+    if samples.device.type == "mps":
+        return gumbel(seed, samples.cpu(), cells.cpu(), codebook_size).float().to(samples.device)
+    return -torch.log(-torch.log(uniform(seed, Stream.SAMPLE, samples, cells, codebook_size)))
+
+
+def cell(row: Tensor, column: Tensor) -> Tensor:
+    """The number of a cell, as `gumbel` takes it."""
+    return row * 65536 + column

@@ -1,0 +1,157 @@
+"""All that a prior's training changes as it goes, its step, and its way to a trainer file and back."""
+
+import copy
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from taming_cli.config.prior import PriorConfig, PriorTrainConfig
+from taming_cli.config.size import Size
+from taming_cli.errors import NonFiniteLossError, UsageError
+from taming_cli.prior.batches import Batch, TokenSet
+from taming_cli.prior.gpt import GPT
+from taming_cli.prior.layout import prefix
+from taming_cli.prior.model import prior_from
+from taming_cli.runtime.checkpoint import ModelFile, load_model
+from taming_cli.runtime.device import autocast
+
+
+@dataclass(kw_only=True)
+class PriorState:
+    """Network, optimiser, average and counters. `average` is the prior to use: the moving average of the weights.
+
+    `validation` holds the last validation's figures; `waited` counts the validations since the best one.
+    """
+
+    gpt: GPT
+    average: GPT
+    optimizer: torch.optim.Optimizer
+    precision: torch.dtype
+    step: int = 0
+    images_seen: int = 0
+    seconds: float = 0.0
+    best: float = math.inf
+    best_step: int = 0
+    waited: int = 0
+    validation: dict[str, float] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the trainer file holds."""
+        modules = {name: getattr(self, name).state_dict() for name in _STATEFUL}
+        return {**modules, **{name: getattr(self, name) for name in _COUNTERS}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        for name in _STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+
+
+_STATEFUL = ("gpt", "average", "optimizer")
+_COUNTERS = ("step", "images_seen", "seconds", "best", "best_step", "waited", "validation")
+
+
+def first_prior(prior: PriorConfig, train: PriorTrainConfig, data: TokenSet) -> GPT:
+    """A new prior with what follows from the token files, or the one that `train.init` names. UsageError where the
+    settings or the files do not fit it."""
+    if train.init is None:
+        if prior.vocabulary == "shared":
+            raise UsageError("vocabulary is 'shared', which only imported priors have; use 'separate'")
+        most = data.smallest
+        window = Size(min(prior.window.width, most.width), min(prior.window.height, most.height))
+        found = replace(prior, window=window, codebook_size=data.header.codebook_size, conditions=data.specs())
+        return GPT(found, dropout=train.dropout)
+    model = load_model(Path(train.init), "taming-prior")
+    gpt = prior_from(model, train.init, dropout=train.dropout)
+    for name in ("arch", "n_layer", "n_head", "n_embd"):
+        there, asked = getattr(gpt.config, name), getattr(prior, name)
+        if there != asked:
+            raise UsageError(f"{train.init} has {name} {there}, not {asked}; leave that setting out")
+    if model.about["codec_sha256"] != data.header.codec_sha256:
+        raise UsageError(f"{train.init} was trained with another codec than the tokens were made with")
+    if gpt.config.window.width > data.smallest.width or gpt.config.window.height > data.smallest.height:
+        raise UsageError(f"{train.init} needs grids of {gpt.config.window} cells; the tokens have {data.smallest}")
+    _refuse_other_conditions(gpt.config, model, train, data)
+    return gpt
+
+
+def _refuse_other_conditions(prior: PriorConfig, model: ModelFile, train: PriorTrainConfig, data: TokenSet) -> None:
+    offered = {spec.kind: spec for spec in data.specs()}
+    for spec in prior.conditions:
+        same = offered.get(spec.kind, spec) == spec
+        if not same or (spec.kind == "class" and model.about["label_names"] != list(data.label_names)):
+            raise UsageError(f"{train.init} was trained on another {spec.kind} vocabulary than the tokens have")
+        everywhere = spec.kind in offered and (spec.kind != "class" or data.all_labelled)
+        if prior.vocabulary == "shared" and (train.condition_dropout or not everywhere):
+            raise UsageError(
+                f"{train.init} has no token for 'no {spec.kind}': use --condition-dropout 0 and tokens that have it"
+            )
+
+
+def start(gpt: GPT, train: PriorTrainConfig, device: torch.device, precision: torch.dtype) -> PriorState:
+    """The state before the first step, on `device`; `gpt` freshly made or read from a file."""
+    gpt = gpt.to(device).train().requires_grad_(True)
+    return PriorState(
+        gpt=gpt,
+        average=copy.deepcopy(gpt).eval().requires_grad_(False),
+        optimizer=torch.optim.AdamW(
+            gpt.decay_groups(train.weight_decay),
+            lr=train.learning_rate,
+            betas=(train.betas[0], train.betas[1]),
+            fused=device.type in ("cpu", "cuda"),
+        ),
+        precision=precision,
+    )
+
+
+def nats(gpt: GPT, inputs: Tensor, targets: Tensor, tokens: Tensor, precision: torch.dtype) -> Tensor:
+    """Mean negative log-likelihood of `targets` in nats/token, fp32; `inputs` and `targets` (B, cells), `tokens` the
+    prefix (B, prefix_length)."""
+    with autocast(inputs.device, precision):
+        logits = gpt(tokens, inputs)  # (B, cells, K)
+    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+
+
+def prior_step(state: PriorState, batch: Batch, config: PriorTrainConfig, learning_rate: float) -> dict[str, Tensor]:
+    """Update network and average on a batch; the terms of the step, scalars on the device.
+
+    Raises NonFiniteLossError, before any update, where the loss or the gradient is not finite.
+    """
+    gpt, device = state.gpt, state.gpt.head.weight.device
+    torch.manual_seed((config.seed * 1_000_003 + state.step) % 2**63)  # dropout too follows from seed and step alone
+    targets, inputs = batch.targets.to(device), batch.inputs.to(device)
+    conditions = {kind: codes.to(device) for kind, codes in batch.conditions.items()}
+    tokens = prefix(gpt.config, conditions, len(targets), device)
+
+    loss = nats(gpt, inputs, targets, tokens, state.precision)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradient = torch.nn.utils.clip_grad_norm_(gpt.parameters(), config.clip or math.inf)
+    terms = {"nats_per_token": loss.detach(), "gradient": gradient.detach()}
+    _refuse_non_finite(terms, state.step)
+
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate
+    state.optimizer.step()
+    state.step += 1
+    state.images_seen += len(targets)
+    with torch.no_grad():  # early steps count more: decay min(ema, (1 + n) / (10 + n))
+        decay = min(config.ema, (1 + state.step) / (10 + state.step))
+        torch._foreach_lerp_(list(state.average.parameters()), list(gpt.parameters()), 1 - decay)
+    return terms
+
+
+def _refuse_non_finite(terms: dict[str, Tensor], step: int) -> None:
+    values = torch.stack([term.float() for term in terms.values()]).tolist()  # the step's one wait for the device
+    for name, value in zip(terms, values, strict=True):
+        if not math.isfinite(value):
+            raise NonFiniteLossError(
+                f"step {step + 1}: {name} is {value}; nothing was updated. Lower --learning-rate, or use "
+                "--precision fp32"
+            )

@@ -1,0 +1,300 @@
+"""Training a prior: `fit` is `taming train-prior`."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from taming_cli.config.prior import PriorConfig, PriorTrainConfig
+from taming_cli.config.sampling import DecodingConfig
+from taming_cli.data.images import grid, write_png
+from taming_cli.errors import UsageError
+from taming_cli.prior.batches import Rows, TokenSet, fixed_windows, train_batch
+from taming_cli.prior.generate import generate
+from taming_cli.prior.layout import prefix
+from taming_cli.prior.model import prior_file
+from taming_cli.prior.state import PriorState, first_prior, nats, prior_step, start
+from taming_cli.runtime.checkpoint import ModelFile, load_trainer, read_header, save_model, save_trainer
+from taming_cli.runtime.device import pick_device, pick_precision
+from taming_cli.runtime.interrupt import StopRequest
+from taming_cli.runtime.rundir import Place, Run, open_run
+from taming_cli.runtime.schedule import Budget, cosine, warm_up
+
+COMMAND = "train-prior"
+LOG_EVERY = 10
+"""Steps between two lines of metrics.jsonl; their values are means over those steps."""
+
+Render = Callable[[Tensor], Tensor]
+"""Codes (n, h, w) -> pictures (n, 3, H, W) uint8: the codec, which the prior does not know."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What a caller is told after each step: `spent` is the share of the training done; `values` the step's terms,
+    or a validation's figures where `validation` is set."""
+
+    step: int
+    spent: float
+    seconds: float
+    images_per_second: float
+    values: Mapping[str, float]
+    validation: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedPrior:
+    """Where the prior is and how it does on held-out pictures; `notes` is what the user should be told."""
+
+    run: Path
+    last: Path
+    best: Path
+    step: int
+    validation: Mapping[str, float]
+    notes: tuple[str, ...]
+
+
+def fit(
+    tokens: Sequence[Path],
+    *,
+    prior: PriorConfig,
+    train: PriorTrainConfig,
+    codec: ModelFile,
+    place: Place | None = None,
+    render: Render | None = None,
+    origins: Mapping[str, str] | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+) -> TrainedPrior:
+    """Train a prior on token files of one codec and leave it in a run directory, the codec in its model file.
+
+    Codebook size, conditions and the largest possible window come from the token files, all of the architecture from
+    the prior that `train.init` names. Going on with an interrupted run happens by itself where `place` names one with
+    the same settings. Raises UsageError for settings or files that do not fit, BadFileError, NonFiniteLossError, and
+    Interrupted once a signal has asked to stop and all is saved.
+    """
+    began = time.monotonic()
+    data = TokenSet(tokens)
+    _refuse_other_codec(codec, data, tokens[0])
+    rows, held = data.split(train.held)
+    if train.patience and not len(held):
+        raise UsageError(f"patience is {train.patience}, but {tokens[0]} has no second picture to hold out; use 0")
+    device = pick_device(train.device)
+    inputs = [str(path.resolve()) for path in tokens]
+    with open_run(
+        COMMAND, place or Place(), {"prior": prior, "train": train}, inputs=inputs, origins=origins or {}
+    ) as run:
+        torch.manual_seed(train.seed)
+        state = start(first_prior(prior, train, data), train, device, pick_precision(train.precision, device))
+        about = {
+            "tokens": inputs,
+            "data": {"train": len(rows), "held": len(held), "sha256": data.sha256()},
+            "label_names": list(data.label_names),
+            "label_counts": data.label_counts(),
+            "grid": str(data.smallest),
+            "downsample_factor": data.header.downsample_factor,
+            "condition_dropout": train.condition_dropout,
+        }
+        session = _Session(run, state, train, data, rows, held, codec, about, render, began, on_step)
+        if run.trainer.exists():
+            _go_on(session, load_trainer(run.trainer))
+        _loop(session)
+        return TrainedPrior(
+            run=run.folder,
+            last=run.last,
+            best=run.best if run.best.exists() else run.last,
+            step=state.step,
+            validation=state.validation,
+            notes=_notes(session),
+        )
+
+
+def _refuse_other_codec(codec: ModelFile, data: TokenSet, path: Path) -> None:
+    if codec.about.get("codec_sha256") != data.header.codec_sha256:
+        raise UsageError(
+            f"{path} was made with another codec than the one given; give the one with hash "
+            f"{data.header.codec_sha256[:12]}"
+        )
+
+
+@dataclass
+class _Session:
+    """What the loop and its saves share. `began` is when the training would have begun, had it never been stopped."""
+
+    run: Run
+    state: PriorState
+    train: PriorTrainConfig
+    data: TokenSet
+    rows: Rows
+    held: Rows
+    codec: ModelFile
+    about: dict[str, Any]
+    render: Render | None
+    began: float
+    on_step: Callable[[Progress], None] | None
+
+
+def _go_on(session: _Session, saved: dict[str, Any]) -> None:
+    """Take up a stopped training, and write what a kill right after its trainer file may have left unwritten."""
+    state, run = session.state, session.run
+    if saved.pop("data") != session.about["data"]["sha256"]:
+        raise UsageError(f"{run.folder} was trained on other tokens than the files hold now; give another --name")
+    state.load_state_dict(saved)
+    session.began -= state.seconds
+    model = _model(session)
+    if not run.last.exists() or read_header(run.last).about["step"] != state.step:
+        save_model(run.last, model)
+    if state.best_step == state.step > 0 and (
+        not run.best.exists() or read_header(run.best).about["step"] != state.step
+    ):
+        save_model(run.best, model)
+
+
+def _loop(session: _Session) -> None:
+    """Batch, step, report, validate, save, until the budget or the patience is spent."""
+    run, state, train = session.run, session.state, session.train
+    run.rewind_log(state.step)
+    budget = Budget(steps=train.steps, minutes=train.minutes)
+    spent = budget.spent(state.step, state.seconds)
+    recent = _Recent()
+    saved = time.monotonic()
+    with StopRequest() as stop:
+        while spent < 1 and not _out_of_patience(session):
+            batch = train_batch(session.data, session.rows, state.gpt.config, train, state.images_seen)
+            rate = train.learning_rate * warm_up(state.step, train.warmup) * cosine(spent, train.final_lr)
+            terms = prior_step(state, batch, train, rate)
+
+            state.seconds = time.monotonic() - session.began
+            before, spent = spent, budget.spent(state.step, state.seconds)
+            recent.add(terms, batch.targets)
+            if state.step % LOG_EVERY == 0:
+                values = {**recent.take(), "learning_rate": rate}
+                run.log(kind="train", step=state.step, images=state.images_seen, seconds=state.seconds, **values)
+                _tell(session, spent, values, recent.images_per_second)
+            if spent >= 1 or int(before / train.val_every) < int(spent / train.val_every):
+                better = _validate(session)
+                _save(session, best=better)
+                _tell(session, spent, state.validation, recent.images_per_second, validation=True)
+                saved = time.monotonic()
+            elif time.monotonic() - saved > 60 * train.save_every:
+                _save(session)
+                saved = time.monotonic()
+            if stop.requested and spent < 1:
+                _save(session)
+                go_on = f"taming {COMMAND} --resume --out {run.folder}"
+                raise stop.interrupted(f"stopped after step {state.step}, all is saved; go on with: {go_on}")
+
+
+def _out_of_patience(session: _Session) -> bool:
+    return 0 < session.train.patience <= session.state.waited
+
+
+@torch.no_grad()
+def _validate(session: _Session) -> bool:
+    """Nats/token of the average on held-out windows, and a sheet of samples; whether it is the best so far."""
+    state, run, train, config = session.state, session.run, session.train, session.state.gpt.config
+    _draw_samples(session)
+    if not len(session.held):
+        return False
+    device, total = state.average.head.weight.device, 0.0
+    chosen = session.held[: train.val_windows]
+    for begin in range(0, len(chosen), train.batch_size):
+        windows = fixed_windows(session.data, chosen[begin : begin + train.batch_size], config)
+        codes = windows.codes.flatten(1).to(device)
+        given = {kind: values.to(device) for kind, values in windows.conditions.items()}
+        tokens = prefix(config, given, len(codes), device)
+        total += nats(state.average, codes, codes, tokens, state.precision).item() * len(codes)
+    state.validation = {"val_nats_per_token": total / len(chosen), "windows": len(chosen)}
+    better = total / len(chosen) < state.best
+    if better:
+        state.best, state.best_step, state.waited = total / len(chosen), state.step, 0
+    else:
+        state.waited += 1
+    run.log(kind="validation", step=state.step, images=state.images_seen, seconds=state.seconds, **state.validation)
+    return better
+
+
+def _draw_samples(session: _Session) -> None:
+    """One window for each of some held-out conditions (training ones, where none are held out), at temperature 1."""
+    state, train = session.state, session.train
+    if session.render is None or not train.samples:
+        return
+    among = session.held if len(session.held) else session.rows
+    rows = among[[n % len(among) for n in range(train.samples)]]
+    window = state.gpt.config.window
+    codes = generate(
+        state.average,
+        size=(window.height, window.width),
+        samples=range(train.samples),
+        seed=train.seed,
+        decoding=DecodingConfig(),
+        conditions=fixed_windows(session.data, rows, state.gpt.config).conditions,
+        batch_size=train.batch_size,
+    )
+    sheet = grid(session.render(codes), columns=max(1, round(train.samples**0.5)))
+    write_png(session.run.samples / f"step_{state.step:07d}.png", sheet)
+
+
+def _model(session: _Session) -> ModelFile:
+    state = session.state
+    about = {**session.about, "step": state.step, "images_seen": state.images_seen, "metrics": state.validation}
+    return prior_file(state.average, session.codec, about)
+
+
+def _save(session: _Session, *, best: bool = False) -> None:
+    """Trainer file first, then the model files of the same step; `_go_on` mends a kill in between."""
+    state, run = session.state, session.run
+    save_trainer(run.trainer, {**state.state_dict(), "data": session.about["data"]["sha256"]})
+    model = _model(session)
+    save_model(run.last, model)
+    if best:
+        save_model(run.best, model)
+
+
+def _notes(session: _Session) -> tuple[str, ...]:
+    notes = []
+    if not len(session.held):
+        notes.append("nothing was held out, since all tokens are of one picture: there is no validation")
+    if _out_of_patience(session):
+        notes.append(f"stopped after {session.state.waited} validations without a better one")
+    return tuple(notes)
+
+
+def _tell(session: _Session, spent: float, values: Mapping[str, float], rate: float, validation: bool = False) -> None:
+    if session.on_step is not None:
+        state = session.state
+        session.on_step(
+            Progress(
+                step=state.step,
+                spent=min(1.0, spent),
+                seconds=state.seconds,
+                images_per_second=rate,
+                values=values,
+                validation=validation,
+            )
+        )
+
+
+class _Recent:
+    """Means of the terms, and the rates, over the steps since the last report."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, list[Tensor]] = {}
+        self.images, self.tokens, self.since = 0, 0, time.monotonic()
+        self.images_per_second = 0.0
+
+    def add(self, terms: Mapping[str, Tensor], codes: Tensor) -> None:
+        for name, value in terms.items():
+            self.sums.setdefault(name, []).append(value)
+        self.images += codes.shape[0]
+        self.tokens += codes.numel()
+
+    def take(self) -> dict[str, float]:
+        now = time.monotonic()
+        values = {name: torch.stack(terms).mean().item() for name, terms in self.sums.items()}
+        self.images_per_second = self.images / (now - self.since)
+        values["tokens_per_second"] = self.tokens / (now - self.since)
+        self.sums, self.images, self.tokens, self.since = {}, 0, 0, now
+        return values

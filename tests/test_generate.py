@@ -1,0 +1,221 @@
+"""Sampling against a brute-force sampler that runs one full forward per cell, and against the golden tokens."""
+
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_gpt import golden_prior, golden_segmentation, toy
+from torch import Tensor
+
+from taming_cli.config.prior import ConditionSpec, PriorConfig
+from taming_cli.config.sampling import DecodingConfig
+from taming_cli.config.size import Size
+from taming_cli.errors import UsageError
+from taming_cli.prior.generate import Given, generate
+from taming_cli.prior.gpt import GPT
+from taming_cli.prior.layout import NOT_GIVEN, prefix
+
+MASK = 2**32 - 1
+
+
+def word(seed: int, sample: int, row: int, column: int, code: int) -> int:
+    """The 32-bit word behind one number of the noise, from the definition of Philox-4x32-10, in Python integers."""
+    c0, c1, c2, c3, k0, k1 = code // 4, row * 65536 + column, sample, 0, seed & MASK, seed >> 32
+    for _ in range(10):
+        p0, p1 = 0xD2511F53 * c0, 0xCD9E8D57 * c2
+        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 & MASK, (p0 >> 32) ^ c3 ^ k1, p0 & MASK
+        k0, k1 = (k0 + 0x9E3779B9) & MASK, (k1 + 0xBB67AE85) & MASK
+    return (c0, c1, c2, c3)[code % 4]
+
+
+def brute_force(
+    gpt: GPT,
+    size: tuple[int, int],
+    sample: int,
+    seed: int,
+    decoding: DecodingConfig,
+    conditions: dict[str, Tensor],
+    stride: int,
+    given: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """One sample, (h, w): every cell from one full forward of its whole window; what is not known yet is code 0.
+
+    `conditions`: (length,) or (h, w). Only temperature, top-k and guidance of `decoding`.
+    """
+    (h, w), config = size, gpt.config
+    a, b = config.window.height, config.window.width
+    high, wide = max(h, a), max(w, b)
+    forms = {spec.kind: spec.form for spec in config.conditions}
+    grid = torch.zeros(high, wide, dtype=torch.int64)
+    for i in range(high):
+        for j in range(wide):
+            if given is not None and i < h and j < w and given[1][i, j]:
+                grid[i, j] = given[0][i, j]
+                continue
+            top = min(max(i - a // 2, 0), high - a)
+            left = min(max(j - j % stride - b // 2 + stride // 2, 0), wide - b)
+            here = {}
+            for kind, codes in conditions.items():
+                if forms[kind] == "grid":
+                    rows = [min(top + n, h - 1) for n in range(a)]
+                    columns = [min(left + n, w - 1) for n in range(b)]
+                    here[kind] = codes[rows][:, columns][None]
+                else:
+                    here[kind] = codes[None]
+            window = grid[top : top + a, left : left + b].reshape(1, -1)
+            at = (i - top) * b + j - left
+            with torch.inference_mode():
+                logits = gpt(prefix(config, here, 1, window.device), window)[0, at]
+                if decoding.guidance != 1:
+                    free = gpt(prefix(config, {}, 1, window.device), window)[0, at]
+                    logits = free + decoding.guidance * (logits - free)
+            scores = [value / decoding.temperature for value in logits.tolist()]
+            if decoding.top_k:
+                kth = sorted(scores)[-min(decoding.top_k, len(scores))]
+                scores = [s if s >= kth else -math.inf for s in scores]
+            if not decoding.greedy:
+                uniform = [(word(seed, sample, i, j, k) + 0.5) / 2**32 for k in range(len(scores))]
+                scores = [s - math.log(-math.log(u)) for s, u in zip(scores, uniform, strict=True)]
+            grid[i, j] = scores.index(max(scores))
+    return grid[:h, :w]
+
+
+def random_conditions(config: PriorConfig, samples: int, size: tuple[int, int]) -> dict[str, Tensor]:
+    shapes = {spec.kind: (size if spec.form == "grid" else (spec.length,)) for spec in config.conditions}
+    return {spec.kind: torch.randint(spec.vocabulary, (samples, *shapes[spec.kind])) for spec in config.conditions}
+
+
+@pytest.mark.parametrize("trial", range(40))
+def test_waves_equal_brute_force_token_for_token(trial: int) -> None:
+    rng = random.Random(trial)
+    torch.manual_seed(trial)
+    window = Size(rng.randint(1, 6), rng.randint(1, 4))
+    half = max(1, window.width // 2)
+    stride = rng.choice([s for s in range(1, half + 1) if half % s == 0])
+    longest = 60 if trial % 10 == 0 else 10
+    size = rng.choice(
+        [(rng.randint(1, 3), rng.randint(1, longest)), (rng.randint(1, longest), rng.randint(1, 3)), (7, 9)]
+    )
+    kinds = [
+        ConditionSpec(kind="class", vocabulary=4),
+        ConditionSpec(kind="depth", vocabulary=5, form="grid"),
+        ConditionSpec(kind="edges", vocabulary=3, form="grid"),
+    ]
+    config = PriorConfig(
+        arch=rng.choice(["modern", "published"]),
+        n_layer=1,
+        n_head=2,
+        n_embd=8,
+        codebook_size=rng.randint(2, 9),
+        window=window,
+        conditions=tuple(spec for spec in kinds if rng.random() < 0.5),
+    )
+    gpt = toy(config, trial)
+    decoding = DecodingConfig(
+        temperature=rng.choice([0.5, 1.0, 1.7]),
+        top_k=rng.choice([0, 3]),
+        guidance=rng.choice([1.0, 2.5]) if config.conditions else 1.0,
+        greedy=rng.random() < 0.2,
+    )
+    numbers = rng.sample(range(1000), rng.randint(1, 3))
+    seed = rng.randrange(2**63)
+    conditions = random_conditions(config, len(numbers), size)
+    given = None
+    if rng.random() < 0.3:
+        given = Given(torch.randint(config.codebook_size, (1, *size)), torch.rand(size) < rng.choice([0.3, 0.9]))
+    steps: list[tuple[int, int]] = []
+    codes = generate(
+        gpt,
+        size=size,
+        samples=numbers,
+        seed=seed,
+        decoding=decoding,
+        conditions=conditions,
+        stride=stride,
+        batch_size=rng.choice([1, 2, 3, 5, 64]),
+        given=given,
+        on_progress=lambda done, total: steps.append((done, total)),
+    )
+    assert codes.shape == (len(numbers), *size)
+    for n, number in enumerate(numbers):
+        own = {kind: values[n] for kind, values in conditions.items()}
+        known = None if given is None else (given.codes[0], given.keep)
+        assert torch.equal(codes[n], brute_force(gpt, size, number, seed, decoding, own, stride, known))
+    assert not steps or steps[-1][0] == steps[-1][1]
+
+
+def class_prior(window: Size) -> GPT:
+    conditions = (ConditionSpec(kind="class", vocabulary=4),)
+    return toy(PriorConfig(n_layer=2, n_head=2, n_embd=16, codebook_size=20, window=window, conditions=conditions))
+
+
+def test_one_sample_alone_equals_the_same_out_of_a_batch() -> None:
+    gpt, size = class_prior(Size(6, 6)), (7, 15)
+    classes = {"class": torch.arange(16)[:, None] % 4}
+    drawing = {"size": size, "seed": 3, "decoding": DecodingConfig(guidance=1.5)}
+    together = generate(gpt, samples=range(16), conditions=classes, batch_size=7, **drawing)  # type: ignore[arg-type]
+    alone = generate(gpt, samples=[11], conditions={"class": torch.tensor([[3]])}, **drawing)  # type: ignore[arg-type]
+    assert torch.equal(together[11], alone[0])
+    assert len({tuple(sample.flatten().tolist()) for sample in together}) == 16
+
+
+def test_given_codes_stay_and_all_of_them_cost_nothing() -> None:
+    gpt, size = class_prior(Size(4, 4)), (6, 9)
+    codes, keep = torch.randint(20, (2, *size)), torch.rand(size) < 0.5
+    drawing = {"size": size, "samples": [0, 1], "seed": 3, "decoding": DecodingConfig()}
+    drawn = generate(gpt, given=Given(codes, keep), **drawing)  # type: ignore[arg-type]
+    assert torch.equal(drawn[:, keep], codes[:, keep])
+    assert not torch.equal(drawn, codes)
+    calls: list[tuple[int, int]] = []
+    whole = Given(codes, torch.ones(size, dtype=torch.bool))
+    kept = generate(gpt, given=whole, on_progress=lambda *call: calls.append(call), **drawing)  # type: ignore[arg-type]
+    assert torch.equal(kept, codes)
+    assert calls == []
+
+
+def test_a_condition_that_is_not_given_is_the_null_token() -> None:
+    gpt = class_prior(Size(4, 4))
+    drawing = {"size": (4, 4), "samples": [0], "seed": 3, "decoding": DecodingConfig()}
+    left_out = generate(gpt, **drawing)  # type: ignore[arg-type]
+    explicit = generate(gpt, conditions={"class": torch.tensor([[NOT_GIVEN]])}, **drawing)  # type: ignore[arg-type]
+    assert torch.equal(left_out, explicit)
+
+
+def test_golden_class_tokens() -> None:
+    gpt, io = golden_prior()
+    classes = {"class": torch.from_numpy(io["classes"])}
+    codes = generate(
+        gpt, size=(16, 16), samples=[0, 1], seed=0, decoding=DecodingConfig(greedy=True), conditions=classes
+    )
+    np.testing.assert_array_equal(codes.flatten(1).numpy(), io["greedy"])
+
+
+def test_golden_sliding_window(shared: Path) -> None:
+    gpt, io = golden_segmentation(shared)
+    segmentation = {"segmentation": torch.from_numpy(io["cond_indices"])}
+    greedy = DecodingConfig(greedy=True)
+    codes = generate(gpt, size=(18, 22), samples=[0], seed=0, decoding=greedy, conditions=segmentation)
+    np.testing.assert_array_equal(codes.numpy(), io["greedy_sliding"])
+
+
+@pytest.mark.parametrize(
+    ("gpt", "message"),
+    [
+        (GPT(PriorConfig(n_layer=1, n_head=1, n_embd=4)), "guidance is 2, but"),
+        (golden_prior()[0], "guidance is 2, but"),
+    ],
+)
+def test_guidance_that_a_prior_cannot_give_is_refused(gpt: GPT, message: str) -> None:
+    classes = {"class": torch.tensor([[1]])} if gpt.config.conditions else {}
+    with pytest.raises(UsageError, match=message):
+        generate(
+            gpt.eval(),
+            size=(4, 4),
+            samples=[0],
+            seed=0,
+            decoding=DecodingConfig(guidance=2.0),
+            conditions=classes,
+        )
