@@ -1,0 +1,81 @@
+"""The executable: registers the commands, and is the one place where errors become lines and exit codes."""
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+import taming_cli
+from taming_cli.cli import codec, files, prior
+from taming_cli.errors import TamingError
+
+app = typer.Typer(
+    name="taming",
+    help="Train a discrete image codec and a transformer prior, and sample new images of any size.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    if version:
+        sys.stdout.write(f"taming {taming_cli.__version__}\n")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        sys.stderr.write(f"{context.get_usage()}\ntaming: name a command; `taming --help` lists them\n")
+        raise typer.Exit(2)
+
+
+for _register in (codec.register, prior.register, files.register):
+    _register(app)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 failed, 2 usage, 3 some inputs skipped, 130, 143."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    try:
+        result: Any = app(arguments, standalone_mode=False, prog_name="taming")
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that nothing complains at exit
+        return 0
+    except TyperException as error:
+        return _say(_message(error), getattr(error, "exit_code", 2))
+    except TamingError as error:
+        if debug:
+            raise
+        return _say(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("stopped", 130)
+    except MemoryError:
+        return _say("out of memory; use a smaller --batch-size or --size", 1)
+    except OSError as error:
+        if debug:
+            raise
+        return _say(f"{error.filename or 'file'}: {error.strerror or error}", 1)
+    except Exception as error:
+        if debug:
+            raise
+        if type(error).__name__ == "OutOfMemoryError":
+            return _say("the device is out of memory; use a smaller --batch-size or --size", 1)
+        kind, text = type(error).__name__, " ".join(str(error).split())
+        return _say(f"{kind}: {text} (a defect of taming: run again with --debug and report what it shows)", 1)
+
+
+def _message(error: TyperException) -> str:
+    format_message = getattr(error, "format_message", None)
+    return str(format_message() if format_message else error)
+
+
+def _say(message: str, code: int) -> int:
+    sys.stderr.write(f"taming: {' '.join(message.split())}\n")
+    return code

@@ -1,0 +1,322 @@
+"""`train-vqgan`, `tokenize`, `reconstruct`, `decode`."""
+
+import os
+import stat
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from taming_cli.cli import options as o
+from taming_cli.cli.console import Output, figures
+from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
+from taming_cli.config.resolve import Layer
+from taming_cli.config.size import Size
+from taming_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from taming_cli.data.sources import Listing
+
+Images = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="IMAGES", help="Folders, picture files, zip and tar archives.", show_default=False),
+]
+SizeText = Annotated[
+    str | None, typer.Option("--size", metavar="WxH", help="Size of the pictures; by default the codec's own.")
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures at once.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("train-vqgan", rich_help_panel="Train")(train_vqgan)
+    app.command("tokenize", rich_help_panel="Use")(tokenize)
+    app.command("reconstruct", rich_help_panel="Use")(reconstruct)
+    app.command("decode", rich_help_panel="Use")(decode)
+
+
+@o.with_flags(Training=CodecTrainConfig, Architecture=CodecConfig, Critic=CriticConfig)
+def train_vqgan(
+    images: Images = None,
+    preset: o.PresetName = None,
+    config: o.Config = None,
+    out: o.Out = None,
+    name: o.Name = None,
+    resume: o.Resume = False,
+    weights: o.Weights = None,
+    offline: o.Offline = False,
+    dry_run: o.DryRun = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+    *,
+    flags: dict[str, Any],
+) -> int:
+    """Train a codec on pictures: a run folder with its checkpoints, curves and reconstructions."""
+    output = Output(json=json, quiet=quiet)
+    from taming_cli.codec.locate import load_codec
+    from taming_cli.codec.train import COMMAND, Progress, fit
+    from taming_cli.config.fields import to_dict
+    from taming_cli.config.resolve import flatten
+    from taming_cli.runtime.rundir import Place, find_run, read_settings
+
+    place = Place(out=out, name=name, resume=resume)
+    recorded = None
+    if resume:
+        folder = find_run(COMMAND, place)
+        assert folder is not None
+        settings = read_settings(folder)
+        recorded = flatten(settings["config"])
+        images = images or [Path(path) for path in settings["inputs"]]
+        output.note(f"going on with {folder}")
+    if not images:
+        raise UsageError("name the pictures to train on: taming train-vqgan IMAGES")
+    fixed = None
+    if flags["init"] is not None and not resume:
+        codec, _ = load_codec(Path(flags["init"]))
+        fixed = Layer(f"init {flags['init']}", to_dict(codec.config))
+    resolved = o.settle(
+        (CodecConfig, CriticConfig, CodecTrainConfig),
+        flags,
+        stage="codec",
+        preset_name=preset,
+        config_file=config,
+        recorded=recorded,
+        fixed=fixed,
+    )
+    codec_config, critic, train = resolved.configs
+    if dry_run:
+        return _dry_run(output, images, codec_config, train)
+
+    with output.bar("training", 1.0) as bar:
+
+        def on_step(progress: Progress) -> None:
+            values = progress.values
+            if progress.validation:
+                bar.line(f"step {progress.step}: held-out  {figures(values)}")
+                return
+            keys = ("l1", "perceptual", "critic", "codebook_perplexity")
+            shown = {key.replace("codebook_", ""): values[key] for key in keys if key in values}
+            text = f"step {progress.step}  {figures(shown)}  {progress.images_per_second:.1f} images/s"
+            bar.update(progress.spent, text)
+
+        trained = fit(
+            images,
+            codec=codec_config,
+            critic=critic,
+            train=train,
+            place=place,
+            weights=weights,
+            offline=offline,
+            origins=resolved.origins,
+            on_step=on_step,
+        )
+    output.skipped(trained.skipped)
+    output.result(
+        f"{trained.best}\n{figures(trained.validation)}".strip(),
+        {
+            "run": str(trained.run),
+            "best": str(trained.best),
+            "last": str(trained.last),
+            "step": trained.step,
+            **trained.validation,
+            "skipped": dict(trained.skipped),
+        },
+        short=str(trained.best),
+    )
+    return 3 if trained.skipped else 0
+
+
+def _dry_run(output: Output, images: Sequence[Path], codec: CodecConfig, train: CodecTrainConfig) -> int:
+    import torch
+
+    from taming_cli.codec.vqgan import VQGAN
+    from taming_cli.data.sources import list_items
+
+    listing = list_items(images)
+    with torch.device("meta"):
+        model = VQGAN(codec)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    latent = codec.latent(train.size)
+    values = {
+        "pictures": len(listing.items),
+        "parameters": parameters,
+        "downsample_factor": codec.downsample_factor,
+        "codes_per_picture": latent.width * latent.height,
+        "steps": train.steps or None,
+        "minutes": train.minutes or None,
+    }
+    output.result(
+        f"{len(listing.items)} pictures; {parameters:,} parameters; {train.size} pixels become {latent} codes of "
+        f"{codec.codebook_size}; " + (f"{train.steps} steps" if train.steps else f"{train.minutes:g} minutes"),
+        values,
+        short=str(parameters),
+    )
+    return 0
+
+
+def tokenize(
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[IMAGES|-]",
+            help="Folders, files, archives; - reads paths from stdin, and so does a pipe.",
+            show_default=False,
+        ),
+    ] = None,
+    ckpt: o.Ckpt = None,
+    out: o.Out = None,
+    size: SizeText = None,
+    views: Annotated[
+        int, typer.Option("--views", min=1, help="Views of each picture: centre crop, its mirror image, random crops.")
+    ] = 1,
+    nul: Annotated[
+        bool, typer.Option("-0", "--null", help="Paths on stdin end with NUL, as of `find -print0`.")
+    ] = False,
+    batch_size: BatchSize = 16,
+    device: o.Device = "auto",
+    precision: o.Precision = "fp32",
+    workers: o.Workers = 2,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> int:
+    """Turn pictures into a token file (by default tokens.h5). The same again goes on where a killed one stopped."""
+    output = Output(json=json, quiet=quiet)
+    from taming_cli.cli.models import codec_path
+    from taming_cli.codec import tokenize as verb
+
+    path = codec_path(output, ckpt)
+    listing = _listing(output, images, nul, path)
+    target = out or Path("tokens.h5")
+    with output.bar("tokenizing", len(listing.items)) as bar:
+        finished = verb.tokenize(
+            listing.items,
+            ckpt=path,
+            out=target,
+            size=Size.parse(size) if size else None,
+            views=views,
+            batch_size=batch_size,
+            device=device,
+            precision=precision,
+            workers=workers,
+            on_item=lambda done, total: bar.update(done, f"{done}/{total} pictures"),
+        )
+    output.skipped(dict(finished.skipped))
+    output.result(
+        f"{finished.path}: {finished.count} pictures",
+        {"path": str(finished.path), "count": finished.count, "skipped": dict(finished.skipped)},
+        short=str(finished.path),
+    )
+    return 3 if finished.skipped else 0
+
+
+def _listing(output: Output, images: Sequence[str] | None, nul: bool, ckpt: Path) -> "Listing":
+    """The pictures named; or those whose paths stdin gives; or, at a terminal, those the codec was trained on."""
+    from taming_cli.data.sources import items_from_paths, list_items, read_paths
+    from taming_cli.runtime.checkpoint import read_header
+
+    if images and list(images) != ["-"]:
+        if "-" in images:
+            raise UsageError("- (paths from stdin) cannot be mixed with other inputs")
+        return list_items([Path(image) for image in images])
+    if images or nul or _stdin_is_given():
+        return items_from_paths(read_paths(sys.stdin.buffer, nul=nul))
+    recorded = read_header(ckpt).about.get("images")
+    if not recorded:
+        raise UsageError("name the pictures to tokenize; the codec's file does not say what it was trained on")
+    output.note(f"pictures: {', '.join(recorded)} (what the codec was trained on)")
+    return list_items([Path(path) for path in recorded])
+
+
+def _stdin_is_given() -> bool:
+    """Whether stdin is a pipe or a file: then its paths are meant."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError, AttributeError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def reconstruct(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES... OUT", help="Pictures, then the folder to write.")],
+    ckpt: o.Ckpt = None,
+    out: o.Out = None,
+    size: SizeText = None,
+    batch_size: BatchSize = 8,
+    device: o.Device = "auto",
+    precision: o.Precision = "fp32",
+    workers: o.Workers = 2,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> int:
+    """Send pictures through the codec and back, each at its own size; prints the mean PSNR."""
+    output = Output(json=json, quiet=quiet)
+    from taming_cli.cli.models import codec_path
+    from taming_cli.codec import reconstruct as verb
+    from taming_cli.data.sources import list_items
+
+    if out is None:
+        if len(images) < 2:
+            raise UsageError("name the folder to write: taming reconstruct IMAGES OUT")
+        *images, out = images
+    items = list_items(images).items
+    path = codec_path(output, ckpt)
+    with output.bar("reconstructing", len(items)) as bar:
+        written = verb.reconstruct(
+            items,
+            out,
+            ckpt=path,
+            size=Size.parse(size) if size else None,
+            batch_size=batch_size,
+            device=device,
+            precision=precision,
+            workers=workers,
+            on_item=lambda done, total: bar.update(done, f"{done}/{total} pictures"),
+        )
+    output.skipped(dict(written.skipped))
+    mean = f", mean PSNR {written.psnr:.2f} dB" if written.psnr is not None else ""
+    output.result(
+        f"{written.folder}: {written.count} pictures{mean}",
+        {"path": str(written.folder), "count": written.count, "psnr": written.psnr, "skipped": dict(written.skipped)},
+        short=str(written.folder),
+    )
+    return 3 if written.skipped else 0
+
+
+def decode(
+    tokens: Annotated[Path, typer.Argument(metavar="TOKENS", help="Token file.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    codec: Annotated[
+        Path | None, typer.Option("--codec", metavar="FILE", help="The codec, where the token file does not find it.")
+    ] = None,
+    batch_size: BatchSize = 8,
+    device: o.Device = "auto",
+    precision: o.Precision = "fp32",
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> int:
+    """Turn a token file back into pictures."""
+    output = Output(json=json, quiet=quiet)
+    from taming_cli.codec import reconstruct as verb
+
+    with output.bar("decoding", None) as bar:
+        written = verb.decode(
+            tokens,
+            out,
+            codec_path=codec,
+            batch_size=batch_size,
+            device=device,
+            precision=precision,
+            on_item=lambda done, total: bar.update(done, f"{done}/{total}"),
+        )
+    output.result(
+        f"{written.folder}: {written.count} pictures",
+        {"path": str(written.folder), "count": written.count},
+        short=str(written.folder),
+    )
+    return 0

@@ -1,0 +1,31 @@
+"""Which model a command uses where `--ckpt` is left out, said on stderr. Imported inside command bodies only."""
+
+import os
+from pathlib import Path
+
+from taming_cli.cli.console import Output
+from taming_cli.errors import UsageError
+from taming_cli.runtime.rundir import newest
+
+
+def codec_path(output: Output, given: Path | None) -> Path:
+    """The codec to use: `--ckpt`, else $TAMING_CKPT, else the newest train-vqgan run's best checkpoint."""
+    return _choose(output, given, "train-vqgan", "codec")
+
+
+def prior_path(output: Output, given: Path | None) -> Path:
+    """The prior to use: `--ckpt`, else $TAMING_CKPT, else the newest train-prior run's best checkpoint."""
+    return _choose(output, given, "train-prior", "prior")
+
+
+def _choose(output: Output, given: Path | None, command: str, what: str) -> Path:
+    if given is not None:
+        return given
+    if named := os.environ.get("TAMING_CKPT"):
+        output.note(f"{what}: {named} ($TAMING_CKPT)")
+        return Path(named)
+    found = newest(command, "best.safetensors") or newest(command, "last.safetensors")
+    if found is None:
+        raise UsageError(f"no {what} is named and none is under runs/{command}; give --ckpt FILE, or train one first")
+    output.note(f"{what}: {found} (the newest run)")
+    return found

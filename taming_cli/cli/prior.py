@@ -1,0 +1,167 @@
+"""`train-prior`, `sample`."""
+
+import json as json_module
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from taming_cli.cli import options as o
+from taming_cli.cli.console import Output, figures
+from taming_cli.config.fields import to_dict
+from taming_cli.config.prior import PriorConfig, PriorTrainConfig
+from taming_cli.config.resolve import Layer, flatten
+from taming_cli.config.sampling import SampleConfig
+from taming_cli.errors import UsageError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("train-prior", rich_help_panel="Train")(train_prior)
+    app.command("sample", rich_help_panel="Use")(sample)
+
+
+@o.with_flags(Training=PriorTrainConfig, Architecture=PriorConfig)
+def train_prior(
+    tokens: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="TOKENS...", help="Token files of one codec.", show_default=False),
+    ] = None,
+    codec: Annotated[
+        Path | None, typer.Option("--codec", metavar="FILE", help="The codec, where the token file does not find it.")
+    ] = None,
+    preset: o.PresetName = None,
+    config: o.Config = None,
+    out: o.Out = None,
+    name: o.Name = None,
+    resume: o.Resume = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+    *,
+    flags: dict[str, Any],
+) -> int:
+    """Train a prior on token files: a run folder with its checkpoints, curves and samples."""
+    output = Output(json=json, quiet=quiet)
+    from taming_cli.codec.locate import codec_for
+    from taming_cli.data.images import to_uint8
+    from taming_cli.data.tokens import TokenFile
+    from taming_cli.prior.model import prior_from
+    from taming_cli.prior.train import COMMAND, Progress, fit
+    from taming_cli.runtime.checkpoint import load_model
+    from taming_cli.runtime.rundir import Place, find_run, read_settings
+
+    place = Place(out=out, name=name, resume=resume)
+    recorded = None
+    if resume:
+        folder = find_run(COMMAND, place)
+        assert folder is not None
+        settings = read_settings(folder)
+        recorded = flatten(settings["config"])
+        tokens = tokens or [Path(path) for path in settings["inputs"]]
+        output.note(f"going on with {folder}")
+    if not tokens:
+        raise UsageError("name the token files to train on: taming train-prior tokens.h5")
+    fixed = None
+    if flags["init"] is not None and not resume:
+        first = load_model(Path(flags["init"]), "taming-prior")
+        fixed = Layer(f"init {flags['init']}", to_dict(prior_from(first, flags["init"]).config))
+    resolved = o.settle(
+        (PriorConfig, PriorTrainConfig),
+        flags,
+        stage="prior",
+        preset_name=preset,
+        config_file=config,
+        recorded=recorded,
+        fixed=fixed,
+    )
+    prior_config, train = resolved.configs
+    with TokenFile(tokens[0]) as first_file:
+        network, model, path = codec_for(first_file.header, tokens[0], codec)
+    output.note(f"codec: {path}")
+    with output.bar("training", 1.0) as bar:
+
+        def on_step(progress: Progress) -> None:
+            if progress.validation:
+                bar.line(f"step {progress.step}: held-out  {figures(progress.values)}")
+                return
+            shown = {key: value for key, value in progress.values.items() if key in ("nats_per_token", "gradient")}
+            text = f"step {progress.step}  {figures(shown)}  {progress.images_per_second:.1f} images/s"
+            bar.update(progress.spent, text)
+
+        trained = fit(
+            tokens,
+            prior=prior_config,
+            train=train,
+            codec=model,
+            place=place,
+            render=lambda codes: to_uint8(network.decode(codes.cpu())),
+            origins=resolved.origins,
+            on_step=on_step,
+        )
+    for note in trained.notes:
+        output.note(note)
+    output.result(
+        f"{trained.best}\n{figures(trained.validation)}".strip(),
+        {
+            "run": str(trained.run),
+            "best": str(trained.best),
+            "last": str(trained.last),
+            "step": trained.step,
+            **trained.validation,
+        },
+        short=str(trained.best),
+    )
+    return 0
+
+
+@o.with_flags(Sampling=SampleConfig)
+def sample(
+    ckpt: o.Ckpt = None,
+    out: o.Out = None,
+    first: Annotated[
+        int, typer.Option("--first", min=0, help="Number of the first sample: --first 17 -n 1 is the 18th of any set.")
+    ] = 0,
+    tokens: Annotated[
+        Path | None, typer.Option("--tokens", metavar="FILE", help="Also write the codes, as a token file.")
+    ] = None,
+    config: o.Config = None,
+    device: o.Device = "auto",
+    precision: o.Precision = "fp32",
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+    *,
+    flags: dict[str, Any],
+) -> int:
+    """Draw new pictures: PNGs and a grid, in the folder -o (by default under runs/sample/)."""
+    output = Output(json=json, quiet=quiet)
+    from taming_cli.cli.models import prior_path
+    from taming_cli.pipeline import Pipeline, sample_to
+    from taming_cli.runtime.rundir import next_folder
+
+    (settings,) = o.settle((SampleConfig,), flags, config_file=config).configs
+    path = prior_path(output, ckpt)
+    pipeline = Pipeline.load(path, device=device, precision=precision)
+    pipeline.classes(settings, [first])
+    pipeline.latent(settings.size)
+    folder = out or next_folder(Path("runs") / "sample")
+    count = 0
+    with output.bar("sampling", None) as bar:
+
+        def on_progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done, f"{done}/{total} cells")
+
+        for made in sample_to(
+            pipeline, settings, folder, first=first, tokens=tokens, ckpt=path, on_progress=on_progress
+        ):
+            count += 1
+            if json:
+                line = {"path": str(made.path), "sample": made.sample, "seed": settings.seed, "class": made.label}
+                sys.stdout.write(json_module.dumps(line, ensure_ascii=False) + "\n")
+                sys.stdout.flush()
+    if not json:
+        output.result(f"{folder}: {count} pictures; together in {folder / 'grid.png'}", {}, short=str(folder))
+    return 0

@@ -1,0 +1,281 @@
+"""A prior and its codec as one thing that makes pictures: the public Python API, and `taming sample`.
+
+from taming_cli.pipeline import Pipeline
+pipeline = Pipeline.load("runs/train-prior/001/checkpoints/best.safetensors")
+samples = pipeline.sample(SampleConfig(n=4, seed=7, class_name="dog"))   # samples.images: uint8 (4, 3, H, W)
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+import taming_cli
+from taming_cli.codec.vqgan import VQGAN, codec_from
+from taming_cli.config.fields import one_of, to_dict
+from taming_cli.config.sampling import SampleConfig
+from taming_cli.config.size import Size
+from taming_cli.data.images import grid, to_uint8, write_png
+from taming_cli.data.token_writer import TokenJob
+from taming_cli.data.tokens import TokenHeader
+from taming_cli.errors import UsageError
+from taming_cli.prior.generate import generate
+from taming_cli.prior.gpt import GPT
+from taming_cli.prior.model import prior_from
+from taming_cli.prior.noise import Stream, uniform
+from taming_cli.runtime.checkpoint import load_model
+from taming_cli.runtime.device import autocast, pick_device, pick_precision, precision_name
+from taming_cli.runtime.interrupt import StopRequest
+
+CHUNK = 64
+"""Samples drawn, decoded and written before the next: what a kill can cost at most."""
+GRID_MOST = 100
+"""Pictures in the grid; more would only make it unreadable."""
+
+
+class Samples(NamedTuple):
+    """`images` uint8 (n, 3, H, W), `codes` int64 (n, h, w), both on the CPU; `classes` a name or None for each."""
+
+    images: Tensor
+    codes: Tensor
+    classes: tuple[str | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampled:
+    """One picture on disk: its file, the number of the sample, and its class."""
+
+    path: Path
+    sample: int
+    label: str | None
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A prior, its codec, and what the model file says of them."""
+
+    gpt: GPT
+    codec: VQGAN
+    about: dict[str, Any]
+    sha256: str
+    device: torch.device
+    precision: torch.dtype
+    labels: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str = "auto", precision: str = "fp32") -> "Pipeline":
+        """A prior's model file, ready on `device`. Raises BadFileError where the file is not a prior's."""
+        where = pick_device(device)
+        dtype = pick_precision(precision, where)
+        model = load_model(Path(path), "taming-prior")
+        gpt, codec = prior_from(model, str(path)), codec_from(model, str(path))
+        return cls(
+            gpt=gpt.to(where, dtype),
+            codec=codec.to(where).to(memory_format=torch.channels_last),
+            about=dict(model.about),
+            sha256=_sha256(Path(path)),
+            device=where,
+            precision=dtype,
+            labels=tuple(model.about.get("label_names", ())),
+        )
+
+    def sample(
+        self,
+        config: SampleConfig,
+        *,
+        numbers: Sequence[int] | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Samples:
+        """Draw the samples of these numbers, by default 0 to n - 1.
+
+        A picture depends on the model, the settings and its number alone, not on which others are drawn with it.
+        `on_progress` is told (cells done, cells in all). Raises UsageError where the settings do not fit the prior.
+        """
+        numbers = range(config.n) if numbers is None else numbers
+        latent = self.latent(config.size)
+        classes = self.classes(config, numbers)
+        conditions = {}
+        if self.gpt.config.num_classes:
+            known = [-1 if index is None else index for index in classes]
+            conditions["class"] = torch.tensor(known, dtype=torch.int64)[:, None]
+        codes = generate(
+            self.gpt,
+            size=(latent.height, latent.width),
+            samples=numbers,
+            seed=config.seed,
+            decoding=config,
+            conditions=conditions,
+            stride=config.stride,
+            batch_size=config.batch_size,
+            on_progress=on_progress,
+        )
+        names = tuple(None if index is None else self._label(index) for index in classes)
+        return Samples(self.decode(codes, config.batch_size), codes.cpu(), names)
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor, batch_size: int = 16) -> Tensor:
+        """Codes (n, h, w) -> pictures uint8 (n, 3, f h, f w) on the CPU."""
+        pictures = []
+        for part in torch.split(codes.to(self.device), batch_size):
+            with autocast(self.device, self.precision):
+                pictures.append(to_uint8(self.codec.decode(part)).cpu())
+        return torch.cat(pictures)
+
+    def latent(self, size: Size | None) -> Size:
+        """The grid of codes for a picture of `size`; by default the grid of the training tokens."""
+        if size is not None:
+            return self.codec.config.latent(size)
+        return Size.parse(self.about["grid"]) if "grid" in self.about else self.gpt.config.window
+
+    def classes(self, config: SampleConfig, numbers: Sequence[int]) -> list[int | None]:
+        """The class of each sample: the one asked for, else one drawn as often as in the training data."""
+        if not self.gpt.config.num_classes:
+            if config.class_name is not None:
+                raise UsageError(f"class {config.class_name!r}: this prior was trained without classes; leave it out")
+            return [None] * len(numbers)
+        if config.class_name is not None:
+            return [self.class_index(config.class_name)] * len(numbers)
+        counts = torch.tensor(self.about.get("label_counts") or [1] * self.gpt.config.num_classes, dtype=torch.float64)
+        places = torch.tensor(numbers, dtype=torch.int64)
+        draws = uniform(config.seed, Stream.CLASS, places >> 32, places & 0xFFFFFFFF, 1)[:, 0].double()
+        bounds = (counts / counts.sum()).cumsum(0)
+        return [min(int(index), len(counts) - 1) for index in torch.searchsorted(bounds, draws, right=True)]
+
+    def class_index(self, name: str) -> int:
+        """A class by its name, or by its number. UsageError with the nearest one otherwise."""
+        if name in self.labels:
+            return self.labels.index(name)
+        count = self.gpt.config.num_classes
+        if name.isdecimal() and int(name) < count:
+            return int(name)
+        if self.labels:
+            raise UsageError(f"class {name!r} is unknown; {one_of(self.labels, name)}")
+        raise UsageError(f"class {name!r} is unknown; this prior has classes 0 to {count - 1}")
+
+    def _label(self, index: int) -> str:
+        return self.labels[index] if index < len(self.labels) else str(index)
+
+
+def sample_to(
+    pipeline: Pipeline,
+    config: SampleConfig,
+    out: Path,
+    *,
+    first: int = 0,
+    tokens: Path | None = None,
+    ckpt: Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Sampled]:
+    """Draw samples `first` to `first + n - 1` into the folder `out`, yielding each as soon as it is written.
+
+    Each is `NNNNNN.png` with its settings in the text chunk `taming`; `grid.png` shows up to 100 of them; `tokens`
+    receives the codes. Pictures that are there with the very same settings are kept, so a killed job goes on where it
+    stopped. Raises UsageError where another picture is in the way, Interrupted after a signal.
+    """
+    numbers = range(first, first + config.n)
+    latent = pipeline.latent(config.size)
+    classes = pipeline.classes(config, numbers)
+    settings = {
+        number: _settings(pipeline, config, latent, number, index)
+        for number, index in zip(numbers, classes, strict=True)
+    }
+    targets = {number: out / f"{number:06d}.png" for number in numbers}
+    for number, target in targets.items():
+        if target.exists() and _chunk(target) != settings[number]:
+            raise UsageError(f"{target} exists and was made with other settings; give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    cells = latent.width * latent.height
+    with ExitStack() as stack:
+        job = stack.enter_context(_job(pipeline, config, latent, tokens, ckpt, numbers)) if tokens else None
+        pending = {part.start for part in job.pending()} if job is not None else set()
+        stop = stack.enter_context(StopRequest())
+        for start in range(0, len(numbers), CHUNK):
+            chunk = numbers[start : start + CHUNK]
+            if start in pending or not all(targets[number].exists() for number in chunk):
+                done = start * cells
+
+                def told(now: int, total: int, done: int = done) -> None:
+                    if on_progress is not None:
+                        on_progress(done + now, len(numbers) * cells)
+
+                drawn = pipeline.sample(config, numbers=chunk, on_progress=told)
+                for number, image in zip(chunk, drawn.images, strict=True):
+                    write_png(targets[number], image, {"taming": settings[number]})
+                if job is not None and start in pending:
+                    part = next(part for part in job.pending() if part.start == start)
+                    names = [targets[number].name for number in chunk]
+                    codes = drawn.codes[:, None].numpy()
+                    job.write(part, codes=codes, names=names, labels=drawn.classes, conditions={}, skipped=[])
+            for number, index in zip(chunk, classes[start : start + CHUNK], strict=True):
+                label = None if index is None else pipeline._label(index)
+                yield Sampled(path=targets[number], sample=number, label=label)
+            if stop.requested and chunk[-1] != numbers[-1]:
+                raise stop.interrupted(f"stopped; {chunk[-1] - first + 1} pictures are in {out}: run the same again")
+        if job is not None:
+            job.finish()
+    _write_grid(out, [targets[number] for number in numbers[:GRID_MOST]])
+
+
+def _job(
+    pipeline: Pipeline, config: SampleConfig, latent: Size, tokens: Path, ckpt: Path | None, numbers: Sequence[int]
+) -> TokenJob:
+    header = TokenHeader(
+        codec_sha256=pipeline.codec.sha256(),
+        codec_path=str(ckpt.resolve()) if ckpt else "",
+        codebook_size=pipeline.codec.config.codebook_size,
+        downsample_factor=pipeline.codec.config.downsample_factor,
+        preprocess={"sampled": True},
+        created_by=f"taming {taming_cli.__version__}",
+        views=1,
+        height=latent.height,
+        width=latent.width,
+    )
+    plan = {"config": {**to_dict(config), "batch_size": None}, "prior": pipeline.sha256, "first": numbers[0]}
+    return TokenJob(tokens, header=header, plan=plan, total=len(numbers), shard_size=CHUNK)
+
+
+def _settings(pipeline: Pipeline, config: SampleConfig, latent: Size, number: int, index: int | None) -> str:
+    """What a picture's text chunk says: all that it depends on, as JSON."""
+    values = to_dict(config)
+    for name in ("n", "batch_size", "class_name", "size"):
+        values.pop(name)
+    return json.dumps(
+        {
+            "prior_sha256": pipeline.sha256,
+            "sample": number,
+            "class": None if index is None else pipeline._label(index),
+            "grid": str(latent),
+            "precision": precision_name(pipeline.precision),
+            **values,
+        },
+        sort_keys=True,
+    )
+
+
+def _chunk(path: Path) -> str | None:
+    try:
+        with Image.open(path) as image:
+            found = image.info.get("taming")
+    except OSError:
+        return None
+    return found if isinstance(found, str) else None
+
+
+def _write_grid(out: Path, paths: Sequence[Path]) -> None:
+    from taming_cli.data.images import read_image
+
+    images = torch.stack([read_image(path.read_bytes(), path.name) for path in paths])
+    columns = max(1, round((len(paths) * images.shape[2] / images.shape[3]) ** 0.5))
+    write_png(out / "grid.png", grid(images, columns=columns))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
