@@ -397,14 +397,14 @@ def test_another_makers_srgb_profile_changes_nothing_either():
     levels = np.linspace(0, 1, 256)
     curve = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
     table = b"curv\0\0\0\0" + struct.pack(">I256H", 256, *(round(65535 * value) for value in curve))
-    colorants = SRGB_D50 * 1.0007  # such roundings are found in real files
+    colorants = SRGB_D50 * 0.993  # real files are off by such amounts
     tags = {name: xyz(*colorants[:, n]) for n, name in enumerate((b"rXYZ", b"gXYZ", b"bXYZ"))}
     tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), table)
     nearly = profile(b"RGB ", b"XYZ ", b"mntr", tags)
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
     converted = ImageCms.profileToProfile(Image.fromarray(COLOUR), ImageCms.getOpenProfile(io.BytesIO(nearly)), srgb)
     moved = np.abs(np.asarray(converted).astype(int) - COLOUR).max()
-    assert 1 <= moved <= 2
+    assert moved == 1  # so converting would change the picture by nothing but rounding
     assert np.array_equal(read(encoded(COLOUR, icc_profile=nearly)), COLOUR)
 
 

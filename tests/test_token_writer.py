@@ -68,7 +68,9 @@ def datasets(path: Path) -> dict[str, Any]:
     """Everything in the file but its attributes, read by plain h5py."""
     found: dict[str, Any] = {}
     with h5py.File(path) as file:
-        file.visititems(lambda name, node: found.update({name: node[()]}) if isinstance(node, h5py.Dataset) else None)
+        for name in file:
+            group = {name: file[name]} if isinstance(file[name], h5py.Dataset) else file[name]
+            found |= {f"{name} {key}": dataset[()] for key, dataset in group.items()}
     return found
 
 

@@ -11,11 +11,11 @@ import h5py
 import numpy as np
 import pytest
 
+from taming_cli.data.token_columns import chunk_shape
 from taming_cli.data.tokens import (
     ConditionHeader,
     TokenFile,
     TokenHeader,
-    chunk_shape,
     code_dtype,
     decode_name,
     encode_name,

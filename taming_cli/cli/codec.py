@@ -57,9 +57,10 @@ def train_vqgan(
     """Train a codec on pictures: a run folder with its checkpoints, curves and reconstructions."""
     output = Output(json=json, quiet=quiet)
     from taming_cli.codec.locate import load_codec
-    from taming_cli.codec.train import COMMAND, Progress, fit
+    from taming_cli.codec.train import COMMAND, fit
     from taming_cli.config.fields import to_dict
     from taming_cli.config.resolve import flatten
+    from taming_cli.runtime.progress import Progress
     from taming_cli.runtime.rundir import Place, find_run, read_settings
 
     place = Place(out=out, name=name, resume=resume)

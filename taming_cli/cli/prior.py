@@ -48,8 +48,9 @@ def train_prior(
     from taming_cli.data.images import to_uint8
     from taming_cli.data.tokens import TokenFile
     from taming_cli.prior.model import prior_from
-    from taming_cli.prior.train import COMMAND, Progress, fit
+    from taming_cli.prior.train import COMMAND, fit
     from taming_cli.runtime.checkpoint import load_model
+    from taming_cli.runtime.progress import Progress
     from taming_cli.runtime.rundir import Place, find_run, read_settings
 
     place = Place(out=out, name=name, resume=resume)

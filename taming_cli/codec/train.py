@@ -1,16 +1,15 @@
 """Training a codec: `fit` is `taming train-vqgan`."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from taming_cli.codec.state import CodecState, start
-from taming_cli.codec.step import StepReport, codec_step, phase
+from taming_cli.codec.step import codec_step, phase
 from taming_cli.codec.validate import validate
 from taming_cli.codec.vqgan import VQGAN, codec_file, codec_from
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
@@ -22,25 +21,11 @@ from taming_cli.metrics import perplexity
 from taming_cli.runtime.checkpoint import load_model, load_trainer, read_header, save_model, save_trainer
 from taming_cli.runtime.device import pick_device, pick_precision
 from taming_cli.runtime.interrupt import StopRequest
+from taming_cli.runtime.progress import LOG_EVERY, Means, OnStep, Progress
 from taming_cli.runtime.rundir import Place, Run, open_run
 from taming_cli.runtime.schedule import Budget, cosine, warm_up
 
 COMMAND = "train-vqgan"
-LOG_EVERY = 10
-"""Steps between two lines of metrics.jsonl; their values are means over those steps."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """What a caller is told after each step: `spent` is the share of the training done; `values` the step's terms,
-    or a validation's figures where `validation` is set."""
-
-    step: int
-    spent: float
-    seconds: float
-    images_per_second: float
-    values: Mapping[str, float]
-    validation: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +50,7 @@ def fit(
     weights: Path | None = None,
     offline: bool = False,
     origins: Mapping[str, str] | None = None,
-    on_step: Callable[[Progress], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> TrainedCodec:
     """Train a codec on pictures (folders, files, archives) and leave it in a run directory.
 
@@ -148,7 +133,7 @@ class _Session:
     held: Sequence[Item]
     about: dict[str, Any]
     began: float
-    on_step: Callable[[Progress], None] | None
+    on_step: OnStep | None
 
 
 def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
@@ -157,7 +142,8 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
     run.rewind_log(state.step)
     budget = Budget(steps=train.steps, minutes=train.minutes)
     spent = budget.spent(state.step, state.seconds)
-    recent = _Recent(state)
+    means = Means()
+    counts = torch.zeros(state.codec.config.codebook_size)
     saved = time.monotonic()
     batches = train_batches(
         items,
@@ -180,13 +166,15 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
 
             state.seconds = time.monotonic() - session.began
             before, spent = spent, budget.spent(state.step, state.seconds)
-            recent.add(report, rate)
+            means.add(report.terms, len(images))
+            counts += torch.bincount(report.codes.flatten(), minlength=len(counts)).cpu()
             if state.step % LOG_EVERY == 0:
-                values = recent.take()
+                values = {**means.take(), "codebook_perplexity": perplexity(counts), "learning_rate": rate}
+                counts.zero_()
                 run.log(kind="train", step=state.step, images=state.images_seen, seconds=state.seconds, **values)
-                _tell(session, spent, values, recent.rate)
+                _tell(session, spent, values, means.images_per_second)
             if spent >= 1 or int(before / train.val_every) < int(spent / train.val_every):
-                _validate(session, spent, recent.rate)
+                _validate(session, spent, means.images_per_second)
                 _save(session)
                 saved = time.monotonic()
             elif time.monotonic() - saved > 60 * train.save_every:
@@ -249,32 +237,3 @@ def _tell(session: _Session, spent: float, values: Mapping[str, float], rate: fl
                 validation=validation,
             )
         )
-
-
-class _Recent:
-    """Means of the terms, and the codes used, over the steps since the last report."""
-
-    def __init__(self, state: CodecState) -> None:
-        self.size = state.codec.config.codebook_size
-        self.sums: dict[str, list[Tensor]] = {}
-        self.counts = torch.zeros(self.size)
-        self.learning_rate = 0.0
-        self.images, self.since, self.rate = 0, time.monotonic(), 0.0
-
-    def add(self, report: StepReport, learning_rate: float) -> None:
-        for name, value in report.terms.items():
-            self.sums.setdefault(name, []).append(value)
-        self.counts += torch.bincount(report.codes.flatten(), minlength=self.size).cpu()
-        self.learning_rate = learning_rate
-        self.images += len(report.codes)
-
-    def take(self) -> dict[str, float]:
-        now = time.monotonic()
-        self.rate = self.images / (now - self.since)
-        values = {name: torch.stack(terms).mean().item() for name, terms in self.sums.items()}
-        values["codebook_perplexity"] = perplexity(self.counts)
-        values["learning_rate"] = self.learning_rate
-        values["images_per_second"] = self.rate
-        self.sums, self.images, self.since = {}, 0, now
-        self.counts = torch.zeros(self.size)
-        return values

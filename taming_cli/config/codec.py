@@ -27,7 +27,7 @@ class CodecConfig:
     out_ch: int = option(3, "Channels of the decoder's output.", low=1, hidden=True)
     dropout: float = option(0.0, "Dropout in the residual blocks.", low=0, high=0.9)
     codebook_size: int = option(1024, "Entries of the codebook, K.", low=2, high=2**24)
-    codebook_dim: int = option(64, "Length of each entry, D.", low=1)
+    codebook_dim: int = option(8, "Length of each entry, D.", low=1)
     normalize: bool = option(False, "Compare codes by angle: entries and encoder outputs are scaled to length 1.")
 
     def __post_init__(self) -> None:
@@ -97,7 +97,7 @@ class CodecTrainConfig:
     quantizer: Literal["ema", "vq"] = option(
         "ema", "How the codebook learns: moving averages (ema) or by its own loss (vq, as published)."
     )
-    codebook_decay: float = option(0.99, "Decay of the ema quantizer's moving averages.", low=0, high=0.99999)
+    codebook_decay: float = option(0.9, "Decay of the ema quantizer's moving averages.", low=0, high=0.99999)
     revive: float = option(
         0.1, "Replace codes used less than this share of an even use; 0: never (as published).", low=0, high=1
     )

@@ -13,12 +13,13 @@ import numpy.typing as npt
 from taming_cli.data.tokens import (
     TokenFile,
     TokenHeader,
-    chunk_shape,
     code_dtype,
     encode_name,
     write_header,
     write_text,
 )
+
+CHUNK_BYTES = 32 * 1024
 
 Skipped = tuple[str, str]
 """The name of an item that could not be read, and why."""
@@ -49,7 +50,8 @@ def write_tokens(path: Path, content: TokenContent) -> None:
     Raises `OSError` when the disk refuses.
     """
     header, count = content.header, content.count
-    with _Disk(path, "w+") as disk, h5py.File(disk, "w", libver=("v110", "v110")) as file:
+    groups = ["conditions"] * bool(content.conditions) + ["skipped"] * bool(content.skipped)
+    with _Disk(path, "w+") as disk, _create_file(disk, groups) as file:
 
         def write(name: str, pieces: Pieces, count: int, row: tuple[int, ...], dtype: np.dtype[Any]) -> None:
             start = 0
@@ -83,6 +85,22 @@ def write_tokens(path: Path, content: TokenContent) -> None:
     assert written.header == header, path
 
 
+def chunk_shape(row: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Return the chunk for a dataset of shape (N, *row): whole rows up to 32 KiB; a bigger row is cut from its front.
+
+    (V, h, w) too big for a chunk is cut into views, then into lines of the grid, then within a line.
+    """
+    shape = [1] * (len(row) + 1)
+    room = max(1, CHUNK_BYTES // itemsize)
+    for axis in range(len(row), 0, -1):
+        shape[axis] = min(row[axis - 1], room)
+        room //= shape[axis]
+        if shape[axis] < row[axis - 1]:
+            return tuple(shape)
+    shape[0] = max(1, room)
+    return tuple(shape)
+
+
 class _Disk(io.FileIO):
     """A file that HDF5 writes to, which seems to take all and keeps the disk's first refusal for `check` to raise.
 
@@ -114,6 +132,26 @@ class _Disk(io.FileIO):
             raise self.refusal
 
 
+def _create_file(disk: _Disk, groups: Sequence[str]) -> h5py.File:
+    """Return a new HDF5 file with these groups, in the format of HDF5 1.10: the first with checksums on all metadata.
+
+    h5py's own constructors give no way, in its older versions, to leave out times of creation, without which equal
+    content gives equal bytes.
+    """
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, disk)
+    creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    creation.set_obj_track_times(False)
+    file = h5py.File(h5py.h5f.create(b"tokens", h5py.h5f.ACC_TRUNC, creation, access))
+    for group in groups:
+        creation = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
+        creation.set_obj_track_times(False)
+        h5py.h5g.create(file.id, group.encode(), gcpl=creation)
+    return file
+
+
 def _create_column(file: h5py.File, name: str, count: int, row: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
     return file.create_dataset(
         name,
@@ -124,7 +162,7 @@ def _create_column(file: h5py.File, name: str, count: int, row: tuple[int, ...],
         compression="gzip",
         shuffle=True,
         fletcher32=True,
-        track_times=False,  # equal content is to give equal bytes
+        track_times=False,
     )
 
 

@@ -29,7 +29,6 @@ from taming_cli.errors import BadFileError, UsageError
 
 FORMAT = "taming-tokens"
 FORMAT_VERSION = 1
-CHUNK_BYTES = 32 * 1024
 BLOCK_BYTES = 1024 * 1024  # how much is read or written in one go where a whole file passes through
 
 Rows = slice | Sequence[int] | npt.NDArray[np.integer[Any]]
@@ -53,22 +52,6 @@ def decode_name(text: str) -> str:
 def code_dtype(codebook_size: int) -> np.dtype[Any]:
     """Return the smallest dtype a token file uses for codes 0 .. codebook_size - 1."""
     return np.dtype(np.uint16 if codebook_size <= 65536 else np.uint32)
-
-
-def chunk_shape(row: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """Return the chunk for a dataset of shape (N, *row): whole rows up to 32 KiB; a bigger row is cut from its front.
-
-    (V, h, w) too big for a chunk is cut into views, then into lines of the grid, then within a line.
-    """
-    shape = [1] * (len(row) + 1)
-    room = max(1, CHUNK_BYTES // itemsize)
-    for axis in range(len(row), 0, -1):
-        shape[axis] = min(row[axis - 1], room)
-        room //= shape[axis]
-        if shape[axis] < row[axis - 1]:
-            return tuple(shape)
-    shape[0] = max(1, room)
-    return tuple(shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +143,7 @@ def read_header(file: h5py.File) -> TokenHeader:
         raise BadFileError(f"damaged: /codes has shape {codes.shape}, not (N, V, h, w)")
     count, views, height, width = codes.shape
     _dataset(file, "label_names")
-    kinds = sorted(file["conditions"]) if "conditions" in file else []
+    kinds = sorted(file["conditions"]) if _holds(file, "conditions") else []
     conditions = {}
     for kind in kinds:
         attributes = _dataset(file, f"conditions/{kind}").attrs
@@ -193,6 +176,10 @@ def read_header(file: h5py.File) -> TokenHeader:
     return header
 
 
+def _holds(file: h5py.File, group: str) -> bool:
+    return group in set(file)  # `group in file` would be False for a damaged one too
+
+
 def _dataset(file: h5py.File, name: str) -> Any:
     if not isinstance(file.get(name), h5py.Dataset):
         raise BadFileError(f"damaged: it has no dataset /{name}")
@@ -221,7 +208,7 @@ class TokenFile:
             self.label_names: tuple[str, ...] = _text(file["label_names"])
             planned = "plan_sha256" in file.attrs
             self.plan_sha256: str | None = read_text(file.attrs, "plan_sha256") if planned else None
-            skipped = file.get("skipped", {"names": np.empty(0, "S1"), "reasons": np.empty(0, "S1")})
+            skipped = file["skipped"] if _holds(file, "skipped") else {"names": [], "reasons": []}
             self.skipped: tuple[tuple[str, str], ...] = tuple(
                 zip(_text(skipped["names"]), _text(skipped["reasons"]), strict=True)
             )

@@ -21,28 +21,13 @@ from taming_cli.prior.state import PriorState, first_prior, nats, prior_step, st
 from taming_cli.runtime.checkpoint import ModelFile, load_trainer, read_header, save_model, save_trainer
 from taming_cli.runtime.device import pick_device, pick_precision
 from taming_cli.runtime.interrupt import StopRequest
+from taming_cli.runtime.progress import LOG_EVERY, Means, OnStep, Progress
 from taming_cli.runtime.rundir import Place, Run, open_run
 from taming_cli.runtime.schedule import Budget, cosine, warm_up
 
 COMMAND = "train-prior"
-LOG_EVERY = 10
-"""Steps between two lines of metrics.jsonl; their values are means over those steps."""
-
 Render = Callable[[Tensor], Tensor]
 """Codes (n, h, w) -> pictures (n, 3, H, W) uint8: the codec, which the prior does not know."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """What a caller is told after each step: `spent` is the share of the training done; `values` the step's terms,
-    or a validation's figures where `validation` is set."""
-
-    step: int
-    spent: float
-    seconds: float
-    images_per_second: float
-    values: Mapping[str, float]
-    validation: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +51,7 @@ def fit(
     place: Place | None = None,
     render: Render | None = None,
     origins: Mapping[str, str] | None = None,
-    on_step: Callable[[Progress], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> TrainedPrior:
     """Train a prior on token files of one codec and leave it in a run directory, the codec in its model file.
 
@@ -133,7 +118,7 @@ class _Session:
     about: dict[str, Any]
     render: Render | None
     began: float
-    on_step: Callable[[Progress], None] | None
+    on_step: OnStep | None
 
 
 def _go_on(session: _Session, saved: dict[str, Any]) -> None:
@@ -158,7 +143,7 @@ def _loop(session: _Session) -> None:
     run.rewind_log(state.step)
     budget = Budget(steps=train.steps, minutes=train.minutes)
     spent = budget.spent(state.step, state.seconds)
-    recent = _Recent()
+    means = Means()
     saved = time.monotonic()
     with StopRequest() as stop:
         while spent < 1 and not _out_of_patience(session):
@@ -168,15 +153,15 @@ def _loop(session: _Session) -> None:
 
             state.seconds = time.monotonic() - session.began
             before, spent = spent, budget.spent(state.step, state.seconds)
-            recent.add(terms, batch.targets)
+            means.add(terms, len(batch.targets))
             if state.step % LOG_EVERY == 0:
-                values = {**recent.take(), "learning_rate": rate}
+                values = {**means.take(), "learning_rate": rate}
                 run.log(kind="train", step=state.step, images=state.images_seen, seconds=state.seconds, **values)
-                _tell(session, spent, values, recent.images_per_second)
+                _tell(session, spent, values, means.images_per_second)
             if spent >= 1 or int(before / train.val_every) < int(spent / train.val_every):
                 better = _validate(session)
                 _save(session, best=better)
-                _tell(session, spent, state.validation, recent.images_per_second, validation=True)
+                _tell(session, spent, state.validation, means.images_per_second, validation=True)
                 saved = time.monotonic()
             elif time.monotonic() - saved > 60 * train.save_every:
                 _save(session)
@@ -275,26 +260,3 @@ def _tell(session: _Session, spent: float, values: Mapping[str, float], rate: fl
                 validation=validation,
             )
         )
-
-
-class _Recent:
-    """Means of the terms, and the rates, over the steps since the last report."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, list[Tensor]] = {}
-        self.images, self.tokens, self.since = 0, 0, time.monotonic()
-        self.images_per_second = 0.0
-
-    def add(self, terms: Mapping[str, Tensor], codes: Tensor) -> None:
-        for name, value in terms.items():
-            self.sums.setdefault(name, []).append(value)
-        self.images += codes.shape[0]
-        self.tokens += codes.numel()
-
-    def take(self) -> dict[str, float]:
-        now = time.monotonic()
-        values = {name: torch.stack(terms).mean().item() for name, terms in self.sums.items()}
-        self.images_per_second = self.images / (now - self.since)
-        values["tokens_per_second"] = self.tokens / (now - self.since)
-        self.sums, self.images, self.tokens, self.since = {}, 0, 0, now
-        return values

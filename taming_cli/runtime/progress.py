@@ -1,0 +1,52 @@
+"""What a training says of itself as it goes."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LOG_EVERY = 10
+"""Steps between two lines of metrics.jsonl; their values are means over those steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What a caller is told: `spent` is the share of the training done; `values` the means of the last steps' terms, or
+    a validation's figures where `validation` is set."""
+
+    step: int
+    spent: float
+    seconds: float
+    images_per_second: float
+    values: Mapping[str, float]
+    validation: bool = False
+
+
+OnStep = Callable[[Progress], None]
+
+
+class Means:
+    """Means of loss terms, and the rate of images, over the steps since they were last taken."""
+
+    def __init__(self) -> None:
+        self.images_per_second = 0.0
+        self._start()
+
+    def _start(self) -> None:
+        self._terms: dict[str, list[Tensor]] = {}
+        self._images, self._since = 0, time.monotonic()
+
+    def add(self, terms: Mapping[str, Tensor], images: int) -> None:
+        """One step's scalar terms, on any device; nothing waits for them here."""
+        for name, value in terms.items():
+            self._terms.setdefault(name, []).append(value)
+        self._images += images
+
+    def take(self) -> dict[str, float]:
+        """The means, and a new beginning; `images_per_second` is the rate since the last one."""
+        self.images_per_second = self._images / (time.monotonic() - self._since)
+        means = {name: torch.stack(values).mean().item() for name, values in self._terms.items()}
+        self._start()
+        return means
