@@ -336,7 +336,7 @@ def test_native_sizes_share_a_batch_with_equal_neighbours_only(tmp_path: Path):
 
 
 def test_the_views_of_a_picture_follow_each_other(items):
-    def views(source: Size) -> list[Crop]:
+    def views(item: Item, source: Size) -> list[Crop]:
         middle = centre_crop(source, SIZE)
         return [middle, middle._replace(flip=True), whole(source, SIZE)]
 
@@ -351,7 +351,7 @@ def test_the_views_of_a_picture_follow_each_other(items):
 
 
 def test_a_view_may_refuse_a_picture(items):
-    def views(source: Size) -> list[Crop]:
+    def views(item: Item, source: Size) -> list[Crop]:
         if source.width < 40:
             raise BadImageError("too small")
         return [whole(source, SIZE)]
@@ -400,7 +400,7 @@ def test_decoding_runs_ahead_but_not_away(items):
 
 
 def test_a_fault_of_ours_in_a_thread_is_not_taken_for_a_broken_picture(items):
-    def views(source: Size) -> list[Crop]:
+    def views(item: Item, source: Size) -> list[Crop]:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

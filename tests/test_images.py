@@ -569,9 +569,11 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_missing_folder_is_named(tmp_path: Path):
-    with pytest.raises(TamingError, match=r"away/a\.png: cannot be written: No such file"):
-        write_png(tmp_path / "away" / "a.png", torch.zeros(3, 2, 2, dtype=torch.uint8))
+def test_a_missing_folder_is_made_and_an_impossible_one_is_named(tmp_path: Path):
+    write_png(tmp_path / "away" / "a.png", torch.zeros(3, 2, 2, dtype=torch.uint8))
+    assert (tmp_path / "away" / "a.png").exists()
+    with pytest.raises(TamingError, match=r"a\.png/b\.png: cannot be written: "):
+        write_png(tmp_path / "away" / "a.png" / "b.png", torch.zeros(3, 2, 2, dtype=torch.uint8))
 
 
 def test_all_byte_values_survive_the_float_range():

@@ -71,6 +71,8 @@ def _describe(file: Path) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
+    if value in ({}, [], None, ""):
+        return "-"
     if isinstance(value, dict):
         return "\n" + "\n".join(
             f"    {name:<18} {_shown(inner).replace(chr(10), chr(10) + '    ')}" for name, inner in value.items()

@@ -28,25 +28,23 @@ SHARD_IMAGES = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """The views of a picture, from its size alone: the centre crop, its mirror image, then random crops.
+    """The views of a picture: the centre crop, its mirror image, then random crops.
 
     `count` views, all scaled to `size`; random ones have an area of at least `smallest` of the largest crop, and half
-    of them are mirrored. The n-th random crop of a picture of some size is always the same.
+    of them are mirrored. They follow from the picture's name, so a restarted job makes the same.
     """
 
     size: Size
     count: int
     smallest: float = 0.5
 
-    def __call__(self, source: Size) -> list[Crop]:
-        """`count` crops of a picture of size `source`."""
+    def __call__(self, item: Item, source: Size) -> list[Crop]:
+        """`count` crops of the picture `item`, which has size `source`."""
         centre = centre_crop(source, self.size)
-        crops = [centre, centre._replace(flip=True)]
-        for index in range(2, self.count):
-            key = int.from_bytes(hashlib.blake2b(f"{source} {index}".encode(), digest_size=8).digest(), "little")
-            rng = np.random.Generator(np.random.Philox(key=key))
-            crops.append(random_resized_crop(source, self.size, rng, scale=(self.smallest, 1.0)))
-        return crops[: self.count]
+        key = hashlib.blake2b(item.name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+        rng = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+        drawn = [random_resized_crop(source, self.size, rng, scale=(self.smallest, 1.0)) for _ in range(2, self.count)]
+        return [centre, centre._replace(flip=True), *drawn][: self.count]
 
 
 def tokenize(

@@ -18,6 +18,9 @@ from taming_cli.errors import UsageError
 
 Config = TypeVar("Config")
 
+MOST_NAMED = 24
+"""Names that a message lists at the most."""
+
 
 def option(
     default: Any,
@@ -148,7 +151,8 @@ def one_of(valid: Iterable[str], wrong: str) -> str:
     """`did you mean 'x'? valid: x, y`: the end of a message that refuses a name."""
     valid = list(valid)
     close = difflib.get_close_matches(wrong, valid, n=1)
-    return (f"did you mean {close[0]!r}? " if close else "") + "valid: " + ", ".join(valid)
+    more = f", ... ({len(valid)} in all)" if len(valid) > MOST_NAMED else ""
+    return (f"did you mean {close[0]!r}? " if close else "") + f"valid: {', '.join(valid[:MOST_NAMED])}{more}"
 
 
 def to_dict(config: Any) -> dict[str, Any]:

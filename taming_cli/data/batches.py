@@ -277,26 +277,26 @@ def eval_batches(
     items: Iterable[Item],
     *,
     size: Size | None = None,
-    views: Callable[[Size], Sequence[Crop]] | None = None,
+    views: Callable[[Item, Size], Sequence[Crop]] | None = None,
     batch_size: int,
     workers: int = 1,
 ) -> Generator[Batch, None, None]:
     """Every picture once, in order: its centre crop of `size`, or its `views`, or, with neither, all of it.
 
-    `views` is given a picture's size and returns its crops, all scaled to one size; it may raise BadImageError to have
-    the picture skipped. Pictures whose views differ in size or number from the ones before begin a new batch, so a
-    batch holds 1 to `batch_size` pictures. What cannot be read is skipped and reported in the batch before (at the
-    beginning: the first); only where no picture can be read comes a batch without pictures. `workers` threads decode
-    ahead; closing the generator ends them.
+    `views` is given an item and its picture's size and returns crops, all scaled to one size; it may raise
+    BadImageError to have the picture skipped. Pictures whose views differ in size or number from the ones before begin
+    a new batch, so a batch holds 1 to `batch_size` pictures. What cannot be read is skipped and reported in the batch
+    before (at the beginning: the first); only where no picture can be read comes a batch without pictures. `workers`
+    threads decode ahead; closing the generator ends them.
     """
     assert size is None or views is None
     assert batch_size >= 1
-    cut = views or (lambda source: [whole(source, source) if size is None else centre_crop(source, size)])
+    cut = views or (lambda item, source: [whole(source, source) if size is None else centre_crop(source, size)])
 
     def load(item: Item) -> _Viewed | Skipped:
         try:
             picture = read_rgb(item.read(), item.name)
-            crops = cut(Size(*picture.size))
+            crops = cut(item, Size(*picture.size))
         except BadImageError as error:
             return Skipped(item.name, _reason(item, error))
         return _Viewed(item, torch.stack([tensor(apply(picture, crop)) for crop in crops]))

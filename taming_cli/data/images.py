@@ -169,8 +169,8 @@ def read_image(data: bytes, name: str) -> Tensor:
 def write_png(path: Path, image: Tensor, text: Mapping[str, str] | None = None) -> None:
     """Write uint8 (3, H, W) as a PNG with `text` in its text chunks (keys: 1 to 79 Latin-1 characters).
 
-    The file appears whole or not at all: it is written under a temporary name in the same folder, then renamed. Raises
-    TamingError where the folder cannot be written to.
+    The file appears whole or not at all: it is written under a temporary name in the same folder, then renamed; the
+    folder is made where it is missing. Raises TamingError where it cannot be written to.
     """
     assert image.dtype == torch.uint8
     assert image.ndim == 3
@@ -182,6 +182,7 @@ def write_png(path: Path, image: Tensor, text: Mapping[str, str] | None = None) 
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb") as stream:
                 picture.save(stream, "PNG", pnginfo=chunks)
