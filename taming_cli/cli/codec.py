@@ -11,6 +11,7 @@ import typer
 
 from taming_cli.cli import options as o
 from taming_cli.cli.console import Output, figures
+from taming_cli.cli.training import last_word, take_up
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
 from taming_cli.config.resolve import Layer
 from taming_cli.config.size import Size
@@ -59,21 +60,12 @@ def train_vqgan(
     from taming_cli.codec.locate import load_codec
     from taming_cli.codec.train import COMMAND, fit
     from taming_cli.config.fields import to_dict
-    from taming_cli.config.resolve import flatten
     from taming_cli.runtime.progress import Progress
-    from taming_cli.runtime.rundir import Place, find_run, read_settings
+    from taming_cli.runtime.rundir import Place
 
     place = Place(out=out, name=name, resume=resume)
-    recorded = None
-    if resume:
-        folder = find_run(COMMAND, place)
-        assert folder is not None
-        settings = read_settings(folder)
-        recorded = flatten(settings["config"])
-        images = images or [Path(path) for path in settings["inputs"]]
-        output.note(f"going on with {folder}")
-    if not images:
-        raise UsageError("name the pictures to train on: taming train-vqgan IMAGES")
+    usage = "name the pictures to train on: taming train-vqgan IMAGES"
+    pictures, recorded = take_up(output, COMMAND, place, images, usage)
     fixed = None
     if flags["init"] is not None and not resume:
         codec, _ = load_codec(Path(flags["init"]))
@@ -89,7 +81,7 @@ def train_vqgan(
     )
     codec_config, critic, train = resolved.configs
     if dry_run:
-        return _dry_run(output, images, codec_config, train)
+        return _dry_run(output, pictures, codec_config, train)
 
     with output.bar("training", 1.0) as bar:
 
@@ -104,7 +96,7 @@ def train_vqgan(
             bar.update(progress.spent, text)
 
         trained = fit(
-            images,
+            pictures,
             codec=codec_config,
             critic=critic,
             train=train,
@@ -115,18 +107,7 @@ def train_vqgan(
             on_step=on_step,
         )
     output.skipped(trained.skipped)
-    output.result(
-        f"{trained.best}\n{figures(trained.validation)}".strip(),
-        {
-            "run": str(trained.run),
-            "best": str(trained.best),
-            "last": str(trained.last),
-            "step": trained.step,
-            **trained.validation,
-            "skipped": dict(trained.skipped),
-        },
-        short=str(trained.best),
-    )
+    last_word(output, trained, skipped=dict(trained.skipped))
     return 3 if trained.skipped else 0
 
 

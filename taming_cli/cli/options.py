@@ -137,7 +137,9 @@ def settle(
     if recorded is not None:
         if preset_name or config_file:
             raise UsageError("a resumed run keeps its settings; leave out --preset and --config")
-        return resolve(classes, [given, Layer("resumed run", recorded)])
+        from taming_cli.runtime.rundir import RESUMED
+
+        return resolve(classes, [given, Layer(RESUMED, recorded)])
     layers = [given]
     if fixed is not None:
         layers.append(fixed)

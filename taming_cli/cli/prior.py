@@ -9,11 +9,11 @@ import typer
 
 from taming_cli.cli import options as o
 from taming_cli.cli.console import Output, figures
+from taming_cli.cli.training import last_word, take_up
 from taming_cli.config.fields import to_dict
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
-from taming_cli.config.resolve import Layer, flatten
+from taming_cli.config.resolve import Layer
 from taming_cli.config.sampling import SampleConfig
-from taming_cli.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -51,19 +51,11 @@ def train_prior(
     from taming_cli.prior.train import COMMAND, fit
     from taming_cli.runtime.checkpoint import load_model
     from taming_cli.runtime.progress import Progress
-    from taming_cli.runtime.rundir import Place, find_run, read_settings
+    from taming_cli.runtime.rundir import Place
 
     place = Place(out=out, name=name, resume=resume)
-    recorded = None
-    if resume:
-        folder = find_run(COMMAND, place)
-        assert folder is not None
-        settings = read_settings(folder)
-        recorded = flatten(settings["config"])
-        tokens = tokens or [Path(path) for path in settings["inputs"]]
-        output.note(f"going on with {folder}")
-    if not tokens:
-        raise UsageError("name the token files to train on: taming train-prior tokens.h5")
+    usage = "name the token files to train on: taming train-prior tokens.h5"
+    files, recorded = take_up(output, COMMAND, place, tokens, usage)
     fixed = None
     if flags["init"] is not None and not resume:
         first = load_model(Path(flags["init"]), "taming-prior")
@@ -78,8 +70,8 @@ def train_prior(
         fixed=fixed,
     )
     prior_config, train = resolved.configs
-    with TokenFile(tokens[0]) as first_file:
-        network, model, path = codec_for(first_file.header, tokens[0], codec)
+    with TokenFile(files[0]) as first_file:
+        network, model, path = codec_for(first_file.header, files[0], codec)
     output.note(f"codec: {path}")
     with output.bar("training", 1.0) as bar:
 
@@ -92,7 +84,7 @@ def train_prior(
             bar.update(progress.spent, text)
 
         trained = fit(
-            tokens,
+            files,
             prior=prior_config,
             train=train,
             codec=model,
@@ -103,17 +95,7 @@ def train_prior(
         )
     for note in trained.notes:
         output.note(note)
-    output.result(
-        f"{trained.best}\n{figures(trained.validation)}".strip(),
-        {
-            "run": str(trained.run),
-            "best": str(trained.best),
-            "last": str(trained.last),
-            "step": trained.step,
-            **trained.validation,
-        },
-        short=str(trained.best),
-    )
+    last_word(output, trained)
     return 0
 
 

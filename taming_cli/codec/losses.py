@@ -22,6 +22,11 @@ def l1(x: Tensor, x_rec: Tensor) -> Tensor:
     return (x.float() - x_rec.float()).abs().mean()
 
 
+def l2(x: Tensor, x_rec: Tensor) -> Tensor:
+    """Mean squared difference of pictures (B, C, H, W): a scalar."""
+    return F.mse_loss(x_rec.float(), x.float())
+
+
 def codebook_loss(z_e: Tensor, z_q: Tensor, beta: float, *, legacy: bool = False, learned: bool = True) -> Tensor:
     """The codebook and commitment terms, mean over all of (B, D, h, w): a scalar.
 

@@ -12,7 +12,7 @@ from taming_cli.codec.state import CodecState
 from taming_cli.config.codec import CodecTrainConfig
 from taming_cli.data.images import to_float
 from taming_cli.errors import NonFiniteLossError
-from taming_cli.judges.perceptual import Features, Perceptual
+from taming_cli.judges.perceptual import Perceptual
 from taming_cli.runtime.device import autocast, full_precision
 
 
@@ -68,30 +68,19 @@ def codec_step(
         x_rec = codec.decoder.conv_out(features.float())
     seen = x_rec.detach().requires_grad_()  # the losses' own leaf: their gradients end here
 
-    terms = {"l1": losses.l1(x, seen)}
-    rec = config.l1_weight * terms["l1"]
-    if judge is not None and config.perceptual_weight:
-        with autocast(device, state.precision):
-            terms["perceptual"] = judge.distance(_real(judge, x, state.step), seen).mean()
-        rec = rec + config.perceptual_weight * terms["perceptual"]
-    (grad_rec,) = torch.autograd.grad(rec, seen)
+    terms = _reconstruction(x, seen, judge, state, config)
+    (gradient,) = torch.autograd.grad(terms["reconstruction"], seen)
+    if now.critic:
+        terms |= _critic(x, seen, state)
+    if now.adversarial:
+        (grad_gen,) = torch.autograd.grad(terms["generator"], seen, retain_graph=True)
+        last = codec.decoder.last_layer
+        at_last = [torch.autograd.grad(x_rec, last, g, retain_graph=True)[0] for g in (gradient, grad_gen)]
+        terms["adaptive"] = losses.adaptive_weight(*at_last)
+        gradient = gradient + config.disc_weight * now.adversarial * terms["adaptive"] * grad_gen
     terms["codebook"] = losses.codebook_loss(
         quantized.z_e, quantized.z_q, config.beta, legacy=config.legacy, learned=config.quantizer == "vq"
     )
-
-    gradient = grad_rec
-    if now.critic:
-        with autocast(device, state.precision):
-            logits = losses.CriticLogits(real=state.critic(x), fake=state.critic(seen))
-        terms["critic"] = losses.critic_loss(logits, state.critic.config.disc_loss)
-        terms["logits_real"], terms["logits_fake"] = logits.real.float().mean(), logits.fake.float().mean()
-        if now.adversarial:
-            terms["generator"] = losses.generator_loss(logits.fake)
-            (grad_gen,) = torch.autograd.grad(terms["generator"], seen, retain_graph=True)
-            last = codec.decoder.last_layer
-            at_last = [torch.autograd.grad(x_rec, last, g, retain_graph=True)[0] for g in (grad_rec, grad_gen)]
-            terms["adaptive"] = losses.adaptive_weight(*at_last)
-            gradient = grad_rec + config.disc_weight * now.adversarial * terms["adaptive"] * grad_gen
 
     state.codec_optimizer.zero_grad(set_to_none=True)
     trained = [parameter for parameter in codec.parameters() if parameter.requires_grad]
@@ -117,9 +106,35 @@ def codec_step(
     return StepReport(terms={name: term.detach() for name, term in terms.items()}, codes=quantized.codes)
 
 
-@torch.no_grad()
-def _real(judge: Perceptual, x: Tensor, step: int) -> Features:
-    return judge.features(x, step)
+def _reconstruction(
+    x: Tensor, seen: Tensor, judge: Perceptual | None, state: CodecState, config: CodecTrainConfig
+) -> dict[str, Tensor]:
+    """The pixel and perceptual terms, and `reconstruction`, their weighted sum."""
+    terms = {"l1": losses.l1(x, seen)}
+    total = config.l1_weight * terms["l1"]
+    if config.l2_weight:
+        terms["l2"] = losses.l2(x, seen)
+        total = total + config.l2_weight * terms["l2"]
+    if judge is not None and config.perceptual_weight:
+        with autocast(x.device, state.precision):
+            with torch.no_grad():
+                real = judge.features(x, state.step)
+            terms["perceptual"] = judge.distance(real, seen).mean()
+        total = total + config.perceptual_weight * terms["perceptual"]
+    terms["reconstruction"] = total
+    return terms
+
+
+def _critic(x: Tensor, seen: Tensor, state: CodecState) -> dict[str, Tensor]:
+    """Both sides of the adversarial game, from one pass of the critic over each of real and generated pictures."""
+    with autocast(x.device, state.precision):
+        logits = losses.CriticLogits(real=state.critic(x), fake=state.critic(seen))
+    return {
+        "critic": losses.critic_loss(logits, state.critic.config.disc_loss),
+        "generator": losses.generator_loss(logits.fake),
+        "logits_real": logits.real.float().mean(),
+        "logits_fake": logits.fake.float().mean(),
+    }
 
 
 def _refuse_non_finite(terms: dict[str, Tensor], step: int) -> None:

@@ -21,7 +21,8 @@ from taming_cli.metrics import perplexity
 from taming_cli.runtime.checkpoint import load_model, load_trainer, read_header, save_model, save_trainer
 from taming_cli.runtime.device import pick_device, pick_precision
 from taming_cli.runtime.interrupt import StopRequest
-from taming_cli.runtime.progress import LOG_EVERY, Means, OnStep, Progress
+from taming_cli.runtime.progress import LOG_EVERY, Means, OnStep, tell
+from taming_cli.runtime.report import write_report
 from taming_cli.runtime.rundir import Place, Run, open_run
 from taming_cli.runtime.schedule import Budget, cosine, warm_up
 
@@ -170,6 +171,7 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
             counts += torch.bincount(report.codes.flatten(), minlength=len(counts)).cpu()
             if state.step % LOG_EVERY == 0:
                 values = {**means.take(), "codebook_perplexity": perplexity(counts), "learning_rate": rate}
+                values["images_per_second"] = means.images_per_second
                 counts.zero_()
                 run.log(kind="train", step=state.step, images=state.images_seen, seconds=state.seconds, **values)
                 _tell(session, spent, values, means.images_per_second)
@@ -206,6 +208,7 @@ def _save(session: _Session) -> None:
     """Trainer file first, then the model files of the same step; `_mend` repairs a kill in between."""
     save_trainer(session.run.trainer, session.state.state_dict())
     _save_models(session)
+    write_report(session.run.folder)
 
 
 def _save_models(session: _Session) -> None:
@@ -225,15 +228,13 @@ def _mend(session: _Session) -> None:
 
 
 def _tell(session: _Session, spent: float, values: Mapping[str, float], rate: float, validation: bool = False) -> None:
-    if session.on_step is not None:
-        state = session.state
-        session.on_step(
-            Progress(
-                step=state.step,
-                spent=min(1.0, spent),
-                seconds=state.seconds,
-                images_per_second=rate,
-                values=values,
-                validation=validation,
-            )
-        )
+    state = session.state
+    tell(
+        session.on_step,
+        step=state.step,
+        spent=min(1.0, spent),
+        seconds=state.seconds,
+        images_per_second=rate,
+        values=values,
+        validation=validation,
+    )

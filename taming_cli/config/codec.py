@@ -80,6 +80,7 @@ class CodecTrainConfig:
     ema: float = option(0.998, "Decay of the moving average of the weights; 0: none.", low=0, high=0.99999)
 
     l1_weight: float = option(1.0, "Weight of the L1 term.", low=0)
+    l2_weight: float = option(0.0, "Weight of a squared error: brings large areas and colours sooner.", low=0)
     perceptual: Literal["lpips-vgg", "lpips-alex", "lpips-squeeze", "efficientnet-lite0", "none"] = option(
         "efficientnet-lite0", "Perceptual network; only efficientnet-lite0 and none need no download."
     )

@@ -21,7 +21,8 @@ from taming_cli.prior.state import PriorState, first_prior, nats, prior_step, st
 from taming_cli.runtime.checkpoint import ModelFile, load_trainer, read_header, save_model, save_trainer
 from taming_cli.runtime.device import pick_device, pick_precision
 from taming_cli.runtime.interrupt import StopRequest
-from taming_cli.runtime.progress import LOG_EVERY, Means, OnStep, Progress
+from taming_cli.runtime.progress import LOG_EVERY, Means, OnStep, tell
+from taming_cli.runtime.report import write_report
 from taming_cli.runtime.rundir import Place, Run, open_run
 from taming_cli.runtime.schedule import Budget, cosine, warm_up
 
@@ -156,6 +157,7 @@ def _loop(session: _Session) -> None:
             means.add(terms, len(batch.targets))
             if state.step % LOG_EVERY == 0:
                 values = {**means.take(), "learning_rate": rate}
+                values["images_per_second"] = means.images_per_second
                 run.log(kind="train", step=state.step, images=state.images_seen, seconds=state.seconds, **values)
                 _tell(session, spent, values, means.images_per_second)
             if spent >= 1 or int(before / train.val_every) < int(spent / train.val_every):
@@ -236,6 +238,7 @@ def _save(session: _Session, *, best: bool = False) -> None:
     save_model(run.last, model)
     if best:
         save_model(run.best, model)
+    write_report(run.folder)
 
 
 def _notes(session: _Session) -> tuple[str, ...]:
@@ -248,15 +251,13 @@ def _notes(session: _Session) -> tuple[str, ...]:
 
 
 def _tell(session: _Session, spent: float, values: Mapping[str, float], rate: float, validation: bool = False) -> None:
-    if session.on_step is not None:
-        state = session.state
-        session.on_step(
-            Progress(
-                step=state.step,
-                spent=min(1.0, spent),
-                seconds=state.seconds,
-                images_per_second=rate,
-                values=values,
-                validation=validation,
-            )
-        )
+    state = session.state
+    tell(
+        session.on_step,
+        step=state.step,
+        spent=min(1.0, spent),
+        seconds=state.seconds,
+        images_per_second=rate,
+        values=values,
+        validation=validation,
+    )

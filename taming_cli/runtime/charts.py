@@ -8,20 +8,21 @@ from taming_cli.runtime.page import Html, el
 
 MOST_POINTS = 300
 """Points drawn of a line; more are replaced by means over stretches of equal length."""
-MOST_DOTS = 16
-"""Up to so many points a strong line shows each as a dot that tells its value."""
+MOST_DOTS = 40
 LABEL_HEIGHT = 0.09
 """A label's height as a share of the plot's: two closer than this are moved apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One curve through `points`, (step, value), finite. `strong` is what counts, others are faint; `hue` is 0 or 1."""
+    """One curve through `points`, (step, value), finite. `strong` is what counts, others are faint; `hue` is 0 or 1;
+    `dots` shows its points, where there are few, as dots that tell their value."""
 
     name: str
     points: Sequence[tuple[float, float]]
     strong: bool = True
     hue: int = 0
+    dots: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ class Axis:
 def draw(chart: Chart, *, wide: bool = False) -> Html:
     """The chart as a figure; every line needs a point at least."""
     lines = [(line, thin(line.points)) for line in sorted(chart.lines, key=lambda line: line.strong)]
-    steps = linear_axis([0.0, *(step for _, points in lines for step, _ in points)], 4, pad=0)
+    steps = linear_axis(0.0, max(1.0, *(step for _, points in lines for step, _ in points)), 4)
     values = value_axis(chart, [value for _, points in lines for _, value in points])
     drawing = [el("path", d=f"M0 {_y(values, tick)}H1000", class_="grid") for tick in values.ticks]
     for line, points in lines:
@@ -99,28 +100,25 @@ def thin(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> Sequ
 
 
 def value_axis(chart: Chart, values: Sequence[float]) -> Axis:
-    """The axis for the chart's values: logarithmic where it may and should be."""
-    if chart.log and min(values) > 0 and max(values) > 100 * min(values):
-        exponents = range(math.ceil(math.log10(min(values))), math.floor(math.log10(max(values))) + 1)
-        every = -(-len(exponents) // 5)
-        return Axis(
-            low=min(values) / 1.2, high=max(values) * 1.2, ticks=[10.0**n for n in exponents[::every]], log=True
-        )
-    bounds = [bound for bound in (chart.low, chart.high) if bound is not None]
-    axis = linear_axis([*values, *bounds], 5, pad=0.06)
-    low = axis.low if chart.low is None or min(values) < chart.low else chart.low
-    high = axis.high if chart.high is None or max(values) > chart.high else chart.high
-    return Axis(low=low, high=high, ticks=[tick for tick in axis.ticks if low <= tick <= high])
-
-
-def linear_axis(values: Sequence[float], count: int, *, pad: float) -> Axis:
-    """An axis over the values, a share `pad` longer at both ends, with about `count` ticks at 1, 2 or 5 times 10^n."""
+    """The axis for the chart's values, a little longer than they need: logarithmic where it may and should be."""
     low, high = min(values), max(values)
+    if chart.log and low > 0 and high > 100 * low:
+        exponents = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+        every = -(-len(exponents) // 5)
+        return Axis(low=low / 1.2, high=high * 1.2, ticks=[10.0**n for n in exponents[::every]], log=True)
     if high == low:
         low, high = low - (abs(low) * 0.1 or 0.5), high + (abs(high) * 0.1 or 0.5)
-    low, high = low - pad * (high - low), high + pad * (high - low)
-    power = 10.0 ** math.floor(math.log10((high - low) / count))
-    step = next(power * nice for nice in (1, 2, 5, 10) if power * nice >= (high - low) / count * 0.999)
+    pad = 0.06 * (high - low)
+    low = low - pad if chart.low is None or low < chart.low else chart.low
+    high = high + pad if chart.high is None or high > chart.high else chart.high
+    return linear_axis(low, high, 5)
+
+
+def linear_axis(low: float, high: float, most: int) -> Axis:
+    """From `low` to a larger `high`; at most `most` steps of 1, 2 or 5 times 10^n between its ticks."""
+    wanted = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(wanted))
+    step = next(power * nice for nice in (1, 2, 5, 10, 20) if power * nice >= wanted * (1 - 1e-9))
     ticks = [n * step for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
     return Axis(low=low, high=high, ticks=ticks)
 
@@ -130,7 +128,7 @@ def _curve(line: Line, points: Sequence[tuple[float, float]], steps: Axis, value
     drawn = [el("path", d="M" + "L".join(at), class_=_class(line))] if len(at) > 1 else []
     for n, (step, value) in enumerate(points):
         is_last = n == len(points) - 1
-        if is_last or (line.strong and len(points) <= MOST_DOTS):
+        if is_last or (line.dots and len(points) <= MOST_DOTS):
             says = el("title", f"step {step:,.0f}, {line.name}: {number(value)} {unit}")
             drawn.append(el("path", says, d=f"M{at[n]}h0", class_=f"dot {_class(line)}"))
     return drawn
@@ -143,10 +141,7 @@ def _last_values(lines: Sequence[tuple[Line, Sequence[tuple[float, float]]]], va
     )
     heights = [end[0] for end in ends]
     for n in range(1, len(heights)):
-        overlap = LABEL_HEIGHT - (heights[n] - heights[n - 1])
-        if overlap > 0:
-            heights[n - 1] -= overlap / 2
-            heights[n] += overlap / 2
+        heights[n] = max(heights[n], heights[n - 1] + LABEL_HEIGHT)
     return [
         el("span", number(value), class_=f"last {_class(line)}", style=f"bottom:{_percent(height)}")
         for height, (_, value, line) in zip(heights, ends, strict=True)

@@ -103,6 +103,7 @@ def chart_of(record: RunRecord, wanted: Curves) -> Chart | None:
             points=points,
             strong=kind == "validation" or not beside,
             hue=0 if beside else n,
+            dots=kind == "validation",
         )
         for n, (kind, name, points) in enumerate(found)
     ]

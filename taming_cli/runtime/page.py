@@ -130,8 +130,8 @@ figure { margin: 0; }
 .chart.wide { grid-column: 1 / -1; }
 .chart figcaption { display: flex; flex-wrap: wrap; gap: 0 1rem; align-items: baseline; font-size: .8rem; }
 .chart figcaption strong { flex: 1 0 100%; color: var(--ink); font-size: .98rem; font-weight: 600; }
-.key { display: inline-flex; align-items: center; gap: .4em; }
-.key::before { content: ""; width: 1.1em; border-top: 2.2px solid currentColor; }
+.key::before { content: ""; display: inline-block; width: 1.1em; margin-right: .4em; vertical-align: .25em;
+  border-top: 2.2px solid currentColor; }
 .key.faint::before { border-top-width: 1.5px; }
 .plot { position: relative; height: 170px; margin: 1.8rem 3.6rem 1.7rem 3.1rem; font-size: .75rem; line-height: 1; }
 .wide .plot { height: 250px; }

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,12 @@ class Progress:
 
 
 OnStep = Callable[[Progress], None]
+
+
+def tell(on_step: OnStep | None, **what: Any) -> None:
+    """Call `on_step` with a `Progress` of these fields, where there is one to call."""
+    if on_step is not None:
+        on_step(Progress(**what))
 
 
 class Means:

@@ -22,6 +22,9 @@ from taming_cli.config.fields import to_dict
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.runtime.checkpoint import write_atomically
 
+RESUMED = "resumed run"
+"""The origin of a value that a resumed run keeps; config.json goes on saying where it came from at first."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
@@ -99,6 +102,7 @@ def open_run(
     where each value came from. Raises UsageError where the place holds a run with other settings, or something else.
     """
     folder = find_run(command, place)
+    origins = dict(origins)
     settings = {
         "command": command,
         "inputs": list(inputs),
@@ -107,7 +111,9 @@ def open_run(
     if folder is None:
         folder = next_folder(place.root / command)
     elif (folder / "config.json").exists():
-        _check_same(folder, read_settings(folder), settings, groups)
+        before = read_settings(folder)
+        _check_same(folder, before, settings, groups)
+        origins |= {name: said for name, said in before.get("origins", {}).items() if origins.get(name) == RESUMED}
     elif folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} exists and is not a run; give another --out or --name")
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +122,7 @@ def open_run(
     run.samples.mkdir(exist_ok=True)
     for leftover in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):  # of a killed process: we hold the lock
         leftover.unlink()
-    settings["origins"] = dict(origins)
+    settings["origins"] = origins
     _write_json(folder / "config.json", settings)
     _write_json(folder / "env.json", environment())
     return run

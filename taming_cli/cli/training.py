@@ -1,0 +1,47 @@
+"""What the two training commands share: taking up a run, and the last word."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from taming_cli.cli.console import Output, figures
+from taming_cli.config.resolve import flatten
+from taming_cli.errors import UsageError
+
+
+class Start(NamedTuple):
+    """The inputs, and the recorded settings of the run that goes on (None for a new one)."""
+
+    inputs: list[Path]
+    recorded: Mapping[str, Any] | None
+
+
+def take_up(output: Output, command: str, place: Any, inputs: Sequence[Path] | None, usage: str) -> Start:
+    """With `--resume`, what the run's config.json says, inputs included; else the inputs given. UsageError for none."""
+    from taming_cli.runtime.rundir import find_run, read_settings
+
+    if place.resume:
+        folder = find_run(command, place)
+        assert folder is not None
+        settings = read_settings(folder)
+        output.note(f"going on with {folder}")
+        return Start(list(inputs or map(Path, settings["inputs"])), flatten(settings["config"]))
+    if not inputs:
+        raise UsageError(usage)
+    return Start(list(inputs), None)
+
+
+def last_word(output: Output, trained: Any, **more: Any) -> None:
+    """The best checkpoint's path, and how it does on what was held out."""
+    output.result(
+        f"{trained.best}\n{figures(trained.validation)}".strip(),
+        {
+            "run": str(trained.run),
+            "best": str(trained.best),
+            "last": str(trained.last),
+            "step": trained.step,
+            **trained.validation,
+            **more,
+        },
+        short=str(trained.best),
+    )

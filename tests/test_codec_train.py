@@ -1,0 +1,571 @@
+"""Training a codec: exact resume, what is refused, what the step computes, and what ends up in the files."""
+
+import copy
+import json
+import math
+import os
+import shutil
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from taming_cli.codec import train as training
+from taming_cli.codec.state import CodecState, start
+from taming_cli.codec.step import Phase, codec_step, phase
+from taming_cli.codec.train import TrainedCodec, fit
+from taming_cli.codec.vqgan import VQGAN, codec_from
+from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
+from taming_cli.config.size import Size
+from taming_cli.data.images import to_float
+from taming_cli.errors import Interrupted, NonFiniteLossError, UsageError
+from taming_cli.runtime.checkpoint import load_model, load_trainer
+from taming_cli.runtime.progress import Progress
+from taming_cli.runtime.rundir import Place
+
+CODEC = CodecConfig(
+    ch=32,
+    ch_mult=(1, 1),
+    num_res_blocks=1,
+    attn_resolutions=(),
+    z_channels=4,
+    resolution=32,
+    dropout=0.1,
+    codebook_size=16,
+    codebook_dim=4,
+)
+CRITIC = CriticConfig(disc_ndf=4, disc_num_layers=2, disc_loss="hinge")
+TRAIN = CodecTrainConfig(
+    size=Size(32, 32),
+    steps=12,
+    minutes=0.0,
+    batch_size=2,
+    learning_rate=2e-3,
+    critic_learning_rate=1e-3,
+    warmup=2,
+    clip=1.0,
+    ema=0.9,
+    perceptual="none",
+    disc_weight=0.5,
+    critic_start=0.25,
+    disc_start=0.5,
+    disc_ramp=0.25,
+    quantizer="ema",
+    codebook_decay=0.9,
+    revive=0.3,
+    held=0.3,
+    val_every=0.25,
+    save_every=60.0,
+    seed=3,
+    device="cpu",
+    precision="fp32",
+    workers=0,
+    cache=16,
+)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten pictures of smooth random colours, in two folders."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        small = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        path = folder / ("even", "odd")[number % 2] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(small).resize((44, 36), Image.Resampling.BICUBIC).save(path)
+    return folder
+
+
+@pytest.fixture
+def run(pictures: Path, tmp_path: Path) -> Callable[..., TrainedCodec]:
+    def train_as(name: str, *, train: CodecTrainConfig = TRAIN, **options: Any) -> TrainedCodec:
+        place = Place(name=name, root=tmp_path / "runs")
+        return fit([pictures], **{"codec": CODEC, "critic": CRITIC, "train": train, "place": place, **options})
+
+    return train_as
+
+
+@pytest.fixture(scope="module")
+def first(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedCodec:
+    """One undisturbed training that several tests start from, or compare with; every step is in its log."""
+    place = Place(out=tmp_path_factory.mktemp("first") / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "LOG_EVERY", 1)
+        return fit([pictures], codec=CODEC, critic=CRITIC, train=TRAIN, place=place)
+
+
+@pytest.fixture
+def taken(first: TrainedCodec, tmp_path: Path) -> Path:
+    """A copy of that run, under the name `taken`."""
+    folder = tmp_path / "runs" / "train-vqgan" / "taken"
+    shutil.copytree(first.run, folder)
+    return folder
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def stop_at(step: int) -> Callable[[Progress], None]:
+    def on_step(progress: Progress) -> None:
+        if progress.step == step and not progress.validation:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return on_step
+
+
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as one mapping from dotted names to leaves."""
+    if isinstance(value, Mapping):
+        value = [(key, value[key]) for key in sorted(value, key=str)]
+    elif isinstance(value, list | tuple):
+        value = list(enumerate(value))
+    else:
+        return {name: value}
+    leaves: dict[str, Any] = {}
+    for key, one in value:
+        leaves |= flat(one, f"{name}.{key}" if name else str(key))
+    return leaves
+
+
+def differing(one: Any, other: Any) -> list[str]:
+    """The names under which two nested states are not bit for bit the same."""
+    a, b = flat(one), flat(other)
+    same = {
+        name
+        for name in a.keys() & b.keys()
+        if (torch.equal(a[name], b[name]) if isinstance(a[name], Tensor) else a[name] == b[name])
+    }
+    return sorted((a.keys() | b.keys()) - same)
+
+
+def lines(run: Path, kind: str = "train") -> list[dict[str, Any]]:
+    read = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in read if line["kind"] == kind]
+
+
+def assert_same_end(one: TrainedCodec, other: TrainedCodec) -> None:
+    for name in ("last", "best"):
+        a, b = load_model(getattr(one, name)), load_model(getattr(other, name))
+        assert differing(a.tensors, b.tensors) == []
+        assert (a.config, a.about) == (b.config, b.about)
+    a, b = (load_trainer(done.run / "trainer.pt") for done in (one, other))
+    assert set(differing(a, b)) <= {"seconds"}
+    assert one.validation == other.validation
+
+
+# --- stop and resume --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"quantizer": "vq", "revive": 0.0}, {"perceptual": "efficientnet-lite0", "steps": 6, "val_every": 0.5}],
+    ids=["ema", "vq", "perceptual"],
+)
+def test_a_stopped_and_resumed_training_ends_bit_for_bit_like_an_undisturbed_one(
+    changes: dict[str, Any], run: Callable[..., TrainedCodec], first: TrainedCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "LOG_EVERY", 1)
+    train = replace(TRAIN, **changes)
+    whole = run("whole", train=train) if changes else first
+    for step in (2, 5) if "perceptual" in changes else (1, 7, 11):
+        with pytest.raises(Interrupted, match=f"after step {step}, all is saved; go on with: taming train-vqgan"):
+            run("parts", train=train, on_step=stop_at(step))
+    parts = run("parts", train=train)
+    assert_same_end(whole, parts)
+    for kind in ("train", "validation"):
+        logged = [[{**line, "seconds": 0} for line in lines(done.run, kind)] for done in (whole, parts)]
+        assert logged[0] == logged[1]
+
+
+@pytest.mark.parametrize("part", ["codebook.sums", "critic_optimizer.state.0.exp_avg", "average.decoder.conv_in.bias"])
+def test_a_resume_that_forgot_something_would_be_noticed(
+    part: str, run: Callable[..., TrainedCodec], first: TrainedCodec, tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted):
+        run("parts", on_step=stop_at(10))
+    trainer = tmp_path / "runs" / "train-vqgan" / "parts" / "trainer.pt"
+    state = load_trainer(trainer)
+    flat(state)[part].zero_()
+    torch.save(state, trainer)
+    assert differing(load_trainer(first.run / "trainer.pt"), load_trainer(run("parts").run / "trainer.pt"))
+
+
+def test_a_finished_run_started_again_is_left_as_it_is(
+    run: Callable[..., TrainedCodec], first: TrainedCodec, taken: Path
+) -> None:
+    before = {path: data for path, data in contents(taken).items() if path.suffix in (".safetensors", ".pt", ".jsonl")}
+    again = run("taken")
+    assert (again.step, again.validation) == (first.step, first.validation)
+    assert before.items() <= contents(taken).items()
+
+
+@pytest.mark.usefixtures("taken")
+def test_more_steps_go_on_with_a_finished_run(run: Callable[..., TrainedCodec]) -> None:
+    longer = run("taken", train=replace(TRAIN, steps=15))
+    assert (longer.step, load_model(longer.last).about["images_seen"]) == (15, 30)
+
+
+@pytest.mark.parametrize("missing", ["last", "best", "both"])
+def test_what_a_kill_after_the_trainer_file_left_unwritten_is_written_on_resume(
+    missing: str, run: Callable[..., TrainedCodec]
+) -> None:
+    train = replace(TRAIN, steps=2, val_every=1.0)
+    whole = run("whole", train=train)
+    assert load_model(whole.best).about["step"] == 2  # the only validation is the best: one save writes both
+    damaged = whole.run.parent / "damaged"
+    shutil.copytree(whole.run, damaged)
+    for name in ("last", "best"):
+        if missing in (name, "both"):
+            (damaged / "checkpoints" / f"{name}.safetensors").unlink()
+    assert_same_end(whole, run("damaged", train=train))
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"train": replace(TRAIN, batch_size=3)}, "batch_size"),
+        ({"codec": replace(CODEC, codebook_size=32)}, "codebook_size"),
+        ({"critic": replace(CRITIC, disc_ndf=8)}, "disc_ndf"),
+    ],
+)
+def test_another_config_under_the_same_name_is_refused(
+    changes: dict[str, Any], word: str, run: Callable[..., TrainedCodec], taken: Path
+) -> None:
+    before = contents(taken)
+    with pytest.raises(UsageError, match=word):
+        run("taken", **changes)
+    assert contents(taken) == before
+
+
+@pytest.mark.usefixtures("taken")
+def test_other_pictures_under_the_same_name_are_refused(pictures: Path, tmp_path: Path) -> None:
+    shutil.copytree(pictures, tmp_path / "others")
+    place = Place(name="taken", root=tmp_path / "runs")
+    with pytest.raises(UsageError, match="inputs"):
+        fit([tmp_path / "others"], codec=CODEC, critic=CRITIC, train=TRAIN, place=place)
+
+
+def test_a_size_that_f_does_not_divide_is_refused_before_anything_is_made(
+    run: Callable[..., TrainedCodec], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"nearest .* 3[24]x3[24]"):
+        run("odd", train=replace(TRAIN, size=Size(33, 33)))
+    assert not (tmp_path / "runs").exists()
+
+
+# --- init and decoder -------------------------------------------------------------------------------------------------
+
+
+def test_training_the_decoder_alone_keeps_the_codec_hash_and_the_codes(
+    first: TrainedCodec, run: Callable[..., TrainedCodec], pictures: Path
+) -> None:
+    tuned = run("decoder", train=replace(TRAIN, train="decoder", init=str(first.best), disc_start=0.0))
+    before, after = load_model(first.best), load_model(tuned.last)
+    assert after.about["codec_sha256"] == before.about["codec_sha256"]
+    changed = differing(before.tensors, after.tensors)
+    assert changed
+    assert {name.split(".")[0] for name in changed} == {"decoder", "post_quant_conv"}
+    with Image.open(pictures / "even" / "0.png") as image:
+        x = to_float(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None])
+    old, new = codec_from(before, "before"), codec_from(after, "after")
+    assert torch.equal(old.encode(x), new.encode(x))
+    assert new.sha256() == before.about["codec_sha256"]
+
+
+def test_decoder_without_init_is_refused(run: Callable[..., TrainedCodec]) -> None:
+    with pytest.raises(UsageError, match="--init"):
+        run("decoder", train=replace(TRAIN, train="decoder"))
+
+
+def test_init_starts_from_the_given_weights(first: TrainedCodec, run: Callable[..., TrainedCodec]) -> None:
+    still = replace(TRAIN, init=str(first.last), steps=1, learning_rate=0.0, ema=0.0, quantizer="vq", revive=0.0)
+    done = run("still", train=still)
+    assert differing(load_model(first.last).tensors, load_model(done.last).tensors) == []
+    other = run("other", train=replace(still, init=None))
+    assert differing(load_model(first.last).tensors, load_model(other.last).tensors)
+
+
+def test_init_keeps_what_the_codebook_has_learnt(first: TrainedCodec, run: Callable[..., TrainedCodec]) -> None:
+    """Fine-tuning goes on from the codebook: one step on the same pictures moves it a little, not to a new place."""
+    still = replace(TRAIN, init=str(first.last), steps=1, learning_rate=0.0, ema=0.0, codebook_decay=0.99)
+    before = load_model(first.last).tensors["quantize.embedding.weight"]
+    after = load_model(run("still", train=still).last).tensors["quantize.embedding.weight"]
+    moved = (after - before).norm(dim=1) / before.std(0).norm()
+    assert moved.median() < 0.1, moved
+
+
+def test_init_of_another_architecture_is_refused(first: TrainedCodec, run: Callable[..., TrainedCodec]) -> None:
+    with pytest.raises(UsageError, match="codebook_size"):
+        run("other", codec=replace(CODEC, codebook_size=32), train=replace(TRAIN, init=str(first.best)))
+
+
+# --- the critic's timing ----------------------------------------------------------------------------------------------
+
+
+def test_the_critic_trains_first_and_its_term_then_ramps_in() -> None:
+    assert phase(TRAIN, 0.0) == Phase(critic=False, adversarial=0.0)
+    assert phase(TRAIN, 0.2499) == Phase(critic=False, adversarial=0.0)
+    assert phase(TRAIN, 0.25) == Phase(critic=True, adversarial=0.0)
+    assert phase(TRAIN, 0.4999) == Phase(critic=True, adversarial=0.0)
+    assert phase(TRAIN, 0.625) == Phase(critic=True, adversarial=0.5)
+    assert phase(TRAIN, 0.75) == Phase(critic=True, adversarial=1.0)
+    assert phase(TRAIN, 1.0) == Phase(critic=True, adversarial=1.0)
+
+
+def test_without_a_ramp_the_term_counts_at_once_and_without_weight_there_is_no_critic() -> None:
+    assert phase(replace(TRAIN, disc_ramp=0.0), 0.5) == Phase(critic=True, adversarial=1.0)
+    assert phase(replace(TRAIN, disc_ramp=0.0), 0.4999) == Phase(critic=True, adversarial=0.0)
+    assert phase(replace(TRAIN, disc_weight=0.0), 0.9) == Phase(critic=False, adversarial=0.0)
+
+
+def test_a_critic_never_starts_after_its_term_counts() -> None:
+    late = replace(TRAIN, critic_start=0.9, disc_start=0.5)
+    assert phase(late, 0.6).critic
+
+
+def test_the_log_shows_critic_and_generator_from_their_steps_on(first: TrainedCodec) -> None:
+    logged = lines(first.run)
+    assert [line["step"] for line in logged] == list(range(1, 13))
+    assert [line["step"] for line in logged if "critic" in line] == list(range(4, 13))
+    # At step 7 half is spent, and the ramp is at its foot, where the term has no weight yet.
+    assert [line["step"] for line in logged if "generator" in line] == list(range(8, 13))
+
+
+# --- one step ---------------------------------------------------------------------------------------------------------
+
+
+def fresh(train: CodecTrainConfig = TRAIN, codec: CodecConfig = CODEC) -> CodecState:
+    torch.manual_seed(5)
+    return start(VQGAN(replace(codec, dropout=0.0)), CRITIC, train, torch.device("cpu"), torch.float32)
+
+
+def batch(seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=generator)
+
+
+def take(
+    state: CodecState, train: CodecTrainConfig, now: Phase, images: Tensor | None = None, rate: float = 1e-3
+) -> Any:
+    images = batch() if images is None else images
+    return codec_step(state, images, judge=None, config=train, now=now, learning_rate=rate)
+
+
+@pytest.mark.parametrize("loss", ["hinge", "vanilla"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_the_gradients_are_those_of_the_whole_loss_differentiated_at_once(legacy: bool, loss: Any) -> None:
+    train = replace(TRAIN, quantizer="vq", revive=0.0, clip=0.0, l1_weight=0.7, codebook_weight=1.5, legacy=legacy)
+    torch.manual_seed(5)
+    codec = VQGAN(replace(CODEC, dropout=0.0))
+    state = start(codec, replace(CRITIC, disc_loss=loss), train, torch.device("cpu"), torch.float32)
+    with torch.no_grad():
+        state.codec.quantize.embedding.weight.normal_()
+    twin, critic = copy.deepcopy(state.codec), copy.deepcopy(state.critic)
+    report = take(state, train, Phase(critic=True, adversarial=0.5), rate=0.0)
+
+    x = to_float(batch())
+    x_rec, quantized = twin(x)
+    rec = 0.7 * (x - x_rec).abs().mean()
+    gen = -critic(x_rec).mean()
+    last = twin.decoder.conv_out.weight
+    weights = [torch.autograd.grad(term, last, retain_graph=True)[0].norm() for term in (rec, gen)]
+    adaptive = (weights[0] / (weights[1] + 1e-4)).clamp(0, 1e4)
+    z_e, z_q = quantized.z_e, quantized.z_q
+    to_codebook, to_encoder = (z_q - z_e.detach()).square().mean(), (z_e - z_q.detach()).square().mean()
+    codebook = 0.25 * to_codebook + to_encoder if legacy else to_codebook + 0.25 * to_encoder
+    (rec + 0.5 * 0.5 * adaptive.detach() * gen + 1.5 * codebook).backward()
+
+    torch.testing.assert_close(report.terms["adaptive"], adaptive)
+    torch.testing.assert_close(report.terms["codebook"], codebook.detach())
+    for (name, ours), theirs in zip(state.codec.named_parameters(), twin.parameters(), strict=True):
+        assert ours.grad is not None
+        torch.testing.assert_close(
+            ours.grad, theirs.grad, rtol=1e-3, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}"
+        )
+    norm = torch.stack([p.grad.norm() for p in twin.parameters() if p.grad is not None]).norm()
+    torch.testing.assert_close(report.terms["gradient"], norm, rtol=1e-3, atol=1e-6)
+
+
+def test_the_critic_learns_from_the_same_reconstruction_by_its_own_loss() -> None:
+    train = replace(TRAIN, quantizer="vq", revive=0.0)
+    state = fresh(train)
+    twin, critic = copy.deepcopy(state.codec), copy.deepcopy(state.critic)
+    take(state, train, Phase(critic=True, adversarial=0.0))
+    x = to_float(batch())
+    real, fake = critic(x), critic(twin(x).x_rec.detach())
+    ((1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean()).div(2).backward()
+    for ours, theirs in zip(state.critic.parameters(), critic.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_one_autoencoder_forward_serves_both_optimisers() -> None:
+    state, calls = fresh(), []
+    state.codec.encoder.register_forward_hook(lambda *_: calls.append("encoder"))
+    state.codec.decoder.conv_out.register_forward_hook(lambda *_: calls.append("decoder"))
+    take(state, TRAIN, Phase(critic=True, adversarial=1.0))
+    assert calls == ["encoder", "decoder"]
+
+
+def test_a_critic_whose_term_does_not_count_changes_nothing_of_the_codec() -> None:
+    alone, watched, judged = fresh(), fresh(), fresh()
+    critic = copy.deepcopy(watched.critic.state_dict())
+    for state, now in ((alone, Phase(False, 0.0)), (watched, Phase(True, 0.0)), (judged, Phase(True, 1.0))):
+        take(state, TRAIN, now)
+    assert differing(alone.codec.state_dict(), watched.codec.state_dict()) == []
+    assert differing(alone.codec.state_dict(), judged.codec.state_dict())
+    assert differing(critic, watched.critic.state_dict())
+    assert differing(critic, alone.critic.state_dict()) == []
+
+
+def test_the_average_follows_the_weights_by_its_formula() -> None:
+    train = replace(TRAIN, ema=0.5, quantizer="vq", revive=0.0)
+    state = fresh(train)
+    expected = {name: p.detach().clone() for name, p in state.codec.named_parameters()}
+    for step in range(1, 8):
+        take(state, train, Phase(False, 0.0), batch(step))
+        decay = min(0.5, (1 + step) / (10 + step))
+        for name, p in state.codec.named_parameters():
+            expected[name] = decay * expected[name] + (1 - decay) * p.detach()
+    for name, p in state.average.named_parameters():
+        torch.testing.assert_close(p, expected[name], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("term", ["l1", "codebook", "critic", "generator"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_non_finite_term_stops_before_the_update_and_is_named(
+    term: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function = {"l1": "l1", "codebook": "codebook_loss", "critic": "critic_loss", "generator": "generator_loss"}[term]
+    state = fresh()
+    take(state, TRAIN, Phase(True, 1.0))
+    before = copy.deepcopy(state.state_dict())
+    true = getattr(training.codec_step.__globals__["losses"], function)
+    monkeypatch.setattr(f"taming_cli.codec.losses.{function}", lambda *a, **k: true(*a, **k) * value)
+    with pytest.raises(NonFiniteLossError, match=rf"step 2: {term} is -?(nan|inf); .*--learning-rate"):
+        take(state, TRAIN, Phase(True, 1.0))
+    running = {name for name in differing(before, state.state_dict()) if "running" in name or "batches" in name}
+    assert set(differing(before, state.state_dict())) == running  # the critic's statistics are no update
+
+
+def test_a_non_finite_gradient_of_finite_losses_stops_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = fresh()
+    before = copy.deepcopy(state.state_dict())
+    state.codec.encoder.conv_in.weight.register_hook(lambda grad: grad * math.nan)
+    with pytest.raises(NonFiniteLossError, match="step 1: gradient is nan"):
+        take(state, TRAIN, Phase(False, 0.0))
+    assert differing(before, state.state_dict()) == []
+
+
+def test_a_non_finite_loss_leaves_the_saved_run_as_it_was(
+    run: Callable[..., TrainedCodec], first: TrainedCodec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    true = training.codec_step
+
+    def breaks_at_8(state: CodecState, images: Tensor, **options: Any) -> Any:
+        if state.step == 7:
+            with torch.no_grad():
+                state.codec.decoder.conv_out.bias.fill_(math.nan)
+        return true(state, images, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "codec_step", breaks_at_8)
+        with pytest.raises(NonFiniteLossError, match="step 8: l1 is nan"):
+            run("broken")
+    saved = load_trainer(tmp_path / "runs" / "train-vqgan" / "broken" / "trainer.pt")
+    assert saved["step"] == 6
+    assert_same_end(first, run("broken"))
+
+
+# --- the files --------------------------------------------------------------------------------------------------------
+
+
+def test_the_run_folder_and_the_model_files_describe_themselves(first: TrainedCodec, pictures: Path) -> None:
+    found = {path.relative_to(first.run).as_posix() for path in first.run.rglob("*") if path.is_file()}
+    assert {"config.json", "env.json", "metrics.jsonl", "trainer.pt"} <= found
+    assert {f"samples/step_{step:07d}.png" for step in (3, 6, 9, 12)} <= found
+    assert {"checkpoints/last.safetensors", "checkpoints/best.safetensors"} <= found
+    last = load_model(first.last, "taming-codec")
+    assert (last.about["step"], last.about["images_seen"], last.about["size"]) == (12, 24, "32x32")
+    assert last.about["images"] == [str(pictures)]
+    assert last.about["metrics"] == first.validation
+    assert last.about["perceptual"] is None
+    assert last.about["data"]["train"] + last.about["data"]["held"] == 10
+    assert last.about["codec_sha256"] == codec_from(last, "last").sha256()
+    assert codec_from(last, "last").config == CODEC
+
+
+def test_best_is_the_validation_with_the_smallest_error(first: TrainedCodec) -> None:
+    validations = lines(first.run, "validation")
+    assert [line["step"] for line in validations] == [3, 6, 9, 12]
+    best = min(validations, key=lambda line: line["l1"])
+    about = load_model(first.best).about
+    assert (about["step"], about["metrics"]["l1"]) == (best["step"], best["l1"])
+
+
+def test_the_codec_learns(first: TrainedCodec, run: Callable[..., TrainedCodec]) -> None:
+    done = run("learns", train=replace(TRAIN, steps=50, disc_weight=0.0, learning_rate=5e-3, val_every=1.0, ema=0.7))
+    assert lines(done.run)[-1]["l1"] < 0.5 * lines(first.run)[0]["l1"]
+    assert done.validation["codes_used"] > 0.5
+
+
+def test_held_out_pictures_are_never_trained_on(
+    run: Callable[..., TrainedCodec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, set[str]] = {}
+    batches, validate = training.train_batches, training.validate
+
+    def watched_batches(items: Any, **options: Any) -> Any:
+        seen["train"] = {item.name for item in items}
+        return batches(items, **options)
+
+    def watched_validate(codec: Any, items: Any, *rest: Any) -> Any:
+        seen["held"] = {item.name for item in items}
+        return validate(codec, items, *rest)
+
+    monkeypatch.setattr(training, "train_batches", watched_batches)
+    monkeypatch.setattr(training, "validate", watched_validate)
+    run("split", train=replace(TRAIN, steps=1))
+    assert seen["train"]
+    assert seen["held"]
+    assert not seen["train"] & seen["held"]
+    assert len(seen["train"] | seen["held"]) == 10
+
+
+def test_val_names_the_held_out_pictures_and_leaves_all_others_to_training(
+    run: Callable[..., TrainedCodec], pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "val").mkdir()
+    for number in range(3):
+        shutil.copy(pictures / "even" / "0.png", tmp_path / "val" / f"{number}.png")
+    done = run("val", train=replace(TRAIN, steps=1, val=str(tmp_path / "val")))
+    data = load_model(done.last).about["data"]
+    assert (data["train"], data["held"]) == (10, 3)
+    assert done.validation["count"] == 3
+
+
+def test_a_single_picture_trains_without_validation(pictures: Path, tmp_path: Path) -> None:
+    place = Place(out=tmp_path / "one")
+    train = replace(TRAIN, steps=2)
+    done = fit([pictures / "even" / "0.png"], codec=CODEC, critic=CRITIC, train=train, place=place)
+    assert (done.step, dict(done.validation)) == (2, {})
+    assert done.best.exists()
+
+
+def test_pictures_that_cannot_be_read_are_reported(pictures: Path, tmp_path: Path) -> None:
+    shutil.copytree(pictures, tmp_path / "in")
+    (tmp_path / "in" / "even" / "bad.png").write_bytes(b"\x89PNG but no more")
+    place = Place(out=tmp_path / "run")
+    done = fit([tmp_path / "in"], codec=CODEC, critic=CRITIC, train=TRAIN, place=place)
+    assert list(done.skipped) == ["even/bad.png"]

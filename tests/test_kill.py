@@ -1,0 +1,274 @@
+"""kill -9 at five moments of tokenising and of both trainings: the same command then ends as if nothing had happened.
+
+A moment is either exact, when the process is about to give a file its final name (or to remove it), or it comes from
+outside: a random while after a file has appeared. Processes come from a fork server, which has torch loaded already.
+"""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from taming_cli.cli.app import main
+from taming_cli.codec.vqgan import VQGAN, codec_file
+from taming_cli.config.codec import CodecConfig
+from taming_cli.data.tokens import TokenFile, verify
+from taming_cli.runtime.checkpoint import load_model, load_trainer, save_model
+
+PICTURES = 520  # three shards
+TINY = CodecConfig(ch=32, ch_mult=(1, 1), attn_resolutions=(), z_channels=4, codebook_size=16, codebook_dim=4)
+COMMON = "--steps 12 --minutes 0 --precision fp32 --device cpu --val-every 0.25 --seed 1".split()
+CODEC = [*"--ch 32 --ch-mult 1,1 --z-channels 4 --codebook-size 16 --codebook-dim 4 --disc-ndf 4".split(), *COMMON]
+CODEC += "--size 32x32 --batch-size 2 --perceptual none --critic-start 0.3 --disc-start 0.5 --quantizer ema".split()
+PRIOR = [*"--n-layer 1 --n-head 2 --n-embd 16 --batch-size 4 --samples 1 --dropout 0.2".split(), *COMMON]
+
+
+class Before(NamedTuple):
+    """Just before the operation `event` on `name` happens for the nth time."""
+
+    name: str
+    nth: int = 1
+    event: str = "os.rename"
+
+
+class After(NamedTuple):
+    """From outside: up to `delay` seconds after `pattern` matches a file of at least `size` bytes."""
+
+    pattern: str
+    delay: float
+    size: int = 0
+
+
+def _become(arguments: Sequence[str], moment: Before | None, log: Path) -> None:
+    """What the process does: the command, its words going to `log`, until the moment comes."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+    if moment is not None:
+        met = 0
+
+        def watch(event: str, values: tuple[Any, ...]) -> None:
+            nonlocal met
+            if event == moment.event and Path(os.fsdecode(values[event == "os.rename"])).name == moment.name:
+                met += 1
+                if met == moment.nth:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(watch)
+    code = main(list(arguments))
+    sys.stdout.flush()
+    os._exit(code)
+
+
+@pytest.fixture(scope="module")
+def server() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["taming_cli.codec.train", "taming_cli.codec.tokenize", "taming_cli.prior.train"])
+    return context
+
+
+@pytest.fixture
+def execute(server: Any, tmp_path: Path) -> Callable[..., int]:
+    """Run a command as a process of its own, killed at a moment where one is given; its exit code (or -9)."""
+
+    def run(arguments: Sequence[object], moment: Before | After | None = None) -> int:
+        log = tmp_path / "log"
+        exact = moment if isinstance(moment, Before) else None
+        process = server.Process(target=_become, args=([str(one) for one in arguments], exact, log))
+        process.start()
+        end = time.monotonic() + 120
+        while process.is_alive() and isinstance(moment, After):
+            if any(path.stat().st_size >= moment.size for path in tmp_path.glob(moment.pattern)):
+                time.sleep(random.uniform(0, moment.delay))
+                process.kill()
+                break
+            assert time.monotonic() < end, "the moment never came"
+            time.sleep(0.002)
+        process.join(120)
+        assert process.exitcode is not None, "it never ended"
+        assert process.exitcode in (0, -signal.SIGKILL), log.read_text()
+        return int(process.exitcode)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small pictures in two folders, a codec with random weights, and a token file."""
+    root = tmp_path_factory.mktemp("material")
+    rng = np.random.default_rng(0)
+    for number in range(PICTURES):
+        path = root / "pictures" / ("even", "odd")[number % 2] / f"{number:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (10, 10, 3), dtype=np.uint8)).save(path, compress_level=0)
+    for number in range(6):
+        path = root / "few" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (36, 40, 3), dtype=np.uint8)).save(path)
+    torch.manual_seed(0)
+    save_model(root / "vq.safetensors", codec_file(VQGAN(TINY), {"size": "8x8"}))
+    return root
+
+
+def tokenize_command(material: Path, out: Path) -> list[object]:
+    codec = ["--ckpt", material / "vq.safetensors", "--device", "cpu", "--batch-size", 64]
+    return ["tokenize", material / "pictures", *codec, "--views", 2, "--workers", 1, "-o", out, "--json"]
+
+
+def datasets(path: Path) -> dict[str, Any]:
+    """Everything that a token file says: datasets and attributes, by name."""
+    found: dict[str, Any] = {}
+    with h5py.File(path, "r") as file:
+
+        def visit(name: str, thing: Any) -> None:
+            found.update({f"{name}@{key}": value for key, value in thing.attrs.items()})
+            if isinstance(thing, h5py.Dataset):
+                found[name] = (thing.dtype.str, thing.shape, thing[()].tobytes())
+
+        visit("", file)
+        file.visititems(visit)
+    return found
+
+
+def tensors(value: Any, name: str = "") -> dict[str, Any]:
+    """A nested state as a mapping from dotted names to tensors and numbers; the time it took is left out."""
+    if isinstance(value, Mapping):
+        return {k: v for key in value if key != "seconds" for k, v in tensors(value[key], f"{name}.{key}").items()}
+    if isinstance(value, list | tuple):
+        return {k: v for n, one in enumerate(value) for k, v in tensors(one, f"{name}.{n}").items()}
+    return {name: value}
+
+
+def differing(one: Any, other: Any) -> list[str]:
+    a, b = tensors(one), tensors(other)
+    return [
+        name
+        for name in sorted(a.keys() | b.keys())
+        if name not in a
+        or name not in b
+        or not (torch.equal(a[name], b[name]) if isinstance(a[name], Tensor) else a[name] == b[name])
+    ]
+
+
+def assert_nothing_broken_is_there(folder: Path) -> None:
+    """Whatever stands under its final name is whole."""
+    for path in folder.rglob("*.h5"):
+        verify(path)
+    for path in folder.rglob("*.safetensors"):
+        load_model(path)
+    for path in folder.rglob("trainer.pt"):
+        load_trainer(path)
+    for path in folder.rglob("*.json"):
+        json.loads(path.read_text())
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    for name in ("checkpoints/last.safetensors", "checkpoints/best.safetensors"):
+        a, b = load_model(one / name), load_model(other / name)
+        assert differing(a.tensors, b.tensors) == []
+        assert (a.config, a.about) == (b.config, b.about)
+    assert differing(load_trainer(one / "trainer.pt"), load_trainer(other / "trainer.pt")) == []
+    steps = [
+        [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, other)
+    ]
+    assert steps[0] == steps[1]
+    assert not [path for path in one.rglob("*") if path.suffix == ".tmp"]
+
+
+# --- tokenize ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole_tokens(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "t.h5"
+    assert main([str(one) for one in tokenize_command(material, out)]) == 0
+    with TokenFile(out) as file:
+        assert (len(file), file.header.views, file.label_names) == (PICTURES, 2, ("even", "odd"))
+    return out
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        Before("plan.json"),
+        Before("shard-00001.h5"),
+        Before("t.h5"),
+        Before("shard-00001.h5", event="os.remove"),
+        After("t.h5.parts/shard-00000.h5", delay=0.3),
+    ],
+    ids=str,
+)
+def test_a_killed_tokenize_ends_with_the_same_file(
+    moment: Before | After, material: Path, whole_tokens: Path, execute: Callable[..., int], tmp_path: Path
+) -> None:
+    out = tmp_path / "t.h5"
+    command = tokenize_command(material, out)
+    assert execute(command, moment) == -signal.SIGKILL
+    assert_nothing_broken_is_there(tmp_path)
+    kept = {path: path.stat().st_ino for path in tmp_path.glob("t.h5.parts/shard-*.h5") if not out.exists()}
+    assert execute(command, Before("t.h5") if kept else None) in (0, -signal.SIGKILL)
+    for path, inode in kept.items():  # what was finished was not made again
+        assert path.stat().st_ino == inode
+    assert execute(command) == 0
+    assert datasets(out) == datasets(whole_tokens)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "t.h5"]
+
+
+# --- the two trainings ------------------------------------------------------------------------------------------------
+
+MOMENTS = [
+    Before("trainer.pt", nth=2),
+    Before("last.safetensors", nth=2),
+    Before("best.safetensors", nth=1),
+    After("run/config.json", delay=0.3),
+    After("run/metrics.jsonl", delay=0.2, size=20),
+]
+
+
+def training_command(what: str, material: Path, tokens: Path, out: Path) -> list[object]:
+    if what == "train-vqgan":
+        return [what, material / "few", *CODEC, "--out", out, "--json"]
+    return [what, tokens, *PRIOR, "--codec", material / "vq.safetensors", "--out", out, "--json"]
+
+
+@pytest.fixture(scope="module")
+def whole_runs(material: Path, whole_tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    runs = {what: tmp_path_factory.mktemp("whole") / what for what in ("train-vqgan", "train-prior")}
+    for what, out in runs.items():
+        assert main([str(one) for one in training_command(what, material, whole_tokens, out)]) == 0
+    return runs
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=str)
+@pytest.mark.parametrize("what", ["train-vqgan", "train-prior"])
+def test_a_killed_training_ends_with_the_same_tensors(
+    what: str,
+    moment: Before | After,
+    material: Path,
+    whole_tokens: Path,
+    whole_runs: dict[str, Path],
+    execute: Callable[..., int],
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "run"
+    command = training_command(what, material, whole_tokens, out)
+    assert execute(command, moment) == -signal.SIGKILL
+    assert_nothing_broken_is_there(out)
+    started = (out / "trainer.pt").exists()
+    again = [what, "--resume", "--out", out, "--json"] if started else command
+    assert execute([*again, "--codec", material / "vq.safetensors"] if what == "train-prior" else again) == 0
+    assert_same_run(out, whole_runs[what])
