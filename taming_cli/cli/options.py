@@ -12,9 +12,12 @@ import typer
 from taming_cli.config.fields import flag_name, kinds
 from taming_cli.config.presets import PRESETS, preset
 from taming_cli.config.resolve import Layer, Resolved, from_environment, from_file, from_flags, resolve
+from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 
 SHARED, OUTPUT = "Where and how", "What is printed"
+WIDEST_METAVAR = 24
+"""Characters of choices that a metavar shows; more are listed in the help text."""
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -90,32 +93,30 @@ def with_flags(**panels: type[Any]) -> Callable[[Callable[..., Any]], Callable[.
 
 def _flag(config: type[Any], field: Field[Any], panel: str) -> Any:
     kind, name = kinds(config)[field.name], flag_name(field)
-    shown = _shown_default(field)
+    help_text = field.metadata["help"] + _said_default(field)
     if kind.base is bool:
         negative = f"/--no-{name.removeprefix('--')}" if field.default is True else ""
-        return Annotated[
-            bool | None,
-            typer.Option(name + negative, help=field.metadata["help"], rich_help_panel=panel, show_default=shown),
-        ]
-    metavar = field.metadata["metavar"] or "|".join(kind.choices) or {int: "N", float: "X", str: "TEXT"}.get(kind.base)
+        return Annotated[bool | None, _option(name + negative, help=help_text, panel=panel)]
+    choices = "|".join(kind.choices)
+    if len(choices) > WIDEST_METAVAR:
+        choices, help_text = "NAME", f"{help_text} One of {', '.join(kind.choices)}."
+    base = {int: "N", float: "X", str: "TEXT", Size: "WxH"}.get(kind.base)
+    metavar = field.metadata["metavar"] or choices or base
     if kind.many:
         metavar = f"{metavar},..."
-    if kind.base.__name__ == "Size":
-        metavar = "WxH"
-    return Annotated[
-        str | None,
-        typer.Option(name, metavar=metavar, help=field.metadata["help"], rich_help_panel=panel, show_default=shown),
-    ]
+    return Annotated[str | None, _option(name, metavar=metavar, help=help_text, panel=panel)]
 
 
-def _shown_default(field: Field[Any]) -> str | bool:
-    if field.default is None or field.default == ():
-        return False
-    if isinstance(field.default, bool):
-        return "on" if field.default else False
-    if isinstance(field.default, tuple):
-        return ",".join(map(str, field.default))
-    return f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
+def _said_default(field: Field[Any]) -> str:
+    """` Default 8.`, or nothing where there is no default worth saying."""
+    value = field.default
+    if value is None or value == () or value is False:
+        return ""
+    if value is True:
+        return " On by default."
+    if isinstance(value, tuple):
+        value = ",".join(map(str, value))
+    return f" Default {value:g}." if isinstance(value, float) else f" Default {value}."
 
 
 def settle(

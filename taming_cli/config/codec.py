@@ -82,7 +82,7 @@ class CodecTrainConfig:
     l1_weight: float = option(1.0, "Weight of the L1 term.", low=0)
     l2_weight: float = option(0.0, "Weight of a squared error: brings large areas and colours sooner.", low=0)
     perceptual: Literal["lpips-vgg", "lpips-alex", "lpips-squeeze", "efficientnet-lite0", "none"] = option(
-        "efficientnet-lite0", "Perceptual network; only efficientnet-lite0 and none need no download."
+        "efficientnet-lite0", "Perceptual network; only efficientnet-lite0 and none work without a download."
     )
     perceptual_weight: float = option(0.2, "Weight of the perceptual term.", low=0)
     codebook_weight: float = option(1.0, "Weight of the codebook and commitment terms.", low=0)
