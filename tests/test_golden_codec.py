@@ -18,6 +18,7 @@ CONFIG = CodecConfig(
     ch=32,
     ch_mult=(1, 1, 2),
     num_res_blocks=1,
+    norm_groups=32,
     attn_resolutions=(16,),
     z_channels=32,
     resolution=64,

@@ -1,7 +1,8 @@
 """Encoder and decoder of the codec: the convolutional network of the paper, with its published names.
 
 Esser, Rombach, Ommer 2021, appendix A; the network goes back to Ho et al. 2020. Attribute names are the keys of the
-released checkpoints. Every normalisation is GroupNorm with 32 groups and eps 1e-6; the activation is x * sigmoid(x).
+released checkpoints. Every normalisation is GroupNorm with eps 1e-6 (32 groups as published); the activation is
+x * sigmoid(x).
 """
 
 from itertools import pairwise
@@ -10,21 +11,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming_cli.codec.norm import GroupNorm
-from taming_cli.config.codec import NORM_GROUPS, CodecConfig
+from taming_cli.config.codec import CodecConfig
 
 
-def _norm(channels: int) -> GroupNorm:
-    return GroupNorm(NORM_GROUPS, channels, eps=1e-6)
+def _norm(channels: int, groups: int) -> GroupNorm:
+    return GroupNorm(groups, channels, eps=1e-6)
 
 
 class ResnetBlock(nn.Module):
     """(B, in, H, W) -> (B, out, H, W): two 3 x 3 convolutions beside a shortcut."""
 
-    def __init__(self, in_channels: int, out_channels: int, dropout: float) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, groups: int, dropout: float) -> None:
         super().__init__()
-        self.norm1 = _norm(in_channels)
+        self.norm1 = _norm(in_channels, groups)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = _norm(out_channels)
+        self.norm2 = _norm(out_channels, groups)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
@@ -40,9 +41,9 @@ class ResnetBlock(nn.Module):
 class AttnBlock(nn.Module):
     """(B, C, H, W) -> the same: single-head attention among all positions, scale C^-1/2, with a residual."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm = _norm(channels)
+        self.norm = _norm(channels, groups)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -111,11 +112,11 @@ class Level(nn.Module):
 class Middle(nn.Module):
     """(B, C, h, w) -> the same: block, attention, block at the lowest resolution."""
 
-    def __init__(self, channels: int, dropout: float) -> None:
+    def __init__(self, channels: int, *, groups: int, dropout: float) -> None:
         super().__init__()
-        self.block_1 = ResnetBlock(channels, channels, dropout)
-        self.attn_1 = AttnBlock(channels)
-        self.block_2 = ResnetBlock(channels, channels, dropout)
+        self.block_1 = ResnetBlock(channels, channels, groups=groups, dropout=dropout)
+        self.attn_1 = AttnBlock(channels, groups)
+        self.block_2 = ResnetBlock(channels, channels, groups=groups, dropout=dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
@@ -129,8 +130,8 @@ def _level(config: CodecConfig, index: int, blocks: int, in_channels: int) -> Le
     has_attention = config.resolution // 2**index in config.attn_resolutions
     widths = [in_channels] + [out_channels] * blocks
     return Level(
-        [ResnetBlock(a, b, config.dropout) for a, b in pairwise(widths)],
-        [AttnBlock(out_channels) for _ in range(blocks if has_attention else 0)],
+        [ResnetBlock(a, b, groups=config.norm_groups, dropout=config.dropout) for a, b in pairwise(widths)],
+        [AttnBlock(out_channels, config.norm_groups) for _ in range(blocks if has_attention else 0)],
     )
 
 
@@ -149,8 +150,8 @@ class Encoder(nn.Module):
                 level.downsample = Downsample(channels)
             levels.append(level)
         self.down = nn.ModuleList(levels)
-        self.mid = Middle(channels, config.dropout)
-        self.norm_out = _norm(channels)
+        self.mid = Middle(channels, groups=config.norm_groups, dropout=config.dropout)
+        self.norm_out = _norm(channels, config.norm_groups)
         self.conv_out = nn.Conv2d(channels, config.z_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -173,7 +174,7 @@ class Decoder(nn.Module):
         super().__init__()
         channels = config.ch * config.ch_mult[-1]
         self.conv_in = nn.Conv2d(config.z_channels, channels, 3, padding=1)
-        self.mid = Middle(channels, config.dropout)
+        self.mid = Middle(channels, groups=config.norm_groups, dropout=config.dropout)
         levels: list[Level] = []
         for index in reversed(range(len(config.ch_mult))):
             level = _level(config, index, config.num_res_blocks + 1, channels)
@@ -182,7 +183,7 @@ class Decoder(nn.Module):
                 level.upsample = Upsample(channels)
             levels.insert(0, level)
         self.up = nn.ModuleList(levels)
-        self.norm_out = _norm(channels)
+        self.norm_out = _norm(channels, config.norm_groups)
         self.conv_out = nn.Conv2d(channels, config.out_ch, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -7,17 +7,19 @@ from taming_cli.config.fields import check, option
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 
-NORM_GROUPS = 32
-"""Groups of every GroupNorm of the published architecture; each level's channels must be a multiple of it."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class CodecConfig:
     """The architecture of a VQGAN; names as published, so that released weights map by name."""
 
-    ch: int = option(32, "Channels at full resolution; a multiple of 32.", low=32)
+    ch: int = option(32, "Channels at full resolution; a multiple of --norm-groups.", low=1)
     ch_mult: tuple[int, ...] = option((1, 1, 2, 4), "Channel multiple of each level; n levels make f = 2^(n-1).", low=1)
     num_res_blocks: int = option(1, "Residual blocks per level (the decoder has one more).", low=1)
+    norm_groups: int = option(
+        8,
+        "Groups of each GroupNorm: 32 as published; 4 channels or more in each, or colours are normalised away.",
+        low=1,
+    )
     attn_resolutions: tuple[int, ...] = option(
         (16,), "Nominal sizes, counted from --resolution, of the levels that get attention.", low=1
     )
@@ -34,8 +36,8 @@ class CodecConfig:
         check(self)
         if not self.ch_mult:
             raise UsageError("ch_mult is empty; give one channel multiple per level, like 1,1,2,4")
-        if self.ch % NORM_GROUPS:
-            raise UsageError(f"ch is {self.ch}; it must be a multiple of {NORM_GROUPS}, the groups of each GroupNorm")
+        if self.ch % self.norm_groups:
+            raise UsageError(f"ch is {self.ch}; it must be a multiple of norm_groups, which is {self.norm_groups}")
 
     @property
     def downsample_factor(self) -> int:

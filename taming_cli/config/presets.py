@@ -28,6 +28,7 @@ _PAPER_CODEC = MappingProxyType(
         "ch": 128,
         "ch_mult": (1, 1, 2, 2, 4),
         "num_res_blocks": 2,
+        "norm_groups": 32,
         "attn_resolutions": (16,),
         "z_channels": 256,
         "resolution": 256,
@@ -47,6 +48,7 @@ _PAPER_CODEC = MappingProxyType(
         "perceptual": "lpips-vgg",
         "perceptual_weight": 1.0,
         "disc_weight": 0.8,
+        "quantizer": "vq",
         "critic_start": 0.45,
         "disc_start": 0.5,
         "disc_ramp": 0.05,
@@ -59,13 +61,14 @@ _PAPER_CODEC = MappingProxyType(
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
-        "tiny": Preset(about="two CPU cores, minutes, no download; f8, 1.6 M parameters", codec={}, prior={}),
+        "tiny": Preset(about="two CPU cores, minutes, no download; f8, 3.1 M parameters", codec={}, prior={}),
         "small": Preset(
             about="one GPU, an evening, no download; f16 at 256 x 256",
             codec={
                 "ch": 64,
                 "ch_mult": (1, 1, 2, 2, 4),
                 "num_res_blocks": 2,
+                "norm_groups": 16,
                 "z_channels": 128,
                 "resolution": 256,
                 "codebook_size": 4096,
@@ -107,6 +110,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 "warmup": 0,
                 "final_lr": 1.0,
                 "dropout": 0.0,
+                "condition_dropout": 0.0,
                 "ema": 0.0,
             },
         ),
@@ -126,6 +130,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 "warmup": 0,
                 "final_lr": 1.0,
                 "dropout": 0.0,
+                "condition_dropout": 0.0,
                 "ema": 0.0,
             },
         ),
