@@ -69,28 +69,34 @@ class CodebookAverages:
     """The codebook as moving averages of what is assigned to it, and the revival of entries that fall out of use.
 
     Averages: van den Oord et al. 2017, appendix A.1. The state lives beside the quantizer, not in it, so the model's
-    keys stay the published ones. With `learn=False` only the use of each entry is followed (for revival).
+    keys stay the published ones. With `learn=False` only the use of each entry is followed (for revival). `trained`
+    says that the codebook is one to go on with, rather than one to be placed on the first batch.
     """
 
-    def __init__(self, quantizer: Quantizer, *, decay: float, revive: float, learn: bool) -> None:
+    def __init__(
+        self, quantizer: Quantizer, *, decay: float, revive: float, learn: bool, trained: bool = False
+    ) -> None:
         weight = quantizer.embedding.weight
         self.quantizer, self.decay, self.revive, self.learn = quantizer, decay, revive, learn
         self.uses = torch.zeros(len(weight), device=weight.device)
         self.sums = torch.zeros_like(weight)
-        self.updates = 0
+        self.trained, self.updates = trained, 0
 
     @torch.no_grad()
     def update(self, quantized: Quantized, generator: torch.Generator) -> Tensor:
         """Take in one batch; returns the indices of revived entries, (R,) int64.
 
-        The first call places the codebook on vectors of the batch. Later, an entry whose share of use falls below
-        `revive` times an even share 1/K is put on a random vector of the batch, its averages with it. `generator` (CPU)
-        makes the choice reproducible.
+        The first call places an untrained codebook on vectors of the batch. Later, an entry whose share of use falls
+        below `revive` times an even share 1/K is put on a random vector of the batch, its averages with it. `generator`
+        (CPU) makes the choice reproducible.
         """
         weight = self.quantizer.embedding.weight
         size = len(weight)
         vectors = quantized.z_e.detach().permute(0, 2, 3, 1).reshape(-1, weight.shape[1])
-        if self.updates == 0 and self.revive:
+        if self.updates == 0 and self.trained:
+            self.uses.fill_(len(vectors) / size)
+            self.sums.copy_(weight * self.uses[:, None])
+        elif self.updates == 0 and self.revive:
             return self._place(torch.arange(size, device=weight.device), vectors, generator)
         codes = quantized.codes.flatten()
         counts = torch.bincount(codes, minlength=size).float()

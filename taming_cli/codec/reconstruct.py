@@ -47,12 +47,12 @@ def reconstruct(
     """Write each picture's reconstruction as `out/<name>.png`: its centre crop of `size`, or all of it at its own size.
 
     A picture whose sides f does not divide is continued by its edge for the codec, and cut again. Raises UsageError
-    for a name that leads out of the folder.
+    for a name that leads out of the folder, and where an original would be overwritten.
     """
     codec, _ = load_codec(ckpt)
     if size is not None:
         codec.config.latent(size)
-    targets = _targets(out, [item.name for item in items])
+    targets = _targets(out, [item.name for item in items], [item.path for item in items])
     where = pick_device(device)
     dtype = pick_precision(precision, where)
     codec = codec.to(where).to(memory_format=torch.channels_last)
@@ -113,17 +113,21 @@ def _through(codec: VQGAN, x: Tensor) -> Tensor:
     return codec.decode(codec.encode(padded))[..., :height, :width]
 
 
-def _targets(out: Path, names: Sequence[str]) -> dict[str, Path]:
-    """Name -> PNG below `out`, same folders. UsageError where two names give one file."""
+def _targets(out: Path, names: Sequence[str], originals: Sequence[Path] = ()) -> dict[str, Path]:
+    """Name -> PNG below `out`, same folders: its suffix replaced, or, where that joins two names, `.png` added to all.
+
+    UsageError for a name that leads out of the folder, and where an original would be overwritten.
+    """
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; give a folder for the pictures")
-    targets: dict[str, Path] = {}
-    owner: dict[Path, str] = {}
     for name in names:
         if name.startswith("/") or ".." in PurePosixPath(name).parts:
             raise UsageError(f"{name!r} would be written outside of {out}; rename it first")
-        path = out / PurePosixPath(name).with_suffix(".png")
-        if path in owner and owner[path] != name:
-            path = out / f"{name}.png"
-        targets[name], owner[path] = path, name
+    targets = {name: out / PurePosixPath(name).with_suffix(".png") for name in names}
+    if len(set(targets.values())) < len(targets):
+        targets = {name: out / f"{name}.png" for name in names}
+    taken = {path.resolve() for path in originals}
+    for path in targets.values():
+        if path.resolve() in taken:
+            raise UsageError(f"{path} is one of the originals; give another folder")
     return targets

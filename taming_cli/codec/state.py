@@ -91,6 +91,7 @@ def start(
             decay=config.codebook_decay,
             revive=config.revive,
             learn=config.quantizer == "ema",
+            trained=config.init is not None,
         ),
         codec_optimizer=_adam(codec, config.learning_rate, config),
         critic_optimizer=_adam(network, config.critic_learning_rate, config),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from taming_cli.config.fields import kinds, one_of, parse, revive
+from taming_cli.config.fields import flag_name, kinds, one_of, parse, revive
 from taming_cli.errors import UsageError
 
 
@@ -46,9 +46,9 @@ def resolve(classes: Sequence[type[Any]], layers: Sequence[Layer]) -> Resolved:
 
 def from_flags(classes: Sequence[type[Any]], given: Mapping[str, Any]) -> Layer:
     """The flags that were given, by field name; text is parsed as the field wants it."""
-    owners = {field.name: config for config in classes for field in fields(config)}
+    owners = {field.name: (config, flag_name(field)) for config in classes for field in fields(config)}
     values = {
-        name: parse(owners[name], name, value, f"--{name.replace('_', '-')}") if isinstance(value, str) else value
+        name: parse(owners[name][0], name, value, owners[name][1]) if isinstance(value, str) else value
         for name, value in given.items()
         if value is not None
     }

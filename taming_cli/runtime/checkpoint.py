@@ -7,7 +7,6 @@ needs; it is written before the model file of the same step, so a kill between t
 import hashlib
 import json
 import os
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,8 +107,9 @@ def load_trainer(path: Path) -> dict[str, Any]:
     """A trainer file, tensors on the CPU; it is read with `weights_only=True`. BadFileError where it is damaged."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise BadFileError(f"trainer file {path} cannot be read: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # torch's unpickler raises whatever it stumbles over in damaged bytes
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise BadFileError(f"trainer file {path} cannot be read: {reason}") from None
     if not isinstance(state, dict):
         raise BadFileError(f"trainer file {path} holds no training state")
     return state

@@ -5,7 +5,10 @@ from collections.abc import Iterator
 
 import torch
 
+from taming_cli.config.fields import one_of
 from taming_cli.errors import UsageError
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(name: str) -> torch.device:
@@ -32,11 +35,13 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """The autocast dtype for `auto`, `fp32`, `bf16` or `fp16`; float32 means no autocast.
 
     `auto` is bf16 where the hardware multiplies it (CUDA from Ampere on; CPUs with bf16 instructions), else fp32. fp16
-    needs loss scaling, which training here does not do: it is for sampling on older cards.
+    needs loss scaling, which training here does not do: it is for sampling on older cards. UsageError for other names.
     """
     if name == "auto":
         name = "bf16" if _multiplies_bf16(device) else "fp32"
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    if name not in _DTYPES:
+        raise UsageError(f"precision {name!r} is unknown; {one_of(['auto', *_DTYPES], name)}")
+    return _DTYPES[name]
 
 
 def _multiplies_bf16(device: torch.device) -> bool:
@@ -47,7 +52,7 @@ def _multiplies_bf16(device: torch.device) -> bool:
 
 def precision_name(dtype: torch.dtype) -> str:
     """`fp32`, `bf16` or `fp16`, as the flag spells it."""
-    return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+    return next(name for name, known in _DTYPES.items() if known == dtype)
 
 
 @contextlib.contextmanager
