@@ -216,7 +216,7 @@ def test_version_is_one_line_on_stdout() -> None:
         ("train-vqgan x --size 12by4", "256x256"),
         ("train-vqgan x --steps 1.5", "--steps"),
         ("train-vqgan x --betas 0.5", "0.5,0.9"),
-        ("train-vqgan x --ch 33", "32"),
+        ("train-vqgan x --ch 33 --norm-groups 32", "32"),
         ("train-vqgan x --steps -1", "steps"),
         ("sample -n many", " -n"),
         ("train-vqgan", "train-vqgan IMAGES"),

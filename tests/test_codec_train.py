@@ -182,11 +182,12 @@ def test_a_stopped_and_resumed_training_ends_bit_for_bit_like_an_undisturbed_one
     parts = run("parts", train=train)
     assert_same_end(whole, parts)
     for kind in ("train", "validation"):
-        logged = [[{**line, "seconds": 0} for line in lines(done.run, kind)] for done in (whole, parts)]
+        timeless = {"seconds": 0, "images_per_second": 0}
+        logged = [[{**line, **timeless} for line in lines(done.run, kind)] for done in (whole, parts)]
         assert logged[0] == logged[1]
 
 
-@pytest.mark.parametrize("part", ["codebook.sums", "critic_optimizer.state.0.exp_avg", "average.decoder.conv_in.bias"])
+@pytest.mark.parametrize("part", ["codebook.sums", "critic_optimizer.state.0.exp_avg"])
 def test_a_resume_that_forgot_something_would_be_noticed(
     part: str, run: Callable[..., TrainedCodec], first: TrainedCodec, tmp_path: Path
 ) -> None:
@@ -340,7 +341,7 @@ def test_the_log_shows_critic_and_generator_from_their_steps_on(first: TrainedCo
     assert [line["step"] for line in logged] == list(range(1, 13))
     assert [line["step"] for line in logged if "critic" in line] == list(range(4, 13))
     # At step 7 half is spent, and the ramp is at its foot, where the term has no weight yet.
-    assert [line["step"] for line in logged if "generator" in line] == list(range(8, 13))
+    assert [line["step"] for line in logged if "adaptive" in line] == list(range(8, 13))
 
 
 # --- one step ---------------------------------------------------------------------------------------------------------
@@ -516,7 +517,8 @@ def test_best_is_the_validation_with_the_smallest_error(first: TrainedCodec) -> 
 
 def test_the_codec_learns(first: TrainedCodec, run: Callable[..., TrainedCodec]) -> None:
     done = run("learns", train=replace(TRAIN, steps=50, disc_weight=0.0, learning_rate=5e-3, val_every=1.0, ema=0.7))
-    assert lines(done.run)[-1]["l1"] < 0.5 * lines(first.run)[0]["l1"]
+    begun = lines(first.run, "validation")[0]
+    assert done.validation["psnr"] > begun["psnr"] + 0.7
     assert done.validation["codes_used"] > 0.5
 
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from typing import Annotated, Any
 
 import typer
@@ -46,22 +47,21 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that nothing complains at exit
-        return 0
+        return _closed_pipe()
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # typer leaves so where a reader has gone
+            return _closed_pipe()
+        raise
     except TyperException as error:
         return _say(_message(error), getattr(error, "exit_code", 2))
     except TamingError as error:
-        if debug:
-            raise
-        return _say(str(error), error.exit_code)
+        return _say(str(error), error.exit_code, debug)
     except (KeyboardInterrupt, typer.Abort):
         return _say("stopped", 130)
     except MemoryError:
-        return _say("out of memory; use a smaller --batch-size or --size", 1)
+        return _say("out of memory; use a smaller --batch-size or --size", 1, debug)
     except OSError as error:
-        if debug:
-            raise
-        return _say(f"{error.filename or 'file'}: {error.strerror or error}", 1)
+        return _say(f"{error.filename or 'file'}: {error.strerror or error}", 1, debug)
     except Exception as error:
         if debug:
             raise
@@ -71,11 +71,19 @@ def main(arguments: list[str] | None = None) -> int:
         return _say(f"{kind}: {text} (a defect of taming: run again with --debug and report what it shows)", 1)
 
 
+def _closed_pipe() -> int:
+    """Nobody reads any more, as with `| head`: that is no error, and nothing may complain of it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
 def _message(error: TyperException) -> str:
     format_message = getattr(error, "format_message", None)
     return str(format_message() if format_message else error)
 
 
-def _say(message: str, code: int) -> int:
+def _say(message: str, code: int, debug: bool = False) -> int:
+    if debug:
+        traceback.print_exc()
     sys.stderr.write(f"taming: {' '.join(message.split())}\n")
     return code

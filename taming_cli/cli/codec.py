@@ -73,7 +73,7 @@ def train_vqgan(
     resolved = o.settle(
         (CodecConfig, CriticConfig, CodecTrainConfig),
         flags,
-        stage="codec",
+        command=COMMAND,
         preset_name=preset,
         config_file=config,
         recorded=recorded,

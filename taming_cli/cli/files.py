@@ -158,7 +158,7 @@ def presets_show(
             values[command] |= to_dict(config)
     lines = []
     for command, settings in values.items():
-        lines.append(f"# {command}")
+        lines.append(f"[{command}]")
         lines += [f"{key} = {_toml(value)}" for key, value in settings.items() if value is not None]
     output.result("\n".join(lines), values, short="\n".join(lines))
     return 0

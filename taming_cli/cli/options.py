@@ -11,7 +11,7 @@ import typer
 
 from taming_cli.config.fields import flag_name, kinds
 from taming_cli.config.presets import PRESETS, preset
-from taming_cli.config.resolve import Layer, Resolved, from_environment, from_file, from_flags, resolve
+from taming_cli.config.resolve import COMMANDS, Layer, Resolved, from_environment, from_file, from_flags, resolve
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 
@@ -123,7 +123,7 @@ def settle(
     classes: Sequence[type[Any]],
     flags: Mapping[str, Any],
     *,
-    stage: str | None = None,
+    command: str,
     preset_name: str | None = None,
     config_file: Path | None = None,
     recorded: Mapping[str, Any] | None = None,
@@ -131,7 +131,7 @@ def settle(
 ) -> Resolved:
     """The command's configs from all origins.
 
-    `stage` ("codec" or "prior") picks the preset's half. `recorded` is a resumed run's config, over which only flags
+    `command` says which half of a preset counts, if any. `recorded` is a resumed run's config, over which only flags
     count. `fixed` is what a model file says of the architecture; it stands below the flags, which must agree with it.
     """
     given = from_flags(classes, flags)
@@ -146,10 +146,10 @@ def settle(
         layers.append(fixed)
     layers.append(from_environment(classes, os.environ))
     if config_file is not None:
-        layers.append(from_file(config_file))
-    if stage is not None:
+        layers.append(from_file(config_file, command))
+    if command in COMMANDS:
         name = preset_name or os.environ.get("TAMING_PRESET") or _default_preset()
-        layers.append(Layer(f"preset {name}", getattr(preset(name), stage)))
+        layers.append(Layer(f"preset {name}", preset(name).of(command)))
     return resolve(classes, layers)
 
 

@@ -63,7 +63,7 @@ def train_prior(
     resolved = o.settle(
         (PriorConfig, PriorTrainConfig),
         flags,
-        stage="prior",
+        command=COMMAND,
         preset_name=preset,
         config_file=config,
         recorded=recorded,
@@ -124,7 +124,7 @@ def sample(
     from taming_cli.pipeline import Pipeline, sample_to
     from taming_cli.runtime.rundir import next_folder
 
-    (settings,) = o.settle((SampleConfig,), flags, config_file=config).configs
+    (settings,) = o.settle((SampleConfig,), flags, command="sample", config_file=config).configs
     path = prior_path(output, ckpt)
     pipeline = Pipeline.load(path, device=device, precision=precision)
     pipeline.classes(settings, [first])

@@ -1,5 +1,6 @@
 """Training a codec: `fit` is `taming train-vqgan`."""
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,17 +61,18 @@ def fit(
     asked to stop and everything is saved.
     """
     began = time.monotonic()
-    codec.latent(train.size)  # refuses a size that f does not divide, before anything is made
+    _check_size(codec, critic, train)
     pictures = _split(images, train)
     device = pick_device(train.device)
+    torch.manual_seed(train.seed)
+    first = _first_codec(codec, train)
     judge = perceptual.build(train.perceptual, weights=weights, offline=offline)
     if judge is not None:
         judge = judge.to(device)
     groups = {"codec": codec, "critic": critic, "train": train}
     inputs = [str(path.resolve()) for path in images]
     with open_run(COMMAND, place or Place(), groups, inputs=inputs, origins=origins or {}) as run:
-        torch.manual_seed(train.seed)
-        state = start(_first_codec(codec, train), critic, train, device, pick_precision(train.precision, device))
+        state = start(first, critic, train, device, pick_precision(train.precision, device))
         resumed = run.trainer.exists()
         if resumed:
             state.load_state_dict(load_trainer(run.trainer))
@@ -100,6 +102,17 @@ def fit(
             step=state.step,
             validation=state.validation,
             skipped=skipped,
+        )
+
+
+def _check_size(codec: CodecConfig, critic: CriticConfig, train: CodecTrainConfig) -> None:
+    """Refuse a size that f does not divide, or that leaves the critic no patch, before anything is made."""
+    codec.latent(train.size)
+    least = critic.smallest_side
+    if train.disc_weight and min(train.size.width, train.size.height) < least:
+        raise UsageError(
+            f"size {train.size} is below the {least} pixels a side that disc_num_layers {critic.disc_num_layers} "
+            "needs; use fewer layers, or --disc-weight 0"
         )
 
 
@@ -184,7 +197,7 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
                 saved = time.monotonic()
             if stop.requested and spent < 1:
                 _save(session)
-                go_on = f"taming {COMMAND} --resume --out {run.folder}"
+                go_on = f"taming {COMMAND} --resume --out {shlex.quote(str(run.folder))}"
                 raise stop.interrupted(f"stopped after step {state.step}, all is saved; go on with: {go_on}")
     return batches.bad
 

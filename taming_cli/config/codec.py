@@ -64,6 +64,11 @@ class CriticConfig:
     def __post_init__(self) -> None:
         check(self)
 
+    @property
+    def smallest_side(self) -> int:
+        """Pixels a side below which no patch is left: the strided layers, then two layers that take one each."""
+        return int(3 * 2**self.disc_num_layers)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CodecTrainConfig:

@@ -22,6 +22,10 @@ class Preset:
     codec: Mapping[str, Any]
     prior: Mapping[str, Any]
 
+    def of(self, command: str) -> Mapping[str, Any]:
+        """The values for `train-vqgan` or `train-prior`; other commands have none."""
+        return {"train-vqgan": self.codec, "train-prior": self.prior}.get(command, {})
+
 
 _PAPER_CODEC = MappingProxyType(
     {

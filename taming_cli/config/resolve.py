@@ -10,6 +10,9 @@ from typing import Any
 from taming_cli.config.fields import flag_name, kinds, one_of, parse, revive
 from taming_cli.errors import UsageError
 
+COMMANDS = ("train-vqgan", "train-prior")
+"""The commands with settings of their own in a preset."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -66,8 +69,12 @@ def from_environment(classes: Sequence[type[Any]], environment: Mapping[str, str
     return Layer("environment", values)
 
 
-def from_file(path: Path) -> Layer:
-    """A TOML or JSON file of values; groups (`[codec]`) are allowed and flattened, so a run's config.json will do."""
+def from_file(path: Path, command: str = "") -> Layer:
+    """A TOML or JSON file of values for `command`.
+
+    Groups (`[codec]`) are allowed and flattened, so a run's config.json will do; a table named like a training command
+    is read by that command alone, so what `taming presets show` prints will do too.
+    """
     try:
         text = path.read_text()
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
@@ -79,6 +86,7 @@ def from_file(path: Path) -> Layer:
         raise UsageError(f"config file {path} holds no settings; write them as name = value")
     if isinstance(values.get("config"), dict):  # a run's config.json
         values = values["config"]
+    values |= {name: {} for name in values if name in COMMANDS and name != command}
     return Layer(f"config file {path}", flatten(values))
 
 

@@ -1,5 +1,6 @@
 """Training a prior: `fit` is `taming train-prior`."""
 
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -170,7 +171,7 @@ def _loop(session: _Session) -> None:
                 saved = time.monotonic()
             if stop.requested and spent < 1:
                 _save(session)
-                go_on = f"taming {COMMAND} --resume --out {run.folder}"
+                go_on = f"taming {COMMAND} --resume --out {shlex.quote(str(run.folder))}"
                 raise stop.interrupted(f"stopped after step {state.step}, all is saved; go on with: {go_on}")
 
 

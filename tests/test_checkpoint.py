@@ -1,0 +1,192 @@
+"""Model files and trainer files: whole or not there, read back as written, and refused where they are not ours."""
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from taming_cli.errors import BadFileError
+from taming_cli.runtime.checkpoint import (
+    FORMAT_VERSION,
+    ModelFile,
+    load_model,
+    load_trainer,
+    read_header,
+    save_model,
+    save_trainer,
+    tensors_sha256,
+    write_atomically,
+)
+
+MODEL = ModelFile(
+    format="taming-codec",
+    config={"codec": {"ch": 32, "ch_mult": [1, 2]}},
+    about={"step": 7, "images": ["/a/ö"], "metrics": {"psnr": 1.5}},
+    tensors={
+        "b": torch.arange(6.0).view(2, 3).t(),
+        "a": torch.tensor([1, 2]),
+        "h": torch.ones(2, dtype=torch.bfloat16),
+    },
+)
+
+
+def test_a_model_file_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "m.safetensors"
+    save_model(path, MODEL)
+    found = load_model(path, "taming-codec")
+    assert (found.format, found.config, found.about) == (MODEL.format, MODEL.config, MODEL.about)
+    assert found.tensors.keys() == MODEL.tensors.keys()
+    for name, tensor in MODEL.tensors.items():
+        assert torch.equal(found.tensors[name], tensor)
+        assert found.tensors[name].dtype == tensor.dtype
+
+
+def test_the_metadata_is_what_the_format_says_and_any_program_can_read_it(tmp_path: Path) -> None:
+    save_model(tmp_path / "m.safetensors", MODEL)
+    with safe_open(tmp_path / "m.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    assert (metadata["format"], metadata["format_version"]) == ("taming-codec", str(FORMAT_VERSION))
+    assert json.loads(metadata["config"]) == MODEL.config
+
+
+def test_a_header_is_read_without_the_tensors(tmp_path: Path) -> None:
+    save_model(tmp_path / "m.safetensors", MODEL)
+    header = read_header(tmp_path / "m.safetensors")
+    assert (header.about, header.tensors) == (MODEL.about, {})
+
+
+def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
+    save_model(tmp_path / "m.safetensors", MODEL)
+    with pytest.raises(BadFileError, match=r"m\.safetensors is a codec; a prior is needed here"):
+        load_model(tmp_path / "m.safetensors", "taming-prior")
+
+
+def test_missing_damaged_and_foreign_files_are_refused_by_name(tmp_path: Path) -> None:
+    save_model(tmp_path / "whole.safetensors", MODEL)
+    data = (tmp_path / "whole.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(data[:-3])
+    (tmp_path / "text.safetensors").write_text("hello")
+    (tmp_path / "empty.safetensors").write_bytes(b"")
+    save_file({"a": torch.ones(1)}, tmp_path / "foreign.safetensors")
+    save_file({"a": torch.ones(1)}, tmp_path / "bare.safetensors", {"format": "taming-codec"})
+    for name in ("no", "cut", "text", "empty", "foreign", "bare"):
+        for read in (load_model, read_header):
+            with pytest.raises(BadFileError, match=name) as caught:
+                read(tmp_path / f"{name}.safetensors")
+            assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    metadata = {"format": "taming-codec", "format_version": str(FORMAT_VERSION + 1), "config": "{}", "about": "{}"}
+    save_file({"a": torch.ones(1)}, tmp_path / "m.safetensors", metadata)
+    with pytest.raises(BadFileError, match="update"):
+        load_model(tmp_path / "m.safetensors")
+
+
+def test_a_trainer_file_is_read_back_with_its_optimiser(tmp_path: Path) -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([weight])
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    state = {"optimizer": optimizer.state_dict(), "step": 3, "best": float("-inf"), "names": ["a", "b"]}
+    save_trainer(tmp_path / "t.pt", state)
+    found = load_trainer(tmp_path / "t.pt")
+    assert (found["step"], found["best"], found["names"]) == (3, float("-inf"), ["a", "b"])
+    assert torch.equal(found["optimizer"]["state"][0]["exp_avg"], optimizer.state[weight]["exp_avg"])
+
+
+class Evil:
+    """Unpickling this would run a command."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_trainer_file_runs_nothing_when_it_is_read(tmp_path: Path) -> None:
+    torch.save({"step": Evil(tmp_path / "made")}, tmp_path / "t.pt")
+    (tmp_path / "raw.pt").write_bytes(pickle.dumps({"step": Evil(tmp_path / "made")}, protocol=2))
+    for name in ("t.pt", "raw.pt"):
+        with pytest.raises(BadFileError, match=name):
+            load_trainer(tmp_path / name)
+    assert not (tmp_path / "made").exists()
+
+
+def test_damaged_trainer_files_are_refused_in_one_line(tmp_path: Path) -> None:
+    save_trainer(tmp_path / "t.pt", {"a": torch.arange(1000.0)})
+    data = (tmp_path / "t.pt").read_bytes()
+    damaged = {"cut": data[: len(data) // 2], "empty": b"", "text": b"hello", "list": None, "missing": None}
+    for name, content in damaged.items():
+        path = tmp_path / f"{name}.pt"
+        if content is not None:
+            path.write_bytes(content)
+        elif name == "list":
+            torch.save([1], path)
+        with pytest.raises(BadFileError, match=name) as caught:
+            load_trainer(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    write_atomically(path, lambda temporary: temporary.write_text("old") and None)
+
+    def breaks(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, breaks)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_until_the_write_is_done_the_old_file_stands_under_the_name(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("old")
+
+    def write(temporary: Path) -> None:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+        assert temporary.parent == path.parent  # a rename across file systems would not be atomic
+
+    write_atomically(path, write)
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_hash_covers_names_types_shapes_bytes_and_config() -> None:
+    base = {"a": torch.arange(4.0), "b": torch.ones(2)}
+    variants: list[dict[str, torch.Tensor]] = [
+        {**base, "a": torch.arange(4.0).view(2, 2)},
+        {**base, "a": torch.arange(4.0).view(torch.int32)},
+        {**base, "a": torch.tensor([0.0, 1.0, 2.0, 4.0])},
+        {"c": base["a"], "b": base["b"]},
+        {"a": base["a"]},
+    ]
+    hashes = [tensors_sha256(tensors, {"k": 1}) for tensors in (base, *variants)]
+    hashes.append(tensors_sha256(base, {"k": 2}))
+    assert len(set(hashes)) == len(hashes)
+    assert all(len(one) == 64 for one in hashes)
+
+
+def test_the_hash_does_not_depend_on_order_or_memory_layout() -> None:
+    picture = torch.randn(2, 3, 4, 4)
+    one = tensors_sha256({"a": picture, "b": torch.ones(1)}, {"k": 1, "l": 2})
+    other = {"b": torch.ones(1), "a": picture.to(memory_format=torch.channels_last)}
+    assert tensors_sha256(other, {"l": 2, "k": 1}) == one
+
+
+def test_files_of_both_formats_carry_their_format(tmp_path: Path) -> None:
+    save_model(tmp_path / "p.safetensors", replace(MODEL, format="taming-prior"))
+    assert load_model(tmp_path / "p.safetensors").format == "taming-prior"

@@ -1,0 +1,320 @@
+"""A prior and its codec as one file that makes pictures: numbers, classes, settings in the PNG, sizes, tokens."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from taming_cli import pipeline as room
+from taming_cli.codec.reconstruct import decode
+from taming_cli.codec.vqgan import VQGAN, codec_file
+from taming_cli.config.codec import CodecConfig
+from taming_cli.config.prior import ConditionSpec, PriorConfig
+from taming_cli.config.sampling import SampleConfig
+from taming_cli.config.size import Size
+from taming_cli.data.images import read_image, to_uint8
+from taming_cli.data.tokens import TokenFile, verify
+from taming_cli.errors import BadFileError, Interrupted, UsageError
+from taming_cli.pipeline import Pipeline, Sampled, sample_to
+from taming_cli.prior.gpt import GPT
+from taming_cli.prior.model import prior_file
+from taming_cli.runtime.checkpoint import save_model
+
+LABELS = ("cat", "dog", "7")
+CODEC = CodecConfig(
+    ch=32,
+    ch_mult=(1, 1),
+    num_res_blocks=1,
+    attn_resolutions=(),
+    z_channels=4,
+    resolution=8,
+    codebook_size=16,
+    codebook_dim=4,
+)
+
+
+def saved(path: Path, *, classes: bool, **about: Any) -> Path:
+    """A prior with random weights and its codec, as a model file. Weights are large, so that classes matter."""
+    torch.manual_seed(0)
+    codec = VQGAN(CODEC)
+    torch.nn.init.normal_(codec.quantize.embedding.weight)
+    conditions = (ConditionSpec(kind="class", vocabulary=3),) if classes else ()
+    gpt = GPT(PriorConfig(n_layer=1, n_head=2, n_embd=16, window=Size(4, 4), codebook_size=16, conditions=conditions))
+    with torch.no_grad():
+        gpt.head.weight.normal_(std=0.5)
+        gpt.tok_emb.weight.normal_(std=1.0)
+    labels = {"label_names": list(LABELS), "label_counts": [6, 2, 0]} if classes else {"label_names": []}
+    save_model(path, prior_file(gpt, codec_file(codec, {}), {"grid": "4x4", **labels, **about}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("prior") / "prior.safetensors", classes=True)
+
+
+@pytest.fixture(scope="module")
+def pipeline(ckpt: Path) -> Pipeline:
+    return Pipeline.load(ckpt, device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def unconditional(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    path = saved(tmp_path_factory.mktemp("plain") / "prior.safetensors", classes=False)
+    return Pipeline.load(path, device="cpu")
+
+
+@pytest.fixture
+def drawn(pipeline: Pipeline, ckpt: Path, tmp_path: Path) -> Callable[..., list[Sampled]]:
+    def draw(name: str = "out", **options: Any) -> list[Sampled]:
+        extra = {key: options.pop(key) for key in ("first", "tokens", "on_progress") if key in options}
+        return list(sample_to(pipeline, SampleConfig(**options), tmp_path / name, ckpt=ckpt, **extra))
+
+    return draw
+
+
+def pixels(path: Path) -> Any:
+    return np.asarray(Image.open(path))
+
+
+# --- sample -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_sample_17_alone_is_sample_17_of_a_batch(batch_size: int, pipeline: Pipeline) -> None:
+    many = pipeline.sample(SampleConfig(n=24, seed=7, batch_size=batch_size))
+    alone = pipeline.sample(SampleConfig(n=1, seed=7), numbers=[17])
+    assert torch.equal(many.codes[17], alone.codes[0])
+    assert many.classes[17] == alone.classes[0]
+    assert (many.images[17].int() - alone.images[0].int()).abs().max() <= 1  # rounding, in another batch
+    assert len(many.codes.flatten(1).unique(dim=0)) == 24
+
+
+def test_the_pictures_are_the_decoded_codes(pipeline: Pipeline) -> None:
+    made = pipeline.sample(SampleConfig(n=3, seed=1))
+    assert made.images.shape == (3, 3, 8, 8)
+    assert made.images.dtype == torch.uint8
+    assert made.codes.shape == (3, 4, 4)
+    expected = to_uint8(pipeline.codec.decode(made.codes))
+    assert (made.images.int() - expected.int()).abs().max() <= 1
+
+
+def test_seed_and_settings_decide_the_picture(pipeline: Pipeline) -> None:
+    base = pipeline.sample(SampleConfig(n=2, seed=7, class_name="cat")).codes
+    assert torch.equal(base, pipeline.sample(SampleConfig(n=2, seed=7, class_name="cat")).codes)
+    for changes in ({"seed": 8}, {"class_name": "dog"}, {"greedy": True}, {"temperature": 0.05}, {"guidance": 8.0}):
+        other = pipeline.sample(SampleConfig(**{"n": 2, "seed": 7, "class_name": "cat", **changes})).codes
+        assert not torch.equal(base, other), changes
+
+
+def test_greedy_takes_no_notice_of_the_seed(pipeline: Pipeline) -> None:
+    codes = [pipeline.sample(SampleConfig(n=1, seed=seed, class_name="cat", greedy=True)).codes for seed in (1, 2)]
+    assert torch.equal(codes[0], codes[1])
+
+
+def test_a_class_goes_by_name_or_number_and_a_name_that_is_a_number_comes_first(pipeline: Pipeline) -> None:
+    assert [pipeline.class_index(name) for name in ("cat", "dog", "7")] == [0, 1, 2]
+    assert [pipeline.class_index(name) for name in ("0", "1", "2")] == [0, 1, 2]
+    by_name = pipeline.sample(SampleConfig(n=2, class_name="dog"))
+    by_number = pipeline.sample(SampleConfig(n=2, class_name="1"))
+    assert torch.equal(by_name.codes, by_number.codes)
+    assert by_name.classes == by_number.classes == ("dog", "dog")
+
+
+@pytest.mark.parametrize("name", ["dgo", "3", "-1", "", "cats"])
+def test_an_unknown_class_is_refused_with_those_there_are(name: str, pipeline: Pipeline) -> None:
+    with pytest.raises(UsageError, match="valid: cat, dog, 7"):
+        pipeline.sample(SampleConfig(class_name=name))
+
+
+def test_without_a_class_they_are_drawn_as_often_as_in_training(pipeline: Pipeline) -> None:
+    drawn = pipeline.classes(SampleConfig(seed=3), range(4000))
+    share = [drawn.count(index) / 4000 for index in range(3)]
+    assert share == pytest.approx([0.75, 0.25, 0.0], abs=0.03)
+    assert drawn[17] == pipeline.classes(SampleConfig(seed=3), [17])[0]
+
+
+def test_a_prior_without_classes_draws_and_refuses_a_class(unconditional: Pipeline) -> None:
+    assert unconditional.sample(SampleConfig(n=2)).classes == (None, None)
+    with pytest.raises(UsageError, match="without classes"):
+        unconditional.sample(SampleConfig(class_name="cat"))
+
+
+@pytest.mark.parametrize("size", [Size(8, 8), Size(16, 8), Size(4, 12), Size(10, 6)])
+def test_pictures_have_the_size_asked_for(size: Size, pipeline: Pipeline) -> None:
+    made = pipeline.sample(SampleConfig(n=2, size=size))
+    assert made.images.shape == (2, 3, size.height, size.width)
+    assert made.codes.shape == (2, size.height // 2, size.width // 2)
+
+
+def test_a_size_that_f_does_not_divide_is_refused(pipeline: Pipeline) -> None:
+    with pytest.raises(UsageError, match="nearest that does is 8x8"):
+        pipeline.sample(SampleConfig(size=Size(9, 8)))
+
+
+def test_progress_ends_with_all_cells(pipeline: Pipeline) -> None:
+    told: list[tuple[int, int]] = []
+    pipeline.sample(SampleConfig(n=3, batch_size=2), on_progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (48, 48)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_a_codec_is_no_pipeline(tmp_path: Path) -> None:
+    save_model(tmp_path / "vq.safetensors", codec_file(VQGAN(CODEC), {}))
+    with pytest.raises(BadFileError, match="is a codec; a prior is needed here"):
+        Pipeline.load(tmp_path / "vq.safetensors")
+
+
+# --- sample_to --------------------------------------------------------------------------------------------------------
+
+
+def test_pngs_and_a_grid_are_written_with_all_settings_in_the_text_chunk(
+    drawn: Callable[..., list[Sampled]], pipeline: Pipeline, tmp_path: Path
+) -> None:
+    made = drawn(n=3, seed=7, class_name="dog", temperature=0.9, top_k=10)
+    assert [one.path.name for one in made] == ["000000.png", "000001.png", "000002.png"]
+    assert [(one.sample, one.label) for one in made] == [(0, "dog"), (1, "dog"), (2, "dog")]
+    expected = pipeline.sample(SampleConfig(n=3, seed=7, class_name="dog", temperature=0.9, top_k=10))
+    for one in made:
+        assert torch.equal(read_image(one.path.read_bytes(), "x"), expected.images[one.sample])
+        with Image.open(one.path) as image:
+            said = json.loads(image.text["taming"])  # type: ignore[attr-defined]
+        assert said["prior_sha256"] == pipeline.sha256
+        assert (said["sample"], said["seed"], said["class"], said["grid"]) == (one.sample, 7, "dog", "4x4")
+        assert (said["temperature"], said["top_k"], said["stride"], said["precision"]) == (0.9, 10, 1, "fp32")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "000000.png",
+        "000001.png",
+        "000002.png",
+        "grid.png",
+    ]
+
+
+def test_the_grid_shows_every_picture(drawn: Callable[..., list[Sampled]], tmp_path: Path) -> None:
+    made = drawn(n=5, seed=2)
+    sheet = pixels(tmp_path / "out" / "grid.png")
+    tiles = [
+        sheet[top : top + 8, left : left + 8]
+        for top in range(0, sheet.shape[0], 10)
+        for left in range(0, sheet.shape[1], 10)
+    ]
+    for one, tile in zip(made, tiles, strict=False):
+        assert np.array_equal(tile, pixels(one.path))
+
+
+def test_first_names_the_number_and_the_file(drawn: Callable[..., list[Sampled]]) -> None:
+    many, alone = drawn("many", n=4, seed=7), drawn("alone", n=1, seed=7, first=3)
+    assert [one.path.name for one in alone] == ["000003.png"]
+    assert np.abs(pixels(alone[0].path).astype(int) - pixels(many[3].path)).max() <= 1
+    assert alone[0].label == many[3].label
+
+
+def test_identical_pictures_are_kept_and_another_in_the_way_is_refused(
+    drawn: Callable[..., list[Sampled]], tmp_path: Path
+) -> None:
+    made = drawn(n=2, seed=7)
+    before = {path: (path.stat().st_ino, path.read_bytes()) for path in (one.path for one in made)}
+    again = drawn(n=3, seed=7)  # more of the same
+    assert [one.sample for one in again] == [0, 1, 2]
+    assert {path: data for path, (_, data) in before.items()} == {path: path.read_bytes() for path in before}
+    for changes in ({"seed": 8}, {"temperature": 0.5}, {"class_name": "7"}, {"size": Size(16, 8)}):
+        with pytest.raises(UsageError, match=r"00000\d\.png exists and was made with other settings"):
+            drawn(**{"n": 3, "seed": 7, **changes})
+    (tmp_path / "other").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "other" / "000001.png")
+    with pytest.raises(UsageError, match="000001"):
+        drawn("other", n=2)
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["000001.png"]  # nothing was begun
+
+
+def test_a_killed_job_draws_only_what_is_missing(
+    drawn: Callable[..., list[Sampled]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "CHUNK", 2)
+    whole = [pixels(one.path) for one in drawn("whole", n=6, seed=7)]
+    made = drawn(n=6, seed=7)
+    made[3].path.unlink()
+    asked: list[Any] = []
+    true = Pipeline.sample
+
+    def watched(self: Pipeline, *arguments: Any, **options: Any) -> Any:
+        asked.append(list(options["numbers"]))
+        return true(self, *arguments, **options)
+
+    monkeypatch.setattr(Pipeline, "sample", watched)
+    again = drawn(n=6, seed=7)
+    assert asked == [[2, 3]]
+    for one, expected in zip(again, whole, strict=True):
+        assert np.array_equal(pixels(one.path), expected)
+
+
+def test_a_signal_stops_between_chunks_and_the_same_again_goes_on(
+    drawn: Callable[..., list[Sampled]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "CHUNK", 2)
+
+    def stop(done: int, total: int) -> None:
+        if done == 2 * 16:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match=r"2 pictures are in .*run the same again") as caught:
+        drawn(n=6, seed=7, on_progress=stop, tokens=tmp_path / "t.h5")
+    assert caught.value.exit_code == 143
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
+    drawn(n=6, seed=7, tokens=tmp_path / "t.h5")
+    drawn("whole", n=6, seed=7, tokens=tmp_path / "whole.h5")
+    with TokenFile(tmp_path / "t.h5") as a, TokenFile(tmp_path / "whole.h5") as b:
+        assert np.array_equal(a.codes(slice(None)), b.codes(slice(None)))
+        assert a.names() == b.names()
+    for number in range(6):
+        name = f"{number:06d}.png"
+        assert np.array_equal(pixels(tmp_path / "out" / name), pixels(tmp_path / "whole" / name))
+
+
+def test_the_token_file_goes_back_to_the_same_pictures(
+    drawn: Callable[..., list[Sampled]], pipeline: Pipeline, tmp_path: Path
+) -> None:
+    made = drawn(n=5, seed=7, tokens=tmp_path / "t.h5")
+    assert verify(tmp_path / "t.h5").count == 5
+    with TokenFile(tmp_path / "t.h5") as file:
+        codes = torch.from_numpy(file.codes(slice(None)))
+        assert file.header.codec_sha256 == pipeline.codec.sha256()
+        assert file.names() == [one.path.name for one in made]
+        labels = [file.label_names[label] for label in file.labels]
+    assert torch.equal(codes[:, 0], pipeline.sample(SampleConfig(n=5, seed=7)).codes)
+    assert labels == [one.label for one in made]
+    decode(tmp_path / "t.h5", tmp_path / "back", device="cpu")  # the codec is found in the prior's file
+    for one in made:
+        difference = np.abs(pixels(tmp_path / "back" / one.path.name).astype(int) - pixels(one.path))
+        assert difference.max() <= 1
+
+
+def test_tokens_can_be_asked_for_when_the_pictures_are_there_already(
+    drawn: Callable[..., list[Sampled]], tmp_path: Path
+) -> None:
+    drawn(n=3, seed=7)
+    drawn(n=3, seed=7, tokens=tmp_path / "t.h5")
+    with TokenFile(tmp_path / "t.h5") as file:
+        assert len(file) == 3
+
+
+def test_other_tokens_in_the_way_are_refused(drawn: Callable[..., list[Sampled]], tmp_path: Path) -> None:
+    drawn(n=2, seed=7, tokens=tmp_path / "t.h5")
+    before = (tmp_path / "t.h5").read_bytes()
+    with pytest.raises(UsageError, match="other settings"):
+        drawn("new", n=2, seed=8, tokens=tmp_path / "t.h5")
+    assert (tmp_path / "t.h5").read_bytes() == before
+
+
+def test_unconditional_samples_are_written_without_a_class(unconditional: Pipeline, tmp_path: Path) -> None:
+    made = list(sample_to(unconditional, SampleConfig(n=2), tmp_path / "out", tokens=tmp_path / "t.h5"))
+    assert [one.label for one in made] == [None, None]
+    with TokenFile(tmp_path / "t.h5") as file:
+        assert file.labels.tolist() == [-1, -1]

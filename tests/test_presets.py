@@ -1,0 +1,62 @@
+"""Presets: complete, buildable, and the paper's where they say so."""
+
+from typing import Any
+
+import pytest
+
+from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
+from taming_cli.config.presets import PRESETS, preset
+from taming_cli.config.prior import PriorConfig, PriorTrainConfig
+from taming_cli.config.resolve import Layer, resolve
+from taming_cli.config.size import Size
+from taming_cli.errors import UsageError
+
+STAGES: dict[str, tuple[type[Any], ...]] = {
+    "codec": (CodecConfig, CriticConfig, CodecTrainConfig),
+    "prior": (PriorConfig, PriorTrainConfig),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("name", ["tiny", "small", "f16-1024", "f16-16384"])
+def test_every_preset_builds_both_stages(name: str, stage: str) -> None:
+    resolved = resolve(STAGES[stage], [Layer(f"preset {name}", getattr(preset(name), stage))])
+    if stage == "codec":
+        codec, _, train = resolved.configs
+        codec.latent(train.size)  # divides by f
+    assert preset(name).about
+
+
+def test_there_are_no_other_presets() -> None:
+    assert list(PRESETS) == ["tiny", "small", "f16-1024", "f16-16384"]
+
+
+@pytest.mark.parametrize("name", ["tiny", "small"])
+def test_the_presets_for_first_use_need_no_download(name: str) -> None:
+    train = resolve(STAGES["codec"], [Layer("preset", preset(name).codec)]).configs[2]
+    assert train.perceptual in ("efficientnet-lite0", "none")
+
+
+@pytest.mark.parametrize(("name", "codes"), [("f16-1024", 1024), ("f16-16384", 16384)])
+def test_the_paper_presets_are_the_papers(name: str, codes: int) -> None:
+    codec, critic, train = resolve(STAGES["codec"], [Layer("preset", preset(name).codec)]).configs
+    assert codec.downsample_factor == 16
+    assert (codec.ch, codec.ch_mult, codec.num_res_blocks) == (128, (1, 1, 2, 2, 4), 2)
+    assert (codec.z_channels, codec.codebook_dim, codec.codebook_size) == (256, 256, codes)
+    assert (codec.attn_resolutions, codec.resolution, train.size) == ((16,), 256, Size(256, 256))
+    assert (critic.disc_ndf, critic.disc_num_layers, critic.disc_loss) == (64, 3, "hinge")
+    assert (train.perceptual, train.perceptual_weight, train.disc_weight) == ("lpips-vgg", 1.0, 0.8)
+    prior, _ = resolve(STAGES["prior"], [Layer("preset", preset(name).prior)]).configs
+    assert prior.arch == "published"
+    if name == "f16-1024":
+        assert (prior.n_layer, prior.n_head, prior.n_embd) == (24, 16, 1024)
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="did you mean 'f16-1024'"):
+        preset("f16-1025")
+
+
+def test_a_preset_cannot_be_changed_by_who_reads_it() -> None:
+    with pytest.raises(TypeError):
+        PRESETS["mine"] = PRESETS["tiny"]  # type: ignore[index]
