@@ -46,7 +46,7 @@ def test_different_seeds_draw_different_pictures() -> None:
     assert len({digest(scene(seed, 32, 32)) for seed in range(0, 160, 16)}) == 10
 
 
-@pytest.mark.parametrize(("size", "height"), [(16, 16), (57, 33), (33, 57), (120, 17)])
+@pytest.mark.parametrize(("width", "height"), [(16, 16), (57, 33), (33, 57), (120, 17)])
 def test_shapes_types_and_ranges_hold_at_odd_sizes(width: int, height: int) -> None:
     for seed in range(16):
         drawn = scene(seed, width, height)
