@@ -329,7 +329,7 @@ def test_our_own_defects_are_one_line_and_with_debug_a_traceback(monkeypatch: py
 @pytest.mark.parametrize(("line", "code"), [("info nowhere.h5", 1), ("train-vqgan nowhere --preset tinny", 2)])
 def test_debug_shows_the_traceback_and_keeps_the_exit_code(line: str, code: int, tmp_path: Path) -> None:
     process = program(*line.split(), "--debug", cwd=tmp_path)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert "Traceback" in err
     assert out == ""
     assert process.returncode == code
@@ -412,7 +412,7 @@ def test_a_closed_pipe_is_a_quiet_0(line: str, tmp_path: Path) -> None:
     os.close(reading)
     process = program(*line.split(), cwd=tmp_path, stdout=writing)
     os.close(writing)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")
 
 
@@ -445,7 +445,7 @@ def test_a_signal_saves_and_prints_the_command_that_resumes(
     log = folder / "metrics.jsonl"
     until(lambda: log.exists() and log.stat().st_size > 0, process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, out) == (code, "")
     last = err.splitlines()[-1]
     assert "all is saved" in last
@@ -458,7 +458,7 @@ def test_a_signal_saves_and_prints_the_command_that_resumes(
     assert resumed.json["step"] == step + 3
 
 
-def until(true: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60) -> None:
+def until(true: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert process.poll() is None, process.communicate()

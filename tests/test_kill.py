@@ -95,7 +95,7 @@ def execute(server: Any, tmp_path: Path) -> Callable[..., int]:
         exact = moment if isinstance(moment, Before) else None
         process = server.Process(target=_become, args=([str(one) for one in arguments], exact, log))
         process.start()
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while process.is_alive() and isinstance(moment, After):
             if any(path.stat().st_size >= moment.size for path in tmp_path.glob(moment.pattern)):
                 time.sleep(random.uniform(0, moment.delay))
@@ -103,7 +103,7 @@ def execute(server: Any, tmp_path: Path) -> Callable[..., int]:
                 break
             assert time.monotonic() < end, "the moment never came"
             time.sleep(0.002)
-        process.join(120)
+        process.join(300)
         assert process.exitcode is not None, "it never ended"
         assert process.exitcode in (0, -signal.SIGKILL), log.read_text()
         return int(process.exitcode)

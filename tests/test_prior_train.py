@@ -27,8 +27,9 @@ from taming_cli.prior.gpt import GPT
 from taming_cli.prior.layout import NOT_GIVEN
 from taming_cli.prior.model import prior_file, prior_from
 from taming_cli.prior.state import PriorState
-from taming_cli.prior.train import Progress, fit
+from taming_cli.prior.train import fit
 from taming_cli.runtime.checkpoint import ModelFile, load_model, load_trainer
+from taming_cli.runtime.progress import Progress
 from taming_cli.runtime.rundir import Place
 
 CODES = 8
@@ -122,7 +123,7 @@ def test_a_stopped_and_resumed_training_ends_bit_for_bit_like_an_undisturbed_one
     train = replace(TRAIN, dropout=0.2, pkeep=0.8, condition_dropout=0.3)
     whole = train_in("whole", train=train)
     for step in (10, 20):
-        with pytest.raises(Interrupted, match=f"after step {step}; everything is saved"):
+        with pytest.raises(Interrupted, match=f"after step {step}, all is saved"):
             train_in("parts", train=train, on_step=stop_at(step))
     parts = train_in("parts", train=train)
     assert same_tensors(whole.last, parts.last)
