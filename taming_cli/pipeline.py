@@ -22,7 +22,7 @@ from taming_cli.codec.vqgan import VQGAN, codec_from
 from taming_cli.config.fields import one_of, to_dict
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.size import Size
-from taming_cli.data.images import grid, to_uint8, write_png
+from taming_cli.data.images import grid, read_image, to_uint8, write_png
 from taming_cli.data.token_writer import TokenJob
 from taming_cli.data.tokens import TokenHeader
 from taming_cli.errors import UsageError
@@ -116,7 +116,7 @@ class Pipeline:
             batch_size=config.batch_size,
             on_progress=on_progress,
         )
-        names = tuple(None if index is None else self._label(index) for index in classes)
+        names = tuple(None if index is None else self.label(index) for index in classes)
         return Samples(self.decode(codes, config.batch_size), codes.cpu(), names)
 
     @torch.inference_mode()
@@ -159,7 +159,8 @@ class Pipeline:
             raise UsageError(f"class {name!r} is unknown; {one_of(self.labels, name)}")
         raise UsageError(f"class {name!r} is unknown; this prior has classes 0 to {count - 1}")
 
-    def _label(self, index: int) -> str:
+    def label(self, index: int) -> str:
+        """The name of a class, or its number where it has none."""
         return self.labels[index] if index < len(self.labels) else str(index)
 
 
@@ -194,7 +195,7 @@ def sample_to(
     cells = latent.width * latent.height
     with ExitStack() as stack:
         job = stack.enter_context(_job(pipeline, config, latent, tokens, ckpt, numbers)) if tokens else None
-        pending = {part.start for part in job.pending()} if job is not None else set()
+        pending = {part.start: part for part in job.pending()} if job is not None else {}
         stop = stack.enter_context(StopRequest())
         for start in range(0, len(numbers), CHUNK):
             chunk = numbers[start : start + CHUNK]
@@ -209,12 +210,11 @@ def sample_to(
                 for number, image in zip(chunk, drawn.images, strict=True):
                     write_png(targets[number], image, {"taming": settings[number]})
                 if job is not None and start in pending:
-                    part = next(part for part in job.pending() if part.start == start)
                     names = [targets[number].name for number in chunk]
                     codes = drawn.codes[:, None].numpy()
-                    job.write(part, codes=codes, names=names, labels=drawn.classes, conditions={}, skipped=[])
+                    job.write(pending[start], codes=codes, names=names, labels=drawn.classes, conditions={}, skipped=[])
             for number, index in zip(chunk, classes[start : start + CHUNK], strict=True):
-                label = None if index is None else pipeline._label(index)
+                label = None if index is None else pipeline.label(index)
                 yield Sampled(path=targets[number], sample=number, label=label)
             if stop.requested and chunk[-1] != numbers[-1]:
                 raise stop.interrupted(f"stopped; {chunk[-1] - first + 1} pictures are in {out}: run the same again")
@@ -250,7 +250,7 @@ def _settings(pipeline: Pipeline, config: SampleConfig, latent: Size, number: in
         {
             "prior_sha256": pipeline.sha256,
             "sample": number,
-            "class": None if index is None else pipeline._label(index),
+            "class": None if index is None else pipeline.label(index),
             "grid": str(latent),
             "precision": precision_name(pipeline.precision),
             **values,
@@ -269,8 +269,6 @@ def _chunk(path: Path) -> str | None:
 
 
 def _write_grid(out: Path, paths: Sequence[Path]) -> None:
-    from taming_cli.data.images import read_image
-
     images = torch.stack([read_image(path.read_bytes(), path.name) for path in paths])
     columns = max(1, round((len(paths) * images.shape[2] / images.shape[3]) ** 0.5))
     write_png(out / "grid.png", grid(images, columns=columns))

@@ -11,9 +11,8 @@ import typer
 
 from taming_cli.cli import options as o
 from taming_cli.cli.console import Output, figures
-from taming_cli.cli.training import last_word, take_up
+from taming_cli.cli.training import architecture_of, last_word, take_up
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
-from taming_cli.config.resolve import Layer
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 
@@ -57,19 +56,13 @@ def train_vqgan(
 ) -> int:
     """Train a codec on pictures: a run folder with its checkpoints, curves and reconstructions."""
     output = Output(json=json, quiet=quiet)
-    from taming_cli.codec.locate import load_codec
     from taming_cli.codec.train import COMMAND, fit
-    from taming_cli.config.fields import to_dict
     from taming_cli.runtime.progress import Progress
     from taming_cli.runtime.rundir import Place
 
     place = Place(out=out, name=name, resume=resume)
     usage = "name the pictures to train on: taming train-vqgan IMAGES"
     pictures, recorded = take_up(output, COMMAND, place, images, usage)
-    fixed = None
-    if flags["init"] is not None and not resume:
-        codec, _ = load_codec(Path(flags["init"]))
-        fixed = Layer(f"init {flags['init']}", to_dict(codec.config))
     resolved = o.settle(
         (CodecConfig, CriticConfig, CodecTrainConfig),
         flags,
@@ -77,7 +70,7 @@ def train_vqgan(
         preset_name=preset,
         config_file=config,
         recorded=recorded,
-        fixed=fixed,
+        fixed=architecture_of(flags["init"], "codec"),
     )
     codec_config, critic, train = resolved.configs
     if dry_run:

@@ -16,8 +16,8 @@ PLAIN_SECONDS = 5.0
 class Output:
     """One command's speech. `json`: one object (or one per line) on stdout; `quiet`: only the path or the number."""
 
-    def __init__(self, *, json: bool, quiet: bool, verbose: bool = False) -> None:
-        self.json, self.quiet, self.verbose = json, quiet, verbose
+    def __init__(self, *, json: bool, quiet: bool) -> None:
+        self.json, self.quiet = json, quiet
         self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:

@@ -9,10 +9,8 @@ import typer
 
 from taming_cli.cli import options as o
 from taming_cli.cli.console import Output, figures
-from taming_cli.cli.training import last_word, take_up
-from taming_cli.config.fields import to_dict
+from taming_cli.cli.training import architecture_of, last_word, take_up
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
-from taming_cli.config.resolve import Layer
 from taming_cli.config.sampling import SampleConfig
 
 
@@ -47,19 +45,13 @@ def train_prior(
     from taming_cli.codec.locate import codec_for
     from taming_cli.data.images import to_uint8
     from taming_cli.data.tokens import TokenFile
-    from taming_cli.prior.model import prior_from
     from taming_cli.prior.train import COMMAND, fit
-    from taming_cli.runtime.checkpoint import load_model
     from taming_cli.runtime.progress import Progress
     from taming_cli.runtime.rundir import Place
 
     place = Place(out=out, name=name, resume=resume)
     usage = "name the token files to train on: taming train-prior tokens.h5"
     files, recorded = take_up(output, COMMAND, place, tokens, usage)
-    fixed = None
-    if flags["init"] is not None and not resume:
-        first = load_model(Path(flags["init"]), "taming-prior")
-        fixed = Layer(f"init {flags['init']}", to_dict(prior_from(first, flags["init"]).config))
     resolved = o.settle(
         (PriorConfig, PriorTrainConfig),
         flags,
@@ -67,7 +59,7 @@ def train_prior(
         preset_name=preset,
         config_file=config,
         recorded=recorded,
-        fixed=fixed,
+        fixed=architecture_of(flags["init"], "prior"),
     )
     prior_config, train = resolved.configs
     with TokenFile(files[0]) as first_file:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from taming_cli.cli.console import Output, figures
-from taming_cli.config.resolve import flatten
+from taming_cli.config.resolve import Layer, flatten
 from taming_cli.errors import UsageError
 
 
@@ -29,6 +29,15 @@ def take_up(output: Output, command: str, place: Any, inputs: Sequence[Path] | N
     if not inputs:
         raise UsageError(usage)
     return Start(list(inputs), None)
+
+
+def architecture_of(init: str | None, group: str) -> Layer | None:
+    """What the file named by `--init` says of the architecture; the training checks that it is of the right kind."""
+    if init is None:
+        return None
+    from taming_cli.runtime.checkpoint import read_header
+
+    return Layer(f"init {init}", read_header(Path(init)).config.get(group, {}))
 
 
 def last_word(output: Output, trained: Any, **more: Any) -> None:

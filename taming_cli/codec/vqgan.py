@@ -57,18 +57,18 @@ class VQGAN(nn.Module):
         return x.float()
 
     def sha256(self) -> str:
-        """Covers encoder, codebook and what of the config decides the codes; not the decoder."""
+        """Covers encoder, codebook and config; not the weights of the decoder."""
         tensors = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(_DECODER)}
         return tensors_sha256(tensors, to_dict(self.config))
 
 
-def codec_file(codec: VQGAN, about: Mapping[str, object], tensors: Mapping[str, Tensor] | None = None) -> ModelFile:
-    """A codec as a model file; `tensors` in place of its own weights where a moving average is kept."""
+def codec_file(codec: VQGAN, about: Mapping[str, object]) -> ModelFile:
+    """A codec as a model file, with its hash."""
     return ModelFile(
         format="taming-codec",
         config={"codec": to_dict(codec.config)},
         about={**about, "codec_sha256": codec.sha256()},
-        tensors=codec.state_dict() if tensors is None else tensors,
+        tensors=codec.state_dict(),
     )
 
 
