@@ -247,7 +247,7 @@ def test_a_codec_whose_decoder_was_tuned_later_still_fits(codec: VQGAN, tokens: 
         for name, tensor in codec.state_dict().items()
     }
     tuned = tmp_path / "tuned.safetensors"
-    save_model(tuned, codec_file(codec, {}, state))
+    save_model(tuned, replace(codec_file(codec, {}), tensors=state))
     with TokenFile(tokens) as file:
         found = file.header
     assert codec_for(found, tokens, tuned)[0].sha256() == codec.sha256()
@@ -269,7 +269,7 @@ def test_a_changed_encoder_codebook_or_config_is_another_codec(codec: VQGAN) -> 
 def test_a_file_that_does_not_hold_its_codec_is_refused(codec: VQGAN, tmp_path: Path) -> None:
     tensors = codec.state_dict()
     tensors.pop("encoder.conv_in.bias")
-    save_model(tmp_path / "part.safetensors", codec_file(codec, {}, tensors))
+    save_model(tmp_path / "part.safetensors", replace(codec_file(codec, {}), tensors=tensors))
     with pytest.raises(BadFileError, match=r"part\.safetensors.*encoder\.conv_in\.bias") as caught:
         load_codec(tmp_path / "part.safetensors")
     assert "\n" not in str(caught.value)
