@@ -23,24 +23,16 @@ from taming_cli.codec.step import Phase, codec_step, phase
 from taming_cli.codec.train import TrainedCodec, fit
 from taming_cli.codec.vqgan import VQGAN, codec_from
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
+from taming_cli.config.fields import from_dict
 from taming_cli.config.size import Size
 from taming_cli.data.images import to_float
 from taming_cli.errors import Interrupted, NonFiniteLossError, UsageError
 from taming_cli.runtime.checkpoint import load_model, load_trainer
 from taming_cli.runtime.progress import Progress
-from taming_cli.runtime.rundir import Place
+from taming_cli.runtime.rundir import Place, read_settings
+from tests import toys
 
-CODEC = CodecConfig(
-    ch=32,
-    ch_mult=(1, 1),
-    num_res_blocks=1,
-    attn_resolutions=(),
-    z_channels=4,
-    resolution=32,
-    dropout=0.1,
-    codebook_size=16,
-    codebook_dim=4,
-)
+CODEC = replace(toys.CODEC, dropout=0.1, codebook_size=16)
 CRITIC = CriticConfig(disc_ndf=4, disc_num_layers=2, disc_loss="hinge")
 TRAIN = CodecTrainConfig(
     size=Size(32, 32),
@@ -305,6 +297,24 @@ def test_init_keeps_what_the_codebook_has_learnt(first: TrainedCodec, run: Calla
     after = load_model(run("still", train=still).last).tensors["quantize.embedding.weight"]
     moved = (after - before).norm(dim=1) / before.std(0).norm()
     assert moved.median() < 0.1, moved
+
+
+def test_a_run_goes_on_from_another_folder_and_without_its_init_file(
+    first: TrainedCodec,
+    run: Callable[..., TrainedCodec],
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copy(first.last, tmp_path / "init.safetensors")
+    monkeypatch.chdir(tmp_path)
+    val = os.path.relpath(pictures, tmp_path)
+    done = run("tuned", train=replace(TRAIN, init="init.safetensors", val=val))
+    Path("init.safetensors").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    recorded = from_dict(CodecTrainConfig, read_settings(done.run)["config"]["train"], "config.json")
+    assert run("tuned", train=replace(recorded, steps=TRAIN.steps + 1)).step == TRAIN.steps + 1
 
 
 def test_init_of_another_architecture_is_refused(first: TrainedCodec, run: Callable[..., TrainedCodec]) -> None:

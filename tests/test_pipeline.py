@@ -15,7 +15,6 @@ from PIL import Image
 from taming_cli import pipeline as room
 from taming_cli.codec.reconstruct import decode
 from taming_cli.codec.vqgan import VQGAN, codec_file
-from taming_cli.config.codec import CodecConfig
 from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.size import Size
@@ -26,27 +25,16 @@ from taming_cli.pipeline import Pipeline, Sampled, sample_to
 from taming_cli.prior.gpt import GPT
 from taming_cli.prior.model import prior_file
 from taming_cli.runtime.checkpoint import save_model
+from tests.toys import CODEC, toy_codec
 
 LABELS = ("cat", "dog", "7")
-CODEC = CodecConfig(
-    ch=32,
-    ch_mult=(1, 1),
-    num_res_blocks=1,
-    attn_resolutions=(),
-    z_channels=4,
-    resolution=8,
-    codebook_size=16,
-    codebook_dim=4,
-)
 
 
 def saved(path: Path, *, classes: bool, **about: Any) -> Path:
     """A prior with random weights and its codec, as a model file. Weights are large, so that classes matter."""
-    torch.manual_seed(0)
-    codec = VQGAN(CODEC)
-    torch.nn.init.normal_(codec.quantize.embedding.weight)
+    codec = toy_codec()
     conditions = (ConditionSpec(kind="class", vocabulary=3),) if classes else ()
-    gpt = GPT(PriorConfig(n_layer=1, n_head=2, n_embd=16, window=Size(4, 4), codebook_size=16, conditions=conditions))
+    gpt = GPT(PriorConfig(n_layer=1, n_head=2, n_embd=16, window=Size(4, 4), codebook_size=64, conditions=conditions))
     with torch.no_grad():
         gpt.head.weight.normal_(std=0.5)
         gpt.tok_emb.weight.normal_(std=1.0)

@@ -30,7 +30,7 @@ from taming_cli.prior.state import PriorState
 from taming_cli.prior.train import fit
 from taming_cli.runtime.checkpoint import ModelFile, load_model, load_trainer
 from taming_cli.runtime.progress import Progress
-from taming_cli.runtime.rundir import Place
+from taming_cli.runtime.rundir import Place, read_settings
 
 CODES = 8
 PRIOR = PriorConfig(n_layer=1, n_head=2, n_embd=16, window=Size(4, 4))
@@ -229,6 +229,19 @@ def test_init_starts_from_a_prior_and_its_training_may_go_on_elsewhere(train_in:
     assert same_tensors(first.last, again.last)
     with pytest.raises(UsageError, match="has n_layer 1, not 2; leave that setting out"):
         train_in("third", train=replace(TRAIN, init=str(first.last)), prior=replace(PRIOR, n_layer=2))
+
+
+def test_a_run_goes_on_from_another_folder_and_without_its_init_file(
+    train_in: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(train_in("first").last, tmp_path / "init.safetensors")
+    monkeypatch.chdir(tmp_path)
+    done = train_in("tuned", train=replace(TRAIN, init="init.safetensors"))
+    Path("init.safetensors").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    recorded = from_dict(PriorTrainConfig, read_settings(done.run)["config"]["train"], "config.json")
+    assert train_in("tuned", train=replace(recorded, steps=TRAIN.steps + 1)).step == TRAIN.steps + 1
 
 
 def test_other_codecs_are_refused(tmp_path: Path, train_in: Callable[..., Any], token_file: Path) -> None:

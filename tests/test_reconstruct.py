@@ -14,7 +14,6 @@ from taming_cli.codec.locate import codec_for, load_codec
 from taming_cli.codec.reconstruct import Written, decode, reconstruct
 from taming_cli.codec.tokenize import tokenize
 from taming_cli.codec.vqgan import VQGAN, codec_file
-from taming_cli.config.codec import CodecConfig
 from taming_cli.config.size import Size
 from taming_cli.data.images import read_image, to_float, to_uint8
 from taming_cli.data.sources import Item, items_from_paths, list_items
@@ -23,25 +22,12 @@ from taming_cli.data.tokens import TokenFile, TokenHeader
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.metrics import psnr
 from taming_cli.runtime.checkpoint import save_model
-
-CONFIG = CodecConfig(
-    ch=32,
-    ch_mult=(1, 1),
-    num_res_blocks=1,
-    attn_resolutions=(),
-    z_channels=4,
-    resolution=32,
-    codebook_size=64,
-    codebook_dim=4,
-)
+from tests.toys import CODEC, toy_codec
 
 
 @pytest.fixture(scope="module")
 def codec() -> VQGAN:
-    torch.manual_seed(0)
-    codec = VQGAN(CONFIG)
-    torch.nn.init.normal_(codec.quantize.embedding.weight, std=0.3)
-    return codec.eval()
+    return toy_codec()
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +218,7 @@ def test_the_codec_is_found_where_it_was_or_beside_the_tokens(
 def test_another_codec_is_refused_and_never_taken_by_its_place(tokens: Path, tmp_path: Path) -> None:
     torch.manual_seed(1)
     other = tmp_path / "other.safetensors"
-    save_model(other, codec_file(VQGAN(CONFIG), {}))
+    save_model(other, codec_file(VQGAN(CODEC), {}))
     with TokenFile(tokens) as file:
         found = replace(file.header, codec_path=str(other))
     with pytest.raises(UsageError, match="not the codec that"):
@@ -256,12 +242,12 @@ def test_a_codec_whose_decoder_was_tuned_later_still_fits(codec: VQGAN, tokens: 
 def test_a_changed_encoder_codebook_or_config_is_another_codec(codec: VQGAN) -> None:
     hashes = {codec.sha256()}
     for name in ("encoder.conv_in.bias", "quantize.embedding.weight", "quant_conv.weight"):
-        twin = VQGAN(CONFIG)
+        twin = VQGAN(CODEC)
         twin.load_state_dict(codec.state_dict())
         with torch.no_grad():
             twin.get_parameter(name).flatten()[0] += 1
         hashes.add(twin.sha256())
-    twin = VQGAN(replace(CONFIG, normalize=True))
+    twin = VQGAN(replace(CODEC, normalize=True))
     twin.load_state_dict(codec.state_dict())
     assert len(hashes | {twin.sha256()}) == 5
 

@@ -14,7 +14,6 @@ from PIL import Image
 from taming_cli.codec import tokenize as room
 from taming_cli.codec.tokenize import Views, tokenize, training_size
 from taming_cli.codec.vqgan import VQGAN, codec_file
-from taming_cli.config.codec import CodecConfig
 from taming_cli.config.size import Size
 from taming_cli.data.images import apply, centre_crop, read_rgb, tensor, to_float
 from taming_cli.data.sources import Item, items_from_paths, list_items
@@ -22,25 +21,12 @@ from taming_cli.data.token_writer import Finished
 from taming_cli.data.tokens import TokenFile, verify
 from taming_cli.errors import Interrupted, TamingError, UsageError
 from taming_cli.runtime.checkpoint import save_model
-
-CONFIG = CodecConfig(
-    ch=32,
-    ch_mult=(1, 1),
-    num_res_blocks=1,
-    attn_resolutions=(),
-    z_channels=4,
-    resolution=32,
-    codebook_size=64,
-    codebook_dim=4,
-)
+from tests.toys import CODEC, toy_codec
 
 
 @pytest.fixture(scope="module")
 def codec() -> VQGAN:
-    torch.manual_seed(0)
-    codec = VQGAN(CONFIG)
-    torch.nn.init.normal_(codec.quantize.embedding.weight, std=0.3)  # spread, so that many codes occur
-    return codec.eval()
+    return toy_codec()
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +246,6 @@ def test_a_codec_of_other_weights_does_not_go_on_with_the_file(
     items = list_items([pictures]).items
     made(items)
     torch.manual_seed(1)
-    save_model(tmp_path / "other.safetensors", codec_file(VQGAN(CONFIG), {"size": "32x24"}))
+    save_model(tmp_path / "other.safetensors", codec_file(VQGAN(CODEC), {"size": "32x24"}))
     with pytest.raises(UsageError, match="other settings"):
         made(items, ckpt=tmp_path / "other.safetensors")

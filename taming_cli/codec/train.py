@@ -3,7 +3,7 @@
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from taming_cli.runtime.device import pick_device, pick_precision
 from taming_cli.runtime.interrupt import StopRequest
 from taming_cli.runtime.progress import LOG_EVERY, Means, OnStep, tell
 from taming_cli.runtime.report import write_report
-from taming_cli.runtime.rundir import Place, Run, open_run
+from taming_cli.runtime.rundir import Place, Run, absolute, goes_on, open_run
 from taming_cli.runtime.schedule import Budget, cosine, warm_up
 
 COMMAND = "train-vqgan"
@@ -61,17 +61,19 @@ def fit(
     asked to stop and everything is saved.
     """
     began = time.monotonic()
+    place = place or Place()
+    train = replace(train, val=absolute(train.val), init=absolute(train.init))
     _check_size(codec, critic, train)
     pictures = _split(images, train)
     device = pick_device(train.device)
     torch.manual_seed(train.seed)
-    first = _first_codec(codec, train)
+    first = VQGAN(codec) if goes_on(COMMAND, place) else _first_codec(codec, train)
     judge = perceptual.build(train.perceptual, weights=weights, offline=offline)
     if judge is not None:
         judge = judge.to(device)
     groups = {"codec": codec, "critic": critic, "train": train}
     inputs = [str(path.resolve()) for path in images]
-    with open_run(COMMAND, place or Place(), groups, inputs=inputs, origins=origins or {}) as run:
+    with open_run(COMMAND, place, groups, inputs=inputs, origins=origins or {}) as run:
         state = start(first, critic, train, device, pick_precision(train.precision, device))
         resumed = run.trainer.exists()
         if resumed:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from taming_cli.config.fields import from_dict, to_dict
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import NonFiniteLossError, UsageError
@@ -43,7 +44,8 @@ class PriorState:
     def state_dict(self) -> dict[str, Any]:
         """What the trainer file holds."""
         modules = {name: getattr(self, name).state_dict() for name in _STATEFUL}
-        return {**modules, **{name: getattr(self, name) for name in _COUNTERS}}
+        counters = {name: getattr(self, name) for name in _COUNTERS}
+        return {**modules, **counters, "prior": to_dict(self.gpt.config)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
@@ -79,6 +81,11 @@ def first_prior(prior: PriorConfig, train: PriorTrainConfig, data: TokenSet) -> 
         raise UsageError(f"{train.init} needs grids of {gpt.config.window} cells; the tokens have {data.smallest}")
     _refuse_other_conditions(gpt.config, model, train, data)
     return gpt
+
+
+def saved_prior(state: dict[str, Any], train: PriorTrainConfig, where: str) -> GPT:
+    """A network as a trainer file describes it, its weights still to be loaded: whatever became of `train.init`."""
+    return GPT(from_dict(PriorConfig, state["prior"], where), dropout=train.dropout)
 
 
 def _refuse_other_conditions(prior: PriorConfig, model: ModelFile, train: PriorTrainConfig, data: TokenSet) -> None:

@@ -3,7 +3,7 @@
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,13 @@ from taming_cli.prior.batches import Rows, TokenSet, fixed_windows, train_batch
 from taming_cli.prior.generate import generate
 from taming_cli.prior.layout import prefix
 from taming_cli.prior.model import prior_file
-from taming_cli.prior.state import PriorState, first_prior, nats, prior_step, start
+from taming_cli.prior.state import PriorState, first_prior, nats, prior_step, saved_prior, start
 from taming_cli.runtime.checkpoint import ModelFile, load_trainer, read_header, save_model, save_trainer
 from taming_cli.runtime.device import pick_device, pick_precision
 from taming_cli.runtime.interrupt import StopRequest
 from taming_cli.runtime.progress import LOG_EVERY, Means, OnStep, tell
 from taming_cli.runtime.report import write_report
-from taming_cli.runtime.rundir import Place, Run, open_run
+from taming_cli.runtime.rundir import Place, Run, absolute, open_run
 from taming_cli.runtime.schedule import Budget, cosine, warm_up
 
 COMMAND = "train-prior"
@@ -63,6 +63,7 @@ def fit(
     Interrupted once a signal has asked to stop and all is saved.
     """
     began = time.monotonic()
+    train = replace(train, init=absolute(train.init))
     data = TokenSet(tokens)
     _refuse_other_codec(codec, data, tokens[0])
     rows, held = data.split(train.held)
@@ -74,7 +75,9 @@ def fit(
         COMMAND, place or Place(), {"prior": prior, "train": train}, inputs=inputs, origins=origins or {}
     ) as run:
         torch.manual_seed(train.seed)
-        state = start(first_prior(prior, train, data), train, device, pick_precision(train.precision, device))
+        saved = load_trainer(run.trainer) if run.trainer.exists() else None
+        gpt = saved_prior(saved, train, str(run.trainer)) if saved else first_prior(prior, train, data)
+        state = start(gpt, train, device, pick_precision(train.precision, device))
         about = {
             "tokens": inputs,
             "data": {"train": len(rows), "held": len(held), "sha256": data.sha256()},
@@ -85,8 +88,8 @@ def fit(
             "condition_dropout": train.condition_dropout,
         }
         session = _Session(run, state, train, data, rows, held, codec, about, render, began, on_step)
-        if run.trainer.exists():
-            _go_on(session, load_trainer(run.trainer))
+        if saved:
+            _go_on(session, saved)
         _loop(session)
         return TrainedPrior(
             run=run.folder,

@@ -148,6 +148,17 @@ def find_run(command: str, place: Place) -> Path | None:
     return folder
 
 
+def goes_on(command: str, place: Place) -> bool:
+    """Whether `place` names a run that has been saved: all of its networks are in its `trainer.pt`."""
+    folder = find_run(command, place)
+    return folder is not None and (folder / "trainer.pt").exists()
+
+
+def absolute(path: str | None) -> str | None:
+    """A path of the settings as a run records it: good from any working directory. None stays None."""
+    return str(Path(path).resolve()) if path else path
+
+
 def newest(command: str, file: str, root: Path = Path("runs")) -> Path | None:
     """The most recently written `checkpoints/<file>` among the runs of `command`, or None."""
     found = list((root / command).glob(f"*/checkpoints/{file}"))
