@@ -55,7 +55,7 @@ def train(model: nn.Module, x: Tensor, y: Tensor, epochs: int = 4) -> None:
             batch = x[index] if torch.rand(()) < 0.5 else x[index].flip(-1)
             loss = F.cross_entropy(model(batch), y[index])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
     model.eval()

@@ -371,7 +371,7 @@ def test_leaving_evaluation_early_leaves_no_thread(items):
 
 def test_closing_drops_what_is_not_begun(items, monkeypatch: pytest.MonkeyPatch):
     decoded = []
-    real = batches.read_rgb
+    real = read_rgb
 
     def slow(data, name):
         time.sleep(0.01)
@@ -410,7 +410,7 @@ def test_a_fault_of_ours_in_a_thread_is_not_taken_for_a_broken_picture(items):
 
 def test_decoding_uses_the_threads_it_is_given(items, monkeypatch: pytest.MonkeyPatch):
     together = threading.Barrier(3, timeout=10)
-    real = batches.read_rgb
+    real = read_rgb
 
     def meeting(data, name):
         together.wait()  # passes only when three are decoded at once

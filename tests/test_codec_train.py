@@ -17,14 +17,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from taming_cli.codec import losses
 from taming_cli.codec import train as training
 from taming_cli.codec.state import CodecState, start
 from taming_cli.codec.step import Phase, codec_step, phase
 from taming_cli.codec.train import TrainedCodec, fit
+from taming_cli.codec.validate import validate
 from taming_cli.codec.vqgan import VQGAN, codec_from
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
 from taming_cli.config.fields import from_dict
 from taming_cli.config.size import Size
+from taming_cli.data.batches import train_batches
 from taming_cli.data.images import to_float
 from taming_cli.errors import Interrupted, NonFiniteLossError, UsageError
 from taming_cli.runtime.checkpoint import load_model, load_trainer
@@ -149,8 +152,7 @@ def assert_same_end(one: TrainedCodec, other: TrainedCodec) -> None:
         a, b = load_model(getattr(one, name)), load_model(getattr(other, name))
         assert differing(a.tensors, b.tensors) == []
         assert (a.config, a.about) == (b.config, b.about)
-    a, b = (load_trainer(done.run / "trainer.pt") for done in (one, other))
-    assert set(differing(a, b)) <= {"seconds"}
+    assert set(differing(*(load_trainer(done.run / "trainer.pt") for done in (one, other)))) <= {"seconds"}
     assert one.validation == other.validation
 
 
@@ -462,7 +464,7 @@ def test_a_non_finite_term_stops_before_the_update_and_is_named(
     state = fresh()
     take(state, TRAIN, Phase(True, 1.0))
     before = copy.deepcopy(state.state_dict())
-    true = getattr(training.codec_step.__globals__["losses"], function)
+    true = getattr(losses, function)
     monkeypatch.setattr(f"taming_cli.codec.losses.{function}", lambda *a, **k: true(*a, **k) * value)
     with pytest.raises(NonFiniteLossError, match=rf"step 2: {term} is -?(nan|inf); .*--learning-rate"):
         take(state, TRAIN, Phase(True, 1.0))
@@ -482,7 +484,7 @@ def test_a_non_finite_gradient_of_finite_losses_stops_too(monkeypatch: pytest.Mo
 def test_a_non_finite_loss_leaves_the_saved_run_as_it_was(
     run: Callable[..., TrainedCodec], first: TrainedCodec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    true = training.codec_step
+    true = codec_step
 
     def breaks_at_8(state: CodecState, images: Tensor, **options: Any) -> Any:
         if state.step == 7:
@@ -536,11 +538,10 @@ def test_held_out_pictures_are_never_trained_on(
     run: Callable[..., TrainedCodec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, set[str]] = {}
-    batches, validate = training.train_batches, training.validate
 
     def watched_batches(items: Any, **options: Any) -> Any:
         seen["train"] = {item.name for item in items}
-        return batches(items, **options)
+        return train_batches(items, **options)
 
     def watched_validate(codec: Any, items: Any, *rest: Any) -> Any:
         seen["held"] = {item.name for item in items}

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_gpt import golden_prior, golden_segmentation, toy
 from torch import Tensor
 
 from taming_cli.config.prior import ConditionSpec, PriorConfig
@@ -17,6 +16,7 @@ from taming_cli.errors import UsageError
 from taming_cli.prior.generate import Given, generate
 from taming_cli.prior.gpt import GPT
 from taming_cli.prior.layout import NOT_GIVEN, prefix
+from tests.test_gpt import golden_prior, golden_segmentation, toy
 
 MASK = 2**32 - 1
 

@@ -26,11 +26,11 @@ from taming_cli.prior.generate import generate
 from taming_cli.prior.gpt import GPT
 from taming_cli.prior.layout import NOT_GIVEN
 from taming_cli.prior.model import prior_file, prior_from
-from taming_cli.prior.state import PriorState
+from taming_cli.prior.state import PriorState, prior_step
 from taming_cli.prior.train import fit
 from taming_cli.runtime.checkpoint import ModelFile, load_model, load_trainer
 from taming_cli.runtime.progress import Progress
-from taming_cli.runtime.rundir import Place, read_settings
+from taming_cli.runtime.rundir import Place, Run, read_settings
 
 CODES = 8
 PRIOR = PriorConfig(n_layer=1, n_head=2, n_embd=16, window=Size(4, 4))
@@ -129,7 +129,7 @@ def test_a_stopped_and_resumed_training_ends_bit_for_bit_like_an_undisturbed_one
     assert same_tensors(whole.last, parts.last)
     assert same_tensors(whole.best, parts.best)
     assert whole.validation == parts.validation
-    assert [line["step"] for line in training.Run(parts.run, None).read_log()] == [10, 15, 20, 30, 30]  # type: ignore[arg-type]
+    assert [line["step"] for line in Run(parts.run, None).read_log()] == [10, 15, 20, 30, 30]
 
 
 def test_a_kill_after_the_trainer_file_is_mended(train_in: Callable[..., Any], tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_patience_ends_it(train_in: Callable[..., Any]) -> None:
 def test_a_loss_that_is_not_finite_stops_before_the_update(
     train_in: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    real, seen = training.prior_step, []
+    real, seen = prior_step, []
 
     def poisoned(state: PriorState, *rest: Any) -> dict[str, Tensor]:
         if state.step == 12:

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from taming_cli.runtime import progress
 from taming_cli.runtime.progress import Means
 
 
@@ -27,7 +26,7 @@ def test_taking_them_begins_anew() -> None:
 
 def test_the_rate_is_images_per_second_since_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     means = Means()
     means.add({}, 6)
     means.add({}, 6)

@@ -182,7 +182,7 @@ def header(codec: VQGAN, **changes: Any) -> TokenHeader:
 def written_tokens(path: Path, made: TokenHeader, names: list[str]) -> Path:
     with TokenJob(path, header=made, plan={}, total=len(names), shard_size=99) as job:
         (shard,) = job.pending()
-        codes = np.zeros((len(names), 1, 4, 4), dtype=np.int64)
+        codes = np.zeros((len(names), made.views, 4, 4), dtype=np.int64)
         job.write(shard, codes=codes, names=names, labels=[None] * len(names), conditions={}, skipped=[])
         job.finish()
     return path
@@ -194,6 +194,23 @@ def test_a_token_file_cannot_write_outside_of_the_folder(name: str, codec: VQGAN
     with pytest.raises(UsageError, match="outside"):
         decode(path, tmp_path / "deep" / "out", codec_path=ckpt, device="cpu")
     assert not list(tmp_path.rglob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("names", "views", "written"),
+    [
+        (["a.jpg", "a.view1.jpg"], 2, ["a.jpg.png", "a.jpg.view1.png", "a.view1.jpg.png", "a.view1.jpg.view1.png"]),
+        (["x/a.png", "a.png", "a.png"], 1, ["a.png.1.png", "a.png.2.png", "x/a.png.0.png"]),
+        (["a.jpg", "a.png"], 1, ["a.jpg.png", "a.png.png"]),
+    ],
+)
+def test_no_picture_or_view_is_written_over_another(
+    names: list[str], views: int, written: list[str], codec: VQGAN, ckpt: Path, tmp_path: Path
+) -> None:
+    path = written_tokens(tmp_path / "t.h5", header(codec, views=views), names)
+    done = decode(path, tmp_path / "out", codec_path=ckpt, device="cpu")
+    assert sorted(str(p.relative_to(done.folder)) for p in done.folder.rglob("*.png")) == written
+    assert done.count == len(written)
 
 
 # --- which codec ------------------------------------------------------------------------------------------------------

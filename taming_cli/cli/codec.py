@@ -23,10 +23,6 @@ Images = Annotated[
     list[Path] | None,
     typer.Argument(metavar="IMAGES", help="Folders, picture files, zip and tar archives.", show_default=False),
 ]
-SizeText = Annotated[
-    str | None, typer.Option("--size", metavar="WxH", help="Size of the pictures; by default the codec's own.")
-]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures at once.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -143,14 +139,20 @@ def tokenize(
     ] = None,
     ckpt: o.Ckpt = None,
     out: o.Out = None,
-    size: SizeText = None,
+    size: o.SizeText = None,
     views: Annotated[
-        int, typer.Option("--views", min=1, help="Views of each picture: centre crop, its mirror image, random crops.")
+        int,
+        typer.Option(
+            "--views",
+            min=1,
+            help="Views of each picture: centre crop, its mirror image, random crops.",
+            envvar="TAMING_VIEWS",
+        ),
     ] = 1,
     nul: Annotated[
         bool, typer.Option("-0", "--null", help="Paths on stdin end with NUL, as of `find -print0`.")
     ] = False,
-    batch_size: BatchSize = 16,
+    batch_size: o.BatchSize = 16,
     device: o.Device = "auto",
     precision: o.Precision = "fp32",
     workers: o.Workers = 2,
@@ -219,8 +221,8 @@ def reconstruct(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES... OUT", help="Pictures, then the folder to write.")],
     ckpt: o.Ckpt = None,
     out: o.Out = None,
-    size: SizeText = None,
-    batch_size: BatchSize = 8,
+    size: o.SizeText = None,
+    batch_size: o.BatchSize = 8,
     device: o.Device = "auto",
     precision: o.Precision = "fp32",
     workers: o.Workers = 2,
@@ -268,7 +270,7 @@ def decode(
     codec: Annotated[
         Path | None, typer.Option("--codec", metavar="FILE", help="The codec, where the token file does not find it.")
     ] = None,
-    batch_size: BatchSize = 8,
+    batch_size: o.BatchSize = 8,
     device: o.Device = "auto",
     precision: o.Precision = "fp32",
     json: o.Json = False,

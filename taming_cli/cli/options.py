@@ -52,7 +52,19 @@ Precision = Annotated[
     str,
     _option("--precision", metavar="|".join(PRECISIONS), help="Arithmetic of the networks.", envvar="TAMING_PRECISION"),
 ]
-Workers = Annotated[int, typer.Option("--workers", min=0, help="Threads that read pictures.", rich_help_panel=SHARED)]
+Workers = Annotated[
+    int,
+    typer.Option(
+        "--workers", min=0, help="Threads that read pictures.", rich_help_panel=SHARED, envvar="TAMING_WORKERS"
+    ),
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures at once.", envvar="TAMING_BATCH_SIZE")]
+SizeText = Annotated[
+    str | None,
+    typer.Option(
+        "--size", metavar="WxH", help="Size of the pictures; by default the codec's own.", envvar="TAMING_SIZE"
+    ),
+]
 Json = Annotated[bool, _option("--json", help="Print the result as JSON.", panel=OUTPUT)]
 Quiet = Annotated[bool, _option("-q", "--quiet", help="Print only the path or the number.", panel=OUTPUT)]
 Debug = Annotated[bool, _option("--debug", help="Show the traceback of an error.", panel=OUTPUT)]

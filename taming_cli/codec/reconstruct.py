@@ -52,7 +52,8 @@ def reconstruct(
     codec, _ = load_codec(ckpt)
     if size is not None:
         codec.config.latent(size)
-    targets = _targets(out, [item.name for item in items], [item.path for item in items])
+    paths = _targets(out, [item.name for item in items], [item.path for item in items])
+    targets = dict(zip(items, paths, strict=True))
     where = pick_device(device)
     dtype = pick_precision(precision, where)
     codec = codec.to(where).to(memory_format=torch.channels_last)
@@ -64,7 +65,7 @@ def reconstruct(
                     rec = to_uint8(_through(codec, to_float(batch.images.to(where)))).cpu()
                 total += psnr(batch.images, rec, data_range=255).sum().item()
                 for item, picture in zip(batch.items, rec, strict=True):
-                    write_png(targets[item.name], picture)
+                    write_png(targets[item], picture)
             skipped += batch.skipped
             count += len(batch.items)
             if on_item is not None:
@@ -82,23 +83,24 @@ def decode(
     precision: str = "fp32",
     on_item: Callable[[int, int], None] | None = None,
 ) -> Written:
-    """Write the pictures of a token file as `out/<name>.png`; further views as `out/<name>.view1.png` and so on."""
+    """Write the pictures of a token file as `out/<name>.png`; further views as `out/<name>.view1.png` and so on.
+
+    Raises UsageError for a name that leads out of the folder, BadFileError for a file that is damaged or without codec.
+    """
     file = TokenFile(tokens)
     codec, _, _ = codec_for(file.header, tokens, codec_path)
-    targets = _targets(out, file.names())
+    views = file.header.views
+    targets = _targets(out, file.names(), views=views)
     where = pick_device(device)
     dtype = pick_precision(precision, where)
     codec = codec.to(where).to(memory_format=torch.channels_last)
-    names, views = file.names(), file.header.views
     for start in range(0, len(file), batch_size):
         rows = slice(start, min(start + batch_size, len(file)))
         codes = torch.from_numpy(file.codes(rows)).flatten(0, 1).to(where)
         with autocast(where, dtype):
             pictures = to_uint8(codec.decode(codes)).cpu()
         for index, picture in enumerate(pictures):
-            target = targets[names[start + index // views]]
-            view = index % views
-            write_png(target.with_suffix(f".view{view}.png") if view else target, picture)
+            write_png(_view(targets[start + index // views], index % views), picture)
         if on_item is not None:
             on_item(rows.stop, len(file))
     return Written(folder=out, count=len(file) * views)
@@ -113,8 +115,13 @@ def _through(codec: VQGAN, x: Tensor) -> Tensor:
     return codec.decode(codec.encode(padded))[..., :height, :width]
 
 
-def _targets(out: Path, names: Sequence[str], originals: Sequence[Path] = ()) -> dict[str, Path]:
-    """Name -> PNG below `out`, same folders: its suffix replaced, or, where that joins two names, `.png` added to all.
+def _view(path: Path, view: int) -> Path:
+    return path.with_suffix(f".view{view}.png") if view else path
+
+
+def _targets(out: Path, names: Sequence[str], originals: Sequence[Path] = (), *, views: int = 1) -> list[Path]:
+    """One PNG below `out` for each name, same folders: its suffix replaced; where two pictures or views would meet,
+    with `.png` added to every name; where they still meet, with their number too.
 
     UsageError for a name that leads out of the folder, and where an original would be overwritten.
     """
@@ -123,11 +130,17 @@ def _targets(out: Path, names: Sequence[str], originals: Sequence[Path] = ()) ->
     for name in names:
         if name.startswith("/") or ".." in PurePosixPath(name).parts:
             raise UsageError(f"{name!r} would be written outside of {out}; rename it first")
-    targets = {name: out / PurePosixPath(name).with_suffix(".png") for name in names}
-    if len(set(targets.values())) < len(targets):
-        targets = {name: out / f"{name}.png" for name in names}
+    targets = [out / PurePosixPath(name).with_suffix(".png") for name in names]
+    if _meet(targets, views):
+        targets = [out / f"{name}.png" for name in names]
+    if _meet(targets, views):
+        targets = [out / f"{name}.{number}.png" for number, name in enumerate(names)]
     taken = {path.resolve() for path in originals}
-    for path in targets.values():
+    for path in targets:
         if path.resolve() in taken:
             raise UsageError(f"{path} is one of the originals; give another folder")
     return targets
+
+
+def _meet(targets: Sequence[Path], views: int) -> bool:
+    return len({_view(path, view) for path in targets for view in range(views)}) < len(targets) * views

@@ -1,0 +1,85 @@
+"""README's commands, run as written: only their length and size are set, by environment variables."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taming_cli.cli.app import main
+from taming_cli.config.size import Size
+from taming_cli.data import scenes
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+SHORT = {
+    "STEPS": "2",
+    "BATCH_SIZE": "2",
+    "SIZE": "32x32",
+    "CH_MULT": "1,1,1,1",
+    "VAL_IMAGES": "2",
+    "VAL_WINDOWS": "2",
+    "SAMPLES": "1",
+    "PERCEPTUAL": "none",
+    "DISC_WEIGHT": "0",
+    "DEVICE": "cpu",
+    "PRESET": "tiny",
+}
+
+
+def blocks(title: str) -> list[str]:
+    """The indented or fenced blocks of a section, without their language."""
+    (section,) = re.findall(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", README, re.DOTALL | re.MULTILINE)
+    return re.findall(r"^```\w*\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+
+
+def commands(block: str) -> list[str]:
+    return [line for line in block.splitlines() if line and not line.startswith("#")]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name, value in SHORT.items():
+        monkeypatch.setenv(f"TAMING_{name}", value)
+    return tmp_path
+
+
+def run(line: str) -> None:
+    words = shlex.split(line, comments=True)
+    if "|" in words:
+        taming = f"{shlex.quote(sys.executable)} -m taming_cli"
+        subprocess.run(["bash", "-c", f'taming() {{ {taming} "$@"; }}; set -o pipefail; {line}'], check=True)
+    else:
+        assert words.pop(0) == "taming"
+        assert main(words) == 0, line
+
+
+def test_the_overview(folder: Path) -> None:
+    scenes.write(Path("photos"), count=6, size=Size(48, 48), seed=0)
+    overview = re.findall(r"^```\n(.*?)^```", README, re.DOTALL | re.MULTILINE)[0]
+    for line in commands(overview):
+        run(line)
+    assert len(list(Path("runs/sample/001").glob("*.png"))) == 17
+
+
+def test_the_steps_and_the_python(folder: Path) -> None:
+    steps = blocks("Your pictures, step by step")
+    for line in (line for block in steps for line in commands(block)):
+        run(line)
+    assert len(list(Path("runs/sample/002").glob("*.png"))) == 5
+    assert len(list(Path("out").rglob("*.png"))) == 200
+    (python,) = blocks("In Python")
+    made: dict[str, Any] = {}
+    exec(python, made)
+    assert made["samples"].images.shape == (4, 3, 32, 32)
+
+
+def test_the_set_up_is_two_scripts() -> None:
+    (block,) = blocks("Set up")
+    assert commands(block) == ["scripts/demo [PICTURES]", "scripts/test"]
+    for line in commands(block):
+        assert (ROOT / line.split()[0]).stat().st_mode & 0o111
