@@ -11,7 +11,7 @@ from taming_cli.codec.quantizers import Quantized, Quantizer
 from taming_cli.config.codec import CodecConfig
 from taming_cli.config.fields import from_dict, to_dict
 from taming_cli.errors import BadFileError
-from taming_cli.runtime.checkpoint import ModelFile, tensors_sha256
+from taming_cli.runtime.checkpoint import ModelFile, Stored, tensors_sha256
 
 _DECODER = ("decoder.", "post_quant_conv.")
 
@@ -58,8 +58,13 @@ class VQGAN(nn.Module):
 
     def sha256(self) -> str:
         """Covers encoder, codebook and config; not the weights of the decoder."""
-        tensors = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(_DECODER)}
-        return tensors_sha256(tensors, to_dict(self.config))
+        return codec_sha256(self.config, self.state_dict())
+
+
+def codec_sha256(config: CodecConfig, tensors: Mapping[str, Tensor | Stored]) -> str:
+    """The hash of a codec with these tensors: what its codes depend on, so not the weights of the decoder."""
+    decisive = {name: tensor for name, tensor in tensors.items() if not name.startswith(_DECODER)}
+    return tensors_sha256(decisive, to_dict(config))
 
 
 def codec_file(codec: VQGAN, about: Mapping[str, object]) -> ModelFile:
@@ -73,12 +78,19 @@ def codec_file(codec: VQGAN, about: Mapping[str, object]) -> ModelFile:
 
 
 def codec_from(model: ModelFile, where: str) -> VQGAN:
-    """The codec of a codec's or a prior's model file, in eval mode on the CPU. BadFileError names `where`."""
+    """The codec of a codec's or a prior's model file, in eval mode on the CPU. BadFileError names `where`.
+
+    Names that begin with `extra.` are those of tensors that an import keeps for an export, and are passed over.
+    """
     prefix = "" if model.format == "taming-codec" else "codec."
     config = from_dict(CodecConfig, model.config["codec"], where)
     with torch.device("meta"):
         codec = VQGAN(config)
-    tensors = {name[len(prefix) :]: tensor for name, tensor in model.tensors.items() if name.startswith(prefix)}
+    tensors = {
+        name[len(prefix) :]: tensor
+        for name, tensor in model.tensors.items()
+        if name.startswith(prefix) and not name.startswith("extra.")
+    }
     try:
         codec.load_state_dict(tensors, strict=True, assign=True)
     except RuntimeError as error:

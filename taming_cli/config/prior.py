@@ -53,6 +53,7 @@ class PriorConfig:
         hidden=True,
     )
     vocab_size: int = option(0, "Rows of a shared table; 0: as many as its largest code needs.", low=0, hidden=True)
+    sos_token: int = option(0, "Row of a shared table that says start where there is no condition.", low=0, hidden=True)
     block_size: int = option(0, "Learned positions; 0: as many as condition and window need.", low=0, hidden=True)
 
     def __post_init__(self) -> None:
@@ -69,6 +70,9 @@ class PriorConfig:
         largest = max([self.codebook_size, *(spec.vocabulary for spec in self.conditions)])
         if self.vocab_size and (self.vocabulary == "separate" or self.vocab_size < largest):
             raise UsageError(f"vocab_size is {self.vocab_size}; use 0, or for a shared table {largest} or more")
+        rows = (self.vocab_size or largest) if self.vocabulary == "shared" and not self.conditions else 1
+        if self.sos_token >= rows:
+            raise UsageError(f"sos_token is {self.sos_token}; it must be below {rows}, the rows that can say start")
         needed = self.prefix_length + self.cells - 1
         if self.block_size and self.block_size < needed:
             raise UsageError(f"block_size is {self.block_size}; condition and window need {needed}")

@@ -2,7 +2,7 @@
 
 With separate vocabularies the table holds the image codes, then for each condition its codes and one row more for "not
 given", then, where there is no condition, one row for "start". In a shared table, as published, every code is its own
-row; "start" is row 0, and "not given" does not exist.
+row; "start" is row `sos_token`, and "not given" does not exist.
 """
 
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ def prefix(config: PriorConfig, conditions: Mapping[str, Tensor], batch: int, de
     for a grid; `NOT_GIVEN` anywhere, or a kind left out, is "not given".
     """
     if not config.conditions:
-        start = 0 if config.vocabulary == "shared" else config.codebook_size
+        start = config.sos_token if config.vocabulary == "shared" else config.codebook_size
         return torch.full((batch, 1), start, device=device)
     rows, parts = offsets(config), []
     for spec in config.conditions:

@@ -6,19 +6,41 @@ needs; it is written before the model file of the same step, so a kill between t
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from torch import Tensor
 
 from taming_cli.errors import BadFileError
 
 FORMAT_VERSION = 1
+SAFETENSORS = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""The names of number types in safetensors files."""
+
+
+class Stored(NamedTuple):
+    """A tensor that is still in a file; `load()` brings it into memory, on the CPU and contiguous."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    load: Callable[[], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +51,7 @@ class ModelFile:
     format: str
     config: Mapping[str, Any]
     about: Mapping[str, Any]
-    tensors: Mapping[str, torch.Tensor] = field(repr=False)
+    tensors: Mapping[str, Tensor] = field(repr=False)
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -51,16 +73,46 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         os.close(folder)
 
 
-def save_model(path: Path, model: ModelFile) -> None:
-    """Write a model file, atomically."""
+def save_model(path: Path, model: ModelFile, tensors: Mapping[str, Tensor | Stored] | None = None) -> None:
+    """Write a model file, atomically; with `tensors`, which may still lie in another file, in place of the model's."""
     metadata = {
         "format": model.format,
         "format_version": str(FORMAT_VERSION),
         "config": json.dumps(model.config),
         "about": json.dumps(model.about),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.tensors.items()}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+    write_atomically(path, lambda temporary: write_safetensors(temporary, tensors or model.tensors, metadata))
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor | Stored], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, tensor by tensor: the library's own writer first makes a copy of all of them.
+
+    The format: the header's length (8 bytes, little-endian), the header (JSON, padded with spaces), then the numbers of
+    each tensor where the header says.
+    """
+    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))  # so that all are aligned
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name in order:
+        begin, end = end, end + tensors[name].dtype.itemsize * math.prod(tensors[name].shape)
+        header[name] = {
+            "dtype": SAFETENSORS[tensors[name].dtype],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little"))
+        stream.write(text)
+        for name in order:
+            stream.write(_bytes(tensors[name]))
+
+
+def _bytes(tensor: Tensor | Stored) -> memoryview:
+    """A tensor's numbers, row by row, as bytes."""
+    here = tensor.load() if isinstance(tensor, Stored) else tensor.detach().cpu().contiguous()
+    return here.reshape(-1).view(torch.uint8).numpy().data
 
 
 def read_header(path: Path) -> ModelFile:
@@ -115,11 +167,11 @@ def load_trainer(path: Path) -> dict[str, Any]:
     return state
 
 
-def tensors_sha256(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> str:
+def tensors_sha256(tensors: Mapping[str, Tensor | Stored], config: Mapping[str, Any]) -> str:
     """sha256 over a config and named tensors, in name order: name, dtype, shape, bytes."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(_bytes(tensor))
     return digest.hexdigest()

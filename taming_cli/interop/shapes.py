@@ -1,0 +1,87 @@
+"""From the names and shapes of published tensors to the architecture: what the weights tell, nobody has to."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from taming_cli.config.codec import CodecConfig
+from taming_cli.errors import BadFileError, UsageError
+from taming_cli.runtime.checkpoint import Stored
+
+Config = TypeVar("Config")
+
+
+def count(names: Iterable[str], pattern: str) -> int:
+    """One more than the largest number that the group of `pattern` finds at the beginning of a name; 0 for none."""
+    found = [int(match[1]) for name in names if (match := re.match(pattern, name))]
+    return max(found, default=-1) + 1
+
+
+def codec_config(tensors: Mapping[str, Stored], where: str, **known: Any) -> CodecConfig:
+    """The architecture of a codec with the published names.
+
+    `known` is what the file's own config says, by our names: it fills in what the weights cannot tell (`resolution`,
+    `norm_groups`, `dropout`), and where it contradicts them, BadFileError names both.
+    """
+
+    def side(name: str, dimension: int) -> int:
+        tensor = tensors.get(name)
+        if tensor is None or dimension >= len(tensor.shape):
+            raise BadFileError(f"{where} is no codec known here: it has no {name}")
+        return tensor.shape[dimension]
+
+    levels = count(tensors, r"encoder\.down\.(\d+)\.")
+    ch = side("encoder.conv_in.weight", 0)
+    widths = [side(f"encoder.down.{level}.block.0.conv1.weight", 0) for level in range(levels)]
+    if not levels or not ch or any(width % ch for width in widths):
+        raise BadFileError(f"{where} is no codec known here: its levels have {widths} channels, its input layer {ch}")
+    resolution = known.pop("resolution", 256)
+    attended = [level for level in range(levels) if f"encoder.down.{level}.attn.0.norm.weight" in tensors]
+    if side("encoder.conv_out.weight", 0) == 2 * side("decoder.conv_in.weight", 1):
+        raise BadFileError(f"{where} is a continuous (KL) autoencoder; only codecs with a codebook make tokens")
+    seen: dict[str, Any] = {
+        "ch": ch,
+        "ch_mult": tuple(width // ch for width in widths),
+        "num_res_blocks": count(tensors, r"encoder\.down\.0\.block\.(\d+)\."),
+        "attn_resolutions": tuple(resolution // 2**level for level in attended),
+        "z_channels": side("encoder.conv_out.weight", 0),
+        "in_channels": side("encoder.conv_in.weight", 1),
+        "out_ch": side("decoder.conv_out.weight", 0),
+        "codebook_size": side("quantize.embedding.weight", 0),
+        "codebook_dim": side("quantize.embedding.weight", 1),
+    }
+    for name, value in known.items():
+        if name in seen and name != "attn_resolutions" and seen[name] != value:
+            raise BadFileError(f"{where} has {name} {seen[name]}, but its config says {value}")
+    return built(CodecConfig, where, **{"norm_groups": 32, **known, **seen, "resolution": resolution})
+
+
+def built(config: type[Config], where: str, **values: Any) -> Config:
+    """`config(**values)`; BadFileError names the file where a value is impossible."""
+    try:
+        return config(**values)
+    except UsageError as error:
+        raise BadFileError(f"{where} describes an impossible model: {error}") from None
+
+
+def check(network: nn.Module, tensors: Mapping[str, Stored], where: str) -> None:
+    """Refuse tensors that are not exactly those of `network` (which may be on torch's meta device). BadFileError."""
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    for name in expected:
+        if name not in tensors:
+            raise BadFileError(f"{where} has no {name}, which a model of its shape needs")
+    for name, tensor in tensors.items():
+        if name not in expected:
+            raise BadFileError(f"{where} has {name}, which a model of its shape does not have")
+        if tensor.shape != expected[name]:
+            raise BadFileError(f"{where} has {name} of shape {tensor.shape}; {expected[name]} is needed")
+
+
+def as_float(tensor: Stored) -> Stored:
+    """The same in fp32, as every network here keeps its weights."""
+    if tensor.dtype == torch.float32:
+        return tensor
+    return tensor._replace(dtype=torch.float32, load=lambda: tensor.load().float())
