@@ -1,7 +1,7 @@
-"""`import`: other people's model files."""
+"""`import` and `export`: other people's model files, in and out."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,6 +13,7 @@ from taming_cli.errors import UsageError
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("import", rich_help_panel="Use")(import_)
+    app.command("export", rich_help_panel="Use")(export)
 
 
 def import_(
@@ -51,4 +52,33 @@ def import_(
         },
         short=str(target),
     )
+    return 0
+
+
+def export(
+    file: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file of taming.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="PATH", help="A .ckpt file, or for diffusers the folder to write.")
+    ],
+    to: Annotated[
+        Literal["compvis", "diffusers"], typer.Option("--to", help="Whose layout: the authors', or diffusers' VQModel.")
+    ] = "compvis",
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> int:
+    """Write a model in the layout of another program, so that it works there."""
+    output = Output(json=json, quiet=quiet)
+    from taming_cli.interop import compvis, diffusers
+    from taming_cli.runtime.checkpoint import load_model
+
+    if out.exists() and (out.is_file() or any(out.iterdir())):
+        raise UsageError(f"{out} exists; name another place with -o")
+    model = load_model(file)
+    if to == "diffusers":
+        diffusers.export_folder(model, out)
+        output.result(f"{out}: a VQModel", {"path": str(out)}, short=str(out))
+        return 0
+    config = compvis.export_checkpoint(model, out)
+    output.result(f"{out}, with {config}", {"path": str(out), "config": str(config)}, short=str(out))
     return 0

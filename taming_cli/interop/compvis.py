@@ -6,67 +6,53 @@ and yaml what they are, and to account for everything else.
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor
 
-from taming_cli.codec.vqgan import VQGAN, codec_sha256
+from taming_cli.codec.vqgan import codec_sha256
 from taming_cli.config.codec import CodecConfig
-from taming_cli.config.fields import one_of, to_dict
+from taming_cli.config.fields import from_dict, one_of, to_dict
 from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.size import Size
-from taming_cli.errors import BadFileError
+from taming_cli.errors import BadFileError, UsageError
 from taming_cli.interop.ledger import Imported, Ledger
-from taming_cli.interop.shapes import as_float, built, check, codec_config, count
+from taming_cli.interop.published import Codec, as_float, built, check, count, extra, imported_codec, published_codec
 from taming_cli.prior.gpt import GPT
-from taming_cli.runtime.checkpoint import ModelFile, Stored
+from taming_cli.runtime.checkpoint import ModelFile, Stored, write_atomically
 
 CODEC = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
 KEPT = ("loss.discriminator.", "colorize")
 """Tensors that nothing here uses and that an export gives back."""
 
 
-class Codec(NamedTuple):
-    """A codec's architecture, its tensors by the published names, those that are only kept, and the maps it is for."""
-
-    config: CodecConfig
-    tensors: dict[str, Stored]
-    kept: dict[str, Stored]
-    kind: str
-
-
 def import_codec(
-    tensors: Mapping[str, Stored], yaml: Mapping[str, Any], where: str, about: Mapping[str, Any]
+    tensors: Mapping[str, Stored], said: Mapping[str, Any], where: str, about: Mapping[str, Any]
 ) -> Imported:
     """A `VQModel` and its like, alone or as the first stage of a latent diffusion model."""
     ledger = Ledger(where, dict(tensors))
     if "first_stage_model.encoder.conv_in.weight" in tensors:
-        codec = _part(ledger, "first_stage_model.", _params(_params(yaml), "first_stage_config"))
+        codec = _part(ledger, "first_stage_model.", _params(_params(said), "first_stage_config"))
         ledger.drop(".*", "the diffusion model around it")
     else:
-        codec = _codec(ledger, _params(yaml))
-    return Imported(
-        model=ModelFile(
-            format="taming-codec",
-            config={"codec": to_dict(codec.config)},
-            about={**about, "kind": codec.kind, "codec_sha256": codec_sha256(codec.config, codec.tensors)},
-            tensors={},
-        ),
-        tensors={**codec.tensors, **{f"extra.{name}": tensor for name, tensor in codec.kept.items()}},
-        dropped=dict(ledger.dropped),
-    )
+        codec = _codec(ledger, _params(said))
+    return imported_codec(codec, about, ledger.dropped, _kind(codec, said))
 
 
 def import_prior(
-    tensors: Mapping[str, Stored], yaml: Mapping[str, Any], where: str, about: Mapping[str, Any]
+    tensors: Mapping[str, Stored], said: Mapping[str, Any], where: str, about: Mapping[str, Any]
 ) -> Imported:
     """A `Net2NetTransformer` with its codec and, where it has one, its condition's codec."""
-    if not yaml:
+    if not said:
         raise BadFileError(
             f"{where} is a prior, whose n_head and condition its weights cannot tell: give --config FILE"
         )
     ledger = Ledger(where, dict(tensors))
-    params = _params(yaml)
+    params = _params(said)
     codec = _part(ledger, "first_stage_model.", _params(params, "first_stage_config"))
     named, condition = _condition(ledger, params, codec)
     gpt = _without(ledger.take("transformer."), "transformer.")
@@ -78,7 +64,7 @@ def import_prior(
     ledger.drop(r"permuter\..*", "raster order")
     ledger.close()
     kept = {f"first_stage_model.{name}": tensor for name, tensor in codec.kept.items()}
-    parts = {"prior": inner.tensors, "codec": codec.tensors}
+    parts: dict[str, Mapping[str, Stored]] = {"prior": inner.tensors, "codec": codec.tensors}
     configs: dict[str, Any] = {"prior": to_dict(config), "codec": to_dict(codec.config)}
     if condition is not None:
         parts[f"condition.{config.conditions[0].kind}"] = condition.tensors
@@ -100,7 +86,7 @@ def import_prior(
         ),
         tensors={
             **{f"{part}.{name}": as_float(tensor) for part, found in parts.items() for name, tensor in found.items()},
-            **{f"extra.{name}": tensor for name, tensor in kept.items()},
+            **extra(kept),
         },
         dropped=dict(ledger.dropped),
     )
@@ -115,13 +101,16 @@ def _codec(ledger: Ledger, params: Mapping[str, Any]) -> Codec:
     ledger.drop(r"loss\.perceptual_loss\..*", "the perceptual network of the training")
     ledger.drop(r"model_ema\..*", "moving averages of the training")
     kept = ledger.take(*KEPT)
-    tensors = {name: as_float(tensor) for name, tensor in ledger.take(*CODEC).items()}
+    codec = published_codec(ledger.take(*CODEC), ledger.where, **_known(params))
     ledger.close()
-    config = codec_config(tensors, ledger.where, **_known(params))
-    with torch.device("meta"):
-        check(VQGAN(config), tensors, ledger.where)
-    kind = str(params.get("image_key", "image"))
-    return Codec(config, tensors, kept, kind if kind != "image" or config.in_channels == 3 else "segmentation")
+    return codec._replace(kept=kept)
+
+
+def _kind(codec: Codec, said: Mapping[str, Any]) -> str:
+    """What the pictures are: `image_key`, or, where nobody says, what their channels suggest."""
+    key = _params(said).get("image_key")
+    guessed = {1: "depth", 3: "image"}.get(codec.config.in_channels, "segmentation")
+    return key if isinstance(key, str) and key != "image" else guessed
 
 
 def _known(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,3 +196,117 @@ def _params(config: Mapping[str, Any], name: str = "model") -> Mapping[str, Any]
 
 def _without(tensors: Mapping[str, Stored], prefix: str) -> dict[str, Stored]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+
+
+def export_checkpoint(model: ModelFile, path: Path) -> Path:
+    """Write a model in the authors' layout: `path` (.ckpt, for torch.load), and its yaml beside it, which is returned.
+
+    Tensors that an import kept come back. UsageError for what their code has no place for.
+    """
+    if model.format == "taming-codec":
+        config = from_dict(CodecConfig, model.config["codec"], str(path))
+        own = {name: tensor for name, tensor in model.tensors.items() if not name.startswith("extra.")}
+        state = _codec_state(config, own)
+        whole = _codec_params(config, str(model.about.get("kind", "image")))
+    else:
+        state, whole = _prior_state(model, str(path))
+    state |= {name.removeprefix("extra."): t for name, t in model.tensors.items() if name.startswith("extra.")}
+    steps = {
+        name: model.about[ours] for name, ours in (("global_step", "step"), ("epoch", "epoch")) if ours in model.about
+    }
+    write_atomically(path, lambda temporary: torch.save({**steps, "state_dict": state}, temporary))
+    written = path.with_suffix(".yaml")
+    write_atomically(written, lambda temporary: _write(temporary, yaml.safe_dump({"model": whole})))
+    return written
+
+
+def _prior_state(model: ModelFile, where: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A prior's tensors and config in their layout."""
+    prior = from_dict(PriorConfig, model.config["prior"], where)
+    codec = from_dict(CodecConfig, model.config["codec"], where)
+    if prior.arch != "published" or prior.vocabulary != "shared":
+        raise UsageError("this prior is not the authors' network: only one with arch 'published' and a shared table is")
+    parts: dict[str, dict[str, Tensor]] = {"prior": {}, "codec": {}, "condition": {}}
+    for name, tensor in model.tensors.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest.partition(".")[2] if part == "condition" else rest] = tensor
+    rows = prior.block_size or prior.prefix_length + prior.cells - 1
+    mask = torch.ones(rows, rows).tril()[None, None]
+    state = {f"transformer.{name}": tensor for name, tensor in parts["prior"].items()}
+    state |= {f"transformer.blocks.{layer}.attn.mask": mask for layer in range(prior.n_layer)}
+    state |= {f"first_stage_model.{name}": t for name, t in _codec_state(codec, parts["codec"]).items()}
+    params: dict[str, Any] = {
+        "first_stage_config": _codec_params(codec, "image"),
+        "transformer_config": {
+            "target": "taming.modules.transformer.mingpt.GPT",
+            "params": {
+                "vocab_size": prior.vocab_size,
+                "block_size": rows,
+                "n_layer": prior.n_layer,
+                "n_head": prior.n_head,
+                "n_embd": prior.n_embd,
+            },
+        },
+    }
+    spec = prior.conditions[0] if prior.conditions else None
+    if spec is None:
+        params |= {"cond_stage_config": "__is_unconditional__", "sos_token": prior.sos_token, "unconditional": True}
+    elif spec.kind == "class":
+        params["cond_stage_key"] = "class_label"
+        params["cond_stage_config"] = {
+            "target": "taming.modules.util.Labelator",
+            "params": {"n_classes": spec.vocabulary},
+        }
+    elif spec.kind == "coords":
+        params["cond_stage_key"] = "coord"
+        params["cond_stage_config"] = {
+            "target": "taming.modules.misc.coord.CoordStage",
+            "params": {"n_embed": spec.vocabulary - 1, "down_factor": codec.downsample_factor},
+        }
+    else:
+        params["cond_stage_key"] = spec.kind
+        config = from_dict(CodecConfig, model.config["conditions"][spec.kind], where)
+        params["cond_stage_config"] = _codec_params(config, spec.kind) if parts["condition"] else "__is_first_stage__"
+        state |= {f"cond_stage_model.{name}": t for name, t in _codec_state(config, parts["condition"]).items()}
+    return state, {"target": "taming.models.cond_transformer.Net2NetTransformer", "params": params}
+
+
+def _codec_state(config: CodecConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A codec's tensors as theirs; entries that are compared by angle get the length 1 that theirs would have."""
+    if config.norm_groups != 32:
+        raise UsageError(f"this codec has norm_groups {config.norm_groups}; the authors' code knows only 32")
+    state = dict(tensors)
+    entries = "quantize.embedding.weight"
+    if config.normalize and entries in state:
+        state[entries] = F.normalize(state[entries].float(), dim=1)
+    return state
+
+
+def _codec_params(config: CodecConfig, kind: str) -> dict[str, Any]:
+    params: dict[str, Any] = {
+        "embed_dim": config.codebook_dim,
+        "n_embed": config.codebook_size,
+        "ddconfig": {
+            "double_z": False,
+            "z_channels": config.z_channels,
+            "resolution": config.resolution,
+            "in_channels": config.in_channels,
+            "out_ch": config.out_ch,
+            "ch": config.ch,
+            "ch_mult": list(config.ch_mult),
+            "num_res_blocks": config.num_res_blocks,
+            "attn_resolutions": list(config.attn_resolutions),
+            "dropout": config.dropout,
+        },
+        "lossconfig": {"target": "taming.modules.losses.DummyLoss"},
+    }
+    if kind == "image":
+        return {"target": "taming.models.vqgan.VQModel", "params": params}
+    params["image_key"] = kind
+    if kind != "segmentation":
+        return {"target": "taming.models.vqgan.VQModel", "params": params}
+    return {"target": "taming.models.vqgan.VQSegmentationModel", "params": {**params, "n_labels": config.in_channels}}
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)

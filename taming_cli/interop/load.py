@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from taming_cli.errors import BadFileError
-from taming_cli.interop import compvis
+from taming_cli.interop import compvis, diffusers, llamagen
 from taming_cli.interop.ledger import Imported
 from taming_cli.interop.pickles import read
 from taming_cli.runtime.checkpoint import Stored
@@ -22,6 +22,8 @@ def import_file(path: Path, config: Path | None = None) -> Imported:
     BadFileError, in one line, for a file that is damaged, of no kind known here, or that holds anything that cannot be
     accounted for.
     """
+    if path.is_dir():
+        return diffusers.import_folder(path)
     value = read(path)
     tensors = _tensors(value, path)
     about: dict[str, Any] = {"imported_from": path.name}
@@ -31,6 +33,8 @@ def import_file(path: Path, config: Path | None = None) -> Imported:
     known = read_yaml(config) if config is not None else {}
     if "transformer.tok_emb.weight" in tensors:
         return compvis.import_prior(tensors, known, str(path), about)
+    if "encoder.conv_blocks.0.res.0.conv1.weight" in tensors:
+        return llamagen.import_codec(tensors, str(path), about)
     if "encoder.conv_in.weight" in tensors or "first_stage_model.encoder.conv_in.weight" in tensors:
         return compvis.import_codec(tensors, known, str(path), about)
     names = ", ".join(list(tensors)[:3])

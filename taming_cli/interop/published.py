@@ -2,16 +2,28 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 
+from taming_cli.codec.vqgan import VQGAN, codec_sha256
 from taming_cli.config.codec import CodecConfig
+from taming_cli.config.fields import to_dict
 from taming_cli.errors import BadFileError, UsageError
-from taming_cli.runtime.checkpoint import Stored
+from taming_cli.interop.ledger import Imported
+from taming_cli.runtime.checkpoint import ModelFile, Stored
 
 Config = TypeVar("Config")
+
+
+class Codec(NamedTuple):
+    """A codec's architecture, its tensors by the published names, and those that are only kept."""
+
+    config: CodecConfig
+    tensors: Mapping[str, Stored]
+    kept: Mapping[str, Stored] = MappingProxyType({})
 
 
 def count(names: Iterable[str], pattern: str) -> int:
@@ -38,7 +50,7 @@ def codec_config(tensors: Mapping[str, Stored], where: str, **known: Any) -> Cod
     widths = [side(f"encoder.down.{level}.block.0.conv1.weight", 0) for level in range(levels)]
     if not levels or not ch or any(width % ch for width in widths):
         raise BadFileError(f"{where} is no codec known here: its levels have {widths} channels, its input layer {ch}")
-    resolution = known.pop("resolution", 256)
+    resolution = known.get("resolution", 256)
     attended = [level for level in range(levels) if f"encoder.down.{level}.attn.0.norm.weight" in tensors]
     if side("encoder.conv_out.weight", 0) == 2 * side("decoder.conv_in.weight", 1):
         raise BadFileError(f"{where} is a continuous (KL) autoencoder; only codecs with a codebook make tokens")
@@ -85,3 +97,29 @@ def as_float(tensor: Stored) -> Stored:
     if tensor.dtype == torch.float32:
         return tensor
     return tensor._replace(dtype=torch.float32, load=lambda: tensor.load().float())
+
+
+def published_codec(tensors: Mapping[str, Stored], where: str, **known: Any) -> Codec:
+    """The codec that these tensors are, all of them by the published names. `known` as for `codec_config`."""
+    weights = {name: as_float(tensor) for name, tensor in tensors.items()}
+    config = codec_config(weights, where, **known)
+    with torch.device("meta"):
+        check(VQGAN(config), weights, where)
+    return Codec(config, weights)
+
+
+def imported_codec(codec: Codec, about: Mapping[str, Any], dropped: Mapping[str, int], kind: str = "image") -> Imported:
+    """A codec as a model file's content."""
+    digest = codec_sha256(codec.config, codec.tensors)
+    model = ModelFile(
+        format="taming-codec",
+        config={"codec": to_dict(codec.config)},
+        about={**about, "kind": kind, "codec_sha256": digest},
+        tensors={},
+    )
+    return Imported(model=model, tensors={**codec.tensors, **extra(codec.kept)}, dropped=dict(dropped))
+
+
+def extra(kept: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Tensors that nothing here uses, by the names under which our files keep them for an export."""
+    return {f"extra.{name}": tensor for name, tensor in kept.items()}

@@ -1,0 +1,112 @@
+"""diffusers' `VQModel` folders (config.json and its weights), in and out."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from taming_cli.config.codec import CodecConfig
+from taming_cli.config.fields import from_dict
+from taming_cli.errors import BadFileError, UsageError
+from taming_cli.interop.ledger import Imported
+from taming_cli.interop.names import DIFFUSERS, OLD_DIFFUSERS, from_published, to_published
+from taming_cli.interop.pickles import read
+from taming_cli.interop.published import imported_codec, published_codec
+from taming_cli.runtime.checkpoint import ModelFile, Stored, write_atomically, write_safetensors
+
+WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+PLAIN, ATTENTIVE = ("DownEncoderBlock2D", "UpDecoderBlock2D"), ("AttnDownEncoderBlock2D", "AttnUpDecoderBlock2D")
+NEEDED = {"act_fn": "silu", "norm_type": "group", "mid_block_add_attention": True}
+"""What a VQModel has to be to be the paper's network."""
+
+
+def import_folder(folder: Path) -> Imported:
+    """A codec from a `VQModel` folder, or from a pipeline's that has it under `vqvae/`."""
+    if not (folder / "config.json").exists() and (folder / "vqvae" / "config.json").exists():
+        folder = folder / "vqvae"
+    config = _config(folder / "config.json")
+    if config.get("_class_name") != "VQModel":
+        raise BadFileError(f"{folder} holds a {config.get('_class_name')}; only VQModel is a codec known here")
+    for name, value in NEEDED.items():
+        if config.get(name, value) != value:
+            raise BadFileError(f"{folder} has {name} {config[name]!r}, which is not known here; {value!r} is")
+    path = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
+    if path is None:
+        raise BadFileError(f"{folder} holds no weights; one of {', '.join(WEIGHTS)} is needed")
+    value = read(path)
+    tensors = {name: t for name, t in value.items() if isinstance(t, Stored)} if isinstance(value, dict) else {}
+    old = any(name.endswith("attentions.0.proj_attn.weight") for name in tensors)
+    names = to_published(tensors, OLD_DIFFUSERS if old else DIFFUSERS, str(path))
+    renamed = {names[name]: _as_convolution(names[name], tensor) for name, tensor in tensors.items()}
+    known: dict[str, Any] = {"norm_groups": config.get("norm_num_groups", 32)}
+    if isinstance(config.get("sample_size"), int):
+        known["resolution"] = config["sample_size"]
+    return imported_codec(published_codec(renamed, str(path), **known), {"imported_from": folder.name}, {})
+
+
+def export_folder(model: ModelFile, folder: Path) -> Path:
+    """Write a codec as a `VQModel` folder. UsageError for what that cannot be."""
+    if model.format != "taming-codec":
+        raise UsageError("only a codec can be a VQModel; name a codec's file")
+    config = from_dict(CodecConfig, model.config["codec"], str(folder))
+    if config.ch_mult[0] != 1:
+        raise UsageError(f"ch_mult begins with {config.ch_mult[0]}; a VQModel has as many channels at its first level")
+    tensors = {name: tensor for name, tensor in model.tensors.items() if not name.startswith("extra.")}
+    if config.normalize:
+        tensors["quantize.embedding.weight"] = F.normalize(tensors["quantize.embedding.weight"].float(), dim=1)
+    attended = [config.resolution // 2**level in config.attn_resolutions for level in range(len(config.ch_mult))]
+    widths = [config.ch * multiple for multiple in config.ch_mult]
+    written = {
+        "_class_name": "VQModel",
+        "_diffusers_version": "0.30.0",
+        **NEEDED,
+        "in_channels": config.in_channels,
+        "out_channels": config.out_ch,
+        "block_out_channels": widths,
+        "down_block_types": [(ATTENTIVE if there else PLAIN)[0] for there in attended],
+        "up_block_types": [(ATTENTIVE if there else PLAIN)[1] for there in reversed(attended)],
+        "layers_per_block": config.num_res_blocks,
+        "latent_channels": config.z_channels,
+        "norm_num_groups": config.norm_groups,
+        "num_vq_embeddings": config.codebook_size,
+        "vq_embed_dim": config.codebook_dim,
+        "sample_size": config.resolution,
+        "lookup_from_codebook": True,
+        "force_upcast": False,
+        "scaling_factor": 1.0,
+    }
+    names = from_published(tensors, DIFFUSERS, "the codec")
+    renamed = {names[name]: _as_matrix(name, tensor) for name, tensor in tensors.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / WEIGHTS[0], lambda path: write_safetensors(path, renamed, {"format": "pt"}))
+    write_atomically(folder / "config.json", lambda path: _write(path, json.dumps(written, indent=2) + "\n"))
+    return folder
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def _config(path: Path) -> Mapping[str, Any]:
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BadFileError(f"{path} cannot be read: {error}") from None
+    if not isinstance(config, dict):
+        raise BadFileError(f"{path} is no model's config")
+    return config
+
+
+def _as_convolution(name: str, tensor: Stored) -> Stored:
+    """Attention's matrices (C, C) as the 1 x 1 convolutions (C, C, 1, 1) that they are in the published layout."""
+    if ".attn" not in name or len(tensor.shape) != 2:
+        return tensor
+    return tensor._replace(shape=(*tensor.shape, 1, 1), load=lambda: tensor.load()[:, :, None, None])
+
+
+def _as_matrix(name: str, tensor: Tensor) -> Tensor:
+    """The inverse."""
+    return tensor[:, :, 0, 0] if ".attn" in name and tensor.ndim == 4 else tensor
