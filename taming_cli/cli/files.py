@@ -27,20 +27,23 @@ def register(app: typer.Typer) -> None:
 
 
 def info(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A model file or a token file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A model file, a token file, a published checkpoint.")],
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="The yaml that came with a published checkpoint.")
+    ] = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> int:
-    """Say what a model file or a token file is and holds."""
+    """Say what a file is and holds: a model, tokens, or a published checkpoint."""
     output = Output(json=json, quiet=quiet)
-    values = _describe(file)
+    values = _describe(file, config)
     lines = [f"{name.replace('_', ' '):<20} {_shown(value)}" for name, value in values.items()]
     output.result("\n".join(lines), values, short=values["kind"])
     return 0
 
 
-def _describe(file: Path) -> dict[str, Any]:
+def _describe(file: Path, config: Path | None) -> dict[str, Any]:
     if not file.exists():
         raise BadFileError(f"{file} does not exist")
     if file.suffix in (".h5", ".hdf5"):
@@ -55,8 +58,12 @@ def _describe(file: Path) -> dict[str, Any]:
                 "labels": len(tokens.label_names),
                 **asdict(tokens.header),
             }
-    from taming_cli.runtime.checkpoint import load_model
+    from taming_cli.runtime.checkpoint import is_ours, load_model
 
+    if not is_ours(file):
+        from taming_cli.interop.load import describe
+
+        return describe(file, config)
     model = load_model(file)
     parameters = {"codec": 0, "prior": 0}
     for name, tensor in model.tensors.items():

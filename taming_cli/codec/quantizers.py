@@ -54,6 +54,39 @@ class Quantizer(nn.Module):
         return F.embedding(codes, self.codebook).permute(0, 3, 1, 2)
 
 
+class GumbelQuantizer(nn.Module):
+    """A codebook (K, D) whose codes are the largest of K logits of the encoder's output, as in the published GumbelVQ.
+
+    In training the code is drawn: a hard sample forward, the softmax's gradient backward (Jang et al. 2017; temperature
+    1). The published KL term, of weight 1e-8, is left out. In evaluation nothing is random.
+    """
+
+    def __init__(self, codebook_size: int, codebook_dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(codebook_dim, codebook_size, 1)
+        self.embed = nn.Embedding(codebook_size, codebook_dim)
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The entries, under the name that they have in `Quantizer`."""
+        return self.embed
+
+    def forward(self, z: Tensor) -> Quantized:
+        """(B, D, h, w) -> Quantized, in fp32; in training `z_e` is `z_q`, so that losses between the two vanish."""
+        with torch.autocast(z.device.type, enabled=False):
+            logits = self.proj(z.float())  # (B, K, h, w)
+            if not self.training:
+                codes = logits.argmax(1)
+                return Quantized(z.float(), self.lookup(codes), codes)
+            chosen = F.gumbel_softmax(logits, hard=True, dim=1)
+            z_q = torch.einsum("bkhw,kd->bdhw", chosen, self.embed.weight.float())
+            return Quantized(z_q, z_q, chosen.argmax(1))
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Codes (B, h, w) in [0, K) -> entries (B, D, h, w) fp32."""
+        return F.embedding(codes, self.embed.weight.float()).permute(0, 3, 1, 2)
+
+
 @torch.no_grad()
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """The index of each vector's nearest entry: (N, D), (K, D) -> (N,) int64; argmin of |z|^2 + |e|^2 - 2 z.e."""
@@ -74,7 +107,7 @@ class CodebookAverages:
     """
 
     def __init__(
-        self, quantizer: Quantizer, *, decay: float, revive: float, learn: bool, trained: bool = False
+        self, quantizer: Quantizer | GumbelQuantizer, *, decay: float, revive: float, learn: bool, trained: bool = False
     ) -> None:
         weight = quantizer.embedding.weight
         self.quantizer, self.decay, self.revive, self.learn = quantizer, decay, revive, learn

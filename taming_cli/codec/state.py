@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from taming_cli.codec.critic import Critic
-from taming_cli.codec.quantizers import CodebookAverages, Quantized
+from taming_cli.codec.quantizers import CodebookAverages, Quantized, Quantizer
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.codec import CodecTrainConfig, CriticConfig
 
@@ -80,7 +80,8 @@ def start(
     if config.train == "decoder":
         for part in (codec.encoder, codec.quant_conv, codec.quantize):
             part.eval().requires_grad_(False)
-    elif config.quantizer == "ema":
+    averaged = config.quantizer == "ema" and isinstance(codec.quantize, Quantizer)
+    if averaged:
         codec.quantize.requires_grad_(False)
     return CodecState(
         codec=codec,
@@ -89,8 +90,8 @@ def start(
         codebook=CodebookAverages(
             codec.quantize,
             decay=config.codebook_decay,
-            revive=config.revive,
-            learn=config.quantizer == "ema",
+            revive=config.revive if isinstance(codec.quantize, Quantizer) else 0.0,
+            learn=averaged,
             trained=config.init is not None,
         ),
         codec_optimizer=_adam(codec, config.learning_rate, config),

@@ -7,13 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from taming_cli.codec.autoencoder import Decoder, Encoder
-from taming_cli.codec.quantizers import Quantized, Quantizer
+from taming_cli.codec.quantizers import GumbelQuantizer, Quantized, Quantizer
 from taming_cli.config.codec import CodecConfig
 from taming_cli.config.fields import from_dict, to_dict
 from taming_cli.errors import BadFileError
 from taming_cli.runtime.checkpoint import ModelFile, Stored, tensors_sha256
 
 _DECODER = ("decoder.", "post_quant_conv.")
+_LATER = ("codebook",)
+"""Fields of the architecture that came after the first version of the hash."""
 
 
 class Reconstruction(NamedTuple):
@@ -30,7 +32,11 @@ class VQGAN(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
-        self.quantize = Quantizer(config.codebook_size, config.codebook_dim, normalize=config.normalize)
+        self.quantize: Quantizer | GumbelQuantizer
+        if config.codebook == "gumbel":
+            self.quantize = GumbelQuantizer(config.codebook_size, config.codebook_dim)
+        else:
+            self.quantize = Quantizer(config.codebook_size, config.codebook_dim, normalize=config.normalize)
         self.quant_conv = nn.Conv2d(config.z_channels, config.codebook_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.codebook_dim, config.z_channels, 1)
         self.decoder = Decoder(config)
@@ -64,7 +70,11 @@ class VQGAN(nn.Module):
 def codec_sha256(config: CodecConfig, tensors: Mapping[str, Tensor | Stored]) -> str:
     """The hash of a codec with these tensors: what its codes depend on, so not the weights of the decoder."""
     decisive = {name: tensor for name, tensor in tensors.items() if not name.startswith(_DECODER)}
-    return tensors_sha256(decisive, to_dict(config))
+    values, usual = to_dict(config), to_dict(CodecConfig())
+    for name in _LATER:  # so that codecs from before a field came keep their hash
+        if values[name] == usual[name]:
+            del values[name]
+    return tensors_sha256(decisive, values)
 
 
 def codec_file(codec: VQGAN, about: Mapping[str, object]) -> ModelFile:

@@ -30,6 +30,9 @@ class CodecConfig:
     dropout: float = option(0.0, "Dropout in the residual blocks.", low=0, high=0.9)
     codebook_size: int = option(1024, "Entries of the codebook, K.", low=2, high=2**24)
     codebook_dim: int = option(8, "Length of each entry, D.", low=1)
+    codebook: Literal["nearest", "gumbel"] = option(
+        "nearest", "A code is the nearest entry, or (gumbel, imported files) the largest of K logits.", hidden=True
+    )
     normalize: bool = option(False, "Compare codes by angle: entries and encoder outputs are scaled to length 1.")
 
     def __post_init__(self) -> None:

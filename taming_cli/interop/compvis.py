@@ -6,9 +6,11 @@ and yaml what they are, and to account for everything else.
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
@@ -92,6 +94,20 @@ def import_prior(
     )
 
 
+def outline(tensors: Mapping[str, Stored]) -> dict[str, Any]:
+    """What a prior's weights tell without its yaml."""
+    gpt = _without({name: t for name, t in tensors.items() if name.startswith("transformer.")}, "transformer.")
+    sides = {"vocab_size": ("tok_emb.weight", 0), "n_embd": ("tok_emb.weight", 1), "block_size": ("pos_emb", 1)}
+    shapes = {name: (*gpt[key].shape, 0, 0) if key in gpt else (0, 0) for name, (key, _) in sides.items()}
+    weights = sum(math.prod(t.shape) for name, t in gpt.items() if not name.endswith("attn.mask"))
+    return {
+        "prior_parameters": weights,
+        "n_layer": count(gpt, r"blocks\.(\d+)\."),
+        **{name: shapes[name][side] for name, (_, side) in sides.items()},
+        "n_head": "not in the weights: give --config FILE",
+    }
+
+
 def _part(ledger: Ledger, prefix: str, params: Mapping[str, Any]) -> Codec:
     return _codec(Ledger(ledger.where, _without(ledger.take(prefix), prefix), ledger.dropped), params)
 
@@ -101,9 +117,33 @@ def _codec(ledger: Ledger, params: Mapping[str, Any]) -> Codec:
     ledger.drop(r"loss\.perceptual_loss\..*", "the perceptual network of the training")
     ledger.drop(r"model_ema\..*", "moving averages of the training")
     kept = ledger.take(*KEPT)
-    codec = published_codec(ledger.take(*CODEC), ledger.where, **_known(params))
+    tensors, known = ledger.take(*CODEC), _known(params)
+    if "quantize.used" in tensors:
+        kept |= _reduce(tensors, ledger.where)
+        known.pop("codebook_size", None)
+    codec = published_codec(tensors, ledger.where, **known)
     ledger.close()
     return codec._replace(kept=kept)
+
+
+def _reduce(tensors: dict[str, Stored], where: str) -> dict[str, Stored]:
+    """Leave of a remapped codebook the entries in use, numbered as the prior's codes are; returns what was whole.
+
+    Where the published code drew a random code, because the nearest entry was not in use, the nearest one in use is
+    taken.
+    """
+    used = tensors.pop("quantize.used")
+    whole = {name: tensor for name, tensor in tensors.items() if name.startswith("quantize.")}
+    index = used.load().long()
+    for name, tensor in whole.items():
+        if index.ndim != 1 or not len(index) or int(index.min()) < 0 or int(index.max()) >= tensor.shape[0]:
+            raise BadFileError(f"{where} has a quantize.used that does not fit its {name}")
+        tensors[name] = tensor._replace(shape=(len(index), *tensor.shape[1:]), load=partial(_rows, tensor, index))
+    return {**whole, "quantize.used": used}
+
+
+def _rows(tensor: Stored, index: Tensor) -> Tensor:
+    return tensor.load()[index]
 
 
 def _kind(codec: Codec, said: Mapping[str, Any]) -> str:
@@ -203,18 +243,23 @@ def export_checkpoint(model: ModelFile, path: Path) -> Path:
 
     Tensors that an import kept come back. UsageError for what their code has no place for.
     """
+    kept = {name.removeprefix("extra."): t for name, t in model.tensors.items() if name.startswith("extra.")}
     if model.format == "taming-codec":
         config = from_dict(CodecConfig, model.config["codec"], str(path))
         own = {name: tensor for name, tensor in model.tensors.items() if not name.startswith("extra.")}
-        state = _codec_state(config, own)
-        whole = _codec_params(config, str(model.about.get("kind", "image")))
+        state, whole = _codec_state(config, own), _codec_params(config, str(model.about.get("kind", "image")))
+        remapped = {"": whole}
     else:
         state, whole = _prior_state(model, str(path))
-    state |= {name.removeprefix("extra."): t for name, t in model.tensors.items() if name.startswith("extra.")}
-    steps = {
-        name: model.about[ours] for name, ours in (("global_step", "step"), ("epoch", "epoch")) if ours in model.about
-    }
-    write_atomically(path, lambda temporary: torch.save({**steps, "state_dict": state}, temporary))
+        remapped = {f"{part}_model.": whole["params"].get(f"{part}_config") for part in ("first_stage", "cond_stage")}
+    for prefix, part in remapped.items():
+        if (used := kept.get(f"{prefix}quantize.used")) is not None:
+            listed = path.with_name(f"{path.stem}.{prefix}used.npy")
+            write_atomically(listed, partial(_save_array, used))
+            entries = "embed" if part["target"].endswith("GumbelVQ") else "embedding"
+            part["params"] |= {"remap": str(listed), "n_embed": len(kept[f"{prefix}quantize.{entries}.weight"])}
+    told = {"global_step": model.about.get("step", 0), "epoch": model.about.get("epoch", 0)}
+    write_atomically(path, lambda temporary: torch.save({**told, "state_dict": state | kept}, temporary))
     written = path.with_suffix(".yaml")
     write_atomically(written, lambda temporary: _write(temporary, yaml.safe_dump({"model": whole})))
     return written
@@ -300,13 +345,24 @@ def _codec_params(config: CodecConfig, kind: str) -> dict[str, Any]:
         },
         "lossconfig": {"target": "taming.modules.losses.DummyLoss"},
     }
-    if kind == "image":
-        return {"target": "taming.models.vqgan.VQModel", "params": params}
-    params["image_key"] = kind
-    if kind != "segmentation":
-        return {"target": "taming.models.vqgan.VQModel", "params": params}
-    return {"target": "taming.models.vqgan.VQSegmentationModel", "params": {**params, "n_labels": config.in_channels}}
+    network = {"segmentation": "VQSegmentationModel"}.get(kind, "VQModel")
+    if kind == "segmentation":
+        params["n_labels"] = config.in_channels
+    if kind != "image":
+        params["image_key"] = kind
+    if config.codebook == "gumbel":
+        network = "GumbelVQ"
+        params["temperature_scheduler_config"] = {
+            "target": "taming.lr_scheduler.LambdaWarmUpCosineScheduler",
+            "params": {"warm_up_steps": 0, "max_decay_steps": 1, "lr_start": 1.0, "lr_max": 1.0, "lr_min": 1.0},
+        }
+    return {"target": f"taming.models.vqgan.{network}", "params": params}
 
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text)
+
+
+def _save_array(tensor: Tensor, path: Path) -> None:
+    with path.open("wb") as stream:
+        np.save(stream, tensor.numpy())

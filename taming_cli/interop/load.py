@@ -1,5 +1,7 @@
 """Which kind of foreign model a file is, by what it holds; then to the room that knows it."""
 
+import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from taming_cli.interop.ledger import Imported
 from taming_cli.interop.pickles import read
 from taming_cli.runtime.checkpoint import Stored
 
+PRIOR = "transformer.tok_emb.weight"
 STATES = ("state_dict", "ema", "model", "module", "params")
 """Where trainers put the weights, the ones to prefer first."""
 
@@ -24,14 +27,9 @@ def import_file(path: Path, config: Path | None = None) -> Imported:
     """
     if path.is_dir():
         return diffusers.import_folder(path)
-    value = read(path)
-    tensors = _tensors(value, path)
-    about: dict[str, Any] = {"imported_from": path.name}
-    for theirs, ours in (("global_step", "step"), ("epoch", "epoch"), ("steps", "step")):
-        if isinstance(value, Mapping) and type(value.get(theirs)) is int:
-            about[ours] = value[theirs]
+    tensors, about = _open(path)
     known = read_yaml(config) if config is not None else {}
-    if "transformer.tok_emb.weight" in tensors:
+    if PRIOR in tensors:
         return compvis.import_prior(tensors, known, str(path), about)
     if "encoder.conv_blocks.0.res.0.conv1.weight" in tensors:
         return llamagen.import_codec(tensors, str(path), about)
@@ -39,6 +37,25 @@ def import_file(path: Path, config: Path | None = None) -> Imported:
         return compvis.import_codec(tensors, known, str(path), about)
     names = ", ".join(list(tensors)[:3])
     raise BadFileError(f"{path} is no model known here: it holds {len(tensors)} tensors, the first are {names}")
+
+
+def describe(path: Path, config: Path | None = None) -> dict[str, Any]:
+    """What a foreign file is: kind, config, parameters, step; of a prior without `config`, what the weights tell."""
+    if config is None and not path.is_dir():
+        tensors, about = _open(path)
+        if PRIOR in tensors:
+            return {"kind": "prior", **about, **compvis.outline(tensors)}
+    found = import_file(path, config)
+    sizes: Counter[str] = Counter()
+    for name, tensor in found.tensors.items():
+        part = name.partition(".")[0] if found.model.format == "taming-prior" else "codec"
+        sizes["kept" if name.startswith("extra.") else part] += math.prod(tensor.shape)
+    return {
+        "kind": found.model.format.removeprefix("taming-"),
+        **{f"{part}_parameters": count for part, count in sizes.items() if part != "kept"},
+        **found.model.about,
+        "config": dict(found.model.config),
+    }
 
 
 def read_yaml(path: Path) -> Mapping[str, Any]:
@@ -50,6 +67,16 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise BadFileError(f"{path} is no model's config")
     return value
+
+
+def _open(path: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
+    """A file's weights by name, and what it says of its training."""
+    value = read(path)
+    about: dict[str, Any] = {"imported_from": path.name}
+    for theirs, ours in (("global_step", "step"), ("epoch", "epoch"), ("steps", "step")):
+        if isinstance(value, Mapping) and type(value.get(theirs)) is int:
+            about[ours] = value[theirs]
+    return _tensors(value, path), about
 
 
 def _tensors(value: Any, path: Path) -> dict[str, Stored]:

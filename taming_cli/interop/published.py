@@ -51,6 +51,8 @@ def codec_config(tensors: Mapping[str, Stored], where: str, **known: Any) -> Cod
     if not levels or not ch or any(width % ch for width in widths):
         raise BadFileError(f"{where} is no codec known here: its levels have {widths} channels, its input layer {ch}")
     resolution = known.get("resolution", 256)
+    gumbel = "quantize.proj.weight" in tensors
+    entries = "quantize.embed.weight" if gumbel else "quantize.embedding.weight"
     attended = [level for level in range(levels) if f"encoder.down.{level}.attn.0.norm.weight" in tensors]
     if side("encoder.conv_out.weight", 0) == 2 * side("decoder.conv_in.weight", 1):
         raise BadFileError(f"{where} is a continuous (KL) autoencoder; only codecs with a codebook make tokens")
@@ -62,8 +64,9 @@ def codec_config(tensors: Mapping[str, Stored], where: str, **known: Any) -> Cod
         "z_channels": side("encoder.conv_out.weight", 0),
         "in_channels": side("encoder.conv_in.weight", 1),
         "out_ch": side("decoder.conv_out.weight", 0),
-        "codebook_size": side("quantize.embedding.weight", 0),
-        "codebook_dim": side("quantize.embedding.weight", 1),
+        "codebook": "gumbel" if gumbel else "nearest",
+        "codebook_size": side(entries, 0),
+        "codebook_dim": side(entries, 1),
     }
     for name, value in known.items():
         if name in seen and name != "attn_resolutions" and seen[name] != value:

@@ -120,6 +120,15 @@ def read_header(path: Path) -> ModelFile:
     return _read(path, with_tensors=False)
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a file says that it is one of our model files, whole or not."""
+    try:
+        with path.open("rb") as stream:
+            return b'"format":"taming-' in stream.read(2**20).replace(b" ", b"")
+    except OSError:
+        return False
+
+
 def load_model(path: Path, format: str | None = None) -> ModelFile:
     """A model file, tensors on the CPU. BadFileError where it is damaged, not ours, or not of `format`."""
     model = _read(path, with_tensors=True)

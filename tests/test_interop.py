@@ -1,0 +1,358 @@
+"""Published checkpoints in and out: golden files, every tensor accounted for, other names for the same network."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from taming_cli.cli.app import main
+from taming_cli.codec.vqgan import VQGAN, codec_file, codec_from
+from taming_cli.config.codec import CodecConfig
+from taming_cli.config.prior import ConditionSpec, PriorConfig
+from taming_cli.config.size import Size
+from taming_cli.data.images import read_image
+from taming_cli.data.tokens import TokenFile
+from taming_cli.errors import BadFileError, UsageError
+from taming_cli.interop.compvis import export_checkpoint
+from taming_cli.interop.diffusers import export_folder
+from taming_cli.interop.load import describe, import_file
+from taming_cli.interop.names import DIFFUSERS, LLAMAGEN, OLD_DIFFUSERS, from_published, to_published
+from taming_cli.prior.gpt import GPT
+from taming_cli.prior.model import prior_file, prior_from
+from taming_cli.runtime.checkpoint import ModelFile, load_model, save_model
+from tests.toys import toy_codec
+
+GOLDEN = Path(__file__).parent / "golden"
+PUBLISHED = CodecConfig(
+    ch=32,
+    ch_mult=(1, 2),
+    num_res_blocks=1,
+    norm_groups=32,
+    attn_resolutions=(128,),
+    z_channels=8,
+    resolution=256,
+    codebook_size=64,
+    codebook_dim=8,
+)
+X = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def checkpoint(path: Path, tensors: Mapping[str, Tensor], **more: Any) -> Path:
+    torch.save({"state_dict": dict(tensors), "global_step": 1234, "epoch": 3, **more}, path)
+    return path
+
+
+def golden(name: str, folder: Path) -> Path:
+    """A golden model as the pickle that it was published as."""
+    return checkpoint(folder / f"{name}.ckpt", load_file(GOLDEN / f"{name}.safetensors"))
+
+
+def imported(path: Path, config: Path | None = None) -> ModelFile:
+    """The model file that an import makes of `path`, read back."""
+    found = import_file(path, config)
+    target = path.with_name(path.stem + ".ours.safetensors")
+    save_model(target, found.model, found.tensors)
+    return load_model(target)
+
+
+def same(model: ModelFile, codec: VQGAN) -> None:
+    """An imported codec does what `codec` does."""
+    ours = codec_from(model, "import")
+    codes = codec.encode(X)
+    assert torch.equal(ours.encode(X), codes)
+    torch.testing.assert_close(ours.decode(codes), codec.decode(codes), rtol=0, atol=1e-5)
+    assert len(codes.unique()) > 8
+    assert model.about["codec_sha256"] == ours.sha256()
+
+
+# --- the authors' files, through the commands -------------------------------------------------------------------------
+
+
+def test_a_published_codec_makes_the_golden_codes_and_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    golden("vqgan", tmp_path)
+    with np.load(GOLDEN / "vqgan_io.npz") as io:
+        x, codes, x_rec = io["x"], io["indices"], io["x_rec"]
+    Path("in").mkdir()
+    for number, picture in enumerate(x):
+        Image.fromarray(((picture + 1) * 127.5).round().astype(np.uint8).transpose(1, 2, 0)).save(f"in/{number}.png")
+    assert main(["import", "vqgan.ckpt", "--config", str(GOLDEN / "vqgan.yaml"), "-o", "vq.safetensors"]) == 0
+    assert "183 tensors taken, 22 kept for an export" in capsys.readouterr().out
+    assert main(["tokenize", "--ckpt", "vq.safetensors", "in", "-o", "t.h5", "--device", "cpu"]) == 0
+    with TokenFile(Path("t.h5")) as tokens:
+        assert np.array_equal(tokens.codes(slice(None))[:, 0], codes)
+    assert main(["decode", "t.h5", "out", "--device", "cpu"]) == 0
+    for number, picture in enumerate(x_rec):
+        made = read_image(Path(f"out/{number}.png").read_bytes(), "out").numpy()
+        assert np.abs(made - np.clip((picture + 1) * 127.5, 0, 255)).max() < 1
+
+
+def test_a_published_prior_samples_the_golden_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    golden("class_prior", tmp_path)
+    config = str(GOLDEN / "class_prior.yaml")
+    assert main(["import", "class_prior.ckpt", "--config", config, "-o", "class.safetensors"]) == 0
+    line = "sample --ckpt class.safetensors --class 3 --greedy --tokens s.h5 -o out --device cpu"
+    assert main(line.split()) == 0
+    with np.load(GOLDEN / "class_prior_io.npz") as io, TokenFile(Path("s.h5")) as tokens:
+        assert np.array_equal(tokens.codes(slice(None))[0, 0].flatten(), io["greedy"][io["classes"].flatten() == 3][0])
+
+
+@pytest.mark.parametrize("name", ["vqgan", "class_prior", "segmentation_prior"])
+def test_what_was_imported_goes_out_as_it_came(name: str, shared: Path, tmp_path: Path) -> None:
+    folder = shared / "golden"
+    found = imported_in(tmp_path, folder / f"{name}.ckpt", folder / f"{name}.yaml")
+    written = export_checkpoint(found, tmp_path / "out.ckpt")
+    state = torch.load(tmp_path / "out.ckpt", weights_only=True)["state_dict"]
+    original = load_file(folder / f"{name}.safetensors")
+    assert state.keys() == original.keys()
+    for key, tensor in original.items():
+        assert state[key].dtype == tensor.dtype, key
+        assert torch.equal(state[key], tensor), key
+    again = imported_in(tmp_path, tmp_path / "out.ckpt", written)
+    assert again.config == found.config
+    assert again.about["codec_sha256"] == found.about["codec_sha256"]
+
+
+def imported_in(folder: Path, path: Path, config: Path) -> ModelFile:
+    found = import_file(path, config)
+    save_model(folder / "ours.safetensors", found.model, found.tensors)
+    return load_model(folder / "ours.safetensors")
+
+
+def test_the_architecture_is_read_from_the_weights(tmp_path: Path) -> None:
+    without, given = (import_file(golden("vqgan", tmp_path), config) for config in (None, GOLDEN / "vqgan.yaml"))
+    one, other = without.model.config["codec"], given.model.config["codec"]
+    assert {name for name in one if one[name] != other[name]} == {"resolution", "attn_resolutions"}
+    assert (one["resolution"], one["attn_resolutions"]) == (256, [64])  # the same level
+    assert without.model.about["step"] == 1234
+
+
+# --- kinds of codec ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({}, "image"),
+        ({"codebook": "gumbel"}, "image"),
+        ({"in_channels": 1, "out_ch": 1}, "depth"),
+        ({"in_channels": 9, "out_ch": 9}, "segmentation"),
+        ({"ch_mult": (1, 1, 2), "num_res_blocks": 2, "attn_resolutions": ()}, "image"),
+    ],
+)
+def test_every_kind_of_codec_is_recognised(changes: dict[str, Any], kind: str, tmp_path: Path) -> None:
+    codec = toy_codec(replace(PUBLISHED, **changes))
+    model = imported(checkpoint(tmp_path / "c.ckpt", codec.state_dict()))
+    assert model.config == codec_file(codec, {}).config
+    assert model.about["kind"] == kind
+    if kind == "image":
+        same(model, codec)
+
+
+def test_half_precision_weights_become_fp32(tmp_path: Path) -> None:
+    codec = toy_codec(PUBLISHED).half()
+    model = imported(checkpoint(tmp_path / "c.ckpt", codec.state_dict()))
+    assert {tensor.dtype for tensor in model.tensors.values()} == {torch.float32}
+    same(model, codec.float())
+
+
+def test_the_first_stage_of_a_diffusion_model_is_taken_out(tmp_path: Path) -> None:
+    codec = toy_codec(PUBLISHED)
+    state = {f"first_stage_model.{name}": tensor for name, tensor in codec.state_dict().items()}
+    others = {name: torch.zeros(2) for name in ("model.diffusion_model.out.weight", "betas", "model_ema.decay")}
+    found = import_file(checkpoint(tmp_path / "ldm.ckpt", state | others))
+    assert found.dropped == {"the diffusion model around it": 3}
+    same(imported(tmp_path / "ldm.ckpt"), codec)
+
+
+@pytest.mark.parametrize("codebook", ["nearest", "gumbel"])
+def test_a_remapped_codebook_keeps_the_codes_of_its_prior(codebook: Any, tmp_path: Path) -> None:
+    whole = toy_codec(replace(PUBLISHED, codebook=codebook))
+    used = torch.tensor([3, 60, 7, 12, 20, 31, 44, 1, *range(32, 44)])
+    model = imported(checkpoint(tmp_path / "c.ckpt", {**whole.state_dict(), "quantize.used": used}))
+    ours = codec_from(model, "import")
+    codes, before = ours.encode(X), whole.encode(X)
+    in_use = torch.isin(before, used)
+    assert in_use.any()
+    assert torch.equal(used[codes[in_use]], before[in_use])
+    torch.testing.assert_close(ours.decode(codes), whole.decode(used[codes]), rtol=0, atol=1e-5)
+    written = export_checkpoint(model, tmp_path / "out.ckpt")
+    params = yaml.safe_load(written.read_text())["model"]["params"]
+    assert params["n_embed"] == 64
+    assert np.array_equal(np.load(params["remap"]), used.numpy())
+    state = torch.load(tmp_path / "out.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(state["quantize.used"], used)
+    assert all(torch.equal(state[name], tensor) for name, tensor in whole.state_dict().items())
+
+
+# --- kinds of prior ---------------------------------------------------------------------------------------------------
+
+
+def prior_checkpoint(path: Path, condition: Any, **params: Any) -> tuple[Path, Path]:
+    """A prior of 16 cells, and its yaml with that condition."""
+    codec = toy_codec(PUBLISHED)
+    gpt = GPT(
+        PriorConfig(
+            arch="published",
+            n_layer=1,
+            n_head=2,
+            n_embd=16,
+            window=Size(4, 4),
+            codebook_size=64,
+            vocabulary="shared",
+            vocab_size=70,
+            block_size=params.pop("block_size", 16),
+        )
+    )
+    state = {f"transformer.{name}": tensor for name, tensor in gpt.state_dict().items()}
+    state |= {f"first_stage_model.{name}": tensor for name, tensor in codec.state_dict().items()}
+    network = {"target": "taming.modules.transformer.mingpt.GPT", "params": {"n_head": 2}}
+    config = {"cond_stage_config": condition, "transformer_config": network, **params}
+    said = path.with_suffix(".yaml")
+    said.write_text(yaml.safe_dump({"model": {"target": "Net2NetTransformer", "params": config}}))
+    return checkpoint(path, state), said
+
+
+def target(name: str, **params: Any) -> dict[str, Any]:
+    return {"target": f"taming.modules.{name}", "params": params}
+
+
+@pytest.mark.parametrize(
+    ("condition", "params", "specs", "sos"),
+    [
+        (target("util.Labelator", n_classes=5), {}, (ConditionSpec(kind="class", vocabulary=5),), 0),
+        (target("util.SOSProvider", sos_token=9), {}, (), 9),
+        ("__is_unconditional__", {"sos_token": 3}, (), 3),
+        (None, {"unconditional": True}, (), 0),
+        (
+            target("misc.coord.CoordStage", n_embed=50, down_factor=2),
+            {"block_size": 32},
+            (ConditionSpec(kind="coords", vocabulary=51, form="grid"),),
+            0,
+        ),
+        (
+            "__is_first_stage__",
+            {"block_size": 32, "cond_stage_key": "lowres"},
+            (ConditionSpec(kind="lowres", vocabulary=64, form="grid"),),
+            0,
+        ),
+    ],
+)
+def test_every_condition_of_a_prior_is_recognised(
+    condition: Any, params: dict[str, Any], specs: tuple[ConditionSpec, ...], sos: int, tmp_path: Path
+) -> None:
+    path, said = prior_checkpoint(tmp_path / "p.ckpt", condition, **params)
+    model = imported(path, said)
+    config = prior_from(model, "import").config
+    assert (config.conditions, config.sos_token, config.window) == (specs, sos, Size(4, 4))
+    assert len(model.about["label_names"]) == config.num_classes
+    written = export_checkpoint(model, tmp_path / "out.ckpt")
+    assert imported_in(tmp_path, tmp_path / "out.ckpt", written).config == model.config
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda state: state | {"stranger.weight": torch.zeros(1)}, r"belong to no model known here: stranger\.weight"),
+        (lambda state: {k: v for k, v in state.items() if k != "decoder.mid.attn_1.q.bias"}, r"attn_1\.q\.bias"),
+        (lambda state: state | {"quant_conv.bias": torch.zeros(9)}, r"quant_conv\.bias of shape \(9,\); \(8,\)"),
+        (lambda state: state | {"encoder.down.0.attn.7.q.bias": torch.zeros(9)}, r"attn\.7"),
+        (lambda state: state | {"encoder.conv_out.weight": torch.zeros(16, 64, 3, 3)}, "continuous"),
+        (lambda state: {"a": torch.zeros(1)}, "no model known here"),
+        (lambda state: {}, "no weights"),
+    ],
+)
+def test_what_is_not_accounted_for_is_refused(change: Callable[[Any], Any], word: str, tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "c.ckpt", change(dict(toy_codec(PUBLISHED).state_dict())))
+    with pytest.raises(BadFileError, match=word) as caught:
+        import_file(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_prior_needs_its_yaml_and_what_it_does_not_know_is_named(tmp_path: Path) -> None:
+    path, said = prior_checkpoint(tmp_path / "p.ckpt", target("util.Labelator", n_classes=5))
+    with pytest.raises(BadFileError, match="n_head and condition its weights cannot tell: give --config FILE"):
+        import_file(path)
+    assert describe(path)["block_size"] == 16
+    path, said = prior_checkpoint(tmp_path / "p.ckpt", target("util.Clip"))
+    with pytest.raises(BadFileError, match="condition 'Clip', which is not known here"):
+        import_file(path, said)
+    path, said = prior_checkpoint(
+        tmp_path / "p.ckpt", None, unconditional=True, permuter_config=target("transformer.permuter.Random", H=4, W=4)
+    )
+    with pytest.raises(BadFileError, match="orders its tokens by Random"):
+        import_file(path, said)
+
+
+def test_a_yaml_that_contradicts_the_weights_is_refused(tmp_path: Path) -> None:
+    said = tmp_path / "c.yaml"
+    said.write_text(yaml.safe_dump({"model": {"params": {"n_embed": 1024, "ddconfig": {}}}}))
+    with pytest.raises(BadFileError, match="has codebook_size 64, but its config says 1024"):
+        import_file(checkpoint(tmp_path / "c.ckpt", toy_codec(PUBLISHED).state_dict()), said)
+    said.write_text("]")
+    with pytest.raises(BadFileError, match=r"c\.yaml cannot be read"):
+        import_file(tmp_path / "c.ckpt", said)
+
+
+def test_what_the_authors_code_has_no_place_for_is_not_exported(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="norm_groups 8; the authors' code knows only 32"):
+        export_checkpoint(codec_file(toy_codec(), {}), tmp_path / "c.ckpt")
+    modern = GPT(PriorConfig(n_layer=1, n_head=2, n_embd=16, window=Size(4, 4), codebook_size=64))
+    with pytest.raises(UsageError, match="arch 'published'"):
+        export_checkpoint(prior_file(modern, codec_file(toy_codec(PUBLISHED), {}), {}), tmp_path / "p.ckpt")
+    assert not list(tmp_path.iterdir())
+
+
+# --- the same network under other names -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rules", [DIFFUSERS, OLD_DIFFUSERS, LLAMAGEN])
+def test_names_go_there_and_back(rules: Any) -> None:
+    names = list(VQGAN(replace(PUBLISHED, ch_mult=(1, 1, 2), attn_resolutions=(64,))).state_dict())
+    there = from_published(names, rules, "x")
+    assert len(set(there.values())) == len(names)
+    assert to_published(there.values(), rules, "x") == {new: old for old, new in there.items()}
+
+
+def test_llamagens_codec_is_ours_with_entries_of_length_1(tmp_path: Path) -> None:
+    codec = toy_codec(replace(PUBLISHED, normalize=True, ch_mult=(1, 1, 2), attn_resolutions=(64,)))
+    names = from_published(codec.state_dict(), LLAMAGEN, "x")
+    state = {names[name]: tensor for name, tensor in codec.state_dict().items()}
+    assert state.keys() >= {"encoder.conv_blocks.2.attn.0.q.weight", "decoder.conv_blocks.0.upsample.conv.weight"}
+    torch.save({"model": state | {"quantize.codebook_used": torch.zeros(65536)}, "steps": 5}, tmp_path / "vq.pt")
+    model = imported(tmp_path / "vq.pt")
+    same(model, codec)
+    assert model.about["step"] == 5
+
+
+def test_diffusers_makes_of_our_export_what_we_make_and_we_of_theirs(tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
+    codec = toy_codec(replace(PUBLISHED, ch_mult=(1, 2), norm_groups=8, normalize=True))
+    export_folder(codec_file(codec, {}), tmp_path / "vqvae")
+    theirs = diffusers.VQModel.from_pretrained(tmp_path / "vqvae", low_cpu_mem_usage=False).eval()
+    with torch.no_grad():
+        z = theirs.encode(X).latents
+        rec = theirs.decode(z).sample
+        codes = theirs.quantize(z)[2][2].view(2, 16, 16)
+    assert torch.equal(codec.encode(X), codes)
+    torch.testing.assert_close(codec.decode(codes), rec, rtol=0, atol=1e-5)
+    theirs.save_pretrained(tmp_path / "again")
+    found = import_file(tmp_path / "again")
+    save_model(tmp_path / "ours.safetensors", found.model, found.tensors)
+    ours = codec_from(load_model(tmp_path / "ours.safetensors"), "import")
+    assert torch.equal(ours.encode(X), codes)
+    torch.testing.assert_close(ours.decode(codes), rec, rtol=0, atol=1e-5)
