@@ -21,7 +21,7 @@ from taming_cli.config.size import Size
 from taming_cli.data.images import read_image
 from taming_cli.data.tokens import TokenFile
 from taming_cli.errors import BadFileError, UsageError
-from taming_cli.interop.compvis import export_checkpoint
+from taming_cli.interop.compvis_export import export_checkpoint
 from taming_cli.interop.diffusers import export_folder
 from taming_cli.interop.load import describe, import_file
 from taming_cli.interop.names import DIFFUSERS, LLAMAGEN, OLD_DIFFUSERS, from_published, to_published
@@ -226,6 +226,31 @@ def prior_checkpoint(path: Path, condition: Any, **params: Any) -> tuple[Path, P
 
 def target(name: str, **params: Any) -> dict[str, Any]:
     return {"target": f"taming.modules.{name}", "params": params}
+
+
+@pytest.mark.parametrize(
+    ("permuter", "order"),
+    [
+        ("Identity", "raster"),
+        ("ZCurve", "z-curve"),
+        ("SpiralOut", "spiral-out"),
+        ("SpiralIn", "spiral-in"),
+        ("AlternateParsing", "alternating"),
+    ],
+)
+def test_the_order_of_a_prior_is_kept(permuter: str, order: str, tmp_path: Path) -> None:
+    said = target(f"transformer.permuter.{permuter}", H=4, W=4)
+    path, config = prior_checkpoint(tmp_path / "p.ckpt", None, unconditional=True, permuter_config=said)
+    model = imported(path, config)
+    assert model.config["prior"]["order"] == order
+    written = export_checkpoint(model, tmp_path / "out.ckpt")
+    state = torch.load(tmp_path / "out.ckpt", weights_only=True)["state_dict"]
+    assert ("permuter.forward_shuffle_idx" in state) == (order != "raster")
+    assert imported_in(tmp_path, tmp_path / "out.ckpt", written).config == model.config
+    if order != "raster":
+        state["permuter.forward_shuffle_idx"] = state["permuter.forward_shuffle_idx"].flip(0)
+        with pytest.raises(BadFileError, match=f"not the order '{order}'"):
+            import_file(checkpoint(tmp_path / "wrong.ckpt", state), written)
 
 
 @pytest.mark.parametrize(

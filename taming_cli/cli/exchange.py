@@ -69,7 +69,7 @@ def export(
 ) -> int:
     """Write a model in the layout of another program, so that it works there."""
     output = Output(json=json, quiet=quiet)
-    from taming_cli.interop import compvis, diffusers
+    from taming_cli.interop import compvis_export, diffusers
     from taming_cli.runtime.checkpoint import load_model
 
     if out.exists() and (out.is_file() or any(out.iterdir())):
@@ -79,6 +79,6 @@ def export(
         diffusers.export_folder(model, out)
         output.result(f"{out}: a VQModel", {"path": str(out)}, short=str(out))
         return 0
-    config = compvis.export_checkpoint(model, out)
+    config = compvis_export.export_checkpoint(model, out)
     output.result(f"{out}, with {config}", {"path": str(out), "config": str(config)}, short=str(out))
     return 0

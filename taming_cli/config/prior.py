@@ -7,6 +7,8 @@ from taming_cli.config.fields import check, option
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 
+Order = Literal["raster", "z-curve", "spiral-out", "spiral-in", "alternating"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionSpec:
@@ -53,6 +55,7 @@ class PriorConfig:
         hidden=True,
     )
     vocab_size: int = option(0, "Rows of a shared table; 0: as many as its largest code needs.", low=0, hidden=True)
+    order: Order = option("raster", "The order of the window's cells; only raster goes beyond one window.", hidden=True)
     sos_token: int = option(0, "Row of a shared table that says start where there is no condition.", low=0, hidden=True)
     block_size: int = option(0, "Learned positions; 0: as many as condition and window need.", low=0, hidden=True)
 
@@ -64,6 +67,10 @@ class PriorConfig:
             raise UsageError(f"n_embd / n_head is {self.head_size}; 2-D rotary positions need a multiple of 4")
         if self.arch == "modern" and self.vocabulary == "shared":
             raise UsageError("vocabulary is 'shared', which only arch 'published' has; use 'separate'")
+        if self.order != "raster" and self.arch == "modern":
+            raise UsageError(f"order is {self.order!r}, which only arch 'published' has; use 'raster'")
+        if self.order.startswith("spiral") and (self.window.width != self.window.height or self.window.width % 2):
+            raise UsageError(f"window is {self.window}; the order {self.order!r} needs a square with even sides")
         kinds = [spec.kind for spec in self.conditions]
         if len(set(kinds)) < len(kinds):
             raise UsageError(f"conditions are {', '.join(kinds)}; each kind may be there once")

@@ -22,6 +22,7 @@ from taming_cli.data.tokens import TokenFile, TokenHeader, code_dtype
 from taming_cli.errors import UsageError
 from taming_cli.prior.layout import NOT_GIVEN
 from taming_cli.prior.noise import WORD, Stream, below, uniform, words
+from taming_cli.prior.order import in_order
 
 MEMORY = 2**30
 """Token files are kept in memory if they take no more bytes than this, else read as they are needed."""
@@ -176,7 +177,7 @@ def train_batch(tokens: TokenSet, rows: Rows, prior: PriorConfig, train: PriorTr
     major, minor = positions >> 32, positions & WORD
     chosen = rows[[_order(len(rows), p // len(rows), train.seed)[p % len(rows)] for p in positions.tolist()]]
     found = tokens.windows(chosen, words(train.seed, Stream.CROP, major, minor, 3), prior)
-    targets, conditions = found.codes.flatten(1), found.conditions
+    targets, conditions = in_order(prior, found.codes), found.conditions
     if train.condition_dropout:
         drop = uniform(train.seed, Stream.CONDITION, major, minor, 1)[:, 0] < train.condition_dropout
         for kind, codes in conditions.items():

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from taming_cli.config.prior import PriorConfig
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.errors import UsageError
 from taming_cli.prior.cache import KVCache
@@ -18,6 +19,8 @@ from taming_cli.prior.decoding import choose, guide
 from taming_cli.prior.gpt import GPT
 from taming_cli.prior.layout import check_conditions, prefix
 from taming_cli.prior.noise import cell, gumbel
+from taming_cli.prior.order import cells as cells_in_order
+from taming_cli.prior.order import in_order, on_grid
 from taming_cli.prior.windows import Plan, Run, plan
 
 NOISE_BLOCK = 2**18  # numbers made at once: many, since each call costs as much as a small network's step; but in cache
@@ -68,6 +71,13 @@ def generate(
             f"guidance is {decoding.guidance:g}, but this prior was not trained without its condition; use 1"
         )
     planned = plan(*size, (config.window.height, config.window.width), stride)
+    if config.order != "raster":
+        if size != (config.window.height, config.window.width):
+            raise UsageError(
+                f"this prior goes through its cells in the order {config.order!r}, so it makes pictures of "
+                f"{config.window} cells alone; leave --size out"
+            )
+        given = given and Given(_places(config, given.codes), _places(config, given.keep[None])[0])
     sampler = _Sampler(gpt, planned, conditions=conditions, samples=samples, seed=seed, decoding=decoding, given=given)
     waves = [_unknown_parts(planned, wave, given) for wave in planned.waves]
     total, done = len(samples) * sum(run.length for wave in waves for run in wave), 0
@@ -81,11 +91,16 @@ def generate(
                 done += cells
                 if on_progress is not None:
                     on_progress(done, total)
+    if config.order != "raster":
+        return on_grid(config, sampler.grid.flatten(1))
     return sampler.grid[:, : size[0], : size[1]].clone()
 
 
 class _Sampler:
-    """The grid that is being filled, (n, padded_height, padded_width), and all that filling it needs."""
+    """The grid that is being filled, (n, padded_height, padded_width), and all that filling it needs.
+
+    With another order than raster, the grid's cells are places: the first of the first row holds what comes first.
+    """
 
     def __init__(
         self,
@@ -106,6 +121,7 @@ class _Sampler:
         for spec in gpt.config.conditions:
             if spec.form == "grid" and spec.kind in conditions:
                 self.conditions[spec.kind] = _repeat_edge(conditions[spec.kind], below, right)
+        self.order = None if gpt.config.order == "raster" else cells_in_order(gpt.config).to(self.device)
         self.grid = torch.zeros(
             (len(samples), planned.padded_height, planned.padded_width), dtype=torch.int64, device=self.device
         )
@@ -133,7 +149,8 @@ class _Sampler:
                 logits = self._step(cache, self.grid[sample[:active], rows[:active, step - 1], cols[:active, step - 1]])
             if step % block == 0 and not greedy:
                 ahead = slice(step, step + block)
-                places = cell(rows[:active, ahead], cols[:active, ahead])
+                at = cells[:active, ahead] if self.order is None else self.order[cells[:active, ahead]]
+                places = cell(at // columns, at % columns)
                 noise = gumbel(self.seed, self.numbers[sample[:active], None], places, codebook_size)  # (B, block, K)
             token = choose(logits, None if greedy else noise[:active, step % block], self.decoding)
             if self.keep is not None:
@@ -172,6 +189,11 @@ class _Sampler:
 
     def _tensor(self, values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.device)
+
+
+def _places(config: PriorConfig, grid: Tensor) -> Tensor:
+    """Values on the window (n, a, b) by place: (n, a, b)."""
+    return in_order(config, grid).view(grid.shape)
 
 
 def _unknown_parts(planned: Plan, wave: Sequence[Run], given: Given | None) -> list[Run]:

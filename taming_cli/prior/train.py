@@ -18,6 +18,7 @@ from taming_cli.prior.batches import Rows, TokenSet, fixed_windows, train_batch
 from taming_cli.prior.generate import generate
 from taming_cli.prior.layout import prefix
 from taming_cli.prior.model import prior_file
+from taming_cli.prior.order import in_order
 from taming_cli.prior.state import PriorState, first_prior, nats, prior_step, saved_prior, start
 from taming_cli.runtime.checkpoint import ModelFile, load_trainer, read_header, save_model, save_trainer
 from taming_cli.runtime.device import pick_device, pick_precision
@@ -193,7 +194,7 @@ def _validate(session: _Session) -> bool:
     chosen = session.held[: train.val_windows]
     for begin in range(0, len(chosen), train.batch_size):
         windows = fixed_windows(session.data, chosen[begin : begin + train.batch_size], config)
-        codes = windows.codes.flatten(1).to(device)
+        codes = in_order(config, windows.codes).to(device)
         given = {kind: values.to(device) for kind, values in windows.conditions.items()}
         tokens = prefix(config, given, len(codes), device)
         total += nats(state.average, codes, codes, tokens, state.precision).item() * len(codes)
