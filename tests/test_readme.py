@@ -2,12 +2,15 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from taming_cli.cli.app import main
 from taming_cli.config.size import Size
@@ -76,6 +79,20 @@ def test_the_steps_and_the_python(folder: Path) -> None:
     made: dict[str, Any] = {}
     exec(python, made)
     assert made["samples"].images.shape == (4, 3, 32, 32)
+
+
+@pytest.mark.usefixtures("folder")
+def test_published_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STEPS", "BATCH_SIZE", "SIZE"):
+        monkeypatch.delenv(f"TAMING_{name}")
+    golden = Path(__file__).parent / "golden"
+    for theirs, name in (("vqgan", "vqgan"), ("class_prior", "prior")):
+        torch.save({"state_dict": load_file(golden / f"{theirs}.safetensors")}, f"{name}.ckpt")
+        shutil.copy(golden / f"{theirs}.yaml", f"{name}.yaml")
+    (block,) = blocks("Published models")
+    for line in commands(block):
+        run(line)
+    assert len(list(Path("runs/sample/001").glob("*.png"))) == 5
 
 
 def test_the_set_up_is_two_scripts() -> None:
