@@ -155,7 +155,7 @@ def test_every_kind_of_codec_is_recognised(changes: dict[str, Any], kind: str, t
     codec = toy_codec(replace(PUBLISHED, **changes))
     model = imported(checkpoint(tmp_path / "c.ckpt", codec.state_dict()))
     assert model.config == codec_file(codec, {}).config
-    assert model.about["kind"] == kind
+    assert model.about["content"] == kind
     if kind == "image":
         same(model, codec)
 
@@ -194,6 +194,41 @@ def test_a_remapped_codebook_keeps_the_codes_of_its_prior(codebook: Any, tmp_pat
     state = torch.load(tmp_path / "out.ckpt", weights_only=True)["state_dict"]
     assert torch.equal(state["quantize.used"], used)
     assert all(torch.equal(state[name], tensor) for name, tensor in whole.state_dict().items())
+
+
+@pytest.mark.parametrize("codebook", ["nearest", "gumbel"])
+def test_an_imported_codec_may_be_trained_further(
+    codebook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    codec = toy_codec(replace(PUBLISHED, codebook=codebook))
+    before = imported(checkpoint(tmp_path / "c.ckpt", codec.state_dict()))
+    for number in range(3):
+        picture = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(f"{number}.png")
+    line = "train-vqgan 0.png 1.png 2.png --init c.ours.safetensors --out run --steps 4 --size 32x32 --batch-size 2 "
+    line += "--perceptual none --disc-weight 0 --device cpu --precision fp32 --warmup 0"
+    assert main(line.split()) == 0
+    after = load_model(tmp_path / "run" / "checkpoints" / "last.safetensors")
+    assert after.config["codec"] == before.config["codec"]
+    weight = "quantize.proj.weight" if codebook == "gumbel" else "quantize.embedding.weight"
+    assert not torch.equal(after.tensors[weight], before.tensors[weight])
+    assert not torch.equal(after.tensors["encoder.conv_in.weight"], before.tensors["encoder.conv_in.weight"])
+
+
+def test_a_codec_of_maps_is_not_taken_for_one_of_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (32, 32)).save("a.png")
+    imported(checkpoint(tmp_path / "c.ckpt", toy_codec(replace(PUBLISHED, in_channels=9, out_ch=9)).state_dict()))
+    for line in (
+        "tokenize a.png --ckpt c.ours.safetensors",
+        "reconstruct a.png out --ckpt c.ours.safetensors",
+        "train-vqgan a.png --init c.ours.safetensors --steps 1 --size 32x32 --device cpu",
+    ):
+        assert main(line.split()) == 2
+        assert "c.ours.safetensors is a codec of maps with 9 channels" in capsys.readouterr().err
 
 
 # --- kinds of prior ---------------------------------------------------------------------------------------------------

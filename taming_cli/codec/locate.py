@@ -15,6 +15,20 @@ def load_codec(path: Path) -> tuple[VQGAN, ModelFile]:
     return codec_from(model, str(path)), model
 
 
+def picture_codec(path: Path) -> tuple[VQGAN, ModelFile]:
+    """The same, where it is one of pictures. UsageError where it is one of condition maps."""
+    codec, model = load_codec(path)
+    check_pictures(codec, str(path))
+    return codec, model
+
+
+def check_pictures(codec: VQGAN, where: str) -> None:
+    """UsageError where a codec takes something else than pictures in three colours."""
+    channels = codec.config.in_channels
+    if channels != 3 or codec.config.out_ch != 3:
+        raise UsageError(f"{where} is a codec of maps with {channels} channels; one of pictures is needed here")
+
+
 def codec_for(header: TokenHeader, tokens: Path, given: Path | None) -> tuple[VQGAN, ModelFile, Path]:
     """The codec that made `tokens`, the file it is in, and that file's path.
 

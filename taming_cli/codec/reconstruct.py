@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from taming_cli.codec.locate import codec_for, load_codec
+from taming_cli.codec.locate import codec_for, picture_codec
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.size import Size
 from taming_cli.data.batches import Skipped, eval_batches
@@ -49,7 +49,7 @@ def reconstruct(
     A picture whose sides f does not divide is continued by its edge for the codec, and cut again. Raises UsageError
     for a name that leads out of the folder, and where an original would be overwritten.
     """
-    codec, _ = load_codec(ckpt)
+    codec, _ = picture_codec(ckpt)
     if size is not None:
         codec.config.latent(size)
     paths = _targets(out, [item.name for item in items], [item.path for item in items])

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 import taming_cli
-from taming_cli.codec.locate import load_codec
+from taming_cli.codec.locate import picture_codec
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.size import Size
 from taming_cli.data.batches import Skipped, eval_batches
@@ -66,7 +66,7 @@ def tokenize(
     left as it is. `on_item` is told (done, total). Raises UsageError where `out` was made with other settings,
     Interrupted after a signal. fp32 makes the codes the same on every machine, but for ties; bf16 is faster.
     """
-    codec, model = load_codec(ckpt)
+    codec, model = picture_codec(ckpt)
     chosen = size or training_size(model.about, codec)
     latent = codec.config.latent(chosen)
     where = pick_device(device)

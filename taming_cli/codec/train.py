@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from taming_cli.codec.locate import check_pictures
 from taming_cli.codec.state import CodecState, start
 from taming_cli.codec.step import codec_step, phase
 from taming_cli.codec.validate import validate
@@ -132,6 +133,7 @@ def _first_codec(config: CodecConfig, train: CodecTrainConfig) -> VQGAN:
             raise UsageError("--train decoder trains the decoder of a finished codec; name it with --init FILE")
         return VQGAN(config)
     codec = codec_from(load_model(Path(train.init), "taming-codec"), train.init)
+    check_pictures(codec, train.init)
     for name, value in vars(codec.config).items():
         if getattr(config, name) != value:
             raise UsageError(f"{train.init} has {name} {value}, not {getattr(config, name)}; leave that setting out")

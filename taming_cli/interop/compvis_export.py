@@ -29,7 +29,7 @@ def export_checkpoint(model: ModelFile, path: Path) -> Path:
     if model.format == "taming-codec":
         config = from_dict(CodecConfig, model.config["codec"], str(path))
         own = {name: tensor for name, tensor in model.tensors.items() if not name.startswith("extra.")}
-        state, whole = _codec_state(config, own), _codec_params(config, str(model.about.get("kind", "image")))
+        state, whole = _codec_state(config, own), _codec_params(config, str(model.about.get("content", "image")))
         remapped = {"": whole}
     else:
         state, whole = _prior_state(model, str(path))

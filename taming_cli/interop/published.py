@@ -117,7 +117,7 @@ def imported_codec(codec: Codec, about: Mapping[str, Any], dropped: Mapping[str,
     model = ModelFile(
         format="taming-codec",
         config={"codec": to_dict(codec.config)},
-        about={**about, "kind": kind, "codec_sha256": digest},
+        about={**about, "content": kind, "codec_sha256": digest},
         tensors={},
     )
     return Imported(model=model, tensors={**codec.tensors, **extra(codec.kept)}, dropped=dict(dropped))
