@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 import taming_cli
@@ -22,7 +21,7 @@ from taming_cli.codec.vqgan import VQGAN, codec_from
 from taming_cli.config.fields import one_of, to_dict
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.size import Size
-from taming_cli.data.images import grid, read_image, to_uint8, write_png
+from taming_cli.data.images import SETTINGS, grid, png_settings, read_image, to_uint8, write_png
 from taming_cli.data.token_writer import TokenJob
 from taming_cli.data.tokens import TokenHeader
 from taming_cli.errors import UsageError
@@ -189,7 +188,7 @@ def sample_to(
     }
     targets = {number: out / f"{number:06d}.png" for number in numbers}
     for number, target in targets.items():
-        if target.exists() and _chunk(target) != settings[number]:
+        if target.exists() and png_settings(target) != settings[number]:
             raise UsageError(f"{target} exists and was made with other settings; give another --out")
     out.mkdir(parents=True, exist_ok=True)
     cells = latent.width * latent.height
@@ -208,7 +207,7 @@ def sample_to(
 
                 drawn = pipeline.sample(config, numbers=chunk, on_progress=told)
                 for number, image in zip(chunk, drawn.images, strict=True):
-                    write_png(targets[number], image, {"taming": settings[number]})
+                    write_png(targets[number], image, {SETTINGS: settings[number]})
                 if job is not None and start in pending:
                     names = [targets[number].name for number in chunk]
                     codes = drawn.codes[:, None].numpy()
@@ -257,15 +256,6 @@ def _settings(pipeline: Pipeline, config: SampleConfig, latent: Size, number: in
         },
         sort_keys=True,
     )
-
-
-def _chunk(path: Path) -> str | None:
-    try:
-        with Image.open(path) as image:
-            found = image.info.get("taming")
-    except OSError:
-        return None
-    return found if isinstance(found, str) else None
 
 
 def _write_grid(out: Path, paths: Sequence[Path]) -> None:

@@ -168,7 +168,17 @@ def test_help_of_every_command_names_each_of_its_flags(path: tuple[str, ...], mo
 )
 def test_every_setting_has_a_flag(path: str, configs: Sequence[type[Any]]) -> None:
     known = {parameter.name for parameter in COMMANDS[(path,)].params}
-    hidden = {"in_channels", "out_ch", "conditions", "vocabulary", "vocab_size", "block_size"}
+    hidden = {
+        "in_channels",
+        "out_ch",
+        "codebook",
+        "conditions",
+        "vocabulary",
+        "vocab_size",
+        "block_size",
+        "order",
+        "sos_token",
+    }
     settings = {name for config in configs for name in kinds(config)} - hidden
     settings -= {"codebook_size"} if path == "train-prior" else set()
     assert settings <= known
@@ -314,7 +324,7 @@ def test_missing_and_damaged_files_fail_with_1_in_one_line(tmp_path: Path) -> No
 
 
 def test_our_own_defects_are_one_line_and_with_debug_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def breaks(_: object) -> None:
+    def breaks(*_: object) -> None:
         raise ValueError("first line\nsecond line")
 
     monkeypatch.setattr("taming_cli.cli.files._describe", breaks)

@@ -203,6 +203,15 @@ def test_a_finished_run_started_again_is_left_as_it_is(
     assert before.items() <= contents(taken).items()
 
 
+def test_snapshots_keep_the_model_of_each_validation(run: Callable[..., TrainedCodec]) -> None:
+    done = run("kept", train=replace(TRAIN, snapshots=True))
+    kept = sorted(done.run.glob("checkpoints/step_*.safetensors"))
+    assert [path.name for path in kept] == [f"step_{step:07d}.safetensors" for step in (3, 6, 9, 12)]
+    assert [load_model(path).about["step"] for path in kept] == [3, 6, 9, 12]
+    assert differing(load_model(kept[-1]).tensors, load_model(done.last).tensors) == []
+    assert differing(load_model(kept[0]).tensors, load_model(done.last).tensors)
+
+
 @pytest.mark.usefixtures("taken")
 def test_more_steps_go_on_with_a_finished_run(run: Callable[..., TrainedCodec]) -> None:
     longer = run("taken", train=replace(TRAIN, steps=15))

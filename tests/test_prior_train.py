@@ -231,6 +231,13 @@ def test_init_starts_from_a_prior_and_its_training_may_go_on_elsewhere(train_in:
         train_in("third", train=replace(TRAIN, init=str(first.last)), prior=replace(PRIOR, n_layer=2))
 
 
+def test_snapshots_keep_the_model_of_each_validation(train_in: Callable[..., Any]) -> None:
+    done = train_in("kept", train=replace(TRAIN, snapshots=True))
+    kept = sorted(done.run.glob("checkpoints/step_*.safetensors"))
+    assert [load_model(path).about["step"] for path in kept] == [15, 30]
+    assert same_tensors(kept[-1], done.last)
+
+
 def test_a_run_goes_on_from_another_folder_and_without_its_init_file(
     train_in: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,6 +136,24 @@ def test_a_file_in_the_place_of_the_folder_is_refused(sent: Callable[..., Writte
         sent([Item("a.png", picture(tmp_path / "a.png"))])
 
 
+def test_only_the_same_again_overwrites(sent: Callable[..., Written], codec: VQGAN, tmp_path: Path) -> None:
+    items = items_from_paths([picture(tmp_path / "a.png")]).items
+    done = sent(items).folder / "a.png"
+    before = done.read_bytes()
+    assert sent(items).count == 1
+    assert done.read_bytes() == before
+    other = tmp_path / "other.safetensors"
+    state = {
+        name: tensor + 1 if name == "decoder.conv_out.bias" else tensor for name, tensor in codec.state_dict().items()
+    }
+    save_model(other, replace(codec_file(codec, {}), tensors=state))
+    again = items_from_paths([picture(tmp_path / "b" / "a.png")]).items
+    for items_, options in ((items, {"ckpt": other}), (again, {}), (items, {"size": Size(16, 16)})):
+        with pytest.raises(UsageError, match=r"a\.png exists and was made otherwise; give another folder"):
+            sent(items_, **options)
+    assert done.read_bytes() == before
+
+
 # --- decode -----------------------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,9 @@
 """Pictures through the codec and back, and token files to pictures: `taming reconstruct` and `taming decode`."""
 
+import hashlib
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,14 +14,16 @@ from torch import Tensor
 
 from taming_cli.codec.locate import codec_for, picture_codec
 from taming_cli.codec.vqgan import VQGAN
+from taming_cli.config.fields import to_dict
 from taming_cli.config.size import Size
 from taming_cli.data.batches import Skipped, eval_batches
-from taming_cli.data.images import to_float, to_uint8, write_png
+from taming_cli.data.images import SETTINGS, png_settings, to_float, to_uint8, write_png
 from taming_cli.data.sources import Item
 from taming_cli.data.tokens import TokenFile
 from taming_cli.errors import UsageError
 from taming_cli.metrics import psnr
-from taming_cli.runtime.device import autocast, pick_device, pick_precision
+from taming_cli.runtime.checkpoint import tensors_sha256
+from taming_cli.runtime.device import autocast, pick_device, pick_precision, precision_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +51,7 @@ def reconstruct(
     """Write each picture's reconstruction as `out/<name>.png`: its centre crop of `size`, or all of it at its own size.
 
     A picture whose sides f does not divide is continued by its edge for the codec, and cut again. Raises UsageError
-    for a name that leads out of the folder, and where an original would be overwritten.
+    for a name that leads out of the folder, and where an original, or a file made otherwise, would be overwritten.
     """
     codec, _ = picture_codec(ckpt)
     if size is not None:
@@ -56,6 +60,9 @@ def reconstruct(
     targets = dict(zip(items, paths, strict=True))
     where = pick_device(device)
     dtype = pick_precision(precision, where)
+    made = _made(codec, size=str(size), precision=precision_name(dtype))
+    stamps = {item: made | {"of": _hidden(item.path, item.member or "")} for item in items}
+    _refuse_others({targets[item]: stamp for item, stamp in stamps.items()})
     codec = codec.to(where).to(memory_format=torch.channels_last)
     total, count, skipped = 0.0, 0, list[Skipped]()
     with closing(eval_batches(items, size=size, batch_size=batch_size, workers=workers)) as batches:
@@ -65,7 +72,7 @@ def reconstruct(
                     rec = to_uint8(_through(codec, to_float(batch.images.to(where)))).cpu()
                 total += psnr(batch.images, rec, data_range=255).sum().item()
                 for item, picture in zip(batch.items, rec, strict=True):
-                    write_png(targets[item], picture)
+                    write_png(targets[item], picture, {SETTINGS: _text(stamps[item])})
             skipped += batch.skipped
             count += len(batch.items)
             if on_item is not None:
@@ -85,7 +92,8 @@ def decode(
 ) -> Written:
     """Write the pictures of a token file as `out/<name>.png`; further views as `out/<name>.view1.png` and so on.
 
-    Raises UsageError for a name that leads out of the folder, BadFileError for a file that is damaged or without codec.
+    Raises UsageError for a name that leads out of the folder and where a file made otherwise is in the way,
+    BadFileError for a file that is damaged or whose codec is not found.
     """
     file = TokenFile(tokens)
     codec, _, _ = codec_for(file.header, tokens, codec_path)
@@ -93,6 +101,8 @@ def decode(
     targets = _targets(out, file.names(), views=views)
     where = pick_device(device)
     dtype = pick_precision(precision, where)
+    made = _made(codec, of=_hidden(tokens), precision=precision_name(dtype))
+    _refuse_others({_view(path, view): made for path in targets for view in range(views)})
     codec = codec.to(where).to(memory_format=torch.channels_last)
     for start in range(0, len(file), batch_size):
         rows = slice(start, min(start + batch_size, len(file)))
@@ -100,7 +110,7 @@ def decode(
         with autocast(where, dtype):
             pictures = to_uint8(codec.decode(codes)).cpu()
         for index, picture in enumerate(pictures):
-            write_png(_view(targets[start + index // views], index % views), picture)
+            write_png(_view(targets[start + index // views], index % views), picture, {SETTINGS: _text(made)})
         if on_item is not None:
             on_item(rows.stop, len(file))
     return Written(folder=out, count=len(file) * views)
@@ -113,6 +123,27 @@ def _through(codec: VQGAN, x: Tensor) -> Tensor:
     pad = (0, math.ceil(width / f) * f - width, 0, math.ceil(height / f) * f - height)
     padded = F.pad(x, pad, mode="replicate").contiguous(memory_format=torch.channels_last)
     return codec.decode(codec.encode(padded))[..., :height, :width]
+
+
+def _made(codec: VQGAN, **how: str) -> dict[str, str]:
+    """What a picture is made with, for its text chunk."""
+    return {"codec_sha256": tensors_sha256(codec.state_dict(), to_dict(codec.config)), **how}
+
+
+def _hidden(path: Path, member: str = "") -> str:
+    """Tells one source from another, but nothing of the folders that it lies in: pictures are given away."""
+    return hashlib.sha256(f"{path.resolve()} {member}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _text(stamp: Mapping[str, str]) -> str:
+    return json.dumps(stamp, sort_keys=True)
+
+
+def _refuse_others(stamps: Mapping[Path, Mapping[str, str]]) -> None:
+    """UsageError where a file is there that was not made with the same: nothing is overwritten silently."""
+    for path, stamp in stamps.items():
+        if path.exists() and png_settings(path) != _text(stamp):
+            raise UsageError(f"{path} exists and was made otherwise; give another folder")
 
 
 def _view(path: Path, view: int) -> Path:

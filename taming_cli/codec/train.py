@@ -195,6 +195,8 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
             if spent >= 1 or int(before / train.val_every) < int(spent / train.val_every):
                 _validate(session, spent, means.images_per_second)
                 _save(session)
+                if train.snapshots:
+                    run.keep(state.step)
                 saved = time.monotonic()
             elif time.monotonic() - saved > 60 * train.save_every:
                 _save(session)

@@ -121,6 +121,7 @@ class CodecTrainConfig:
     val_every: float = option(0.1, "Share of the training between two validations.", low=0.001, high=1)
     val_images: int = option(64, "Held-out pictures looked at in each validation.", low=1)
     save_every: float = option(5.0, "Minutes between two saves, besides those at each validation.", low=0.01, live=True)
+    snapshots: bool = option(False, "Keep the model of each validation, as checkpoints/step_*.safetensors.", live=True)
     seed: int = option(0, "Seed of everything random.", low=0, high=2**63 - 1)
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", live=True)
     precision: Literal["auto", "fp32", "bf16"] = option(

@@ -141,6 +141,7 @@ class PriorTrainConfig:
         0, "Validations without a better one after which training stops; 0: never.", low=0, live=True
     )
     save_every: float = option(5.0, "Minutes between two saves, besides those at each validation.", low=0.01, live=True)
+    snapshots: bool = option(False, "Keep the model of each validation, as checkpoints/step_*.safetensors.", live=True)
     samples: int = option(16, "Pictures drawn at each validation; 0: none.", low=0)
     seed: int = option(0, "Seed of everything random.", low=0, high=2**63 - 1)
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", live=True)

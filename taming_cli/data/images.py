@@ -29,6 +29,9 @@ EXTENSIONS = frozenset(
 )
 """The suffixes, in lower case, of the files that a folder or an archive is searched for."""
 
+SETTINGS = "taming"
+"""The text chunk of a PNG of ours that says what it was made with."""
+
 # Only these decoders are let near a file: Pillow's others include one that starts Ghostscript.
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM")
 
@@ -164,6 +167,16 @@ def tensor(image: Image.Image) -> Tensor:
 def read_image(data: bytes, name: str) -> Tensor:
     """A file's bytes -> uint8 (3, H, W) as `read_rgb` reads them; the inverse of `write_png`. Raises BadImageError."""
     return tensor(read_rgb(data, name))
+
+
+def png_settings(path: Path) -> str | None:
+    """What a PNG of ours says it was made with; None for another file."""
+    try:
+        with Image.open(path) as image:
+            found = image.info.get(SETTINGS)
+    except OSError:
+        return None
+    return found if isinstance(found, str) else None
 
 
 def write_png(path: Path, image: Tensor, text: Mapping[str, str] | None = None) -> None:

@@ -168,6 +168,8 @@ def _loop(session: _Session) -> None:
             if spent >= 1 or int(before / train.val_every) < int(spent / train.val_every):
                 better = _validate(session)
                 _save(session, best=better)
+                if train.snapshots:
+                    run.keep(state.step)
                 _tell(session, spent, state.validation, means.images_per_second, validation=True)
                 saved = time.monotonic()
             elif time.monotonic() - saved > 60 * train.save_every:

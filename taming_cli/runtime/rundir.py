@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,15 @@ class Run:
     def best(self) -> Path:
         """The model at its best validation so far."""
         return self.checkpoints / "best.safetensors"
+
+    def keep(self, step: int) -> None:
+        """Keep the last model as `step_*.safetensors` too; the next save replaces the name, not the file."""
+        kept = self.checkpoints / f"step_{step:07d}.safetensors"
+        kept.unlink(missing_ok=True)
+        try:
+            os.link(self.last, kept)
+        except OSError:  # a file system without links
+            shutil.copy(self.last, kept)
 
     def log(self, **values: Any) -> None:
         """Append one line to metrics.jsonl."""
