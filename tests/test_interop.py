@@ -252,6 +252,10 @@ def prior_checkpoint(path: Path, condition: Any, **params: Any) -> tuple[Path, P
     )
     state = {f"transformer.{name}": tensor for name, tensor in gpt.state_dict().items()}
     state |= {f"first_stage_model.{name}": tensor for name, tensor in codec.state_dict().items()}
+    if condition == "__is_first_stage__":
+        state |= {f"cond_stage_model.{name}": tensor for name, tensor in codec.state_dict().items()}
+    rows = gpt.config.block_size
+    state["transformer.blocks.0.attn.mask"] = torch.ones(1, 1, rows, rows).tril()
     network = {"target": "taming.modules.transformer.mingpt.GPT", "params": {"n_head": 2}}
     config = {"cond_stage_config": condition, "transformer_config": network, **params}
     said = path.with_suffix(".yaml")
@@ -319,6 +323,17 @@ def test_every_condition_of_a_prior_is_recognised(
     assert len(model.about["label_names"]) == config.num_classes
     written = export_checkpoint(model, tmp_path / "out.ckpt")
     assert imported_in(tmp_path, tmp_path / "out.ckpt", written).config == model.config
+    state, original = (torch.load(p, weights_only=True)["state_dict"] for p in (tmp_path / "out.ckpt", path))
+    assert state.keys() == original.keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in original.items())
+
+
+def test_a_mask_that_is_not_causal_is_not_left_out_unseen(tmp_path: Path) -> None:
+    path, said = prior_checkpoint(tmp_path / "p.ckpt", None, unconditional=True)
+    state = torch.load(path, weights_only=True)["state_dict"]
+    state["transformer.blocks.0.attn.mask"][:, :, :4, :4] = 1
+    with pytest.raises(BadFileError, match=r"blocks\.0\.attn\.mask that is not causal"):
+        import_file(checkpoint(path, state), said)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

@@ -64,6 +64,7 @@ def import_prior(
     named, condition = _condition(ledger, params, codec)
     gpt = _without(ledger.take("transformer."), "transformer.")
     inner = Ledger(where, gpt, ledger.dropped)
+    _check_masks(inner)
     inner.drop(r"blocks\.\d+\.attn\.mask", "causal masks, which are computed")
     config = _prior_config(inner.tensors, _params(params, "transformer_config"), where, codec.config, named, params)
     with torch.device("meta"):
@@ -97,6 +98,17 @@ def import_prior(
         },
         dropped=dict(ledger.dropped),
     )
+
+
+def _check_masks(ledger: Ledger) -> None:
+    """The masks that are left out have to be causal: `n_unmasked` lets a network read ahead within its condition."""
+    for name, mask in ledger.tensors.items():
+        if name.endswith("attn.mask"):
+            found = mask.load()
+            if found.ndim != 4 or not torch.equal(found, torch.ones_like(found).tril()):
+                raise BadFileError(
+                    f"{ledger.where} has a transformer.{name} that is not causal, which is not known here"
+                )
 
 
 def _check_order(ledger: Ledger, config: PriorConfig) -> None:
@@ -183,6 +195,7 @@ def _condition(ledger: Ledger, params: Mapping[str, Any], codec: Codec) -> tuple
     if given == "__is_unconditional__" or params.get("unconditional"):
         return int(params.get("sos_token", 0)), None
     if given == "__is_first_stage__":
+        ledger.drop(r"cond_stage_model\..*", "the first stage once more, as the condition's")
         same = codec._replace(tensors={}, kept={})
         return ConditionSpec(kind=key, vocabulary=codec.config.codebook_size, form="grid"), same
     target = str(given.get("target", "")).rpartition(".")[2] if isinstance(given, Mapping) else ""

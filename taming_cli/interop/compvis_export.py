@@ -102,7 +102,8 @@ def _prior_state(model: ModelFile, where: str) -> tuple[dict[str, Tensor], dict[
         params["cond_stage_key"] = spec.kind
         config = from_dict(CodecConfig, model.config["conditions"][spec.kind], where)
         params["cond_stage_config"] = _codec_params(config, spec.kind) if parts["condition"] else "__is_first_stage__"
-        state |= {f"cond_stage_model.{name}": t for name, t in _codec_state(config, parts["condition"]).items()}
+        condition = _codec_state(config, parts["condition"] or parts["codec"])  # their state dict tells it twice
+        state |= {f"cond_stage_model.{name}": tensor for name, tensor in condition.items()}
     return state, {"target": "taming.models.cond_transformer.Net2NetTransformer", "params": params}
 
 
