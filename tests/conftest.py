@@ -1,8 +1,12 @@
 """What every test may use."""
 
+import signal
 from pathlib import Path
 
 import pytest
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""Ctrl-C is tested too, and whoever starts the tests in the background may have it ignored."""
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,8 @@ from taming_cli.errors import Interrupted
 class StopRequest:
     """While this context is open, the first SIGINT or SIGTERM sets `requested`; the second acts as without it.
 
-    Outside the main thread signals cannot be caught: there the context does nothing.
+    A signal that was ignored stays ignored, as a script's background jobs want it of Ctrl-C. Outside the main thread
+    signals cannot be caught: there the context does nothing.
     """
 
     def __init__(self) -> None:
@@ -21,7 +22,8 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._note)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
