@@ -371,6 +371,9 @@ def test_a_prior_needs_its_yaml_and_what_it_does_not_know_is_named(tmp_path: Pat
     )
     with pytest.raises(BadFileError, match="orders its tokens by Random"):
         import_file(path, said)
+    path, said = prior_checkpoint(tmp_path / "p.ckpt", target("util.Labelator", n_classes=5), downsample_cond_size=64)
+    with pytest.raises(BadFileError, match="downsample_cond_size"):
+        import_file(path, said)
 
 
 def test_a_yaml_that_contradicts_the_weights_is_refused(tmp_path: Path) -> None:

@@ -192,6 +192,8 @@ def _condition(ledger: Ledger, params: Mapping[str, Any], codec: Codec) -> tuple
     """What stands before the image tokens: a condition, with its codec where it has one, or the number of "start"."""
     given = params.get("cond_stage_config")
     key = str(params.get("cond_stage_key", "depth"))
+    if params.get("downsample_cond_size", -1) != -1:
+        raise BadFileError(f"{ledger.where} shrinks its condition (downsample_cond_size), which is not known here")
     if given == "__is_unconditional__" or params.get("unconditional"):
         return int(params.get("sos_token", 0)), None
     if given == "__is_first_stage__":
