@@ -7,7 +7,7 @@ samples = pipeline.sample(SampleConfig(n=4, seed=7, class_name="dog"))   # sampl
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 import taming_cli
+from taming_cli.codec.condition import Encoder, MapCodec, encoders
+from taming_cli.codec.maps import Asked, Maps, ask
 from taming_cli.codec.vqgan import VQGAN, codec_from
 from taming_cli.config.fields import one_of, to_dict
 from taming_cli.config.sampling import SampleConfig
@@ -54,14 +56,16 @@ class Sampled:
     path: Path
     sample: int
     label: str | None
+    map: str | None
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A prior, its codec, and what the model file says of them."""
+    """A prior, its codec, the encoders of its conditions, and what the model file says of them."""
 
     gpt: GPT
     codec: VQGAN
+    encoders: Mapping[str, Encoder]
     about: dict[str, Any]
     sha256: str
     device: torch.device
@@ -75,9 +79,11 @@ class Pipeline:
         dtype = pick_precision(precision, where)
         model = load_model(Path(path), "taming-prior")
         gpt, codec = prior_from(model, str(path)), codec_from(model, str(path))
+        found = encoders(model, codec, str(path))
         return cls(
             gpt=gpt.to(where, dtype),
             codec=codec.to(where).to(memory_format=torch.channels_last),
+            encoders={kind: each.to(where) if isinstance(each, MapCodec) else each for kind, each in found.items()},
             about=dict(model.about),
             sha256=_sha256(Path(path)),
             device=where,
@@ -89,18 +95,21 @@ class Pipeline:
         self,
         config: SampleConfig,
         *,
+        maps: Maps | Asked | None = None,
         numbers: Sequence[int] | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Samples:
         """Draw the samples of these numbers, by default 0 to n - 1.
 
-        A picture depends on the model, the settings and its number alone, not on which others are drawn with it.
+        `maps` are the condition maps, or what `ask` made of them. A picture depends on the model, the settings, its map
+        and its number alone, not on which others are drawn with it.
         `on_progress` is told (cells done, cells in all). Raises UsageError where the settings do not fit the prior.
         """
         numbers = range(config.n) if numbers is None else numbers
-        latent = self.latent(config.size)
+        asked = maps if isinstance(maps, Asked) else self.ask(config, maps or {})
+        latent = asked.latent
         classes = self.classes(config, numbers)
-        conditions = {}
+        conditions = asked.of(numbers)
         if self.gpt.config.num_classes:
             known = [-1 if index is None else index for index in classes]
             conditions["class"] = torch.tensor(known, dtype=torch.int64)[:, None]
@@ -127,11 +136,42 @@ class Pipeline:
                 pictures.append(to_uint8(self.codec.decode(part)).cpu())
         return torch.cat(pictures)
 
-    def latent(self, size: Size | None) -> Size:
-        """The grid of codes for a picture of `size`; by default the grid of the training tokens."""
-        if size is not None:
-            return self.codec.config.latent(size)
+    def ask(self, config: SampleConfig, maps: Maps) -> Asked:
+        """The codes of condition maps, on the grid of `config.size`: by default that of the first map, and of the
+        training's pictures where there is none.
+
+        Raises UsageError for a kind that the prior does not have, or that it needs and is not given, and for maps that
+        do not belong together; BadImageError for a map that cannot be read.
+        """
+        has = self.kinds
+        for kind in maps:
+            if kind not in has:
+                what = one_of(has, kind) if has else "it takes no map: leave it out"
+                raise UsageError(f"this prior does not know the condition {kind!r}; {what}")
+        needs = self.gpt.config.vocabulary == "shared" or self.about.get("condition_dropout") == 0
+        for kind in has:
+            if kind not in maps and needs:
+                raise UsageError(f"this prior makes pictures of {kind} maps alone; give one: --cond FILE")
+        if config.size is not None:
+            self.codec.config.latent(config.size)
+        return ask(self.encoders, maps, self.codec.config.downsample_factor, config.size, self.learned)
+
+    @property
+    def learned(self) -> Size:
+        """The grid of the training's pictures, in codes."""
         return Size.parse(self.about["grid"]) if "grid" in self.about else self.gpt.config.window
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The conditions that take a map."""
+        return tuple(kind for kind, encoder in self.encoders.items() if encoder.reads is not None)
+
+    def repeats(self, latent: Size) -> bool:
+        """Whether a picture on this grid will repeat itself: larger than what the prior learned as a whole, with no
+        condition that says what belongs where."""
+        window = self.gpt.config.window
+        beyond = latent.width > window.width or latent.height > window.height
+        return beyond and self.learned == window and not self.encoders
 
     def classes(self, config: SampleConfig, numbers: Sequence[int]) -> list[int | None]:
         """The class of each sample: the one asked for, else one drawn as often as in the training data."""
@@ -168,6 +208,7 @@ def sample_to(
     config: SampleConfig,
     out: Path,
     *,
+    maps: Maps | Asked | None = None,
     first: int = 0,
     tokens: Path | None = None,
     ckpt: Path | None = None,
@@ -176,14 +217,16 @@ def sample_to(
     """Draw samples `first` to `first + n - 1` into the folder `out`, yielding each as soon as it is written.
 
     Each is `NNNNNN.png` with its settings in the text chunk `taming`; `grid.png` shows up to 100 of them; `tokens`
-    receives the codes. Pictures that are there with the very same settings are kept, so a killed job goes on where it
-    stopped. Raises UsageError where another picture is in the way, Interrupted after a signal.
+    receives the codes. `maps` are the condition maps. Pictures that are there with the very same settings are kept, so
+    a killed job goes on where it stopped. Raises UsageError where another picture is in the way, Interrupted after a
+    signal.
     """
     numbers = range(first, first + config.n)
-    latent = pipeline.latent(config.size)
+    asked = maps if isinstance(maps, Asked) else pipeline.ask(config, maps or {})
+    latent = asked.latent
     classes = pipeline.classes(config, numbers)
     settings = {
-        number: _settings(pipeline, config, latent, number, index)
+        number: _settings(pipeline, config, asked, number, index)
         for number, index in zip(numbers, classes, strict=True)
     }
     targets = {number: out / f"{number:06d}.png" for number in numbers}
@@ -193,7 +236,7 @@ def sample_to(
     out.mkdir(parents=True, exist_ok=True)
     cells = latent.width * latent.height
     with ExitStack() as stack:
-        job = stack.enter_context(_job(pipeline, config, latent, tokens, ckpt, numbers)) if tokens else None
+        job = stack.enter_context(_job(pipeline, config, asked, tokens, ckpt, numbers)) if tokens else None
         pending = {part.start: part for part in job.pending()} if job is not None else {}
         stop = stack.enter_context(StopRequest())
         for start in range(0, len(numbers), CHUNK):
@@ -205,7 +248,7 @@ def sample_to(
                     if on_progress is not None:
                         on_progress(done + now, len(numbers) * cells)
 
-                drawn = pipeline.sample(config, numbers=chunk, on_progress=told)
+                drawn = pipeline.sample(config, maps=asked, numbers=chunk, on_progress=told)
                 for number, image in zip(chunk, drawn.images, strict=True):
                     write_png(targets[number], image, {SETTINGS: settings[number]})
                 if job is not None and start in pending:
@@ -214,7 +257,8 @@ def sample_to(
                     job.write(pending[start], codes=codes, names=names, labels=drawn.classes, conditions={}, skipped=[])
             for number, index in zip(chunk, classes[start : start + CHUNK], strict=True):
                 label = None if index is None else pipeline.label(index)
-                yield Sampled(path=targets[number], sample=number, label=label)
+                name = asked.names[number % len(asked.names)] if asked.names else None
+                yield Sampled(path=targets[number], sample=number, label=label, map=name)
             if stop.requested and chunk[-1] != numbers[-1]:
                 raise stop.interrupted(f"stopped; {chunk[-1] - first + 1} pictures are in {out}: run the same again")
         if job is not None:
@@ -223,7 +267,7 @@ def sample_to(
 
 
 def _job(
-    pipeline: Pipeline, config: SampleConfig, latent: Size, tokens: Path, ckpt: Path | None, numbers: Sequence[int]
+    pipeline: Pipeline, config: SampleConfig, asked: Asked, tokens: Path, ckpt: Path | None, numbers: Sequence[int]
 ) -> TokenJob:
     header = TokenHeader(
         codec_sha256=pipeline.codec.sha256(),
@@ -233,29 +277,45 @@ def _job(
         preprocess={"sampled": True},
         created_by=f"taming {taming_cli.__version__}",
         views=1,
-        height=latent.height,
-        width=latent.width,
+        height=asked.latent.height,
+        width=asked.latent.width,
     )
-    plan = {"config": {**to_dict(config), "batch_size": None}, "prior": pipeline.sha256, "first": numbers[0]}
+    plan: dict[str, Any] = {
+        "config": {**to_dict(config), "batch_size": None},
+        "prior": pipeline.sha256,
+        "first": numbers[0],
+    }
+    if asked.codes:
+        plan["maps"] = _hashes(asked.codes)
     return TokenJob(tokens, header=header, plan=plan, total=len(numbers), shard_size=CHUNK)
 
 
-def _settings(pipeline: Pipeline, config: SampleConfig, latent: Size, number: int, index: int | None) -> str:
+def _settings(pipeline: Pipeline, config: SampleConfig, asked: Asked, number: int, index: int | None) -> str:
     """What a picture's text chunk says: all that it depends on, as JSON."""
     values = to_dict(config)
     for name in ("n", "batch_size", "class_name", "size"):
         values.pop(name)
+    if asked.codes:
+        values["maps"] = _hashes(asked.of([number]))
     return json.dumps(
         {
             "prior_sha256": pipeline.sha256,
             "sample": number,
             "class": None if index is None else pipeline.label(index),
-            "grid": str(latent),
+            "grid": str(asked.latent),
             "precision": precision_name(pipeline.precision),
             **values,
         },
         sort_keys=True,
     )
+
+
+def _hashes(codes: Mapping[str, Tensor]) -> dict[str, str]:
+    """Tells the codes of maps from others."""
+    return {
+        kind: hashlib.sha256(f"{tuple(of_kind.shape)}".encode() + of_kind.numpy().tobytes()).hexdigest()[:16]
+        for kind, of_kind in codes.items()
+    }
 
 
 def _write_grid(out: Path, paths: Sequence[Path]) -> None:

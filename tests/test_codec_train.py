@@ -382,7 +382,7 @@ def take(
     state: CodecState, train: CodecTrainConfig, now: Phase, images: Tensor | None = None, rate: float = 1e-3
 ) -> Any:
     images = batch() if images is None else images
-    return codec_step(state, images, judge=None, config=train, now=now, learning_rate=rate)
+    return codec_step(state, to_float(images), judge=None, config=train, now=now, learning_rate=rate)
 
 
 @pytest.mark.parametrize("loss", ["hinge", "vanilla"])

@@ -101,7 +101,11 @@ def test_the_layout_is_the_designs(tmp_path: Path) -> None:
             "downsample_factor": 8,
             "created_by": b"taming test",
         }
-        assert dict(file["conditions/segmentation"].attrs) == {"codec_sha256": b"d" * 64, "codebook_size": 100_000}
+        assert dict(file["conditions/segmentation"].attrs) == {
+            "codec_sha256": b"d" * 64,
+            "codebook_size": 100_000,
+            "codec_path": b"",
+        }
         assert file["codes"].dtype == np.uint16
         assert file["conditions/segmentation"].dtype == np.uint32
         assert file["codes"].shape == file["conditions/segmentation"].shape == (len(good), 2, 4, 3)

@@ -79,7 +79,7 @@ def train_vqgan(
             if progress.validation:
                 bar.line(f"step {progress.step}: held-out  {figures(values)}")
                 return
-            keys = ("l1", "perceptual", "critic", "codebook_perplexity")
+            keys = ("l1", "perceptual", "critic", "cross_entropy", "codebook_perplexity")
             shown = {key.replace("codebook_", ""): values[key] for key in keys if key in values}
             text = f"step {progress.step}  {figures(shown)}  {progress.images_per_second:.1f} images/s"
             bar.update(progress.spent, text)
@@ -149,6 +149,19 @@ def tokenize(
             envvar="TAMING_VIEWS",
         ),
     ] = 1,
+    cond: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cond",
+            metavar="KIND=FOLDER",
+            help="Keep a condition beside the codes: with the folder of its maps, named like the pictures; edges, "
+            "lowres and coords also as KIND alone, made of the picture.",
+        ),
+    ] = None,
+    cond_ckpt: Annotated[
+        list[Path] | None,
+        typer.Option("--cond-ckpt", metavar="FILE", help="Codec of such maps; its file says of which kind."),
+    ] = None,
     nul: Annotated[
         bool, typer.Option("-0", "--null", help="Paths on stdin end with NUL, as of `find -print0`.")
     ] = False,
@@ -175,6 +188,8 @@ def tokenize(
             out=target,
             size=Size.parse(size) if size else None,
             views=views,
+            cond=_asked(cond or []),
+            cond_ckpts=cond_ckpt or [],
             batch_size=batch_size,
             device=device,
             precision=precision,
@@ -188,6 +203,17 @@ def tokenize(
         short=str(finished.path),
     )
     return 3 if finished.skipped else 0
+
+
+def _asked(given: Sequence[str]) -> dict[str, Path | None]:
+    """`KIND=FOLDER`, or KIND alone for what is made of the picture."""
+    asked: dict[str, Path | None] = {}
+    for text in given:
+        kind, equals, folder = text.partition("=")
+        if kind in asked:
+            raise UsageError(f"condition {kind!r} is asked for twice; once is enough")
+        asked[kind] = Path(folder) if equals else None
+    return asked
 
 
 def _listing(output: Output, images: Sequence[str] | None, nul: bool, ckpt: Path) -> "Listing":
@@ -230,18 +256,20 @@ def reconstruct(
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> int:
-    """Send pictures through the codec and back, each at its own size; prints the mean PSNR."""
+    """Send pictures (or a codec's condition maps) through it and back, each at its own size; prints the mean PSNR."""
     output = Output(json=json, quiet=quiet)
     from taming_cli.cli.models import codec_path
     from taming_cli.codec import reconstruct as verb
+    from taming_cli.codec.locate import content_in
     from taming_cli.data.sources import list_items
+    from taming_cli.runtime.checkpoint import read_header
 
     if out is None:
         if len(images) < 2:
             raise UsageError("name the folder to write: taming reconstruct IMAGES OUT")
         *images, out = images
-    items = list_items(images).items
     path = codec_path(output, ckpt)
+    items = list_items(images, extensions=content_in(read_header(path)).extensions).items
     with output.bar("reconstructing", len(items)) as bar:
         written = verb.reconstruct(
             items,
@@ -256,9 +284,16 @@ def reconstruct(
         )
     output.skipped(dict(written.skipped))
     mean = f", mean PSNR {written.psnr:.2f} dB" if written.psnr is not None else ""
+    if written.accuracy is not None:
+        mean = f", {100 * written.accuracy:.1f} % of the pixels with their own label"
     output.result(
         f"{written.folder}: {written.count} pictures{mean}",
-        {"path": str(written.folder), "count": written.count, "psnr": written.psnr, "skipped": dict(written.skipped)},
+        {
+            "path": str(written.folder),
+            "count": written.count,
+            **{name: mean for name in ("psnr", "accuracy") if (mean := getattr(written, name)) is not None},
+            "skipped": dict(written.skipped),
+        },
         short=str(written.folder),
     )
     return 3 if written.skipped else 0

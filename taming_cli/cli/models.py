@@ -4,8 +4,11 @@ import os
 from pathlib import Path
 
 from taming_cli.cli.console import Output
-from taming_cli.errors import UsageError
+from taming_cli.errors import BadFileError, UsageError
+from taming_cli.runtime.checkpoint import read_header
 from taming_cli.runtime.rundir import newest
+
+MODELS = ("best.safetensors", "last.safetensors")
 
 
 def codec_path(output: Output, given: Path | None) -> Path:
@@ -24,8 +27,16 @@ def _choose(output: Output, given: Path | None, command: str, what: str) -> Path
     if named := os.environ.get("TAMING_CKPT"):
         output.note(f"{what}: {named} ($TAMING_CKPT)")
         return Path(named)
-    found = newest(command, "best.safetensors") or newest(command, "last.safetensors")
+    found = next(filter(None, (newest(command, name, suitable=_of_pictures) for name in MODELS)), None)
     if found is None:
         raise UsageError(f"no {what} is named and none is under runs/{command}; give --ckpt FILE, or train one first")
     output.note(f"{what}: {found} (the newest run)")
     return found
+
+
+def _of_pictures(path: Path) -> bool:
+    """Whether a model file is whole, and not a codec of condition maps."""
+    try:
+        return bool(read_header(path).about.get("content", "image") == "image")
+    except BadFileError:
+        return False

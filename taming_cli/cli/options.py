@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from taming_cli.config.fields import flag_name, kinds
-from taming_cli.config.presets import PRESETS, preset
+from taming_cli.config.presets import MAPS, PRESETS, preset
 from taming_cli.config.resolve import COMMANDS, Layer, Resolved, from_environment, from_file, from_flags, resolve
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
@@ -161,8 +161,14 @@ def settle(
         layers.append(from_file(config_file, command))
     if command in COMMANDS:
         name = preset_name or os.environ.get("TAMING_PRESET") or _default_preset()
-        layers.append(Layer(f"preset {name}", preset(name).of(command)))
+        layers += [_of_kind(layers), Layer(f"preset {name}", preset(name).of(command))]
     return resolve(classes, layers)
+
+
+def _of_kind(layers: Sequence[Layer]) -> Layer:
+    """What differs where a codec is trained on condition maps."""
+    kind = next((layer.values["kind"] for layer in layers if "kind" in layer.values), "image")
+    return Layer(f"kind {kind}", {} if kind == "image" else MAPS)
 
 
 def _default_preset() -> str:

@@ -2,6 +2,8 @@
 
 import json as json_module
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +14,7 @@ from taming_cli.cli.console import Output, figures
 from taming_cli.cli.training import architecture_of, last_word, take_up
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.sampling import SampleConfig
+from taming_cli.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -29,6 +32,10 @@ def train_prior(
     codec: Annotated[
         Path | None, typer.Option("--codec", metavar="FILE", help="The codec, where the token file does not find it.")
     ] = None,
+    cond_ckpt: Annotated[
+        list[Path] | None,
+        typer.Option("--cond-ckpt", metavar="FILE", help="A condition's codec, where the token file does not find it."),
+    ] = None,
     preset: o.PresetName = None,
     config: o.Config = None,
     out: o.Out = None,
@@ -42,7 +49,7 @@ def train_prior(
 ) -> int:
     """Train a prior on token files: a run folder with its checkpoints, curves and samples."""
     output = Output(json=json, quiet=quiet)
-    from taming_cli.codec.locate import codec_for
+    from taming_cli.codec.locate import codec_for, condition_codecs
     from taming_cli.data.images import to_uint8
     from taming_cli.data.tokens import TokenFile
     from taming_cli.prior.train import COMMAND, fit
@@ -64,6 +71,7 @@ def train_prior(
     prior_config, train = resolved.configs
     with TokenFile(files[0]) as first_file:
         network, model, path = codec_for(first_file.header, files[0], codec)
+        conditions = condition_codecs(first_file.header, files[0], cond_ckpt or [], train.cond)
     output.note(f"codec: {path}")
     with output.bar("training", 1.0) as bar:
 
@@ -80,6 +88,7 @@ def train_prior(
             prior=prior_config,
             train=train,
             codec=model,
+            conditions=conditions,
             place=place,
             render=lambda codes: to_uint8(network.decode(codes.cpu())),
             origins=resolved.origins,
@@ -94,6 +103,14 @@ def train_prior(
 @o.with_flags(Sampling=SampleConfig)
 def sample(
     ckpt: o.Ckpt = None,
+    cond: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cond",
+            metavar="FILE",
+            help="Condition map, or a folder with one for each picture; KIND=FILE where the prior takes several kinds.",
+        ),
+    ] = None,
     out: o.Out = None,
     first: Annotated[
         int, typer.Option("--first", min=0, help="Number of the first sample: --first 17 -n 1 is the 18th of any set.")
@@ -116,11 +133,18 @@ def sample(
     from taming_cli.pipeline import Pipeline, sample_to
     from taming_cli.runtime.rundir import next_folder
 
-    (settings,) = o.settle((SampleConfig,), flags, command="sample", config_file=config).configs
+    resolved = o.settle((SampleConfig,), flags, command="sample", config_file=config)
+    (settings,) = resolved.configs
     path = prior_path(output, ckpt)
     pipeline = Pipeline.load(path, device=device, precision=precision)
     pipeline.classes(settings, [first])
-    pipeline.latent(settings.size)
+    asked = pipeline.ask(settings, _maps(pipeline.kinds, cond or []))
+    if resolved.origins["n"] == "default":
+        settings = replace(settings, n=max(1, len(asked.names)))
+    if pipeline.repeats(asked.latent):
+        output.note(
+            f"this prior learned whole pictures of {pipeline.learned} codes: one of {asked.latent} will repeat itself"
+        )
     folder = out or next_folder(Path("runs") / "sample")
     count = 0
     with output.bar("sampling", None) as bar:
@@ -130,13 +154,32 @@ def sample(
             bar.update(done, f"{done}/{total} cells")
 
         for made in sample_to(
-            pipeline, settings, folder, first=first, tokens=tokens, ckpt=path, on_progress=on_progress
+            pipeline, settings, folder, maps=asked, first=first, tokens=tokens, ckpt=path, on_progress=on_progress
         ):
             count += 1
             if json:
                 line = {"path": str(made.path), "sample": made.sample, "seed": settings.seed, "class": made.label}
+                line |= {"cond": made.map} if made.map is not None else {}
                 sys.stdout.write(json_module.dumps(line, ensure_ascii=False) + "\n")
                 sys.stdout.flush()
     if not json:
         output.result(f"{folder}: {count} pictures; together in {folder / 'grid.png'}", {}, short=str(folder))
     return 0
+
+
+def _maps(kinds: Sequence[str], given: Sequence[str]) -> dict[str, Path]:
+    """`KIND=FILE`, or FILE alone where the prior takes but one kind of map."""
+    maps: dict[str, Path] = {}
+    for text in given:
+        kind, equals, path = text.partition("=")
+        if not equals or (kind not in kinds and Path(text).exists()):
+            if len(kinds) != 1:
+                has = f"several kinds of map; say which: {kinds[0]}={text}" if kinds else "no map: leave --cond out"
+                raise UsageError(f"this prior takes {has}")
+            kind, path = kinds[0], text
+        if kind in maps:
+            raise UsageError(f"{kind} maps are given twice: {maps[kind]} and {path}")
+        if not Path(path).exists():
+            raise UsageError(f"{path}: no such file or folder")
+        maps[kind] = Path(path)
+    return maps

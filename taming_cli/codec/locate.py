@@ -1,10 +1,11 @@
 """Finding the codec that a token file was made with."""
 
-import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from taming_cli.codec.vqgan import VQGAN, codec_from
-from taming_cli.data.tokens import TokenHeader
+from taming_cli.data.contents import Content, content_of
+from taming_cli.data.tokens import RULE, TokenHeader
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.runtime.checkpoint import ModelFile, load_model, read_header
 
@@ -18,15 +19,15 @@ def load_codec(path: Path) -> tuple[VQGAN, ModelFile]:
 def picture_codec(path: Path) -> tuple[VQGAN, ModelFile]:
     """The same, where it is one of pictures. UsageError where it is one of condition maps."""
     codec, model = load_codec(path)
-    check_pictures(codec, str(path))
+    if (kind := content_in(model).kind) != "image":
+        raise UsageError(f"{path} is a codec of condition maps ({kind}); one of pictures is needed here")
     return codec, model
 
 
-def check_pictures(codec: VQGAN, where: str) -> None:
-    """UsageError where a codec takes something else than pictures in three colours."""
-    channels = codec.config.in_channels
-    if channels != 3 or codec.config.out_ch != 3:
-        raise UsageError(f"{where} is a codec of maps with {channels} channels; one of pictures is needed here")
+def content_in(model: ModelFile) -> Content:
+    """What the codec in a codec's or a prior's model file takes: pictures, or the maps of a condition."""
+    about = model.about if model.format == "taming-codec" else {}
+    return content_of(about, int(model.config["codec"]["in_channels"]))
 
 
 def codec_for(header: TokenHeader, tokens: Path, given: Path | None) -> tuple[VQGAN, ModelFile, Path]:
@@ -36,24 +37,64 @@ def codec_for(header: TokenHeader, tokens: Path, given: Path | None) -> tuple[VQ
     hash decides. Raises UsageError where `given` is another codec, BadFileError where none is found.
     """
     if given is not None:
-        codec, model = load_codec(given)
-        if codec.sha256() != header.codec_sha256:
+        found = _holding(header.codec_sha256, [given])
+        if found is None:
             raise UsageError(
                 f"{given} is not the codec that {tokens} was made with; give the one with hash "
                 f"{header.codec_sha256[:12]}"
             )
-        return codec, model, given
-    recorded = Path(header.codec_path)
-    for path in dict.fromkeys((recorded, *sorted(tokens.absolute().parent.glob("*.safetensors")))):
-        if not _says(path, header.codec_sha256):
+    else:
+        found = _looked_for(header.codec_sha256, header.codec_path, tokens)
+    if found is None:
+        raise BadFileError(
+            f"the codec of {tokens} (hash {header.codec_sha256[:12]}) is neither at {header.codec_path} nor beside the "
+            "token file; name it with --codec FILE"
+        )
+    return found
+
+
+def condition_codecs(
+    header: TokenHeader, tokens: Path, given: Sequence[Path], kinds: Sequence[str] = ()
+) -> dict[str, ModelFile]:
+    """The codecs that made the conditions of `tokens`, by kind, found likewise; what a rule made has none.
+
+    `kinds` are those wanted, without any all. UsageError where one of `given` made none of them, BadFileError where one
+    is not found.
+    """
+    found: dict[str, ModelFile] = {}
+    used: set[Path] = set()
+    for kind, condition in header.conditions.items():
+        if condition.codec_sha256.startswith(RULE) or (kinds and kind not in kinds):
             continue
+        located = _holding(condition.codec_sha256, given)
+        if located is not None:
+            used.add(located[2])
+        else:
+            located = _looked_for(condition.codec_sha256, condition.codec_path, tokens)
+        if located is None:
+            raise BadFileError(
+                f"the {kind} codec of {tokens} (hash {condition.codec_sha256[:12]}) is neither at "
+                f"{condition.codec_path} nor beside the token file; name it with --cond-ckpt FILE"
+            )
+        found[kind] = located[1]
+    for path in given:
+        if path not in used:
+            raise UsageError(f"{path} made no condition of {tokens}; leave it out")
+    return found
+
+
+def _looked_for(sha256: str, recorded: str, tokens: Path) -> tuple[VQGAN, ModelFile, Path] | None:
+    places = dict.fromkeys((Path(recorded), *sorted(tokens.absolute().parent.glob("*.safetensors"))))
+    return _holding(sha256, [path for path in places if _says(path, sha256)])
+
+
+def _holding(sha256: str, paths: Iterable[Path]) -> tuple[VQGAN, ModelFile, Path] | None:
+    """The first of these model files that holds the codec with that hash."""
+    for path in paths:
         codec, model = load_codec(path)
-        if codec.sha256() == header.codec_sha256:
+        if codec.sha256() == sha256:
             return codec, model, path
-    raise BadFileError(
-        f"the codec of {tokens} (hash {header.codec_sha256[:12]}) is neither at {os.fspath(recorded)} nor beside the "
-        "token file; name it with --codec FILE"
-    )
+    return None
 
 
 def _says(path: Path, sha256: str) -> bool:

@@ -27,6 +27,11 @@ def l2(x: Tensor, x_rec: Tensor) -> Tensor:
     return F.mse_loss(x_rec.float(), x.float())
 
 
+def cross_entropy(x: Tensor, logits: Tensor) -> Tensor:
+    """Mean cross-entropy of each pixel's label, nats: a scalar. `x` one-hot and `logits`, both (B, labels, H, W)."""
+    return F.cross_entropy(logits.float(), x.float())
+
+
 def codebook_loss(z_e: Tensor, z_q: Tensor, beta: float, *, legacy: bool = False, learned: bool = True) -> Tensor:
     """The codebook and commitment terms, mean over all of (B, D, h, w): a scalar.
 

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from taming_cli.codec.locate import codec_for, picture_codec
+from taming_cli.codec.locate import codec_for, content_in, load_codec
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.fields import to_dict
 from taming_cli.config.size import Size
 from taming_cli.data.batches import Skipped, eval_batches
-from taming_cli.data.images import SETTINGS, png_settings, to_float, to_uint8, write_png
+from taming_cli.data.images import SETTINGS, png_settings, to_uint8, write_png
 from taming_cli.data.sources import Item
 from taming_cli.data.tokens import TokenFile
 from taming_cli.errors import UsageError
@@ -28,12 +28,14 @@ from taming_cli.runtime.device import autocast, pick_device, pick_precision, pre
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """Where pictures were written, how many, what was skipped; `psnr` the mean in dB, where there are originals."""
+    """Where pictures were written, how many, what was skipped. Where there are originals, means over them: `psnr` in
+    dB, or of label maps `accuracy`, the share of right pixels."""
 
     folder: Path
     count: int
     skipped: tuple[Skipped, ...] = ()
     psnr: float | None = None
+    accuracy: float | None = None
 
 
 def reconstruct(
@@ -50,10 +52,12 @@ def reconstruct(
 ) -> Written:
     """Write each picture's reconstruction as `out/<name>.png`: its centre crop of `size`, or all of it at its own size.
 
-    A picture whose sides f does not divide is continued by its edge for the codec, and cut again. Raises UsageError
-    for a name that leads out of the folder, and where an original, or a file made otherwise, would be overwritten.
+    A codec of condition maps takes those, and paints them. A picture whose sides f does not divide is continued by its
+    edge for the codec, and cut again. Raises UsageError for a name that leads out of the folder, and where an original,
+    or a file made otherwise, would be overwritten.
     """
-    codec, _ = picture_codec(ckpt)
+    codec, model = load_codec(ckpt)
+    content = content_in(model)
     if size is not None:
         codec.config.latent(size)
     paths = _targets(out, [item.name for item in items], [item.path for item in items])
@@ -65,19 +69,26 @@ def reconstruct(
     _refuse_others({targets[item]: stamp for item, stamp in stamps.items()})
     codec = codec.to(where).to(memory_format=torch.channels_last)
     total, count, skipped = 0.0, 0, list[Skipped]()
-    with closing(eval_batches(items, size=size, batch_size=batch_size, workers=workers)) as batches:
+    with closing(eval_batches(items, size=size, batch_size=batch_size, workers=workers, content=content)) as batches:
         for batch in batches:
             if batch.items:
+                x = content.to_input(batch.images.to(where))
                 with autocast(where, dtype):
-                    rec = to_uint8(_through(codec, to_float(batch.images.to(where)))).cpu()
-                total += psnr(batch.images, rec, data_range=255).sum().item()
+                    x_rec = _through(codec, x)
+                rec = content.show(x_rec).cpu()
+                if content.categorical:
+                    total += (x_rec.argmax(1) == x.argmax(1)).double().mean((1, 2)).sum().item()
+                else:
+                    total += psnr(content.show(x).cpu(), rec, data_range=255).sum().item()
                 for item, picture in zip(batch.items, rec, strict=True):
                     write_png(targets[item], picture, {SETTINGS: _text(stamps[item])})
             skipped += batch.skipped
             count += len(batch.items)
             if on_item is not None:
                 on_item(count + len(skipped), len(items))
-    return Written(folder=out, count=count, skipped=tuple(skipped), psnr=total / count if count else None)
+    mean = total / count if count else None
+    figure = {"accuracy" if content.categorical else "psnr": mean}
+    return Written(folder=out, count=count, skipped=tuple(skipped), **figure)
 
 
 def decode(
@@ -117,7 +128,7 @@ def decode(
 
 
 def _through(codec: VQGAN, x: Tensor) -> Tensor:
-    """(B, 3, H, W) of any size -> its reconstruction, (B, 3, H, W)."""
+    """(B, C, H, W) of any size -> its reconstruction, (B, C, H, W)."""
     f = codec.config.downsample_factor
     height, width = x.shape[-2:]
     pad = (0, math.ceil(width / f) * f - width, 0, math.ceil(height / f) * f - height)

@@ -10,7 +10,6 @@ from torch import Tensor
 from taming_cli.codec import losses
 from taming_cli.codec.state import CodecState
 from taming_cli.config.codec import CodecTrainConfig
-from taming_cli.data.images import to_float
 from taming_cli.errors import NonFiniteLossError
 from taming_cli.judges.perceptual import Perceptual
 from taming_cli.runtime.device import autocast, full_precision
@@ -45,21 +44,23 @@ def phase(config: CodecTrainConfig, spent: float) -> Phase:
 
 def codec_step(
     state: CodecState,
-    images: Tensor,
+    x: Tensor,
     *,
+    categorical: bool = False,
     judge: Perceptual | None,
     config: CodecTrainConfig,
     now: Phase,
     learning_rate: float,
 ) -> StepReport:
-    """Update codec, codebook, critic and the moving average on `images`, uint8 (B, 3, H, W) on the state's device.
+    """Update codec, codebook, critic and the moving average on `x`, float32 (B, C, H, W) on the state's device.
 
-    The gradients of the pixel, perceptual and adversarial terms are taken at the reconstruction, once each, compared
-    at the last layer (equation 7 of the paper), and only their weighted sum runs back through the codec. Raises
-    NonFiniteLossError, before any update, where a term or the gradient is not finite.
+    `x` is in [-1, 1], or one-hot where it is `categorical`: then the loss is the cross-entropy alone. The gradients of
+    the pixel, perceptual and adversarial terms are taken at the reconstruction, once each, compared at the last layer
+    (equation 7 of the paper), and only their weighted sum runs back through the codec. Raises NonFiniteLossError,
+    before any update, where a term or the gradient is not finite.
     """
-    codec, device = state.codec, images.device
-    x = to_float(images).contiguous(memory_format=torch.channels_last)
+    codec, device = state.codec, x.device
+    x = x.contiguous(memory_format=torch.channels_last)
 
     with autocast(device, state.precision):
         quantized = codec.quantized(x)
@@ -68,7 +69,11 @@ def codec_step(
         x_rec = codec.decoder.conv_out(features.float())
     seen = x_rec.detach().requires_grad_()  # the losses' own leaf: their gradients end here
 
-    terms = _reconstruction(x, seen, judge, state, config)
+    if categorical:
+        terms = {"cross_entropy": losses.cross_entropy(x, seen)}
+        terms["reconstruction"] = terms["cross_entropy"]
+    else:
+        terms = _reconstruction(x, seen, judge, state, config)
     (gradient,) = torch.autograd.grad(terms["reconstruction"], seen)
     if now.critic:
         terms |= _critic(x, seen, state)
@@ -101,7 +106,7 @@ def codec_step(
         state.critic_optimizer.step()
     state.update_codebook(quantized, config)
     state.step += 1
-    state.images_seen += len(images)
+    state.images_seen += len(x)
     state.update_average(config.ema)
     return StepReport(terms={name: term.detach() for name, term in terms.items()}, codes=quantized.codes)
 

@@ -1,15 +1,18 @@
 """Pictures to a token file: `tokenize` is `taming tokenize`."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL.Image import Image
+from torch import Tensor
 
 import taming_cli
+from taming_cli.codec.condition import MapCodec, conditions
 from taming_cli.codec.locate import picture_codec
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.size import Size
@@ -22,6 +25,8 @@ from taming_cli.errors import UsageError
 from taming_cli.runtime.device import autocast, pick_device, pick_precision
 from taming_cli.runtime.interrupt import StopRequest
 
+PICTURE = ""
+"""The pictures' own codes, among those of their conditions."""
 SHARD_IMAGES = 256
 """Pictures per shard: what a kill can cost at most."""
 
@@ -54,6 +59,8 @@ def tokenize(
     out: Path,
     size: Size | None = None,
     views: int = 1,
+    cond: Mapping[str, Path | None] | None = None,
+    cond_ckpts: Sequence[Path] = (),
     batch_size: int = 16,
     device: str = "auto",
     precision: str = "fp32",
@@ -62,15 +69,21 @@ def tokenize(
 ) -> Finished:
     """Encode each picture's `views` crops of `size` (by default the codec's training size) into the token file `out`.
 
-    Work is kept in shards of 256 pictures: the same call goes on where a killed one stopped, and a finished one is
-    left as it is. `on_item` is told (done, total). Raises UsageError where `out` was made with other settings,
-    Interrupted after a signal. fp32 makes the codes the same on every machine, but for ties; bf16 is faster.
+    `cond` names the conditions to keep beside them, each with the folder of its maps, or None where the picture gives
+    it; `cond_ckpts` are the codecs of the maps. A picture whose map is missing or unreadable is skipped. Work is kept
+    in shards of 256 pictures: the same call goes on where a killed one stopped, and a finished one is left as it is.
+    `on_item` is told (done, total). Raises UsageError where `out` was made with other settings, Interrupted after a
+    signal. fp32 makes the codes the same on every machine, but for ties; bf16 is faster.
     """
     codec, model = picture_codec(ckpt)
     chosen = size or training_size(model.about, codec)
     latent = codec.config.latent(chosen)
     where = pick_device(device)
     dtype = pick_precision(precision, where)
+    beside = [
+        replace(each, encoder=each.encoder.to(where)) if isinstance(each.encoder, MapCodec) else each
+        for each in conditions(cond or {}, cond_ckpts, items)
+    ]
     header = TokenHeader(
         codec_sha256=codec.sha256(),
         codec_path=str(ckpt.resolve()),
@@ -81,27 +94,40 @@ def tokenize(
         views=views,
         height=latent.height,
         width=latent.width,
+        conditions={each.encoder.kind: each.encoder.header for each in beside},
     )
     codec = codec.to(where).to(memory_format=torch.channels_last)
     plan = {"items": digest(items), "order": hashlib.sha256(repr([item.name for item in items]).encode()).hexdigest()}
+    maps = {each.encoder.kind: digest(each.maps.values()) for each in beside if each.maps is not None}
+    if maps:
+        plan["maps"] = hashlib.sha256(repr(sorted(maps.items())).encode()).hexdigest()
+
+    def cut(item: Item, picture: Image, crops: Sequence[Crop]) -> dict[str, Tensor]:
+        return {each.encoder.kind: each.cuts(item, picture, crops, latent) for each in beside}
+
     job = TokenJob(out, header=header, plan=plan, total=len(items), shard_size=SHARD_IMAGES)
     with job, StopRequest() as stop:
         pending = job.pending()
         done = len(items) - sum(shard.stop - shard.start for shard in pending)
         for shard in pending:
-            codes, kept, skipped = [], list[Item](), list[Skipped]()
+            codes: dict[str, list[Tensor]] = {name: [] for name in (PICTURE, *header.conditions)}
+            kept, skipped = list[Item](), list[Skipped]()
             batches = eval_batches(
                 items[shard.start : shard.stop],
                 views=Views(size=chosen, count=views),
                 batch_size=max(1, batch_size // views),
                 workers=workers,
+                beside=cut if beside else None,
             )
             with closing(batches):
                 for batch in batches:
                     if batch.items:
                         with autocast(where, dtype):
                             x = to_float(batch.images.to(where)).contiguous(memory_format=torch.channels_last)
-                            codes.append(codec.encode(x).cpu().numpy().reshape(-1, views, latent.height, latent.width))
+                            codes[PICTURE].append(codec.encode(x).cpu())
+                            for each in beside:
+                                cuts = batch.beside[each.encoder.kind]
+                                codes[each.encoder.kind].append(each.encoder.encode(cuts))
                     kept += batch.items
                     skipped += batch.skipped
                     done += len(batch.items) + len(batch.skipped)
@@ -109,13 +135,17 @@ def tokenize(
                         on_item(done, len(items))
                     if stop.requested:
                         raise stop.interrupted(f"stopped; finished shards are kept in {out}.parts: run the same again")
-            empty = np.empty((0, views, latent.height, latent.width), dtype=np.int64)
+            empty = torch.empty((0, latent.height, latent.width), dtype=torch.int64)
+            columns = {
+                name: torch.cat([empty, *found]).numpy().reshape(-1, views, latent.height, latent.width)
+                for name, found in codes.items()
+            }
             job.write(
                 shard,
-                codes=np.concatenate([empty, *codes]),
+                codes=columns.pop(PICTURE),
                 names=[item.name for item in kept],
                 labels=[item.label for item in kept],
-                conditions={},
+                conditions=columns,
                 skipped=skipped,
             )
         return job.finish()

@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
-from taming_cli.codec.locate import check_pictures
+from taming_cli.codec.locate import content_in
 from taming_cli.codec.state import CodecState, start
 from taming_cli.codec.step import codec_step, phase
 from taming_cli.codec.validate import validate
 from taming_cli.codec.vqgan import VQGAN, codec_file, codec_from
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
 from taming_cli.data.batches import Augment, train_batches
+from taming_cli.data.conditions.labels import read_colours
+from taming_cli.data.contents import Content, content, count_labels
 from taming_cli.data.sources import Item, Split, digest, list_items, split
 from taming_cli.errors import UsageError
 from taming_cli.judges import perceptual
@@ -55,17 +57,22 @@ def fit(
     origins: Mapping[str, str] | None = None,
     on_step: OnStep | None = None,
 ) -> TrainedCodec:
-    """Train a codec on pictures (folders, files, archives) and leave it in a run directory.
+    """Train a codec on pictures or condition maps (folders, files, archives) and leave it in a run directory.
 
+    `train.kind` says what the files hold; the codec's channels follow from it, and labels are counted unless given.
     Going on with an interrupted run happens by itself where `place` names one with the same settings. Raises UsageError
     for settings or inputs that do not fit, MissingWeightsError, NonFiniteLossError, and Interrupted once a signal has
     asked to stop and everything is saved.
     """
     began = time.monotonic()
     place = place or Place()
-    train = replace(train, val=absolute(train.val), init=absolute(train.init))
+    train = replace(train, val=absolute(train.val), init=absolute(train.init), colours=absolute(train.colours))
     _check_size(codec, critic, train)
     pictures = _split(images, train)
+    if train.kind == "segmentation" and not train.labels:
+        train = replace(train, labels=_labels(codec, train, pictures))
+    holds = _content(train)
+    codec = replace(codec, in_channels=holds.channels, out_ch=holds.channels)
     device = pick_device(train.device)
     torch.manual_seed(train.seed)
     first = VQGAN(codec) if goes_on(COMMAND, place) else _first_codec(codec, train)
@@ -84,11 +91,13 @@ def fit(
             "size": str(train.size),
             "data": {"train": len(pictures.train), "held": len(pictures.held), "sha256": digest(pictures.train)},
             "perceptual": judge.stamp if judge is not None else None,
+            **holds.about(),
         }
         session = _Session(
             run=run,
             state=state,
             train=train,
+            content=holds,
             judge=judge,
             held=pictures.held,
             about=about,
@@ -120,10 +129,24 @@ def _check_size(codec: CodecConfig, critic: CriticConfig, train: CodecTrainConfi
 
 
 def _split(images: Sequence[Path], train: CodecTrainConfig) -> Split:
-    listed = list_items(images).items
+    extensions = content(train.kind).extensions
+    listed = list_items(images, extensions=extensions).items
     if train.val is not None:
-        return Split(listed, list_items([Path(train.val)]).items)
+        return Split(listed, list_items([Path(train.val)], extensions=extensions).items)
     return split(listed, held_fraction=train.held)
+
+
+def _labels(codec: CodecConfig, train: CodecTrainConfig, maps: Split) -> int:
+    """How many labels segmentation maps have: as many as the codec to start from, else counted."""
+    if train.init is not None:
+        return codec.in_channels
+    colours = read_colours(Path(train.colours)) if train.colours else None
+    return count_labels([*maps.train, *maps.held], unlabelled=train.unlabelled, colours=colours)
+
+
+def _content(train: CodecTrainConfig) -> Content:
+    colours = read_colours(Path(train.colours)) if train.colours else None
+    return content(train.kind, labels=train.labels, unlabelled=train.unlabelled, colours=colours)
 
 
 def _first_codec(config: CodecConfig, train: CodecTrainConfig) -> VQGAN:
@@ -132,8 +155,10 @@ def _first_codec(config: CodecConfig, train: CodecTrainConfig) -> VQGAN:
         if train.train == "decoder":
             raise UsageError("--train decoder trains the decoder of a finished codec; name it with --init FILE")
         return VQGAN(config)
-    codec = codec_from(load_model(Path(train.init), "taming-codec"), train.init)
-    check_pictures(codec, train.init)
+    model = load_model(Path(train.init), "taming-codec")
+    codec = codec_from(model, train.init)
+    if (found := content_in(model).kind) != train.kind:
+        raise UsageError(f"{train.init} is a codec of kind {found!r}, not {train.kind!r}; say --kind {found}")
     for name, value in vars(codec.config).items():
         if getattr(config, name) != value:
             raise UsageError(f"{train.init} has {name} {value}, not {getattr(config, name)}; leave that setting out")
@@ -147,6 +172,7 @@ class _Session:
     run: Run
     state: CodecState
     train: CodecTrainConfig
+    content: Content
     judge: perceptual.Perceptual | None
     held: Sequence[Item]
     about: dict[str, Any]
@@ -172,19 +198,26 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
         workers=train.workers,
         augment=Augment(crop_scale=(train.crop_scale[0], train.crop_scale[1]), flip=train.flip),
         cache_bytes=train.cache * 2**20,
+        content=session.content,
     )
     with batches, StopRequest() as stop:
         while spent < 1:
-            images = next(batches).to(state.codec.quantize.embedding.weight.device)
+            x = session.content.to_input(next(batches).to(state.codec.quantize.embedding.weight.device))
             rate = train.learning_rate * warm_up(state.step, train.warmup) * cosine(spent, train.final_lr)
             torch.manual_seed(train.seed + state.step)  # dropout's draws depend on the step alone, so a resume is exact
             report = codec_step(
-                state, images, judge=session.judge, config=train, now=phase(train, spent), learning_rate=rate
+                state,
+                x,
+                categorical=session.content.categorical,
+                judge=session.judge,
+                config=train,
+                now=phase(train, spent),
+                learning_rate=rate,
             )
 
             state.seconds = time.monotonic() - session.began
             before, spent = spent, budget.spent(state.step, state.seconds)
-            means.add(report.terms, len(images))
+            means.add(report.terms, len(x))
             counts += torch.bincount(report.codes.flatten(), minlength=len(counts)).cpu()
             if state.step % LOG_EVERY == 0:
                 values = {**means.take(), "codebook_perplexity": perplexity(counts), "learning_rate": rate}
@@ -212,7 +245,7 @@ def _validate(session: _Session, spent: float, rate: float) -> None:
     """Look at the held-out pictures, log what is seen, and note whether the codec is the best so far."""
     state, run, train = session.state, session.run, session.train
     held = session.held[: train.val_images]
-    found = validate(state.average, held, train.size, session.judge, state.precision)
+    found = validate(state.average, held, train.size, session.judge, state.precision, session.content)
     if found is None:
         return
     state.validation = found.figures()

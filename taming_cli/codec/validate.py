@@ -1,16 +1,19 @@
 """How a codec does on held-out pictures, and what that looks like."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.size import Size
 from taming_cli.data.batches import eval_batches
-from taming_cli.data.images import grid, to_float, to_uint8, write_png
+from taming_cli.data.contents import Content
+from taming_cli.data.images import grid, to_uint8, write_png
 from taming_cli.data.sources import Item
 from taming_cli.judges.perceptual import Perceptual
 from taming_cli.metrics import perplexity, psnr, usage
@@ -23,11 +26,14 @@ SHOWN = 8
 @dataclass(frozen=True, kw_only=True)
 class Validation:
     """Means over the pictures: `psnr` in dB of the 8-bit pictures, `l1` in [0, 2], `perceptual` the judge's distance
-    (None without one); `codes_used` the share of the codebook that occurs at all, and its `codebook_perplexity`."""
+    (None without one); of label maps instead the share of right pixels, `accuracy`, and their `cross_entropy` in nats.
+    `codes_used` is the share of the codebook that occurs at all, beside its `codebook_perplexity`."""
 
-    psnr: float
-    l1: float
-    perceptual: float | None
+    psnr: float | None = None
+    l1: float | None = None
+    perceptual: float | None = None
+    accuracy: float | None = None
+    cross_entropy: float | None = None
     codes_used: float
     codebook_perplexity: float
     count: int
@@ -35,12 +41,12 @@ class Validation:
 
     @property
     def score(self) -> float:
-        """What "best" means: the smallest sum of L1 and perceptual distance, negated."""
-        return -(self.l1 + (self.perceptual or 0.0))
+        """What "best" means: the smallest cross-entropy, or sum of L1 and perceptual distance, negated."""
+        return -sum(value or 0.0 for value in (self.l1, self.perceptual, self.cross_entropy))
 
     def figures(self) -> dict[str, float]:
         """The numbers, for logs and tables."""
-        names = ("psnr", "l1", "perceptual", "codes_used", "codebook_perplexity", "count")
+        names = (*_MEANS, "codes_used", "codebook_perplexity", "count")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def save_pictures(self, path: Path) -> None:
@@ -48,40 +54,65 @@ class Validation:
         write_png(path, grid(self.pictures, columns=len(self.pictures) // 2))
 
 
+_MEANS = ("psnr", "l1", "perceptual", "accuracy", "cross_entropy")
+
+
 @torch.no_grad()
 def validate(
-    codec: VQGAN, items: Sequence[Item], size: Size, judge: Perceptual | None, precision: torch.dtype
+    codec: VQGAN,
+    items: Sequence[Item],
+    size: Size,
+    judge: Perceptual | None,
+    precision: torch.dtype,
+    content: Content,
 ) -> Validation | None:
     """Encode and decode centre crops of `size`, in the training's precision; None if no picture can be read."""
     device = codec.quantize.embedding.weight.device
     counts = torch.zeros(codec.config.codebook_size)
-    totals = {"psnr": 0.0, "l1": 0.0, "perceptual": 0.0}
+    totals: defaultdict[str, float] = defaultdict(float)
     shown: list[tuple[Tensor, Tensor]] = []
     images = 0
-    for batch in eval_batches(items, size=size, batch_size=8, workers=2):
+    for batch in eval_batches(items, size=size, batch_size=8, workers=2, content=content):
         if not len(batch.images):
             continue
-        x = to_float(batch.images.to(device)).contiguous(memory_format=torch.channels_last)
+        x = content.to_input(batch.images.to(device)).contiguous(memory_format=torch.channels_last)
         with autocast(device, precision):
             codes = codec.encode(x)
-            x_rec = codec.decode(codes).clamp(-1, 1)
-            if judge is not None:
-                totals["perceptual"] += judge(x, x_rec).float().sum().item()
-        rec = to_uint8(x_rec).cpu()
-        totals["psnr"] += psnr(batch.images, rec, data_range=255).sum().item()
-        totals["l1"] += (x - x_rec).abs().mean((1, 2, 3)).sum().item()
+            x_rec = codec.decode(codes)
+        for name, values in _compare(content, x, x_rec, judge, precision).items():
+            totals[name] += values.double().sum().item()
         counts += torch.bincount(codes.flatten().cpu(), minlength=len(counts))
-        shown += zip(batch.images, rec, strict=True)
-        images += len(rec)
+        if len(shown) < SHOWN:
+            shown += zip(content.show(x).cpu(), content.show(x_rec).cpu(), strict=True)
+        images += len(x)
     if not images:
         return None
     originals, reconstructions = zip(*shown[:SHOWN], strict=True)
     return Validation(
-        psnr=totals["psnr"] / images,
-        l1=totals["l1"] / images,
-        perceptual=totals["perceptual"] / images if judge is not None else None,
+        **{name: total / images for name, total in totals.items()},
         codes_used=usage(counts),
         codebook_perplexity=perplexity(counts),
         count=images,
         pictures=torch.stack(originals + reconstructions),
     )
+
+
+def _compare(
+    content: Content, x: Tensor, x_rec: Tensor, judge: Perceptual | None, precision: torch.dtype
+) -> dict[str, Tensor]:
+    """Figures of each picture, (B,): of inputs and outputs (B, C, H, W)."""
+    if content.categorical:
+        labels = x.argmax(1)
+        return {
+            "accuracy": (x_rec.argmax(1) == labels).float().mean((1, 2)),
+            "cross_entropy": F.cross_entropy(x_rec, labels, reduction="none").mean((1, 2)),
+        }
+    x_rec = x_rec.clamp(-1, 1)
+    found = {
+        "psnr": psnr(to_uint8(x), to_uint8(x_rec), data_range=255),
+        "l1": (x - x_rec).abs().mean((1, 2, 3)),
+    }
+    if judge is not None:
+        with autocast(x.device, precision):
+            found["perceptual"] = judge(x, x_rec).float()
+    return found

@@ -87,13 +87,15 @@ def codec_file(codec: VQGAN, about: Mapping[str, object]) -> ModelFile:
     )
 
 
-def codec_from(model: ModelFile, where: str) -> VQGAN:
+def codec_from(model: ModelFile, where: str, part: str = "codec") -> VQGAN:
     """The codec of a codec's or a prior's model file, in eval mode on the CPU. BadFileError names `where`.
 
-    Names that begin with `extra.` are those of tensors that an import keeps for an export, and are passed over.
+    `part` is which of a prior's: "codec" is that of its pictures, "condition.KIND" that of a condition. Names that
+    begin with `extra.` are those of tensors that an import keeps for an export, and are passed over.
     """
-    prefix = "" if model.format == "taming-codec" else "codec."
-    config = from_dict(CodecConfig, model.config["codec"], where)
+    prefix = "" if model.format == "taming-codec" else f"{part}."
+    said = model.config["codec"] if part == "codec" else model.config["conditions"][part.removeprefix("condition.")]
+    config = from_dict(CodecConfig, said, where)
     with torch.device("meta"):
         codec = VQGAN(config)
     tensors = {

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from taming_cli.config.fields import check, option
+from taming_cli.config.kinds import CodecKind
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 
@@ -77,6 +78,14 @@ class CriticConfig:
 class CodecTrainConfig:
     """How a codec is trained."""
 
+    kind: CodecKind = option("image", "What the files hold: pictures, or the maps of a condition.")
+    labels: int = option(0, "Labels of segmentation maps; 0: one more than the largest that occurs.", low=0, high=65536)
+    unlabelled: bool = option(
+        False, "In segmentation maps 255 means unlabelled and becomes label 0, the others move up (COCO-Stuff)."
+    )
+    colours: str | None = option(
+        None, "Colours of segmentation maps in true colour: a line `#rrggbb name` for each label.", metavar="FILE"
+    )
     size: Size = option(Size(128, 128), "Size of the training crops, in pixels.", metavar="WxH")
     steps: int = option(0, "Optimiser updates; 0: as many as --minutes allow.", low=0, live=True)
     minutes: float = option(8.0, "Wall-clock minutes; 0: as long as --steps take.", low=0, live=True)
@@ -143,3 +152,10 @@ class CodecTrainConfig:
             raise UsageError(f"betas is {self.betas}; give two, like 0.5,0.9")
         if len(self.crop_scale) != 2 or self.crop_scale[0] > self.crop_scale[1]:
             raise UsageError(f"crop_scale is {self.crop_scale}; give smallest and largest, like 0.4,1")
+        if self.kind != "image" and (self.perceptual != "none" or self.disc_weight):
+            raise UsageError(
+                f"kind is {self.kind!r}: a codec of maps has neither perceptual term nor critic; use --perceptual none "
+                "and --disc-weight 0"
+            )
+        if self.kind != "segmentation" and (self.labels or self.unlabelled or self.colours):
+            raise UsageError(f"labels, unlabelled and colours are for segmentation maps, but kind is {self.kind!r}")

@@ -142,6 +142,10 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 )
 
 
+MAPS: Mapping[str, Any] = MappingProxyType({"perceptual": "none", "disc_weight": 0.0})
+"""What differs for a codec of condition maps, in every preset."""
+
+
 def preset(name: str) -> Preset:
     """The preset of that name. UsageError with the nearest one otherwise."""
     if name not in PRESETS:

@@ -134,6 +134,9 @@ class PriorTrainConfig:
         0.1, "Probability that a picture is shown without its condition; guidance needs some.", low=0, high=1
     )
 
+    cond: tuple[str, ...] = option(
+        (), "Conditions to learn, of those that the token files have; none at all: `none`.", metavar="KIND"
+    )
     held: float = option(0.05, "Share of the pictures held out.", low=0.001, high=0.9)
     val_every: float = option(0.1, "Share of the training between two validations.", low=0.001, high=1)
     val_windows: int = option(512, "Held-out windows looked at in each validation.", low=1)

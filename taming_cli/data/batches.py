@@ -3,7 +3,7 @@
 For training, a batch is a pure function of items, seed and position: position p, counted in samples over the whole run,
 is place `p mod N` of the permutation of epoch `p div N`, with a crop drawn for p alone. So neither the batch size, nor
 the workers, nor where a run was stopped and resumed changes what is seen. For evaluation every picture comes once, in
-order. All images are uint8 (B, 3, H, W).
+order. Pictures are uint8 (B, 3, H, W); the maps of a condition come as their content makes tensors.
 """
 
 import itertools
@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -27,7 +27,8 @@ from PIL.Image import Image, Resampling
 from torch import Tensor
 
 from taming_cli.config.size import Size
-from taming_cli.data.images import Crop, apply, centre_crop, random_resized_crop, read_rgb, tensor, whole
+from taming_cli.data.contents import Content, Pictures
+from taming_cli.data.images import Crop, apply, centre_crop, random_resized_crop, whole
 from taming_cli.data.sources import Item
 from taming_cli.errors import BadImageError, TamingError
 
@@ -35,6 +36,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _ORDER, _CROP = 1, 2  # separate streams of random numbers under one seed
+_PICTURES = Pictures()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,7 @@ class Sample(NamedTuple):
     """One training sample."""
 
     image: Tensor
-    """uint8 (3, H, W)"""
+    """As its content makes it; of a picture uint8 (3, H, W)."""
 
     item: Item
     crop: Crop
@@ -63,12 +65,22 @@ class TrainingSamples:
     output's. Up to `cache_bytes` of such pictures stay in memory; samples are the same with and without.
     """
 
-    def __init__(self, items: Sequence[Item], *, size: Size, seed: int, augment: Augment, cache_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        *,
+        size: Size,
+        seed: int,
+        augment: Augment,
+        cache_bytes: int = 0,
+        content: Content = _PICTURES,
+    ) -> None:
         assert items
         assert 0 < augment.crop_scale[0] <= augment.crop_scale[1] <= 1
         self.bad: dict[str, str] = {}
         """Name -> reason of the pictures met so far that cannot be read."""
         self._items = items
+        self._content = content
         self._size = size
         self._seed = seed
         self._augment = augment
@@ -105,7 +117,8 @@ class TrainingSamples:
                 scale=self._augment.crop_scale,
                 flip=self._augment.flip,
             )
-            return Sample(tensor(apply(picture, crop)), item, crop)
+            cut = apply(picture, crop, self._content.resample)
+            return Sample(self._content.tensor(cut), item, crop)
         name, reason = next(iter(self.bad.items()))
         raise BadImageError(f"none of the {count} pictures can be read; the first is {name}: {reason}")
 
@@ -114,13 +127,14 @@ class TrainingSamples:
         if index in self._cache:
             return self._cache[index]
         item = self._items[index]
-        picture = read_rgb(item.read(), item.name, min_size=self._decoded)
+        picture = self._content.read(item.read(), item.name, min_size=self._decoded)
         shrink = max(self._working.width / picture.width, self._working.height / picture.height)
         if shrink < 1:
             width = max(self._working.width, round(picture.width * shrink))
             height = max(self._working.height, round(picture.height * shrink))
-            picture = picture.resize((width, height), Resampling.LANCZOS, reducing_gap=3)
-        used = picture.width * picture.height * 4  # Pillow keeps RGB in four bytes
+            gap = 3 if self._content.resample == Resampling.LANCZOS else None
+            picture = picture.resize((width, height), self._content.resample, reducing_gap=gap)
+        used = picture.width * picture.height * 4  # Pillow keeps RGB in four bytes, like depth
         if used <= self._cache_left:
             self._cache[index] = picture
             self._cache_left -= used
@@ -140,7 +154,7 @@ def _philox(seed: int, stream: int, number: int) -> np.random.Philox:
 
 
 class TrainBatches(Iterator[Tensor]):
-    """Endless batches, uint8 (B, 3, H, W). `close`, or the end of a `with` statement, ends its thread or processes."""
+    """Endless batches, (B, C, H, W). `close`, or the end of a `with` statement, ends its thread or processes."""
 
     def __init__(self, loads: Generator["_Load", None, None]) -> None:
         self._loads = loads
@@ -181,6 +195,7 @@ def train_batches(
     start: int = 0,
     workers: int = 0,
     cache_bytes: int = 0,
+    content: Content = _PICTURES,
 ) -> TrainBatches:
     """Batches of the samples at positions `start`, `start + 1`, ... (see `TrainingSamples`).
 
@@ -190,7 +205,7 @@ def train_batches(
     """
     assert batch_size >= 1
     share = cache_bytes // max(workers, 1)
-    samples = TrainingSamples(items, size=size, seed=seed, augment=augment, cache_bytes=share)
+    samples = TrainingSamples(items, size=size, seed=seed, augment=augment, cache_bytes=share, content=content)
     starts = itertools.count(start, batch_size)
     if workers == 0:
         threads = partial(ThreadPoolExecutor, 1, thread_name_prefix="pictures")
@@ -210,7 +225,7 @@ def train_batches(
 class _Load(NamedTuple):
     """A training batch, or why there is none."""
 
-    images: np.ndarray[Any, np.dtype[np.uint8]] | None
+    images: np.ndarray[Any, np.dtype[Any]] | None
     """An array, because tensors would be sent between processes through shared memory, which is often small."""
 
     bad: dict[str, str]
@@ -265,12 +280,19 @@ class Batch(NamedTuple):
     """Pictures for evaluation, and what was skipped since the batch before."""
 
     images: Tensor
-    """uint8 (B * V, 3, H, W), the V views of a picture one after the other."""
+    """(B * V, C, H, W), of pictures uint8 (B * V, 3, H, W): the V views of a picture one after the other."""
 
     items: list[Item]
     """B of them."""
 
     skipped: list[Skipped]
+
+    beside: dict[str, Tensor]
+    """What `beside` made, each (B * V, ...)."""
+
+
+Beside = Callable[[Item, Image, Sequence[Crop]], Mapping[str, Tensor]]
+"""A picture and its crops -> what belongs to them, one of each for every crop: by name, (V, ...)."""
 
 
 def eval_batches(
@@ -280,14 +302,16 @@ def eval_batches(
     views: Callable[[Item, Size], Sequence[Crop]] | None = None,
     batch_size: int,
     workers: int = 1,
+    content: Content = _PICTURES,
+    beside: Beside | None = None,
 ) -> Generator[Batch, None, None]:
     """Every picture once, in order: its centre crop of `size`, or its `views`, or, with neither, all of it.
 
-    `views` is given an item and its picture's size and returns crops, all scaled to one size; it may raise
-    BadImageError to have the picture skipped. Pictures whose views differ in size or number from the ones before begin
-    a new batch, so a batch holds 1 to `batch_size` pictures. What cannot be read is skipped and reported in the batch
-    before (at the beginning: the first); only where no picture can be read comes a batch without pictures. `workers`
-    threads decode ahead; closing the generator ends them.
+    `views` is given an item and its picture's size and returns crops, all scaled to one size; it and `beside`, which
+    makes what belongs to the crops, may raise BadImageError to have the picture skipped. Pictures whose views differ in
+    size or number from the ones before begin a new batch, so a batch holds 1 to `batch_size` pictures. What cannot be
+    read is skipped and reported in the batch before (at the beginning: the first); only where no picture can be read
+    comes a batch without pictures. `workers` threads decode ahead; closing the generator ends them.
     """
     assert size is None or views is None
     assert batch_size >= 1
@@ -295,11 +319,13 @@ def eval_batches(
 
     def load(item: Item) -> _Viewed | Skipped:
         try:
-            picture = read_rgb(item.read(), item.name)
+            picture = content.read(item.read(), item.name)
             crops = cut(item, Size(*picture.size))
+            more = beside(item, picture, crops) if beside is not None else {}
         except BadImageError as error:
             return Skipped(item.name, _reason(item, error))
-        return _Viewed(item, torch.stack([tensor(apply(picture, crop)) for crop in crops]))
+        tensors = [content.tensor(apply(picture, crop, content.resample)) for crop in crops]
+        return _Viewed(item, torch.stack(tensors), more)
 
     group: list[_Viewed] = []
     skipped: list[Skipped] = []
@@ -321,12 +347,16 @@ def eval_batches(
 class _Viewed(NamedTuple):
     item: Item
     views: Tensor
-    """uint8 (V, 3, H, W)"""
+    """(V, C, H, W)"""
+
+    beside: Mapping[str, Tensor]
 
 
 def _batch(group: list[_Viewed], skipped: list[Skipped]) -> Batch:
     images = torch.cat([each.views for each in group]) if group else torch.empty((0, 3, 0, 0), dtype=torch.uint8)
-    return Batch(images, [each.item for each in group], skipped)
+    names = group[0].beside if group else {}
+    beside = {name: torch.cat([each.beside[name] for each in group]) for name in names}
+    return Batch(images, [each.item for each in group], skipped, beside)
 
 
 def _reason(item: Item, error: BadImageError) -> str:

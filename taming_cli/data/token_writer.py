@@ -260,6 +260,10 @@ def _join(paths: Sequence[Path], parts: PartsFolder, header: TokenHeader, plan_s
             with TokenFile(path) as file:
                 yield file
 
+    def condition(kind: str) -> Iterator[Codes]:
+        for file in opened():
+            yield from (file.condition(kind, block) for block in blocks(file))
+
     def labels() -> Iterator[npt.NDArray[np.int32]]:
         for file in opened():
             table = np.array([*(places[name] for name in file.label_names), -1], dtype=np.int32)
@@ -269,10 +273,7 @@ def _join(paths: Sequence[Path], parts: PartsFolder, header: TokenHeader, plan_s
         header=header,
         count=count,
         codes=(file.codes(block) for file in opened() for block in blocks(file)),
-        conditions={
-            kind: (file.condition(kind, block) for file in opened() for block in blocks(file))
-            for kind in sorted(header.conditions)
-        },
+        conditions={kind: condition(kind) for kind in sorted(header.conditions)},
         names=(stored_text(file.names(block)) for file in opened() for block in blocks(file)),
         name_bytes=name_bytes,
         labels=labels(),
@@ -292,8 +293,11 @@ def _check_range(codes: Codes, codebook_size: int) -> None:
 
 
 def _deciding(header: TokenHeader) -> dict[str, Any]:
-    """Return what of a header must agree: all but where the codec lay and which program wrote."""
-    return {name: value for name, value in asdict(header).items() if name not in ("codec_path", "created_by")}
+    """Return what of a header must agree: all but where codecs lay and which program wrote."""
+    said = {name: value for name, value in asdict(header).items() if name not in ("codec_path", "created_by")}
+    for condition in said["conditions"].values():
+        del condition["codec_path"]
+    return said
 
 
 def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:

@@ -5,7 +5,8 @@
     /codes            (N, V, h, w)  uint16 when codebook_size <= 65536, else uint32
     /names            (N,)          relative paths, utf-8, percent-encoded by `encode_name`
     /labels           (N,)          int32, an index into /label_names (sorted), or -1 for none
-    /conditions/KIND  (N, V, h, w)  the codes of a condition map, with attributes codec_sha256 and codebook_size
+    /conditions/KIND  (N, V, h, w)  the codes of a condition map, with attributes codec_sha256 (what made them: a codec,
+                                    or "rule:NAME"), codebook_size and, of a codec, codec_path
     /skipped/...      names and reasons of the pictures that could not be read, where there were any
 
 Text is of fixed length in the file, attributes too: HDF5 keeps text of varying length where no checksum covers it,
@@ -29,6 +30,8 @@ from taming_cli.errors import BadFileError, UsageError
 
 FORMAT = "taming-tokens"
 FORMAT_VERSION = 1
+RULE = "rule:"
+"""What stands before a rule's name where a codec's hash would be."""
 BLOCK_BYTES = 1024 * 1024  # how much is read or written in one go where a whole file passes through
 
 Rows = slice | Sequence[int] | npt.NDArray[np.integer[Any]]
@@ -56,10 +59,12 @@ def code_dtype(codebook_size: int) -> np.dtype[Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionHeader:
-    """What a token file says about the codes of one kind of condition."""
+    """What a token file says about the codes of one kind of condition: the hash of its codec, or the rule that made
+    them; and where the codec lay, which is no part of what the codes are."""
 
     codec_sha256: str
     codebook_size: int
+    codec_path: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +134,7 @@ def write_header(file: h5py.File, header: TokenHeader) -> None:
         attributes = file[f"conditions/{kind}"].attrs
         write_text(attributes, "codec_sha256", condition.codec_sha256)
         attributes["codebook_size"] = condition.codebook_size
+        write_text(attributes, "codec_path", encode_name(condition.codec_path))
 
 
 def read_header(file: h5py.File) -> TokenHeader:
@@ -148,7 +154,9 @@ def read_header(file: h5py.File) -> TokenHeader:
     for kind in kinds:
         attributes = _dataset(file, f"conditions/{kind}").attrs
         conditions[kind] = ConditionHeader(
-            codec_sha256=read_text(attributes, "codec_sha256"), codebook_size=int(attributes["codebook_size"])
+            codec_sha256=read_text(attributes, "codec_sha256"),
+            codebook_size=int(attributes["codebook_size"]),
+            codec_path=decode_name(read_text(attributes, "codec_path")) if "codec_path" in attributes else "",
         )
     header = TokenHeader(
         codec_sha256=read_text(file.attrs, "codec_sha256"),

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from taming_cli.config.fields import one_of
 from taming_cli.config.prior import ConditionSpec, PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
 from taming_cli.data.token_columns import sort_labels
@@ -26,6 +27,9 @@ from taming_cli.prior.order import in_order
 
 MEMORY = 2**30
 """Token files are kept in memory if they take no more bytes than this, else read as they are needed."""
+
+NONE = "none"
+"""Asks for a prior without any condition."""
 
 Rows = npt.NDArray[np.int64]
 
@@ -48,10 +52,11 @@ class Batch(NamedTuple):
 class TokenSet:
     """The samples of one or more token files of one codec, numbered through in the order of the files.
 
-    Raises UsageError where the files do not belong together, BadFileError where one cannot be read.
+    `kinds` are the conditions that count; without any, all that the files have, and with NONE alone, none. Raises
+    UsageError where the files do not belong together, BadFileError where one cannot be read.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], kinds: Sequence[str] = ()) -> None:
         if not paths:
             raise UsageError("no token file is given; name one or more")
         self.files = [TokenFile(path) for path in paths]
@@ -65,12 +70,15 @@ class TokenSet:
             self.label_names = self.files[0].label_names
         else:
             self.label_names = tuple(sort_labels(name for file in self.files for name in file.label_names))
+        self.kinds = self._kinds(kinds)
+        self.conditions = {kind: made for kind, made in self.header.conditions.items() if kind in self.kinds}
+        """The grid conditions that count."""
         self._labels = np.concatenate([self._renumbered(file) for file in self.files])
         self._kept: dict[tuple[int, str], npt.NDArray[Any]] = {}
         if sum(_bytes(file) for file in self.files) <= MEMORY:
             for number, file in enumerate(self.files):
                 self._kept[number, "codes"] = file.codes(slice(None)).astype(code_dtype(self.header.codebook_size))
-                for kind, condition in self.header.conditions.items():
+                for kind, condition in self.conditions.items():
                     codes = file.condition(kind, slice(None)).astype(code_dtype(condition.codebook_size))
                     self._kept[number, kind] = codes
 
@@ -94,13 +102,24 @@ class TokenSet:
         return Size(min(header.width for header in headers), min(header.height for header in headers))
 
     def specs(self) -> tuple[ConditionSpec, ...]:
-        """The conditions that the files offer: the class, if any sample has a label, then the grids."""
-        classes = [ConditionSpec(kind="class", vocabulary=len(self.label_names))] if self.label_names else []
+        """The conditions that count: the class, if any sample has a label, then the grids."""
+        classes = [ConditionSpec(kind="class", vocabulary=len(self.label_names))] if "class" in self.kinds else []
         grids = [
             ConditionSpec(kind=kind, vocabulary=condition.codebook_size, form="grid")
-            for kind, condition in self.header.conditions.items()
+            for kind, condition in self.conditions.items()
         ]
         return (*classes, *grids)
+
+    def _kinds(self, asked: Sequence[str]) -> tuple[str, ...]:
+        """The conditions to use, of those that the files have."""
+        there = (*(["class"] if self.label_names else []), *self.header.conditions)
+        if tuple(asked) == (NONE,):
+            return ()
+        for kind in asked:
+            if kind not in there:
+                has = one_of((*there, NONE), kind) if there else "it has none"
+                raise UsageError(f"{self.files[0].path} has no condition {kind!r}; {has}")
+        return tuple(kind for kind in there if kind in asked) if asked else there
 
     def split(self, held: float) -> tuple[Rows, Rows]:
         """(training, held-out) sample numbers, the latter in the order of their hashes.
@@ -133,7 +152,7 @@ class TokenSet:
         """
         window, kinds = prior.window, [spec.kind for spec in prior.conditions]
         out = torch.empty(len(rows), window.height, window.width, dtype=torch.int64)
-        grids = {kind: torch.empty_like(out) for kind in self.header.conditions if kind in kinds}
+        grids = {kind: torch.empty_like(out) for kind in self.conditions if kind in kinds}
         owner = np.searchsorted(self.starts, rows, side="right") - 1
         for number in np.unique(owner):
             here = np.flatnonzero(owner == number)
@@ -154,7 +173,7 @@ class TokenSet:
             for kind, grid in grids.items():
                 grid[here] = torch.from_numpy(self._codes(int(number), kind, local)[place].astype(np.int64))
         conditions = dict(grids)
-        if self.label_names and "class" in kinds:
+        if "class" in self.kinds and "class" in kinds:
             conditions["class"] = torch.from_numpy(self._labels[rows][:, None])
         return Windows(out, conditions)
 

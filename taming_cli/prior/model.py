@@ -1,6 +1,7 @@
 """A prior's model file: network, codec and labels in one, so that one file makes pictures."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,20 +14,35 @@ from taming_cli.prior.gpt import GPT
 from taming_cli.runtime.checkpoint import ModelFile
 
 
-def prior_file(gpt: GPT, codec: ModelFile, about: Mapping[str, Any]) -> ModelFile:
-    """A prior as a model file, with the codec out of a codec's (or another prior's) file.
+def prior_file(
+    gpt: GPT, codec: ModelFile, about: Mapping[str, Any], conditions: Mapping[str, ModelFile] = MappingProxyType({})
+) -> ModelFile:
+    """A prior as a model file, with the codec out of a codec's (or another prior's) file, and those of its conditions.
 
-    Tensors: `prior.*` and `codec.*`; config: `prior` and `codec`; about: what is given, and the codec's hash.
+    Tensors: `prior.*`, `codec.*`, `condition.KIND.*`; config: `prior`, `codec`, `conditions`; about: what is given, the
+    codec's hash, and under `conditions` what the files of each kind's codec say of it.
     """
+    wanted = {spec.kind for spec in gpt.config.conditions}
+    beside = {kind: model for kind, model in conditions.items() if kind in wanted}
+    config: dict[str, Any] = {"prior": to_dict(gpt.config), "codec": codec.config["codec"]}
+    said: dict[str, Any] = {**about, "codec_sha256": codec.about["codec_sha256"]}
+    if beside:
+        config["conditions"] = {kind: model.config["codec"] for kind, model in beside.items()}
+        said["conditions"] = {
+            kind: {name: model.about[name] for name in CONTENT if name in model.about} for kind, model in beside.items()
+        }
+    parts = {"prior": gpt.state_dict(), "codec": _codec_tensors(codec)}
+    parts |= {f"condition.{kind}": _codec_tensors(model) for kind, model in beside.items()}
     return ModelFile(
         format="taming-prior",
-        config={"prior": to_dict(gpt.config), "codec": codec.config["codec"]},
-        about={**about, "codec_sha256": codec.about["codec_sha256"]},
-        tensors={
-            **{f"prior.{name}": tensor for name, tensor in gpt.state_dict().items()},
-            **{f"codec.{name}": tensor for name, tensor in _codec_tensors(codec).items()},
-        },
+        config=config,
+        about=said,
+        tensors={f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()},
     )
+
+
+CONTENT = ("content", "unlabelled", "colours", "codec_sha256")
+"""What a prior's file repeats of what a condition codec's file says."""
 
 
 def prior_from(model: ModelFile, where: str, *, dropout: float = 0.0) -> GPT:
@@ -46,5 +62,5 @@ def prior_from(model: ModelFile, where: str, *, dropout: float = 0.0) -> GPT:
 
 def _codec_tensors(codec: ModelFile) -> Mapping[str, Tensor]:
     if codec.format == "taming-codec":
-        return codec.tensors
+        return {name: tensor for name, tensor in codec.tensors.items() if not name.startswith("extra.")}
     return {name.removeprefix("codec."): t for name, t in codec.tensors.items() if name.startswith("codec.")}

@@ -91,6 +91,9 @@ def saved_prior(state: dict[str, Any], train: PriorTrainConfig, where: str) -> G
 def _refuse_other_conditions(prior: PriorConfig, model: ModelFile, train: PriorTrainConfig, data: TokenSet) -> None:
     offered = {spec.kind: spec for spec in data.specs()}
     for spec in prior.conditions:
+        there = model.about.get("conditions", {}).get(spec.kind, {}).get("codec_sha256")
+        if there and spec.kind in data.conditions and there != data.conditions[spec.kind].codec_sha256:
+            raise UsageError(f"{train.init} was trained with another {spec.kind} codec than the tokens were made with")
         same = offered.get(spec.kind, spec) == spec
         if not same or (spec.kind == "class" and model.about["label_names"] != list(data.label_names)):
             raise UsageError(f"{train.init} was trained on another {spec.kind} vocabulary than the tokens have")

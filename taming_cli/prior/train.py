@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.data.images import grid, write_png
+from taming_cli.data.tokens import RULE
 from taming_cli.errors import UsageError
 from taming_cli.prior.batches import Rows, TokenSet, fixed_windows, train_batch
 from taming_cli.prior.generate import generate
@@ -51,6 +53,7 @@ def fit(
     prior: PriorConfig,
     train: PriorTrainConfig,
     codec: ModelFile,
+    conditions: Mapping[str, ModelFile] = MappingProxyType({}),
     place: Place | None = None,
     render: Render | None = None,
     origins: Mapping[str, str] | None = None,
@@ -58,15 +61,16 @@ def fit(
 ) -> TrainedPrior:
     """Train a prior on token files of one codec and leave it in a run directory, the codec in its model file.
 
-    Codebook size, conditions and the largest possible window come from the token files, all of the architecture from
-    the prior that `train.init` names. Going on with an interrupted run happens by itself where `place` names one with
-    the same settings. Raises UsageError for settings or files that do not fit, BadFileError, NonFiniteLossError, and
-    Interrupted once a signal has asked to stop and all is saved.
+    `conditions` are the codecs of the token files' condition maps, by kind; what a rule made needs none. Codebook size,
+    conditions and the largest possible window come from the token files, all of the architecture from the prior that
+    `train.init` names. Going on with an interrupted run happens by itself where `place` names one with the same
+    settings. Raises UsageError for settings or files that do not fit, BadFileError, NonFiniteLossError, and Interrupted
+    once a signal has asked to stop and all is saved.
     """
     began = time.monotonic()
     train = replace(train, init=absolute(train.init))
-    data = TokenSet(tokens)
-    _refuse_other_codec(codec, data, tokens[0])
+    data = TokenSet(tokens, kinds=train.cond)
+    _refuse_other_codecs(codec, conditions, data, tokens[0])
     rows, held = data.split(train.held)
     if train.patience and not len(held):
         raise UsageError(f"patience is {train.patience}, but {tokens[0]} has no second picture to hold out; use 0")
@@ -88,7 +92,7 @@ def fit(
             "downsample_factor": data.header.downsample_factor,
             "condition_dropout": train.condition_dropout,
         }
-        session = _Session(run, state, train, data, rows, held, codec, about, render, began, on_step)
+        session = _Session(run, state, train, data, rows, held, codec, conditions, about, render, began, on_step)
         if saved:
             _go_on(session, saved)
         _loop(session)
@@ -102,12 +106,16 @@ def fit(
         )
 
 
-def _refuse_other_codec(codec: ModelFile, data: TokenSet, path: Path) -> None:
-    if codec.about.get("codec_sha256") != data.header.codec_sha256:
-        raise UsageError(
-            f"{path} was made with another codec than the one given; give the one with hash "
-            f"{data.header.codec_sha256[:12]}"
-        )
+def _refuse_other_codecs(codec: ModelFile, conditions: Mapping[str, ModelFile], data: TokenSet, path: Path) -> None:
+    needed = {"": data.header.codec_sha256}
+    needed |= {
+        kind: made.codec_sha256 for kind, made in data.conditions.items() if not made.codec_sha256.startswith(RULE)
+    }
+    given = {"": codec, **conditions}
+    for kind, sha256 in needed.items():
+        if kind not in given or given[kind].about.get("codec_sha256") != sha256:
+            what = f"{kind} codec" if kind else "codec"
+            raise UsageError(f"{path} was made with another {what} than is given; give the one with hash {sha256[:12]}")
 
 
 @dataclass
@@ -121,6 +129,7 @@ class _Session:
     rows: Rows
     held: Rows
     codec: ModelFile
+    conditions: Mapping[str, ModelFile]
     about: dict[str, Any]
     render: Render | None
     began: float
@@ -234,7 +243,7 @@ def _draw_samples(session: _Session) -> None:
 def _model(session: _Session) -> ModelFile:
     state = session.state
     about = {**session.about, "step": state.step, "images_seen": state.images_seen, "metrics": state.validation}
-    return prior_file(state.average, session.codec, about)
+    return prior_file(state.average, session.codec, about, session.conditions)
 
 
 def _save(session: _Session, *, best: bool = False) -> None:

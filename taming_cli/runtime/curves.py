@@ -39,6 +39,8 @@ GROUPS: Mapping[str, Sequence[Curves]] = {
     "Reconstruction": (
         _curves("PSNR", "dB", validation="psnr", note="higher is better"),
         _curves("L1", "of 2", "l1", "l1", note="lower is better"),
+        _curves("Right labels", "%", validation="accuracy", low=0, high=100),
+        _curves("Cross-entropy", "nats/pixel", "cross_entropy", "cross_entropy", note="lower is better"),
         _curves("Perceptual distance", "distance", "perceptual", "perceptual", note="lower is better"),
     ),
     "Codebook": (
@@ -62,7 +64,7 @@ GROUPS: Mapping[str, Sequence[Curves]] = {
         _curves("Speed", "images/s", "images_per_second", low=0),
     ),
 }
-SHARES = ("codes_used",)
+SHARES = ("codes_used", "accuracy")
 """Figures between 0 and 1 that are shown in percent."""
 COUNTS = ("count", "windows")
 """Figures that say how much was looked at: for tables, not for curves."""

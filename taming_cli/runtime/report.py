@@ -33,6 +33,8 @@ FIGURES: Mapping[str, tuple[str, str]] = {
     "val_nats_per_token": ("Negative log-likelihood", "nats/token"),
     "bits_per_dim": ("The same, of the codes only", "bits/dim"),
     "psnr": ("PSNR", "dB"),
+    "accuracy": ("Right labels", "%"),
+    "cross_entropy": ("Cross-entropy", "nats/pixel"),
     "perceptual": ("Perceptual distance", "distance"),
     "codes_used": ("Codes in use", "%"),
     "codebook_perplexity": ("Codebook perplexity", "codes"),
@@ -40,7 +42,7 @@ FIGURES: Mapping[str, tuple[str, str]] = {
     "count": ("Held-out pictures", "pictures"),
     "windows": ("Held-out windows", "windows"),
 }
-HEADLINE = ("val_nats_per_token", "bits_per_dim", "psnr", "perceptual", "codes_used", "codebook_perplexity")
+HEADLINE = ("val_nats_per_token", "bits_per_dim", "psnr", "accuracy", "perceptual", "codes_used", "codebook_perplexity")
 
 
 def write_report(folder: Path) -> Path:

@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -169,10 +169,12 @@ def absolute(path: str | None) -> str | None:
     return str(Path(path).resolve()) if path else path
 
 
-def newest(command: str, file: str, root: Path = Path("runs")) -> Path | None:
-    """The most recently written `checkpoints/<file>` among the runs of `command`, or None."""
-    found = list((root / command).glob(f"*/checkpoints/{file}"))
-    return max(found, key=lambda path: path.stat().st_mtime_ns) if found else None
+def newest(
+    command: str, file: str, root: Path = Path("runs"), suitable: Callable[[Path], bool] = lambda path: True
+) -> Path | None:
+    """The most recently written `checkpoints/<file>` among the runs of `command` that is suitable, or None."""
+    found = sorted((root / command).glob(f"*/checkpoints/{file}"), key=lambda path: -path.stat().st_mtime_ns)
+    return next(filter(suitable, found), None)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -223,7 +225,8 @@ def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], gr
             f"{folder} was made from {' '.join(old['inputs'])}; give the same inputs to go on, or another --name"
         )
     for name, config in groups.items():
-        before, after = old["config"].get(name, {}), new["config"][name]
+        usual = to_dict(type(config)())  # what a setting was before there was a name for it
+        before, after = {**usual, **old["config"].get(name, {})}, new["config"][name]
         live = {field.name for field in dataclasses.fields(config) if field.metadata.get("live")}
         changed = [key for key in after if key not in live and before.get(key) != after[key]]
         if changed:

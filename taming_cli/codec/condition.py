@@ -1,0 +1,222 @@
+"""From a condition's map to codes on the picture's grid: by a codec of such maps, or by a rule.
+
+An encoder knows what the files of its kind hold, how a map is cut with the crop of its picture, and how such cuts
+become codes. Training data and sampling go through the same three steps.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from PIL.Image import Image, Resampling
+from torch import Tensor
+
+from taming_cli.codec.locate import content_in, load_codec
+from taming_cli.codec.vqgan import VQGAN, codec_from
+from taming_cli.config.fields import one_of
+from taming_cli.config.kinds import MADE, RULES
+from taming_cli.config.size import Size
+from taming_cli.data.conditions.pairs import partners
+from taming_cli.data.conditions.rules import LOWRES_CODES, coords, lowres
+from taming_cli.data.contents import Content, Pictures, content_of
+from taming_cli.data.images import Crop, apply, tensor
+from taming_cli.data.sources import Item
+from taming_cli.data.tokens import RULE, ConditionHeader
+from taming_cli.errors import BadImageError, UsageError
+from taming_cli.runtime.checkpoint import ModelFile
+
+COORDS_LEVELS = 1024
+"""Steps of the raster scalar in priors trained here; its codes are 0 to this."""
+
+
+class Encoder(ABC):
+    """One kind of condition. A `map` is what its files hold, read; of what is made of the picture, the picture."""
+
+    kind: str
+    reads: Content | None
+    """What its files hold; None where it needs none."""
+
+    @property
+    @abstractmethod
+    def header(self) -> ConditionHeader:
+        """What made the codes, and how many there are."""
+
+    @abstractmethod
+    def cut(self, image: Image | None, crop: Crop, source: Size, grid: Size) -> Tensor:
+        """The part of a map of size `source` that lies under a picture's `crop`, for `grid` cells: small, on the
+        CPU."""
+
+    @abstractmethod
+    def encode(self, cuts: Tensor) -> Tensor:
+        """n cuts (n, ...) -> codes (n, h, w) int64, on the CPU."""
+
+
+@dataclass(frozen=True)
+class MapCodec(Encoder):
+    """Maps through a codec. Its f may be another than the picture's: maps are scaled so that the grids agree."""
+
+    kind: str
+    reads: Content
+    codec: VQGAN
+    path: str = ""
+
+    @property
+    def header(self) -> ConditionHeader:  # noqa: D102 - as of Encoder
+        return ConditionHeader(
+            codec_sha256=self.codec.sha256(), codebook_size=self.codec.config.codebook_size, codec_path=self.path
+        )
+
+    def cut(self, image: Image | None, crop: Crop, source: Size, grid: Size) -> Tensor:  # noqa: D102
+        assert image is not None
+        f = self.codec.config.downsample_factor
+        out = Size(grid.width * f, grid.height * f)
+        return self.reads.tensor(apply(image, crop._replace(out=out), self.reads.resample))
+
+    def encode(self, cuts: Tensor) -> Tensor:  # noqa: D102
+        x = self.reads.to_input(cuts.to(self.codec.quant_conv.weight.device))
+        return self.codec.encode(x.contiguous(memory_format=torch.channels_last)).cpu()
+
+    def to(self, device: torch.device) -> "MapCodec":
+        """The same with its codec on `device`."""
+        return replace(self, codec=self.codec.to(device).to(memory_format=torch.channels_last))
+
+
+@dataclass(frozen=True)
+class Lowres(Encoder):
+    """The mean colour of each cell: what is left of the picture at 1/f of its size."""
+
+    kind: str = "lowres"
+    reads: Content = field(default_factory=Pictures)
+
+    @property
+    def header(self) -> ConditionHeader:  # noqa: D102
+        return ConditionHeader(codec_sha256=f"{RULE}lowres", codebook_size=LOWRES_CODES)
+
+    def cut(self, image: Image | None, crop: Crop, source: Size, grid: Size) -> Tensor:  # noqa: D102
+        assert image is not None
+        return tensor(apply(image, crop._replace(out=grid), Resampling.BOX))
+
+    def encode(self, cuts: Tensor) -> Tensor:  # noqa: D102
+        return lowres(cuts, Size(cuts.shape[3], cuts.shape[2]))
+
+
+@dataclass(frozen=True)
+class Coords(Encoder):
+    """Where a cell lies in its picture, as the published raster scalar."""
+
+    levels: int = COORDS_LEVELS
+    kind: str = "coords"
+    reads: None = None
+
+    @property
+    def header(self) -> ConditionHeader:  # noqa: D102
+        return ConditionHeader(codec_sha256=f"{RULE}coords", codebook_size=self.levels + 1)
+
+    def cut(self, image: Image | None, crop: Crop, source: Size, grid: Size) -> Tensor:  # noqa: D102
+        return coords(crop, source, grid, self.levels)
+
+    def encode(self, cuts: Tensor) -> Tensor:  # noqa: D102
+        return cuts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """An encoder and where its maps are: by the names of their pictures, or None where they are made of these."""
+
+    encoder: Encoder
+    folder: Path | None = None
+    maps: Mapping[str, Item] | None = None
+
+    def cuts(self, item: Item, picture: Image, crops: Sequence[Crop], grid: Size) -> Tensor:
+        """What the encoder makes codes of, one for each crop of a picture: (V, ...).
+
+        BadImageError where the picture has no map, or one that cannot be read; UsageError where its size is another.
+        """
+        image = picture
+        if self.maps is not None:
+            if item.name not in self.maps:
+                raise BadImageError(f"{item.name}: no {self.encoder.kind} map of that name in {self.folder}")
+            image = self._read(self.maps[item.name], item, Size(*picture.size))
+        size = Size(*image.size)
+        return torch.stack([self.encoder.cut(image, crop, size, grid) for crop in crops])
+
+    def _read(self, found: Item, item: Item, size: Size) -> Image:
+        assert self.encoder.reads is not None
+        try:
+            image = self.encoder.reads.read(found.read(), found.name, beside=size)
+        except BadImageError as error:
+            raise BadImageError(f"{item.name}: its {self.encoder.kind} map: {error}") from error
+        if Size(*image.size) != size:
+            raise UsageError(
+                f"{_where(found)} is {Size(*image.size)}, but its picture {_where(item)} is {size}; make them one size"
+            )
+        return image
+
+
+def encoders(model: ModelFile, codec: VQGAN, where: str) -> dict[str, Encoder]:
+    """The encoders of a prior's grid conditions, out of its model file; `codec` is its codec of pictures."""
+    found: dict[str, Encoder] = {}
+    for spec in model.config["prior"]["conditions"]:
+        if spec["form"] != "grid":
+            continue
+        kind, networks = spec["kind"], model.config.get("conditions", {})
+        if kind in networks:
+            mine = any(name.startswith(f"condition.{kind}.") for name in model.tensors)
+            network = codec_from(model, where, part=f"condition.{kind}") if mine else codec
+            said = model.about.get("conditions", {}).get(kind, {"content": kind})
+            found[kind] = MapCodec(kind, content_of(said, network.config.in_channels), network)
+        else:
+            found[kind] = _rule(kind, spec["vocabulary"])
+    return found
+
+
+def conditions(asked: Mapping[str, Path | None], codecs: Sequence[Path], items: Sequence[Item]) -> list[Condition]:
+    """The conditions that `tokenize` is asked for: kinds with the folder of their maps, None for what the picture
+    gives; and the files of their codecs, each of which knows its kind. UsageError where these do not fit together."""
+    networks: dict[str, MapCodec] = {}
+    for path in codecs:
+        network, model = load_codec(path)
+        reads = content_in(model)
+        if reads.kind == "image":
+            raise UsageError(f"{path} is a codec of pictures; --cond-ckpt takes those of condition maps")
+        if reads.kind in networks:
+            raise UsageError(f"{path} and {networks[reads.kind].path} are both codecs of {reads.kind}; give one")
+        networks[reads.kind] = MapCodec(reads.kind, reads, network, str(path.resolve()))
+    found = []
+    for kind, maps in asked.items():
+        encoder = _rule(kind) if kind in RULES else networks.pop(kind, None)
+        if encoder is None:
+            raise UsageError(
+                f"condition {kind!r} needs a codec: train one with --kind {kind}, and name it: --cond-ckpt"
+            )
+        if maps is None and kind not in MADE:
+            raise UsageError(
+                f"condition {kind!r} cannot be made of a picture; name the folder of its maps: {kind}=FOLDER"
+            )
+        if maps is not None and encoder.reads is None:
+            raise UsageError(f"condition {kind!r} follows from the picture's shape; leave {maps} out")
+        pairs = None
+        if maps is not None:
+            assert encoder.reads is not None
+            pairs = partners(items, maps, encoder.reads.extensions).found
+        found.append(Condition(encoder=encoder, folder=maps, maps=pairs))
+    if networks:
+        kind = next(iter(networks))
+        raise UsageError(
+            f"{networks[kind].path} is a codec of {kind}, which is not asked for; add --cond {kind}=FOLDER"
+        )
+    return found
+
+
+def _rule(kind: str, vocabulary: int = 0) -> Encoder:
+    if kind == "lowres":
+        return Lowres()
+    if kind == "coords":
+        return Coords(vocabulary - 1 if vocabulary else COORDS_LEVELS)
+    raise UsageError(f"condition {kind!r} has neither codec nor rule; {one_of(RULES, kind)}")
+
+
+def _where(item: Item) -> str:
+    return f"{item.path}" if item.member is None else f"{item.path}:{item.member}"

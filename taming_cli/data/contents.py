@@ -1,0 +1,250 @@
+"""What files hold, pictures or the maps of a condition, and their way to a codec's input and back to something to see.
+
+A content reads a file into a Pillow image, which is cut and scaled like any other; makes a tensor of that, small enough
+to be kept and sent about; makes a codec's input of a batch of those; and paints a codec's output.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL.Image import Image, Resampling
+from torch import Tensor
+
+from taming_cli.config.kinds import CodecKind
+from taming_cli.config.size import Size
+from taming_cli.data.conditions.depth import read_depth
+from taming_cli.data.conditions.edges import edges, read_edges
+from taming_cli.data.conditions.labels import Colours, paint, read_labels
+from taming_cli.data.conditions.pose import read_pose
+from taming_cli.data.images import EXTENSIONS, read_rgb, tensor, to_float, to_uint8
+from taming_cli.data.sources import Item
+from taming_cli.errors import BadImageError, UsageError
+
+
+class Content(ABC):
+    """One kind of file. Instances are small and can be sent to other processes."""
+
+    kind: ClassVar[CodecKind]
+    categorical: ClassVar[bool] = False
+    """Whether each pixel is one of `channels` labels: one-hot into the codec, logits out of it."""
+
+    extensions: ClassVar[frozenset[str]] = EXTENSIONS
+    resample: ClassVar[Resampling] = Resampling.LANCZOS
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """Channels of a codec's input and output."""
+
+    @abstractmethod
+    def read(self, data: bytes, name: str, *, min_size: Size | None = None, beside: Size | None = None) -> Image:
+        """A file's bytes -> an upright image; `min_size` as for `read_rgb`. BadImageError names the file.
+
+        `beside` is the size of the picture that a map belongs to: key points may not tell theirs.
+        """
+
+    @abstractmethod
+    def tensor(self, image: Image) -> Tensor:
+        """An image, cut and scaled, -> (C, H, W), of whatever type is small."""
+
+    @abstractmethod
+    def to_input(self, values: Tensor) -> Tensor:
+        """A batch of those, (B, C, H, W) -> a codec's input, float32 (B, channels, H, W), about [-1, 1]."""
+
+    @abstractmethod
+    def show(self, x: Tensor) -> Tensor:
+        """A codec's input or output (B, channels, H, W) -> uint8 (B, 3, H, W)."""
+
+    def about(self) -> dict[str, Any]:
+        """What a codec's file says of it; the partner of `content_of`."""
+        return {"content": self.kind}
+
+
+@dataclass(frozen=True)
+class Pictures(Content):
+    """Photographs and the like: uint8 (3, H, W) in sRGB."""
+
+    kind: ClassVar[CodecKind] = "image"
+
+    @property
+    def channels(self) -> int:  # noqa: D102 - as of Content
+        return 3
+
+    def read(self, data: bytes, name: str, *, min_size: Size | None = None, beside: Size | None = None) -> Image:  # noqa: D102
+        return read_rgb(data, name, min_size=min_size)
+
+    def tensor(self, image: Image) -> Tensor:  # noqa: D102
+        return tensor(image)
+
+    def to_input(self, values: Tensor) -> Tensor:  # noqa: D102
+        return to_float(values)
+
+    def show(self, x: Tensor) -> Tensor:  # noqa: D102
+        return to_uint8(x)
+
+
+@dataclass(frozen=True)
+class Poses(Pictures):
+    """Skeletons in OpenPose's colours on black: pictures of them, or key points, which are drawn."""
+
+    kind: ClassVar[CodecKind] = "pose"
+    extensions: ClassVar[frozenset[str]] = EXTENSIONS | {".json"}
+
+    def read(self, data: bytes, name: str, *, min_size: Size | None = None, beside: Size | None = None) -> Image:  # noqa: D102
+        return read_pose(data, name, size=beside)
+
+
+@dataclass(frozen=True)
+class Depth(Content):
+    """Distance or its inverse, each map scaled to [-1, 1] by its own smallest and largest value: float32 (1, H, W)."""
+
+    kind: ClassVar[CodecKind] = "depth"
+    extensions: ClassVar[frozenset[str]] = EXTENSIONS | {".npy"}
+    resample: ClassVar[Resampling] = Resampling.BILINEAR
+
+    @property
+    def channels(self) -> int:  # noqa: D102
+        return 1
+
+    def read(self, data: bytes, name: str, *, min_size: Size | None = None, beside: Size | None = None) -> Image:  # noqa: D102
+        return read_depth(data, name)
+
+    def tensor(self, image: Image) -> Tensor:  # noqa: D102
+        return torch.from_numpy(np.array(image, dtype=np.float32))[None]
+
+    def to_input(self, values: Tensor) -> Tensor:  # noqa: D102
+        return values
+
+    def show(self, x: Tensor) -> Tensor:  # noqa: D102
+        return to_uint8(x).expand(-1, 3, -1, -1)
+
+
+@dataclass(frozen=True, eq=False)  # tables of colours cannot be compared so
+class Segmentation(Content):
+    """Maps of labels 0 to `labels` - 1, int32 (1, H, W); `unlabelled` and `colours` as for `read_labels`."""
+
+    labels: int
+    unlabelled: bool = False
+    colours: Colours | None = None
+
+    kind: ClassVar[CodecKind] = "segmentation"
+    categorical: ClassVar[bool] = True
+    resample: ClassVar[Resampling] = Resampling.NEAREST
+
+    @property
+    def channels(self) -> int:  # noqa: D102
+        return self.labels
+
+    def read(self, data: bytes, name: str, *, min_size: Size | None = None, beside: Size | None = None) -> Image:  # noqa: D102
+        image = read_labels(data, name, colours=self.colours, unlabelled=self.unlabelled)
+        largest = _largest(image)
+        if largest >= self.labels:
+            raise BadImageError(f"{name}: holds label {largest}, but the labels are 0 to {self.labels - 1}")
+        return image
+
+    def tensor(self, image: Image) -> Tensor:  # noqa: D102
+        return torch.from_numpy(np.array(image, dtype=np.int32))[None]
+
+    def to_input(self, values: Tensor) -> Tensor:  # noqa: D102
+        return _one_hot(values, self.labels)
+
+    def show(self, x: Tensor) -> Tensor:  # noqa: D102
+        return paint(x.argmax(1), self.colours)
+
+    def about(self) -> dict[str, Any]:  # noqa: D102
+        said: dict[str, Any] = {"content": self.kind, "unlabelled": self.unlabelled}
+        if self.colours is not None:
+            said["colours"] = {"rgb": np.asarray(self.colours.rgb).tolist(), "names": list(self.colours.names)}
+        return said
+
+
+@dataclass(frozen=True)
+class Edges(Content):
+    """Edge maps, or pictures whose edges are found once they are cut and scaled: uint8 (1, H, W), 0 or 1."""
+
+    kind: ClassVar[CodecKind] = "edges"
+    categorical: ClassVar[bool] = True
+
+    @property
+    def channels(self) -> int:  # noqa: D102
+        return 2
+
+    def read(self, data: bytes, name: str, *, min_size: Size | None = None, beside: Size | None = None) -> Image:  # noqa: D102
+        return read_edges(data, name)
+
+    def tensor(self, image: Image) -> Tensor:  # noqa: D102
+        found = edges(image) if image.mode == "RGB" else image
+        return torch.from_numpy((np.array(found) > EDGE).astype(np.uint8))[None]
+
+    def to_input(self, values: Tensor) -> Tensor:  # noqa: D102
+        return _one_hot(values, 2)
+
+    def show(self, x: Tensor) -> Tensor:  # noqa: D102
+        return (255 * x.argmax(1, keepdim=True)).to(torch.uint8).expand(-1, 3, -1, -1)
+
+
+EDGE = 64
+"""A pixel of a scaled edge map is an edge from this value on: thin lines grow pale where a map is made smaller."""
+
+
+def content(kind: CodecKind, *, labels: int = 0, unlabelled: bool = False, colours: Colours | None = None) -> Content:
+    """The content of that kind. UsageError where only segmentation has what is given."""
+    if kind == "segmentation":
+        return Segmentation(labels, unlabelled, colours)
+    if labels or unlabelled or colours is not None:
+        raise UsageError(f"labels, unlabelled and colours describe segmentation maps, but kind is {kind!r}")
+    others: dict[CodecKind, Content] = {"image": Pictures(), "depth": Depth(), "pose": Poses(), "edges": Edges()}
+    return others[kind]
+
+
+def content_of(about: Mapping[str, Any], channels: int) -> Content:
+    """What a codec takes, by what its file says and by its input's channels."""
+    kind = about.get("content", "image")
+    by_channels: dict[int, Content] = {1: Depth(), 3: Pictures(), 2: Edges() if kind == "edges" else Segmentation(2)}
+    if kind == "pose" and channels == 3:
+        return Poses()
+    if channels in by_channels and kind != "segmentation":
+        return by_channels[channels]
+    said = about.get("colours")
+    colours = Colours(np.array(said["rgb"], dtype=np.uint8), tuple(said["names"])) if said else None
+    return Segmentation(channels, bool(about.get("unlabelled", channels == COCO_STUFF)), colours)
+
+
+COCO_STUFF = 183
+"""Labels of the published COCO-Stuff codecs, which have one for what is unlabelled."""
+
+
+def count_labels(items: Sequence[Item], *, unlabelled: bool, colours: Colours | None) -> int:
+    """How many labels segmentation maps have: those of the table, or one more than the largest that occurs.
+
+    UsageError where no map can be read.
+    """
+    if colours is not None:
+        return len(colours.rgb)
+
+    def largest(item: Item) -> int:
+        try:
+            return _largest(read_labels(item.read(), item.name, unlabelled=unlabelled))
+        except BadImageError:
+            return -1  # whoever uses it will say so
+
+    with ThreadPoolExecutor(8) as readers:
+        found = max(readers.map(largest, items), default=-1)
+    if found < 0:
+        raise UsageError(f"none of the {len(items)} segmentation maps can be read; are they label images?")
+    return max(found + 1, 2)
+
+
+def _largest(image: Image) -> int:
+    return int(np.asarray(image).max())
+
+
+def _one_hot(values: Tensor, labels: int) -> Tensor:
+    """(B, 1, H, W) -> float32 (B, labels, H, W), channels last in memory."""
+    return F.one_hot(values[:, 0].long(), labels).permute(0, 3, 1, 2).float()
