@@ -9,7 +9,7 @@ import math
 import re
 import secrets
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 from PIL.Image import Resampling, Transpose
+from PIL.ImageFile import ImageFile
 from torch import Tensor
 
 from taming_cli.config.size import Size
@@ -62,6 +63,21 @@ def read_rgb(data: bytes, name: str, *, min_size: Size | None = None) -> Image.I
     Raises BadImageError, with `name` in its one line, for what is not a picture, is damaged, or declares more than
     twice `PIL.Image.MAX_IMAGE_PIXELS` pixels.
     """
+    with opened(data, name) as image:
+        if min_size is not None:
+            sideways = _orientation(image) >= 5
+            image.draft(None, (min_size.height, min_size.width) if sideways else (min_size.width, min_size.height))
+        image.load()
+        return upright(image, _to_srgb(image))
+
+
+@contextlib.contextmanager
+def opened(data: bytes, name: str) -> Iterator[ImageFile]:
+    """A file's bytes -> the picture as its format stores it, its pixels not yet loaded; closed at the end.
+
+    Whatever goes wrong within the `with` statement becomes a BadImageError with `name` in its one line: Pillow raises
+    nearly every class there is on damaged data. A BadImageError raised there (without the name) gets the name.
+    """
     if _PILLOW_WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", module=_PILLOW_WARNINGS[3].pattern)
     if not data:
@@ -69,22 +85,22 @@ def read_rgb(data: bytes, name: str, *, min_size: Size | None = None) -> Image.I
     Image.init()
     try:
         with Image.open(BytesIO(data), formats=[each for each in _FORMATS if each in Image.OPEN]) as image:
-            if min_size is not None:
-                sideways = _orientation(image) >= 5
-                image.draft(None, (min_size.height, min_size.width) if sideways else (min_size.width, min_size.height))
-            image.load()
-            rgb = _to_srgb(image)
-            turn = _UPRIGHT.get(_orientation(image))  # asked after loading: Pillow turns TIFF files by itself
-            return rgb if turn is None else rgb.transpose(turn)
+            yield image
     except BadImageError as error:
         raise BadImageError(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
         raise BadImageError(f"{name}: not a picture in a format that can be read, or damaged at its start") from error
     except Image.DecompressionBombError as error:
         raise BadImageError(f"{name}: larger than is safe to decode; scale it down first ({error})") from error
-    except Exception as error:  # Pillow's decoders raise nearly every class there is on damaged data
+    except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadImageError(f"{name}: damaged or unreadable picture ({reason})") from error
+
+
+def upright(image: Image.Image, pixels: Image.Image) -> Image.Image:
+    """`pixels`, made from a picture of a file that is loaded, turned as its EXIF data asks."""
+    turn = _UPRIGHT.get(_orientation(image))  # asked after loading: Pillow turns TIFF files by itself
+    return pixels if turn is None else pixels.transpose(turn)
 
 
 def _orientation(image: Image.Image) -> int:

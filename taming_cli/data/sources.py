@@ -91,8 +91,8 @@ class Split(NamedTuple):
     held: tuple[Item, ...]
 
 
-def list_items(inputs: Sequence[Path]) -> Listing:
-    """Folders (recursively), single files and archives -> their pictures.
+def list_items(inputs: Sequence[Path], *, extensions: frozenset[str] = EXTENSIONS) -> Listing:
+    """Folders (recursively), single files and archives -> their pictures (or other files ending in `extensions`).
 
     Within an input, pictures are sorted by the bytes of their name, so that the order is the same on every file system.
     Hidden files and folders are passed over; links to folders are followed, each folder taken once. A file named as an
@@ -114,14 +114,14 @@ def list_items(inputs: Sequence[Path]) -> Listing:
             items.append(Item(path.name, path))
             single.add(path)
             continue
-        found = _list_folder(path) if path.is_dir() else _list_archive(path)
+        found = _list_folder(path, extensions) if path.is_dir() else _list_archive(path, extensions)
         prefix = path.resolve().name if path.is_dir() else path.name[: -len(archives.suffix(path))]
         items += [replace(item, name=f"{prefix}/{item.name}") for item in found.items] if several else found.items
         ignored += found.ignored
     if not items:
         raise UsageError(
             f"{', '.join(map(str, inputs)) or 'no input'}: no pictures found ({ignored} other files); looked for files "
-            f"ending in {' '.join(sorted(EXTENSIONS))} (an archive inside a folder has to be given by its own name)"
+            f"ending in {' '.join(sorted(extensions))} (an archive inside a folder has to be given by its own name)"
         )
     taken = Counter(item.name for item in items)
     items = [
@@ -222,8 +222,8 @@ def _content_key(item: Item) -> int | None:
         return None
 
 
-def _is_picture(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in EXTENSIONS
+def _is_wanted(name: str, extensions: frozenset[str]) -> bool:
+    return PurePosixPath(name).suffix.lower() in extensions
 
 
 def _name_bytes(named: Item | os.DirEntry[str]) -> bytes:
@@ -237,7 +237,7 @@ def _first_folders(names: Sequence[str]) -> list[str | None]:
     return [parts[depth] if len(parts) > depth else None for parts in folders]
 
 
-def _list_folder(root: Path) -> Listing:
+def _list_folder(root: Path, extensions: frozenset[str]) -> Listing:
     """Every picture below `root`. Links to folders are followed last, so that a folder keeps its own name."""
     items: list[Item] = []
     ignored = 0
@@ -259,20 +259,21 @@ def _list_folder(root: Path) -> Listing:
             broken_link = entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110 - Path.exists may raise
             if not broken_link and entry.is_dir():
                 (links if entry.is_symlink() else folders).append(f"{name}/")
-            elif _is_picture(name) and (broken_link or entry.is_file()):  # the former is reported when it is read
+            elif _is_wanted(name, extensions) and (broken_link or entry.is_file()):
+                # The former is reported when it is read.
                 items.append(Item(name, root / name, label=name.split("/")[0] if "/" in name else None))
             else:  # pipes and devices too: reading one may wait for ever
                 ignored += 1
     return Listing(tuple(sorted(items, key=_name_bytes)), ignored)
 
 
-def _list_archive(path: Path) -> Listing:
+def _list_archive(path: Path, extensions: frozenset[str]) -> Listing:
     """Every picture in an archive, sorted by name. Of members with the same name the last counts, as when unpacking."""
     members = archives.members(path)
     # WebDataset: a sample's key is its path up to the first dot of the file name, the field is what follows.
     keys = {name: name[: len(name) - len(PurePosixPath(name).name.partition(".")[2])] for name in members}
     classes = {keys[name]: member.text for name, member in members.items() if member.text is not None}
-    names = sorted(filter(_is_picture, members), key=os.fsencode)
+    names = sorted((name for name in members if _is_wanted(name, extensions)), key=os.fsencode)
     plain = {keys[name] for name in names if "." not in name[len(keys[name]) :]}
     if any(name[len(keys[name]) :] in ("cls", "json", "txt") and keys[name] in plain for name in members):
         names = [name for name in names if keys[name] not in plain or "." not in name[len(keys[name]) :]]

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from taming_cli.data.conditions.pose import Keypoints, paint_skeletons
 from taming_cli.data.scenes import figure, landscape, skeleton
-from taming_cli.data.scenes.canvas import LABEL, Bytes, Dice, Floats, Keypoints, Layers, ink, mix
+from taming_cli.data.scenes.canvas import LABEL, Bytes, Dice, Floats, Layers, ink, mix
 from taming_cli.data.scenes.drawing import Brush
 from taming_cli.data.scenes.sky import Light
 
@@ -53,9 +54,7 @@ def paint(seed: int, label: str, width: int, height: int) -> Peopled:
         person = figure.paint(brush, wears, bent, foot, size=tall, distance=distance, first_part=1 + 20 * index)
         drawn.append((person, tall))
     joints = [figure.keypoints(person, brush) for person, _ in drawn]
-    return Peopled(
-        layers, skeleton.paint_skeletons(joints, width, height, [tall * height for _, tall in drawn]), joints
-    )
+    return Peopled(layers, paint_skeletons(joints, width, height, [tall * height for _, tall in drawn]), joints)
 
 
 def _outdoors(seed: int, somewhere: str, width: int, height: int) -> landscape.Painted:

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from taming_cli.data.conditions.pose import Keypoints
+
 Floats = NDArray[Any]  # float32; numpy's stubs lose the precision in arithmetic with Python's numbers
 Bytes = NDArray[np.uint8]
-Keypoints = list[tuple[float, float, float]]
 T = TypeVar("T")
 
 # One row per label: its name and its colour in PALETTE.

@@ -4,8 +4,9 @@ from typing import Literal
 
 import numpy as np
 
+from taming_cli.data.conditions.pose import Keypoints
 from taming_cli.data.scenes import backdrop, landscape
-from taming_cli.data.scenes.canvas import CLASSES, FIGURES, LANDSCAPES, Bytes, Dice, Keypoints, Layers, Scene, to_bytes
+from taming_cli.data.scenes.canvas import CLASSES, FIGURES, LANDSCAPES, Bytes, Dice, Layers, Scene, to_bytes
 from taming_cli.errors import UsageError
 
 Kind = Literal["landscape", "figure"]

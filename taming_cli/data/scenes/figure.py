@@ -5,9 +5,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from taming_cli.data.scenes.canvas import Dice, Floats, Keypoints, ink
+from taming_cli.data.conditions.pose import JOINTS, Keypoints
+from taming_cli.data.scenes.canvas import Dice, Floats, ink
 from taming_cli.data.scenes.drawing import Brush, Patch, Point
-from taming_cli.data.scenes.skeleton import JOINTS, Pose, skeleton
+from taming_cli.data.scenes.skeleton import Pose, skeleton
 
 _SKINS = ("#f2c9a5", "#e0a97e", "#c68a5e", "#9a623f", "#6e432c", "#ffd9bd")
 

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from taming_cli.config.size import Size
-from taming_cli.data.scenes.canvas import FIGURES, LABELS, PALETTE, Bytes, Floats, Keypoints, Scene
+from taming_cli.data.conditions.pose import JOINTS, Keypoints
+from taming_cli.data.scenes.canvas import FIGURES, LABELS, PALETTE, Bytes, Floats, Scene
 from taming_cli.data.scenes.draw import Kind, check, label_of, scene
-from taming_cli.data.scenes.skeleton import JOINTS
 from taming_cli.errors import UsageError
 
 _RECORD = "scenes.json"

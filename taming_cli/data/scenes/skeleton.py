@@ -1,32 +1,11 @@
-"""The skeleton of a person: bent into a pose in space, and drawn in OpenPose's colours."""
+"""The skeleton of a person, bent into a pose in space."""
 
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from taming_cli.data.scenes.canvas import Bytes, Dice, Floats, Keypoints
-from taming_cli.data.scenes.drawing import Point
-
-# COCO's 17 joints, in its order.
-JOINTS: tuple[str, ...] = (
-    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
-    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
-    "right_ankle",
-)  # fmt: skip
-
-
-# OpenPose's limbs, with its colours; "neck" is the middle of the shoulders.
-_LIMBS: tuple[tuple[str, str, str], ...] = (
-    ("neck", "right_shoulder", "#ff0000"), ("neck", "left_shoulder", "#ff5500"),
-    ("right_shoulder", "right_elbow", "#ffaa00"), ("right_elbow", "right_wrist", "#ffff00"),
-    ("left_shoulder", "left_elbow", "#aaff00"), ("left_elbow", "left_wrist", "#55ff00"),
-    ("neck", "right_hip", "#00ff00"), ("right_hip", "right_knee", "#00ff55"), ("right_knee", "right_ankle", "#00ffaa"),
-    ("neck", "left_hip", "#00ffff"), ("left_hip", "left_knee", "#00aaff"), ("left_knee", "left_ankle", "#0055ff"),
-    ("neck", "nose", "#0000ff"), ("nose", "right_eye", "#5500ff"), ("right_eye", "right_ear", "#aa00ff"),
-    ("nose", "left_eye", "#ff00ff"), ("left_eye", "left_ear", "#ff00aa"),
-)  # fmt: skip
-
+from taming_cli.data.scenes.canvas import Dice
 
 # Lengths in body heights.
 _SHOULDER, _HIP, _TORSO = 0.1, 0.058, 0.285
@@ -154,34 +133,3 @@ def skeleton(bent: Pose) -> dict[str, NDArray[np.float64]]:
     floor = min(float(at[f"{side}_{part}"][1]) for side in ("left", "right") for part in ("heel", "toe")) - 0.018
     shift = np.array([0.0, bent.lift - floor, 0.0])
     return {name: place + shift for name, place in at.items()}
-
-
-def paint_skeletons(figures: list[Keypoints], width: int, height: int, sizes: list[float]) -> Bytes:
-    """Joints and limbs in OpenPose's colours on black, uint8 (H, W, 3); `sizes` are the figures' heights in pixels."""
-    picture = np.zeros((height, width, 3), np.float32)
-    for joints, size in zip(figures, sizes, strict=True):
-        places = {name: joint[:2] for name, joint in zip(JOINTS, joints, strict=True) if joint[2] > 0}
-        if {"left_shoulder", "right_shoulder"} <= places.keys():
-            a, b = places["left_shoulder"], places["right_shoulder"]
-            places["neck"] = ((a[0] + b[0]) / 2, (a[1] + b[1]) / 2)
-        for start, end, colour in _LIMBS:
-            if start in places and end in places:
-                _stroke(picture, places[start], places[end], max(0.6, 0.011 * size), colour)
-        for _, end, colour in _LIMBS:
-            if end in places:
-                _stroke(picture, places[end], places[end], max(0.8, 0.015 * size), colour)
-    return np.asarray(np.floor(picture + 0.5), np.uint8)
-
-
-def _stroke(picture: Floats, a: Point, b: Point, radius: float, colour: str) -> None:
-    reach = radius + 1
-    rows = slice(max(0, int(min(a[1], b[1]) - reach)), int(max(a[1], b[1]) + reach) + 1)
-    columns = slice(max(0, int(min(a[0], b[0]) - reach)), int(max(a[0], b[0]) + reach) + 1)
-    part = picture[rows, columns]
-    y = (np.arange(rows.start, rows.start + part.shape[0]) + 0.5 - a[1])[:, None]
-    x = (np.arange(columns.start, columns.start + part.shape[1]) + 0.5 - a[0])[None, :]
-    dx, dy = b[0] - a[0], b[1] - a[1]
-    along = np.clip((x * dx + y * dy) / max(dx * dx + dy * dy, 1e-9), 0, 1)
-    cover = np.clip(radius - np.sqrt((x - along * dx) ** 2 + (y - along * dy) ** 2) + 0.5, 0, 1)[..., None]
-    paint_colour = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], np.float32)
-    part += ((paint_colour - part) * cover).astype(np.float32)

@@ -1,0 +1,92 @@
+"""Depth maps: a number for each pixel, of whatever unit, scaled by the map's own minimum and maximum to [-1, 1]."""
+
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from taming_cli.data.images import opened, upright
+from taming_cli.errors import BadImageError
+
+Floats = NDArray[np.float64]
+
+_NPY = b"\x93NUMPY"
+_LARGEST = 1e15
+"""Of numbers that are found in a picture's four channels, and its inverse the smallest besides 0."""
+
+
+def read_depth(data: bytes, name: str) -> Image.Image:
+    """A depth map's bytes -> mode F, its smallest value at -1, its largest at 1, upright; a constant map is 0.
+
+    Read are grey pictures of any depth (16-bit and 8-bit PNG, floating-point TIFF), arrays in numpy's .npy format of
+    shape (H, W), (1, H, W) or (H, W, 1), and PNGs whose four channels R, G, B, A are the bytes of a little-endian
+    float32, as the authors of the paper published them.
+
+    Raises BadImageError for what is none of these, is damaged, or holds values that are infinite or not a number.
+    """
+    with np.errstate(all="ignore"):  # what is not a number, or too large for float64, is found by `_scaled`
+        if data.startswith(_NPY):
+            try:
+                return Image.fromarray(_scaled(_array(data)))
+            except BadImageError as error:
+                raise BadImageError(f"{name}: {error}") from error
+        with opened(data, name) as image:
+            image.load()
+            return upright(image, Image.fromarray(_scaled(_values(image))))
+
+
+def _scaled(values: Floats) -> NDArray[np.float32]:
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite(high - low):  # a minimum of anything that is not a number is not one
+        raise BadImageError("holds values that are infinite or not a number; fill them in first")
+    if high == low:
+        return np.zeros(values.shape, np.float32)
+    return ((values - low) / (high - low) * 2 - 1).astype(np.float32)
+
+
+def _array(data: bytes) -> Floats:
+    """An array in .npy format, its sides checked against the file's length before anything is made of them."""
+    stream = BytesIO(data)
+    try:
+        first = np.lib.format.read_magic(stream) == (1, 0)  # later versions are for long headers
+        read_header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+        shape, by_columns, kind = read_header(stream)
+    except Exception as error:  # the header is Python's own syntax, and fails in Python's many ways
+        raise BadImageError(f"damaged .npy file ({' '.join(str(error).split())})") from error
+    if kind.kind not in "fiub":
+        raise BadImageError(f"an array of {kind}, where floating-point numbers or integers are expected")
+    if not (len(shape) == 2 or (len(shape) == 3 and 1 in (shape[0], shape[2]))) or min(shape) < 1:
+        raise BadImageError(f"an array of shape {shape}; a depth map is (H, W), (1, H, W) or (H, W, 1)")
+    count = int(np.prod(shape, dtype=object))
+    if len(data) - stream.tell() < count * kind.itemsize:
+        raise BadImageError(f"the .npy file ends before its {count} values do")
+    values = np.frombuffer(data, kind, count, stream.tell()).reshape(shape, order="F" if by_columns else "C")
+    if len(shape) == 3:
+        values = values[0] if shape[0] == 1 else values[..., 0]
+    return values.astype(np.float64)
+
+
+def _values(image: Image.Image) -> Floats:
+    """The numbers of a loaded picture, (H, W)."""
+    if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.float64)
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    if image.mode not in ("RGB", "RGBA", "LA"):
+        raise BadImageError(f"a picture of mode {image.mode}; a depth map is grey, or an array in a .npy file")
+    pixels = np.asarray(image.convert("RGBA"))
+    grey = (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all()
+    if grey and (pixels[..., 3] == 255).all():
+        return pixels[..., 0].astype(np.float64)
+    if image.mode == "RGBA" and image.format == "PNG":
+        # Are these pixels, or the bytes of numbers? A is the byte with the sign and the upper bits of the exponent. An
+        # opaque pixel's 255 would make a number beyond 1e38 or none at all, a clear pixel's 0 one below 1e-37. So a
+        # picture passes for numbers only if its every pixel is nearly clear, A from 38 to 88 (or from 166 to 216).
+        numbers = np.ascontiguousarray(pixels).view("<f4")[..., 0].astype(np.float64)
+        size = np.abs(numbers[numbers != 0])
+        if size.size and ((size >= 1 / _LARGEST) & (size <= _LARGEST)).all():
+            return numbers
+    if grey:
+        raise BadImageError("is transparent in places, which have no depth; fill them in first")
+    raise BadImageError("a picture in colour; a depth map is grey, or holds a float32 in the four bytes R, G, B, A")
