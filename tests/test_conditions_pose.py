@@ -14,7 +14,7 @@ from taming_cli.data.scenes import scene, write
 from taming_cli.errors import BadImageError
 
 # Somebody who stands, arms out: COCO's joint -> x, y.
-PLACES = {
+PLACES: dict[str, tuple[float, float]] = {
     "nose": (100, 30), "left_eye": (104, 26), "right_eye": (96, 26), "left_ear": (109, 28), "right_ear": (91, 28),
     "left_shoulder": (120, 50), "right_shoulder": (80, 50), "left_elbow": (145, 60), "right_elbow": (55, 60),
     "left_wrist": (170, 45), "right_wrist": (30, 45), "left_hip": (112, 105), "right_hip": (88, 105),
@@ -32,11 +32,11 @@ BODY_18 = (
 BODY_25 = (*BODY_18[:8], "mid_hip", *BODY_18[8:], "a", "b", "c", "d", "e", "f")
 
 
-def coco(figure=FIGURE) -> dict:
+def coco(figure=FIGURE):
     return {"category_id": 1, "image_id": 7, "keypoints": [number for joint in figure for number in joint]}
 
 
-def open_pose(body, missing=()) -> dict:
+def open_pose(body, missing=()):
     places = PLACES | {"neck": (100, 50), "mid_hip": (100, 105)}
     numbers = []
     for joint in body:
@@ -171,7 +171,7 @@ def test_a_rendered_skeleton_is_read_like_any_picture():
     assert (read(stream.getvalue(), size=Size(3, 3)) == DRAWN).all()
 
 
-def changed(**more) -> dict:
+def changed(**more):
     return {"width": 200, "height": 190, "annotations": [coco() | more]}
 
 
