@@ -18,7 +18,7 @@ from torch import Tensor
 from taming_cli.data.images import opened, upright
 from taming_cli.errors import BadImageError, UsageError
 
-_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
+_FORMATS = ("PNG", "TIFF", "BMP")  # not GIF: its writers put palettes, and with them the indices, into another order
 _LARGEST = 65535
 
 # Grey pictures of less than a byte a pixel, as Pillow names their storage -> what it multiplies their values with.
@@ -113,7 +113,7 @@ def paint(labels: Tensor, colours: Colours | None = None) -> Tensor:
     """Integers (..., H, W) -> uint8 (..., 3, H, W), for looking at them.
 
     Labels that the table lacks, and all without one, get a colour that is a fixed function of the label: dark grey for
-    0, then hues that are a golden section of the circle apart, in three strengths.
+    0, then hues that are a golden section of the circle apart, of changing strength and brightness.
     """
     assert not labels.is_floating_point()
     assert not labels.numel() or int(labels.min()) >= 0
@@ -129,8 +129,9 @@ def _palette(count: int) -> NDArray[np.uint8]:
     """Colours of the labels 0 to count - 1, uint8 (count, 3)."""
     number = np.arange(count)
     hue = number * ((5**0.5 - 1) / 2) % 1 * 6
-    saturation = np.array([0.85, 0.5, 1.0])[number // 3 % 3]
-    value = np.array([1.0, 0.85, 0.6])[number % 3]
+    # Hues nearly come back after 21, 34, 55, 89 and 144 labels, none of which is a multiple of these cycles' 20.
+    saturation = np.array([0.8, 0.9, 0.6, 1.0, 0.4])[number % 5]
+    value = np.array([0.5, 0.7, 0.85, 1.0])[number % 4]
     sector = (np.array([5, 3, 1]) + hue[:, None]) % 6  # HSV to RGB, without cases (Smith, 1978, in its closed form)
     strength = np.clip(np.minimum(sector, 4 - sector), 0, 1)
     rgb = value[:, None] * (1 - saturation[:, None] * strength)

@@ -165,7 +165,7 @@ def _parse(content: Any) -> _Found:
     else:
         annotations, about = [content], content
     pictures = _listed(about, "images") if "images" in about else []
-    of = {str(each.get("image_id")) for each in annotations if isinstance(each, dict)}
+    of = {str(each["image_id"]) for each in annotations if isinstance(each, dict) and "image_id" in each}
     if len(pictures) > 1 or len(of) > 1:
         count = max(len(pictures), len(of))
         raise BadImageError(f"keypoints of {count} pictures; split the file into one for each, named like the picture")
