@@ -63,12 +63,7 @@ class Canvas:
         """
         conditions = {kind: codes.to(device) for kind, codes in conditions.items()}
         check_conditions(config, conditions, samples, size)
-        planned = plan(*size, (config.window.height, config.window.width), stride)
-        if config.order != "raster" and size != (config.window.height, config.window.width):
-            raise UsageError(
-                f"this prior goes through its cells in the order {config.order!r}, so it makes pictures of "
-                f"{config.window} cells alone; leave --size out"
-            )
+        planned = plan_for(config, size, stride)
         for spec in config.conditions:
             if spec.form == "grid" and spec.kind in conditions:
                 conditions[spec.kind] = repeat_edge(conditions[spec.kind], planned)
@@ -77,7 +72,7 @@ class Canvas:
 
     def by_place(self, picture: Tensor) -> Tensor:
         """Values of the picture's cells (n, h, w), arranged as this canvas's are."""
-        return picture if self.config.order == "raster" else in_order(self.config, picture).view(picture.shape)
+        return in_order(self.config, picture).view(picture.shape)
 
     def by_cell(self, canvas: Tensor) -> Tensor:
         """The inverse: values on the canvas (n, padded_height, padded_width), cropped to the picture, (n, h, w)."""
@@ -113,6 +108,18 @@ class Canvas:
 
     def _tensor(self, values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.codes.device)
+
+
+def plan_for(config: PriorConfig, size: tuple[int, int], stride: int) -> Plan:
+    """The plan by which a prior goes through a latent of `size` (rows, columns). UsageError for a stride that does not
+    divide, and for another size than the window's where the order is not raster."""
+    window = (config.window.height, config.window.width)
+    if config.order != "raster" and size != window:
+        raise UsageError(
+            f"this prior goes through its cells in the order {config.order!r}, so it makes pictures of "
+            f"{config.window} cells alone; leave --size out"
+        )
+    return plan(*size, window, stride)
 
 
 def repeat_edge(codes: Tensor, planned: Plan) -> Tensor:

@@ -42,14 +42,15 @@ def generate(
     stride: int = 1,
     batch_size: int = 16,
     given: Given | None = None,
+    attempts: Sequence[int] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Draw the samples numbered `samples`: codes (n, h, w), int64, on the prior's device. `size` is (h, w) in cells.
 
     `conditions` holds for each kind codes for each sample, (n, length) or (n, h, w) on the samples' grid; a kind left
-    out, or `NOT_GIVEN`, is "none". At most `batch_size` windows are computed at once (twice as many rows with
-    guidance). `on_progress(done, total)` counts cells. Raises UsageError where conditions, stride or guidance do not
-    fit the prior.
+    out, or `NOT_GIVEN`, is "none". `attempts`, one number for each sample and 0 by default, draws a sample anew with
+    other noise. At most `batch_size` windows are computed at once (twice as many rows with guidance).
+    `on_progress(done, total)` counts cells. Raises UsageError where conditions, stride or guidance do not fit.
     """
     assert not gpt.training
     config = gpt.config
@@ -66,7 +67,7 @@ def generate(
         raise UsageError(
             f"guidance is {decoding.guidance:g}, but this prior was not trained without its condition; use 1"
         )
-    sampler = _Sampler(gpt, canvas, samples=samples, seed=seed, decoding=decoding, given=given)
+    sampler = _Sampler(gpt, canvas, samples=samples, attempts=attempts, seed=seed, decoding=decoding, given=given)
     waves = sampler.unknown_parts()
     total, done = len(samples) * sum(run.length for wave in waves for run in wave), 0
     rows = min(batch_size, len(samples) * max((len(wave) for wave in waves), default=0)) * (1 + guided)
@@ -91,6 +92,7 @@ class _Sampler:
         canvas: Canvas,
         *,
         samples: Sequence[int],
+        attempts: Sequence[int] | None,
         seed: int,
         decoding: DecodingConfig,
         given: Given | None,
@@ -98,6 +100,7 @@ class _Sampler:
         self.gpt, self.canvas, self.seed, self.decoding = gpt, canvas, seed, decoding
         device, planned = canvas.codes.device, canvas.plan
         self.numbers = torch.tensor(samples, dtype=torch.int64, device=device)
+        self.attempts = torch.tensor(attempts or [0] * len(samples), dtype=torch.int64, device=device)
         self.keep = torch.zeros_like(canvas.codes[0], dtype=torch.bool)
         self.some_given = given is not None
         if given is not None:
@@ -134,7 +137,8 @@ class _Sampler:
                 ahead = slice(step, step + block)
                 at = self.canvas.raster(cells[:active, ahead])
                 places = cell(at // columns, at % columns)
-                noise = gumbel(self.seed, self.numbers[sample[:active], None], places, codebook_size)  # (B, block, K)
+                number, attempt = (of[sample[:active], None] for of in (self.numbers, self.attempts))
+                noise = gumbel(self.seed, number, places, codebook_size, attempt=attempt)  # (B, block, K)
             token = choose(logits, None if greedy else noise[:active, step % block], self.decoding)
             if self.some_given:
                 token = torch.where(self.keep[here[1:]], codes[here], token)
