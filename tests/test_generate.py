@@ -21,9 +21,9 @@ from tests.test_gpt import golden_prior, golden_segmentation, toy
 MASK = 2**32 - 1
 
 
-def word(seed: int, sample: int, row: int, column: int, code: int) -> int:
+def word(seed: int, sample: int, row: int, column: int, code: int, attempt: int = 0) -> int:
     """The 32-bit word behind one number of the noise, from the definition of Philox-4x32-10, in Python integers."""
-    c0, c1, c2, c3, k0, k1 = code // 4, row * 65536 + column, sample, 0, seed & MASK, seed >> 32
+    c0, c1, c2, c3, k0, k1 = code // 4, row * 65536 + column, sample, 256 * attempt, seed & MASK, seed >> 32
     for _ in range(10):
         p0, p1 = 0xD2511F53 * c0, 0xCD9E8D57 * c2
         c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 & MASK, (p0 >> 32) ^ c3 ^ k1, p0 & MASK
@@ -40,6 +40,7 @@ def brute_force(
     conditions: dict[str, Tensor],
     stride: int,
     given: tuple[Tensor, Tensor] | None = None,
+    attempt: int = 0,
 ) -> Tensor:
     """One sample, (h, w): every cell from one full forward of its whole window; what is not known yet is code 0.
 
@@ -77,7 +78,7 @@ def brute_force(
                 kth = sorted(scores)[-min(decoding.top_k, len(scores))]
                 scores = [s if s >= kth else -math.inf for s in scores]
             if not decoding.greedy:
-                uniform = [(word(seed, sample, i, j, k) + 0.5) / 2**32 for k in range(len(scores))]
+                uniform = [(word(seed, sample, i, j, k, attempt) + 0.5) / 2**32 for k in range(len(scores))]
                 scores = [s - math.log(-math.log(u)) for s, u in zip(scores, uniform, strict=True)]
             grid[i, j] = scores.index(max(scores))
     return grid[:h, :w]
