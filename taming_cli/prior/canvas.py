@@ -4,6 +4,7 @@ cell after the other; likelihood has them all from the start. Both look through 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -87,7 +88,7 @@ class Canvas:
 
     def raster(self, numbers: Tensor) -> Tensor:
         """The cells that lie at places: numbers over the canvas to numbers over the picture, row by row."""
-        return numbers if self.config.order == "raster" else cells_in_order(self.config).to(numbers.device)[numbers]
+        return numbers if self.config.order == "raster" else self._order[numbers]
 
     def samples(self, jobs: Sequence[Job]) -> Tensor:
         """Which sample of the canvas each job is for, (B,) int64."""
@@ -105,6 +106,10 @@ class Canvas:
         here = {k: codes[window] if forms[k] == "grid" else codes[sample] for k, codes in self.conditions.items()}
         known = [self.plan.known(job.run) for job in jobs]
         return View(prefix(config, here, len(jobs), device), self.codes[window].flatten(1), known)
+
+    @cached_property
+    def _order(self) -> Tensor:
+        return cells_in_order(self.config).to(self.codes.device)
 
     def _tensor(self, values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.codes.device)

@@ -53,8 +53,10 @@ def complete(
     known upper half, all score 0, and candidate 0 alone is drawn. So it is with greedy decoding, which draws the same
     each time: one candidate is drawn and scored for all.
 
-    The other arguments are those of `generate`. `on_progress(done, total)` counts the cells drawn, and then those that
-    judge. Raises UsageError as `generate` does, and for a number of candidates that cannot be.
+    Judging reads one window per run, which costs about as much as drawing: with one candidate, `generate` with `given`
+    draws the same codes without it. The other arguments are those of `generate`. `on_progress(done, total)` counts the
+    cells drawn, and then those that judge. Raises UsageError as `generate` does, and for a number of candidates that
+    cannot be.
     """
     if not 1 <= candidates <= ATTEMPTS:
         raise UsageError(f"candidates is {candidates}; use 1 to {ATTEMPTS}")
@@ -100,20 +102,21 @@ def judging_cells(config: PriorConfig, keep: Tensor, stride: int = 1) -> Tensor:
     the size is not one that the prior makes."""
     height, width = keep.shape
     planned = plan_for(config, (height, width), stride)
-    unknown = ~in_order(config, keep[None].cpu()).view(height, width)
-    sums = F.pad(unknown.long().cumsum(0).cumsum(1), (1, 0, 1, 0)).tolist()  # of all above and to the left of (i, j)
+    known = in_order(config, keep[None].cpu()).view(height, width)
+    sums = F.pad((~known).long().cumsum(0).cumsum(1), (1, 0, 1, 0)).tolist()  # of all above and to the left of (i, j)
+    judging = known.tolist()
 
     def among(top: int, bottom: int, left: int, right: int) -> int:
         """Unknown cells in rows top to bottom - 1 and columns left to right - 1."""
         return int(sums[bottom][right] - sums[top][right] - sums[bottom][left] + sums[top][left])
 
-    judging = torch.zeros(height, width, dtype=torch.bool)
     for run in (run for wave in planned.waves for run in wave):
         right = min(run.left + planned.window_width, width)
         for i, j in planned.cells(run):
-            if j < width and not unknown[i, j]:
-                judging[i, j] = among(run.top, i, run.left, right) + among(i, i + 1, run.left, j) > 0
-    return judging if config.order == "raster" else on_grid(config, judging.view(1, -1))[0]
+            if j < width and judging[i][j]:
+                judging[i][j] = among(run.top, i, run.left, right) + among(i, i + 1, run.left, j) > 0
+    found = torch.tensor(judging)
+    return found if config.order == "raster" else on_grid(config, found.view(1, -1))[0]
 
 
 class _Progress:
