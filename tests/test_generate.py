@@ -13,6 +13,7 @@ from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
+from taming_cli.prior.cache import KVCache
 from taming_cli.prior.generate import Given, generate
 from taming_cli.prior.gpt import GPT
 from taming_cli.prior.layout import NOT_GIVEN, prefix
@@ -21,9 +22,9 @@ from tests.test_gpt import golden_prior, golden_segmentation, toy
 MASK = 2**32 - 1
 
 
-def word(seed: int, sample: int, row: int, column: int, code: int) -> int:
+def word(seed: int, sample: int, row: int, column: int, code: int, attempt: int = 0) -> int:
     """The 32-bit word behind one number of the noise, from the definition of Philox-4x32-10, in Python integers."""
-    c0, c1, c2, c3, k0, k1 = code // 4, row * 65536 + column, sample, 0, seed & MASK, seed >> 32
+    c0, c1, c2, c3, k0, k1 = code // 4, row * 65536 + column, sample, 256 * attempt, seed & MASK, seed >> 32
     for _ in range(10):
         p0, p1 = 0xD2511F53 * c0, 0xCD9E8D57 * c2
         c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 & MASK, (p0 >> 32) ^ c3 ^ k1, p0 & MASK
@@ -40,6 +41,7 @@ def brute_force(
     conditions: dict[str, Tensor],
     stride: int,
     given: tuple[Tensor, Tensor] | None = None,
+    attempt: int = 0,
 ) -> Tensor:
     """One sample, (h, w): every cell from one full forward of its whole window; what is not known yet is code 0.
 
@@ -77,7 +79,7 @@ def brute_force(
                 kth = sorted(scores)[-min(decoding.top_k, len(scores))]
                 scores = [s if s >= kth else -math.inf for s in scores]
             if not decoding.greedy:
-                uniform = [(word(seed, sample, i, j, k) + 0.5) / 2**32 for k in range(len(scores))]
+                uniform = [(word(seed, sample, i, j, k, attempt) + 0.5) / 2**32 for k in range(len(scores))]
                 scores = [s - math.log(-math.log(u)) for s, u in zip(scores, uniform, strict=True)]
             grid[i, j] = scores.index(max(scores))
     return grid[:h, :w]
@@ -88,17 +90,22 @@ def random_conditions(config: PriorConfig, samples: int, size: tuple[int, int]) 
     return {spec.kind: torch.randint(spec.vocabulary, (samples, *shapes[spec.kind])) for spec in config.conditions}
 
 
-@pytest.mark.parametrize("trial", range(40))
+def random_size(rng: random.Random, trial: int) -> tuple[int, int]:
+    """Often small, now and then up to 60 a side; the published window on a tall latent and on a wide one."""
+    if trial < 2:
+        return ((60, 23), (21, 60))[trial]
+    longest = 60 if trial % 6 == 0 else 12
+    return rng.randint(1, longest), rng.randint(1, longest)
+
+
+@pytest.mark.parametrize("trial", range(48))
 def test_waves_equal_brute_force_token_for_token(trial: int) -> None:
     rng = random.Random(trial)
     torch.manual_seed(trial)
-    window = Size(rng.randint(1, 6), rng.randint(1, 4))
+    window = Size(16, 16) if trial < 2 else Size(rng.randint(1, 9), rng.randint(1, 7))
     half = max(1, window.width // 2)
     stride = rng.choice([s for s in range(1, half + 1) if half % s == 0])
-    longest = 60 if trial % 10 == 0 else 10
-    size = rng.choice(
-        [(rng.randint(1, 3), rng.randint(1, longest)), (rng.randint(1, longest), rng.randint(1, 3)), (7, 9)]
-    )
+    size = random_size(rng, trial)
     kinds = [
         ConditionSpec(kind="class", vocabulary=4),
         ConditionSpec(kind="depth", vocabulary=5, form="grid"),
@@ -120,7 +127,7 @@ def test_waves_equal_brute_force_token_for_token(trial: int) -> None:
         guidance=rng.choice([1.0, 2.5]) if config.conditions else 1.0,
         greedy=rng.random() < 0.2,
     )
-    numbers = rng.sample(range(1000), rng.randint(1, 3))
+    numbers = rng.sample(range(1000), 1 if size[0] * size[1] > 144 else rng.randint(1, 3))
     seed = rng.randrange(2**63)
     conditions = random_conditions(config, len(numbers), size)
     given = None
@@ -152,14 +159,56 @@ def class_prior(window: Size) -> GPT:
     return toy(PriorConfig(n_layer=2, n_head=2, n_embd=16, codebook_size=20, window=window, conditions=conditions))
 
 
-def test_one_sample_alone_equals_the_same_out_of_a_batch() -> None:
-    gpt, size = class_prior(Size(6, 6)), (7, 15)
-    classes = {"class": torch.arange(16)[:, None] % 4}
-    drawing = {"size": size, "seed": 3, "decoding": DecodingConfig(guidance=1.5)}
-    together = generate(gpt, samples=range(16), conditions=classes, batch_size=7, **drawing)  # type: ignore[arg-type]
-    alone = generate(gpt, samples=[11], conditions={"class": torch.tensor([[3]])}, **drawing)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("size", "stride"), [((7, 15), 1), ((4, 5), 1), ((11, 13), 3), ((3, 40), 1)], ids=str)
+def test_one_sample_alone_equals_the_same_out_of_a_batch(size: tuple[int, int], stride: int) -> None:
+    kinds = (ConditionSpec(kind="class", vocabulary=4), ConditionSpec(kind="depth", vocabulary=5, form="grid"))
+    gpt = toy(PriorConfig(n_layer=2, n_head=2, n_embd=16, codebook_size=20, window=Size(6, 6), conditions=kinds))
+    given = {"class": torch.arange(16)[:, None] % 4, "depth": torch.randint(5, (16, *size))}
+    drawing = {"size": size, "seed": 3, "decoding": DecodingConfig(guidance=1.5), "stride": stride}
+    together = generate(gpt, samples=range(16), conditions=given, batch_size=7, **drawing)  # type: ignore[arg-type]
+    own = {kind: codes[11:12] for kind, codes in given.items()}
+    alone = generate(gpt, samples=[11], conditions=own, **drawing)  # type: ignore[arg-type]
     assert torch.equal(together[11], alone[0])
     assert len({tuple(sample.flatten().tolist()) for sample in together}) == 16
+
+
+CORNERS = {  # of a window 8 cells wide and 4 high, on a latent of 7 x 20 cells: for each column, and for each row
+    1: [0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 12, 12, 12],
+    2: [0, 0, 0, 0, 1, 1, 3, 3, 5, 5, 7, 7, 9, 9, 11, 11, 12, 12, 12, 12],
+    4: [0, 0, 0, 0, 2, 2, 2, 2, 6, 6, 6, 6, 10, 10, 10, 10, 12, 12, 12, 12],
+}
+TOPS = [0, 0, 0, 1, 2, 3, 3]
+
+
+@pytest.mark.parametrize("stride", CORNERS)
+def test_each_cell_sees_the_window_that_the_stride_gives_it(stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted by hand. The condition numbers the cells, so that what the network reads tells where its window lies."""
+    spec = ConditionSpec(kind="place", vocabulary=7 * 20, form="grid")
+    window = Size(8, 4)
+    gpt = toy(PriorConfig(n_layer=1, n_head=1, n_embd=4, codebook_size=5, window=window, conditions=(spec,)))
+    read: list[tuple[Tensor, Tensor]] = []
+    prefill = gpt.prefill
+
+    def spy(cache: KVCache, before: Tensor, codes: Tensor, known: list[int]) -> Tensor:
+        read.append((before - 5, codes[:, : known[0]]))  # the condition's codes stand behind the image's five
+        return prefill(cache, before, codes, known)
+
+    monkeypatch.setattr(gpt, "prefill", spy)
+    places = torch.arange(140).view(1, 7, 20)
+    picture = torch.randint(5, (1, 7, 20))
+    for i in range(7):
+        for j in range(20):
+            keep = torch.ones(7, 20, dtype=torch.bool)
+            keep[i, j] = False  # so that one cell alone is drawn
+            drawn = {"samples": [0], "seed": 0, "decoding": DecodingConfig(), "given": Given(picture, keep)}
+            generate(gpt, size=(7, 20), conditions={"place": places}, stride=stride, **drawn)  # type: ignore[arg-type]
+            seen, codes = read.pop()
+            assert not read
+            top, left = TOPS[i], CORNERS[stride][j]
+            expected = places[0, top : top + 4, left : left + 8]
+            assert torch.equal(seen[0], expected.flatten())
+            before = [cell for cell in expected.flatten().tolist() if cell < i * 20 + j]
+            assert torch.equal(codes[0], picture.flatten()[before])
 
 
 def test_given_codes_stay_and_all_of_them_cost_nothing() -> None:

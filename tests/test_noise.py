@@ -66,8 +66,19 @@ def test_seed_sample_cell_and_stream_each_change_the_noise() -> None:
         uniform(1, Stream.ORDER, zero, zero, 8),
         uniform(1, Stream.SAMPLE, one, zero, 8),
         uniform(1, Stream.SAMPLE, zero, one, 8),
+        uniform(1, Stream.SAMPLE, zero, zero, 8, attempt=one),
     ):
         assert (base != other).all()
+
+
+def test_an_attempt_is_the_fourth_counter_and_the_first_of_them_changes_nothing() -> None:
+    numbers, attempts = torch.arange(3), torch.tensor([0, 1, 2**24 - 1])
+    got = words(5, Stream.CROP, numbers, numbers + 7, 4, attempt=attempts)
+    for n, attempt in enumerate(attempts.tolist()):
+        assert got[n].tolist() == philox_in_python_integers([0, n + 7, n, 2 + 256 * attempt], [5, 0])
+    assert torch.equal(got[0], words(5, Stream.CROP, numbers, numbers + 7, 4)[0])
+    again = gumbel(5, numbers, numbers, 9, attempt=torch.zeros_like(numbers))
+    assert torch.equal(again, gumbel(5, numbers, numbers, 9))
 
 
 def test_gumbel_is_finite_at_both_ends_and_has_its_mean_and_variance() -> None:

@@ -8,14 +8,14 @@ from taming_cli.errors import UsageError
 from taming_cli.prior.windows import Plan, Run, plan
 
 
-def random_plans(count: int = 300) -> list[tuple[Plan, int]]:
+def random_plans(count: int = 200) -> list[tuple[Plan, int]]:
     rng = random.Random(0)
     plans = []
     for _ in range(count):
-        a, b = rng.randint(1, 9), rng.randint(1, 12)
+        a, b = rng.randint(1, 16), rng.randint(1, 16)
         strides = [s for s in range(1, max(1, b // 2) + 1) if max(1, b // 2) % s == 0]
         stride = rng.choice(strides)
-        plans.append((plan(rng.randint(1, 40), rng.randint(1, 40), (a, b), stride), stride))
+        plans.append((plan(rng.randint(1, 60), rng.randint(1, 60), (a, b), stride), stride))
     return plans
 
 
@@ -86,6 +86,24 @@ def test_a_latent_narrower_than_the_window_is_sampled_at_the_windows_width() -> 
     p = plan(3, 2, (4, 5))
     assert (p.padded_height, p.padded_width) == (4, 5)
     assert p.waves == ((Run(0, 0, 0, 0, 15),),)
+
+
+def test_a_part_of_a_run_reaches_from_its_first_wanted_cell_to_its_last() -> None:
+    for p, _ in PLANS[:60]:
+        rng = random.Random(p.height)
+        wanted = [[rng.random() < 0.2 for _ in range(p.padded_width)] for _ in range(p.height)]
+        for run in (run for wave in p.waves for run in wave):
+            part, cells = p.part(run, wanted), list(p.cells(run))
+            if part is None:
+                assert not any(wanted[i][j] for i, j in cells)
+                continue
+            kept = list(p.cells(part))
+            assert (part.top, part.left) == (run.top, run.left)
+            assert wanted[kept[0][0]][kept[0][1]]
+            assert wanted[kept[-1][0]][kept[-1][1]]
+            begin = cells.index(kept[0])
+            assert cells[begin : begin + len(kept)] == kept
+            assert not any(wanted[i][j] for i, j in cells[:begin] + cells[begin + len(kept) :])
 
 
 @pytest.mark.parametrize("stride", [0, -1, 3, 16])

@@ -68,11 +68,15 @@ class GPT(nn.Module):
         The logits at t are those of cell t given the prefix and `codes[:, :t]`; the last code is not read. 1 <= T <=
         the window's cells.
         """
-        first, batch = prefix.shape[1] - 1, slice(0, prefix.shape[1] + codes.shape[1] - 1)
-        dropout = self.drop.p if self.training and self.config.arch == "published" else 0.0
-        attend = [partial(attend_before, dropout=dropout)] * len(self.blocks)
-        x = self._run(torch.cat((prefix, codes[:, :-1]), dim=1), batch, attend)  # (B, P + T - 1, C)
-        return self._logits(x[:, first:])
+        return self._logits(self._predicting(prefix, codes))
+
+    def logits_at(self, prefix: Tensor, codes: Tensor, at: Tensor) -> Tensor:
+        """As `forward`, but only the logits of the cells `at` (B, n) int64 of each row, below T: (B, n, K).
+
+        The head is not run for the others: with a large codebook, it takes most of the memory.
+        """
+        x = self._predicting(prefix, codes)  # (B, T, C)
+        return self._logits(x.gather(1, at[..., None].expand(-1, -1, x.shape[2])))
 
     def prefill(self, cache: KVCache, prefix: Tensor, codes: Tensor, known: Sequence[int]) -> Tensor:
         """Start rows 0 to B - 1 of `cache` afresh and predict the next cell of each: logits (B, K).
@@ -121,6 +125,13 @@ class GPT(nn.Module):
             {"params": [p for p in self.parameters() if id(p) in decayed], "weight_decay": weight_decay},
             {"params": [p for p in self.parameters() if id(p) not in decayed], "weight_decay": 0.0},
         ]
+
+    def _predicting(self, prefix: Tensor, codes: Tensor) -> Tensor:
+        """Prefix (B, prefix_length) and codes (B, T) -> the features that predict each of the codes, (B, T, C)."""
+        first, batch = prefix.shape[1] - 1, slice(0, prefix.shape[1] + codes.shape[1] - 1)
+        dropout = self.drop.p if self.training and self.config.arch == "published" else 0.0
+        attend = [partial(attend_before, dropout=dropout)] * len(self.blocks)
+        return self._run(torch.cat((prefix, codes[:, :-1]), dim=1), batch, attend)[:, first:]
 
     def _run(self, tokens: Tensor, index: slice | Tensor, attend: Sequence[Attend]) -> Tensor:
         """Tokens (B, T) at sequence indices `index` (T of them for all rows, or one per row) -> features (B, T, C)."""

@@ -13,6 +13,8 @@ ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 WORD = 0xFFFFFFFF
+ATTEMPTS = 2**24
+"""As many attempts at the same place as can be told apart."""
 
 
 class Stream(IntEnum):
@@ -47,20 +49,26 @@ def philox(counters: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
     return c0, c1, c2, c3
 
 
-def words(seed: int, stream: Stream, major: Tensor, minor: Tensor, count: int) -> Tensor:
+def words(
+    seed: int, stream: Stream, major: Tensor, minor: Tensor, count: int, *, attempt: Tensor | None = None
+) -> Tensor:
     """`count` words for each pair of numbers: int64 (...) and (...) that broadcast -> (..., count) in [0, 2^32).
 
-    `seed` is in [0, 2^64), `major` and `minor` in [0, 2^32).
+    `seed` is in [0, 2^64), `major` and `minor` in [0, 2^32). `attempt`, int64 (...) below ATTEMPTS, 0 by default, is
+    for drawing anew in the same place: the fourth counter is `stream + 256 attempt`, so no two attempts share a number.
     """
     blocks = torch.arange((count + 3) // 4, device=major.device)
-    counters = (blocks, minor[..., None], major[..., None], torch.full_like(blocks, stream))
+    fourth = torch.full_like(blocks, stream) if attempt is None else stream + 256 * attempt[..., None]
+    counters = (blocks, minor[..., None], major[..., None], fourth)
     four = philox(counters, (seed & WORD, seed >> 32 & WORD))
     return torch.stack(four, dim=-1).flatten(-2)[..., :count]
 
 
-def uniform(seed: int, stream: Stream, major: Tensor, minor: Tensor, count: int) -> Tensor:
+def uniform(
+    seed: int, stream: Stream, major: Tensor, minor: Tensor, count: int, *, attempt: Tensor | None = None
+) -> Tensor:
     """As `words`, but float64 strictly between 0 and 1."""
-    return (words(seed, stream, major, minor, count).double() + 0.5) * 2.0**-32
+    return (words(seed, stream, major, minor, count, attempt=attempt).double() + 0.5) * 2.0**-32
 
 
 def below(limit: int, words: Tensor) -> Tensor:
@@ -68,15 +76,17 @@ def below(limit: int, words: Tensor) -> Tensor:
     return (words * limit) >> 32
 
 
-def gumbel(seed: int, samples: Tensor, cells: Tensor, codebook_size: int) -> Tensor:
+def gumbel(seed: int, samples: Tensor, cells: Tensor, codebook_size: int, *, attempt: Tensor | None = None) -> Tensor:
     """Gumbel(0, 1) noise for sampling: sample numbers and cells, int64 (...) that broadcast -> float64 (..., K).
 
-    A cell is `row * 65536 + column`, so that it keeps its noise when the picture grows. `-log(-log u)` is taken in
-    float64, where devices differ only in the last bits; those that have no float64 get it from the CPU.
+    A cell is `row * 65536 + column`, so that it keeps its noise when the picture grows. `attempt`, as in `words`, tells
+    several drawings of one sample apart. `-log(-log u)` is taken in float64, where devices differ only in the last
+    bits; those that have no float64 get it from the CPU.
     """
     if samples.device.type == "mps":
-        return gumbel(seed, samples.cpu(), cells.cpu(), codebook_size).float().to(samples.device)
-    return -torch.log(-torch.log(uniform(seed, Stream.SAMPLE, samples, cells, codebook_size)))
+        attempt = None if attempt is None else attempt.cpu()
+        return gumbel(seed, samples.cpu(), cells.cpu(), codebook_size, attempt=attempt).float().to(samples.device)
+    return -torch.log(-torch.log(uniform(seed, Stream.SAMPLE, samples, cells, codebook_size, attempt=attempt)))
 
 
 def cell(row: Tensor, column: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Words: a *run* is a stretch of consecutive cells that share a window: the prior 
 once, then one more token per further cell. A *wave* is a set of runs that do not need each other's cells: one batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -65,6 +65,16 @@ class Plan:
         for offset in range(run.length):
             rows, column = divmod(run.column + offset, self.padded_width)
             yield run.row + rows, column
+
+    def part(self, run: Run, wanted: Sequence[Sequence[bool]]) -> Run | None:
+        """The run from its first to its last wanted cell; None where there is none. `wanted[i][j]` is for the cell in
+        row i and column j, `height` x `padded_width` of them."""
+        cells = list(self.cells(run))
+        found = [n for n, (i, j) in enumerate(cells) if wanted[i][j]]
+        if not found:
+            return None
+        row, column = cells[found[0]]
+        return run._replace(row=row, column=column, length=found[-1] - found[0] + 1)
 
 
 def plan(height: int, width: int, window: tuple[int, int], stride: int = 1) -> Plan:
