@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from taming_cli.codec.locate import codec_for, picture_codec
+from taming_cli.codec.tiles import pictures
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.fields import to_dict
 from taming_cli.config.size import Size
 from taming_cli.data.batches import Skipped, eval_batches
-from taming_cli.data.images import SETTINGS, png_settings, to_float, to_uint8, write_png
+from taming_cli.data.images import SETTINGS, png_settings, to_float, write_png
 from taming_cli.data.sources import Item
 from taming_cli.data.tokens import TokenFile
 from taming_cli.errors import UsageError
@@ -69,7 +70,7 @@ def reconstruct(
         for batch in batches:
             if batch.items:
                 with autocast(where, dtype):
-                    rec = to_uint8(_through(codec, to_float(batch.images.to(where)))).cpu()
+                    rec = _through(codec, to_float(batch.images.to(where)))
                 total += psnr(batch.images, rec, data_range=255).sum().item()
                 for item, picture in zip(batch.items, rec, strict=True):
                     write_png(targets[item], picture, {SETTINGS: _text(stamps[item])})
@@ -89,9 +90,11 @@ def decode(
     device: str = "auto",
     precision: str = "fp32",
     on_item: Callable[[int, int], None] | None = None,
+    on_decode: Callable[[int, int], None] | None = None,
 ) -> Written:
     """Write the pictures of a token file as `out/<name>.png`; further views as `out/<name>.view1.png` and so on.
 
+    `on_item` is told (pictures written, pictures in all), `on_decode` (cells decoded, cells in all) of each batch.
     Raises UsageError for a name that leads out of the folder and where a file made otherwise is in the way,
     BadFileError for a file that is damaged or whose codec is not found.
     """
@@ -108,8 +111,8 @@ def decode(
         rows = slice(start, min(start + batch_size, len(file)))
         codes = torch.from_numpy(file.codes(rows)).flatten(0, 1).to(where)
         with autocast(where, dtype):
-            pictures = to_uint8(codec.decode(codes)).cpu()
-        for index, picture in enumerate(pictures):
+            decoded = pictures(codec, codes, on_progress=on_decode)
+        for index, picture in enumerate(decoded):
             write_png(_view(targets[start + index // views], index % views), picture, {SETTINGS: _text(made)})
         if on_item is not None:
             on_item(rows.stop, len(file))
@@ -117,12 +120,12 @@ def decode(
 
 
 def _through(codec: VQGAN, x: Tensor) -> Tensor:
-    """(B, 3, H, W) of any size -> its reconstruction, (B, 3, H, W)."""
+    """(B, 3, H, W) in [-1, 1], of any size -> its reconstruction, uint8 (B, 3, H, W) on the CPU."""
     f = codec.config.downsample_factor
     height, width = x.shape[-2:]
     pad = (0, math.ceil(width / f) * f - width, 0, math.ceil(height / f) * f - height)
     padded = F.pad(x, pad, mode="replicate").contiguous(memory_format=torch.channels_last)
-    return codec.decode(codec.encode(padded))[..., :height, :width]
+    return pictures(codec, codec.encode(padded))[..., :height, :width]
 
 
 def _made(codec: VQGAN, **how: str) -> dict[str, str]:
