@@ -19,11 +19,12 @@ from torch import Tensor
 import taming_cli
 from taming_cli.codec.condition import Encoder, MapCodec, encoders
 from taming_cli.codec.maps import Asked, Maps, ask
+from taming_cli.codec.tiles import pictures
 from taming_cli.codec.vqgan import VQGAN, codec_from
 from taming_cli.config.fields import one_of, to_dict
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.size import Size
-from taming_cli.data.images import SETTINGS, grid, png_settings, read_image, to_uint8, write_png
+from taming_cli.data.images import SETTINGS, grid, png_settings, read_image, write_png
 from taming_cli.data.token_writer import TokenJob
 from taming_cli.data.tokens import TokenHeader
 from taming_cli.errors import UsageError
@@ -98,12 +99,13 @@ class Pipeline:
         maps: Maps | Asked | None = None,
         numbers: Sequence[int] | None = None,
         on_progress: Callable[[int, int], None] | None = None,
+        on_decode: Callable[[int, int], None] | None = None,
     ) -> Samples:
         """Draw the samples of these numbers, by default 0 to n - 1.
 
         `maps` are the condition maps, or what `ask` made of them. A picture depends on the model, the settings, its map
-        and its number alone, not on which others are drawn with it.
-        `on_progress` is told (cells done, cells in all). Raises UsageError where the settings do not fit the prior.
+        and its number alone, not on which others are drawn with it. `on_progress` is told (cells drawn, cells in all),
+        and then `on_decode` (cells decoded, cells in all). Raises UsageError where the settings do not fit the prior.
         """
         numbers = range(config.n) if numbers is None else numbers
         asked = maps if isinstance(maps, Asked) else self.ask(config, maps or {})
@@ -125,16 +127,18 @@ class Pipeline:
             on_progress=on_progress,
         )
         names = tuple(None if index is None else self.label(index) for index in classes)
-        return Samples(self.decode(codes, config.batch_size), codes.cpu(), names)
+        return Samples(self.decode(codes, config.batch_size, on_decode), codes.cpu(), names)
 
     @torch.inference_mode()
-    def decode(self, codes: Tensor, batch_size: int = 16) -> Tensor:
-        """Codes (n, h, w) -> pictures uint8 (n, 3, f h, f w) on the CPU."""
-        pictures = []
-        for part in torch.split(codes.to(self.device), batch_size):
-            with autocast(self.device, self.precision):
-                pictures.append(to_uint8(self.codec.decode(part)).cpu())
-        return torch.cat(pictures)
+    def decode(
+        self, codes: Tensor, batch_size: int = 16, on_progress: Callable[[int, int], None] | None = None
+    ) -> Tensor:
+        """Codes (n, h, w) of any size -> pictures uint8 (n, 3, f h, f w) on the CPU, in bounded memory.
+
+        `on_progress` is told (cells decoded, cells in all).
+        """
+        with autocast(self.device, self.precision):
+            return pictures(self.codec, codes.to(self.device), batch_size=batch_size, on_progress=on_progress)
 
     def ask(self, config: SampleConfig, maps: Maps) -> Asked:
         """The codes of condition maps, on the grid of `config.size`: by default that of the first map, and of the
@@ -213,6 +217,7 @@ def sample_to(
     tokens: Path | None = None,
     ckpt: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    on_decode: Callable[[int, int], None] | None = None,
 ) -> Iterator[Sampled]:
     """Draw samples `first` to `first + n - 1` into the folder `out`, yielding each as soon as it is written.
 
@@ -248,7 +253,7 @@ def sample_to(
                     if on_progress is not None:
                         on_progress(done + now, len(numbers) * cells)
 
-                drawn = pipeline.sample(config, maps=asked, numbers=chunk, on_progress=told)
+                drawn = pipeline.sample(config, maps=asked, numbers=chunk, on_progress=told, on_decode=on_decode)
                 for number, image in zip(chunk, drawn.images, strict=True):
                     write_png(targets[number], image, {SETTINGS: settings[number]})
                 if job is not None and start in pending:

@@ -316,7 +316,18 @@ def decode(
     output = Output(json=json, quiet=quiet)
     from taming_cli.codec import reconstruct as verb
 
+    pictures = 0
     with output.bar("decoding", None) as bar:
+
+        def on_item(done: int, total: int) -> None:
+            nonlocal pictures
+            pictures = done
+            bar.update(done, f"{done}/{total}")
+
+        def on_decode(done: int, total: int) -> None:
+            if done < total:
+                bar.update(pictures, f"{done}/{total} cells of the next")
+
         written = verb.decode(
             tokens,
             out,
@@ -324,7 +335,8 @@ def decode(
             batch_size=batch_size,
             device=device,
             precision=precision,
-            on_item=lambda done, total: bar.update(done, f"{done}/{total}"),
+            on_item=on_item,
+            on_decode=on_decode,
         )
     output.result(
         f"{written.folder}: {written.count} pictures",

@@ -50,7 +50,7 @@ def train_prior(
     """Train a prior on token files: a run folder with its checkpoints, curves and samples."""
     output = Output(json=json, quiet=quiet)
     from taming_cli.codec.locate import codec_for, condition_codecs
-    from taming_cli.data.images import to_uint8
+    from taming_cli.codec.tiles import pictures
     from taming_cli.data.tokens import TokenFile
     from taming_cli.prior.train import COMMAND, fit
     from taming_cli.runtime.progress import Progress
@@ -90,7 +90,7 @@ def train_prior(
             codec=model,
             conditions=conditions,
             place=place,
-            render=lambda codes: to_uint8(network.decode(codes.cpu())),
+            render=lambda codes: pictures(network, codes.cpu()),
             origins=resolved.origins,
             on_step=on_step,
         )
@@ -146,15 +146,28 @@ def sample(
             f"this prior learned whole pictures of {pipeline.learned} codes: one of {asked.latent} will repeat itself"
         )
     folder = out or next_folder(Path("runs") / "sample")
-    count = 0
+    count, drawn = 0, 0
     with output.bar("sampling", None) as bar:
 
         def on_progress(done: int, total: int) -> None:
-            bar.total = total
+            nonlocal drawn
+            drawn, bar.total = done, total
             bar.update(done, f"{done}/{total} cells")
 
+        def on_decode(done: int, total: int) -> None:
+            if done < total:
+                bar.update(drawn, f"decoding: {done}/{total} cells")
+
         for made in sample_to(
-            pipeline, settings, folder, maps=asked, first=first, tokens=tokens, ckpt=path, on_progress=on_progress
+            pipeline,
+            settings,
+            folder,
+            maps=asked,
+            first=first,
+            tokens=tokens,
+            ckpt=path,
+            on_progress=on_progress,
+            on_decode=on_decode,
         ):
             count += 1
             if json:

@@ -52,7 +52,14 @@ class AttnBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         n = self.norm(x)
-        q, k, v = (conv(n).flatten(2).transpose(1, 2).unsqueeze(1) for conv in (self.q, self.k, self.v))  # B,1,HW,C
+        return self.attend(x, n, n)
+
+    def attend(self, x: Tensor, n: Tensor, seen: Tensor) -> Tensor:
+        """`x` and its normed twin `n` (B, C, H, W), normed cells to look at `seen` (B or 1, C, H', W') -> like x."""
+        q, k, v = (
+            conv(y).flatten(2).transpose(1, 2).unsqueeze(1).expand(len(x), -1, -1, -1)  # (B, 1, cells, C)
+            for conv, y in ((self.q, n), (self.k, seen), (self.v, seen))
+        )
         h = F.scaled_dot_product_attention(q, k, v)
         result: Tensor = x + self.proj_out(h.squeeze(1).transpose(1, 2).reshape(x.shape))
         return result
@@ -99,13 +106,18 @@ class Level(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H', W') with H' = H/2, 2H or H."""
+        x = self.blocks(x)
+        for change in (self.downsample, self.upsample):
+            if change is not None:
+                x = change(x)
+        return x
+
+    def blocks(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H, W): all but the change of resolution."""
         for index, block in enumerate(self.block):
             x = block(x)
             if self.attn:
                 x = self.attn[index](x)
-        for change in (self.downsample, self.upsample):
-            if change is not None:
-                x = change(x)
         return x
 
 

@@ -12,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from taming_cli.codec import tiles
 from taming_cli.codec.locate import codec_for, content_in, load_codec
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.fields import to_dict
 from taming_cli.config.size import Size
 from taming_cli.data.batches import Skipped, eval_batches
-from taming_cli.data.images import SETTINGS, png_settings, to_uint8, write_png
+from taming_cli.data.contents import Content
+from taming_cli.data.images import SETTINGS, png_settings, write_png
 from taming_cli.data.sources import Item
 from taming_cli.data.tokens import TokenFile
 from taming_cli.errors import UsageError
@@ -74,10 +76,10 @@ def reconstruct(
             if batch.items:
                 x = content.to_input(batch.images.to(where))
                 with autocast(where, dtype):
-                    x_rec = _through(codec, x)
-                rec = content.show(x_rec).cpu()
+                    rebuilt = _through(codec, x, content)
+                rec = content.show(content.to_input(rebuilt)) if content.categorical else rebuilt
                 if content.categorical:
-                    total += (x_rec.argmax(1) == x.argmax(1)).double().mean((1, 2)).sum().item()
+                    total += (rebuilt == batch.images).double().mean((1, 2, 3)).sum().item()
                 else:
                     total += psnr(content.show(x).cpu(), rec, data_range=255).sum().item()
                 for item, picture in zip(batch.items, rec, strict=True):
@@ -100,9 +102,11 @@ def decode(
     device: str = "auto",
     precision: str = "fp32",
     on_item: Callable[[int, int], None] | None = None,
+    on_decode: Callable[[int, int], None] | None = None,
 ) -> Written:
     """Write the pictures of a token file as `out/<name>.png`; further views as `out/<name>.view1.png` and so on.
 
+    `on_item` is told (pictures written, pictures in all), `on_decode` (cells decoded, cells in all) of each batch.
     Raises UsageError for a name that leads out of the folder and where a file made otherwise is in the way,
     BadFileError for a file that is damaged or whose codec is not found.
     """
@@ -119,21 +123,26 @@ def decode(
         rows = slice(start, min(start + batch_size, len(file)))
         codes = torch.from_numpy(file.codes(rows)).flatten(0, 1).to(where)
         with autocast(where, dtype):
-            pictures = to_uint8(codec.decode(codes)).cpu()
-        for index, picture in enumerate(pictures):
+            decoded = tiles.pictures(codec, codes, on_progress=on_decode)
+        for index, picture in enumerate(decoded):
             write_png(_view(targets[start + index // views], index % views), picture, {SETTINGS: _text(made)})
         if on_item is not None:
             on_item(rows.stop, len(file))
     return Written(folder=out, count=len(file) * views)
 
 
-def _through(codec: VQGAN, x: Tensor) -> Tensor:
-    """(B, C, H, W) of any size -> its reconstruction, (B, C, H, W)."""
+def _through(codec: VQGAN, x: Tensor, content: Content) -> Tensor:
+    """A codec's input (B, C, H, W) of any size -> its reconstruction on the CPU: uint8 (B, 3, H, W), or the most likely
+    labels (B, 1, H, W)."""
     f = codec.config.downsample_factor
     height, width = x.shape[-2:]
     pad = (0, math.ceil(width / f) * f - width, 0, math.ceil(height / f) * f - height)
     padded = F.pad(x, pad, mode="replicate").contiguous(memory_format=torch.channels_last)
-    return codec.decode(codec.encode(padded))[..., :height, :width]
+
+    def finish(x_rec: Tensor) -> Tensor:
+        return (x_rec.argmax(1, keepdim=True) if content.categorical else content.show(x_rec)).cpu()
+
+    return tiles.decode(codec, codec.encode(padded), finish=finish)[..., :height, :width]
 
 
 def _made(codec: VQGAN, **how: str) -> dict[str, str]:
