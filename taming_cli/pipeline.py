@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 import taming_cli
 from taming_cli.codec.condition import Encoder, MapCodec, encoders
+from taming_cli.codec.hole import Known
 from taming_cli.codec.maps import Asked, Maps, ask
 from taming_cli.codec.tiles import pictures
 from taming_cli.codec.vqgan import VQGAN, codec_from
@@ -28,7 +30,8 @@ from taming_cli.data.images import SETTINGS, grid, png_settings, read_image, wri
 from taming_cli.data.token_writer import TokenJob
 from taming_cli.data.tokens import TokenHeader
 from taming_cli.errors import UsageError
-from taming_cli.prior.generate import generate
+from taming_cli.prior.completion import complete
+from taming_cli.prior.generate import Given, generate
 from taming_cli.prior.gpt import GPT
 from taming_cli.prior.model import prior_from
 from taming_cli.prior.noise import Stream, uniform
@@ -96,36 +99,40 @@ class Pipeline:
         self,
         config: SampleConfig,
         *,
-        maps: Maps | Asked | None = None,
+        asked: Asked | None = None,
         numbers: Sequence[int] | None = None,
         on_progress: Callable[[int, int], None] | None = None,
         on_decode: Callable[[int, int], None] | None = None,
     ) -> Samples:
         """Draw the samples of these numbers, by default 0 to n - 1.
 
-        `maps` are the condition maps, or what `ask` made of them. A picture depends on the model, the settings, its map
-        and its number alone, not on which others are drawn with it. `on_progress` is told (cells drawn, cells in all),
-        and then `on_decode` (cells decoded, cells in all). Raises UsageError where the settings do not fit the prior.
+        `asked` is what `ask` made of condition maps or of a picture to complete. A picture depends on the model, the
+        settings, its map and its number alone, not on which others are drawn with it. `on_progress` is told (cells
+        drawn, cells in all), and then `on_decode` (cells decoded, cells in all). Raises UsageError where the settings
+        do not fit the prior.
         """
         numbers = range(config.n) if numbers is None else numbers
-        asked = maps if isinstance(maps, Asked) else self.ask(config, maps or {})
+        asked = asked or self.ask(config)
         latent = asked.latent
         classes = self.classes(config, numbers)
         conditions = asked.of(numbers)
         if self.gpt.config.num_classes:
             known = [-1 if index is None else index for index in classes]
             conditions["class"] = torch.tensor(known, dtype=torch.int64)[:, None]
-        codes = generate(
-            self.gpt,
-            size=(latent.height, latent.width),
-            samples=numbers,
-            seed=config.seed,
-            decoding=config,
-            conditions=conditions,
-            stride=config.stride,
-            batch_size=config.batch_size,
-            on_progress=on_progress,
-        )
+        draw: dict[str, Any] = {
+            "samples": numbers,
+            "seed": config.seed,
+            "decoding": config,
+            "conditions": conditions,
+            "stride": config.stride,
+            "batch_size": config.batch_size,
+            "on_progress": on_progress,
+        }
+        given = None if asked.known is None else Given(*asked.known)
+        if given is not None and config.candidates > 1:
+            codes = complete(self.gpt, given, candidates=config.candidates, **draw).codes
+        else:
+            codes = generate(self.gpt, size=(latent.height, latent.width), given=given, **draw)
         names = tuple(None if index is None else self.label(index) for index in classes)
         return Samples(self.decode(codes, config.batch_size, on_decode), codes.cpu(), names)
 
@@ -140,9 +147,9 @@ class Pipeline:
         with autocast(self.device, self.precision):
             return pictures(self.codec, codes.to(self.device), batch_size=batch_size, on_progress=on_progress)
 
-    def ask(self, config: SampleConfig, maps: Maps) -> Asked:
+    def ask(self, config: SampleConfig, maps: Maps = MappingProxyType({}), known: Known | None = None) -> Asked:
         """The codes of condition maps, on the grid of `config.size`: by default that of the first map, and of the
-        training's pictures where there is none.
+        training's pictures where there is none. Cells that are `known` (`codec.hole.known`) stay, and decide the size.
 
         Raises UsageError for a kind that the prior does not have, or that it needs and is not given, and for maps that
         do not belong together; BadImageError for a map that cannot be read.
@@ -156,9 +163,12 @@ class Pipeline:
         for kind in has:
             if kind not in maps and needs:
                 raise UsageError(f"this prior makes pictures of {kind} maps alone; give one: --cond FILE")
-        if config.size is not None:
-            self.codec.config.latent(config.size)
-        return ask(self.encoders, maps, self.codec.config.downsample_factor, config.size, self.learned)
+        f, size = self.codec.config.downsample_factor, config.size
+        if known is not None:
+            size = Size(f * known.keep.shape[1], f * known.keep.shape[0])
+        if size is not None:
+            self.codec.config.latent(size)
+        return ask(self.encoders, maps, f, size, self.learned)._replace(known=known)
 
     @property
     def learned(self) -> Size:
@@ -212,7 +222,7 @@ def sample_to(
     config: SampleConfig,
     out: Path,
     *,
-    maps: Maps | Asked | None = None,
+    asked: Asked | None = None,
     first: int = 0,
     tokens: Path | None = None,
     ckpt: Path | None = None,
@@ -222,13 +232,12 @@ def sample_to(
     """Draw samples `first` to `first + n - 1` into the folder `out`, yielding each as soon as it is written.
 
     Each is `NNNNNN.png` with its settings in the text chunk `taming`; `grid.png` shows up to 100 of them; `tokens`
-    receives the codes. `maps` are the condition maps. Pictures that are there with the very same settings are kept, so
-    a killed job goes on where it stopped. Raises UsageError where another picture is in the way, Interrupted after a
-    signal.
+    receives the codes. `asked` is what `Pipeline.ask` made of condition maps. Pictures that are there with the very
+    same settings are kept, so a killed job goes on where it stopped. Raises UsageError where another picture is in the
+    way, Interrupted after a signal.
     """
     numbers = range(first, first + config.n)
-    asked = maps if isinstance(maps, Asked) else pipeline.ask(config, maps or {})
-    latent = asked.latent
+    asked = asked or pipeline.ask(config)
     classes = pipeline.classes(config, numbers)
     settings = {
         number: _settings(pipeline, config, asked, number, index)
@@ -239,7 +248,7 @@ def sample_to(
         if target.exists() and png_settings(target) != settings[number]:
             raise UsageError(f"{target} exists and was made with other settings; give another --out")
     out.mkdir(parents=True, exist_ok=True)
-    cells = latent.width * latent.height
+    cells = asked.latent.width * asked.latent.height
     with ExitStack() as stack:
         job = stack.enter_context(_job(pipeline, config, asked, tokens, ckpt, numbers)) if tokens else None
         pending = {part.start: part for part in job.pending()} if job is not None else {}
@@ -249,11 +258,11 @@ def sample_to(
             if start in pending or not all(targets[number].exists() for number in chunk):
                 done = start * cells
 
-                def told(now: int, total: int, done: int = done) -> None:
+                def told(now: int, total: int, done: int = done, chunk: Sequence[int] = chunk) -> None:
                     if on_progress is not None:
-                        on_progress(done + now, len(numbers) * cells)
+                        on_progress(done + now * len(chunk) * cells // max(1, total), len(numbers) * cells)
 
-                drawn = pipeline.sample(config, maps=asked, numbers=chunk, on_progress=told, on_decode=on_decode)
+                drawn = pipeline.sample(config, asked=asked, numbers=chunk, on_progress=told, on_decode=on_decode)
                 for number, image in zip(chunk, drawn.images, strict=True):
                     write_png(targets[number], image, {SETTINGS: settings[number]})
                 if job is not None and start in pending:
@@ -290,8 +299,8 @@ def _job(
         "prior": pipeline.sha256,
         "first": numbers[0],
     }
-    if asked.codes:
-        plan["maps"] = _hashes(asked.codes)
+    if hashes := asked.hashes(numbers):
+        plan["asked"] = hashes
     return TokenJob(tokens, header=header, plan=plan, total=len(numbers), shard_size=CHUNK)
 
 
@@ -300,8 +309,8 @@ def _settings(pipeline: Pipeline, config: SampleConfig, asked: Asked, number: in
     values = to_dict(config)
     for name in ("n", "batch_size", "class_name", "size"):
         values.pop(name)
-    if asked.codes:
-        values["maps"] = _hashes(asked.of([number]))
+    if hashes := asked.hashes([number]):
+        values["asked"] = hashes
     return json.dumps(
         {
             "prior_sha256": pipeline.sha256,
@@ -313,14 +322,6 @@ def _settings(pipeline: Pipeline, config: SampleConfig, asked: Asked, number: in
         },
         sort_keys=True,
     )
-
-
-def _hashes(codes: Mapping[str, Tensor]) -> dict[str, str]:
-    """Tells the codes of maps from others."""
-    return {
-        kind: hashlib.sha256(f"{tuple(of_kind.shape)}".encode() + of_kind.numpy().tobytes()).hexdigest()[:16]
-        for kind, of_kind in codes.items()
-    }
 
 
 def _write_grid(out: Path, paths: Sequence[Path]) -> None:

@@ -274,13 +274,13 @@ def test_samples_follow_their_maps_size_and_stand_alone(prior: Path, scenes: Pat
     pipeline = Pipeline.load(prior, device="cpu")
     maps = {kind: scenes / kind for kind in ("segmentation", "depth", "pose")}
     config = SampleConfig(n=4, seed=3, class_name="day")
-    many = pipeline.sample(config, maps=maps)
+    many = pipeline.sample(config, asked=pipeline.ask(config, maps))
     assert many.images.shape == (4, 3, 40, 48)
-    one = pipeline.sample(config, maps=maps, numbers=[2])
+    one = pipeline.sample(config, asked=pipeline.ask(config, maps), numbers=[2])
     assert torch.equal(one.codes[0], many.codes[2])
     other = {**maps, "segmentation": sorted((scenes / "segmentation/lake").iterdir())[0]}
-    assert not torch.equal(pipeline.sample(config, maps=other).codes, many.codes)
-    wide = pipeline.sample(replace(config, size=Size(96, 32)), maps=maps)
+    assert not torch.equal(pipeline.sample(config, asked=pipeline.ask(config, other)).codes, many.codes)
+    wide = pipeline.sample(config, asked=pipeline.ask(replace(config, size=Size(96, 32)), maps))
     assert wide.images.shape == (4, 3, 32, 96)
 
 

@@ -1,6 +1,7 @@
 """`train-prior`, `sample`."""
 
 import json as json_module
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -111,6 +112,20 @@ def sample(
             help="Condition map, or a folder with one for each picture; KIND=FILE where the prior takes several kinds.",
         ),
     ] = None,
+    complete: Annotated[
+        Path | None,
+        typer.Option("--complete", metavar="IMAGE", help="Complete this picture; a larger --size continues it around."),
+    ] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            "--mask", metavar="FILE", help="What to make of it is white; `upper-half` keeps that and makes the lower."
+        ),
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", metavar="X,Y", help="Its upper left corner in a larger --size; by default in the middle."),
+    ] = None,
     out: o.Out = None,
     first: Annotated[
         int, typer.Option("--first", min=0, help="Number of the first sample: --first 17 -n 1 is the 18th of any set.")
@@ -130,6 +145,7 @@ def sample(
     """Draw new pictures: PNGs and a grid, in the folder -o (by default under runs/sample/)."""
     output = Output(json=json, quiet=quiet)
     from taming_cli.cli.models import prior_path
+    from taming_cli.codec.hole import known
     from taming_cli.pipeline import Pipeline, sample_to
     from taming_cli.runtime.rundir import next_folder
 
@@ -138,7 +154,12 @@ def sample(
     path = prior_path(output, ckpt)
     pipeline = Pipeline.load(path, device=device, precision=precision)
     pipeline.classes(settings, [first])
-    asked = pipeline.ask(settings, _maps(pipeline.kinds, cond or []))
+    hole = None
+    if complete is not None:
+        hole = known(pipeline.codec, complete, mask, size=settings.size, at=_corner(at))
+    elif mask or at:
+        raise UsageError("--mask and --at belong to a picture that is completed; name it with --complete")
+    asked = pipeline.ask(settings, _maps(pipeline.kinds, cond or []), hole)
     if resolved.origins["n"] == "default":
         settings = replace(settings, n=max(1, len(asked.names)))
     if pipeline.repeats(asked.latent):
@@ -162,7 +183,7 @@ def sample(
             pipeline,
             settings,
             folder,
-            maps=asked,
+            asked=asked,
             first=first,
             tokens=tokens,
             ckpt=path,
@@ -196,3 +217,13 @@ def _maps(kinds: Sequence[str], given: Sequence[str]) -> dict[str, Path]:
             raise UsageError(f"{path}: no such file or folder")
         maps[kind] = Path(path)
     return maps
+
+
+def _corner(text: str | None) -> tuple[int, int] | None:
+    """`X,Y` in pixels."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+),(\d+)", text)
+    if found is None:
+        raise UsageError(f"--at is {text!r}; give two numbers of pixels, like 64,0")
+    return int(found[1]), int(found[2])

@@ -1,5 +1,6 @@
 """The condition maps that samples are asked for: files to codes on the samples' grid."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from taming_cli.codec.condition import Encoder
+from taming_cli.codec.hole import Known
 from taming_cli.config.size import Size
 from taming_cli.data.conditions.pairs import partners
 from taming_cli.data.images import centre_crop
@@ -20,12 +22,22 @@ Maps = Mapping[str, Path]
 
 
 class Asked(NamedTuple):
-    """The conditions of some samples: `codes` of each kind (m, h, w), m being 1 or one number for all, on the grid
-    `latent`; `names` of the m maps. Sample number n takes map n mod m."""
+    """What samples are asked for: `codes` of each kind of condition (m, h, w), m being 1 or one number for all, on the
+    grid `latent`; `names` of the m maps; and the cells that are `known`. Sample number n takes map n mod m."""
 
     latent: Size
     codes: Mapping[str, Tensor]
     names: tuple[str, ...]
+    known: Known | None = None
+
+    def hashes(self, numbers: Sequence[int]) -> dict[str, str]:
+        """Tells what these samples are asked for from everything else; empty where it is nothing."""
+        parts = {kind: (codes,) for kind, codes in self.of(numbers).items()}
+        whole = {**parts, **({"known": self.known} if self.known is not None else {})}
+        return {
+            kind: hashlib.sha256(b"".join(part.numpy().tobytes() for part in of_kind)).hexdigest()[:16]
+            for kind, of_kind in whole.items()
+        }
 
     def of(self, numbers: Sequence[int]) -> dict[str, Tensor]:
         """The codes of the samples with these numbers, (n, h, w) of each kind."""

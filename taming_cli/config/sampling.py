@@ -33,5 +33,8 @@ class SampleConfig(DecodingConfig):
     seed: int = option(0, "Same seed, same pictures, whatever the batch size.", low=0, high=2**63 - 1)
     class_name: str | None = option(None, "Class to draw, by name or number; none: any.", flag="--class")
     size: Size | None = option(None, "Of the pictures, in pixels; none: as in training.")
+    candidates: int = option(
+        1, "With --complete: so many fillings are drawn, and the one kept that what comes after it fits best.", low=1
+    )
     stride: int = option(1, "Columns that share a window: 1 is the paper's procedure, more is faster.", low=1)
     batch_size: int = option(16, "Windows computed at once; changes memory and speed, not the pictures.", low=1)
