@@ -21,7 +21,7 @@ from PIL.Image import Resampling
 from torch import Tensor
 
 from taming_cli.config.size import Size
-from taming_cli.data import batches
+from taming_cli.data import batches, contents
 from taming_cli.data.batches import Augment, TrainingSamples, eval_batches, train_batches
 from taming_cli.data.images import Crop, apply, centre_crop, read_rgb, tensor, whole
 from taming_cli.data.sources import Item, list_items
@@ -378,7 +378,7 @@ def test_closing_drops_what_is_not_begun(items, monkeypatch: pytest.MonkeyPatch)
         decoded.append(name)
         return real(data, name)
 
-    monkeypatch.setattr(batches, "read_rgb", slow)
+    monkeypatch.setattr(contents, "read_rgb", slow)
     evaluation = eval_batches(items * 20, size=SIZE, batch_size=30, workers=1)
     next(evaluation)
     evaluation.close()
@@ -416,7 +416,7 @@ def test_decoding_uses_the_threads_it_is_given(items, monkeypatch: pytest.Monkey
         together.wait()  # passes only when three are decoded at once
         return real(data, name)
 
-    monkeypatch.setattr(batches, "read_rgb", meeting)
+    monkeypatch.setattr(contents, "read_rgb", meeting)
     assert sum(len(batch.items) for batch in eval_batches(items[:9], size=SIZE, batch_size=4, workers=3)) == 9
 
 

@@ -222,13 +222,15 @@ def test_a_codec_of_maps_is_not_taken_for_one_of_pictures(
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (32, 32)).save("a.png")
     imported(checkpoint(tmp_path / "c.ckpt", toy_codec(replace(PUBLISHED, in_channels=9, out_ch=9)).state_dict()))
-    for line in (
-        "tokenize a.png --ckpt c.ours.safetensors",
-        "reconstruct a.png out --ckpt c.ours.safetensors",
-        "train-vqgan a.png --init c.ours.safetensors --steps 1 --size 32x32 --device cpu",
+    for line, word in (
+        ("tokenize a.png --ckpt c.ours.safetensors", "is a codec of condition maps (segmentation)"),
+        ("train-vqgan a.png --init c.ours.safetensors --steps 1 --size 32x32 --device cpu", "say --kind segmentation"),
     ):
         assert main(line.split()) == 2
-        assert "c.ours.safetensors is a codec of maps with 9 channels" in capsys.readouterr().err
+        assert word in capsys.readouterr().err
+    Image.new("L", (32, 32), 4).save("labels.png")
+    assert main(["reconstruct", "labels.png", "out", "--ckpt", "c.ours.safetensors", "--device", "cpu"]) == 0
+    assert "of the pixels with their own label" in capsys.readouterr().out
 
 
 # --- kinds of prior ---------------------------------------------------------------------------------------------------

@@ -252,7 +252,7 @@ def test_a_run_goes_on_from_another_folder_and_without_its_init_file(
 
 
 def test_other_codecs_are_refused(tmp_path: Path, train_in: Callable[..., Any], token_file: Path) -> None:
-    with pytest.raises(UsageError, match=r"another codec than the one given; give the one with hash cccccccccccc"):
+    with pytest.raises(UsageError, match=r"another codec than is given; give the one with hash cccccccccccc"):
         train_in("codec", codec=replace(CODEC, about={"codec_sha256": "d" * 64}))
     other = tokens(tmp_path / "other.h5", codec_sha256="d" * 64)
     with pytest.raises(UsageError, match=r"other.h5 was made with another codec \(dddddddddddd\) than .*t.h5"):
