@@ -373,10 +373,10 @@ def test_closing_drops_what_is_not_begun(items, monkeypatch: pytest.MonkeyPatch)
     decoded = []
     real = read_rgb
 
-    def slow(data, name):
+    def slow(data, name, **more):
         time.sleep(0.01)
         decoded.append(name)
-        return real(data, name)
+        return real(data, name, **more)
 
     monkeypatch.setattr(contents, "read_rgb", slow)
     evaluation = eval_batches(items * 20, size=SIZE, batch_size=30, workers=1)
@@ -412,9 +412,9 @@ def test_decoding_uses_the_threads_it_is_given(items, monkeypatch: pytest.Monkey
     together = threading.Barrier(3, timeout=10)
     real = read_rgb
 
-    def meeting(data, name):
+    def meeting(data, name, **more):
         together.wait()  # passes only when three are decoded at once
-        return real(data, name)
+        return real(data, name, **more)
 
     monkeypatch.setattr(contents, "read_rgb", meeting)
     assert sum(len(batch.items) for batch in eval_batches(items[:9], size=SIZE, batch_size=4, workers=3)) == 9
