@@ -89,7 +89,7 @@ def test_pictures_are_prepared_as_torchvision_prepares_those_of_pillow(name: str
     assert (
         levels.max() < 1.5
     )  # Pillow rounds to 8 bits between its two passes too (and cuts there, so no black or white)
-    assert levels.mean() < 0.2
+    assert levels.mean() < 0.25
 
 
 def test_pictures_in_floating_point_are_judged_as_they_will_be_saved(lite: Classifier) -> None:

@@ -188,6 +188,8 @@ def test_a_file_known_by_the_start_of_its_sha256_goes_the_same_way(empty: Path, 
     put(cached, b"other bytes")
     with pytest.raises(BadFileError, match=rf"instead of {digest[:10]}\.\.\.: remove it"):
         weights.find(known)
+    assert known.has(digest)
+    assert not known.has(digest[:9] + ("0" if digest[9] != "0" else "1") + digest[10:])
     cached.unlink()
     server.content = b"a login page"
     with pytest.raises(BadFileError, match=rf"instead of {digest[:10]}\.\.\.: nothing was kept"):

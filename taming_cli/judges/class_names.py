@@ -46,7 +46,7 @@ def match(
     for label in labels:
         classes = {given[label]} if label in given else names.find(label, numbers=numbered)
         found.append(classes.pop() if len(classes) == 1 else -1)
-    if not mapping and numbered and max(found, default=-1) < 0 and not classifier.wordnet:
+    if numbered and max(found, default=-1) < 0 and not classifier.wordnet:
         found = list(range(len(labels)))
 
     must = range(len(labels)) if needed is None else sorted(set(needed))
