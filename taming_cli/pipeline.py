@@ -224,23 +224,24 @@ def sample_to(
     *,
     asked: Asked | None = None,
     first: int = 0,
+    numbers: Sequence[int] | None = None,
     tokens: Path | None = None,
     ckpt: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_decode: Callable[[int, int], None] | None = None,
 ) -> Iterator[Sampled]:
-    """Draw samples `first` to `first + n - 1` into the folder `out`, yielding each as soon as it is written.
+    """Draw samples `first` to `first + n - 1`, or `numbers`, into the folder `out`, yielding each once it is written.
 
     Each is `NNNNNN.png` with its settings in the text chunk `taming`; `grid.png` shows up to 100 of them; `tokens`
     receives the codes. `asked` is what `Pipeline.ask` made of condition maps. Pictures that are there with the very
     same settings are kept, so a killed job goes on where it stopped. Raises UsageError where another picture is in the
     way, Interrupted after a signal.
     """
-    numbers = range(first, first + config.n)
+    numbers = range(first, first + config.n) if numbers is None else numbers
     asked = asked or pipeline.ask(config)
     classes = pipeline.classes(config, numbers)
     settings = {
-        number: _settings(pipeline, config, asked, number, index)
+        number: settings_of(pipeline, config, asked, number, index)
         for number, index in zip(numbers, classes, strict=True)
     }
     targets = {number: out / f"{number:06d}.png" for number in numbers}
@@ -274,7 +275,7 @@ def sample_to(
                 name = asked.names[number % len(asked.names)] if asked.names else None
                 yield Sampled(path=targets[number], sample=number, label=label, map=name)
             if stop.requested and chunk[-1] != numbers[-1]:
-                raise stop.interrupted(f"stopped; {chunk[-1] - first + 1} pictures are in {out}: run the same again")
+                raise stop.interrupted(f"stopped; {start + len(chunk)} pictures are in {out}: run the same again")
         if job is not None:
             job.finish()
     _write_grid(out, [targets[number] for number in numbers[:GRID_MOST]])
@@ -297,14 +298,14 @@ def _job(
     plan: dict[str, Any] = {
         "config": {**to_dict(config), "batch_size": None},
         "prior": pipeline.sha256,
-        "first": numbers[0],
+        "numbers": hashlib.sha256(repr(list(numbers)).encode()).hexdigest(),
     }
     if hashes := asked.hashes(numbers):
         plan["asked"] = hashes
     return TokenJob(tokens, header=header, plan=plan, total=len(numbers), shard_size=CHUNK)
 
 
-def _settings(pipeline: Pipeline, config: SampleConfig, asked: Asked, number: int, index: int | None) -> str:
+def settings_of(pipeline: Pipeline, config: SampleConfig, asked: Asked, number: int, index: int | None) -> str:
     """What a picture's text chunk says: all that it depends on, as JSON."""
     values = to_dict(config)
     for name in ("n", "batch_size", "class_name", "size"):

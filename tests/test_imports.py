@@ -22,6 +22,7 @@ FLOORS = {
     "codec": 5,
     "prior": 5,
     "pipeline": 6,
+    "rejection": 6,
     "interop": 6,
     "evaluate": 7,
     "annotate": 7,

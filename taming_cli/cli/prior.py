@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,10 @@ from taming_cli.cli.training import architecture_of, last_word, take_up
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from taming_cli.pipeline import Pipeline
+    from taming_cli.rejection import Judge
 
 
 def register(app: typer.Typer) -> None:
@@ -126,6 +130,14 @@ def sample(
         str | None,
         typer.Option("--at", metavar="X,Y", help="Its upper left corner in a larger --size; by default in the middle."),
     ] = None,
+    class_map: Annotated[
+        Path | None,
+        typer.Option(
+            "--class-map", metavar="FILE", help="JSON from the prior's classes to the classifier's, where names differ."
+        ),
+    ] = None,
+    weights: o.Weights = None,
+    offline: o.Offline = False,
     out: o.Out = None,
     first: Annotated[
         int, typer.Option("--first", min=0, help="Number of the first sample: --first 17 -n 1 is the 18th of any set.")
@@ -147,6 +159,7 @@ def sample(
     from taming_cli.cli.models import prior_path
     from taming_cli.codec.hole import known
     from taming_cli.pipeline import Pipeline, sample_to
+    from taming_cli.rejection import accepted
     from taming_cli.runtime.rundir import next_folder
 
     resolved = o.settle((SampleConfig,), flags, command="sample", config_file=config)
@@ -179,12 +192,24 @@ def sample(
             if done < total:
                 bar.update(drawn, f"decoding: {done}/{total} cells")
 
+        numbers = None
+        if settings.accept_rate < 1:
+            numbers = accepted(
+                pipeline,
+                settings,
+                folder,
+                _judge(pipeline, settings, class_map, weights, offline),
+                asked=asked,
+                first=first,
+                on_progress=on_progress,
+            )
         for made in sample_to(
             pipeline,
             settings,
             folder,
             asked=asked,
             first=first,
+            numbers=numbers,
             tokens=tokens,
             ckpt=path,
             on_progress=on_progress,
@@ -227,3 +252,18 @@ def _corner(text: str | None) -> tuple[int, int] | None:
     if found is None:
         raise UsageError(f"--at is {text!r}; give two numbers of pixels, like 64,0")
     return int(found[1]), int(found[2])
+
+
+def _judge(
+    pipeline: "Pipeline", settings: SampleConfig, class_map: Path | None, weights: Path | None, offline: bool
+) -> "Judge":
+    """The classifier, and its class for each of the prior's that may be drawn."""
+    from taming_cli.judges.class_names import match, read_mapping
+    from taming_cli.judges.classifiers import build
+    from taming_cli.rejection import Judge
+
+    classifier = build(settings.classifier, weights=weights, offline=offline).to(pipeline.device)
+    labels = [pipeline.label(index) for index in range(pipeline.gpt.config.num_classes)]
+    needed = None if settings.class_name is None else [pipeline.class_index(settings.class_name)]
+    mapping = read_mapping(class_map) if class_map is not None else None
+    return Judge(classifier, match(labels, classifier, mapping, needed=needed))

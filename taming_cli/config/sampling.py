@@ -36,5 +36,13 @@ class SampleConfig(DecodingConfig):
     candidates: int = option(
         1, "With --complete: so many fillings are drawn, and the one kept that what comes after it fits best.", low=1
     )
+    accept_rate: float = option(
+        1.0, "Draw n / rate and keep the n that --classifier gives their class the most; 1: all.", low=1e-4, high=1
+    )
+    classifier: str = option(
+        "efficientnet-lite0",
+        "That judge: efficientnet-lite0 (no download) or one of torchvision, such as resnet50.",
+        metavar="NAME",
+    )
     stride: int = option(1, "Columns that share a window: 1 is the paper's procedure, more is faster.", low=1)
     batch_size: int = option(16, "Windows computed at once; changes memory and speed, not the pictures.", low=1)
