@@ -30,6 +30,7 @@ from taming_cli.data.images import SETTINGS, grid, png_settings, read_image, wri
 from taming_cli.data.token_writer import TokenJob
 from taming_cli.data.tokens import TokenHeader
 from taming_cli.errors import UsageError
+from taming_cli.prior.canvas import check_plan
 from taming_cli.prior.completion import complete
 from taming_cli.prior.generate import Given, generate
 from taming_cli.prior.gpt import GPT
@@ -168,7 +169,9 @@ class Pipeline:
             size = Size(f * known.keep.shape[1], f * known.keep.shape[0])
         if size is not None:
             self.codec.config.latent(size)
-        return ask(self.encoders, maps, f, size, self.learned)._replace(known=known)
+        asked = ask(self.encoders, maps, f, size, self.learned)._replace(known=known)
+        check_plan(self.gpt.config, (asked.latent.height, asked.latent.width), config.stride)
+        return asked
 
     @property
     def learned(self) -> Size:

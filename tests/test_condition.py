@@ -2,6 +2,8 @@
 
 import json
 import re
+import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -343,3 +345,56 @@ def test_an_imported_segmentation_prior_slides_as_published(shared: Path, tmp_pa
         assert np.array_equal(tokens.codes(slice(None))[:, 0], io["greedy_sliding"])
         asked = Pipeline.load("prior.safetensors", device="cpu").ask(SampleConfig(), {"segmentation": picture})
         assert np.array_equal(asked.codes["segmentation"], io["cond_indices"])
+
+
+def bomb(path: Path) -> Path:
+    """A PNG of a few bytes that claims to be 60,000 x 60,000."""
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    )
+    return path
+
+
+def test_bad_input_is_one_line_and_writes_nothing(
+    prior: Path, codecs: dict[str, Path], scenes: Path, tmp_path: Path, capsys: Any
+) -> None:
+    map_ = sorted((scenes / "segmentation").rglob("*.png"))[0]
+    picture = sorted((scenes / "images").rglob("*.png"))[0]
+    Image.fromarray(np.full((40, 48), 99, np.uint8)).save(tmp_path / "above.png")
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(tmp_path / "mask.png")
+    np.save(tmp_path / "channels.npy", np.zeros((40, 48, 3), np.float32))
+    bomb(tmp_path / "bomb.png")
+    (tmp_path / "map.json").write_text('{"day": 1000}')
+    before = sorted(tmp_path.iterdir())
+    sample = ["sample", "--ckpt", str(prior), "-o", str(tmp_path / "out"), "--class", "day"]
+    segmentation = ["--cond", f"segmentation={map_}"]
+    tokenize = ["tokenize", str(picture), "--ckpt", str(codecs["image"]), "-o", str(tmp_path / "t.h5")]
+    for line, word in (
+        ([*sample, "--cond", f"segmentation={tmp_path / 'above.png'}"], "holds label 99, but the labels are 0 to"),
+        ([*sample, "--cond", f"depth={tmp_path / 'channels.npy'}"], r"array of shape \(40, 48, 3\)"),
+        ([*sample, "--cond", f"depth={picture}"], "a picture in colour; a depth map is grey"),
+        ([*sample, *segmentation, "--size", "0x8"], "size"),
+        ([*sample, *segmentation, "--size", "-8x8"], "size"),
+        ([*sample, *segmentation, "--size", "8x"], "size"),
+        (
+            [*sample, *segmentation, "--stride", "2"],
+            "stride is 2; it must divide half the window's width of 6: use 1, 3",
+        ),
+        ([*sample, "--complete", str(picture), "--mask", str(tmp_path / "mask.png")], "mask.png is 40x40, but"),
+        ([*sample, "--accept-rate", "0.5", "--class-map", str(tmp_path / "map.json")], "1000"),
+        ([*sample, "--accept-rate", "0.5"], "no class of the classifier"),
+        ([*sample, "--cond", f"segmentation={tmp_path / 'bomb.png'}"], "larger than is safe to decode"),
+        ([*sample, "--complete", str(tmp_path / "bomb.png"), "--mask", "upper-half"], "larger than is safe to decode"),
+        ([*tokenize, "--cond", f"segmentation={map_}", "--cond-ckpt", str(prior)], "codec of pictures"),
+    ):
+        code = main(line)
+        assert code in (1, 2), (line[7:], code)
+        said = capsys.readouterr()
+        assert said.out == ""
+        lines = [each for each in said.err.splitlines() if each.startswith("taming: ")]
+        assert len(lines) == 1, said.err
+        assert re.search(word, lines[0]), lines[0]
+        assert sorted(tmp_path.iterdir()) == before, line

@@ -75,6 +75,9 @@ def test_the_steps_and_the_python(folder: Path) -> None:
         run(line)
     assert len(list(Path("runs/sample/002").glob("*.png"))) == 5
     assert len(list(Path("out").rglob("*.png"))) == 200
+    for line in (line for block in blocks("Conditions, any size") for line in commands(block)):
+        run(line.replace("1280x832", "96x64"))
+    assert len(list(Path("runs/sample").glob("*/000000.png"))) == 5
     (python,) = blocks("In Python")
     made: dict[str, Any] = {}
     exec(python, made)

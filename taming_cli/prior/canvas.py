@@ -15,7 +15,7 @@ from taming_cli.errors import UsageError
 from taming_cli.prior.layout import check_conditions, prefix
 from taming_cli.prior.order import cells as cells_in_order
 from taming_cli.prior.order import in_order, on_grid
-from taming_cli.prior.windows import Plan, Run, plan
+from taming_cli.prior.windows import Plan, Run, check_stride, plan
 
 
 class Job(NamedTuple):
@@ -116,15 +116,21 @@ class Canvas:
 
 
 def plan_for(config: PriorConfig, size: tuple[int, int], stride: int) -> Plan:
-    """The plan by which a prior goes through a latent of `size` (rows, columns). UsageError for a stride that does not
-    divide, and for another size than the window's where the order is not raster."""
+    """The plan by which a prior goes through a latent of `size` (rows, columns). UsageError as of `check_plan`."""
+    check_plan(config, size, stride)
+    return plan(*size, (config.window.height, config.window.width), stride)
+
+
+def check_plan(config: PriorConfig, size: tuple[int, int], stride: int) -> None:
+    """UsageError for a stride that does not divide half the window's width, and for another size (rows, columns) than
+    the window's where the order is not raster."""
     window = (config.window.height, config.window.width)
+    check_stride(stride, config.window.width)
     if config.order != "raster" and size != window:
         raise UsageError(
             f"this prior goes through its cells in the order {config.order!r}, so it makes pictures of "
             f"{config.window} cells alone; leave --size out"
         )
-    return plan(*size, window, stride)
 
 
 def repeat_edge(codes: Tensor, planned: Plan) -> Tensor:
