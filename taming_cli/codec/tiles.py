@@ -3,6 +3,11 @@
 Tiles that take statistics and attention on their own come out in different tints, and blending them only spreads the
 steps. Here all tiles of a picture share them (see `local`), have the margin that their borders depend on, and every
 pixel is written once, by the one tile that it lies in.
+
+Measured with `tiny`, f8, on two busy cores: 8192 x 8192 in 6 minutes, 2.8 GiB beside the model and with the picture. A
+4096 x 3072 mosaic of photographs comes 0.8 grey levels, 4 at most, from the same with every statistic taken whole; how
+near depends on the number of patches, and so on the budget: at 1024 x 768 and an eighth of the memory it can be 20 or
+more, as one tone over the whole picture, with a codec of little training. Seams there are none at any budget.
 """
 
 import math
@@ -19,8 +24,9 @@ from taming_cli.data.images import to_uint8
 
 BUDGET = 3 * 2**30
 """Bytes for the activations of a decode, in fp32, beside the model and the finished picture."""
-PATCH = 64
-"""Pixels a side of each patch of a large picture that statistics are taken on, or one cell."""
+PATCH = 32
+"""Pixels a side of each patch of a large picture that statistics are taken on: many places count more than many pixels.
+At least 4 cells, so that those at the borders hold what the borders change."""
 
 _LIVE = 5.5
 """Tensors of the widest level that are in memory at once: 5.2 to 5.4 measured (torch 2.15, CPU, channels last)."""
@@ -159,7 +165,7 @@ def _tiles(run: Sequence[Stage], size: tuple[int, int], budget: int) -> Iterator
 
 def _patches(run: Sequence[Stage], size: tuple[int, int], budget: int) -> Iterator[tuple[Box, float]]:
     """As many patches as fit the budget together, or cover the picture; of one size; and the cells they stand for."""
-    side = max(1, PATCH // run[-1].after)
+    side = max(4, PATCH // run[-1].after)
     rows, columns = min(side, size[0]), min(side, size[1])
     most = max(1, budget // _bytes(run, size, (rows, columns)))
     down, across = math.ceil(size[0] / rows), math.ceil(size[1] / columns)
