@@ -174,6 +174,18 @@ def test_patches_are_measured_as_they_lie_in_the_picture(monkeypatch: pytest.Mon
     torch.testing.assert_close(part, codec.decode(codes)[..., 20:50, 20:50], rtol=0, atol=2e-5)
 
 
+def test_shares_weigh_patches_as_if_they_were_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "ALL", 0)
+    monkeypatch.setattr(local, "SEEN", 600)
+    codec = uneven(CODEC)
+    codes = drawn(codec, 1, 40, 36)
+    one, other, part = Box(0, 0, 10, 10), Box(25, 20, 10, 10), Box(10, 10, 15, 15)
+    weighed = LocalDecoder(codec, codes[0], whole=0, patches=[one, other], shares=[1, 2])(part)
+    repeated = LocalDecoder(codec, codes[0], whole=0, patches=[one, other, other])(part)
+    alike = LocalDecoder(codec, codes[0], whole=0, patches=[one, other])(part)
+    assert (weighed - repeated).abs().mean() < 0.02 * (weighed - alike).abs().mean()
+
+
 def test_the_codec_is_left_as_it_was(codec: VQGAN) -> None:
     codes = drawn(codec, 1, 30, 30)
     before, names = codec.decode(codes[:, :5, :5]), [(name, id(module)) for name, module in codec.named_modules()]
@@ -224,7 +236,14 @@ def test_every_cell_is_in_one_tile_and_every_tile_in_the_budget(codec: VQGAN) ->
         for box in plan.patches:
             assert 0 <= box.top <= height - box.height
             assert 0 <= box.left <= width - box.width
-        assert len(set(plan.patches)) == len(plan.patches)
+        assert len(set(plan.patches)) == len(plan.patches) == len(plan.shares)
+        assert sum(plan.shares) == pytest.approx(height * width)
+
+
+def test_the_borders_of_a_picture_stand_for_themselves() -> None:
+    spread = list(tiles._spread(6, 8, 100))
+    assert (spread[0], spread[-1]) == ((0, 8), (92, 8))
+    assert all(8 <= start <= 84 and share == 21 for start, share in spread[1:-1])
 
 
 def test_an_8192_picture_of_the_tiny_codec_is_planned_as_the_budget_says() -> None:

@@ -96,11 +96,14 @@ class LocalDecoder:
     """Decodes parts of one picture, by statistics that are settled when this is built.
 
     `codes` (h, w) of the picture. The first `whole` stages run on all of it, the others' statistics are taken on
-    `patches`, all of one size. Shares the codec's weights, and leaves the codec as it is.
+    `patches`, all of one size, each of which stands for so many cells as its number in `shares` says, or all for the
+    same. Shares the codec's weights, and leaves the codec as it is.
     """
 
     @torch.no_grad()
-    def __init__(self, codec: VQGAN, codes: Tensor, *, whole: int, patches: Sequence[Box]) -> None:
+    def __init__(
+        self, codec: VQGAN, codes: Tensor, *, whole: int, patches: Sequence[Box], shares: Sequence[float] = ()
+    ) -> None:
         self._size = (codes.shape[0], codes.shape[1])
         self._counted = _Counted()
         self._base, self._scale = codes[None, None], 1
@@ -110,6 +113,7 @@ class LocalDecoder:
             self._scale = stage.after
         self._stages = every[whole:]
         if self._stages:
+            self._counted.shares = list(shares or [1] * len(patches))
             self._run(self._stages, patches)
         self._counted.on = False
 
@@ -170,10 +174,11 @@ class _Window:
 
 @dataclass
 class _Counted:
-    """Whether the layers still measure, and where in what they see the pixels are that count."""
+    """Whether the layers still measure, where in what they see the pixels are that count, and how much, by patch."""
 
     on: bool = True
     inner: _Window = _Window((), (), 0, 0)
+    shares: Sequence[float] = (1,)
 
 
 def _held(decoder: Decoder, counted: _Counted) -> Decoder:
@@ -201,17 +206,19 @@ class _HeldNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         if self.counted.on:
-            self.mean, self.var = self.measure(self.counted.inner.cut(x))
+            self.mean, self.var = self.measure(self.counted.inner.cut(x), self.counted.shares)
         return F.batch_norm(x, self.mean, self.var, self.norm.weight, self.norm.bias, eps=self.norm.eps)
 
-    def measure(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) -> mean and variance (C,) of each channel's group, over batch and pixels."""
+    def measure(self, x: Tensor, shares: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) -> mean and variance (C,) of each channel's group, over all that the pictures stand for."""
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        var, mean = torch.var_mean(wide, (0, 2, 3), correction=0)  # (C,)
+        share = torch.tensor(shares, dtype=wide.dtype, device=x.device)[:, None] / sum(shares)
+        var, mean = torch.var_mean(wide, (2, 3), correction=0)  # (B, C)
         groups = self.norm.num_groups
-        means = mean.view(groups, -1).mean(1).repeat_interleave(len(mean) // groups)
-        spread = (var + (mean - means) ** 2).view(groups, -1).mean(1)
-        return means, spread.repeat_interleave(len(mean) // groups)
+        per = mean.shape[1] // groups
+        means = (share * mean).sum(0).view(groups, per).mean(1).repeat_interleave(per)
+        spread = (share * (var + (mean - means) ** 2)).sum(0).view(groups, per).mean(1)
+        return means, spread.repeat_interleave(per)
 
 
 class _HeldAttention(nn.Module):
@@ -228,8 +235,13 @@ class _HeldAttention(nn.Module):
         n = self.block.norm(x)
         if self.counted.on:
             cells = self.counted.inner.cut(n).transpose(0, 1).flatten(1)  # (C, cells)
-            if (count := cells.shape[1]) > ALL:
-                cells = cells[:, torch.arange(SEEN, device=x.device) * count // SEEN]
-            self.seen = cells[None, :, :, None]
+            self.seen = cells[:, self.pick(cells.shape[1])][None, :, :, None]
         strips = zip(torch.chunk(x, STRIPS, 2), torch.chunk(n, STRIPS, 2), strict=True)
         return torch.cat([self.block.attend(part, normed, self.seen) for part, normed in strips], 2)
+
+    def pick(self, cells: int) -> Tensor:
+        """Numbers of cells, of the `cells` of all patches, evenly spread over what these stand for."""
+        shares = torch.tensor(self.counted.shares, dtype=torch.float64)
+        upto = shares.repeat_interleave(cells // len(shares)).cumsum(0)
+        count = cells if cells <= ALL else SEEN
+        return torch.searchsorted(upto, (torch.arange(count) + 0.5) * upto[-1] / count)
