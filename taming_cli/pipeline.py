@@ -41,9 +41,11 @@ from taming_cli.runtime.device import autocast, pick_device, pick_precision, pre
 from taming_cli.runtime.interrupt import StopRequest
 
 CHUNK = 64
-"""Samples drawn, decoded and written before the next: what a kill can cost at most."""
+"""Samples drawn, decoded and written before the next, at most: what a kill can cost."""
 GRID_MOST = 100
-"""Pictures in the grid; more would only make it unreadable."""
+"""Pictures in the grid, at most; more would only make it unreadable."""
+MEMORY = 2**28
+"""Bytes of finished pictures that are held at once, if it is more than one."""
 
 
 class Samples(NamedTuple):
@@ -190,6 +192,11 @@ class Pipeline:
         beyond = latent.width > window.width or latent.height > window.height
         return beyond and self.learned == window and not self.encoders
 
+    def at_once(self, latent: Size, most: int) -> int:
+        """How many pictures of this grid are held at once, 1 to `most`."""
+        pixels = latent.width * latent.height * self.codec.config.downsample_factor**2
+        return max(1, min(most, MEMORY // (3 * pixels)))
+
     def classes(self, config: SampleConfig, numbers: Sequence[int]) -> list[int | None]:
         """The class of each sample: the one asked for, else one drawn as often as in the training data."""
         if not self.gpt.config.num_classes:
@@ -252,13 +259,13 @@ def sample_to(
         if target.exists() and png_settings(target) != settings[number]:
             raise UsageError(f"{target} exists and was made with other settings; give another --out")
     out.mkdir(parents=True, exist_ok=True)
-    cells = asked.latent.width * asked.latent.height
+    cells, at_once = asked.latent.width * asked.latent.height, pipeline.at_once(asked.latent, CHUNK)
     with ExitStack() as stack:
         job = stack.enter_context(_job(pipeline, config, asked, tokens, ckpt, numbers)) if tokens else None
         pending = {part.start: part for part in job.pending()} if job is not None else {}
         stop = stack.enter_context(StopRequest())
-        for start in range(0, len(numbers), CHUNK):
-            chunk = numbers[start : start + CHUNK]
+        for start in range(0, len(numbers), at_once):
+            chunk = numbers[start : start + at_once]
             if start in pending or not all(targets[number].exists() for number in chunk):
                 done = start * cells
 
@@ -273,7 +280,7 @@ def sample_to(
                     names = [targets[number].name for number in chunk]
                     codes = drawn.codes[:, None].numpy()
                     job.write(pending[start], codes=codes, names=names, labels=drawn.classes, conditions={}, skipped=[])
-            for number, index in zip(chunk, classes[start : start + CHUNK], strict=True):
+            for number, index in zip(chunk, classes[start : start + at_once], strict=True):
                 label = None if index is None else pipeline.label(index)
                 name = asked.names[number % len(asked.names)] if asked.names else None
                 yield Sampled(path=targets[number], sample=number, label=label, map=name)
@@ -281,7 +288,8 @@ def sample_to(
                 raise stop.interrupted(f"stopped; {start + len(chunk)} pictures are in {out}: run the same again")
         if job is not None:
             job.finish()
-    _write_grid(out, [targets[number] for number in numbers[:GRID_MOST]])
+    shown = numbers[: pipeline.at_once(asked.latent, GRID_MOST)]
+    _write_grid(out, [targets[number] for number in shown])
 
 
 def _job(
@@ -305,7 +313,9 @@ def _job(
     }
     if hashes := asked.hashes(numbers):
         plan["asked"] = hashes
-    return TokenJob(tokens, header=header, plan=plan, total=len(numbers), shard_size=CHUNK)
+    return TokenJob(
+        tokens, header=header, plan=plan, total=len(numbers), shard_size=pipeline.at_once(asked.latent, CHUNK)
+    )
 
 
 def settings_of(pipeline: Pipeline, config: SampleConfig, asked: Asked, number: int, index: int | None) -> str:

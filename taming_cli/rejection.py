@@ -55,13 +55,13 @@ def accepted(
     classes = [index for index in pipeline.classes(config, numbers) if index is not None]
     made = {"classifier": judge.classifier.stamp, **json.loads(settings_of(pipeline, config, asked, first, None))}
     found = _seen(out / SEEN, made)
-    cells = asked.latent.width * asked.latent.height
+    cells, at_once = asked.latent.width * asked.latent.height, pipeline.at_once(asked.latent, CHUNK)
     out.mkdir(parents=True, exist_ok=True)
     with (out / SEEN).open("a") as stream, StopRequest() as stop:
         if not found and stream.tell() == 0:
             _append(stream, [json.dumps(made)])
-        for start in range(0, len(numbers), CHUNK):
-            chunk = [number for number in numbers[start : start + CHUNK] if number not in found]
+        for start in range(0, len(numbers), at_once):
+            chunk = [number for number in numbers[start : start + at_once] if number not in found]
             if chunk:
                 done = start * cells
 
@@ -74,7 +74,7 @@ def accepted(
                 for number, value in zip(chunk, _log_probs(judge.classifier, drawn.images, wanted), strict=True):
                     found[number] = value
                 _append(stream, [json.dumps([number, found[number]]) for number in chunk])
-            if stop.requested and start + CHUNK < len(numbers):
+            if stop.requested and start + at_once < len(numbers):
                 raise stop.interrupted(f"stopped; {len(found)} candidates are noted in {out}: run the same again")
     scores = torch.tensor([found[number] for number in numbers], dtype=torch.float64)
     kept = keep(scores, torch.tensor(classes), config.n)
