@@ -3,6 +3,7 @@
 import json as json_module
 import re
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -186,7 +187,8 @@ def sample(
         def on_progress(done: int, total: int) -> None:
             nonlocal drawn
             drawn, bar.total = done, total
-            bar.update(done, f"{done}/{total} cells")
+            rate = done / max(1e-3, time.monotonic() - bar.began)
+            bar.update(done, f"{done}/{total} cells, {rate:.0f} cells/s")
 
         def on_decode(done: int, total: int) -> None:
             if done < total:
