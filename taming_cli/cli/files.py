@@ -1,5 +1,6 @@
 """`info`, `tokens`, `presets`, `demo-data`: what looks at files, or makes the ones to begin with."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -65,13 +66,14 @@ def _describe(file: Path, config: Path | None) -> dict[str, Any]:
 
         return describe(file, config)
     model = load_model(file)
-    parameters = {"codec": 0, "prior": 0}
+    parameters: Counter[str] = Counter()
     for name, tensor in model.tensors.items():
-        part = "prior" if model.format == "taming-prior" and not name.startswith("codec.") else "codec"
-        parameters[part] += tensor.numel()
+        if not name.startswith("extra."):
+            part = "codec" if model.format == "taming-codec" else name.partition(".")[0]
+            parameters[part] += tensor.numel()
     return {
         "kind": model.format.removeprefix("taming-"),
-        **{f"{part}_parameters": count for part, count in parameters.items() if count},
+        **{f"{part}_parameters": count for part, count in sorted(parameters.items())},
         **model.about,
         "config": dict(model.config),
     }
