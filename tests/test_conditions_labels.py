@@ -25,18 +25,25 @@ def encoded(array_or_image, file_format="PNG", **options) -> bytes:
     return stream.getvalue()
 
 
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
 def png(values: np.ndarray, bits: int) -> bytes:
     """A grey PNG of 1, 2, 4 or 8 bits a pixel, by the format's own definition."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
     rows = b""
     for row in values:
         text = "".join(format(int(value), f"0{bits}b") for value in row)
         text += "0" * (-len(text) % 8)
         rows += b"\0" + bytes(int(text[i : i + 8], 2) for i in range(0, len(text), 8))
     header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def sixteen_bit_colour(values: np.ndarray) -> bytes:
+    """A PNG of three equal channels of 16 bits, which Pillow cannot write, and reads as 8 bits."""
+    rows = b"".join(b"\0" + np.repeat(row, 3).astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
@@ -159,6 +166,9 @@ def test_exif_orientation_is_undone(orientation, colours):
         (encoded(np.full((3, 3), 70000, np.int32), "TIFF"), "from 70000 to 70000"),
         (encoded(np.full((3, 3), -1, np.int32), "TIFF"), "from -1"),
         (encoded(Image.new("CMYK", (3, 3)), "TIFF"), "no labels"),
+        (sixteen_bit_colour(LABELS), "no labels"),
+        (encoded(LABELS, "TIFF", tiffinfo={262: 0}), "inverted"),
+        (encoded(Image.fromarray(LABELS > 99), "TIFF", tiffinfo={262: 0}), "inverted"),
         (encoded(LABELS)[:60], "damaged"),
         (b"labels", "not a picture"),
         (b"", "empty"),

@@ -36,8 +36,8 @@ def coco(figure=FIGURE):
     return {"category_id": 1, "image_id": 7, "keypoints": [number for joint in figure for number in joint]}
 
 
-def open_pose(body, missing=()):
-    places = PLACES | {"neck": (100, 50), "mid_hip": (100, 105)}
+def open_pose(body, missing=(), neck=(100, 50)):
+    places = PLACES | {"neck": neck, "mid_hip": (100, 105)}
     numbers = []
     for joint in body:
         numbers += [*places[joint], 0.8] if joint in places and joint not in missing else [0, 0, 0]
@@ -119,6 +119,9 @@ def test_the_neck_is_where_open_pose_says_or_between_the_shoulders():
     shoulder = ("left_shoulder",)
     given = read({"people": [open_pose(BODY_18, shoulder)]}, size=SIZE)
     assert given[50, 90].tolist() == [255, 0, 0]
+    lower = read({"people": [open_pose(BODY_18, neck=(100, 70))]}, size=SIZE)
+    assert lower[70, 100].any()
+    assert not lower[50, 90].any()
     between = read({"people": [open_pose(BODY_18, ("neck",))]}, size=SIZE)
     assert (between == DRAWN).all()
     none = read({"people": [open_pose(BODY_18, ("neck", *shoulder))]}, size=SIZE)
@@ -149,20 +152,21 @@ def test_strokes_grow_with_the_figure():
     assert paint_skeletons([FIGURE], 200, 190, [600.0]).any(2).mean() > 2 * covered
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_scenes_keypoints_drawn_again_are_nearly_their_pose_maps(tmp_path: Path, seed: int):
-    write(tmp_path / "s", count=1, size=Size(160, 128), seed=seed, kind="figure")
-    (keypoints,) = (tmp_path / "s" / "keypoints").rglob("*.json")
-    (rendered,) = (tmp_path / "s" / "pose").rglob("*.png")
-    again = read(keypoints.read_bytes())
-    there = np.asarray(read_pose(rendered.read_bytes(), "p.png"))
-    drawn = scene(seed, 160, 128, kind="figure")
-    assert (there == drawn.pose).all()
-    assert again.shape == there.shape
-    # Only the widths of strokes may differ a little: the body's height is estimated.
-    assert np.abs(again.astype(int) - there).mean() < 0.1 * there.mean() + 0.5
-    for joints in drawn.keypoints:
-        assert all(again[int(y), int(x)].any() for x, y, v in joints if v > 0)
+def test_scenes_keypoints_drawn_again_are_nearly_their_pose_maps(tmp_path: Path):
+    write(tmp_path / "s", count=4, size=Size(96, 80), seed=2, kind="figure")
+    files = sorted((tmp_path / "s" / "keypoints").rglob("*.json"))
+    assert len(files) == 4
+    for file in files:
+        again = read(file.read_bytes())
+        rendered = tmp_path / "s" / "pose" / file.parent.name / f"{file.stem}.png"
+        there = np.asarray(read_pose(rendered.read_bytes(), "p.png"))
+        drawn = scene(int(file.stem), 96, 80, kind="figure")
+        assert (there == drawn.pose).all()
+        assert again.shape == there.shape
+        # Only the widths of strokes may differ a little: the body's height is estimated.
+        assert np.abs(again.astype(int) - there).mean() < 0.1 * there.mean() + 0.5
+        for joints in drawn.keypoints:
+            assert all(again[int(y), int(x)].any() for x, y, v in joints if v > 0)
 
 
 def test_a_rendered_skeleton_is_read_like_any_picture():
