@@ -21,7 +21,7 @@ import taming_cli
 from taming_cli.codec.condition import Encoder, MapCodec, encoders
 from taming_cli.codec.hole import Known
 from taming_cli.codec.maps import Asked, Maps, ask
-from taming_cli.codec.tiles import pictures
+from taming_cli.codec.tiles import at_once, pictures
 from taming_cli.codec.vqgan import VQGAN, codec_from
 from taming_cli.config.fields import one_of, to_dict
 from taming_cli.config.sampling import SampleConfig
@@ -44,8 +44,6 @@ CHUNK = 64
 """Samples drawn, decoded and written before the next, at most: what a kill can cost."""
 GRID_MOST = 100
 """Pictures in the grid, at most; more would only make it unreadable."""
-MEMORY = 2**28
-"""Bytes of finished pictures that are held at once, if it is more than one."""
 
 
 class Samples(NamedTuple):
@@ -194,8 +192,7 @@ class Pipeline:
 
     def at_once(self, latent: Size, most: int) -> int:
         """How many pictures of this grid are held at once, 1 to `most`."""
-        pixels = latent.width * latent.height * self.codec.config.downsample_factor**2
-        return max(1, min(most, MEMORY // (3 * pixels)))
+        return at_once(self.codec, latent.height, latent.width, most)
 
     def classes(self, config: SampleConfig, numbers: Sequence[int]) -> list[int | None]:
         """The class of each sample: the one asked for, else one drawn as often as in the training data."""
@@ -259,13 +256,13 @@ def sample_to(
         if target.exists() and png_settings(target) != settings[number]:
             raise UsageError(f"{target} exists and was made with other settings; give another --out")
     out.mkdir(parents=True, exist_ok=True)
-    cells, at_once = asked.latent.width * asked.latent.height, pipeline.at_once(asked.latent, CHUNK)
+    cells, step = asked.latent.width * asked.latent.height, pipeline.at_once(asked.latent, CHUNK)
     with ExitStack() as stack:
         job = stack.enter_context(_job(pipeline, config, asked, tokens, ckpt, numbers)) if tokens else None
         pending = {part.start: part for part in job.pending()} if job is not None else {}
         stop = stack.enter_context(StopRequest())
-        for start in range(0, len(numbers), at_once):
-            chunk = numbers[start : start + at_once]
+        for start in range(0, len(numbers), step):
+            chunk = numbers[start : start + step]
             if start in pending or not all(targets[number].exists() for number in chunk):
                 done = start * cells
 
@@ -280,7 +277,7 @@ def sample_to(
                     names = [targets[number].name for number in chunk]
                     codes = drawn.codes[:, None].numpy()
                     job.write(pending[start], codes=codes, names=names, labels=drawn.classes, conditions={}, skipped=[])
-            for number, index in zip(chunk, classes[start : start + at_once], strict=True):
+            for number, index in zip(chunk, classes[start : start + step], strict=True):
                 label = None if index is None else pipeline.label(index)
                 name = asked.names[number % len(asked.names)] if asked.names else None
                 yield Sampled(path=targets[number], sample=number, label=label, map=name)

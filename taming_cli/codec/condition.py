@@ -43,6 +43,10 @@ class Encoder(ABC):
     def header(self) -> ConditionHeader:
         """What made the codes, and how many there are."""
 
+    def grid_of(self, size: Size, f: int) -> Size:
+        """The grid that a map of this size asks for, where the picture's codec has this f."""
+        return Size(max(1, round(size.width / f)), max(1, round(size.height / f)))
+
     @abstractmethod
     def cut(self, image: Image | None, crop: Crop, source: Size, grid: Size) -> Tensor:
         """The part of a map of size `source` that lies under a picture's `crop`, for `grid` cells: small, on the
@@ -93,6 +97,10 @@ class Lowres(Encoder):
     @property
     def header(self) -> ConditionHeader:  # noqa: D102
         return ConditionHeader(codec_sha256=f"{RULE}lowres", codebook_size=LOWRES_CODES)
+
+    def grid_of(self, size: Size, f: int) -> Size:
+        """A pixel for each code."""
+        return size
 
     def cut(self, image: Image | None, crop: Crop, source: Size, grid: Size) -> Tensor:  # noqa: D102
         assert image is not None

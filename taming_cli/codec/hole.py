@@ -14,7 +14,8 @@ from torch import Tensor
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.size import Size
 from taming_cli.data.images import read_rgb, to_float
-from taming_cli.errors import BadImageError, UsageError
+from taming_cli.data.sources import Item
+from taming_cli.errors import UsageError
 
 UPPER_HALF = "upper-half"
 """Instead of a mask: the upper half is known, the lower is made."""
@@ -104,8 +105,4 @@ def _mask(mask: Path | str | None, image: Image, picture: Path) -> NDArray[np.bo
 
 
 def _read(path: Path) -> Image:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadImageError(f"{path}: {error.strerror or error}") from error
-    return read_rgb(data, str(path))
+    return read_rgb(Item(str(path), path).read(), str(path))

@@ -57,7 +57,9 @@ def ask(encoders: Mapping[str, Encoder], maps: Maps, f: int, size: Size | None, 
     if size is not None:
         grid = Size(size.width // f, size.height // f)
     else:
-        grids = {_grid_of(kind, image, f): None for kind, images in read.items() for image in images}
+        grids = {
+            encoders[kind].grid_of(Size(*image.size), f): None for kind, images in read.items() for image in images
+        }
         if len(grids) > 1:
             raise UsageError(f"the maps are of {len(grids)} sizes; say which the pictures shall have: --size WxH")
         grid = next(iter(grids), otherwise)
@@ -100,9 +102,3 @@ def _listed(encoders: Mapping[str, Encoder], maps: Maps) -> dict[str, list[Item]
 def _read(encoder: Encoder, item: Item) -> Image:
     assert encoder.reads is not None
     return encoder.reads.read(item.read(), str(item.path))
-
-
-def _grid_of(kind: str, image: Image, f: int) -> Size:
-    """The grid that a map asks for."""
-    pixels = 1 if kind == "lowres" else f
-    return Size(max(1, round(image.width / pixels)), max(1, round(image.height / pixels)))

@@ -27,9 +27,6 @@ from taming_cli.metrics import psnr
 from taming_cli.runtime.checkpoint import tensors_sha256
 from taming_cli.runtime.device import autocast, pick_device, pick_precision, precision_name
 
-MEMORY = 2**28
-"""Bytes of decoded pictures that are held at once, if it is more than one row of a token file."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
@@ -122,8 +119,7 @@ def decode(
     made = _made(codec, of=_hidden(tokens), precision=precision_name(dtype))
     _refuse_others({_view(path, view): made for path in targets for view in range(views)})
     codec = codec.to(where).to(memory_format=torch.channels_last)
-    pixels = file.header.height * file.header.width * file.header.downsample_factor**2 * views
-    batch_size = max(1, min(batch_size, MEMORY // (3 * pixels)))
+    batch_size = tiles.at_once(codec, file.header.height * views, file.header.width, batch_size)
     for start in range(0, len(file), batch_size):
         rows = slice(start, min(start + batch_size, len(file)))
         codes = torch.from_numpy(file.codes(rows)).flatten(0, 1).to(where)

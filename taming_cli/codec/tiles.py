@@ -32,6 +32,15 @@ _LIVE = 5.5
 """Tensors of the widest level that are in memory at once: 5.2 to 5.4 measured (torch 2.15, CPU, channels last)."""
 
 
+MEMORY = 2**28
+"""Bytes of finished pictures that are held at once, if it is more than one."""
+
+
+def at_once(codec: VQGAN, height: int, width: int, most: int) -> int:
+    """How many finished pictures of height x width codes are to be held at once, 1 to `most`."""
+    return max(1, min(most, MEMORY // (3 * height * width * codec.config.downsample_factor**2)))
+
+
 def pictures(
     codec: VQGAN,
     codes: Tensor,

@@ -69,9 +69,12 @@ def fit(
     train = replace(train, val=absolute(train.val), init=absolute(train.init), colours=absolute(train.colours))
     _check_size(codec, critic, train)
     pictures = _split(images, train)
+    colours = read_colours(Path(train.colours)) if train.colours else None
     if train.kind == "segmentation" and not train.labels:
-        train = replace(train, labels=_labels(codec, train, pictures))
-    holds = _content(train)
+        maps = [*pictures.train, *pictures.held]
+        counted = codec.in_channels if train.init else count_labels(maps, unlabelled=train.unlabelled, colours=colours)
+        train = replace(train, labels=counted)
+    holds = content(train.kind, labels=train.labels, unlabelled=train.unlabelled, colours=colours)
     codec = replace(codec, in_channels=holds.channels, out_ch=holds.channels)
     device = pick_device(train.device)
     torch.manual_seed(train.seed)
@@ -134,19 +137,6 @@ def _split(images: Sequence[Path], train: CodecTrainConfig) -> Split:
     if train.val is not None:
         return Split(listed, list_items([Path(train.val)], extensions=extensions).items)
     return split(listed, held_fraction=train.held)
-
-
-def _labels(codec: CodecConfig, train: CodecTrainConfig, maps: Split) -> int:
-    """How many labels segmentation maps have: as many as the codec to start from, else counted."""
-    if train.init is not None:
-        return codec.in_channels
-    colours = read_colours(Path(train.colours)) if train.colours else None
-    return count_labels([*maps.train, *maps.held], unlabelled=train.unlabelled, colours=colours)
-
-
-def _content(train: CodecTrainConfig) -> Content:
-    colours = read_colours(Path(train.colours)) if train.colours else None
-    return content(train.kind, labels=train.labels, unlabelled=train.unlabelled, colours=colours)
 
 
 def _first_codec(config: CodecConfig, train: CodecTrainConfig) -> VQGAN:
