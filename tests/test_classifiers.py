@@ -7,34 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 from torchvision import models
 
 from taming_cli.data.images import read_image, tensor, to_float
 from taming_cli.errors import BadFileError, MissingWeightsError, UsageError
 from taming_cli.judges import classifiers
 from taming_cli.judges.classifiers import Classifier, build, imagenet, names, select
+from taming_cli.judges.published import classes_in
 from taming_cli.runtime import weights
+from tests.toys import loud, pictures
 
 RECIPES = {"mobilenet_v3_small": 1000, "squeezenet1_1": 7}  # a name, and the classes of its file
-
-
-def loud(network: nn.Module) -> nn.Module:
-    """Random values, scaled by what each normalisation sees: a network that tells pictures apart, mildly."""
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for value in network.parameters():
-            if value.ndim > 1:
-                value.normal_(0, (2.0 / value[0].numel()) ** 0.5)
-            else:
-                value.add_(0.1 * torch.randn(value.shape))
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = None  # the statistics of what comes next, nothing of before
-        network.train()
-        network(pictures(128, 128, batch=8) / 127.5 - 1)
-    return network.eval()
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +38,6 @@ def files(networks: dict[str, nn.Module], tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="module")
 def lite() -> Classifier:
     return build("efficientnet-lite0", offline=True)
-
-
-def pictures(height: int, width: int, batch: int = 3) -> Tensor:
-    """uint8 (B, 3, H, W): smooth colours with some grain."""
-    generator = torch.Generator().manual_seed(height)
-    coarse = F.interpolate(torch.rand(batch, 3, 7, 7, generator=generator), (height, width), mode="bicubic")
-    grain = torch.rand(batch, 3, height, width, generator=generator) * 0.2 - 0.1
-    return ((coarse + grain).clamp(0, 1) * 255).to(torch.uint8)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -170,7 +146,7 @@ def test_every_network_of_torchvision_has_known_files_a_recipe_and_its_head_at_t
     for name in families.values():  # on "meta" a network takes no memory for its values; regnet cannot be there
         with torch.device("cpu" if name.startswith("regnet") else "meta"):
             network = classifiers._unfilled(name, models.get_model_weights(name).DEFAULT, 13)
-        assert classifiers._count(network, network.state_dict()) == 13, name
+        assert classes_in(network.state_dict(), network, 1000) == 13, name
 
 
 def test_a_vision_transformer_is_built_for_the_picture_size_of_its_weights() -> None:
@@ -192,7 +168,7 @@ def test_another_published_version_is_known_and_gets_its_own_recipe(
         known = weights.published(name, url)
         return known._replace(sha256=digest[:8]) if url == first.url else known
 
-    monkeypatch.setattr(classifiers, "published", published)
+    monkeypatch.setattr("taming_cli.judges.published.published", published)
     judge = build("mobilenet_v2", weights=tmp_path / "first.pth")
     assert (judge.recipe.resize, second.transforms().resize_size) == (256, [232])
     assert judge.stamp == {"name": "mobilenet_v2", "sha256": digest, "known": True}

@@ -65,6 +65,15 @@ SizeText = Annotated[
         "--size", metavar="WxH", help="Size of the pictures; by default the codec's own.", envvar="TAMING_SIZE"
     ),
 ]
+ShardText = Annotated[
+    str | None,
+    _option(
+        "--shard",
+        metavar="I/N",
+        help="Do every N-th picture, from the I-th: a part of the work.",
+        envvar="TAMING_SHARD",
+    ),
+]
 Json = Annotated[bool, _option("--json", help="Print the result as JSON.", panel=OUTPUT)]
 Quiet = Annotated[bool, _option("-q", "--quiet", help="Print only the path or the number.", panel=OUTPUT)]
 Debug = Annotated[bool, _option("--debug", help="Show the traceback of an error.", panel=OUTPUT)]

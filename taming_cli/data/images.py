@@ -78,8 +78,7 @@ def opened(data: bytes, name: str) -> Iterator[ImageFile]:
     Whatever goes wrong within the `with` statement becomes a BadImageError with `name` in its one line: Pillow raises
     nearly every class there is on damaged data. A BadImageError raised there (without the name) gets the name.
     """
-    if _PILLOW_WARNINGS not in warnings.filters:
-        warnings.filterwarnings("ignore", module=_PILLOW_WARNINGS[3].pattern)
+    _without_warnings()
     if not data:
         raise BadImageError(f"{name}: the file is empty")
     Image.init()
@@ -95,6 +94,11 @@ def opened(data: bytes, name: str) -> Iterator[ImageFile]:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadImageError(f"{name}: damaged or unreadable picture ({reason})") from error
+
+
+def _without_warnings() -> None:
+    if _PILLOW_WARNINGS not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_PILLOW_WARNINGS[3].pattern)
 
 
 def upright(image: Image.Image, pixels: Image.Image) -> Image.Image:
@@ -187,28 +191,33 @@ def read_image(data: bytes, name: str) -> Tensor:
 
 def png_settings(path: Path) -> str | None:
     """What a PNG of ours says it was made with; None for another file."""
+    _without_warnings()
     try:
         with Image.open(path) as image:
             found = image.info.get(SETTINGS)
-    except OSError:
+    except (OSError, Image.DecompressionBombError):
         return None
     return found if isinstance(found, str) else None
 
 
 def write_png(path: Path, image: Tensor, text: Mapping[str, str] | None = None) -> None:
-    """Write uint8 (3, H, W) as a PNG with `text` in its text chunks (keys: 1 to 79 Latin-1 characters).
+    """Write uint8 (3, H, W) as a PNG; the rest as of `save_png`."""
+    assert image.dtype == torch.uint8
+    assert image.ndim == 3
+    assert image.shape[0] == 3
+    save_png(path, Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy()), text)
+
+
+def save_png(path: Path, picture: Image.Image, text: Mapping[str, str] | None = None) -> None:
+    """Write a picture of any mode of PNG's, with `text` in its text chunks (keys: 1 to 79 Latin-1 characters).
 
     The file appears whole or not at all: it is written under a temporary name in the same folder, then renamed; the
     folder is made where it is missing. Raises TamingError where it cannot be written to.
     """
-    assert image.dtype == torch.uint8
-    assert image.ndim == 3
-    assert image.shape[0] == 3
     chunks = PngImagePlugin.PngInfo()
     for key, value in (text or {}).items():
         # A file name that is no valid utf-8 may be part of the settings: keep it readable rather than fail.
         chunks.add_text(key, value.encode("utf-8", "backslashreplace").decode("utf-8"))
-    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

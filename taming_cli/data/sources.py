@@ -189,7 +189,7 @@ def split(items: Sequence[Item], *, held_fraction: float, at_least: int = 1) -> 
     be read goes to the training side, which will say so.
     """
     with ThreadPoolExecutor(8) as readers:
-        keys = list(readers.map(_content_key, items))
+        keys = list(readers.map(content_key, items))
     distinct = sorted({key for key in keys if key is not None})
     held = {key for key in distinct if key < held_fraction * 2**64}
     if len(held) < at_least:
@@ -213,8 +213,8 @@ def digest(items: Iterable[Item]) -> str:
     return total.hexdigest()
 
 
-def _content_key(item: Item) -> int | None:
-    """64 bits of a picture's content; None if it cannot be read."""
+def content_key(item: Item) -> int | None:
+    """64 bits that follow from a picture's size in bytes and its first 64 KiB; None if it cannot be read."""
     try:
         head = item.head()
         return int.from_bytes(hashlib.blake2b(b"%d\n" % item.size() + head, digest_size=8).digest(), "big")

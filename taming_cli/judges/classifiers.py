@@ -5,9 +5,7 @@ torchvision's default weights, and the resize, crop and normalisation that these
 """
 
 import math
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +18,10 @@ from torchvision.transforms import functional as F
 
 from taming_cli.config.fields import one_of
 from taming_cli.data.images import to_uint8
-from taming_cli.errors import BadFileError, MissingWeightsError, UsageError
+from taming_cli.errors import MissingWeightsError, UsageError
 from taming_cli.judges import efficientnet
 from taming_cli.judges.frozen import Frozen
+from taming_cli.judges.published import classes_in, fill, version
 from taming_cli.runtime.weights import Found, OnBytes, find, load, published
 
 DEFAULT = "efficientnet-lite0"
@@ -33,9 +32,6 @@ IMAGENET_CLASSES = 1000
 # Inception's second opinions, which exist to be trained: built without, and left out where a file has them.
 _WITH_SIDE_HEADS = ("googlenet", "inception_v3")
 _SIDE_HEADS = ("aux1.", "aux2.", "AuxLogits.")
-
-# torchvision's DenseNet files are of a time when a name could hold a dot: norm.1 is norm1 today.
-_DOTTED = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
 class Recipe(NamedTuple):
@@ -120,18 +116,16 @@ class TorchvisionClassifier(Classifier):
     """
 
     def __init__(self, name: str, found: Found) -> None:
-        versions = [version for version in models.get_model_weights(name) if version.meta.get("categories")]
-        matching = [version for version in versions if published(name, version.url).has(found.sha256)]
-        version = matching[0] if matching else models.get_model_weights(name).DEFAULT
+        published_as, known = version(name, found)
         tensors = load(found)
-        network = _unfilled(name, version, IMAGENET_CLASSES)
-        count = _count(network, tensors)
+        network = _unfilled(name, published_as, IMAGENET_CLASSES)
+        count = classes_in(tensors, network, IMAGENET_CLASSES)
         if count != IMAGENET_CLASSES:
-            network = _unfilled(name, version, count)
-        fill(network, tensors, name, found.path)
+            network = _unfilled(name, published_as, count)
+        fill(network, tensors, name, found.path, without=_SIDE_HEADS if name in _WITH_SIDE_HEADS else ())
 
         classes = imagenet() if count == IMAGENET_CLASSES else Classes(tuple(map(str, range(count))))
-        super().__init__(name, found, known=bool(matching), recipe=_recipe(version), classes=classes)
+        super().__init__(name, found, known=known, recipe=_recipe(published_as), classes=classes)
         self.network = network
         self.freeze()
 
@@ -191,35 +185,6 @@ def select(log_probs: Tensor, keep: int) -> Tensor:
     return ranked[:keep].sort().values
 
 
-def fill(network: nn.Module, tensors: Mapping[str, Tensor], name: str, path: Path) -> None:
-    """Fill a torchvision network from a state dict, strictly by name and shape.
-
-    Left out on both sides are batch counters, which old files do not carry, and the side heads of Inception networks.
-    BadFileError names the first tensor that is missing, of another shape, not finite, or too many.
-    """
-    wanted = {key: place for key, place in network.state_dict().items() if not key.endswith("num_batches_tracked")}
-    offered = {
-        _DOTTED.sub(r"\1\2", key): value
-        for key, value in tensors.items()
-        if not key.endswith("num_batches_tracked") and not (name in _WITH_SIDE_HEADS and key.startswith(_SIDE_HEADS))
-    }
-    for key, place in wanted.items():
-        there = str(tuple(offered[key].shape)) if key in offered else "missing"
-        if there != str(tuple(place.shape)):
-            raise BadFileError(
-                f"{path}: tensor {key} is {there} where {tuple(place.shape)} is expected;"
-                f" give a state dict of torchvision's {name}"
-            )
-        if not offered[key].isfinite().all():
-            raise BadFileError(f"{path}: tensor {key} holds values that are not finite; these weights cannot classify")
-    for key in offered:
-        if key not in wanted:
-            raise BadFileError(f"{path}: tensor {key} is not part of {name}; these are the weights of another network")
-    with torch.no_grad():
-        for key, place in wanted.items():
-            place.copy_(offered[key])
-
-
 def _unfilled(name: str, version: Any, count: int) -> nn.Module:
     """torchvision's network with `count` classes and whatever values it starts from, as `version` wants it built."""
     options: dict[str, Any] = {}
@@ -230,13 +195,6 @@ def _unfilled(name: str, version: Any, count: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # the initial values are thrown away: leave the caller's stream alone
         network: nn.Module = models.get_model(name, weights=None, num_classes=count, **options)
     return network
-
-
-def _count(network: nn.Module, tensors: Mapping[str, Tensor]) -> int:
-    """The number of classes in a file: the rows of its last layer, which is the last that torchvision names."""
-    head = list(network.state_dict())[-1].rpartition(".")[0] + ".weight"
-    rows = tensors[head].shape[:1] if head in tensors else ()
-    return rows[0] if rows and rows[0] > 0 else IMAGENET_CLASSES  # what does not fit, `fill` then names
 
 
 def _recipe(version: Any) -> Recipe:

@@ -7,6 +7,8 @@ from PIL import Image
 from taming_cli.data.images import read_rgb
 
 _WEAK, _STRONG = 100, 200  # of the Sobel gradient's |dx| + |dy|: what condition models of edges are commonly made with
+RULE = f"canny {_WEAK} {_STRONG}"
+"""What made an edge map, as it says."""
 
 _DARK, _BRIGHT = 30, 225
 _CLEAR = 0.995  # the share of an edge map's pixels that are dark or bright: smoothed lines and JPEG leave a few others

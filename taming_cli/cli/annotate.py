@@ -1,0 +1,157 @@
+"""`annotate`: the condition maps of pictures."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from taming_cli.cli import options as o
+from taming_cli.cli.console import Output
+from taming_cli.config.annotate import AnnotateConfig, DepthConfig, EdgesConfig, PoseConfig, SegmentationConfig
+from taming_cli.config.shard import Shard
+from taming_cli.errors import UsageError
+
+Places = Annotated[
+    list[Path],
+    typer.Argument(metavar="IMAGES... OUT", help="Folders, pictures or archives, then the folder to write."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(
+        help="Make the condition maps of pictures, each at its picture's size and relative path, as PNG. The same "
+        "again goes on where it stopped.",
+        rich_markup_mode="rich",
+    )
+    group.command("segmentation")(segmentation)
+    group.command("depth")(depth)
+    group.command("pose")(pose)
+    group.command("edges")(edges)
+    app.add_typer(group, name="annotate", rich_help_panel="Use")
+
+
+@o.with_flags(Network=SegmentationConfig)
+def segmentation(
+    images: Places,
+    out: o.Out = None,
+    shard: o.ShardText = None,
+    weights: o.Weights = None,
+    offline: o.Offline = False,
+    device: o.Device = "auto",
+    workers: o.Workers = 2,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+    *,
+    flags: dict[str, Any],
+) -> int:
+    """Label maps by a network of torchvision (by default DeepLabV3, 21 labels), with labels.txt beside them."""
+    (config,) = o.settle((SegmentationConfig,), flags, command="annotate").configs
+    output = Output(json=json, quiet=quiet)
+    network: dict[str, Any] = {"weights": weights, "offline": offline, "device": device}
+    return _annotate(output, images, out, config, shard, workers, **network)
+
+
+@o.with_flags(Network=DepthConfig)
+def depth(
+    images: Places,
+    out: o.Out = None,
+    shard: o.ShardText = None,
+    weights: o.Weights = None,
+    offline: o.Offline = False,
+    device: o.Device = "auto",
+    workers: o.Workers = 2,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+    *,
+    flags: dict[str, Any],
+) -> int:
+    """Depth by a model of transformers (pip install 'taming\\[annotate]'), 16-bit grey, each map by its own range."""
+    (config,) = o.settle((DepthConfig,), flags, command="annotate").configs
+    output = Output(json=json, quiet=quiet)
+    network: dict[str, Any] = {"weights": weights, "offline": offline, "device": device}
+    return _annotate(output, images, out, config, shard, workers, **network)
+
+
+@o.with_flags(Drawn=PoseConfig)
+def pose(
+    images: Places,
+    out: o.Out = None,
+    shard: o.ShardText = None,
+    weights: o.Weights = None,
+    offline: o.Offline = False,
+    device: o.Device = "auto",
+    workers: o.Workers = 2,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+    *,
+    flags: dict[str, Any],
+) -> int:
+    """Skeletons of the people in them, by torchvision's keypoint R-CNN, on black."""
+    (config,) = o.settle((PoseConfig,), flags, command="annotate").configs
+    output = Output(json=json, quiet=quiet)
+    network: dict[str, Any] = {"weights": weights, "offline": offline, "device": device}
+    return _annotate(output, images, out, config, shard, workers, **network)
+
+
+def edges(
+    images: Places,
+    out: o.Out = None,
+    shard: o.ShardText = None,
+    workers: o.Workers = 2,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> int:
+    """White edges on black by Canny's method, as `tokenize --cond edges` makes them; needs no network."""
+    return _annotate(Output(json=json, quiet=quiet), images, out, EdgesConfig(), shard, workers)
+
+
+def _annotate(
+    output: Output,
+    images: list[Path],
+    out: Path | None,
+    config: AnnotateConfig,
+    shard: str | None,
+    workers: int,
+    **network: Any,
+) -> int:
+    if out is None:
+        if len(images) < 2:
+            raise UsageError(f"name the folder to write: taming annotate {config.kind} IMAGES OUT")
+        *images, out = images
+    part = Shard.parse(shard) if shard else None
+    from taming_cli.annotate import LABELS, annotate
+
+    with output.bar("annotating", None) as bar:
+
+        def on_item(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done, f"{done}/{total} pictures")
+
+        def on_bytes(done: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(done, f"{done / 1e6:.0f} MB of the network's weights")
+
+        annotated = annotate(
+            images, out, config, shard=part, workers=workers, on_item=on_item, on_bytes=on_bytes, **network
+        )
+    output.skipped(dict(annotated.skipped))
+    there = f" ({annotated.present} were there)" if annotated.present else ""
+    labels = f"; {len(annotated.labels)} labels, named in {out / LABELS}" if annotated.labels else ""
+    output.result(
+        f"{annotated.folder}: {annotated.count} maps{there}{labels}",
+        {
+            "path": str(annotated.folder),
+            "kind": annotated.kind,
+            "count": annotated.count,
+            "made": annotated.made,
+            **({"labels": list(annotated.labels)} if annotated.labels else {}),
+            "skipped": dict(annotated.skipped),
+        },
+        short=str(annotated.folder),
+    )
+    return 3 if annotated.skipped else 0

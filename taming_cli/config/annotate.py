@@ -1,0 +1,63 @@
+"""What makes the condition maps of pictures, one class for each kind."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from taming_cli.config.fields import check, option
+from taming_cli.config.kinds import CodecKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationConfig:
+    """Label maps by a network of torchvision."""
+
+    kind: ClassVar[CodecKind] = "segmentation"
+
+    model: str = option(
+        "deeplabv3_resnet50",
+        "Segmentation network of torchvision: deeplabv3_resnet50, deeplabv3_resnet101, deeplabv3_mobilenet_v3_large, "
+        "fcn_resnet50, fcn_resnet101 or lraspp_mobilenet_v3_large.",
+        metavar="NAME",
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthConfig:
+    """Depth by a model of transformers."""
+
+    kind: ClassVar[CodecKind] = "depth"
+
+    model: str = option(
+        "depth-anything/Depth-Anything-V2-Small-hf",
+        "Depth model of transformers, as safetensors: a folder, or a name on the Hugging Face hub.",
+        metavar="FOLDER|NAME",
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoseConfig:
+    """Skeletons by torchvision's keypoint R-CNN."""
+
+    kind: ClassVar[CodecKind] = "pose"
+
+    score: float = option(0.75, "Draw persons whose probability is above this.", low=0, high=1)
+    joint_score: float = option(2.0, "Draw joints whose heatmap (a logit) is above this; less draws hidden ones too.")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgesConfig:
+    """Edges by the rule that `tokenize` makes them with."""
+
+    kind: ClassVar[CodecKind] = "edges"
+
+
+AnnotateConfig = SegmentationConfig | DepthConfig | PoseConfig | EdgesConfig

@@ -1,0 +1,34 @@
+"""One part of a work that is shared out: `--shard i/n`."""
+
+import re
+from dataclasses import dataclass
+
+from taming_cli.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Part `index` (from 1) of `count`: every `count`-th item, so that parts take about the same time."""
+
+    index: int = 1
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.index <= self.count:
+            raise UsageError(f"shard {self}: the first number is 1 to {max(1, self.count)}, as in 1/4, 2/4, 3/4, 4/4")
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """`"2/4"` -> Shard(2, 4). UsageError for anything else."""
+        match = re.fullmatch(r"\s*(\d{1,7})\s*/\s*(\d{1,7})\s*", text)
+        if match is None:
+            raise UsageError(f"shard {text!r} is not I/N; write it as 1/4, 2/4, 3/4 or 4/4")
+        return cls(int(match[1]), int(match[2]))
+
+    @property
+    def places(self) -> slice:
+        """Of the items in a list."""
+        return slice(self.index - 1, None, self.count)
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
