@@ -21,6 +21,7 @@ from taming_cli.errors import BadFileError, BadImageError, MissingWeightsError, 
 from taming_cli.judges import annotators, depth
 from taming_cli.judges.annotators import LONGEST, PoseFinder, most_likely, pose_finder, segmenter, shown
 from taming_cli.judges.depth import DepthModel, depth_model
+from taming_cli.judges.published import classes_in
 from taming_cli.runtime import weights
 from tests.toys import depth_models, few_persons, loud, pictures
 
@@ -126,7 +127,7 @@ def test_every_network_of_torchvision_is_built_with_its_head_at_the_end() -> Non
     for name in names:
         with torch.device("meta"):
             network = annotators._segmentation(name, 5)
-        assert annotators.classes_in(network.state_dict(), network, 21) == 5, name
+        assert classes_in(network.state_dict(), network, 21) == 5, name
         assert len(models.get_model_weights(name).DEFAULT.meta["categories"]) == 21
 
 
@@ -315,7 +316,8 @@ def test_long_pictures_and_single_pixels_have_a_depth_of_their_own_size(
     toys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judge = depth_model(str(toys / "anything"))
-    assert judge(picture(1, 1)).size == (1, 1)
+    for size in ((1, 1), (3, 3), (3, 9)):
+        assert judge(picture(*size)).size == size[::-1]
     assert judge(picture(50, 7)).size == (7, 50)
     with pytest.raises(BadImageError, match="anything cannot take 290x8 pixels: "):
         judge(picture(8, 290))

@@ -21,6 +21,7 @@ import typer
 from PIL import Image
 
 from taming_cli.cli.app import app, main
+from taming_cli.config.annotate import DepthConfig, PoseConfig, SegmentationConfig
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
 from taming_cli.config.fields import kinds
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
@@ -139,7 +140,9 @@ COMMANDS = dict(commands())
 
 def test_the_commands_of_the_main_job_are_there() -> None:
     wanted = {"train-vqgan", "tokenize", "train-prior", "sample", "reconstruct", "decode", "info", "demo-data"}
-    assert {(name,) for name in wanted} | {("tokens", "verify"), ("presets", "show")} <= set(COMMANDS)
+    assert {(name,) for name in wanted} | {("tokens", "verify"), ("presets", "show"), ("annotate", "edges")} <= set(
+        COMMANDS
+    )
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: " ".join(path) or "taming")
@@ -164,10 +167,11 @@ def test_help_of_every_command_names_each_of_its_flags(path: tuple[str, ...], mo
         ("train-vqgan", (CodecConfig, CriticConfig, CodecTrainConfig)),
         ("train-prior", (PriorConfig, PriorTrainConfig)),
         ("sample", (SampleConfig,)),
+        *((f"annotate {config.kind}", (config,)) for config in (SegmentationConfig, DepthConfig, PoseConfig)),
     ],
 )
 def test_every_setting_has_a_flag(path: str, configs: Sequence[type[Any]]) -> None:
-    known = {parameter.name for parameter in COMMANDS[(path,)].params}
+    known = {parameter.name for parameter in COMMANDS[tuple(path.split())].params}
     hidden = {
         "in_channels",
         "out_ch",
@@ -190,7 +194,7 @@ def test_taming_alone_prints_its_usage_on_stderr_and_exits_2() -> None:
     assert "Usage: taming" in said.err
 
 
-@pytest.mark.parametrize("group", ["tokens", "presets"])
+@pytest.mark.parametrize("group", ["tokens", "presets", "annotate"])
 def test_a_group_alone_is_a_usage_error_that_leaves_stdout_empty(group: str) -> None:
     said = taming(group)
     assert (said.code, said.out) == (2, "")

@@ -1,6 +1,7 @@
 """A codec small enough for tests, and what makes random weights of other networks do for theirs."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,7 @@ def pictures(height: int, width: int, batch: int = 3) -> Tensor:
     return ((coarse + grain).clamp(0, 1) * 255).to(torch.uint8)
 
 
-def few_persons(network: nn.Module) -> None:
+def few_persons(network: Any) -> None:
     """Of any keypoint R-CNN, to have less to compute: it sees pictures of 64 pixels, and four persons in them."""
     network.transform.min_size, network.transform.max_size = (64,), 128
     network.roi_heads.detections_per_img = 4

@@ -72,13 +72,13 @@ class DepthModel(Annotator):
     def depth(self, picture: Tensor) -> Tensor:
         """uint8 (3, H, W) -> fp32 (H, W) on the CPU, in the model's own unit."""
         seen, size = shown(picture), tuple(picture.shape[1:])
-        image = Image.fromarray(seen.permute(1, 2, 0).numpy())
-        try:
-            inputs = self.processor(images=image, return_tensors="pt").to(self.device)
+        image = seen.permute(1, 2, 0).numpy()
+        try:  # which side has the colours is said, not left to be guessed: a picture may be three pixels high
+            inputs = self.processor(images=image, input_data_format="channels_last", return_tensors="pt")
         except ValueError as error:  # of a narrow strip, some models' scaling leaves nothing
-            size_text = f"{image.width}x{image.height}"
-            raise BadImageError(f"{self.stamp.name} cannot take {size_text} pixels: {_first_line(error)}") from error
-        outputs = self.network(**inputs)
+            pixels = f"{seen.shape[2]}x{seen.shape[1]} pixels"
+            raise BadImageError(f"{self.stamp.name} cannot take {pixels}: {_first_line(error)}") from error
+        outputs = self.network(**inputs.to(self.device))
         # By position: the size that models with padding want to know has another name.
         (made,) = self.processor.post_process_depth_estimation(outputs, [tuple(seen.shape[1:])])
         depth: Tensor = made["predicted_depth"].float().cpu().reshape(1, 1, *seen.shape[1:])
@@ -88,12 +88,14 @@ class DepthModel(Annotator):
 
     def draw(self, picture: Tensor) -> Image.Image:
         """uint8 (3, H, W) -> 16-bit grey, W x H: 0 at the smallest value, 65535 at the largest; constant maps are 0."""
-        depth = self.depth(picture).double().numpy()
+        depth = self.depth(picture)
         low, high = depth.min(), depth.max()
-        if not np.isfinite(high - low):
+        if not (high - low).isfinite():
             raise BadImageError(f"{self.stamp.name} gives depths that are infinite or not a number")
-        share = (depth - low) / (high - low) if high > low else np.zeros_like(depth)
-        return Image.fromarray(np.floor(share * 65535 + 0.5).astype(np.uint16))
+        depth.sub_(low)  # in place: a large picture's map is large too
+        if high > low:
+            depth.div_(high - low).mul_(65535).round_()
+        return Image.fromarray(depth.numpy().astype(np.uint16))
 
     def _check_unused(self, missing: Any, folder: Path) -> None:
         """BadFileError unless the tensors that the files lack are never used.

@@ -122,7 +122,8 @@ def _paint(figures: Sequence[Mapping[str, Point]], size: Size, heights: Sequence
         for _, end, colour in _LIMBS:
             if end in places:
                 _stroke(picture, places[end], places[end], max(0.8, 0.015 * tall), colour)
-    return np.asarray(np.floor(picture + 0.5), np.uint8)
+    picture += 0.5
+    return picture.astype(np.uint8)
 
 
 def _stroke(picture: NDArray[np.float32], a: Point, b: Point, radius: float, colour: str) -> None:
