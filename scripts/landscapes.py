@@ -17,51 +17,66 @@ from taming_cli.data.images import EXTENSIONS, grid, read_image, write_png
 from taming_cli.data.sources import list_items
 
 HELD = 8
-"""One picture in so many is never trained on."""
+"""One picture in so many is never trained on, but at least about a quarter of few."""
 CROP = (256, 192)
 """Width and height of the pieces of held-out maps that are sampled to see whether samples follow them."""
+PIECES = (3, 2)
+"""Across and down, of each held-out map."""
 Floats = NDArray[np.float64]
 
 
-def size(images: Path) -> str:
+def size(images: str) -> str:
     """The largest size, in multiples of 32, that every picture has."""
     sides = []
-    for item in list_items([images]).items:
+    for item in list_items([Path(images)]).items:
         with Image.open(item.path) as image:
             sides.append(image.size)
     return f"{min(w for w, _ in sides) // 32 * 32}x{min(h for _, h in sides) // 32 * 32}"
 
 
-def split(images: Path, maps: Path, out: Path) -> int:
-    """Link pictures and maps into `train/` and `held/`, cut pieces of the held-out maps; returns the labels' number."""
-    items = list_items([images]).items
-    pairs = partners(items, maps, EXTENSIONS).found
-    labels = 0
+def scale(size: str, side: str) -> str:
+    """The `--crop-scale` of square crops with that side, in the pixels of pictures of that size or up to 1.2 times so."""
+    share = int(side) ** 2 / min(map(int, size.split("x"))) ** 2
+    return f"{min(1, share):.4f},{min(1, 1.44 * share):.4f}"
+
+
+def split(images: str, maps: str, out: str) -> str:
+    """Link pictures and maps into `train/` and `held/`, cut pieces of the held-out maps; returns flags for the labels.
+
+    255 is taken for COCO-Stuff's "unlabelled".
+    """
+    items = list_items([Path(images)]).items
+    pairs = partners(items, Path(maps), EXTENSIONS).found
+    every = max(2, min(HELD, len(items) // 4))
+    labels: set[int] = set()
     for number, item in enumerate(items):
         if item.name not in pairs:
             continue
-        side = "held" if number % HELD == HELD - 1 else "train"
+        side = "held" if number % every == every - 1 else "train"
         found = pairs[item.name]
         for kind, path, name in (("images", item.path, item.name), ("segmentation", found.path, found.name)):
-            link = out / side / kind / name
+            link = Path(out) / side / kind / name
             link.parent.mkdir(parents=True, exist_ok=True)
             if not link.is_symlink():
                 link.symlink_to(path.resolve())
         with Image.open(found.path) as image:
-            labels = max(labels, int(np.asarray(image).max()) + 1)
+            labels.update(np.unique(np.asarray(image)).tolist())
             if side == "held":
                 for piece, box in enumerate(boxes(*image.size)):
-                    target = out / "held/crops" / f"{Path(found.name).with_suffix('')}_{piece}.png"
+                    target = Path(out) / "held/crops" / f"{Path(found.name).with_suffix('')}_{piece}.png"
                     target.parent.mkdir(parents=True, exist_ok=True)
                     image.crop(box).save(target)
-    return labels
+    flags = ["--unlabelled"] * (255 in labels)
+    return " ".join(["--labels", str(max(labels - {255}) + 1 + len(flags)), *flags])
 
 
 def boxes(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
-    """Three pieces of a picture, from the left to the right, lower and lower."""
-    for number in range(3):
-        left, top = number * (width - CROP[0]) // 2, (number + 1) * (height - CROP[1]) // 4
-        yield left, top, left + CROP[0], top + CROP[1]
+    """Pieces spread over a picture, from edge to edge."""
+    for row in range(PIECES[1]):
+        for column in range(PIECES[0]):
+            left = column * (width - CROP[0]) // (PIECES[0] - 1)
+            top = row * (height - CROP[1]) // (PIECES[1] - 1)
+            yield left, top, left + CROP[0], top + CROP[1]
 
 
 def colours(train: Path) -> tuple[Floats, dict[str, Floats]]:
@@ -100,8 +115,9 @@ class Made(NamedTuple):
     picture: Tensor
 
 
-def follow(out: Path) -> None:
+def follow(run: str) -> None:
     """Compare each sample with its own map and with the maps of other pictures; print the ratio of the errors."""
+    out = Path(run)
     samples: list[Made] = []
     for item in list_items([out / "held/crops"]).items:
         folder = item.label or ""
@@ -130,8 +146,8 @@ def follow(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    verb, *paths = sys.argv[1:]
-    verbs: dict[str, Callable[..., Any]] = {"size": size, "split": split, "follow": follow}
-    result = verbs[verb](*map(Path, paths))
+    verb, *arguments = sys.argv[1:]
+    verbs: dict[str, Callable[..., Any]] = {"size": size, "scale": scale, "split": split, "follow": follow}
+    result = verbs[verb](*arguments)
     if result is not None:
         print(result)

@@ -591,3 +591,26 @@ def test_pictures_that_cannot_be_read_are_reported(pictures: Path, tmp_path: Pat
     place = Place(out=tmp_path / "run")
     done = fit([tmp_path / "in"], codec=CODEC, critic=CRITIC, train=TRAIN, place=place)
     assert list(done.skipped) == ["even/bad.png"]
+
+
+def test_what_varies_less_in_the_input_starts_as_strong(run: Callable[..., TrainedCodec], tmp_path: Path) -> None:
+    untouched = replace(TRAIN, steps=1, learning_rate=0.0, disc_weight=0.0)
+
+    def first_layer(trained: TrainedCodec) -> Tensor:
+        return codec_from(load_model(trained.last, "taming-codec"), "").encoder.conv_in.weight.detach()
+
+    pictures = first_layer(run("pictures", train=untouched))
+    brightness = pictures.sum(1).square().mean() / 3  # along (1, 1, 1), of length 1
+    colour = (pictures[:, 0] - pictures[:, 2]).square().mean() / 2  # along (1, 0, -1)
+    assert 3 < (colour / brightness).sqrt() < 5.3
+
+    for number in range(4):
+        labels = np.random.default_rng(number).integers(0, 5, (36, 44), dtype=np.uint8)
+        path = tmp_path / f"maps/{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(labels).save(path)
+    maps = replace(untouched, kind="segmentation", labels=5)
+    trained = fit([path.parent], codec=CODEC, critic=CRITIC, train=maps, place=Place(name="maps", root=tmp_path / "r"))
+    one_hot = first_layer(trained)
+    assert one_hot.shape[1] == 5
+    assert 9 * one_hot.square().mean() == pytest.approx(1 / 3, rel=0.1)  # as torch's initialisation for one channel

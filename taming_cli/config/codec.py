@@ -90,7 +90,7 @@ class CodecTrainConfig:
     steps: int = option(0, "Optimiser updates; 0: as many as --minutes allow.", low=0, live=True)
     minutes: float = option(8.0, "Wall-clock minutes; 0: as long as --steps take.", low=0, live=True)
     batch_size: int = option(8, "Pictures per step.", low=1)
-    learning_rate: float = option(1e-3, "Peak learning rate of the codec.", low=0)
+    learning_rate: float = option(3e-4, "Peak learning rate of the codec.", low=0)
     critic_learning_rate: float = option(2e-4, "Learning rate of the critic.", low=0)
     betas: tuple[float, ...] = option((0.5, 0.9), "Adam's two betas.", low=0, high=0.9999)
     warmup: int = option(50, "Steps of linear warm-up.", low=0)
@@ -99,7 +99,7 @@ class CodecTrainConfig:
     ema: float = option(0.998, "Decay of the moving average of the weights; 0: none.", low=0, high=0.99999)
 
     l1_weight: float = option(1.0, "Weight of the L1 term.", low=0)
-    l2_weight: float = option(0.0, "Weight of a squared error: brings large areas and colours sooner.", low=0)
+    l2_weight: float = option(2.0, "Weight of a squared error: brings large areas and colours sooner.", low=0)
     perceptual: Literal["lpips-vgg", "lpips-alex", "lpips-squeeze", "efficientnet-lite0", "none"] = option(
         "efficientnet-lite0", "Perceptual network; only efficientnet-lite0 and none work without a download."
     )

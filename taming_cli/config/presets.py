@@ -49,6 +49,7 @@ _PAPER_CODEC = MappingProxyType(
         "final_lr": 1.0,
         "warmup": 0,
         "ema": 0.9999,
+        "l2_weight": 0.0,
         "perceptual": "lpips-vgg",
         "perceptual_weight": 1.0,
         "disc_weight": 0.8,
