@@ -1,6 +1,7 @@
 """For `scripts/landscapes`: pictures and maps kept apart from training, and whether samples follow their maps."""
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from taming_cli.data.conditions.labels import paint, read_labels
@@ -18,10 +19,12 @@ from taming_cli.data.sources import list_items
 
 HELD = 8
 """One picture in so many is never trained on, but at least about a quarter of few."""
-CROP = (256, 192)
-"""Width and height of the pieces of held-out maps that are sampled to see whether samples follow them."""
+WHOLE = (1280, 832)
+"""Width and height of the pictures that are sampled."""
+PIECE = (256, 192)
+"""Width and height of the pieces that are compared with their maps."""
 PIECES = (3, 2)
-"""Across and down, of each held-out map."""
+"""Across and down, of each picture."""
 Floats = NDArray[np.float64]
 
 
@@ -35,13 +38,13 @@ def size(images: str) -> str:
 
 
 def scale(size: str, side: str) -> str:
-    """The `--crop-scale` of square crops with that side, in the pixels of pictures of that size or up to 1.2 times so."""
+    """The `--crop-scale` of square crops, so many pixels a side or up to 1.2 times so, of pictures of that size."""
     share = int(side) ** 2 / min(map(int, size.split("x"))) ** 2
     return f"{min(1, share):.4f},{min(1, 1.44 * share):.4f}"
 
 
 def split(images: str, maps: str, out: str) -> str:
-    """Link pictures and maps into `train/` and `held/`, cut pieces of the held-out maps; returns flags for the labels.
+    """Link pictures and maps into `train/`, fit the others' maps into `held/`; returns flags for the labels.
 
     255 is taken for COCO-Stuff's "unlabelled".
     """
@@ -52,31 +55,31 @@ def split(images: str, maps: str, out: str) -> str:
     for number, item in enumerate(items):
         if item.name not in pairs:
             continue
-        side = "held" if number % every == every - 1 else "train"
         found = pairs[item.name]
+        with Image.open(found.path) as image:
+            labels.update(np.unique(np.asarray(image)).tolist())
+            if number % every == every - 1:
+                target = (Path(out) / "held" / found.name).with_suffix(".png")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                ImageOps.fit(image, WHOLE, Image.Resampling.NEAREST).save(target)
+                continue
         for kind, path, name in (("images", item.path, item.name), ("segmentation", found.path, found.name)):
-            link = Path(out) / side / kind / name
+            link = Path(out) / "train" / kind / name
             link.parent.mkdir(parents=True, exist_ok=True)
             if not link.is_symlink():
                 link.symlink_to(path.resolve())
-        with Image.open(found.path) as image:
-            labels.update(np.unique(np.asarray(image)).tolist())
-            if side == "held":
-                for piece, box in enumerate(boxes(*image.size)):
-                    target = Path(out) / "held/crops" / f"{Path(found.name).with_suffix('')}_{piece}.png"
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    image.crop(box).save(target)
     flags = ["--unlabelled"] * (255 in labels)
     return " ".join(["--labels", str(max(labels - {255}) + 1 + len(flags)), *flags])
 
 
-def boxes(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
-    """Pieces spread over a picture, from edge to edge."""
+def pieces(picture: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """Pieces of a picture or a map, (H, W, ...), spread from edge to edge."""
+    height, width = picture.shape[:2]
     for row in range(PIECES[1]):
         for column in range(PIECES[0]):
-            left = column * (width - CROP[0]) // (PIECES[0] - 1)
-            top = row * (height - CROP[1]) // (PIECES[1] - 1)
-            yield left, top, left + CROP[0], top + CROP[1]
+            left = column * (width - PIECE[0]) // (PIECES[0] - 1)
+            top = row * (height - PIECE[1]) // (PIECES[1] - 1)
+            yield picture[top : top + PIECE[1], left : left + PIECE[0]]
 
 
 def colours(train: Path) -> tuple[Floats, dict[str, Floats]]:
@@ -106,43 +109,45 @@ def error(picture: NDArray[np.uint8], labels: NDArray[np.uint8], expected: Float
     return total / len(flat)
 
 
-class Made(NamedTuple):
-    """A piece of a held-out map, named after its picture, its folder's class, and what was sampled for it."""
+class Piece(NamedTuple):
+    """A piece of a held-out map, the name of that map and of its folder, and what was sampled for it."""
 
-    stem: str
+    name: str
     folder: str
     labels: NDArray[np.uint8]
-    picture: Tensor
+    picture: NDArray[np.uint8]
 
 
 def follow(run: str) -> None:
-    """Compare each sample with its own map and with the maps of other pictures; print the ratio of the errors."""
+    """Compare each piece of the samples with its map and with other pictures' maps; print the ratio of the errors."""
     out = Path(run)
-    samples: list[Made] = []
-    for item in list_items([out / "held/crops"]).items:
+    found: list[Piece] = []
+    sheet: list[Tensor] = []
+    numbers: Counter[str] = Counter()
+    for item in list_items([out / "held"]).items:
         folder = item.label or ""
-        number = sum(other.folder == folder for other in samples)
-        picture = read_image((out / "follow" / folder / f"{number:06d}.png").read_bytes(), item.name)
-        labels = np.asarray(read_labels(item.read(), item.name))
-        samples.append(Made(item.name.rpartition("_")[0], folder, labels, picture))
+        path = out / "pictures" / folder / f"{numbers[folder]:06d}.png"
+        numbers[folder] += 1
+        picture = read_image(path.read_bytes(), str(path))
+        labels = np.asarray(read_labels(item.read(), item.name)).astype(np.uint8)
+        cut = zip(pieces(labels), pieces(picture.permute(1, 2, 0).numpy()), strict=True)
+        found += [Piece(item.name, folder, *each) for each in cut]
+        sheet += [paint(torch.from_numpy(labels.astype(np.int64))), picture]
     overall, by_folder = colours(out / "train")
-    true, shuffled = np.zeros(len(samples)), np.zeros(len(samples))
-    for number, made in enumerate(samples):
-        expected = by_folder.get(made.folder, overall)
+    true, shuffled = np.zeros(len(found)), np.zeros(len(found))
+    for number, piece in enumerate(found):
+        expected = by_folder.get(piece.folder, overall)
         expected = np.where(np.isnan(expected), np.where(np.isnan(overall), 127.5, overall), expected)
-        pixels = made.picture.permute(1, 2, 0).numpy()
-        true[number] = error(pixels, made.labels, expected)
-        others = [other.labels for other in samples if other.stem != made.stem]
-        shuffled[number] = np.mean([error(pixels, labels, expected) for labels in others])
-    rows = np.random.default_rng(0).integers(0, len(samples), (10_000, len(samples)))
+        true[number] = error(piece.picture, piece.labels, expected)
+        others = [other.labels for other in found if other.name != piece.name]
+        shuffled[number] = np.mean([error(piece.picture, labels, expected) for labels in others])
+    rows = np.random.default_rng(0).integers(0, len(found), (10_000, len(found)))
     low, high = np.quantile(shuffled[rows].mean(1) / true[rows].mean(1), [0.025, 0.975])
     print(
         f"region colours: {true.mean():.1f} of 255 from what the map asks for, {shuffled.mean():.1f} from what another "
         f"map would: {shuffled.mean() / true.mean():.2f} times (95 % interval {low:.2f} to {high:.2f}, n {len(true)})"
     )
-    painted = [paint(torch.from_numpy(made.labels.astype(np.int64))) for made in samples[:24]]
-    pairs = [image for map_, made in zip(painted, samples, strict=False) for image in (map_, made.picture)]
-    write_png(out / "follow.png", grid(torch.stack(pairs), columns=6))
+    write_png(out / "follow.png", grid(torch.stack(sheet)[..., ::2, ::2], columns=2))
 
 
 if __name__ == "__main__":

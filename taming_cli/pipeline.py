@@ -125,7 +125,7 @@ class Pipeline:
             "seed": config.seed,
             "decoding": config,
             "conditions": conditions,
-            "stride": config.stride,
+            "stride": self.stride(config),
             "batch_size": config.batch_size,
             "on_progress": on_progress,
         }
@@ -170,8 +170,12 @@ class Pipeline:
         if size is not None:
             self.codec.config.latent(size)
         asked = ask(self.encoders, maps, f, size, self.learned)._replace(known=known)
-        check_plan(self.gpt.config, (asked.latent.height, asked.latent.width), config.stride)
+        check_plan(self.gpt.config, (asked.latent.height, asked.latent.width), self.stride(config))
         return asked
+
+    def stride(self, config: SampleConfig) -> int:
+        """Columns that share a window: those asked for, else as many as may."""
+        return config.stride or max(1, self.gpt.config.window.width // 2)
 
     @property
     def learned(self) -> Size:
@@ -330,6 +334,7 @@ def settings_of(pipeline: Pipeline, config: SampleConfig, asked: Asked, number: 
             "grid": str(asked.latent),
             "precision": precision_name(pipeline.precision),
             **values,
+            "stride": pipeline.stride(config),
         },
         sort_keys=True,
     )

@@ -388,7 +388,8 @@ def take(
 @pytest.mark.parametrize("loss", ["hinge", "vanilla"])
 @pytest.mark.parametrize("legacy", [False, True])
 def test_the_gradients_are_those_of_the_whole_loss_differentiated_at_once(legacy: bool, loss: Any) -> None:
-    train = replace(TRAIN, quantizer="vq", revive=0.0, clip=0.0, l1_weight=0.7, codebook_weight=1.5, legacy=legacy)
+    weights = {"l1_weight": 0.7, "l2_weight": 0.3, "codebook_weight": 1.5}
+    train = replace(TRAIN, quantizer="vq", revive=0.0, clip=0.0, legacy=legacy, **weights)
     torch.manual_seed(5)
     codec = VQGAN(replace(CODEC, dropout=0.0))
     state = start(codec, replace(CRITIC, disc_loss=loss), train, torch.device("cpu"), torch.float32)
@@ -399,11 +400,11 @@ def test_the_gradients_are_those_of_the_whole_loss_differentiated_at_once(legacy
 
     x = to_float(batch())
     x_rec, quantized = twin(x)
-    rec = 0.7 * (x - x_rec).abs().mean()
+    rec = 0.7 * (x - x_rec).abs().mean() + 0.3 * (x - x_rec).square().mean()
     gen = -critic(x_rec).mean()
     last = twin.decoder.conv_out.weight
-    weights = [torch.autograd.grad(term, last, retain_graph=True)[0].norm() for term in (rec, gen)]
-    adaptive = (weights[0] / (weights[1] + 1e-4)).clamp(0, 1e4)
+    norms = [torch.autograd.grad(term, last, retain_graph=True)[0].norm() for term in (rec, gen)]
+    adaptive = (norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4)
     z_e, z_q = quantized.z_e, quantized.z_q
     to_codebook, to_encoder = (z_q - z_e.detach()).square().mean(), (z_e - z_q.detach()).square().mean()
     codebook = 0.25 * to_codebook + to_encoder if legacy else to_codebook + 0.25 * to_encoder

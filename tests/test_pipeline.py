@@ -176,7 +176,7 @@ def test_pngs_and_a_grid_are_written_with_all_settings_in_the_text_chunk(
             said = json.loads(image.text["taming"])  # type: ignore[attr-defined]
         assert said["prior_sha256"] == pipeline.sha256
         assert (said["sample"], said["seed"], said["class"], said["grid"]) == (one.sample, 7, "dog", "4x4")
-        assert (said["temperature"], said["top_k"], said["stride"], said["precision"]) == (0.9, 10, 1, "fp32")
+        assert (said["temperature"], said["top_k"], said["stride"], said["precision"]) == (0.9, 10, 2, "fp32")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "000000.png",
         "000001.png",

@@ -44,5 +44,7 @@ class SampleConfig(DecodingConfig):
         "That judge: efficientnet-lite0 (no download) or one of torchvision, such as resnet50.",
         metavar="NAME",
     )
-    stride: int = option(1, "Columns that share a window: 1 is the paper's procedure, more is faster.", low=1)
+    stride: int = option(
+        0, "Columns that share a window: 1 is the paper's procedure, more is faster; 0: half the window's.", low=0
+    )
     batch_size: int = option(16, "Windows computed at once; changes memory and speed, not the pictures.", low=1)
