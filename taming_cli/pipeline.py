@@ -36,6 +36,7 @@ from taming_cli.prior.generate import Given, generate
 from taming_cli.prior.gpt import GPT
 from taming_cli.prior.model import prior_from
 from taming_cli.prior.noise import Stream, uniform
+from taming_cli.prior.windows import widest_stride
 from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.device import autocast, pick_device, pick_precision, precision_name
 from taming_cli.runtime.interrupt import StopRequest
@@ -175,7 +176,7 @@ class Pipeline:
 
     def stride(self, config: SampleConfig) -> int:
         """Columns that share a window: those asked for, else as many as may."""
-        return config.stride or max(1, self.gpt.config.window.width // 2)
+        return config.stride or widest_stride(self.gpt.config.window.width)
 
     @property
     def learned(self) -> Size:

@@ -1,5 +1,6 @@
 """`annotate`: the condition maps of pictures."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,9 +49,8 @@ def segmentation(
 ) -> int:
     """Label maps by a network of torchvision (by default DeepLabV3, 21 labels), with labels.txt beside them."""
     (config,) = o.settle((SegmentationConfig,), flags, command="annotate").configs
-    output = Output(json=json, quiet=quiet)
-    network: dict[str, Any] = {"weights": weights, "offline": offline, "device": device}
-    return _annotate(output, images, out, config, shard, workers, **network)
+    network = {"weights": weights, "offline": offline, "device": device}
+    return _annotate(Output(json=json, quiet=quiet), images, out, config, shard, workers, network)
 
 
 @o.with_flags(Network=DepthConfig)
@@ -70,9 +70,8 @@ def depth(
 ) -> int:
     """Depth by a model of transformers (pip install 'taming\\[annotate]'), 16-bit grey, each map by its own range."""
     (config,) = o.settle((DepthConfig,), flags, command="annotate").configs
-    output = Output(json=json, quiet=quiet)
-    network: dict[str, Any] = {"weights": weights, "offline": offline, "device": device}
-    return _annotate(output, images, out, config, shard, workers, **network)
+    network = {"weights": weights, "offline": offline, "device": device}
+    return _annotate(Output(json=json, quiet=quiet), images, out, config, shard, workers, network)
 
 
 @o.with_flags(Drawn=PoseConfig)
@@ -92,9 +91,8 @@ def pose(
 ) -> int:
     """Skeletons of the people in them, by torchvision's keypoint R-CNN, on black."""
     (config,) = o.settle((PoseConfig,), flags, command="annotate").configs
-    output = Output(json=json, quiet=quiet)
-    network: dict[str, Any] = {"weights": weights, "offline": offline, "device": device}
-    return _annotate(output, images, out, config, shard, workers, **network)
+    network = {"weights": weights, "offline": offline, "device": device}
+    return _annotate(Output(json=json, quiet=quiet), images, out, config, shard, workers, network)
 
 
 def edges(
@@ -107,7 +105,7 @@ def edges(
     debug: o.Debug = False,
 ) -> int:
     """White edges on black by Canny's method, as `tokenize --cond edges` makes them; needs no network."""
-    return _annotate(Output(json=json, quiet=quiet), images, out, EdgesConfig(), shard, workers)
+    return _annotate(Output(json=json, quiet=quiet), images, out, EdgesConfig(), shard, workers, {})
 
 
 def _annotate(
@@ -117,7 +115,7 @@ def _annotate(
     config: AnnotateConfig,
     shard: str | None,
     workers: int,
-    **network: Any,
+    network: Mapping[str, Any],
 ) -> int:
     if out is None:
         if len(images) < 2:

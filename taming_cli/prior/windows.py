@@ -99,9 +99,14 @@ def plan(height: int, width: int, window: tuple[int, int], stride: int = 1) -> P
     return Plan(height, width, a, b, _waves(bands, b))
 
 
+def widest_stride(window_width: int) -> int:
+    """The largest stride, which the others divide: half the window's width."""
+    return max(1, window_width // 2)
+
+
 def check_stride(stride: int, window_width: int) -> None:
     """UsageError for a stride that does not divide half the window's width."""
-    half = max(1, window_width // 2)
+    half = widest_stride(window_width)
     if stride < 1 or half % stride:
         valid = ", ".join(str(s) for s in range(1, half + 1) if half % s == 0)
         raise UsageError(f"stride is {stride}; it must divide half the window's width of {window_width}: use {valid}")
