@@ -23,6 +23,7 @@ from torch import Tensor
 from taming_cli.config.size import Size
 from taming_cli.data import batches, contents
 from taming_cli.data.batches import Augment, TrainingSamples, eval_batches, train_batches
+from taming_cli.data.contents import Poses
 from taming_cli.data.images import Crop, apply, centre_crop, read_rgb, tensor, whole
 from taming_cli.data.sources import Item, list_items
 from taming_cli.errors import BadImageError, TamingError
@@ -113,6 +114,25 @@ def test_a_sample_is_its_crop_of_its_picture(items):
         assert difference < (1 if item.name.endswith("png") else 8)  # JPEG's own reduction is off by a part of a pixel
         assert crop.left + crop.width <= working.width + 1e-6
         assert crop.top + crop.height <= working.height + 1e-6
+
+
+ARM, OTHER_ARM = (255, 170, 0), (170, 255, 0)  # of a skeleton, the right and the left one
+
+
+@pytest.fixture
+def arm(tmp_path: Path) -> tuple[Item, ...]:
+    Image.new("RGB", (60, 40), ARM).save(tmp_path / "arm.png")
+    return list_items([tmp_path / "arm.png"]).items
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
+def test_a_skeleton_that_is_mirrored_for_training_changes_sides(arm, cache_bytes):
+    source = samples(arm, content=Poses(), cache_bytes=cache_bytes)
+    found = [source.sample(position) for position in range(12)]
+    assert {sample.crop.flip for sample in found} == {True, False}
+    for image, _, crop in found:
+        assert {tuple(pixel) for pixel in image.flatten(1).T.tolist()} == {OTHER_ARM if crop.flip else ARM}
+        assert {tuple(pixel) for pixel in samples(arm).sample(0).image.flatten(1).T.tolist()} == {ARM}
 
 
 def test_the_smallest_crop_has_a_pixel_for_each_of_the_outputs(tmp_path: Path):
@@ -433,3 +453,12 @@ def test_a_pictures_bytes_in_an_archive_train_like_the_file(items, tmp_path: Pat
             archive.write(item.path, item.name)
     packed = list_items([tmp_path / "x.zip"]).items
     assert torch.equal(take(packed, 22), take(items, 22))
+
+
+def test_a_mirrored_view_of_a_skeleton_changes_sides(arm):
+    def views(_, source):
+        return [centre_crop(source, SIZE), centre_crop(source, SIZE)._replace(flip=True)]
+
+    (batch,) = eval_batches(arm, views=views, batch_size=1, content=Poses())
+    colours = [{tuple(pixel) for pixel in view.flatten(1).T.tolist()} for view in batch.images]
+    assert colours == [{ARM}, {OTHER_ARM}]

@@ -21,14 +21,14 @@ from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
 from taming_cli.config.fields import from_dict
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.size import Size
-from taming_cli.data.contents import content_of
+from taming_cli.data.contents import Pictures, Poses, content_of
 from taming_cli.data.images import centre_crop
 from taming_cli.data.tokens import TokenFile
 from taming_cli.errors import UsageError
 from taming_cli.pipeline import Pipeline
 from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.rundir import Place
-from tests.toys import CODEC
+from tests.toys import CODEC, toy_codec
 
 MAPS = CodecTrainConfig(
     size=Size(32, 32), steps=4, minutes=0, batch_size=2, perceptual="none", disc_weight=0.0, val_every=0.5, warmup=0
@@ -328,6 +328,18 @@ def test_a_prior_may_learn_some_of_the_conditions(tokens: Path, tmp_path: Path, 
         assert list(model.config.get("conditions", {})) == [kind for kind in kinds if kind == "depth"]
     assert main([*line, "--cond", "dept", "-o", str(tmp_path / "x")]) == 2
     assert "no condition 'dept'" in capsys.readouterr().err
+
+
+def test_a_pose_map_under_a_mirrored_crop_changes_sides() -> None:
+    """A right arm's colour all over, and what it is in the mirror: a left arm's."""
+    map_ = Image.new("RGB", (48, 40), "#ffff00")
+    size, grid = Size(48, 40), Size(8, 8)
+    crop = centre_crop(size, Size(32, 32))
+    pose, picture = (MapCodec("pose", reads, toy_codec()) for reads in (Poses(), Pictures()))
+    yellow, mirrored = (pose.cut(map_, each, size, grid) for each in (crop, crop._replace(flip=True)))
+    assert yellow.shape == mirrored.shape == (3, 16, 16)
+    assert torch.equal(yellow, picture.cut(map_, crop._replace(flip=True), size, grid))
+    assert {tuple(each) for each in mirrored.flatten(1).T.tolist()} == {(0x55, 255, 0)}
 
 
 # --- the golden segmentation prior, through the commands --------------------------------------------------------------

@@ -76,7 +76,7 @@ class MapCodec(Encoder):
         assert image is not None
         f = self.codec.config.downsample_factor
         out = Size(grid.width * f, grid.height * f)
-        return self.reads.tensor(apply(image, crop._replace(out=out), self.reads.resample))
+        return self.reads.cut(image, crop._replace(out=out))
 
     def encode(self, cuts: Tensor) -> Tensor:  # noqa: D102
         x = self.reads.to_input(cuts.to(self.codec.quant_conv.weight.device))

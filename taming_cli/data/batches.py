@@ -28,7 +28,7 @@ from torch import Tensor
 
 from taming_cli.config.size import Size
 from taming_cli.data.contents import Content, Pictures
-from taming_cli.data.images import Crop, apply, centre_crop, random_resized_crop, whole
+from taming_cli.data.images import Crop, centre_crop, random_resized_crop, whole
 from taming_cli.data.sources import Item
 from taming_cli.errors import BadImageError, TamingError
 
@@ -117,8 +117,7 @@ class TrainingSamples:
                 scale=self._augment.crop_scale,
                 flip=self._augment.flip,
             )
-            cut = apply(picture, crop, self._content.resample)
-            return Sample(self._content.tensor(cut), item, crop)
+            return Sample(self._content.cut(picture, crop), item, crop)
         name, reason = next(iter(self.bad.items()))
         raise BadImageError(f"none of the {count} pictures can be read; the first is {name}: {reason}")
 
@@ -324,7 +323,7 @@ def eval_batches(
             more = beside(item, picture, crops) if beside is not None else {}
         except BadImageError as error:
             return Skipped(item.name, _reason(item, error))
-        tensors = [content.tensor(apply(picture, crop, content.resample)) for crop in crops]
+        tensors = [content.cut(picture, crop) for crop in crops]
         return _Viewed(item, torch.stack(tensors), more)
 
     group: list[_Viewed] = []

@@ -21,8 +21,8 @@ from taming_cli.config.size import Size
 from taming_cli.data.conditions.depth import read_depth
 from taming_cli.data.conditions.edges import edges, read_edges
 from taming_cli.data.conditions.labels import Colours, paint, read_labels
-from taming_cli.data.conditions.pose import read_pose
-from taming_cli.data.images import EXTENSIONS, read_rgb, tensor, to_float, to_uint8
+from taming_cli.data.conditions.pose import read_pose, swap_sides
+from taming_cli.data.images import EXTENSIONS, Crop, apply, read_rgb, tensor, to_float, to_uint8
 from taming_cli.data.sources import Item
 from taming_cli.errors import BadImageError, UsageError
 
@@ -48,6 +48,15 @@ class Content(ABC):
 
         `beside` is the size of the picture that a map belongs to: key points may not tell theirs.
         """
+
+    def cut(self, image: Image, crop: Crop) -> Tensor:
+        """What lies under a crop, scaled and mirrored with all that mirroring means for such files -> as `tensor`."""
+        # At its full size: where limbs are scaled down, their colours mix.
+        return self.tensor(apply(self.swap_sides(image) if crop.flip else image, crop, self.resample))
+
+    def swap_sides(self, image: Image) -> Image:
+        """What is marked as left in an image, as right, and the other way round: mirroring makes it so."""
+        return image
 
     @abstractmethod
     def tensor(self, image: Image) -> Tensor:
@@ -98,6 +107,9 @@ class Poses(Pictures):
 
     def read(self, data: bytes, name: str, *, min_size: Size | None = None, beside: Size | None = None) -> Image:  # noqa: D102
         return read_pose(data, name, size=beside)
+
+    def swap_sides(self, image: Image) -> Image:  # noqa: D102
+        return swap_sides(image)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,16 @@ _LIMBS: tuple[tuple[str, str, str], ...] = (
     ("nose", "left_eye", "#ff00ff"), ("left_eye", "left_ear", "#ff00aa"),
 )  # fmt: skip
 
+# The limbs' hues are 20 degrees apart, in the order of the limbs; 340 degrees are no limb's.
+_HUES = 18
+
+# The share of a pixel's brightness that its colour must make up to be a limb's: where limbs cross, and in JPEG files,
+# it is not all of it. Half of the photographs that we looked at have less than 2 % of such pixels.
+_VIVID = 0.7
+
+# ControlNet's limbs have 60 % of the full brightness, and its joints, in colours of their own, all of it.
+_DIM, _BRIGHT = 153, 204
+
 _FARTHEST = 1e6  # pixels: joints may lie outside of the picture, but not where arithmetic goes wrong
 
 
@@ -107,6 +117,51 @@ def paint_skeletons(
         {name: (x, y) for name, (x, y, there) in zip(JOINTS, joints, strict=True) if there > 0} for joints in figures
     ]
     return _paint(named, Size(width, height), [_estimate(each) for each in named] if sizes is None else sizes)
+
+
+def swap_sides(skeletons: Image.Image) -> Image.Image:
+    """Left limbs in the colours of right ones and the other way round, RGB, each at its place.
+
+    A mirrored map of skeletons lacks just that: a person's left arm is a right arm in the mirror. Each pixel's hue is
+    turned by as much as the nearest limb's is from its partner's on the other side; brightness and saturation stay, and
+    so do black, white, grey, pale colours, and hues that no limb has. Twice gives the picture again, up to rounding.
+
+    The limbs' colours are those of our drawings and of ControlNet's, whose joints are known by their brightness as long
+    as a map has not been made much smaller. OpenPose's own program gives the same colours to other limbs.
+    """
+    red, green, blue = (np.asarray(channel) for channel in skeletons.split())
+    most, least = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+    chroma = most - least
+    lit = chroma > _VIVID * most
+    value, chroma, red, green, blue = (each[lit].astype(np.float32) for each in (most, chroma, red, green, blue))
+    # The hue, 6 for the whole circle (A. R. Smith, "Color Gamut Transform Pairs", 1978).
+    hue = np.where(value == green, 2 + (blue - red) / chroma, 4 + (red - green) / chroma)
+    hue = np.where(value == red, (green - blue) / chroma % 6, hue)
+    nearest = np.floor(hue * _HUES / 6 + 0.5).astype(int) % _HUES
+    turns = _LIMB_TURNS[nearest]
+    # A third is more than in any drawing of ours, and less than in ControlNet's until they are a third of their size.
+    if (np.abs(value - _DIM) <= 12).sum() > len(value) / 3:
+        turns = np.where(value > _BRIGHT, _JOINT_TURNS[nearest], turns)
+    away = (np.array([5, 3, 1], np.float32) + (hue + turns)[:, None]) % 6
+    pixels = np.array(skeletons)
+    pixels[lit] = (value[:, None] - chroma[:, None] * np.minimum(away, 4 - away).clip(0, 1) + 0.5).astype(np.uint8)
+    return Image.fromarray(pixels)
+
+
+def _turns(numbers: Mapping[tuple[str, ...], int]) -> NDArray[np.float32]:
+    """Joints or pairs of them, with the numbers of their hues -> of each hue, how far it is to that of the same on the
+    other side, (_HUES,), 6 for the whole circle."""
+    other = {"left": "right", "right": "left"}
+    turns = np.zeros(_HUES, np.float32)
+    for joints, number in numbers.items():
+        partner = tuple("_".join(other.get(word, word) for word in joint.split("_")) for joint in joints)
+        turns[number] = (numbers[partner] - number) * 6 / _HUES
+    return turns
+
+
+_LIMB_TURNS = _turns({(start, end): number for number, (start, end, _) in enumerate(_LIMBS)})
+# ControlNet's joints, in its order. Knees stay: the left one's blue is also that of all the joints of hands.
+_JOINT_TURNS = _turns({(joint,): number for number, joint in enumerate(_BODY_18) if "knee" not in joint})
 
 
 def _paint(figures: Sequence[Mapping[str, Point]], size: Size, heights: Sequence[float]) -> NDArray[np.uint8]:
