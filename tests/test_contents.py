@@ -54,4 +54,5 @@ def test_a_mirrored_skeleton_has_its_left_limbs_on_its_left_at_any_scale(scale: 
             cut = content.cut(drawn(seed, 320, mirrored=False), crop._replace(flip=True))
             differs[content.kind] += int(((cut - wanted).abs().amax(0) > 32).sum())
     assert differs["image"] > 0.5 * lit
-    assert differs["pose"] < 0.1 * lit  # where limbs cross, another one is on top
+    # Where limbs cross, another one is on top. If colours changed after scaling, 0.15 would differ at an eighth.
+    assert differs["pose"] < 0.09 * lit
