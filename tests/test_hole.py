@@ -68,7 +68,7 @@ def test_the_encoder_sees_the_nearest_known_colour_in_the_hole(codec: VQGAN, pic
     seen: list[Any] = []
 
     class Spy:
-        config, quant_conv = codec.config, codec.quant_conv
+        config, encoder, quant_conv = codec.config, codec.encoder, codec.quant_conv
 
         def encode(self, x: torch.Tensor) -> torch.Tensor:
             seen.append(x)

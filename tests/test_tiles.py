@@ -7,44 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from taming_cli.codec import local, tiles
-from taming_cli.codec.local import Box, LocalDecoder, stages
+from taming_cli.codec import held, local, parts, tiles
+from taming_cli.codec.local import LocalDecoder, stages
+from taming_cli.codec.parts import Box
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.codec import CodecConfig
 from taming_cli.data.images import to_uint8
-from tests.toys import CODEC, toy_codec
-
-DEEP = CodecConfig(
-    ch=8,
-    ch_mult=(1, 1, 2),
-    num_res_blocks=1,
-    norm_groups=2,
-    attn_resolutions=(16, 8),
-    z_channels=4,
-    resolution=32,
-    codebook_size=64,
-    codebook_dim=4,
-)
-FLAT = CodecConfig(
-    ch=8, ch_mult=(2,), norm_groups=2, attn_resolutions=(), z_channels=4, codebook_size=64, codebook_dim=4
-)
+from tests.toys import CODEC, DEEP, FLAT, toy_codec, uneven
 
 
 @pytest.fixture(scope="module", params=[CODEC, DEEP, FLAT], ids=["f2", "f4", "f1"])
 def codec(request: pytest.FixtureRequest) -> VQGAN:
     return uneven(request.param)
-
-
-def uneven(config: CodecConfig) -> VQGAN:
-    """A codec whose norms and attention matter: their weights, zero or one when new, are drawn."""
-    codec = toy_codec(config)
-    with torch.no_grad():
-        for name, weight in codec.decoder.named_parameters():
-            if ".attn" in name and weight.ndim == 4:
-                weight.normal_(std=weight[0].numel() ** -0.5)
-            elif weight.ndim == 1:
-                weight.add_(0.3 * torch.randn_like(weight))
-    return codec
 
 
 def drawn(codec: VQGAN, *shape: int, seed: int = 0) -> Tensor:
@@ -59,7 +33,7 @@ def in_tiles(codec: VQGAN, codes: Tensor, count: int) -> Tensor:
     """Decoded with the memory that a tile of a `count`th of the cells takes; there are more than that of them."""
     size = (codes.shape[1], codes.shape[2])
     side = max(1, int((size[0] * size[1] / count) ** 0.5))
-    budget = tiles._bytes(stages(codec), size, (min(side, size[0]), min(side, size[1])))
+    budget = parts.memory(stages(codec), size, (min(side, size[0]), min(side, size[1])))
     assert len(tiles.Plan.of(stages(codec), *size, budget).tiles) >= count
     return tiles.decode(codec, codes, finish=lambda x: x, budget=budget)
 
@@ -78,7 +52,7 @@ def test_small_latents_are_decoded_as_the_codec_does(codec: VQGAN, batch_size: i
 
 def test_a_batch_too_large_for_the_budget_is_split(codec: VQGAN) -> None:
     codes = drawn(codec, 5, 4, 4)
-    each = tiles._bytes(stages(codec), (4, 4), (4, 4))
+    each = parts.memory(stages(codec), (4, 4), (4, 4))
     told = []
     found = tiles.decode(
         codec, codes, finish=lambda x: x, budget=2 * each, on_progress=lambda done, total: told.append((done, total))
@@ -109,23 +83,23 @@ def test_margins_are_as_far_as_gradients_reach(codec: VQGAN) -> None:
     """From a part's pixels back to what each stage is given, with statistics and what is attended to held."""
     codes = drawn(codec, 1, 32, 32)
     f, (first, count) = codec.config.downsample_factor, (15, 2)
-    held = LocalDecoder(codec, codes[0], whole=0, patches=[Box(0, 0, 32, 32)])._stages
+    run = LocalDecoder(codec, codes[0], whole=0, patches=[Box(0, 0, 32, 32)])._stages
     given = []
     x: Tensor = codes[:, None]
-    for number, stage in enumerate(held):
+    for number, stage in enumerate(run):
         if number:
             x = x.detach().requires_grad_()
             given.append(x)
         x = stage.run(x)
-    for number in range(1, len(held)):
+    for number in range(1, len(run)):
         x = given[number - 1]
         y = x
-        for stage in held[number:]:
+        for stage in run[number:]:
             y = stage.run(y)
         part = slice(f * first, f * (first + count))
         (grad,) = torch.autograd.grad(y[..., part, part].square().sum(), x)
         reached = grad.abs().sum((0, 1))
-        scale, margin = held[number].before, held[number].margin
+        scale, margin = run[number].before, run[number].margin
         for axis in (0, 1):
             places = reached.sum(1 - axis).nonzero().flatten()
             assert places.min() == scale * first - margin
@@ -192,8 +166,8 @@ def test_the_codec_is_left_as_it_was(codec: VQGAN) -> None:
     decoder = LocalDecoder(codec, codes[0], whole=1, patches=[Box(3, 3, 4, 4)])
     assert torch.equal(codec.decode(codes[:, :5, :5]), before)
     assert [(name, id(module)) for name, module in codec.named_modules()] == names
-    held = {id(tensor) for tensor in local._held(codec.decoder, decoder._counted).parameters()}
-    assert held == {id(tensor) for tensor in codec.decoder.parameters()}, "weights are shared, not copied"
+    ours = {id(tensor) for tensor in held.held(codec.decoder, decoder._sight).parameters()}
+    assert ours == {id(tensor) for tensor in codec.decoder.parameters()}, "weights are shared, not copied"
 
 
 # --- plans ------------------------------------------------------------------------------------------------------------
@@ -211,8 +185,8 @@ def test_every_cell_is_in_one_tile_and_every_tile_in_the_budget(codec: VQGAN) ->
     for height, width, budget in sizes():
         plan = tiles.Plan.of(run, height, width, budget)
         if plan.exact:
-            assert plan.at_once * tiles._bytes(run, (height, width), (height, width)) <= budget
-            assert height * width <= local.ALL
+            assert plan.at_once * parts.memory(run, (height, width), (height, width)) <= budget
+            assert height * width <= held.ALL
             continue
         count = torch.zeros(height, width, dtype=torch.int64)
         for box in plan.tiles:
@@ -225,14 +199,14 @@ def test_every_cell_is_in_one_tile_and_every_tile_in_the_budget(codec: VQGAN) ->
             last = run[plan.whole - 1]
             left -= 4 * height * width * last.after**2 * last.channels
             assert left >= budget // 2
-        assert tiles._bytes(run[: plan.whole], (height, width), (height, width)) <= budget
+        assert parts.memory(run[: plan.whole], (height, width), (height, width)) <= budget
         for box in plan.tiles:
-            assert box[2:] == (1, 1) or tiles._bytes(rest, (height, width), box[2:]) <= left
+            assert box[2:] == (1, 1) or parts.memory(rest, (height, width), box[2:]) <= left
         if not rest:
             continue
         assert len({box[2:] for box in plan.patches}) == 1
         size = plan.patches[0][2:]
-        assert len(plan.patches) == 1 or len(plan.patches) * tiles._bytes(rest, (height, width), size) <= left
+        assert len(plan.patches) == 1 or len(plan.patches) * parts.memory(rest, (height, width), size) <= left
         for box in plan.patches:
             assert 0 <= box.top <= height - box.height
             assert 0 <= box.left <= width - box.width

@@ -21,6 +21,21 @@ CODEC = CodecConfig(
     codebook_dim=4,
 )
 
+DEEP = CodecConfig(
+    ch=8,
+    ch_mult=(1, 1, 2),
+    num_res_blocks=1,
+    norm_groups=2,
+    attn_resolutions=(16, 8),
+    z_channels=4,
+    resolution=32,
+    codebook_size=64,
+    codebook_dim=4,
+)
+FLAT = CodecConfig(
+    ch=8, ch_mult=(2,), norm_groups=2, attn_resolutions=(), z_channels=4, codebook_size=64, codebook_dim=4
+)
+
 
 def toy_codec(config: CodecConfig = CODEC) -> VQGAN:
     """The same at each call, in eval mode; its codebook is spread, so that many codes occur."""
@@ -28,6 +43,19 @@ def toy_codec(config: CodecConfig = CODEC) -> VQGAN:
     codec = VQGAN(config)
     torch.nn.init.normal_(codec.quantize.embedding.weight, std=0.3)
     return codec.eval()
+
+
+def uneven(config: CodecConfig) -> VQGAN:
+    """A codec whose norms and attention matter: their weights, zero or one when new, are drawn."""
+    codec = toy_codec(config)
+    with torch.no_grad():
+        for network in (codec.decoder, codec.encoder):
+            for name, weight in network.named_parameters():
+                if ".attn" in name and weight.ndim == 4:
+                    weight.normal_(std=weight[0].numel() ** -0.5)
+                elif weight.ndim == 1:
+                    weight.add_(0.3 * torch.randn_like(weight))
+    return codec
 
 
 def loud(network: nn.Module) -> nn.Module:

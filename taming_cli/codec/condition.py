@@ -13,6 +13,7 @@ import torch
 from PIL.Image import Image, Resampling
 from torch import Tensor
 
+from taming_cli.codec import tiles
 from taming_cli.codec.locate import content_in, load_codec
 from taming_cli.codec.vqgan import VQGAN, codec_from
 from taming_cli.config.fields import one_of
@@ -79,8 +80,7 @@ class MapCodec(Encoder):
         return self.reads.cut(image, crop._replace(out=out))
 
     def encode(self, cuts: Tensor) -> Tensor:  # noqa: D102
-        x = self.reads.to_input(cuts.to(self.codec.quant_conv.weight.device))
-        return self.codec.encode(x.contiguous(memory_format=torch.channels_last)).cpu()
+        return tiles.encode(self.codec, cuts, to_input=self.reads.to_input).cpu()
 
     def to(self, device: torch.device) -> "MapCodec":
         """The same with its codec on `device`."""

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
+from taming_cli.codec import tiles
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.size import Size
-from taming_cli.data.images import read_rgb, to_float
+from taming_cli.data.images import read_rgb
 from taming_cli.data.sources import Item
 from taming_cli.errors import UsageError
 
@@ -74,10 +75,8 @@ def known(
     if cells.all() or not cells.any():
         what = "nothing known" if cells.all() else "nothing to make"
         raise UsageError(f"{mask or picture} leaves {what}; in a mask, white means: make this")
-    device = codec.quant_conv.weight.device
-    tensor = torch.from_numpy(_filled(canvas, hole)).permute(2, 0, 1)[None].to(device)
-    codes = codec.encode(to_float(tensor).contiguous(memory_format=torch.channels_last))
-    return Known(codes.cpu() * ~cells, ~cells)
+    filled = torch.from_numpy(_filled(canvas, hole)).permute(2, 0, 1)[None]
+    return Known(tiles.encode(codec, filled).cpu() * ~cells, ~cells)
 
 
 def _filled(pixels: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from taming_cli.codec import tiles
@@ -26,6 +25,9 @@ from taming_cli.errors import UsageError
 from taming_cli.metrics import psnr
 from taming_cli.runtime.checkpoint import tensors_sha256
 from taming_cli.runtime.device import autocast, pick_device, pick_precision, precision_name
+
+STRIP = 2**24
+"""Numbers of a codec's input that are made at once of each picture to be shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,14 +76,13 @@ def reconstruct(
     with closing(eval_batches(items, size=size, batch_size=batch_size, workers=workers, content=content)) as batches:
         for batch in batches:
             if batch.items:
-                x = content.to_input(batch.images.to(where))
                 with autocast(where, dtype):
-                    rebuilt = _through(codec, x, content)
-                rec = content.show(content.to_input(rebuilt)) if content.categorical else rebuilt
+                    rebuilt = _through(codec, batch.images, content)
+                rec = _shown(rebuilt, content) if content.categorical else rebuilt
                 if content.categorical:
                     total += (rebuilt == batch.images).double().mean((1, 2, 3)).sum().item()
                 else:
-                    total += psnr(content.show(x).cpu(), rec, data_range=255).sum().item()
+                    total += psnr(_shown(batch.images, content), rec, data_range=255).sum().item()
                 for item, picture in zip(batch.items, rec, strict=True):
                     write_png(targets[item], picture, {SETTINGS: _text(stamps[item])})
             skipped += batch.skipped
@@ -132,18 +133,25 @@ def decode(
     return Written(folder=out, count=len(file) * views)
 
 
-def _through(codec: VQGAN, x: Tensor, content: Content) -> Tensor:
-    """A codec's input (B, C, H, W) of any size -> its reconstruction on the CPU: uint8 (B, 3, H, W), or the most likely
-    labels (B, 1, H, W)."""
+def _through(codec: VQGAN, images: Tensor, content: Content) -> Tensor:
+    """A content's tensors (B, C, H, W) of any size -> their reconstruction on the CPU: uint8 (B, 3, H, W), or the most
+    likely labels (B, 1, H, W)."""
     f = codec.config.downsample_factor
-    height, width = x.shape[-2:]
-    pad = (0, math.ceil(width / f) * f - width, 0, math.ceil(height / f) * f - height)
-    padded = F.pad(x, pad, mode="replicate").contiguous(memory_format=torch.channels_last)
+    height, width = images.shape[-2:]
+    rows, columns = (torch.arange(math.ceil(n / f) * f).clamp(max=n - 1) for n in (height, width))
+    padded = images[:, :, rows][..., columns]  # continued by its edge
 
     def finish(x_rec: Tensor) -> Tensor:
         return (x_rec.argmax(1, keepdim=True) if content.categorical else content.show(x_rec)).cpu()
 
-    return tiles.decode(codec, codec.encode(padded), finish=finish)[..., :height, :width]
+    codes = tiles.encode(codec, padded, to_input=content.to_input)
+    return tiles.decode(codec, codes, finish=finish)[..., :height, :width]
+
+
+def _shown(images: Tensor, content: Content) -> Tensor:
+    """A content's tensors (B, C, H, W) as pictures, uint8 (B, 3, H, W): in strips, for a codec's input is large."""
+    strips = torch.split(images, max(1, STRIP // (content.channels * images.shape[3])), 2)
+    return torch.cat([content.show(content.to_input(strip)) for strip in strips], 2)
 
 
 def _made(codec: VQGAN, **how: str) -> dict[str, str]:

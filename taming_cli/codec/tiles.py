@@ -1,4 +1,4 @@
-"""Codes of any size to pictures in bounded memory: small ones whole, large ones in tiles without seams.
+"""Codes of any size to pictures, and pictures to codes, in bounded memory: small ones whole, large ones in tiles.
 
 Tiles that take statistics and attention on their own come out in different tints, and blending them only spreads the
 steps. Here all tiles of a picture share them (see `local`), have the margin that their borders depend on, and every
@@ -18,20 +18,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from taming_cli.codec.local import ALL, Box, LocalDecoder, Stage, stages
+from taming_cli.codec import passes
+from taming_cli.codec.held import ALL
+from taming_cli.codec.local import LocalDecoder, stages
+from taming_cli.codec.parts import Box, Stage, divided, memory
 from taming_cli.codec.vqgan import VQGAN
-from taming_cli.data.images import to_uint8
+from taming_cli.data.images import to_float, to_uint8
 
 BUDGET = 3 * 2**30
-"""Bytes for the activations of a decode, in fp32, beside the model and the finished picture."""
+"""Bytes for the activations of an encode or decode, in fp32, beside the model and the picture."""
 PATCH = 32
 """Pixels a side of each patch of a large picture that statistics are taken on: many places count more than many pixels.
 At least 4 cells, so that those at the borders hold what the borders change."""
-
-_LIVE = 5.5
-"""Tensors of the widest level that are in memory at once: 5.2 to 5.4 measured (torch 2.15, CPU, channels last)."""
-
-
 MEMORY = 2**28
 """Bytes of finished pictures that are held at once, if it is more than one."""
 
@@ -87,6 +85,27 @@ def decode(
     return result
 
 
+@torch.no_grad()
+def encode(codec: VQGAN, pictures: Tensor, *, to_input: passes.ToInput = to_float, budget: int = BUDGET) -> Tensor:
+    """Pictures or maps (B, c, f h, f w), uint8 or what `to_input` takes -> codes (B, h, w) int64, where the codec is.
+
+    `to_input` makes a codec's input of any part of them, and must treat each pixel alike. Pictures that fit the budget
+    are exactly `VQGAN.encode`, as many at a time as fit. Others are encoded one after another, in tiles that fit, with
+    the statistics of the whole.
+    """
+    f = codec.config.downsample_factor
+    size = (pictures.shape[2] // f, pictures.shape[3] // f)
+    each = memory(passes.toward_end(passes.stages(codec, to_input)), size, size)
+    if each > budget:
+        return torch.cat([passes.encode(codec, one, to_input, budget) for one in torch.split(pictures, 1)])
+
+    def whole(some: Tensor) -> Tensor:
+        x = to_input(some.to(codec.quant_conv.weight.device))
+        return codec.encode(x.contiguous(memory_format=torch.channels_last))
+
+    return torch.cat([whole(some) for some in torch.split(pictures, budget // each)])
+
+
 def _finished(x: Tensor) -> Tensor:
     return to_uint8(x).cpu()
 
@@ -129,54 +148,27 @@ class Plan:
     def of(cls, run: Sequence[Stage], height: int, width: int, budget: int) -> "Plan":
         """For a latent of height x width cells, with these stages."""
         size = (height, width)
-        each = _bytes(run, size, size)
+        each = memory(run, size, size)
         if height * width <= ALL and each <= budget:
             return cls(True, budget // each, len(run), (), (), ())
         whole, kept = 0, 0
         for stage in run:
             result = 4 * height * width * stage.after**2 * stage.channels
-            if _bytes([stage], size, size) > budget or result > budget // 2:
+            if memory([stage], size, size) > budget or result > budget // 2:
                 break
             whole, kept = whole + 1, result
         rest, left = run[whole:], budget - kept
         if not rest:
             return cls(False, 1, whole, (), (), (Box(0, 0, *size),))
         patches, shares = zip(*_patches(rest, size, left), strict=True)
-        return cls(False, 1, whole, patches, shares, tuple(_tiles(rest, size, left)))
-
-
-def _bytes(run: Sequence[Stage], size: tuple[int, int], part: tuple[int, int]) -> int:
-    """Memory for a part of a latent through these stages, with its margins, in fp32."""
-    most = 0
-    for stage in run:
-        tall, wide = (
-            min(n * stage.before + 2 * stage.margin, end * stage.before) * (stage.after // stage.before)
-            for n, end in zip(part, size, strict=True)
-        )
-        most = max(most, tall * wide * stage.channels)
-    return int(4 * _LIVE * most)
-
-
-def _tiles(run: Sequence[Stage], size: tuple[int, int], budget: int) -> Iterator[Box]:
-    """Parts that fit the budget, few, alike and nearly square; each cell is in exactly one."""
-    down, across = 1, 1
-    rows, columns = size
-    while _bytes(run, size, (rows, columns)) > budget and rows * columns > 1:
-        if rows >= columns:
-            down += 1
-        else:
-            across += 1
-        rows, columns = math.ceil(size[0] / down), math.ceil(size[1] / across)
-    for top in range(0, size[0], rows):
-        for left in range(0, size[1], columns):
-            yield Box(top, left, min(rows, size[0] - top), min(columns, size[1] - left))
+        return cls(False, 1, whole, patches, shares, tuple(divided(rest, size, left)))
 
 
 def _patches(run: Sequence[Stage], size: tuple[int, int], budget: int) -> Iterator[tuple[Box, float]]:
     """As many patches as fit the budget together, or cover the picture; of one size; and the cells they stand for."""
     side = max(4, PATCH // run[-1].after)
     rows, columns = min(side, size[0]), min(side, size[1])
-    most = max(1, budget // _bytes(run, size, (rows, columns)))
+    most = max(1, budget // memory(run, size, (rows, columns)))
     down, across = math.ceil(size[0] / rows), math.ceil(size[1] / columns)
     while down * across > most:
         if across == 1 or (down > 1 and down * size[1] >= across * size[0]):

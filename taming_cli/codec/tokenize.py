@@ -12,12 +12,13 @@ from PIL.Image import Image
 from torch import Tensor
 
 import taming_cli
+from taming_cli.codec import tiles
 from taming_cli.codec.condition import MapCodec, conditions
 from taming_cli.codec.locate import picture_codec
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.size import Size
 from taming_cli.data.batches import Skipped, eval_batches
-from taming_cli.data.images import Crop, centre_crop, random_resized_crop, to_float
+from taming_cli.data.images import Crop, centre_crop, random_resized_crop
 from taming_cli.data.sources import Item, digest
 from taming_cli.data.token_writer import Finished, TokenJob
 from taming_cli.data.tokens import TokenHeader
@@ -123,8 +124,7 @@ def tokenize(
                 for batch in batches:
                     if batch.items:
                         with autocast(where, dtype):
-                            x = to_float(batch.images.to(where)).contiguous(memory_format=torch.channels_last)
-                            codes[PICTURE].append(codec.encode(x).cpu())
+                            codes[PICTURE].append(tiles.encode(codec, batch.images).cpu())
                             for each in beside:
                                 cuts = batch.beside[each.encoder.kind]
                                 codes[each.encoder.kind].append(each.encoder.encode(cuts))
