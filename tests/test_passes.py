@@ -1,5 +1,7 @@
 """Pictures of any size to codes in bounded memory: as the codec does where small, and elsewhere with its statistics."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -24,6 +26,15 @@ class Bare(nn.Module):
     def forward(self, z: Tensor) -> Quantized:
         """(B, D, h, w) -> "codes" (B, h, w), weighted sums."""
         return Quantized(z, z, torch.einsum("bdhw,d->bhw", z, torch.arange(1, z.shape[1] + 1).to(z)))
+
+
+@contextlib.contextmanager
+def bare(codec: VQGAN) -> Iterator[None]:
+    """The codec with that in the place of its quantizer."""
+    quantizer = codec.quantize
+    codec.register_module("quantize", Bare())
+    yield
+    codec.register_module("quantize", quantizer)
 
 
 @pytest.fixture(scope="module", params=[CODEC, DEEP, FLAT], ids=["f2", "f4", "f1"])
@@ -67,12 +78,9 @@ def same(codec: VQGAN, x: Tensor, budget: int, to_input: passes.ToInput = to_inp
     want = codec.encode(to_input(x))
     assert len(want.unique()) > 10
     assert torch.equal(tiles.encode(codec, x, to_input=to_input, budget=budget), want)
-    quantizer, codec.quantize = codec.quantize, Bare()
-    try:
+    with bare(codec):
         want = codec.encode(to_input(x))
         found = tiles.encode(codec, x, to_input=to_input, budget=budget)
-    finally:
-        codec.quantize = quantizer
     assert (found - want).abs().max() < 1e-9 * want.std()
 
 
@@ -137,7 +145,7 @@ def test_attention_to_some_cells_does_not_depend_on_the_parts(monkeypatch: pytes
     x = shown(codec, 20, 24)
     monkeypatch.setattr(passes, "ALL", 100)
     monkeypatch.setattr(passes, "SEEN", 60)
-    monkeypatch.setattr(codec, "quantize", Bare())
+    codec.register_module("quantize", Bare())
     one, *others = [passes.encode(codec, x, to_input, budget_for(codec, 20, 24, n) if n else 2**40) for n in (0, 2, 4)]
     whole = codec.encode(to_input(x))
     for other in others:
@@ -166,7 +174,7 @@ def test_attention_sees_each_cell_or_an_even_sample() -> None:
 def test_parts_work_in_bf16() -> None:
     codec = uneven(CODEC)
     x = shown(codec, 40, 40)
-    codec.quantize = Bare()
+    codec.register_module("quantize", Bare())
     with torch.autocast("cpu", torch.bfloat16):
         found = tiles.encode(codec, x, budget=budget_for(codec, 40, 40, 3))
     whole = codec.encode(to_float(x))
@@ -184,30 +192,30 @@ def test_the_codec_is_left_as_it_was(codec: VQGAN) -> None:
 # --- margins and plans ------------------------------------------------------------------------------------------------
 
 
-def test_margins_are_as_far_as_gradients_reach(codec: VQGAN, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_margins_are_as_far_as_gradients_reach(codec: VQGAN) -> None:
     """Each stage's own, with statistics held; halving looks to the right and below only, and the first is made even."""
-    monkeypatch.setattr(codec, "quantize", Bare())
-    sight = held.Sight(passes._pick)
-    run = passes.stages(codec, lambda values: values, held.held(codec.encoder, sight))
-    size = (24, 24)
-    f = codec.config.downsample_factor
-    base = held.Base(to_input(shown(codec, *size)), size, f)
-    with torch.no_grad():
-        held.through(base, passes.toward_end(run), [Box(0, 0, *size)], sight)  # settles all
-    x = base.x
-    for stage in run:
-        x = x.detach().requires_grad_()
-        y = stage.run(x)
-        first, count = 12 * stage.after, 2 * stage.after
-        part = y[..., first : first + count, first : first + count]
-        (grad,) = torch.autograd.grad(part.square().sum(), x)
-        reached = grad.abs().sum((0, 1))
-        halves = int(stage.after < stage.before)
-        for axis in (0, 1):
-            places = reached.sum(1 - axis).nonzero().flatten()
-            assert places.min() == 12 * stage.before - stage.margin + 2 * halves
-            assert places.max() == 14 * stage.before + stage.margin - 1 - halves
-        x = y
+    with bare(codec):
+        sight = held.Sight(passes._pick)
+        run = passes.stages(codec, lambda values: values, held.held(codec.encoder, sight))
+        size = (24, 24)
+        f = codec.config.downsample_factor
+        base = held.Base(to_input(shown(codec, *size)), size, f)
+        with torch.no_grad():
+            held.through(base, passes.toward_end(run), [Box(0, 0, *size)], sight)  # settles all
+        x = base.x
+        for stage in run:
+            x = x.detach().requires_grad_()
+            y = stage.run(x)
+            first, count = 12 * stage.after, 2 * stage.after
+            part = y[..., first : first + count, first : first + count]
+            (grad,) = torch.autograd.grad(part.square().sum(), x)
+            reached = grad.abs().sum((0, 1))
+            halves = int(stage.after < stage.before)
+            for axis in (0, 1):
+                places = reached.sum(1 - axis).nonzero().flatten()
+                assert places.min() == 12 * stage.before - stage.margin + 2 * halves
+                assert places.max() == 14 * stage.before + stage.margin - 1 - halves
+            x = y
 
 
 @pytest.mark.parametrize("budget", [10**4, 10**5, 10**6, 10**7, 10**8])

@@ -3,8 +3,23 @@
 The codes of a part must be those that the whole picture would give, and they move with the statistics of every norm. So
 these are taken over all pixels: part by part goes as far as the first norm that is not settled, which keeps mean and
 variance of each channel in it, and when all parts have been there, it is settled by them. Attention likewise, by the
-cells to look at. What lies before is computed anew in each pass, but only since the last resolution whose result
-fits into memory and is kept. The first norms come after little work, so a picture costs less than twice as much.
+cells to look at. What lies before is computed anew in each pass, but only since the last resolution whose result fits
+into memory and is kept.
+
+Measured with a `tiny` codec, f8, of little training, on a 1024 x 768 mosaic of photographs, with a budget of 32 MiB
+on one core: codes that differ from those of the whole in float64, and time.
+
+    whole, fp32 (torch's GroupNorm rounds its sums there)         0.46 %     2.7 s
+    passes, attention to all cells                                0.13 %    18.0 s
+    passes, attention to 8192 of 12288 cells                      0.50 %    13.0 s
+    passes, attention to 2048 of them                             0.68 %     5.4 s
+    statistics of 48 even patches of 4 x 4 cells                94.7 %     17.9 s
+    statistics of 12 even patches of 16 x 16 cells              98.1 %     33.1 s
+    tiles of 256 pixels on their own                             98.1 %      0.7 s
+
+Patches, which had a gigabyte, save no time: they need margins of many cells. Attention that sees all costs its time
+again in each pass that follows. 4096 x 4096 takes 63 s of one core and 1.9 GiB; 1024 x 1024 with 182 labels 12 s and
+1.1 GiB whole, 11 s and 0.4 GiB with a budget of 0.5 GiB.
 """
 
 from collections.abc import Callable, Iterator, Sequence

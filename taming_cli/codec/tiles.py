@@ -1,13 +1,14 @@
 """Codes of any size to pictures, and pictures to codes, in bounded memory: small ones whole, large ones in tiles.
 
 Tiles that take statistics and attention on their own come out in different tints, and blending them only spreads the
-steps. Here all tiles of a picture share them (see `local`), have the margin that their borders depend on, and every
-pixel is written once, by the one tile that it lies in.
+steps. Here all tiles of a picture share them, have the margin that their borders depend on, and every pixel is written
+once, by the one tile that it lies in. Decoding estimates statistics on patches (see `local`), encoding, whose result
+moves with them, takes them over all pixels (see `passes`).
 
-Measured with `tiny`, f8, on two busy cores: 8192 x 8192 in 6 minutes, 2.8 GiB beside the model and with the picture. A
-4096 x 3072 mosaic of photographs comes 0.8 grey levels, 4 at most, from the same with every statistic taken whole; how
-near depends on the number of patches, and so on the budget: at 1024 x 768 and an eighth of the memory it can be 20 or
-more, as one tone over the whole picture, with a codec of little training. Seams there are none at any budget.
+Decoding, measured with `tiny`, f8, on two busy cores: 8192 x 8192 in 6 minutes, 2.8 GiB beside the model and with the
+picture. A 4096 x 3072 mosaic of photographs comes 0.8 grey levels, 4 at most, from the same with every statistic taken
+whole; how near depends on the number of patches, and so on the budget: at 1024 x 768 and an eighth of the memory it can
+be 20 or more, as one tone over the whole picture, with a codec of little training. Seams there are none at any budget.
 """
 
 import math
