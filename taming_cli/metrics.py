@@ -1,6 +1,12 @@
-"""Pure mathematics on arrays: pictures compared pixel by pixel, a codebook's use, distance of two Gaussians."""
+"""Pure mathematics on arrays: pictures compared pixel by pixel, a codebook's use, distributions of features compared.
+
+The inception score, the kernel distance and precision and recall are torch-fidelity's, by its own functions, given
+float64: their sums over many pictures are what results are compared by.
+"""
 
 import math
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +65,114 @@ def perplexity(counts: Tensor) -> float:
     if not counted.sum() > 0:
         raise UsageError("no codes were counted; a codebook's perplexity is that of at least one picture")
     return float(torch.special.entr(counted / counted.sum()).sum().exp())
+
+
+@dataclass(frozen=True)
+class Moments:
+    """How features lie: their number, `mean` (D,) and `scatter` (D, D), the sum of outer products of their distances
+    from the mean, all float64. Parts are measured alone and merged, in any order: Chan, Golub, LeVeque 1979.
+    """
+
+    count: int
+    mean: npt.NDArray[np.float64]
+    scatter: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, features: Tensor) -> "Moments":
+        """Of (n, D) features; n may be 0."""
+        wide = features.detach().to("cpu", torch.float64)
+        mean = wide.mean(0) if len(wide) else wide.new_zeros(wide.shape[1])
+        centred = wide - mean
+        return cls(len(wide), mean.numpy(), (centred.T @ centred).numpy())
+
+    def merge(self, other: "Moments") -> "Moments":
+        """Of both together."""
+        count = self.count + other.count
+        apart = other.mean - self.mean
+        mean = self.mean + apart * (other.count / max(1, count))
+        between = np.outer(apart, apart) * (self.count * other.count / max(1, count))
+        return Moments(count, mean, self.scatter + other.scatter + between)
+
+    @property
+    def sigma(self) -> npt.NDArray[np.float64]:
+        """The covariance (D, D), of n - 1 as published. UsageError below two pictures, of which there is none."""
+        if self.count < 2:
+            raise UsageError(
+                f"{self.count} picture has no covariance; a distance of distributions needs two at the least"
+            )
+        return self.scatter / (self.count - 1)
+
+
+class Score(NamedTuple):
+    """A mean over parts and its standard deviation."""
+
+    mean: float
+    deviation: float
+
+
+class PrecisionRecall(NamedTuple):
+    """Shares, 0 to 1: of what was generated that looks real, of what is real that could have been generated."""
+
+    precision: float
+    recall: float
+
+
+def inception_score(logits: Tensor, *, splits: int = 10, seed: int = 2020) -> Score:
+    """exp of the mean KL(p(y|x), p(y)) over `splits` shuffled parts (Salimans et al. 2016), 1 to the number of classes.
+
+    (n, C) logits, those of the published network without the last bias. UsageError where a part would be empty.
+    """
+    from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
+
+    if len(logits) < splits:
+        raise UsageError(f"{len(logits)} pictures do not make {splits} parts; give more, or fewer --splits")
+    found = isc_features_to_metric(logits.detach().to("cpu", torch.float64), splits, True, seed)
+    return Score(found[KEY_METRIC_ISC_MEAN], found[KEY_METRIC_ISC_STD])
+
+
+def kernel_distance(
+    generated: Tensor, reference: Tensor, *, subsets: int = 100, subset_size: int = 1000, seed: int = 2020
+) -> Score:
+    """The squared maximum mean discrepancy with the kernel (x.y / D + 1)^3, unbiased, over random subsets.
+
+    Features (n, D) and (m, D) (Binkowski et al. 2018); may be slightly below 0. UsageError where a side has fewer
+    pictures than a subset.
+    """
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
+
+    fewest = min(len(generated), len(reference))
+    if fewest < subset_size:
+        raise UsageError(f"{fewest} pictures do not make subsets of {subset_size}; use --subset-size {max(2, fewest)}")
+    found = kid_features_to_metric(
+        generated.detach().to("cpu", torch.float64),
+        reference.detach().to("cpu", torch.float64),
+        kid_subsets=subsets,
+        kid_subset_size=subset_size,
+        rng_seed=seed,
+        verbose=False,
+    )
+    return Score(found[KEY_METRIC_KID_MEAN], found[KEY_METRIC_KID_STD])
+
+
+def precision_recall(generated: Tensor, reference: Tensor, *, neighbours: int = 3) -> PrecisionRecall:
+    """Improved precision and recall (Kynkaanniemi et al. 2019): shares that lie in a ball of the other side, each ball
+    reaching to its own side's neighbour of that number.
+
+    Features (n, D) and (m, D). UsageError where a side has too few pictures to have that neighbour.
+    """
+    from torch_fidelity.metric_prc import calculate_precision_recall_part
+
+    fewest = min(len(generated), len(reference))
+    if fewest <= neighbours:
+        raise UsageError(
+            f"{fewest} pictures have no neighbour number {neighbours}; give more, or use fewer --neighbours"
+        )
+    wide = (features.detach().to("cpu", torch.float64) for features in (generated, reference))
+    return PrecisionRecall(*calculate_precision_recall_part(*wide, neighbours, DISTANCES))
+
+
+DISTANCES = 2048
+"""Pictures a side of each table of distances that is held at once."""
 
 
 def frechet_distance(

@@ -26,7 +26,8 @@ from taming_cli.codec.vqgan import VQGAN, codec_from
 from taming_cli.config.fields import one_of, to_dict
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.size import Size
-from taming_cli.data.images import SETTINGS, grid, png_settings, read_image, write_png
+from taming_cli.data.arrays import write_pictures
+from taming_cli.data.images import SETTINGS, SHEET, grid, png_settings, read_image, write_png
 from taming_cli.data.token_writer import TokenJob
 from taming_cli.data.tokens import TokenHeader
 from taming_cli.errors import UsageError
@@ -37,7 +38,7 @@ from taming_cli.prior.gpt import GPT
 from taming_cli.prior.model import prior_from
 from taming_cli.prior.noise import Stream, uniform
 from taming_cli.prior.windows import widest_stride
-from taming_cli.runtime.checkpoint import load_model
+from taming_cli.runtime.checkpoint import load_model, write_atomically
 from taming_cli.runtime.device import autocast, pick_device, pick_precision, precision_name
 from taming_cli.runtime.interrupt import StopRequest
 
@@ -290,8 +291,16 @@ def sample_to(
                 raise stop.interrupted(f"stopped; {start + len(chunk)} pictures are in {out}: run the same again")
         if job is not None:
             job.finish()
-    shown = numbers[: pipeline.at_once(asked.latent, GRID_MOST)]
-    _write_grid(out, [targets[number] for number in shown])
+    if shown := numbers[: pipeline.at_once(asked.latent, GRID_MOST)]:
+        _write_grid(out, [targets[number] for number in shown])
+
+
+def write_npz(path: Path, pictures: Sequence[Path], classes: Sequence[int | None]) -> None:
+    """Put samples that are on disk into one .npz, as the ADM suite reads them: all pictures, and the classes if there
+    are any. The file appears whole."""
+    known = None if None in classes else [index for index in classes if index is not None]
+    rows = (read_image(each.read_bytes(), str(each)).permute(1, 2, 0).numpy() for each in pictures)
+    write_atomically(path, lambda temporary: write_pictures(temporary, rows, len(pictures), known))
 
 
 def _job(
@@ -344,7 +353,7 @@ def settings_of(pipeline: Pipeline, config: SampleConfig, asked: Asked, number: 
 def _write_grid(out: Path, paths: Sequence[Path]) -> None:
     images = torch.stack([read_image(path.read_bytes(), path.name) for path in paths])
     columns = max(1, round((len(paths) * images.shape[2] / images.shape[3]) ** 0.5))
-    write_png(out / "grid.png", grid(images, columns=columns))
+    write_png(out / "grid.png", grid(images, columns=columns), {SETTINGS: SHEET})
 
 
 def _sha256(path: Path) -> str:

@@ -13,15 +13,17 @@ import torch
 from PIL import Image
 
 from taming_cli import pipeline as room
+from taming_cli.cli.app import main
 from taming_cli.codec.reconstruct import decode
 from taming_cli.codec.vqgan import VQGAN, codec_file
 from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.size import Size
+from taming_cli.data.arrays import read_pictures
 from taming_cli.data.images import read_image, to_uint8
 from taming_cli.data.tokens import TokenFile, verify
 from taming_cli.errors import BadFileError, Interrupted, UsageError
-from taming_cli.pipeline import Pipeline, Sampled, sample_to
+from taming_cli.pipeline import Pipeline, Sampled, sample_to, write_npz
 from taming_cli.prior.gpt import GPT
 from taming_cli.prior.model import prior_file
 from taming_cli.runtime.checkpoint import save_model
@@ -195,6 +197,40 @@ def test_the_grid_shows_every_picture(drawn: Callable[..., list[Sampled]], tmp_p
     ]
     for one, tile in zip(made, tiles, strict=False):
         assert np.array_equal(tile, pixels(one.path))
+
+
+def test_the_array_of_all_pictures_is_that_of_the_adm_suite(
+    drawn: Callable[..., list[Sampled]], pipeline: Pipeline, tmp_path: Path
+) -> None:
+    config = SampleConfig(n=5, seed=2)
+    made = drawn(n=5, seed=2)
+    write_npz(tmp_path / "all.npz", [one.path for one in made], pipeline.classes(config, range(5)))
+    with np.load(tmp_path / "all.npz") as arrays:
+        assert list(arrays) == ["arr_0", "arr_1"]
+        assert np.array_equal(arrays["arr_0"], np.stack([pixels(one.path) for one in made]))
+        assert [pipeline.label(index) for index in arrays["arr_1"]] == [one.label for one in made]
+    assert [picture.tolist() for picture in read_pictures(tmp_path / "all.npz")] == [
+        pixels(one.path).tolist() for one in made
+    ]
+
+
+def test_shards_draw_a_part_each_and_the_whole_is_then_gathered(
+    pipeline: Pipeline, ckpt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["sample", "--ckpt", str(ckpt), "-n", "5", "--seed", "2", "--device", "cpu", "-q", "-o"]
+    for shard in ("1/2", "2/2"):
+        assert main([*line, str(tmp_path / "parts"), "--shard", shard]) == 0
+        count = len(list((tmp_path / "parts").glob("0*.png")))
+        assert count == {"1/2": 3, "2/2": 5}[shard]
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").glob("0*.png")}
+    assert main([*line, str(tmp_path / "parts"), "--npz", str(tmp_path / "all.npz")]) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").glob("0*.png")} == times
+    assert main([*line, str(tmp_path / "whole"), "--npz", str(tmp_path / "whole.npz")]) == 0
+    difference = np.load(tmp_path / "all.npz")["arr_0"].astype(int) - np.load(tmp_path / "whole.npz")["arr_0"]
+    assert np.abs(difference).max() <= 1  # rounding, in another batch
+    capsys.readouterr()
+    assert main([*line, str(tmp_path / "parts"), "--npz", "x.npz", "--shard", "1/2"]) == 2
+    assert "without --shard" in capsys.readouterr().err
 
 
 def test_first_names_the_number_and_the_file(drawn: Callable[..., list[Sampled]]) -> None:

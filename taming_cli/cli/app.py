@@ -9,7 +9,7 @@ import typer
 from typer.exceptions import TyperException
 
 import taming_cli
-from taming_cli.cli import annotate, codec, exchange, files, prior
+from taming_cli.cli import annotate, codec, evaluate, exchange, files, prior
 from taming_cli.errors import TamingError
 
 app = typer.Typer(
@@ -34,7 +34,14 @@ def _root(
         raise typer.Exit(2)
 
 
-for _register in (codec.register, prior.register, annotate.register, exchange.register, files.register):
+for _register in (
+    codec.register,
+    prior.register,
+    annotate.register,
+    evaluate.register,
+    exchange.register,
+    files.register,
+):
     _register(app)
 
 

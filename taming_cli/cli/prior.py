@@ -16,6 +16,7 @@ from taming_cli.cli.console import Output, figures
 from taming_cli.cli.training import architecture_of, last_word, take_up
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.sampling import SampleConfig
+from taming_cli.config.shard import Shard
 from taming_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -146,6 +147,11 @@ def sample(
     tokens: Annotated[
         Path | None, typer.Option("--tokens", metavar="FILE", help="Also write the codes, as a token file.")
     ] = None,
+    npz: Annotated[
+        Path | None,
+        typer.Option("--npz", metavar="FILE", help="Also write the pictures as one array, as the ADM suite reads it."),
+    ] = None,
+    shard: o.ShardText = None,
     config: o.Config = None,
     device: o.Device = "auto",
     precision: o.Precision = "fp32",
@@ -159,7 +165,7 @@ def sample(
     output = Output(json=json, quiet=quiet)
     from taming_cli.cli.models import prior_path
     from taming_cli.codec.hole import known
-    from taming_cli.pipeline import Pipeline, sample_to
+    from taming_cli.pipeline import Pipeline, sample_to, write_npz
     from taming_cli.rejection import accepted
     from taming_cli.runtime.rundir import next_folder
 
@@ -180,6 +186,12 @@ def sample(
         output.note(
             f"this prior learned whole pictures of {pipeline.learned} codes: one of {asked.latent} will repeat itself"
         )
+    part = Shard.parse(shard) if shard else Shard()
+    if part.count > 1 and (out is None or tokens or npz or settings.accept_rate < 1):
+        raise UsageError(
+            "--shard draws a part of one folder, named with -o; --npz and --tokens gather all of it: give them to the "
+            "same command without --shard afterwards, and --accept-rate there too"
+        )
     folder = out or next_folder(Path("runs") / "sample")
     count, drawn = 0, 0
     with output.bar("sampling", None) as bar:
@@ -194,7 +206,7 @@ def sample(
             if done < total:
                 bar.update(drawn, f"decoding: {done}/{total} cells")
 
-        numbers = None
+        numbers: Sequence[int] = range(first, first + settings.n)[part.places]
         if settings.accept_rate < 1:
             numbers = accepted(
                 pipeline,
@@ -210,7 +222,6 @@ def sample(
             settings,
             folder,
             asked=asked,
-            first=first,
             numbers=numbers,
             tokens=tokens,
             ckpt=path,
@@ -223,6 +234,8 @@ def sample(
                 line |= {"cond": made.map} if made.map is not None else {}
                 sys.stdout.write(json_module.dumps(line, ensure_ascii=False) + "\n")
                 sys.stdout.flush()
+    if npz is not None:
+        write_npz(npz, [folder / f"{number:06d}.png" for number in numbers], pipeline.classes(settings, numbers))
     if not json:
         output.result(f"{folder}: {count} pictures; together in {folder / 'grid.png'}", {}, short=str(folder))
     return 0

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -77,7 +78,7 @@ def reconstruct(
         for batch in batches:
             if batch.items:
                 with autocast(where, dtype):
-                    rebuilt = _through(codec, batch.images, content)
+                    rebuilt = through(codec, batch.images, content).rebuilt
                 rec = _shown(rebuilt, content) if content.categorical else rebuilt
                 if content.categorical:
                     total += (rebuilt == batch.images).double().mean((1, 2, 3)).sum().item()
@@ -133,9 +134,16 @@ def decode(
     return Written(folder=out, count=len(file) * views)
 
 
-def _through(codec: VQGAN, images: Tensor, content: Content) -> Tensor:
-    """A content's tensors (B, C, H, W) of any size -> their reconstruction on the CPU: uint8 (B, 3, H, W), or the most
-    likely labels (B, 1, H, W)."""
+class Through(NamedTuple):
+    """What a codec made of its input, on the CPU: uint8 (B, 3, H, W), or the most likely labels (B, 1, H, W); and the
+    `codes` (B, h, w) between."""
+
+    rebuilt: Tensor
+    codes: Tensor
+
+
+def through(codec: VQGAN, images: Tensor, content: Content) -> Through:
+    """A content's tensors (B, C, H, W) of any size, continued by their edge to a multiple of f, there and back."""
     f = codec.config.downsample_factor
     height, width = images.shape[-2:]
     rows, columns = (torch.arange(math.ceil(n / f) * f).clamp(max=n - 1) for n in (height, width))
@@ -145,7 +153,7 @@ def _through(codec: VQGAN, images: Tensor, content: Content) -> Tensor:
         return (x_rec.argmax(1, keepdim=True) if content.categorical else content.show(x_rec)).cpu()
 
     codes = tiles.encode(codec, padded, to_input=content.to_input)
-    return tiles.decode(codec, codes, finish=finish)[..., :height, :width]
+    return Through(tiles.decode(codec, codes, finish=finish)[..., :height, :width], codes.cpu())
 
 
 def _shown(images: Tensor, content: Content) -> Tensor:

@@ -33,6 +33,9 @@ EXTENSIONS = frozenset(
 SETTINGS = "taming"
 """The text chunk of a PNG of ours that says what it was made with."""
 
+SHEET = '{"sheet": true}'
+"""What it says of several pictures on one sheet."""
+
 # Only these decoders are let near a file: Pillow's others include one that starts Ghostscript.
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM")
 

@@ -1,0 +1,61 @@
+"""How a measurement's result is said and kept. Imported by `cli.evaluate`."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taming_cli.evaluate.protocol import Measured
+
+_SETTINGS = ("size", "pixels", "splits", "subsets", "subset_size", "neighbours", "seed", "stride", "precision")
+
+
+def lines(measured: "Measured") -> str:
+    """A result for people: the values, what stands behind them where that is short, and how all was taken."""
+    named = {measured.metric if name == "value" else name: value for name, value in measured.values.items()}
+    said = ["  ".join(f"{name} {value:.6g}" for name, value in named.items())]
+    by_class = measured.details.get("by_class", {})
+    if by_class:
+        said.append("  ".join(f"{name} {value:.4g}" for name, value in by_class.items()))
+    said.append(_taken(measured.protocol))
+    return "\n".join(said)
+
+
+def save(measured: "Measured", out: Path) -> None:
+    """Write all of a result to `out/METRIC.json`, and what it draws beside it."""
+    from taming_cli.data.images import write_png
+    from taming_cli.runtime.checkpoint import write_atomically
+
+    text = json.dumps(measured.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomically(out / f"{measured.metric.replace('/', '-per-')}.json", write)
+    for name, picture in measured.pictures.items():
+        write_png(out / name, picture)
+
+
+def _taken(protocol: Mapping[str, Any]) -> str:
+    said = [
+        f"{role} {_thing(about)}"
+        for role, about in protocol.items()
+        if isinstance(about, Mapping) and role not in ("features", "perceptual", "versions")
+    ]
+    for judge in ("features", "perceptual"):
+        if seen := protocol.get(judge):
+            where = f", {seen['resize']} to {seen['side']}" if "resize" in seen else ""
+            said.append(f"{seen['name']} ({seen['sha256'][:8]}{where})")
+    said += [f"{name} {protocol[name]}" for name in _SETTINGS if protocol.get(name) is not None]
+    said.append(", ".join(f"{name} {version}" for name, version in protocol["versions"].items()))
+    return "; ".join(said)
+
+
+def _thing(about: Mapping[str, Any]) -> str:
+    digest = about.get("list_sha256") or about.get("sha256")
+    count = about.get("count")
+    more = [str(count)] if count is not None else []
+    more += [about["form"]] if "form" in about else []
+    more += [digest[:8]] if digest else []
+    return f"{about['name']} ({', '.join(more)})" if "name" in about else ", ".join(more)

@@ -1,0 +1,128 @@
+"""Distributions of pictures compared by what a network sees in them: FID, IS, KID, precision and recall.
+
+A score keeps the field's short name only where it was taken as the field takes it: by `inception-v3-compat`, and for
+precision and recall by `vgg16`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from taming_cli.config.evaluate import InceptionScoreConfig, KernelConfig, ManifoldConfig
+from taming_cli.config.fields import to_dict
+from taming_cli.errors import BadFileError, UsageError
+from taming_cli.evaluate.look import Look, Seen, look, statistics
+from taming_cli.evaluate.protocol import Measured, versions, warnings
+from taming_cli.evaluate.sides import Side, Statistics
+from taming_cli.judges.features import FeatureNetwork
+from taming_cli.metrics import frechet_distance, inception_score, kernel_distance, precision_recall
+
+
+def fid(generated: Side | Statistics, reference: Side | Statistics, how: Look, *, cache: bool = True) -> Measured:
+    """The Frechet distance of the two sides' features (Heusel et al. 2017).
+
+    Statistics of the reference come out of the cache where it has them. UsageError for a side of one picture,
+    BadFileError for statistics of another network's features.
+    """
+    sides: dict[str, tuple[Side | Statistics, Seen | None]] = {}
+    for role, side in (("generated", generated), ("reference", reference)):
+        if isinstance(side, Statistics):
+            if side.mu.shape != (how.network.dimensions,):
+                raise BadFileError(
+                    f"{side.name} holds statistics of {side.mu.size} features; {how.network.name} has "
+                    f"{how.network.dimensions}"
+                )
+            sides[role] = side, None
+        elif len(side) < 2:
+            raise UsageError(f"{side.name} is one picture; a distance of distributions needs two or more")
+        else:
+            sides[role] = side, statistics(side, how, cache=cache and role == "reference")
+    value = frechet_distance(*_gaussian(*sides["generated"]), *_gaussian(*sides["reference"]))
+    return _measured(_name("fid", "fd", how.network), {"value": value}, sides, how, gaussian=True)
+
+
+def inception(generated: Side, how: Look, config: InceptionScoreConfig) -> Measured:
+    """The inception score, its mean over parts and their deviation. UsageError for a network that says no classes."""
+    seen = look(generated, how, keep=True)
+    assert seen.kept is not None
+    if seen.kept.logits is None:
+        raise UsageError(f"{how.network.name} says no classes; use inception-v3-compat or efficientnet-lite0")
+    score = inception_score(seen.kept.logits, splits=config.splits, seed=config.seed)
+    values = {"value": score.mean, "deviation": score.deviation}
+    return _measured(_name("is", "is", how.network), values, {"generated": (generated, seen)}, how, to_dict(config))
+
+
+def kernel(generated: Side, reference: Side, how: Look, config: KernelConfig) -> Measured:
+    """The kernel distance, its mean over subsets and their deviation."""
+    sides, features = _kept(generated, reference, how)
+    score = kernel_distance(*features, subsets=config.subsets, subset_size=config.subset_size, seed=config.seed)
+    values = {"value": score.mean, "deviation": score.deviation}
+    return _measured(_name("kid", "kd", how.network), values, sides, how, to_dict(config))
+
+
+def manifold(generated: Side, reference: Side, how: Look, config: ManifoldConfig) -> Measured:
+    """Improved precision and recall."""
+    sides, features = _kept(generated, reference, how)
+    found = precision_recall(*features, neighbours=config.neighbours)
+    own = "prc" if how.network.name == "vgg16" else f"prc-{how.network.name}"
+    return _measured(own, found._asdict(), sides, how, to_dict(config))
+
+
+def kept_bytes(sides: Sequence[Side], network: FeatureNetwork) -> int:
+    """Memory that the features of these sides take, where a measure needs them all."""
+    return sum(len(side) for side in sides) * network.dimensions * 4
+
+
+def _kept(
+    generated: Side, reference: Side, how: Look
+) -> tuple[dict[str, tuple[Side | Statistics, Seen | None]], tuple[Tensor, Tensor]]:
+    sides: dict[str, tuple[Side | Statistics, Seen | None]] = {}
+    features = []
+    for role, side in (("generated", generated), ("reference", reference)):
+        seen = look(side, how, keep=True)
+        assert seen.kept is not None
+        sides[role] = side, seen
+        features.append(seen.kept.features)
+    return sides, (features[0], features[1])
+
+
+def _gaussian(side: Side | Statistics, seen: Seen | None) -> tuple[Any, Any]:
+    if isinstance(side, Statistics):
+        return side.mu, side.sigma
+    assert seen is not None
+    assert seen.moments is not None
+    return seen.moments.mean, seen.moments.sigma
+
+
+def _name(short: str, general: str, network: FeatureNetwork) -> str:
+    """`fid`, `fid-clean`, `fd-efficientnet-lite0`."""
+    own = short if network.name == "inception-v3-compat" else f"{general}-{network.name}"
+    return own if network.resize == "tf1" else f"{own}-{network.resize}"
+
+
+def _measured(
+    metric: str,
+    values: dict[str, float],
+    sides: dict[str, tuple[Side | Statistics, Seen | None]],
+    how: Look,
+    settings: dict[str, Any] | None = None,
+    *,
+    gaussian: bool = False,
+) -> Measured:
+    about = {role: side.about() | (seen.about() if seen is not None else {}) for role, (side, seen) in sides.items()}
+    protocol = {
+        **about,
+        "features": how.network.stamp,
+        "size": None if how.size is None else str(how.size),
+        "pixels": "8-bit",
+        **(settings or {}),
+        "versions": versions(),
+    }
+    return Measured(
+        metric=metric,
+        values=values,
+        protocol=protocol,
+        warnings=warnings(about, how.network.stamp, gaussian=gaussian),
+        skipped=tuple(each for _, seen in sides.values() if seen is not None for each in seen.skipped),
+    )

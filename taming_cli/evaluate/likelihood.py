@@ -1,0 +1,140 @@
+"""How likely the codes of pictures are under a prior: nats/token, by class, and by where a cell lies."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from taming_cli.data.tokens import TokenFile
+from taming_cli.errors import UsageError
+from taming_cli.evaluate.plots import heat_map
+from taming_cli.evaluate.protocol import Measured, versions
+from taming_cli.prior.layout import NOT_GIVEN
+from taming_cli.prior.likelihood import log_likelihood
+from taming_cli.prior.model import prior_from
+from taming_cli.runtime.checkpoint import load_model
+from taming_cli.runtime.device import autocast, pick_device, pick_precision, precision_name
+from taming_cli.runtime.distributed import World
+from taming_cli.runtime.weights import sha256
+
+ALONE = World()
+
+
+def nll(
+    prior: Path,
+    tokens: Path,
+    *,
+    stride: int = 1,
+    batch_size: int = 16,
+    device: str = "auto",
+    precision: str = "fp32",
+    world: World = ALONE,
+    on_item: Callable[[int, int], None] | None = None,
+) -> Measured:
+    """Mean -log p(code) over all cells of a token file's pictures (the first view of each), conditions as they are in
+    the file; `stride` is that of the sampling plan whose windows the codes are seen in, 1 as published.
+
+    Bits/dim are of the codes only: nats/token x tokens / (ln 2 x 3 H W). UsageError where the tokens are of another
+    codec than the prior's, lack a condition that it needs, or have classes that it does not know.
+    """
+    where = pick_device(device)
+    dtype = pick_precision(precision, where)
+    model = load_model(prior, "taming-prior")
+    gpt = prior_from(model, str(prior)).to(where, dtype)
+    file = TokenFile(tokens)
+    header = file.header
+    if model.about.get("codec_sha256") != header.codec_sha256:
+        raise UsageError(f"{tokens} was made with another codec than that of {prior}; tokenize with the prior's")
+    if not len(file):
+        raise UsageError(f"{tokens} holds no picture; tokenize some first")
+    kinds = [spec.kind for spec in gpt.config.conditions]
+    for kind in kinds:
+        if kind not in ("class", *header.conditions):
+            raise UsageError(f"{tokens} has no {kind} codes, which {prior} is conditioned on; tokenize with --cond")
+    if "class" in kinds and not file.label_names:
+        raise UsageError(
+            f"{tokens} has no classes, which {prior} is conditioned on; tokenize pictures in class folders"
+        )
+    classes = _classes(file, list(model.about.get("label_names", ())), gpt.config.num_classes)
+
+    found = _Sums(torch.zeros(header.height, header.width, dtype=torch.float64), {}, {}, 0)
+    rows = range(len(file))[world.rank :: world.size]
+    for start in range(0, len(rows), batch_size):
+        some = list(rows[start : start + batch_size])
+        given: dict[str, Tensor] = {
+            kind: torch.from_numpy(file.condition(kind, some)[:, 0]) for kind in kinds if kind != "class"
+        }
+        labels = [int(file.labels[row]) for row in some]
+        if "class" in kinds:
+            given["class"] = torch.tensor([classes[label] for label in labels])[:, None]
+        codes = torch.from_numpy(file.codes(some)[:, 0])
+        with autocast(where, dtype):
+            nats = -log_likelihood(gpt, codes, conditions=given, stride=stride, batch_size=batch_size)
+        found.add(nats, [file.label_names[label] if label >= 0 else None for label in labels])
+        if on_item is not None:
+            on_item(start + len(some), len(rows))
+    return _measured(_Sums.together(world.gather(found)), prior, file, stride, precision_name(dtype))
+
+
+class _Sums:
+    """Nats of each cell (h, w) and of each class, with how many pictures they are of."""
+
+    def __init__(self, cells: Tensor, nats: dict[str, float], counts: dict[str, int], count: int) -> None:
+        self.cells, self.nats, self.counts, self.count = cells, nats, counts, count
+
+    def add(self, nats: Tensor, labels: list[str | None]) -> None:
+        self.cells += nats.sum(0)
+        self.count += len(nats)
+        for picture, label in zip(nats.mean((1, 2)).tolist(), labels, strict=True):
+            if label is not None:
+                self.nats[label] = self.nats.get(label, 0.0) + picture
+                self.counts[label] = self.counts.get(label, 0) + 1
+
+    @classmethod
+    def together(cls, parts: "list[_Sums]") -> "_Sums":
+        names = sorted({name for part in parts for name in part.counts})
+        return cls(
+            torch.stack([part.cells for part in parts]).sum(0),
+            {name: sum(part.nats.get(name, 0.0) for part in parts) for name in names},
+            {name: sum(part.counts.get(name, 0) for part in parts) for name in names},
+            sum(part.count for part in parts),
+        )
+
+
+def _classes(file: TokenFile, names: list[str], count: int) -> dict[int, int]:
+    """The prior's class for each label of the file, by name, or by number where the prior has no names."""
+    known = {name: number for number, name in enumerate(names)} or {str(number): number for number in range(count)}
+    found = {-1: NOT_GIVEN}
+    for label, name in enumerate(file.label_names):
+        if count and name not in known:
+            raise UsageError(f"{file.path} has the class {name!r}, which the prior does not know")
+        found[label] = known.get(name, NOT_GIVEN)
+    return found
+
+
+def _measured(found: _Sums, prior: Path, file: TokenFile, stride: int, precision: str) -> Measured:
+    header = file.header
+    positions = found.cells / found.count
+    per_token = float(positions.mean())
+    pixels = 3 * (header.height * header.width) * header.downsample_factor**2
+    protocol: dict[str, Any] = {
+        "prior": {"name": str(prior), "sha256": sha256(prior)},
+        "tokens": {"name": str(file.path), "sha256": sha256(file.path), "count": found.count, "views": header.views},
+        "stride": stride,
+        "precision": precision,
+        "versions": versions(),
+    }
+    by_class = {name: found.nats[name] / found.counts[name] for name in found.counts}
+    return Measured(
+        metric="nats/token",
+        values={
+            "value": per_token,
+            "bits/dim": per_token * header.height * header.width / (math.log(2) * pixels),
+        },
+        protocol=protocol,
+        details={"by_class": by_class, "by_position": positions.tolist()},
+        pictures={"by_position.png": heat_map(positions, "nats/token")},
+    )

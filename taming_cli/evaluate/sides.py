@@ -1,0 +1,283 @@
+"""What is compared: the pictures of folders and archives, of a token file (decoded), or of an array in an .npz; or
+statistics of pictures that someone else took.
+
+A side gives its pictures as the 8-bit RGB that a PNG of them holds, one after another, or every n-th of them.
+"""
+
+import hashlib
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL.Image import Image, fromarray
+from torch import Tensor
+
+from taming_cli.codec import tiles
+from taming_cli.codec.locate import codec_for
+from taming_cli.config.size import Size
+from taming_cli.data import arrays
+from taming_cli.data.batches import Skipped, eval_batches
+from taming_cli.data.contents import Pictures
+from taming_cli.data.images import SHEET, apply, centre_crop, png_settings, tensor
+from taming_cli.data.sources import Item, digest, list_items
+from taming_cli.data.tokens import TokenFile
+from taming_cli.errors import BadFileError, UsageError
+
+Prepare = Callable[[Tensor], Tensor]
+"""A picture uint8 (3, H, W) -> what a network takes of it, of one shape for all."""
+
+
+class Batch(NamedTuple):
+    """`prepared` pictures (B, ...), their `numbers` in the side, their sizes, and what was skipped since the last."""
+
+    prepared: Tensor
+    numbers: list[int]
+    sizes: list[Size]
+    skipped: list[Skipped]
+
+
+class Side(ABC):
+    """Pictures to look at. `name` is how they were given."""
+
+    name: str
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Pictures, whether or not they can be read."""
+
+    @property
+    @abstractmethod
+    def form(self) -> str:
+        """How they are stored: png, jpeg, tokens, array, or several of them."""
+
+    @abstractmethod
+    def list_sha256(self) -> str:
+        """Tells this listing from any other."""
+
+    @abstractmethod
+    def content_sha256(self) -> str:
+        """Tells these pictures from any others, whatever they are called."""
+
+    @abstractmethod
+    def batches(
+        self, prepare: Prepare, *, size: Size | None, every: slice, batch_size: int, workers: int
+    ) -> Iterator[Batch]:
+        """The pictures at `every` in order, each cut to `size` around its middle if that is given, then prepared."""
+
+    def about(self) -> dict[str, Any]:
+        """What a result says of it."""
+        return {"name": self.name, "form": self.form, "listed": len(self), "list_sha256": self.list_sha256()}
+
+
+class _Prepared(Pictures):
+    """Pictures whose tensor is what the network takes, so that threads that read them do that too."""
+
+    def __init__(self, prepare: Prepare) -> None:
+        self.prepare = prepare
+
+    def tensor(self, image: Image) -> Tensor:
+        return self.prepare(tensor(image))
+
+
+@dataclass(frozen=True)
+class Files(Side):
+    """Pictures in files."""
+
+    name: str
+    items: Sequence[Item]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def form(self) -> str:  # noqa: D102 - as of Side
+        suffixes = {PurePosixPath(item.name).suffix.lower().lstrip(".") for item in self.items}
+        return " ".join(sorted({"jpeg" if suffix in ("jpg", "jpe", "jfif") else suffix for suffix in suffixes}))
+
+    def list_sha256(self) -> str:  # noqa: D102
+        return digest(self.items)
+
+    def content_sha256(self) -> str:  # noqa: D102
+        def hashed(item: Item) -> str:
+            return hashlib.sha256(item.read()).hexdigest()
+
+        with ThreadPoolExecutor(8) as readers:
+            return hashlib.sha256("".join(sorted(readers.map(hashed, self.items))).encode()).hexdigest()
+
+    def batches(  # noqa: D102
+        self, prepare: Prepare, *, size: Size | None, every: slice, batch_size: int, workers: int
+    ) -> Iterator[Batch]:
+        numbers = {item: number for number, item in enumerate(self.items)}
+        sizes: dict[Item, Size] = {}
+
+        def seen(item: Item, picture: Image, crops: object) -> dict[str, Tensor]:
+            sizes[item] = Size(*picture.size)
+            return {}
+
+        reader = eval_batches(
+            self.items[every],
+            size=size,
+            batch_size=batch_size,
+            workers=workers,
+            content=_Prepared(prepare),
+            beside=seen,
+        )
+        with closing(reader):
+            for batch in reader:
+                own = [sizes.pop(item) for item in batch.items]
+                yield Batch(batch.images, [numbers[item] for item in batch.items], own, batch.skipped)
+
+
+@dataclass(frozen=True)
+class _Arrays(Side):
+    """Pictures that come as arrays rather than files."""
+
+    name: str
+    path: Path
+
+    def list_sha256(self) -> str:
+        return self.content_sha256()
+
+    def content_sha256(self) -> str:
+        with self.path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    @abstractmethod
+    def pieces(self, every: slice, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
+        """Numbers, and the pictures uint8 (B, 3, H, W)."""
+
+    def batches(
+        self, prepare: Prepare, *, size: Size | None, every: slice, batch_size: int, workers: int
+    ) -> Iterator[Batch]:
+        with ThreadPoolExecutor(max(1, workers)) as threads:
+            for numbers, pictures in self.pieces(every, batch_size):
+                own = Size(pictures.shape[3], pictures.shape[2])
+                cut = pictures if size is None else torch.stack([_cut(picture, own, size) for picture in pictures])
+                yield Batch(torch.stack(list(threads.map(prepare, cut))), numbers, [own] * len(numbers), [])
+
+
+@dataclass(frozen=True)
+class Tokens(_Arrays):
+    """Pictures of a token file, decoded to 8 bits as they are needed; of several views the first."""
+
+    file: TokenFile
+    codec: Path | None
+    device: torch.device
+
+    form = "tokens"
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+    def content_sha256(self) -> str:
+        """That of the file and of its codec, whose decoder is part of the pictures."""
+        codec, _, _ = codec_for(self.file.header, self.path, self.codec)
+        whole = hashlib.sha256(super().content_sha256().encode())
+        for name, value in codec.state_dict().items():
+            whole.update(f"{name} ".encode() + value.contiguous().view(torch.uint8).numpy().tobytes())
+        return whole.hexdigest()
+
+    @torch.inference_mode()
+    def pieces(self, every: slice, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:  # noqa: D102
+        codec, _, _ = codec_for(self.file.header, self.path, self.codec)
+        codec = codec.to(self.device).to(memory_format=torch.channels_last)
+        header = self.file.header
+        at_once = tiles.at_once(codec, header.height, header.width, batch_size)
+        wanted = range(len(self.file))[every]
+        for start in range(0, len(wanted), at_once):
+            numbers = list(wanted[start : start + at_once])
+            codes = torch.from_numpy(self.file.codes(numbers)[:, 0]).to(self.device)
+            yield numbers, tiles.pictures(codec, codes)
+
+
+@dataclass(frozen=True)
+class Samples(_Arrays):
+    """Pictures in the first array of an .npz, uint8 (N, H, W, 3), as the ADM suite publishes and reads samples."""
+
+    shape: tuple[int, ...]
+
+    form = "array"
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def pieces(self, every: slice, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
+        """Read from first to last, so that never more than a batch is held."""
+        wanted = range(len(self))[every]
+        numbers: list[int] = []
+        pictures: list[npt.NDArray[np.uint8]] = []
+        for number, picture in enumerate(arrays.read_pictures(self.path)):
+            if number in wanted:
+                numbers.append(number)
+                pictures.append(picture)
+            if pictures and (len(pictures) == batch_size or number == len(self) - 1):
+                yield numbers, torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+                numbers, pictures = [], []
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean `mu` (D,) and covariance `sigma` (D, D) of features, out of an .npz, float64."""
+
+    name: str
+    path: Path
+    mu: npt.NDArray[np.float64]
+    sigma: npt.NDArray[np.float64]
+
+    def about(self) -> dict[str, Any]:
+        """What a result says of it."""
+        with self.path.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        return {"name": self.name, "form": "statistics", "list_sha256": sha256}
+
+
+def side(paths: Sequence[Path], *, codec: Path | None = None, device: torch.device) -> Side | Statistics:
+    """What these paths hold: one token file, one .npz, or any number of folders, archives and pictures.
+
+    `codec` is that of a token file, where it is not found. UsageError for paths that do not exist or hold nothing to
+    compare, BadFileError for damaged files.
+    """
+    name = " ".join(map(str, paths))
+    for path in paths:
+        if not path.exists():
+            raise UsageError(f"{path}: no such file or folder")
+        if len(paths) > 1 and path.suffix.lower() in (".h5", ".npz"):
+            raise UsageError(f"{path} is a side by itself; give it alone")
+    if paths[0].suffix.lower() == ".h5":
+        return Tokens(name, paths[0], TokenFile(paths[0]), codec, device)
+    if paths[0].suffix.lower() == ".npz":
+        return _npz(name, paths[0])
+    return Files(name, tuple(item for item in list_items(paths).items if not _is_sheet(item)))
+
+
+def _is_sheet(item: Item) -> bool:
+    """Whether it is the sheet that `sample` puts beside its pictures, which is none of them."""
+    return PurePosixPath(item.name).name == "grid.png" and item.member is None and png_settings(item.path) == SHEET
+
+
+def _npz(name: str, path: Path) -> Side | Statistics:
+    held = arrays.members(path)
+    if {"mu.npy", "sigma.npy"} <= held:
+        try:
+            with np.load(path, allow_pickle=False) as found:
+                mu, sigma = found["mu"].astype(np.float64), found["sigma"].astype(np.float64)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise BadFileError(f"{path}: damaged ({error}); fetch it again") from error
+        return Statistics(name, path, mu, sigma)
+    if arrays.PICTURES in held:
+        return Samples(name, path, arrays.shape_of(path))
+    raise BadFileError(f"{path}: holds {', '.join(sorted(held)) or 'nothing'}; give mu and sigma, or pictures as arr_0")
+
+
+def _cut(picture: Tensor, source: Size, size: Size) -> Tensor:
+    image = fromarray(picture.permute(1, 2, 0).numpy())
+    return tensor(apply(image, centre_crop(source, size)))

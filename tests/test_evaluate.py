@@ -1,0 +1,233 @@
+"""`taming eval` of pictures: equal to torch-fidelity and pytorch-fid, whatever the batches and processes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from taming_cli.cli.app import main
+from taming_cli.evaluate import look as looking
+from taming_cli.evaluate.look import Look, look
+from taming_cli.evaluate.sides import side
+from taming_cli.judges.features import build
+from tests.judged import folder_of_pictures, inception_weights
+
+CPU = torch.device("cpu")
+
+
+class Two:
+    """Two sets of pictures, and a file of random Inception weights."""
+
+    def __init__(self, folder: Path) -> None:
+        self.a = folder_of_pictures(folder / "a", 14, seed=1)
+        self.b = folder_of_pictures(folder / "b", 12, seed=2, size=(128, 80))
+        self.weights = inception_weights(folder / "inception.pth")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Two:
+    return Two(tmp_path_factory.mktemp("two"))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(looking.CACHE_VARIABLE, str(tmp_path / "cache"))
+
+
+def result(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main(["eval", *map(str, arguments), "--json"]) == code
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_fid_is_kid_and_prc_are_torch_fidelitys(two: Two, capsys: pytest.CaptureFixture[str]) -> None:
+    from torch_fidelity import calculate_metrics
+
+    expected = calculate_metrics(
+        input1=str(two.a),
+        input2=str(two.b),
+        cuda=False,
+        isc=True,
+        fid=True,
+        kid=True,
+        prc=True,
+        feature_extractor="inception-v3-compat",
+        feature_extractor_weights_path=str(two.weights),
+        kid_subset_size=8,
+        isc_splits=3,
+        verbose=False,
+        cache=False,
+        save_cpu_ram=True,
+    )
+    given = ("--weights", two.weights)
+    fid = result(capsys, "fid", two.a, two.b, *given)
+    assert fid["metric"] == "fid"
+    assert fid["value"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-5)
+    inception = result(capsys, "is", two.a, "--splits", 3, *given)
+    assert inception["value"] == pytest.approx(expected["inception_score_mean"], rel=1e-6)
+    assert inception["deviation"] == pytest.approx(expected["inception_score_std"], rel=1e-5)
+    kid = result(capsys, "kid", two.a, two.b, "--subset-size", 8, *given)
+    assert kid["value"] == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-4)  # theirs is in fp32
+    assert kid["deviation"] == pytest.approx(expected["kernel_inception_distance_std"], rel=1e-3)
+    prc = result(capsys, "prc", two.a, two.b, *given)
+    assert prc["metric"] == "prc-inception-v3-compat"
+    assert (prc["precision"], prc["recall"]) == pytest.approx((expected["precision"], expected["recall"]))
+    assert 0 < prc["precision"] < 1 or 0 < prc["recall"] < 1
+
+
+def test_fid_is_the_formula_of_pytorch_fid(two: Two, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from pytorch_fid.fid_score import calculate_frechet_distance
+
+    network = build("inception-v3-compat", weights=two.weights)
+    statistics = []
+    for name in ("a", "b"):
+        kept = look(side([getattr(two, name)], device=CPU), Look(network=network), keep=True).kept
+        assert kept is not None
+        features = kept.features.double().numpy()
+        statistics.append((features.mean(0), np.cov(features, rowvar=False)))
+        np.savez(tmp_path / f"{name}.npz", mu=statistics[-1][0], sigma=statistics[-1][1])
+    expected = calculate_frechet_distance(*statistics[0], *statistics[1])
+    given = ("--weights", two.weights)
+    assert result(capsys, "fid", two.a, two.b, *given)["value"] == pytest.approx(expected, rel=1e-5)
+    published = result(capsys, "fid", tmp_path / "a.npz", tmp_path / "b.npz", *given)
+    assert published["value"] == pytest.approx(expected, rel=1e-5)
+    assert result(capsys, "fid", two.a, tmp_path / "b.npz", *given)["value"] == pytest.approx(expected, rel=1e-5)
+
+
+LITE = ("--features", "efficientnet-lite0")
+
+
+@pytest.mark.parametrize("metric", ["fid", "kid"])
+def test_batches_and_threads_do_not_show(two: Two, capsys: pytest.CaptureFixture[str], metric: str) -> None:
+    more = ("--subset-size", 8) if metric == "kid" else ("--no-cache",)
+    found = [
+        result(capsys, metric, two.a, two.b, *LITE, *more, "--batch-size", batch, "--workers", workers)["value"]
+        for batch, workers in ((1, 1), (5, 4), (32, 2))
+    ]
+    assert found[1:] == pytest.approx(found[:1] * 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["fid", "kid"])
+def test_two_processes_find_what_one_finds(two: Two, capsys: pytest.CaptureFixture[str], metric: str) -> None:
+    more = ["--subset-size", "8"] if metric == "kid" else ["--no-cache"]
+    alone = result(capsys, metric, two.a, two.b, *LITE, *more)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
+    command += ["--master-port", str(port), "-m", "taming_cli", "eval", metric, str(two.a), str(two.b), *LITE, *more]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    together = json.loads(done.stdout)  # one line, of the first
+    assert together["value"] == pytest.approx(alone["value"], rel=1e-6)
+    assert together["protocol"] == alone["protocol"]
+
+
+def test_statistics_of_the_reference_are_kept_and_found_again(
+    two: Two, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = result(capsys, "fid", two.a, two.b, *LITE)
+    (kept,) = (tmp_path / "cache" / "statistics").iterdir()
+    seen = []
+    monkeypatch.setattr(looking, "look", lambda side, how, **more: seen.append(side.name) or look(side, how, **more))
+    again = result(capsys, "fid", two.a, two.b, *LITE)
+    assert seen == [str(two.a)]
+    assert again == first
+    result(capsys, "fid", two.a, two.b, *LITE, "--resize", "clean")
+    assert seen[1:] == [str(two.a), str(two.b)]
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert result(capsys, "fid", two.a, two.b, *LITE)["value"] == first["value"]
+    assert seen[3:] == [str(two.a), str(two.b)]
+
+
+def test_a_result_says_how_it_was_taken_and_warns(two: Two, capsys: pytest.CaptureFixture[str]) -> None:
+    found = result(capsys, "fid", two.a, two.b, "--weights", two.weights, "--resize", "clean", "--size", "64x64")
+    assert found["metric"] == "fid-clean"
+    protocol = found["protocol"]
+    assert protocol["generated"]["count"] == 14
+    assert protocol["reference"]["smallest"] == "128x80"
+    assert protocol["reference"]["form"] == "png"
+    assert protocol["features"]["resize"] == "clean"
+    assert protocol["size"] == "64x64"
+    assert len(protocol["features"]["sha256"]) == 64
+    said = " ".join(found["warnings"])
+    for part in ("14 pictures", "12 pictures", "singular", "not the published ones"):
+        assert part in said
+    assert "enlarged" not in said
+    assert "enlarged" in " ".join(result(capsys, "fid", two.b, two.a, *LITE)["warnings"])
+
+
+def test_only_the_number_is_printed_where_quiet(two: Two, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "fid", str(two.a), str(two.b), *LITE, "-q"]) == 0
+    said = capsys.readouterr()
+    assert float(said.out) > 0
+    assert said.out.count("\n") == 1
+    assert said.err == ""
+
+
+def test_pictures_in_an_npz_are_those_in_files(two: Two, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from PIL import Image
+
+    pictures = np.stack([np.asarray(Image.open(path)) for path in sorted(two.a.iterdir())])
+    np.savez(tmp_path / "a.npz", pictures)
+    of_files, of_array = (
+        result(capsys, "fid", given, two.b, *LITE, "--batch-size", 4)["value"] for given in (two.a, tmp_path / "a.npz")
+    )
+    assert of_array == pytest.approx(of_files, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ("empty", "no pictures found"),
+        ("one", "is one picture"),
+        ("truncated.npz", "damaged"),
+        ("other.npz", "holds statistics of 7 features"),
+        ("missing", "no such file"),
+        ("nothing.npz", "give mu and sigma"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(
+    two: Two, capsys: pytest.CaptureFixture[str], tmp_path: Path, made: str, message: str
+) -> None:
+    path = tmp_path / made
+    if made == "empty":
+        path.mkdir()
+    elif made == "one":
+        folder_of_pictures(path, 1, seed=1)
+    elif made == "truncated.npz":
+        np.savez(path, mu=np.zeros(1280), sigma=np.eye(1280))
+        path.write_bytes(path.read_bytes()[:1000])
+    elif made == "other.npz":
+        np.savez(path, mu=np.zeros(7), sigma=np.eye(7))
+    elif made == "nothing.npz":
+        np.savez(path, x=np.zeros(3))
+    capsys.readouterr()
+    assert main(["eval", "fid", str(two.a), str(path), *LITE]) in (1, 2)
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = [line for line in said.err.splitlines() if line.startswith("taming: ")]
+    assert message in line
+
+
+def test_pictures_that_cannot_be_read_are_listed_and_the_rest_counts(
+    two: Two, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for path in two.a.iterdir():
+        (mixed / path.name).write_bytes(path.read_bytes())
+    (mixed / "broken.png").write_bytes(b"no picture")
+    found = result(capsys, "fid", mixed, two.b, *LITE, code=3)
+    assert list(found["skipped"]) == ["broken.png"]
+    assert found["protocol"]["generated"]["count"] == 14
+    assert found["value"] == pytest.approx(result(capsys, "fid", two.a, two.b, *LITE)["value"], rel=1e-9)

@@ -1,0 +1,135 @@
+"""`taming eval recon|rfid|codebook`: against scikit-image, lpips, closed forms, and pictures written and compared."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from taming_cli.cli.app import main
+from taming_cli.codec.vqgan import VQGAN, codec_file
+from taming_cli.data.images import read_image, to_float
+from taming_cli.runtime.checkpoint import save_model
+from tests.judged import folder_of_pictures, vgg16_weights
+from tests.toys import CODEC, toy_codec
+
+Capture = pytest.CaptureFixture[str]
+
+
+class Setting:
+    """A toy codec's file, pictures (of 66 x 50, which f does not divide into windows alike), what it makes of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.codec: VQGAN = toy_codec()
+        self.ckpt = folder / "vq.safetensors"
+        save_model(self.ckpt, codec_file(self.codec, {"size": "32x32"}))
+        self.images = folder_of_pictures(folder / "in", 11, seed=1, size=(66, 50))
+        self.rebuilt = folder / "out"
+        assert main(["reconstruct", str(self.images), str(self.rebuilt), "--ckpt", str(self.ckpt), "-q"]) == 0
+
+    def pairs(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        return {
+            path.name: tuple(
+                read_image((folder / path.name).read_bytes(), "") for folder in (self.images, self.rebuilt)
+            )
+            for path in sorted(self.images.iterdir())
+        }
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    return Setting(tmp_path_factory.mktemp("codec"))
+
+
+def measured(capsys: Capture, *arguments: object) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main(["eval", *map(str, arguments), "--device", "cpu", "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_reconstructions_are_compared_as_others_compare_them(setting: Setting, capsys: Capture, tmp_path: Path) -> None:
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    found = measured(capsys, "recon", setting.ckpt, setting.images, "--perceptual", "none", "-o", tmp_path / "kept")
+    pairs = setting.pairs()
+    assert found["details"]["by_picture"].keys() == pairs.keys()
+    for name, pair in pairs.items():
+        x, y = (each.permute(1, 2, 0).numpy() for each in pair)
+        ours = found["details"]["by_picture"][name]
+        assert ours["psnr"] == pytest.approx(peak_signal_noise_ratio(x, y), abs=1e-4)
+        expected = structural_similarity(
+            x, y, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )
+        # theirs weighs windows that reach beyond the border too before it cuts them off: the same inside
+        assert ours["ssim"] == pytest.approx(expected, abs=1e-4)
+        error = (to_float(pair[0]) - to_float(pair[1])).abs().mean()
+        assert ours["l1"] == pytest.approx(float(error), abs=1e-6)
+        codes = math.ceil(50 / 2) * math.ceil(66 / 2)
+        assert ours["bits_per_pixel"] == pytest.approx(math.log2(CODEC.codebook_size) * codes / (50 * 66))
+    values = [row["psnr"] for row in found["details"]["by_picture"].values()]
+    assert found["psnr"] == pytest.approx(np.mean(values))
+    assert json.loads((tmp_path / "kept" / "reconstruction.json").read_text()) == found
+    for name in ("worst", "best"):
+        with Image.open(tmp_path / "kept" / f"{name}.png") as sheet:
+            assert sheet.width > 4 * 256 > 2 * 256 < sheet.height
+
+
+def test_lpips_is_that_of_the_lpips_package(setting: Setting, capsys: Capture, tmp_path: Path) -> None:
+    import lpips
+
+    weights = vgg16_weights(tmp_path / "vgg16.pth")
+    found = measured(capsys, "recon", setting.ckpt, setting.images, "--perceptual", "lpips-vgg", "--weights", weights)
+    with pytest.warns(UserWarning, match="pretrained"):
+        theirs = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+    slices = torch.load(weights, weights_only=True)
+    own = theirs.net.state_dict()
+    theirs.net.load_state_dict({name: slices[f"features.{name.partition('.')[2]}"] for name in own})
+    theirs.eval()
+    with torch.inference_mode():
+        for name, (x, y) in setting.pairs().items():
+            expected = float(theirs(to_float(x)[None], to_float(y)[None]))
+            assert found["details"]["by_picture"][name]["lpips-vgg"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_rfid_is_the_distance_to_pictures_that_were_written(setting: Setting, capsys: Capture) -> None:
+    lite = ("--features", "efficientnet-lite0")
+    found = measured(capsys, "rfid", setting.ckpt, setting.images, *lite)
+    written = measured(capsys, "fid", setting.rebuilt, setting.images, *lite, "--no-cache")
+    assert found["metric"] == "rfd-efficientnet-lite0"
+    assert written["value"] > 1e-3
+    assert found["value"] == pytest.approx(written["value"], rel=1e-6)
+
+
+def test_a_codebook_is_counted_alike_on_pictures_and_on_their_tokens(
+    setting: Setting, capsys: Capture, tmp_path: Path
+) -> None:
+    out = tmp_path / "t.h5"
+    arguments = ["tokenize", str(setting.images), "--ckpt", str(setting.ckpt), "-o", str(out), "--size", "32x32", "-q"]
+    assert main(arguments) == 0
+    of_tokens = measured(capsys, "codebook", setting.ckpt, out)
+    of_pictures = measured(capsys, "codebook", setting.ckpt, setting.images, "--size", "32x32", "-o", tmp_path / "kept")
+    assert of_tokens["details"] == of_pictures["details"]
+    counts = torch.tensor(of_tokens["details"]["counts"])
+    assert counts.sum() == 11 * 16 * 16
+    p = counts[counts > 0] / counts.sum()
+    assert of_tokens["perplexity"] == pytest.approx(float((-(p * p.log()).sum()).exp()), rel=1e-5)
+    assert of_tokens["codes_used"] == float((counts > 0).double().mean())
+    assert of_tokens["details"]["dead"] == torch.nonzero(counts == 0)[:, 0].tolist()
+    assert (tmp_path / "kept" / "codebook.png").exists()
+
+
+def test_tokens_of_another_codec_are_refused(setting: Setting, capsys: Capture, tmp_path: Path) -> None:
+    out = tmp_path / "t.h5"
+    assert main(["tokenize", str(setting.images), "--ckpt", str(setting.ckpt), "-o", str(out), "-q"]) == 0
+    other = toy_codec()
+    with torch.no_grad():
+        other.quantize.embedding.weight.add_(1)
+    save_model(tmp_path / "other.safetensors", codec_file(other, {"size": "32x32"}))
+    capsys.readouterr()
+    assert main(["eval", "codebook", str(tmp_path / "other.safetensors"), str(out)]) == 2
+    assert "is not the codec" in capsys.readouterr().err

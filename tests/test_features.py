@@ -1,0 +1,127 @@
+"""Feature networks: the values of torch-fidelity's and clean-fid's own code, strict about files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from taming_cli.errors import BadFileError, MissingWeightsError
+from taming_cli.judges import features
+from taming_cli.judges.features import build
+from taming_cli.runtime import weights
+from tests.judged import inception_weights, vgg16_weights
+from tests.toys import pictures
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return inception_weights(tmp_path_factory.mktemp("inception") / "inception.pth")
+
+
+@pytest.fixture(scope="module")
+def vgg16(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return vgg16_weights(tmp_path_factory.mktemp("vgg16") / "vgg16.pth")
+
+
+def prepared(network: features.FeatureNetwork, x: Tensor) -> Tensor:
+    return torch.stack([network.prepare(picture) for picture in x])
+
+
+@pytest.mark.parametrize("size", [(96, 128), (299, 299), (310, 405)])
+def test_inception_sees_what_torch_fidelity_sees(inception: Path, size: tuple[int, int]) -> None:
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    network, x = build("inception-v3-compat", weights=inception), pictures(*size)
+    theirs = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], str(inception))
+    expected, logits = theirs(x)
+    seen = network(prepared(network, x))
+    assert seen.features.shape == (3, 2048)
+    assert (expected[0] - expected[1]).abs().max() > 0.02
+    assert torch.equal(seen.features, expected)
+    assert torch.equal(seen.logits, logits)
+    assert network.stamp["sha256"] == weights.sha256(inception)
+    assert network.stamp["known"] is False
+
+
+def test_vgg16_sees_what_torch_fidelity_sees(vgg16: Path) -> None:
+    from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
+
+    network, x = build("vgg16", weights=vgg16), pictures(96, 128)
+    (expected,) = FeatureExtractorVGG16("vgg16", ["fc2_relu"], str(vgg16))(x)
+    seen = network(prepared(network, x)).features
+    assert (expected[0] - expected[1]).abs().max() > 0.02
+    assert torch.equal(seen, expected)
+
+
+@pytest.mark.parametrize("size", [(96, 128), (299, 299), (640, 500)])
+def test_clean_pictures_are_those_of_clean_fid(size: tuple[int, int]) -> None:
+    from cleanfid.resize import build_resizer
+
+    picture = pictures(*size, batch=1)[0]
+    with pytest.warns(DeprecationWarning, match="mode"):  # its call of Pillow
+        expected = build_resizer("clean")(picture.permute(1, 2, 0).numpy())
+    ours = features._clean(picture, 299)
+    assert np.array_equal(ours.permute(1, 2, 0).numpy(), expected)
+
+
+def test_efficientnet_sees_with_the_weights_that_are_installed() -> None:
+    network, x = build("efficientnet-lite0", offline=True), pictures(224, 224)
+    seen = network(prepared(network, x))
+    expected = network.network(x.float() / 127.5 - 1)
+    assert torch.allclose(seen.features, expected.features, atol=1e-5)
+    assert torch.allclose(seen.logits, expected.logits, atol=1e-4)
+    assert network.stamp["known"] is True
+
+
+@pytest.mark.parametrize(("size", "width"), [("small", 384), ("base", 768)])
+def test_dinov2_takes_the_authors_files_and_sees_its_class_token(tmp_path: Path, size: str, width: int) -> None:
+    import timm
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        network = timm.create_model(f"vit_{size}_patch14_dinov2", num_classes=0, depth=12)  # 518 pixels: 37 x 37
+        for value in network.parameters():
+            torch.nn.init.normal_(value, std=0.05)
+    tensors = {**network.state_dict(), "mask_token": torch.zeros(1, width)}
+    torch.save(tensors, tmp_path / "dinov2.pth")
+    judge = build("dinov2", weights=tmp_path / "dinov2.pth")
+    assert judge.dimensions == width
+    assert judge.layer == f"class token, {size}"
+    x = pictures(518, 518, batch=2)
+    seen = judge(prepared(judge, x)).features
+    # The same by hand: the authors' code scales positions by (16 + 0.1) / 37 before it adds them.
+    grid = tensors["pos_embed"][:, 1:].reshape(1, 37, 37, width).permute(0, 3, 1, 2)
+    scaled = torch.nn.functional.interpolate(grid, scale_factor=(16.1 / 37, 16.1 / 37), mode="bicubic")
+    positions = torch.cat([tensors["pos_embed"][:, :1], scaled.permute(0, 2, 3, 1).reshape(1, 256, width)], 1)
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    y = (prepared(judge, x) / 255 - mean[:, None, None]) / deviation[:, None, None]
+    with torch.inference_mode():
+        hidden = network.patch_embed.proj(y).flatten(2).transpose(1, 2)
+        hidden = torch.cat([network.cls_token.expand(2, -1, -1), hidden], 1) + positions
+        expected = network.norm(network.blocks(hidden))[:, 0]
+    assert (expected[0] - expected[1]).abs().max() > 0.01
+    assert torch.allclose(seen, expected, atol=1e-4)
+
+
+def test_weights_that_are_missing_are_named_with_the_way_to_get_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(MissingWeightsError, match=r"weights-inception-2015-12-05-6726825d\.pth.*efficientnet-lite0"):
+        build("inception-v3-compat", offline=True)
+    with pytest.raises(MissingWeightsError, match=r"dinov2_vitl14_pretrain\.pth"):
+        build("dinov2", offline=True)
+
+
+def test_files_of_other_networks_and_broken_values_are_refused(inception: Path, vgg16: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadFileError, match="does not hold the weights of inception-v3-compat"):
+        build("inception-v3-compat", weights=vgg16)
+    with pytest.raises(BadFileError, match="no weights of DINOv2"):
+        build("dinov2", weights=inception)
+    tensors = torch.load(inception, weights_only=True)
+    tensors["fc.weight"][3, 5] = torch.nan
+    torch.save(tensors, tmp_path / "nan.pth")
+    with pytest.raises(BadFileError, match=r"fc\.weight holds values that are not finite"):
+        build("inception-v3-compat", weights=tmp_path / "nan.pth")
