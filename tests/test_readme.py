@@ -48,6 +48,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name, value in SHORT.items():
         monkeypatch.setenv(f"TAMING_{name}", value)
+    monkeypatch.setenv("TAMING_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path
 
 
@@ -81,6 +82,10 @@ def test_the_steps_and_the_python(folder: Path, monkeypatch: pytest.MonkeyPatch)
                 here.delenv("TAMING_SIZE")  # which is smaller than the picture
             run(line.replace("1280x832", "96x64").replace("512x256", "320x256"))
     assert len(list(Path("runs/sample").glob("*/000000.png"))) == 5
+    (measuring,) = blocks("Measuring")
+    for line in commands(measuring):
+        run(line)
+    assert {path.name for path in Path("measured").iterdir()} == {"best.png", "reconstruction.json", "worst.png"}
     (python,) = blocks("In Python")
     made: dict[str, Any] = {}
     exec(python, made)
