@@ -1,5 +1,6 @@
 """Feature networks: the values of torch-fidelity's and clean-fid's own code, strict about files."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 from taming_cli.errors import BadFileError, MissingWeightsError
 from taming_cli.judges import features
 from taming_cli.judges.features import build
-from taming_cli.runtime import weights
+from taming_cli.runtime.weights import sha256
 from tests.judged import inception_weights, vgg16_weights
 from tests.toys import pictures
 
@@ -41,7 +42,7 @@ def test_inception_sees_what_torch_fidelity_sees(inception: Path, size: tuple[in
     assert (expected[0] - expected[1]).abs().max() > 0.02
     assert torch.equal(seen.features, expected)
     assert torch.equal(seen.logits, logits)
-    assert network.stamp["sha256"] == weights.sha256(inception)
+    assert network.stamp["sha256"] == sha256(inception)
     assert network.stamp["known"] is False
 
 
@@ -60,7 +61,8 @@ def test_clean_pictures_are_those_of_clean_fid(size: tuple[int, int]) -> None:
     from cleanfid.resize import build_resizer
 
     picture = pictures(*size, batch=1)[0]
-    with pytest.warns(DeprecationWarning, match="mode"):  # its call of Pillow
+    with warnings.catch_warnings():  # some versions of Pillow mind how it calls them
+        warnings.simplefilter("ignore", DeprecationWarning)
         expected = build_resizer("clean")(picture.permute(1, 2, 0).numpy())
     ours = features._clean(picture, 299)
     assert np.array_equal(ours.permute(1, 2, 0).numpy(), expected)

@@ -1,6 +1,7 @@
 """Metrics against closed forms and loops written from their definitions."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -8,7 +9,17 @@ import torch
 from torch import Tensor
 
 from taming_cli.errors import BadFileError, UsageError
-from taming_cli.metrics import frechet_distance, perplexity, psnr, ssim, usage
+from taming_cli.metrics import (
+    Moments,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    perplexity,
+    precision_recall,
+    psnr,
+    ssim,
+    usage,
+)
 
 
 def pictures(seed: int, *shape: int) -> Tensor:
@@ -132,3 +143,88 @@ def test_statistics_that_are_none_are_refused() -> None:
         frechet_distance(np.full(3, np.nan), sigma, mu, sigma)
     with pytest.raises(BadFileError, match="not symmetric and positive"):
         frechet_distance(mu, sigma, mu, -sigma)
+
+
+# --- distributions of features ----------------------------------------------------------------------------------------
+
+
+def features(count: int, seed: int, dimensions: int = 24) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    mixed = torch.randn(dimensions, dimensions, generator=generator)
+    return (torch.randn(count, dimensions, generator=generator) @ mixed + seed).float()
+
+
+def test_the_frechet_distance_is_the_formula_of_pytorch_fid() -> None:
+    from pytorch_fid.fid_score import calculate_frechet_distance
+
+    sides = [features(400, 1), features(300, 2)]
+    arrays = [side.double().numpy() for side in sides]
+    statistics = [(each.mean(0), np.cov(each, rowvar=False)) for each in arrays]
+    with warnings.catch_warnings():  # it calls scipy by deprecated arguments
+        warnings.simplefilter("ignore", DeprecationWarning)
+        expected = calculate_frechet_distance(*statistics[0], *statistics[1])
+    moments = [Moments.of(side) for side in sides]
+    ours = frechet_distance(moments[0].mean, moments[0].sigma, moments[1].mean, moments[1].sigma)
+    assert ours == pytest.approx(expected, rel=1e-9)
+    assert ours > 1
+
+
+@pytest.mark.parametrize("parts", [(7, 1, 92), (0, 100), (50, 50, 0), (1,) * 100])
+def test_moments_of_parts_merge_to_those_of_all_far_from_zero_too(parts: tuple[int, ...]) -> None:
+    whole = features(100, 3).double() + 1e6  # where sums of squares would lose all digits
+    merged = Moments.of(whole[:0])
+    for part in torch.split(whole, parts):
+        merged = merged.merge(Moments.of(part))
+    assert merged.count == 100
+    assert np.allclose(merged.mean, whole.numpy().mean(0), rtol=1e-13)
+    expected = np.cov(whole.numpy(), rowvar=False)
+    assert np.abs(merged.sigma - expected).max() < 1e-9 * np.abs(expected).max()
+
+
+def test_one_picture_has_no_covariance() -> None:
+    with pytest.raises(UsageError, match="1 picture has no covariance"):
+        _ = Moments.of(features(1, 1)).sigma
+
+
+def test_the_inception_score_is_that_of_its_definition() -> None:
+    logits = features(60, 4, dimensions=9)
+    order = np.random.RandomState(2020).permutation(60)
+    p = logits.double()[order].softmax(1)
+    scores = [float((part * (part.log() - part.mean(0).log())).sum(1).mean().exp()) for part in torch.split(p, 20)]
+    found = inception_score(logits, splits=3)
+    assert found.mean == pytest.approx(np.mean(scores), rel=1e-9)
+    assert found.deviation == pytest.approx(np.std(scores), rel=1e-9)
+    assert 1 < found.mean < 9
+    assert inception_score(torch.zeros(20, 5), splits=2).mean == pytest.approx(1)
+    with pytest.raises(UsageError, match="2 pictures do not make 3 parts"):
+        inception_score(logits[:2], splits=3)
+
+
+def test_the_kernel_distance_of_all_pictures_is_the_sum_over_pairs() -> None:
+    a, b = features(12, 5).double(), features(12, 6).double()
+
+    def kernel(x: Tensor, y: Tensor) -> float:
+        return (float(x @ y) / 24 + 1) ** 3
+
+    own = sum(kernel(x, y) for side in (a, b) for i, x in enumerate(side) for j, y in enumerate(side) if i != j)
+    across = sum(kernel(x, y) for x in a for y in b)
+    found = kernel_distance(a, b, subsets=2, subset_size=12)
+    assert found.mean == pytest.approx(own / (12 * 11) - 2 * across / 144, rel=1e-9)
+    with pytest.raises(UsageError, match="--subset-size 12"):
+        kernel_distance(a, b)
+
+
+def test_precision_and_recall_count_pictures_within_balls() -> None:
+    real, made = features(40, 7, dimensions=3), features(30, 7, dimensions=3)[:30] + 1.5
+
+    def covered(points: Tensor, balls: Tensor) -> float:
+        radii = [sorted(float((x - y).norm()) for y in balls)[3] for x in balls]
+        inside = [any(float((p - x).norm()) <= r for x, r in zip(balls, radii, strict=True)) for p in points]
+        return sum(inside) / len(inside)
+
+    found = precision_recall(made, real)
+    assert found.precision == pytest.approx(covered(made, real))
+    assert found.recall == pytest.approx(covered(real, made))
+    assert 0 < found.precision < 1
+    with pytest.raises(UsageError, match="no neighbour number 3"):
+        precision_recall(made[:3], real)

@@ -151,7 +151,7 @@ def cache_folder() -> Path:
 def _read(path: Path) -> Seen | None:
     """What was cached, or None: a damaged file is made anew."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             moments = Moments(int(arrays["count"]), arrays["mean"], arrays["scatter"])
             smallest, largest = (Size.parse(str(arrays[name])) for name in ("smallest", "largest"))
             return Seen(moments.count, smallest, largest, moments, cached=True)

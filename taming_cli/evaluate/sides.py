@@ -268,7 +268,7 @@ def _npz(name: str, path: Path) -> Side | Statistics:
     held = arrays.members(path)
     if {"mu.npy", "sigma.npy"} <= held:
         try:
-            with np.load(path, allow_pickle=False) as found:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
                 mu, sigma = found["mu"].astype(np.float64), found["sigma"].astype(np.float64)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BadFileError(f"{path}: damaged ({error}); fetch it again") from error
