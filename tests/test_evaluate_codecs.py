@@ -14,6 +14,7 @@ from PIL import Image
 from taming_cli.cli.app import main
 from taming_cli.codec.vqgan import VQGAN, codec_file
 from taming_cli.data.images import read_image, to_float
+from taming_cli.evaluate.codecs import SIDE
 from taming_cli.runtime.checkpoint import save_model
 from tests.judged import folder_of_pictures, vgg16_weights
 from tests.toys import CODEC, toy_codec
@@ -77,7 +78,7 @@ def test_reconstructions_are_compared_as_others_compare_them(setting: Setting, c
     assert json.loads((tmp_path / "kept" / "reconstruction.json").read_text()) == found
     for name in ("worst", "best"):
         with Image.open(tmp_path / "kept" / f"{name}.png") as sheet:
-            assert sheet.width > 4 * 256 > 2 * 256 < sheet.height
+            assert (sheet.width, sheet.height) > (4 * SIDE, 2 * SIDE)
 
 
 def test_lpips_is_that_of_the_lpips_package(setting: Setting, capsys: Capture, tmp_path: Path) -> None:

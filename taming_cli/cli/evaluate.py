@@ -10,7 +10,7 @@ import typer
 
 from taming_cli.cli import options as o
 from taming_cli.cli.console import Output
-from taming_cli.cli.measured import lines, save
+from taming_cli.cli.measured import lines, save, save_all, values
 from taming_cli.config.evaluate import FeatureConfig, InceptionScoreConfig, KernelConfig, ManifoldConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
@@ -43,6 +43,9 @@ Codec = Annotated[
 ]
 CodecFile = Annotated[Path, typer.Argument(metavar="CODEC", help="A codec's model file, or a prior's.")]
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Folders, pictures or archives.")]
+Perceptual = Annotated[
+    str, typer.Option("--perceptual", metavar="NAME", help="lpips-vgg, lpips-alex, efficientnet-lite0 or none.")
+]
 SizeText = Annotated[
     str | None,
     typer.Option(
@@ -66,6 +69,7 @@ def register(app: typer.Typer) -> None:
         ("recon", recon),
         ("codebook", codebook),
         ("nll", nll),
+        ("all", everything),
     ):
         group.command(name)(command)
     app.add_typer(group, name="eval", rich_help_panel="Measure")
@@ -118,14 +122,18 @@ class _Session:
         """The result, by the first process; 3 where pictures were skipped."""
         self._open.close()
         if self.world.first:
-            for warning in measured.warnings:
-                self.output.note(f"warning: {warning}")
-            self.output.skipped(dict(measured.skipped))
+            self.heed(measured)
             if self.out is not None:
                 save(measured, self.out)
             first = next(iter(measured.values.values()))
             self.output.result(lines(measured), measured.to_dict(), short=f"{first:.6g}")
         return 3 if measured.skipped else 0
+
+    def heed(self, measured: "Measured") -> None:
+        """What a reader of the result has to know besides, on stderr."""
+        for warning in measured.warnings:
+            self.output.note(f"warning: {warning}")
+        self.output.skipped(dict(measured.skipped))
 
     def newest(self, generated: Path | None) -> Path:
         """What is measured: as named, else the newest samples, said on stderr."""
@@ -211,11 +219,11 @@ class _Session:
         )
 
 
-def _measures(**panels: type[Any]) -> Callable[[Callable[..., "Measured"]], Callable[..., int]]:
+def _measures(**panels: type[Any]) -> Callable[[Callable[..., "Measured | int"]], Callable[..., int]]:
     """A decorator: the command, `(session, *configs, **arguments) -> Measured`, gets the flags of `_Session` and of
-    these config classes, and says its result."""
+    these config classes, and says its result, unless it has done so and returns the exit code."""
 
-    def decorate(command: Callable[..., "Measured"]) -> Callable[..., int]:
+    def decorate(command: Callable[..., "Measured | int"]) -> Callable[..., int]:
         own = list(inspect.signature(command).parameters.values())[1 + len(panels) :]
         shared = inspect.signature(_Session).parameters
 
@@ -223,7 +231,8 @@ def _measures(**panels: type[Any]) -> Callable[[Callable[..., "Measured"]], Call
             configs = o.settle(tuple(panels.values()), flags, command="eval").configs
             asked = {name: arguments.pop(name) for name in shared}
             with _Session(**asked) as session:
-                return session.say(command(session, *configs, **arguments))
+                found = command(session, *configs, **arguments)
+                return found if isinstance(found, int) else session.say(found)
 
         run.__signature__ = inspect.Signature([*own, *shared.values()])  # type: ignore[attr-defined]
         run.__doc__, run.__name__ = command.__doc__, command.__name__
@@ -324,9 +333,7 @@ def recon(
     codec: CodecFile,
     images: Images,
     size: SizeText = None,
-    perceptual: Annotated[
-        str, typer.Option("--perceptual", metavar="NAME", help="lpips-vgg, lpips-alex, efficientnet-lite0 or none.")
-    ] = "efficientnet-lite0",
+    perceptual: Perceptual = "efficientnet-lite0",
     weights: o.Weights = None,
     offline: o.Offline = False,
 ) -> "Measured":
@@ -377,3 +384,37 @@ def nll(
         world=session.world,
         on_item=session.told("reading"),
     )
+
+
+@_measures(Seen_by=FeatureConfig)
+def everything(
+    session: _Session,
+    features: FeatureConfig,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run of train-vqgan or train-prior.")],
+    perceptual: Perceptual = "efficientnet-lite0",
+    weights: o.Weights = None,
+    offline: o.Offline = False,
+) -> int:
+    """Everything that fits a run, on what it never learned from, into its eval.json and its report."""
+    from taming_cli.evaluate.everything import Means
+    from taming_cli.evaluate.everything import everything as verb
+    from taming_cli.judges.perceptual import build
+
+    judge = build(perceptual, weights=weights, offline=offline)
+    means = Means(
+        look=session.look(features, weights, offline),
+        judge=None if judge is None else judge.to(session.device),
+        device=session.device_name,
+        note=session.output.note,
+    )
+    results = dict(verb(run, means))
+    skipped = False
+    if session.world.first:
+        for measured in results.values():
+            session.heed(measured)
+            skipped |= bool(measured.skipped)
+        save_all(results, run)
+        text = "\n".join(values(measured) for measured in results.values())
+        named = {name: measured.to_dict() for name, measured in results.items()}
+        session.output.result(f"{text}\n{run / 'report.html'}", named, short=str(run / "eval.json"))
+    return 3 if skipped else 0

@@ -11,30 +11,50 @@ if TYPE_CHECKING:
 _SETTINGS = ("size", "pixels", "splits", "subsets", "subset_size", "neighbours", "seed", "stride", "precision")
 
 
+def values(measured: "Measured") -> str:
+    """A result's values in one line."""
+    named = {measured.metric if name == "value" else name: value for name, value in measured.values.items()}
+    return "  ".join(f"{name} {value:.6g}" for name, value in named.items())
+
+
 def lines(measured: "Measured") -> str:
     """A result for people: the values, what stands behind them where that is short, and how all was taken."""
-    named = {measured.metric if name == "value" else name: value for name, value in measured.values.items()}
-    said = ["  ".join(f"{name} {value:.6g}" for name, value in named.items())]
     by_class = measured.details.get("by_class", {})
-    if by_class:
-        said.append("  ".join(f"{name} {value:.4g}" for name, value in by_class.items()))
-    said.append(_taken(measured.protocol))
-    return "\n".join(said)
+    said = [values(measured), "  ".join(f"{name} {value:.4g}" for name, value in by_class.items())]
+    return "\n".join([*filter(None, said), _taken(measured.protocol)])
 
 
 def save(measured: "Measured", out: Path) -> None:
     """Write all of a result to `out/METRIC.json`, and what it draws beside it."""
     from taming_cli.data.images import write_png
+
+    _write_json(out / f"{measured.metric.replace('/', '-per-')}.json", measured.to_dict())
+    for name, picture in measured.pictures.items():
+        write_png(out / name, picture)
+
+
+def save_all(results: Mapping[str, "Measured"], run: Path) -> None:
+    """Write results by name to a run's `eval.json`, what they draw to `eval/`, and its report anew."""
+    from taming_cli.data.images import write_png
+    from taming_cli.runtime.record import DRAWINGS, EVAL
+    from taming_cli.runtime.report import write_report
+
+    _write_json(run / EVAL, {name: measured.to_dict() for name, measured in results.items()})
+    drawn = {drawing: picture for measured in results.values() for drawing, picture in measured.pictures.items()}
+    for drawing, picture in drawn.items():
+        write_png(run / DRAWINGS / drawing, picture)
+    write_report(run)
+
+
+def _write_json(path: Path, value: Any) -> None:
     from taming_cli.runtime.checkpoint import write_atomically
 
-    text = json.dumps(measured.to_dict(), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
     def write(temporary: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
-    write_atomically(out / f"{measured.metric.replace('/', '-per-')}.json", write)
-    for name, picture in measured.pictures.items():
-        write_png(out / name, picture)
+    write_atomically(path, write)
 
 
 def _taken(protocol: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from taming_cli.codec.step import codec_step, phase
 from taming_cli.codec.validate import validate
 from taming_cli.codec.vqgan import VQGAN, codec_file, codec_from
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
+from taming_cli.config.fields import from_dict
 from taming_cli.data.batches import Augment, train_batches
 from taming_cli.data.conditions.labels import read_colours
 from taming_cli.data.contents import Content, content, count_labels
@@ -28,7 +29,7 @@ from taming_cli.runtime.device import pick_device, pick_precision
 from taming_cli.runtime.interrupt import StopRequest
 from taming_cli.runtime.progress import LOG_EVERY, Means, OnStep, tell
 from taming_cli.runtime.report import write_report
-from taming_cli.runtime.rundir import Place, Run, absolute, goes_on, open_run
+from taming_cli.runtime.rundir import Place, Run, absolute, goes_on, open_run, read_settings
 from taming_cli.runtime.schedule import Budget, cosine, warm_up
 
 COMMAND = "train-vqgan"
@@ -131,6 +132,13 @@ def _check_size(codec: CodecConfig, critic: CriticConfig, train: CodecTrainConfi
             f"size {train.size} is below the {least} pixels a side that disc_num_layers {critic.disc_num_layers} "
             "needs; use fewer layers, or --disc-weight 0"
         )
+
+
+def held_out(run: Path) -> tuple[Item, ...]:
+    """The pictures that the codec in a run folder never learned from. UsageError where they are no longer there."""
+    settings = read_settings(run)
+    train = from_dict(CodecTrainConfig, settings["config"]["train"], str(run / "config.json"))
+    return _split([Path(path) for path in settings["inputs"]], train).held
 
 
 def _split(images: Sequence[Path], train: CodecTrainConfig) -> Split:

@@ -31,6 +31,8 @@ from taming_cli.runtime.distributed import World
 
 SHOWN = 4
 """Pictures of the worst and of the best that are shown."""
+SIDE = 224
+"""Pixels a side of each of them."""
 ALONE = World()
 
 
@@ -250,11 +252,11 @@ def _outermost(found: list[tuple[float, str, Tensor]]) -> list[tuple[float, str,
 
 
 def _sheet(found: Sequence[tuple[float, str, Tensor]]) -> Tensor:
-    """Originals above reconstructions, each fitted into a square of 256 pixels."""
+    """Originals above reconstructions, each fitted into a square."""
     pairs = [[_fitted(picture) for picture in each[2]] for each in found]
     return grid(torch.stack([pair[0] for pair in pairs] + [pair[1] for pair in pairs]), columns=len(pairs))
 
 
 def _fitted(picture: Tensor) -> Tensor:
     image = fromarray(picture.permute(1, 2, 0).numpy())
-    return tensor(ImageOps.pad(image, (256, 256), Resampling.LANCZOS))
+    return tensor(ImageOps.pad(image, (SIDE, SIDE), Resampling.LANCZOS))

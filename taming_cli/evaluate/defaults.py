@@ -1,6 +1,5 @@
 """What is measured where nothing is named: the newest samples, against the pictures behind them."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ from taming_cli.data.images import png_settings
 from taming_cli.data.tokens import TokenFile
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.runtime.checkpoint import read_header
+from taming_cli.runtime.weights import sha256
 
 
 class TrainedOn(NamedTuple):
@@ -29,36 +29,39 @@ def newest_samples(root: Path = Path("runs")) -> Path:
 def trained_on(generated: Path, root: Path = Path("runs")) -> TrainedOn:
     """The pictures behind generated ones: those that the codec was trained on whose codes the prior learned.
 
-    A sample's PNG says which prior drew it, which says its token files, which say their codec. UsageError, asking for
-    the reference by name, where this chain is broken.
+    A sample's PNG says which prior drew it; a token file says its codec, or the prior that holds it. UsageError, asking
+    for the reference by name, where the way is lost.
     """
     try:
-        return _behind(_codec(generated, root))
-    except (BadFileError, OSError, KeyError, ValueError) as error:
+        if generated.suffix.lower() == ".h5":
+            recorded = Path(TokenFile(generated).header.codec_path)
+            return _pictures_of(recorded) if read_header(recorded).format == "taming-codec" else behind(recorded)
+        return behind(_prior(generated, root))
+    except (BadFileError, OSError, KeyError, ValueError, StopIteration) as error:
         raise UsageError(f"name the reference: what {generated} was trained on is not known ({error})") from error
 
 
-def _codec(generated: Path, root: Path) -> Path:
-    if generated.suffix.lower() == ".h5":
-        recorded = Path(TokenFile(generated).header.codec_path)
-        return recorded if read_header(recorded).format == "taming-codec" else _of_prior(recorded)
-    if not generated.is_dir():
+def behind(prior: Path) -> TrainedOn:
+    """The pictures behind a prior: its token files name their codec, and that names them. UsageError where one is lost."""
+    try:
+        return _pictures_of(Path(TokenFile(read_header(prior).about["tokens"][0]).header.codec_path))
+    except (BadFileError, OSError, KeyError, ValueError) as error:
+        raise UsageError(f"name the reference: what {prior} was trained on is not known ({error})") from error
+
+
+def _prior(samples: Path, root: Path) -> Path:
+    """The prior that drew a folder of samples, among those under `root`."""
+    if not samples.is_dir():
         raise ValueError("it is no folder of samples")
-    pictures = (path for path in sorted(generated.rglob("*.png")) if path.name != "grid.png")
+    pictures = (path for path in sorted(samples.rglob("*.png")) if path.name != "grid.png")
     settings: dict[str, Any] = json.loads(png_settings(next(pictures)) or "{}")
-    wanted = settings["prior_sha256"]
     for path in sorted((root / "train-prior").glob("*/checkpoints/*.safetensors")):
-        with path.open("rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() == wanted:
-                return _of_prior(path)
+        if sha256(path) == settings["prior_sha256"]:
+            return path
     raise ValueError(f"its prior is not under {root / 'train-prior'}")
 
 
-def _of_prior(path: Path) -> Path:
-    return Path(TokenFile(read_header(path).about["tokens"][0]).header.codec_path)
-
-
-def _behind(codec: Path) -> TrainedOn:
+def _pictures_of(codec: Path) -> TrainedOn:
     pictures = [Path(path) for path in read_header(codec).about["images"]]
     if len(pictures) != 1 or not pictures[0].exists():
         raise ValueError(f"{codec} was trained on {', '.join(map(str, pictures)) or 'nothing that is named'}")

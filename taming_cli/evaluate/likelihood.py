@@ -1,7 +1,7 @@
 """How likely the codes of pictures are under a prior: nats/token, by class, and by where a cell lies."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ def nll(
     prior: Path,
     tokens: Path,
     *,
+    rows: Sequence[int] | None = None,
     stride: int = 1,
     batch_size: int = 16,
     device: str = "auto",
@@ -34,8 +35,9 @@ def nll(
     world: World = ALONE,
     on_item: Callable[[int, int], None] | None = None,
 ) -> Measured:
-    """Mean -log p(code) over all cells of a token file's pictures (the first view of each), conditions as they are in
-    the file; `stride` is that of the sampling plan whose windows the codes are seen in, 1 as published.
+    """Mean -log p(code) over all cells of a token file's pictures (the first view of each), or of those at `rows`, with
+    conditions as they are in the file; `stride` is that of the sampling plan whose windows the codes are seen in, 1 as
+    published.
 
     Bits/dim are of the codes only: nats/token x tokens / (ln 2 x 3 H W). UsageError where the tokens are of another
     codec than the prior's, lack a condition that it needs, or have classes that it does not know.
@@ -61,9 +63,9 @@ def nll(
     classes = _classes(file, list(model.about.get("label_names", ())), gpt.config.num_classes)
 
     found = _Sums(torch.zeros(header.height, header.width, dtype=torch.float64), {}, {}, 0)
-    rows = range(len(file))[world.rank :: world.size]
-    for start in range(0, len(rows), batch_size):
-        some = list(rows[start : start + batch_size])
+    mine = (range(len(file)) if rows is None else rows)[world.rank :: world.size]
+    for start in range(0, len(mine), batch_size):
+        some = list(mine[start : start + batch_size])
         given: dict[str, Tensor] = {
             kind: torch.from_numpy(file.condition(kind, some)[:, 0]) for kind in kinds if kind != "class"
         }
@@ -75,7 +77,7 @@ def nll(
             nats = -log_likelihood(gpt, codes, conditions=given, stride=stride, batch_size=batch_size)
         found.add(nats, [file.label_names[label] if label >= 0 else None for label in labels])
         if on_item is not None:
-            on_item(start + len(some), len(rows))
+            on_item(start + len(some), len(mine))
     return _measured(_Sums.together(world.gather(found)), prior, file, stride, precision_name(dtype))
 
 

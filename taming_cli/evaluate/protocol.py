@@ -57,9 +57,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def warnings(
-    sides: Mapping[str, Mapping[str, Any]], network: Mapping[str, Any], *, gaussian: bool
-) -> tuple[str, ...]:
+def warnings(sides: Mapping[str, Mapping[str, Any]], network: Mapping[str, Any], *, gaussian: bool) -> tuple[str, ...]:
     """Of `sides` by their role (generated, reference), as they are in the protocol, seen by that network; `gaussian`
     where they are summed up by mean and covariance, whose distance is biased in small sets."""
     said = []

@@ -47,6 +47,9 @@ class FeatureNetwork(Frozen, ABC):
     dimensions: int
     """D."""
 
+    classes: ClassVar[bool] = False
+    """Whether it says classes: gives logits."""
+
     def __init__(self, found: Found, resize: Resize) -> None:
         super().__init__()
         self.sha256, self.known, self.resize = found.sha256, found.known, resize
@@ -91,6 +94,7 @@ class InceptionV3(FeatureNetwork):
     layer = "2048"
     side = 299
     dimensions = 2048
+    classes = True
 
     # Its parts in their order; torch-fidelity's own forward begins with a resize of uint8 pictures that cannot be left.
     _PARTS = (
@@ -145,6 +149,7 @@ class LiteFeatures(FeatureNetwork):
     layer = "pooled"
     side = 224
     dimensions = 1280
+    classes = True
 
     def __init__(self, found: Found, resize: Resize) -> None:
         super().__init__(found, resize)

@@ -3,8 +3,10 @@
 Nothing is fetched and nothing runs: a content policy in the page itself forbids both.
 """
 
+import base64
 import html
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 
 class Html(str):
@@ -23,6 +25,12 @@ def el(name: str, /, *children: str | None, **attributes: str | int | None) -> H
     if name in ("img", "meta"):
         return Html(f"<{name}{given}>")
     return Html(f"<{name}{given}>{join(children)}</{name}>")
+
+
+def image(path: Path, alt: str, *, width: int, height: int) -> Html:
+    """A PNG file, held in the page itself."""
+    text = base64.b64encode(path.read_bytes()).decode("ascii")
+    return el("img", src=f"data:image/png;base64,{text}", alt=alt, width=width, height=height)
 
 
 def join(parts: Iterable[str | None]) -> Html:

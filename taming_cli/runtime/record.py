@@ -5,7 +5,7 @@ import math
 import re
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ from taming_cli.runtime.rundir import read_settings
 from taming_cli.runtime.schedule import Budget
 
 PNG_SIGNATURE, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+EVAL, DRAWINGS = "eval.json", "eval"
+"""Where `taming eval all` leaves its results in a run folder, and what it draws."""
 NOT_FIGURES = ("step", "images", "seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """A PNG of `samples/`: reconstructions or samples as of `step`; width and height in pixels, size in bytes."""
+    """A PNG: reconstructions or samples as of `step`; width and height in pixels, size in bytes."""
 
     step: int
     path: Path
@@ -47,6 +49,11 @@ class RunRecord:
     model: ModelFile | None
     best: ModelFile | None
     notes: Sequence[str]
+    measured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of `eval.json`, what `taming eval all` wrote: results by name."""
+
+    drawings: Sequence[Sheet] = ()
+    """The pictures that it drew, in `eval/`; without a step."""
 
     @property
     def newest(self) -> Mapping[str, Any]:
@@ -110,7 +117,23 @@ def read_run(folder: Path) -> RunRecord:
         model=_header(folder / "checkpoints" / "last.safetensors", notes),
         best=_header(folder / "checkpoints" / "best.safetensors", notes),
         notes=notes,
+        measured=_measured(folder / EVAL, notes),
+        drawings=[sheet for path in sorted((folder / DRAWINGS).glob("*.png")) if (sheet := _sheet(path, notes))],
     )
+
+
+def _measured(path: Path, notes: list[str]) -> Mapping[str, Mapping[str, Any]]:
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        notes.append(f"{path} cannot be read: {error}")
+        return {}
+    if not isinstance(found, dict) or not all(isinstance(each, dict) for each in found.values()):
+        notes.append(f"{path} is not what eval all writes")
+        return {}
+    return found
 
 
 def read_metrics(path: Path, notes: list[str]) -> list[dict[str, Any]]:
@@ -162,10 +185,15 @@ def _sheets(folder: Path, notes: list[str]) -> list[Sheet]:
     sheets = []
     for path in folder.glob("step_*.png"):
         step = re.fullmatch(r"step_(\d+)\.png", path.name)
-        data = path.read_bytes() if step else b""
-        if step and data.startswith(PNG_SIGNATURE) and data.endswith(PNG_END):
-            width, height = struct.unpack(">II", data[16:24])
-            sheets.append(Sheet(step=int(step[1]), path=path, width=width, height=height, bytes=len(data)))
-        elif step:
-            notes.append(f"{path} is not a whole PNG file")
+        sheet = _sheet(path, notes, int(step[1])) if step else None
+        sheets += [sheet] if sheet else []
     return sorted(sheets, key=lambda sheet: sheet.step)
+
+
+def _sheet(path: Path, notes: list[str], step: int = 0) -> Sheet | None:
+    data = path.read_bytes()
+    if not data.startswith(PNG_SIGNATURE) or not data.endswith(PNG_END):
+        notes.append(f"{path} is not a whole PNG file")
+        return None
+    width, height = struct.unpack(">II", data[16:24])
+    return Sheet(step=step, path=path, width=width, height=height, bytes=len(data))

@@ -1,6 +1,5 @@
 """`report.html` of a run: curves, pictures, figures, settings and what to do next, in one self-contained page."""
 
-import base64
 import json
 import math
 import shlex
@@ -15,7 +14,8 @@ from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.runtime.charts import number
 from taming_cli.runtime.checkpoint import write_atomically
 from taming_cli.runtime.curves import SHARES, curves
-from taming_cli.runtime.page import Html, definitions, el, join, page, section, table
+from taming_cli.runtime.measured import measured
+from taming_cli.runtime.page import Html, definitions, el, image, join, page, section, table
 from taming_cli.runtime.record import RunRecord, Sheet, is_number, read_run
 
 EARLIER = 5
@@ -61,6 +61,7 @@ def sections(record: RunRecord) -> list[Html | None]:
         pictures(record),
         curves(record),
         section("Held-out figures", figures(record)),
+        measured(record),
         section("Going on", commands(record)),
         section("Data", data(record)),
         section("Settings", settings(record)),
@@ -109,7 +110,7 @@ def pictures(record: RunRecord) -> Html | None:
     scale = max(1, 480 // newest.width)
     large = el(
         "figure",
-        _image(newest, f"{what}, step {newest.step}", width=scale * newest.width, height=scale * newest.height),
+        image(newest.path, f"{what}, step {newest.step}", width=scale * newest.width, height=scale * newest.height),
         el("figcaption", f"{what}. Step {newest.step:,}."),
         class_="sheet",
     )
@@ -277,16 +278,11 @@ def _unit(unit: str, name: str, record: RunRecord) -> str:
 
 def _past(sheet: Sheet, codec: bool) -> Html:
     caption = el("figcaption", f"Step {sheet.step:,}")
-    image = _image(sheet, f"Step {sheet.step}", width=sheet.width, height=sheet.height)
+    shown = image(sheet.path, f"Step {sheet.step}", width=sheet.width, height=sheet.height)
     if not codec:
-        return el("figure", image, caption, class_="past")
-    half = el("div", image, class_="band", style=f"aspect-ratio:{sheet.width}/{max(1, (sheet.height - 2) // 2)}")
+        return el("figure", shown, caption, class_="past")
+    half = el("div", shown, class_="band", style=f"aspect-ratio:{sheet.width}/{max(1, (sheet.height - 2) // 2)}")
     return el("figure", half, caption, class_="past")
-
-
-def _image(sheet: Sheet, alt: str, *, width: int, height: int) -> Html:
-    text = base64.b64encode(sheet.path.read_bytes()).decode("ascii")
-    return el("img", src=f"data:image/png;base64,{text}", alt=alt, width=width, height=height)
 
 
 def _noun(record: RunRecord) -> str:

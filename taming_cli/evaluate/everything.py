@@ -1,0 +1,128 @@
+"""All that fits a run: a codec on pictures that it never learned from, a prior on such tokens and by its samples."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taming_cli.codec.train import COMMAND as TRAIN_CODEC
+from taming_cli.codec.train import held_out
+from taming_cli.config.codec import CodecTrainConfig
+from taming_cli.config.evaluate import InceptionScoreConfig, ManifoldConfig
+from taming_cli.config.fields import from_dict
+from taming_cli.config.prior import PriorTrainConfig
+from taming_cli.data.images import png_settings
+from taming_cli.errors import UsageError
+from taming_cli.evaluate import codecs, distance
+from taming_cli.evaluate.defaults import behind
+from taming_cli.evaluate.likelihood import nll
+from taming_cli.evaluate.look import Look
+from taming_cli.evaluate.protocol import Measured
+from taming_cli.evaluate.sides import Side, side
+from taming_cli.judges.perceptual import Perceptual
+from taming_cli.prior.batches import TokenSet
+from taming_cli.prior.train import COMMAND as TRAIN_PRIOR
+from taming_cli.runtime.rundir import read_settings
+from taming_cli.runtime.weights import sha256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """What measures: networks, and how pictures are looked at. `note` is told what is passed over, and why."""
+
+    look: Look
+    judge: Perceptual | None
+    device: str
+    note: Callable[[str], None]
+
+
+def everything(run: Path, means: Means) -> Iterator[tuple[str, Measured]]:
+    """Each measure that fits the run in this folder, by name, as it is done.
+
+    UsageError where the folder is no run, or one of a codec of condition maps; BadFileError for damaged files.
+    """
+    settings = read_settings(run)
+    model = next(
+        (path for name in ("best", "last") if (path := run / "checkpoints" / f"{name}.safetensors").exists()), None
+    )
+    if model is None:
+        raise UsageError(f"{run} holds no model yet; train it first")
+    if settings["command"] == TRAIN_CODEC:
+        yield from _of_codec(run, model, settings, means)
+    elif settings["command"] == TRAIN_PRIOR:
+        yield from _of_prior(run, model, settings, means)
+    else:
+        raise UsageError(f"{run} is a run of {settings['command']}; eval all measures codecs and priors")
+
+
+def _of_codec(run: Path, model: Path, settings: dict[str, Any], means: Means) -> Iterator[tuple[str, Measured]]:
+    train = from_dict(CodecTrainConfig, settings["config"]["train"], str(run / "config.json"))
+    items, look = held_out(run), means.look
+    if not items:
+        raise UsageError(f"{run} held no picture out; name some: taming eval recon {model} IMAGES")
+    sent = codecs.sending(
+        model,
+        items,
+        size=train.size,
+        batch_size=look.batch_size,
+        workers=look.workers,
+        device=next(look.network.parameters()).device,
+        world=look.world,
+        on_item=look.on_item,
+    )
+    yield "recon", codecs.recon(sent, means.judge)
+    yield "codebook", codecs.codebook(sent)
+    if len(items) > 1:
+        yield "rfid", codecs.rfid(sent, look.network)
+    else:
+        means.note("rfid is left out: one picture is held out, and a distance of distributions needs two or more")
+
+
+def _of_prior(run: Path, model: Path, settings: dict[str, Any], means: Means) -> Iterator[tuple[str, Measured]]:
+    train = from_dict(PriorTrainConfig, settings["config"]["train"], str(run / "config.json"))
+    paths = [Path(path) for path in settings["inputs"]]
+    tokens = TokenSet(paths, kinds=train.cond)
+    _, held = tokens.split(train.held)
+    for number, path in enumerate(paths):
+        rows = held[(held >= tokens.starts[number]) & (held < tokens.starts[number + 1])] - tokens.starts[number]
+        if len(rows):
+            name = "nll" if len(paths) == 1 else f"nll-{number + 1}"
+            yield name, nll(model, path, rows=np.sort(rows).tolist(), device=means.device, world=means.look.world)
+    folder = _samples(run)
+    if folder is None:
+        means.note(
+            f"distances are left out: no samples of this prior are here; draw some: taming sample --ckpt {model}"
+        )
+        return
+    device = next(means.look.network.parameters()).device
+    generated, reference = (side([path], device=device) for path in (folder, behind(model).pictures))
+    assert isinstance(generated, Side)
+    assert isinstance(reference, Side)
+    if len(generated) < 2:
+        means.note(f"distances are left out: {folder} holds one picture")
+        return
+    yield "fid", distance.fid(generated, reference, means.look)
+    balls = ManifoldConfig()
+    if min(len(generated), len(reference)) > balls.neighbours:
+        yield "prc", distance.manifold(generated, reference, means.look, balls)
+    parts = InceptionScoreConfig()
+    if len(generated) >= parts.splits and means.look.network.classes:
+        yield "is", distance.inception(generated, means.look, parts)
+
+
+def _samples(run: Path) -> Path | None:
+    """The newest folder of samples that this run's prior drew, where samples go by themselves."""
+    models = {sha256(path) for path in (run / "checkpoints").glob("*.safetensors")}
+    folders = sorted(
+        (path.parent for root in {Path("runs"), run.parent.parent} for path in (root / "sample").glob("*/grid.png")),
+        key=lambda folder: -(folder / "grid.png").stat().st_mtime_ns,
+    )
+    for folder in folders:
+        first = next(iter(sorted(folder.glob("[0-9]*.png"))), None)
+        said = json.loads((first and png_settings(first)) or "{}")
+        if said.get("prior_sha256") in models:
+            return folder
+    return None

@@ -1,0 +1,94 @@
+"""`taming eval all`, and what is measured where nothing is named: a toy codec and prior of their own runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taming_cli.cli.app import main
+from taming_cli.evaluate.defaults import newest_samples, trained_on
+from taming_cli.runtime.record import read_run
+from taming_cli.runtime.rundir import newest
+from tests.test_cli import CODEC, PRIOR
+
+LITE = ["--features", "efficientnet-lite0"]
+Capture = pytest.CaptureFixture[str]
+
+
+def run(*line: object) -> None:
+    assert main([str(word) for word in line]) == 0
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("house")
+    with pytest.MonkeyPatch.context() as here:
+        here.chdir(root)
+        run("demo-data", "scenes", "-n", 16, "--size", "48x40", "-q")
+        run("train-vqgan", "scenes/images", *CODEC, "--steps", 4, "--held", 0.4, "-q")
+        run("tokenize", "scenes/images", "-o", "t.h5", "--device", "cpu", "-q")
+        run("train-prior", "t.h5", *PRIOR, "--steps", 4, "-q")
+        run("sample", "-n", 5, "--device", "cpu", "-q")
+    return root
+
+
+def measured(capsys: Capture, *line: object) -> dict[str, Any]:
+    capsys.readouterr()
+    run("eval", *line, *LITE, "--device", "cpu", "--json")
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _there(house: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(house)
+    monkeypatch.setenv("TAMING_CACHE_DIR", str(tmp_path))
+
+
+def test_a_codec_is_measured_on_the_pictures_that_it_never_learned_from(capsys: Capture) -> None:
+    folder = Path("runs/train-vqgan/001")
+    found = measured(capsys, "all", folder)
+    assert list(found) == ["recon", "codebook", "rfid"]
+    assert found == json.loads((folder / "eval.json").read_text())
+    held = read_run(folder).about["data"]["held"]
+    assert 1 < held < 16
+    assert {each["protocol"]["pictures"]["count"] for each in found.values()} == {held}
+    page = (folder / "report.html").read_text()
+    assert "<h2>Measured</h2>" in page
+    assert "rfd-efficientnet-lite0" in page
+    assert sorted(path.name for path in (folder / "eval").iterdir()) == ["best.png", "codebook.png", "worst.png"]
+
+
+def test_a_prior_is_measured_on_held_out_tokens_and_by_its_newest_samples(capsys: Capture) -> None:
+    folder = Path("runs/train-prior/001")
+    found = measured(capsys, "all", folder)
+    assert list(found) == ["nll", "fid", "prc"]
+    assert found["nll"]["protocol"]["tokens"]["count"] == read_run(folder).about["data"]["held"]
+    assert found["fid"]["protocol"]["generated"]["count"] == 5  # the grid beside them is no sample
+    assert found["fid"]["protocol"]["reference"]["count"] == 16
+    assert "nats/token" in (folder / "report.html").read_text()
+
+
+def test_without_names_the_newest_samples_meet_the_pictures_behind_them(capsys: Capture) -> None:
+    capsys.readouterr()
+    run("eval", "fid", *LITE, "--device", "cpu", "--json")
+    said = capsys.readouterr()
+    assert "generated: runs/sample/001" in said.err
+    assert "scenes/images" in said.err
+    assert json.loads(said.out)["value"] == measured(capsys, "fid", "runs/sample/001", "scenes/images")["value"]
+
+
+def test_what_is_behind_samples_and_tokens_is_found(house: Path) -> None:
+    samples, pictures = newest_samples(), house / "scenes" / "images"
+    assert trained_on(samples).pictures == pictures
+    assert trained_on(Path("t.h5")).pictures == pictures
+    assert trained_on(Path("t.h5")).codec == newest("train-vqgan", "best.safetensors").resolve()
+
+
+def test_a_reference_that_is_not_known_is_asked_for(capsys: Capture, tmp_path: Path) -> None:
+    capsys.readouterr()
+    assert main(["eval", "fid", "scenes/images", *LITE]) == 2
+    assert "name the reference" in capsys.readouterr().err
+    assert main(["eval", "all", str(tmp_path), *LITE]) == 1
+    assert "config.json cannot be read" in capsys.readouterr().err
