@@ -42,7 +42,8 @@ def trained_on(generated: Path, root: Path = Path("runs")) -> TrainedOn:
 
 
 def behind(prior: Path) -> TrainedOn:
-    """The pictures behind a prior: its token files name their codec, and that names them. UsageError where one is lost."""
+    """The pictures behind a prior: its token files name their codec, and that names them. UsageError where one is not
+    there any more."""
     try:
         return _pictures_of(Path(TokenFile(read_header(prior).about["tokens"][0]).header.codec_path))
     except (BadFileError, OSError, KeyError, ValueError) as error:
