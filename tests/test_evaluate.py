@@ -88,7 +88,7 @@ def test_published_statistics_are_compared_as_pictures_are(
 ) -> None:
     network = build("inception-v3-compat", weights=two.weights)
     for name in ("a", "b"):
-        kept = look(side([getattr(two, name)], device=CPU), Look(network=network), keep=True).kept
+        kept = look(side(getattr(two, name), device=CPU), Look(network=network), keep=True).kept
         assert kept is not None
         features = kept.features.double().numpy()
         np.savez(tmp_path / f"{name}.npz", mu=features.mean(0), sigma=np.cov(features, rowvar=False))  # as pytorch-fid
@@ -127,6 +127,15 @@ def test_two_processes_find_what_one_finds(two: Two, capsys: pytest.CaptureFixtu
     together = json.loads(done.stdout)  # one line, of the first
     assert together["value"] == pytest.approx(alone["value"], rel=1e-6)
     assert together["protocol"] == alone["protocol"]
+
+
+def test_processes_without_an_address_are_a_usage_error(
+    two: Two, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("MASTER_ADDR", "")):
+        monkeypatch.setenv(name, value)
+    assert main(["eval", "fid", str(two.a), str(two.b), *LITE]) == 2
+    assert "start the processes by torchrun" in capsys.readouterr().err
 
 
 def test_statistics_of_the_reference_are_kept_and_found_again(
@@ -176,10 +185,12 @@ def test_pictures_in_an_npz_are_those_in_files(two: Two, capsys: pytest.CaptureF
 
     pictures = np.stack([np.asarray(Image.open(path)) for path in sorted(two.a.iterdir())])
     np.savez(tmp_path / "a.npz", pictures)
-    of_files, of_array = (
-        result(capsys, "fid", given, two.b, *LITE, "--batch-size", 4)["value"] for given in (two.a, tmp_path / "a.npz")
+    np.savez(tmp_path / "adm.npz", pictures, mu=np.zeros(2048), sigma=np.eye(2048))  # as its references are
+    of_files, *of_arrays = (
+        result(capsys, "fid", given, two.b, *LITE, "--batch-size", 4)["value"]
+        for given in (two.a, tmp_path / "a.npz", tmp_path / "adm.npz")
     )
-    assert of_array == pytest.approx(of_files, rel=1e-6)
+    assert of_arrays == pytest.approx([of_files] * 2, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +202,8 @@ def test_pictures_in_an_npz_are_those_in_files(two: Two, capsys: pytest.CaptureF
         ("other.npz", "holds statistics of 7 features"),
         ("missing", "no such file"),
         ("nothing.npz", "give mu and sigma"),
+        ("nan.npz", "nan.npz: holds values that are not finite"),
+        ("complex.npz", "floating-point"),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(
@@ -206,6 +219,10 @@ def test_what_cannot_be_compared_is_one_line(
         path.write_bytes(path.read_bytes()[:1000])
     elif made == "other.npz":
         np.savez(path, mu=np.zeros(7), sigma=np.eye(7))
+    elif made == "nan.npz":
+        np.savez(path, mu=np.full(1280, np.nan), sigma=np.eye(1280))
+    elif made == "complex.npz":
+        np.savez(path, mu=np.zeros(1280, complex), sigma=np.eye(1280))
     elif made == "nothing.npz":
         np.savez(path, x=np.zeros(3))
     capsys.readouterr()

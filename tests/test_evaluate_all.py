@@ -64,6 +64,8 @@ def test_a_prior_is_measured_on_held_out_tokens_and_by_its_newest_samples(capsys
     folder = Path("runs/train-prior/001")
     found = measured(capsys, "all", folder)
     assert list(found) == ["nll", "fid", "prc"]
+    assert found["fid"]["protocol"]["size"] == "32x32"  # the pictures are cut as the samples are
+    assert found["fid"]["protocol"]["generated"]["drawn"]["temperature"] == 1.0
     assert found["nll"]["protocol"]["tokens"]["count"] == read_run(folder).about["data"]["held"]
     assert found["fid"]["protocol"]["generated"]["count"] == 5  # the grid beside them is no sample
     assert found["fid"]["protocol"]["reference"]["count"] == 16
@@ -76,7 +78,21 @@ def test_without_names_the_newest_samples_meet_the_pictures_behind_them(capsys: 
     said = capsys.readouterr()
     assert "generated: runs/sample/001" in said.err
     assert "scenes/images" in said.err
-    assert json.loads(said.out)["value"] == measured(capsys, "fid", "runs/sample/001", "scenes/images")["value"]
+    assert "cut to 32x32" in said.err
+    named = measured(capsys, "fid", "runs/sample/001", "scenes/images", "--size", "32x32")
+    assert json.loads(said.out)["value"] == named["value"]
+
+
+def test_a_prior_is_measured_though_the_pictures_behind_it_are_gone(house: Path, capsys: Capture) -> None:
+    (house / "scenes").rename(house / "gone")
+    try:
+        capsys.readouterr()
+        run("eval", "all", "runs/train-prior/001", *LITE, "--device", "cpu", "--json")
+        said = capsys.readouterr()
+    finally:
+        (house / "gone").rename(house / "scenes")
+    assert list(json.loads(said.out)) == ["nll"]
+    assert "distances are left out: name the reference" in said.err
 
 
 def test_what_is_behind_samples_and_tokens_is_found(house: Path) -> None:

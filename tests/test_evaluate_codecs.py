@@ -13,7 +13,7 @@ from PIL import Image
 
 from taming_cli.cli.app import main
 from taming_cli.codec.vqgan import VQGAN, codec_file
-from taming_cli.data.images import read_image, to_float
+from taming_cli.data.images import SETTINGS, SHEET, read_image, to_float, write_png
 from taming_cli.evaluate.codecs import SIDE
 from taming_cli.runtime.checkpoint import save_model
 from tests.judged import folder_of_pictures, vgg16_weights
@@ -124,6 +124,27 @@ def test_a_codebook_is_counted_alike_on_pictures_and_on_their_tokens(
     assert of_tokens["codes_used"] == float((counts > 0).double().mean())
     assert of_tokens["details"]["dead"] == torch.nonzero(counts == 0)[:, 0].tolist()
     assert (tmp_path / "kept" / "codebook.png").exists()
+
+
+def test_small_and_broken_pictures_are_listed_and_a_sheet_is_no_picture(
+    setting: Setting, capsys: Capture, tmp_path: Path
+) -> None:
+    folder = folder_of_pictures(tmp_path / "mixed", 2, seed=1)
+    folder_of_pictures(folder / "small", 1, seed=1, size=(20, 9))
+    (folder / "\udcff.png").write_bytes(b"no picture")
+    write_png(folder / "grid.png", torch.zeros(3, 40, 40, dtype=torch.uint8), {SETTINGS: SHEET})
+    capsys.readouterr()
+    line = ["eval", "recon", str(setting.ckpt), str(folder), "--device", "cpu", "--json", "-o", str(tmp_path / "kept")]
+    assert main(line) == 3
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["details"]["by_picture"]) == ["000.png", "001.png"]
+    assert found["skipped"]["small/000.png"] == "below 32 pixels a side"
+    assert len(found["skipped"]) == 2
+    assert (tmp_path / "kept" / "reconstruction.json").exists()
+    assert main([*line[:3], str(folder / "small"), "--device", "cpu"]) == 2
+    assert "of 1 pictures 0 can be measured" in capsys.readouterr().err
+    assert main([*line[:-1], str(folder / "000.png")]) == 2
+    assert "is a file" in capsys.readouterr().err
 
 
 def test_tokens_of_another_codec_are_refused(setting: Setting, capsys: Capture, tmp_path: Path) -> None:

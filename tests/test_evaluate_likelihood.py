@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from taming_cli.cli.app import main
 from taming_cli.data.images import read_image
 from taming_cli.data.token_writer import TokenJob
 from taming_cli.data.tokens import ConditionHeader, TokenHeader
-from taming_cli.runtime.checkpoint import read_header
+from taming_cli.runtime.checkpoint import load_model, read_header, save_model
 from tests.test_interop import GOLDEN, checkpoint
 
 Capture = pytest.CaptureFixture[str]
@@ -91,6 +92,18 @@ def test_the_golden_class_prior_has_the_nats_of_its_golden_logits_by_class_and_b
     assert json.loads((tmp_path / "out" / "nats-per-token.json").read_text()) == found
     drawn = read_image((tmp_path / "out" / "by_position.png").read_bytes(), "map")
     assert len(drawn.flatten(1).unique(dim=1)[0]) > 100
+
+
+def test_maps_of_another_codec_are_refused(shared: Path, tmp_path: Path, capsys: Capture) -> None:
+    path = prior(tmp_path, "segmentation_prior", shared / "golden")
+    model = load_model(path)
+    about = {**model.about, "conditions": {"segmentation": {"content": "segmentation", "codec_sha256": "y"}}}
+    save_model(path, replace(model, about=about))
+    codes = np.zeros((1, 16, 16), dtype=np.int64)
+    file = tokens(tmp_path / "t.h5", path, codes, [None], segmentation=codes)
+    capsys.readouterr()
+    assert main(["eval", "nll", str(path), str(file), "--device", "cpu"]) == 2
+    assert "segmentation codes of another codec" in capsys.readouterr().err
 
 
 def test_tokens_that_do_not_fit_the_prior_are_one_line(tmp_path: Path, capsys: Capture) -> None:

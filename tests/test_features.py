@@ -10,8 +10,9 @@ from torch import Tensor
 
 from taming_cli.errors import BadFileError, MissingWeightsError
 from taming_cli.judges import features
+from taming_cli.judges.efficientnet import load_in_order
 from taming_cli.judges.features import build
-from taming_cli.runtime.weights import sha256
+from taming_cli.runtime.weights import find, load, sha256
 from tests.judged import inception_weights, vgg16_weights
 from tests.toys import pictures
 
@@ -69,11 +70,20 @@ def test_clean_pictures_are_those_of_clean_fid(size: tuple[int, int]) -> None:
 
 
 def test_efficientnet_sees_with_the_weights_that_are_installed() -> None:
+    import timm
+
     network, x = build("efficientnet-lite0", offline=True), pictures(224, 224)
     seen = network(prepared(network, x))
-    expected = network.network(x.float() / 127.5 - 1)
-    assert torch.allclose(seen.features, expected.features, atol=1e-5)
-    assert torch.allclose(seen.logits, expected.logits, atol=1e-4)
+    with torch.random.fork_rng(devices=[]):
+        theirs = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    found = find("efficientnet-lite0", offline=True)
+    load_in_order(theirs, load(found), found.path)
+    half = torch.tensor([0.5, 0.5, 0.5])[:, None, None]  # timm's mean and deviation for this network
+    with torch.inference_mode():
+        expected = theirs.forward_features((x / 255 - half) / half).mean((2, 3))
+    assert (expected[0] - expected[1]).abs().max() > 0.1
+    assert torch.allclose(seen.features, expected, atol=1e-3)
+    assert torch.allclose(seen.logits, theirs.classifier(expected), atol=1e-3)
     assert network.stamp["known"] is True
 
 

@@ -3,8 +3,9 @@
 import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -98,9 +99,11 @@ class _Session:
 
     def __enter__(self) -> "_Session":
         from taming_cli.runtime.device import pick_device
-        from taming_cli.runtime.distributed import world
+        from taming_cli.runtime.distributed import own_device, world
 
-        self.device = pick_device(self.device_name)
+        if self.out is not None and self.out.exists() and not self.out.is_dir():
+            raise UsageError(f"{self.out} is a file; give a folder for the result")
+        self.device = pick_device(own_device(self.device_name))
         self.world = self._open.enter_context(world())
         self.output = Output(json=self._json, quiet=self._quiet or not self.world.first)
         return self
@@ -123,11 +126,11 @@ class _Session:
         self._open.close()
         if self.world.first:
             self.heed(measured)
-            if self.out is not None:
-                save(measured, self.out)
             first = next(iter(measured.values.values()))
             self.output.result(lines(measured), measured.to_dict(), short=f"{first:.6g}")
-        return 3 if measured.skipped else 0
+            if self.out is not None:
+                save(measured, self.out)
+        return 3 if measured.skipped and self.world.first else 0
 
     def heed(self, measured: "Measured") -> None:
         """What a reader of the result has to know besides, on stderr."""
@@ -144,31 +147,28 @@ class _Session:
             self.output.note(f"generated: {generated} (the newest samples)")
         return generated
 
-    def paths(self, generated: Path | None, reference: Path | None) -> tuple[Path, Path]:
-        """Both sides: as named, else the newest samples and what their codec was trained on, said on stderr."""
+    def sides(
+        self, features: FeatureConfig, generated: Path | None, reference: Path | None, codec: Path | None
+    ) -> "_Sides":
+        """Both sides: as named, else the newest samples, and what their codec was trained on, cut to the samples' size;
+        said on stderr. Statistics are taken where they are what the network would give."""
         from taming_cli.evaluate.defaults import trained_on
+        from taming_cli.evaluate.sides import Side, side
 
-        generated = self.newest(generated)
-        if reference is None:
-            found = trained_on(generated)
-            reference = found.pictures
-            self.output.note(f"reference: {reference} (what the codec {found.codec} was trained on)")
-        return generated, reference
-
-    def side(self, path: Path, codec: Path | None) -> "Side | Statistics":
-        """What a path holds."""
-        from taming_cli.evaluate.sides import side
-
-        return side([path], codec=codec, device=self.device)
+        published = features.features == "inception-v3-compat" and features.resize == "tf1" and features.size is None
+        made = side(self.newest(generated), codec=codec, device=self.device, statistics=published)
+        if reference is not None:
+            return _Sides(made, side(reference, codec=codec, device=self.device, statistics=published), features)
+        found = trained_on(Path(made.name))
+        size = features.size or (made.first_size() if isinstance(made, Side) else None)
+        self.output.note(f"reference: {found.pictures}, what the codec {found.codec} was trained on, cut to {size}")
+        return _Sides(made, side(found.pictures, device=self.device), replace(features, size=size))
 
     def pictures(self, path: Path, codec: Path | None) -> "Side":
-        """The same, where statistics are not enough."""
-        from taming_cli.evaluate.sides import Statistics
+        """What a path holds, where statistics are not enough."""
+        from taming_cli.evaluate.sides import side
 
-        found = self.side(path, codec)
-        if isinstance(found, Statistics):
-            raise UsageError(f"{path} holds statistics; this measure needs the pictures themselves")
-        return found
+        return _pictures(side(path, codec=codec, device=self.device, statistics=False))
 
     def network(self, features: FeatureConfig, weights: Path | None, offline: bool) -> "FeatureNetwork":
         """The feature network, its weights fetched if need be."""
@@ -204,19 +204,35 @@ class _Session:
 
     def sending(self, codec: Path, images: list[Path], size: Size | None) -> "Sending":
         """Pictures on their way through a codec."""
-        from taming_cli.data.sources import list_items
-        from taming_cli.evaluate.codecs import sending
+        from taming_cli.evaluate.codecs import AT_ONCE, sending
+        from taming_cli.evaluate.sides import pictures_in
 
         return sending(
             codec,
-            list_items(images).items,
+            pictures_in(images),
             size=size,
-            batch_size=min(8, self.batch_size),
+            batch_size=min(AT_ONCE, self.batch_size),
             workers=self.workers,
             device=self.device,
             world=self.world,
             on_item=self.told("reconstructing"),
         )
+
+
+class _Sides(NamedTuple):
+    """What is compared, and by which settings."""
+
+    generated: "Side | Statistics"
+    reference: "Side | Statistics"
+    features: FeatureConfig
+
+
+def _pictures(found: "Side | Statistics") -> "Side":
+    from taming_cli.evaluate.sides import Statistics
+
+    if isinstance(found, Statistics):
+        raise UsageError(f"{found.name} holds statistics; this measure needs the pictures themselves")
+    return found
 
 
 def _measures(**panels: type[Any]) -> Callable[[Callable[..., "Measured | int"]], Callable[..., int]]:
@@ -254,8 +270,9 @@ def fid(
     """Frechet distance of two sides' features: FID, or under another network's name."""
     from taming_cli.evaluate import distance
 
-    sides = [session.side(path, codec) for path in session.paths(generated, reference)]
-    return distance.fid(sides[0], sides[1], session.look(features, weights, offline), cache=features.cache)
+    sides = session.sides(features, generated, reference, codec)
+    look = session.look(sides.features, weights, offline)
+    return distance.fid(sides.generated, sides.reference, look, cache=features.cache)
 
 
 @_measures(Seen_by=FeatureConfig, Parts=InceptionScoreConfig)
@@ -289,8 +306,9 @@ def kernel(
     """Kernel distance of two sides' features, and its deviation over subsets."""
     from taming_cli.evaluate import distance
 
-    sides = [session.pictures(path, codec) for path in session.paths(generated, reference)]
-    return distance.kernel(sides[0], sides[1], session.look(features, weights, offline, *sides), config)
+    sides = session.sides(features, generated, reference, codec)
+    pair = _pictures(sides.generated), _pictures(sides.reference)
+    return distance.kernel(*pair, session.look(sides.features, weights, offline, *pair), config)
 
 
 @_measures(Seen_by=FeatureConfig, Balls=ManifoldConfig)
@@ -307,8 +325,9 @@ def manifold(
     """Improved precision and recall of generated pictures; first published with --features vgg16."""
     from taming_cli.evaluate import distance
 
-    sides = [session.pictures(path, codec) for path in session.paths(generated, reference)]
-    return distance.manifold(sides[0], sides[1], session.look(features, weights, offline, *sides), config)
+    sides = session.sides(features, generated, reference, codec)
+    pair = _pictures(sides.generated), _pictures(sides.reference)
+    return distance.manifold(*pair, session.look(sides.features, weights, offline, *pair), config)
 
 
 @_measures(Seen_by=FeatureConfig)
@@ -357,6 +376,8 @@ def codebook(
     from taming_cli.evaluate import codecs
 
     if len(images) == 1 and images[0].suffix.lower() == ".h5":
+        if size is not None:
+            session.output.note("--size cuts pictures; the codes of a token file are taken as they are")
         return codecs.codebook_of(images[0], codec)
     return codecs.codebook(session.sending(codec, images, Size.parse(size) if size else None))
 
@@ -400,7 +421,8 @@ def everything(
     from taming_cli.evaluate.everything import everything as verb
     from taming_cli.judges.perceptual import build
 
-    judge = build(perceptual, weights=weights, offline=offline)
+    shared = weights if weights is None or weights.is_dir() else None  # a file holds one network: the features'
+    judge = build(perceptual, weights=shared, offline=offline)
     means = Means(
         look=session.look(features, weights, offline),
         judge=None if judge is None else judge.to(session.device),

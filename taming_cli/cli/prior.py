@@ -186,12 +186,9 @@ def sample(
         output.note(
             f"this prior learned whole pictures of {pipeline.learned} codes: one of {asked.latent} will repeat itself"
         )
-    part = Shard.parse(shard) if shard else Shard()
-    if part.count > 1 and (out is None or tokens or npz or settings.accept_rate < 1):
-        raise UsageError(
-            "--shard draws a part of one folder, named with -o; --npz and --tokens gather all of it: give them to the "
-            "same command without --shard afterwards, and --accept-rate there too"
-        )
+    part = _part(shard, gathers=bool(tokens or npz) or settings.accept_rate < 1, out=out)
+    if npz is not None and npz.is_dir():
+        raise UsageError(f"{npz} is a folder; name a file for the array")
     folder = out or next_folder(Path("runs") / "sample")
     count, drawn = 0, 0
     with output.bar("sampling", None) as bar:
@@ -234,11 +231,23 @@ def sample(
                 line |= {"cond": made.map} if made.map is not None else {}
                 sys.stdout.write(json_module.dumps(line, ensure_ascii=False) + "\n")
                 sys.stdout.flush()
-    if npz is not None:
+    if npz is not None and numbers:
         write_npz(npz, [folder / f"{number:06d}.png" for number in numbers], pipeline.classes(settings, numbers))
     if not json:
-        output.result(f"{folder}: {count} pictures; together in {folder / 'grid.png'}", {}, short=str(folder))
+        together = f"; together in {folder / 'grid.png'}" if count else ""
+        output.result(f"{folder}: {count} pictures{together}", {}, short=str(folder))
     return 0
+
+
+def _part(shard: str | None, *, gathers: bool, out: Path | None) -> Shard:
+    """The part of the samples to draw."""
+    part = Shard.parse(shard) if shard else Shard()
+    if part.count > 1 and (gathers or out is None):
+        raise UsageError(
+            "--shard draws a part of one folder, named with -o; --npz and --tokens gather all of it: give them to the "
+            "same command without --shard afterwards, and --accept-rate there too"
+        )
+    return part
 
 
 def _maps(kinds: Sequence[str], given: Sequence[str]) -> dict[str, Path]:

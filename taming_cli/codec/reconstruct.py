@@ -143,17 +143,21 @@ class Through(NamedTuple):
 
 
 def through(codec: VQGAN, images: Tensor, content: Content) -> Through:
-    """A content's tensors (B, C, H, W) of any size, continued by their edge to a multiple of f, there and back."""
-    f = codec.config.downsample_factor
+    """A content's tensors (B, C, H, W) of any size, there and back."""
     height, width = images.shape[-2:]
-    rows, columns = (torch.arange(math.ceil(n / f) * f).clamp(max=n - 1) for n in (height, width))
-    padded = images[:, :, rows][..., columns]  # continued by its edge
 
     def finish(x_rec: Tensor) -> Tensor:
         return (x_rec.argmax(1, keepdim=True) if content.categorical else content.show(x_rec)).cpu()
 
-    codes = tiles.encode(codec, padded, to_input=content.to_input)
+    codes = codes_of(codec, images, content)
     return Through(tiles.decode(codec, codes, finish=finish)[..., :height, :width], codes.cpu())
+
+
+def codes_of(codec: VQGAN, images: Tensor, content: Content) -> Tensor:
+    """A content's tensors (B, C, H, W) of any size, continued by their edge to a multiple of f -> codes (B, h, w)."""
+    f = codec.config.downsample_factor
+    rows, columns = (torch.arange(math.ceil(n / f) * f).clamp(max=n - 1) for n in images.shape[-2:])
+    return tiles.encode(codec, images[:, :, rows][..., columns], to_input=content.to_input)
 
 
 def _shown(images: Tensor, content: Content) -> Tensor:

@@ -135,7 +135,7 @@ def _check_size(codec: CodecConfig, critic: CriticConfig, train: CodecTrainConfi
 
 
 def held_out(run: Path) -> tuple[Item, ...]:
-    """The pictures that the codec in a run folder never learned from. UsageError where they are no longer there."""
+    """The pictures that the codec in a run folder never learned from, of those that are still there."""
     settings = read_settings(run)
     train = from_dict(CodecTrainConfig, settings["config"]["train"], str(run / "config.json"))
     return _split([Path(path) for path in settings["inputs"]], train).held

@@ -13,7 +13,7 @@ from PIL.Image import Resampling, fromarray
 from torch import Tensor
 
 from taming_cli.codec.locate import codec_for, picture_codec
-from taming_cli.codec.reconstruct import through
+from taming_cli.codec.reconstruct import codes_of, through
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.size import Size
 from taming_cli.data.batches import Batch, Skipped, eval_batches
@@ -25,15 +25,18 @@ from taming_cli.errors import UsageError
 from taming_cli.evaluate.plots import histogram
 from taming_cli.evaluate.protocol import Measured, versions, warnings
 from taming_cli.judges.features import FeatureNetwork
-from taming_cli.judges.perceptual import Perceptual
+from taming_cli.judges.perceptual import SMALLEST_SIDE, Perceptual
 from taming_cli.metrics import SSIM_RADIUS, Moments, frechet_distance, perplexity, psnr, ssim, usage
-from taming_cli.runtime.distributed import World
+from taming_cli.runtime.distributed import ALONE, World
 
 SHOWN = 4
 """Pictures of the worst and of the best that are shown."""
+AT_ONCE = 8
+"""Pictures that a codec is given at once, at most."""
+EXACT = 100.0
+"""dB that a picture counts with which comes back exactly."""
 SIDE = 224
 """Pixels a side of each of them."""
-ALONE = World()
 
 
 class _Sent(NamedTuple):
@@ -42,7 +45,6 @@ class _Sent(NamedTuple):
     batch: Batch
     originals: Tensor
     rebuilt: Tensor
-    codes: Tensor
 
 
 @dataclass(frozen=True)
@@ -60,18 +62,31 @@ class Sending:
 
     @torch.inference_mode()
     def __iter__(self) -> Iterator[_Sent]:
+        for batch in self.batches():
+            there = bool(batch.items)
+            yield _Sent(batch, batch.images, self._through(batch.images) if there else batch.images)
+
+    @torch.inference_mode()
+    def codes(self) -> Iterator[tuple[Batch, Tensor]]:
+        """Pictures and their codes (B, h, w), without decoding them."""
+        for batch in self.batches():
+            found = codes_of(self.codec, batch.images, Pictures()).cpu() if batch.items else torch.empty(0, 0, 0)
+            yield batch, found
+
+    def batches(self) -> Iterator[Batch]:
+        """The pictures of this process."""
         mine = self.items[self.world.rank :: self.world.size]
         done = 0
         reader = eval_batches(mine, size=self.size, batch_size=self.batch_size, workers=self.workers)
         with closing(reader):
             for batch in reader:
-                if batch.items:
-                    yield _Sent(batch, batch.images, *through(self.codec, batch.images, Pictures()))
-                else:
-                    yield _Sent(batch, batch.images, batch.images, batch.images)
+                yield batch
                 done += len(batch.items) + len(batch.skipped)
                 if self.on_item is not None:
                     self.on_item(done, len(mine))
+
+    def _through(self, images: Tensor) -> Tensor:
+        return through(self.codec, images, Pictures()).rebuilt
 
 
 def sending(
@@ -120,9 +135,13 @@ def recon(sent: Sending, judge: Perceptual | None) -> Measured:
     skipped: list[Skipped] = []
     extremes: list[tuple[float, str, Tensor]] = []
     config = sent.codec.config
-    for batch, originals, rebuilt, _ in sent:
+    least = max(2 * SSIM_RADIUS + 1, 0 if judge is None else SMALLEST_SIDE)
+    for batch, originals, rebuilt in sent:
         skipped += batch.skipped
         if not batch.items:
+            continue
+        if min(originals.shape[2:]) < least:
+            skipped += [Skipped(item.name, f"below {least} pixels a side") for item in batch.items]
             continue
         figures = _figures(originals, rebuilt, judge, sent.codec.quant_conv.weight.device)
         height, width = originals.shape[2:]
@@ -137,7 +156,7 @@ def recon(sent: Sending, judge: Perceptual | None) -> Measured:
     rows = sorted(row for part in gathered for row in part[0])
     skipped = [each for part in gathered for each in part[1]]
     if not rows:
-        raise UsageError(f"none of the {len(sent.items)} pictures can be read")
+        raise none_read(sent.items, skipped)
     means = {name: sum(row.figures[name] for row in rows) / len(rows) for name in rows[0].figures}
     about = {**sent.about, "perceptual": None if judge is None else judge.stamp}
     about["pictures"] = about["pictures"] | {"count": len(rows)}
@@ -169,6 +188,8 @@ def rfid(sent: Sending, network: FeatureNetwork) -> Measured:
             real, rebuilt, skipped = other, again, passed
         else:
             real, rebuilt, skipped = real.merge(other), rebuilt.merge(again), skipped + passed
+    if real.count < 2:
+        raise none_read(sent.items, skipped, least=2)
     value = frechet_distance(rebuilt.mean, rebuilt.sigma, real.mean, real.sigma)
     own = "rfid" if network.name == "inception-v3-compat" else f"rfd-{network.name}"
     about = sent.about | {"features": network.stamp}
@@ -186,11 +207,13 @@ def codebook(sent: Sending) -> Measured:
     """How the codebook is used on pictures: the share of codes that occur, their perplexity, and which never do."""
     counts = torch.zeros(sent.codec.config.codebook_size, dtype=torch.int64)
     pictures, skipped = 0, list[Skipped]()
-    for each in sent:
-        skipped += each.batch.skipped
-        pictures += len(each.batch.items)
-        if each.batch.items:
-            counts += torch.bincount(each.codes.flatten().cpu(), minlength=len(counts))
+    for batch, codes in sent.codes():
+        skipped += batch.skipped
+        pictures += len(batch.items)
+        if batch.items:
+            counts += torch.bincount(codes.flatten(), minlength=len(counts))
+    if not sum(sent.world.gather(pictures)):
+        raise none_read(sent.items, skipped)
     return _used(counts, pictures, sent.about, skipped, sent.world)
 
 
@@ -229,11 +252,21 @@ def _used(counts: Tensor, pictures: int, about: dict[str, Any], skipped: list[Sk
     )
 
 
+def none_read(items: Sequence[Item], skipped: Sequence[Skipped], *, least: int = 1) -> UsageError:
+    """The error where fewer than `least` pictures can be measured, with the first reason."""
+    first = f"; {skipped[0].name}: {skipped[0].reason}" if skipped else ""
+    return UsageError(
+        f"of {len(items)} pictures {len(items) - len(skipped)} can be measured, {least} or more must{first}"
+    )
+
+
 def _figures(originals: Tensor, rebuilt: Tensor, judge: Perceptual | None, device: torch.device) -> dict[str, Tensor]:
     x, y = to_float(originals), to_float(rebuilt)
-    found = {"psnr": psnr(originals, rebuilt), "l1": (x - y).abs().mean((1, 2, 3))}
-    if min(x.shape[2:]) > 2 * SSIM_RADIUS:
-        found["ssim"] = ssim(originals, rebuilt)
+    found = {
+        "psnr": psnr(originals, rebuilt).clamp(max=EXACT),
+        "ssim": ssim(originals, rebuilt),
+        "l1": (x - y).abs().mean((1, 2, 3)),
+    }
     if judge is not None:
         found[judge.name] = judge(x.to(device), y.to(device)).cpu()
     return found

@@ -28,6 +28,10 @@ def fid(generated: Side | Statistics, reference: Side | Statistics, how: Look, *
     sides: dict[str, tuple[Side | Statistics, Seen | None]] = {}
     for role, side in (("generated", generated), ("reference", reference)):
         if isinstance(side, Statistics):
+            if how.size is not None or how.network.resize != "tf1":
+                raise UsageError(
+                    f"{side.name} holds statistics, which --size and --resize cannot change; leave them out"
+                )
             if side.mu.shape != (how.network.dimensions,):
                 raise BadFileError(
                     f"{side.name} holds statistics of {side.mu.size} features; {how.network.name} has "
@@ -43,18 +47,25 @@ def fid(generated: Side | Statistics, reference: Side | Statistics, how: Look, *
 
 
 def inception(generated: Side, how: Look, config: InceptionScoreConfig) -> Measured:
-    """The inception score, its mean over parts and their deviation. UsageError for a network that says no classes."""
+    """The inception score, its mean over parts and their deviation. UsageError for a network that says no classes, and
+    for fewer pictures than parts."""
+    if not how.network.classes:
+        raise UsageError(f"{how.network.name} says no classes; use inception-v3-compat or efficientnet-lite0")
+    if len(generated) < config.splits:
+        raise UsageError(
+            f"{generated.name}: {len(generated)} pictures do not make {config.splits} parts; fewer --splits"
+        )
     seen = look(generated, how, keep=True)
     assert seen.kept is not None
-    if seen.kept.logits is None:
-        raise UsageError(f"{how.network.name} says no classes; use inception-v3-compat or efficientnet-lite0")
+    assert seen.kept.logits is not None
     score = inception_score(seen.kept.logits, splits=config.splits, seed=config.seed)
     values = {"value": score.mean, "deviation": score.deviation}
     return _measured(_name("is", "is", how.network), values, {"generated": (generated, seen)}, how, to_dict(config))
 
 
 def kernel(generated: Side, reference: Side, how: Look, config: KernelConfig) -> Measured:
-    """The kernel distance, its mean over subsets and their deviation."""
+    """The kernel distance, its mean over subsets and their deviation. UsageError for a side below a subset's size."""
+    _enough(generated, reference, config.subset_size, f"subsets of {config.subset_size}; use a smaller --subset-size")
     sides, features = _kept(generated, reference, how)
     score = kernel_distance(*features, subsets=config.subsets, subset_size=config.subset_size, seed=config.seed)
     values = {"value": score.mean, "deviation": score.deviation}
@@ -62,7 +73,8 @@ def kernel(generated: Side, reference: Side, how: Look, config: KernelConfig) ->
 
 
 def manifold(generated: Side, reference: Side, how: Look, config: ManifoldConfig) -> Measured:
-    """Improved precision and recall."""
+    """Improved precision and recall. UsageError for a side without so many neighbours."""
+    _enough(generated, reference, config.neighbours + 1, f"{config.neighbours} neighbours; use fewer --neighbours")
     sides, features = _kept(generated, reference, how)
     found = precision_recall(*features, neighbours=config.neighbours)
     own = "prc" if how.network.name == "vgg16" else f"prc-{how.network.name}"
@@ -70,8 +82,15 @@ def manifold(generated: Side, reference: Side, how: Look, config: ManifoldConfig
 
 
 def kept_bytes(sides: Sequence[Side], network: FeatureNetwork) -> int:
-    """Memory that the features of these sides take, where a measure needs them all."""
-    return sum(len(side) for side in sides) * network.dimensions * 4
+    """About the memory that these sides take where a measure needs every feature: as they are seen in fp32, twice while
+    they are put in order, and once in float64."""
+    return sum(len(side) for side in sides) * network.dimensions * (2 * 4 + 8)
+
+
+def _enough(generated: Side, reference: Side, least: int, what: str) -> None:
+    for side in (generated, reference):
+        if len(side) < least:
+            raise UsageError(f"{side.name}: {len(side)} pictures are too few for {what}")
 
 
 def _kept(
@@ -123,6 +142,6 @@ def _measured(
         metric=metric,
         values=values,
         protocol=protocol,
-        warnings=warnings(about, how.network.stamp, gaussian=gaussian),
+        warnings=warnings(about, how.network.stamp, gaussian=gaussian, size=how.size),
         skipped=tuple(each for _, seen in sides.values() if seen is not None for each in seen.skipped),
     )

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from taming_cli.codec.train import COMMAND as TRAIN_CODEC
 from taming_cli.codec.train import held_out
 from taming_cli.config.codec import CodecTrainConfig
-from taming_cli.config.evaluate import InceptionScoreConfig, ManifoldConfig
+from taming_cli.config.evaluate import InceptionScoreConfig, KernelConfig, ManifoldConfig
 from taming_cli.config.fields import from_dict
 from taming_cli.config.prior import PriorTrainConfig
 from taming_cli.data.images import png_settings
@@ -67,7 +67,7 @@ def _of_codec(run: Path, model: Path, settings: dict[str, Any], means: Means) ->
         model,
         items,
         size=train.size,
-        batch_size=look.batch_size,
+        batch_size=min(codecs.AT_ONCE, look.batch_size),
         workers=look.workers,
         device=next(look.network.parameters()).device,
         world=look.world,
@@ -98,19 +98,26 @@ def _of_prior(run: Path, model: Path, settings: dict[str, Any], means: Means) ->
         )
         return
     device = next(means.look.network.parameters()).device
-    generated, reference = (side([path], device=device) for path in (folder, behind(model).pictures))
+    try:
+        generated, reference = (side(path, device=device) for path in (folder, behind(model).pictures))
+    except UsageError as error:
+        means.note(f"distances are left out: {error}")
+        return
     assert isinstance(generated, Side)
     assert isinstance(reference, Side)
-    if len(generated) < 2:
+    fewest = min(len(generated), len(reference))
+    if fewest < 2:
         means.note(f"distances are left out: {folder} holds one picture")
         return
-    yield "fid", distance.fid(generated, reference, means.look)
-    balls = ManifoldConfig()
-    if min(len(generated), len(reference)) > balls.neighbours:
-        yield "prc", distance.manifold(generated, reference, means.look, balls)
-    parts = InceptionScoreConfig()
-    if len(generated) >= parts.splits and means.look.network.classes:
-        yield "is", distance.inception(generated, means.look, parts)
+    look = replace(means.look, size=generated.first_size())
+    yield "fid", distance.fid(generated, reference, look)
+    balls, subsets, parts = ManifoldConfig(), KernelConfig(), InceptionScoreConfig()
+    if fewest > balls.neighbours:
+        yield "prc", distance.manifold(generated, reference, look, balls)
+    if fewest >= subsets.subset_size:
+        yield "kid", distance.kernel(generated, reference, look, subsets)
+    if len(generated) >= parts.splits and look.network.classes:
+        yield "is", distance.inception(generated, look, parts)
 
 
 def _samples(run: Path) -> Path | None:

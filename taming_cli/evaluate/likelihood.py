@@ -17,10 +17,8 @@ from taming_cli.prior.likelihood import log_likelihood
 from taming_cli.prior.model import prior_from
 from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.device import autocast, pick_device, pick_precision, precision_name
-from taming_cli.runtime.distributed import World
+from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.weights import sha256
-
-ALONE = World()
 
 
 def nll(
@@ -56,6 +54,9 @@ def nll(
     for kind in kinds:
         if kind not in ("class", *header.conditions):
             raise UsageError(f"{tokens} has no {kind} codes, which {prior} is conditioned on; tokenize with --cond")
+        learned = model.about.get("conditions", {}).get(kind, {}).get("codec_sha256")
+        if learned is not None and learned != header.conditions[kind].codec_sha256:
+            raise UsageError(f"{tokens} has {kind} codes of another codec than {prior} learned; tokenize with its own")
     if "class" in kinds and not file.label_names:
         raise UsageError(
             f"{tokens} has no classes, which {prior} is conditioned on; tokenize pictures in class folders"
@@ -127,6 +128,7 @@ def _measured(found: _Sums, prior: Path, file: TokenFile, stride: int, precision
         "tokens": {"name": str(file.path), "sha256": sha256(file.path), "count": found.count, "views": header.views},
         "stride": stride,
         "precision": precision,
+        **({"unlabelled": found.count - sum(found.counts.values())} if found.counts else {}),
         "versions": versions(),
     }
     by_class = {name: found.nats[name] / found.counts[name] for name in found.counts}

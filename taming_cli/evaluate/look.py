@@ -20,6 +20,7 @@ from torch import Tensor
 from taming_cli.config.size import Size
 from taming_cli.data.batches import Skipped
 from taming_cli.errors import UsageError
+from taming_cli.evaluate.protocol import versions
 from taming_cli.evaluate.sides import Side
 from taming_cli.judges.features import FeatureNetwork
 from taming_cli.metrics import Moments
@@ -113,7 +114,9 @@ def _together(side: Side, parts: list[_Part], keep: bool) -> Seen:
     if not numbers:
         first = f"; the first: {skipped[0].name}: {skipped[0].reason}" if skipped else ""
         raise UsageError(f"{side.name}: none of the {len(side)} pictures can be read{first}")
-    sizes = sorted(set().union(*(part.sizes for part in parts)), key=lambda size: size.width * size.height)
+    sizes = sorted(
+        set().union(*(part.sizes for part in parts)), key=lambda size: (size.width * size.height, size.width)
+    )
     seen = Seen(len(numbers), sizes[0], sizes[-1], skipped=skipped)
     if not keep:
         moments = parts[0].moments
@@ -127,10 +130,11 @@ def _together(side: Side, parts: list[_Part], keep: bool) -> Seen:
 
 
 def statistics(side: Side, how: Look, *, cache: bool = True) -> Seen:
-    """`look`, or what it found before of the very same pictures, seen in the very same way."""
+    """`look`, or what it found before of the very same pictures, seen in the very same way by the same versions."""
     if not cache:
         return look(side, how)
     key = {"layout": _LAYOUT, "content": side.content_sha256(), "network": how.network.stamp, "size": str(how.size)}
+    key |= {"versions": versions(), "device": next(how.network.parameters()).device.type}
     path = cache_folder() / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()}.npz"
     found: Seen | None = how.world.gather(_read(path) if how.world.first else None)[0]
     if found is not None:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 import taming_cli
+from taming_cli.config.size import Size
 from taming_cli.data.batches import Skipped
 
 FEW = 10_000
@@ -57,35 +58,50 @@ def versions() -> dict[str, str]:
     return found
 
 
-def warnings(sides: Mapping[str, Mapping[str, Any]], network: Mapping[str, Any], *, gaussian: bool) -> tuple[str, ...]:
-    """Of `sides` by their role (generated, reference), as they are in the protocol, seen by that network; `gaussian`
-    where they are summed up by mean and covariance, whose distance is biased in small sets."""
+def warnings(
+    sides: Mapping[str, Mapping[str, Any]],
+    network: Mapping[str, Any],
+    *,
+    gaussian: bool = False,
+    size: Size | None = None,
+) -> tuple[str, ...]:
+    """Of `sides` by their role (generated, reference), as they are in the protocol, seen by that network.
+
+    `gaussian`: they are summed up by mean and covariance. `size`: all pictures were first cut to it.
+    """
     said = []
-    for role, side in sides.items() if gaussian else ():
-        if side.get("count", FEW) < FEW:
-            said.append(f"the {role} side has {side['count']} pictures: below {FEW:,} the distance is biased upwards")
-        if side.get("count", network["dimensions"] + 1) <= network["dimensions"]:
-            said.append(
-                f"the {role} side's covariance is singular: {side['count']} pictures, {network['dimensions']} features"
-            )
+    for role, side in sides.items():
+        count = side.get("count")
+        if count is not None and count < FEW:
+            said.append(f"the {role} side has {count} pictures: scores of fewer than {FEW:,} do not compare")
+        if gaussian and count is not None and count <= network["dimensions"]:
+            said.append(f"the {role} side's covariance is singular: {count} pictures, {network['dimensions']} features")
+        if side["form"] == "statistics":
+            said.append(f"{side['name']} does not say how its statistics were taken")
     forms = {role: set(str(side["form"]).split()) for role, side in sides.items()}
     for role, form in forms.items():
         others = set().union(*(other for name, other in forms.items() if name != role))
         if "jpeg" in form and others and "jpeg" not in others and others != {"statistics"}:
             said.append(f"the {role} side is JPEG and the other is not: what JPEG leaves behind counts as a difference")
-    generated, reference = sides.get("generated", {}), sides.get("reference", {})
-    if "smallest" in reference and "smallest" in generated:
-        low, high = _area(reference["smallest"]), _area(generated["smallest"])
-        if low < high:
-            said.append(
-                f"reference pictures of {reference['smallest']} are compared with generated ones of "
-                f"{generated['smallest']}: enlarged ones lack detail"
-            )
+    said += _of_sizes(sides, size)
     if not network["known"]:
         said.append(f"the weights of {network['name']} are not the published ones (sha256 {network['sha256'][:12]})")
     return tuple(said)
 
 
-def _area(size: str) -> int:
-    width, height = size.split("x")
-    return int(width) * int(height)
+def _of_sizes(sides: Mapping[str, Mapping[str, Any]], size: Size | None) -> list[str]:
+    ends = {
+        role: [Size.parse(side[end]) for end in ("smallest", "largest")]
+        for role, side in sides.items()
+        if "smallest" in side
+    }
+    every = [each for pair in ends.values() for each in pair]
+    said = []
+    if size is None and len({each.width / each.height for each in every}) > 1:
+        said.append("pictures of several shapes are each stretched to a square; --size WxH cuts them alike first")
+    if "reference" in ends:
+        low = ends["reference"][0]
+        asked = size or (ends["generated"][0] if "generated" in ends else None)
+        if asked is not None and low.width * low.height < asked.width * asked.height:
+            said.append(f"reference pictures of {low} are compared at {asked}: enlarged ones lack detail")
+    return said

@@ -5,6 +5,7 @@ A side gives its pictures as the 8-bit RGB that a PNG of them holds, one after a
 """
 
 import hashlib
+import json
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -30,7 +31,7 @@ from taming_cli.data.contents import Pictures
 from taming_cli.data.images import SHEET, apply, centre_crop, png_settings, tensor
 from taming_cli.data.sources import Item, digest, list_items
 from taming_cli.data.tokens import TokenFile
-from taming_cli.errors import BadFileError, UsageError
+from taming_cli.errors import BadFileError, BadImageError, UsageError
 
 Prepare = Callable[[Tensor], Tensor]
 """A picture uint8 (3, H, W) -> what a network takes of it, of one shape for all."""
@@ -77,6 +78,15 @@ class Side(ABC):
         """What a result says of it."""
         return {"name": self.name, "form": self.form, "listed": len(self), "list_sha256": self.list_sha256()}
 
+    def first_size(self) -> Size | None:
+        """Of the first picture, as it is stored; None where it cannot be read."""
+        for batch in self.batches(lambda picture: picture[:, :1, :1], size=None, every=FIRST, batch_size=1, workers=1):
+            return next(iter(batch.sizes), None)
+        return None
+
+
+FIRST = slice(0, 1)
+
 
 class _Prepared(Pictures):
     """Pictures whose tensor is what the network takes, so that threads that read them do that too."""
@@ -108,10 +118,19 @@ class Files(Side):
 
     def content_sha256(self) -> str:  # noqa: D102
         def hashed(item: Item) -> str:
-            return hashlib.sha256(item.read()).hexdigest()
+            try:
+                return hashlib.sha256(item.read()).hexdigest()
+            except BadImageError:  # whoever looks at it will say so
+                return ""
 
         with ThreadPoolExecutor(8) as readers:
             return hashlib.sha256("".join(sorted(readers.map(hashed, self.items))).encode()).hexdigest()
+
+    def about(self) -> dict[str, Any]:
+        """What a result says of it; of samples of ours, how the first was drawn too."""
+        said = super().about()
+        drawn = png_settings(self.items[0].path) if self.items[0].member is None else None
+        return said | ({"drawn": json.loads(drawn)} if drawn else {})
 
     def batches(  # noqa: D102
         self, prepare: Prepare, *, size: Size | None, every: slice, batch_size: int, workers: int
@@ -240,41 +259,59 @@ class Statistics:
         return {"name": self.name, "form": "statistics", "list_sha256": sha256}
 
 
-def side(paths: Sequence[Path], *, codec: Path | None = None, device: torch.device) -> Side | Statistics:
-    """What these paths hold: one token file, one .npz, or any number of folders, archives and pictures.
+def side(path: Path, *, codec: Path | None = None, device: torch.device, statistics: bool = True) -> Side | Statistics:
+    """What a path holds: a folder, archive or picture, a token file, or an .npz.
 
-    `codec` is that of a token file, where it is not found. UsageError for paths that do not exist or hold nothing to
-    compare, BadFileError for damaged files.
+    `codec` is that of a token file, where it is not found. Of an .npz that holds both, as the ADM suite's references
+    do, the statistics are taken where `statistics` says so, else the pictures. UsageError for a path that does not
+    exist or holds nothing to compare, BadFileError for damaged files.
     """
-    name = " ".join(map(str, paths))
-    for path in paths:
-        if not path.exists():
-            raise UsageError(f"{path}: no such file or folder")
-        if len(paths) > 1 and path.suffix.lower() in (".h5", ".npz"):
-            raise UsageError(f"{path} is a side by itself; give it alone")
-    if paths[0].suffix.lower() == ".h5":
-        return Tokens(name, paths[0], TokenFile(paths[0]), codec, device)
-    if paths[0].suffix.lower() == ".npz":
-        return _npz(name, paths[0])
-    return Files(name, tuple(item for item in list_items(paths).items if not _is_sheet(item)))
+    if not path.exists():
+        raise UsageError(f"{path}: no such file or folder")
+    if path.suffix.lower() == ".h5":
+        file = TokenFile(path)
+        codec_for(file.header, path, codec)
+        return Tokens(str(path), path, file, codec, device)
+    if path.suffix.lower() == ".npz":
+        return _npz(path, statistics)
+    return Files(str(path), pictures_in([path]))
+
+
+def pictures_in(paths: Sequence[Path]) -> tuple[Item, ...]:
+    """The pictures of folders and archives, without the sheets that `sample` puts beside its own. UsageError where
+    there are none."""
+    found = tuple(item for item in list_items(paths).items if not _is_sheet(item))
+    if not found:
+        raise UsageError(f"{' '.join(map(str, paths))} holds a sheet of pictures and none by itself; draw some first")
+    return found
 
 
 def _is_sheet(item: Item) -> bool:
     """Whether it is the sheet that `sample` puts beside its pictures, which is none of them."""
-    return PurePosixPath(item.name).name == "grid.png" and item.member is None and png_settings(item.path) == SHEET
+    if PurePosixPath(item.name).name != "grid.png" or item.member is not None:
+        return False
+    said = png_settings(item.path)  # older ones say nothing, but lie beside a sample
+    return said == SHEET or (said is None and png_settings(item.path.with_name("000000.png")) is not None)
 
 
-def _npz(name: str, path: Path) -> Side | Statistics:
+def _npz(path: Path, statistics: bool) -> Side | Statistics:
     held = arrays.members(path)
-    if {"mu.npy", "sigma.npy"} <= held:
+    if {"mu.npy", "sigma.npy"} <= held and (statistics or arrays.PICTURES not in held):
         try:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
-                mu, sigma = found["mu"].astype(np.float64), found["sigma"].astype(np.float64)
+                mu, sigma = found["mu"], found["sigma"]
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BadFileError(f"{path}: damaged ({error}); fetch it again") from error
-        return Statistics(name, path, mu, sigma)
+        if {mu.dtype.kind, sigma.dtype.kind} != {"f"} or sigma.shape != (mu.size, mu.size) or mu.ndim != 1:
+            raise BadFileError(
+                f"{path}: mu is {mu.dtype} {mu.shape} and sigma {sigma.dtype} {sigma.shape}; floating-point (D,) and "
+                "(D, D) are expected"
+            )
+        if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+            raise BadFileError(f"{path}: holds values that are not finite; take the statistics again")
+        return Statistics(str(path), path, mu.astype(np.float64), sigma.astype(np.float64))
     if arrays.PICTURES in held:
-        return Samples(name, path, arrays.shape_of(path))
+        return Samples(str(path), path, arrays.shape_of(path))
     raise BadFileError(f"{path}: holds {', '.join(sorted(held)) or 'nothing'}; give mu and sigma, or pictures as arr_0")
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from taming_cli.errors import UsageError
@@ -32,6 +33,10 @@ class World:
         return gathered
 
 
+ALONE = World()
+"""One process by itself."""
+
+
 @contextmanager
 def world() -> Iterator[World]:
     """The processes that torchrun started together with this one, or this one alone.
@@ -45,11 +50,21 @@ def world() -> Iterator[World]:
     rank = _number("RANK", 0)
     if not 0 <= rank < size:
         raise UsageError(f"RANK is {rank} of WORLD_SIZE {size}; start the processes by torchrun")
+    for variable in ("MASTER_ADDR", "MASTER_PORT"):
+        if not os.environ.get(variable):
+            raise UsageError(f"WORLD_SIZE is {size}, but {variable} is not set; start the processes by torchrun")
     dist.init_process_group("gloo", rank=rank, world_size=size)
     try:
         yield World(rank, size)
     finally:
         dist.destroy_process_group()
+
+
+def own_device(name: str) -> str:
+    """`auto` or `cuda` as this one of several processes on a machine means it: each has a GPU of its own."""
+    local = os.environ.get("LOCAL_RANK", "")
+    several = _number("WORLD_SIZE", 1) > 1 and local.isdecimal()
+    return f"cuda:{local}" if several and name in ("auto", "cuda") and torch.cuda.is_available() else name
 
 
 def _number(variable: str, otherwise: int) -> int:
