@@ -35,7 +35,8 @@ class Output:
             text = json.dumps(values, ensure_ascii=False)
         else:
             text = short if self.quiet and short is not None else line
-        sys.stdout.write(text + "\n")
+        # A file name may hold bytes that are no utf-8: written so, they are JSON's own escapes too.
+        sys.stdout.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
         sys.stdout.flush()
 
     def bar(self, what: str, total: float | None) -> "Bar":
