@@ -1,27 +1,18 @@
 """`eval`: how good pictures, codecs and priors are, by the measures that the field quotes."""
 
-import inspect
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from taming_cli.cli import options as o
-from taming_cli.cli.console import Output
-from taming_cli.cli.measured import lines, save, save_all, values
+from taming_cli.cli.measured import save_all, values
+from taming_cli.cli.session import Session, measures, pictures_of
 from taming_cli.config.evaluate import FeatureConfig, InceptionScoreConfig, KernelConfig, ManifoldConfig
 from taming_cli.config.size import Size
-from taming_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from taming_cli.evaluate.codecs import Sending
-    from taming_cli.evaluate.look import Look
     from taming_cli.evaluate.protocol import Measured
-    from taming_cli.evaluate.sides import Side, Statistics
-    from taming_cli.judges.features import FeatureNetwork
 
 Generated = Annotated[
     Path | None,
@@ -76,190 +67,9 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="eval", rich_help_panel="Measure")
 
 
-class _Session:
-    """What all measurements share: where they run, their bar, and how their result is said."""
-
-    def __init__(
-        self,
-        *,
-        out: Annotated[
-            Path | None,
-            typer.Option("-o", "--out", metavar="FOLDER", help="Keep the result there, and what it draws."),
-        ] = None,
-        batch_size: o.BatchSize = 32,
-        device: o.Device = "auto",
-        workers: o.Workers = 2,
-        json: o.Json = False,
-        quiet: o.Quiet = False,
-        debug: o.Debug = False,
-    ) -> None:
-        self.batch_size, self.device_name, self.workers, self.out = batch_size, device, workers, out
-        self._json, self._quiet = json, quiet
-        self._open = ExitStack()
-
-    def __enter__(self) -> "_Session":
-        from taming_cli.runtime.device import pick_device
-        from taming_cli.runtime.distributed import own_device, world
-
-        if self.out is not None and self.out.exists() and not self.out.is_dir():
-            raise UsageError(f"{self.out} is a file; give a folder for the result")
-        self.device = pick_device(own_device(self.device_name))
-        self.world = self._open.enter_context(world())
-        self.output = Output(json=self._json, quiet=self._quiet or not self.world.first)
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._open.__exit__(*error)
-
-    def told(self, what: str, unit: str = "pictures") -> Callable[[int, int], None]:
-        """A bar, which is told (done, total)."""
-        bar = self._open.enter_context(self.output.bar(what, None))
-
-        def on_item(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done, f"{done}/{total} {unit}")
-
-        return on_item
-
-    def say(self, measured: "Measured") -> int:
-        """The result, by the first process; 3 where pictures were skipped."""
-        self._open.close()
-        if self.world.first:
-            self.heed(measured)
-            first = next(iter(measured.values.values()))
-            self.output.result(lines(measured), measured.to_dict(), short=f"{first:.6g}")
-            if self.out is not None:
-                save(measured, self.out)
-        return 3 if measured.skipped and self.world.first else 0
-
-    def heed(self, measured: "Measured") -> None:
-        """What a reader of the result has to know besides, on stderr."""
-        for warning in measured.warnings:
-            self.output.note(f"warning: {warning}")
-        self.output.skipped(dict(measured.skipped))
-
-    def newest(self, generated: Path | None) -> Path:
-        """What is measured: as named, else the newest samples, said on stderr."""
-        from taming_cli.evaluate.defaults import newest_samples
-
-        if generated is None:
-            generated = newest_samples()
-            self.output.note(f"generated: {generated} (the newest samples)")
-        return generated
-
-    def sides(
-        self, features: FeatureConfig, generated: Path | None, reference: Path | None, codec: Path | None
-    ) -> "_Sides":
-        """Both sides: as named, else the newest samples, and what their codec was trained on, cut to the samples' size;
-        said on stderr. Statistics are taken where they are what the network would give."""
-        from taming_cli.evaluate.defaults import trained_on
-        from taming_cli.evaluate.sides import Side, side
-
-        published = features.features == "inception-v3-compat" and features.resize == "tf1" and features.size is None
-        made = side(self.newest(generated), codec=codec, device=self.device, statistics=published)
-        if reference is not None:
-            return _Sides(made, side(reference, codec=codec, device=self.device, statistics=published), features)
-        found = trained_on(Path(made.name))
-        size = features.size or (made.first_size() if isinstance(made, Side) else None)
-        self.output.note(f"reference: {found.pictures}, what the codec {found.codec} was trained on, cut to {size}")
-        return _Sides(made, side(found.pictures, device=self.device), replace(features, size=size))
-
-    def pictures(self, path: Path, codec: Path | None) -> "Side":
-        """What a path holds, where statistics are not enough."""
-        from taming_cli.evaluate.sides import side
-
-        return _pictures(side(path, codec=codec, device=self.device, statistics=False))
-
-    def network(self, features: FeatureConfig, weights: Path | None, offline: bool) -> "FeatureNetwork":
-        """The feature network, its weights fetched if need be."""
-        from taming_cli.judges.features import build
-
-        with self.output.bar("weights", None) as bar:
-
-            def on_bytes(done: int, total: int | None) -> None:
-                bar.total = total
-                bar.update(done, f"{done / 1e6:.0f} MB of the network's weights")
-
-            network = build(
-                features.features, resize=features.resize, weights=weights, offline=offline, on_bytes=on_bytes
-            )
-        return network.to(self.device)
-
-    def look(self, features: FeatureConfig, weights: Path | None, offline: bool, *keep: "Side") -> "Look":
-        """How to look; of the sides to `keep` all features are kept, and the memory that takes is said."""
-        from taming_cli.evaluate.distance import kept_bytes
-        from taming_cli.evaluate.look import Look
-
-        network = self.network(features, weights, offline)
-        if keep:
-            self.output.note(f"all features are kept: {kept_bytes(keep, network) / 2**20:.0f} MiB")
-        return Look(
-            network=network,
-            size=features.size,
-            batch_size=self.batch_size,
-            workers=self.workers,
-            world=self.world,
-            on_item=self.told("looking"),
-        )
-
-    def sending(self, codec: Path, images: list[Path], size: Size | None) -> "Sending":
-        """Pictures on their way through a codec."""
-        from taming_cli.evaluate.codecs import AT_ONCE, sending
-        from taming_cli.evaluate.sides import pictures_in
-
-        return sending(
-            codec,
-            pictures_in(images),
-            size=size,
-            batch_size=min(AT_ONCE, self.batch_size),
-            workers=self.workers,
-            device=self.device,
-            world=self.world,
-            on_item=self.told("reconstructing"),
-        )
-
-
-class _Sides(NamedTuple):
-    """What is compared, and by which settings."""
-
-    generated: "Side | Statistics"
-    reference: "Side | Statistics"
-    features: FeatureConfig
-
-
-def _pictures(found: "Side | Statistics") -> "Side":
-    from taming_cli.evaluate.sides import Statistics
-
-    if isinstance(found, Statistics):
-        raise UsageError(f"{found.name} holds statistics; this measure needs the pictures themselves")
-    return found
-
-
-def _measures(**panels: type[Any]) -> Callable[[Callable[..., "Measured | int"]], Callable[..., int]]:
-    """A decorator: the command, `(session, *configs, **arguments) -> Measured`, gets the flags of `_Session` and of
-    these config classes, and says its result, unless it has done so and returns the exit code."""
-
-    def decorate(command: Callable[..., "Measured | int"]) -> Callable[..., int]:
-        own = list(inspect.signature(command).parameters.values())[1 + len(panels) :]
-        shared = inspect.signature(_Session).parameters
-
-        def run(flags: dict[str, Any], **arguments: Any) -> int:
-            configs = o.settle(tuple(panels.values()), flags, command="eval").configs
-            asked = {name: arguments.pop(name) for name in shared}
-            with _Session(**asked) as session:
-                found = command(session, *configs, **arguments)
-                return found if isinstance(found, int) else session.say(found)
-
-        run.__signature__ = inspect.Signature([*own, *shared.values()])  # type: ignore[attr-defined]
-        run.__doc__, run.__name__ = command.__doc__, command.__name__
-        return o.with_flags(**panels)(run)
-
-    return decorate
-
-
-@_measures(Seen_by=FeatureConfig)
+@measures(Seen_by=FeatureConfig)
 def fid(
-    session: _Session,
+    session: Session,
     features: FeatureConfig,
     generated: Generated = None,
     reference: Reference = None,
@@ -275,9 +85,9 @@ def fid(
     return distance.fid(sides.generated, sides.reference, look, cache=features.cache)
 
 
-@_measures(Seen_by=FeatureConfig, Parts=InceptionScoreConfig)
+@measures(Seen_by=FeatureConfig, Parts=InceptionScoreConfig)
 def inception(
-    session: _Session,
+    session: Session,
     features: FeatureConfig,
     config: InceptionScoreConfig,
     generated: Generated = None,
@@ -292,9 +102,9 @@ def inception(
     return distance.inception(side, session.look(features, weights, offline, side), config)
 
 
-@_measures(Seen_by=FeatureConfig, Subsets=KernelConfig)
+@measures(Seen_by=FeatureConfig, Subsets=KernelConfig)
 def kernel(
-    session: _Session,
+    session: Session,
     features: FeatureConfig,
     config: KernelConfig,
     generated: Generated = None,
@@ -307,13 +117,13 @@ def kernel(
     from taming_cli.evaluate import distance
 
     sides = session.sides(features, generated, reference, codec)
-    pair = _pictures(sides.generated), _pictures(sides.reference)
+    pair = pictures_of(sides.generated), pictures_of(sides.reference)
     return distance.kernel(*pair, session.look(sides.features, weights, offline, *pair), config)
 
 
-@_measures(Seen_by=FeatureConfig, Balls=ManifoldConfig)
+@measures(Seen_by=FeatureConfig, Balls=ManifoldConfig)
 def manifold(
-    session: _Session,
+    session: Session,
     features: FeatureConfig,
     config: ManifoldConfig,
     generated: Generated = None,
@@ -326,13 +136,13 @@ def manifold(
     from taming_cli.evaluate import distance
 
     sides = session.sides(features, generated, reference, codec)
-    pair = _pictures(sides.generated), _pictures(sides.reference)
+    pair = pictures_of(sides.generated), pictures_of(sides.reference)
     return distance.manifold(*pair, session.look(sides.features, weights, offline, *pair), config)
 
 
-@_measures(Seen_by=FeatureConfig)
+@measures(Seen_by=FeatureConfig)
 def rfid(
-    session: _Session,
+    session: Session,
     features: FeatureConfig,
     codec: CodecFile,
     images: Images,
@@ -346,9 +156,9 @@ def rfid(
     return codecs.rfid(session.sending(codec, images, features.size), network)
 
 
-@_measures()
+@measures()
 def recon(
-    session: _Session,
+    session: Session,
     codec: CodecFile,
     images: Images,
     size: SizeText = None,
@@ -365,9 +175,9 @@ def recon(
     return codecs.recon(sent, None if judge is None else judge.to(session.device))
 
 
-@_measures()
+@measures()
 def codebook(
-    session: _Session,
+    session: Session,
     codec: CodecFile,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...|TOKENS", help="Pictures, or one token file.")],
     size: SizeText = None,
@@ -382,9 +192,9 @@ def codebook(
     return codecs.codebook(session.sending(codec, images, Size.parse(size) if size else None))
 
 
-@_measures()
+@measures()
 def nll(
-    session: _Session,
+    session: Session,
     prior: Annotated[Path, typer.Argument(metavar="PRIOR", help="A prior's model file.")],
     tokens: Annotated[Path, typer.Argument(metavar="TOKENS", help="Token file of the prior's codec.")],
     stride: Annotated[
@@ -407,9 +217,9 @@ def nll(
     )
 
 
-@_measures(Seen_by=FeatureConfig)
+@measures(Seen_by=FeatureConfig)
 def everything(
-    session: _Session,
+    session: Session,
     features: FeatureConfig,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run of train-vqgan or train-prior.")],
     perceptual: Perceptual = "efficientnet-lite0",
