@@ -23,7 +23,7 @@ from taming_cli.data.sources import Item, digest
 from taming_cli.data.tokens import TokenFile, blocks
 from taming_cli.errors import UsageError
 from taming_cli.evaluate.plots import histogram
-from taming_cli.evaluate.protocol import Measured, versions, warnings
+from taming_cli.evaluate.protocol import Measured, named, versions, warnings
 from taming_cli.judges.features import FeatureNetwork
 from taming_cli.judges.perceptual import SMALLEST_SIDE, Perceptual
 from taming_cli.metrics import SSIM_RADIUS, Moments, frechet_distance, perplexity, psnr, ssim, usage
@@ -31,12 +31,12 @@ from taming_cli.runtime.distributed import ALONE, World
 
 SHOWN = 4
 """Pictures of the worst and of the best that are shown."""
+SIDE = 224
+"""Pixels a side of each of them."""
 AT_ONCE = 8
 """Pictures that a codec is given at once, at most."""
 EXACT = 100.0
 """dB that a picture counts with which comes back exactly."""
-SIDE = 224
-"""Pixels a side of each of them."""
 
 
 class _Sent(NamedTuple):
@@ -191,11 +191,10 @@ def rfid(sent: Sending, network: FeatureNetwork) -> Measured:
     if real.count < 2:
         raise none_read(sent.items, skipped, least=2)
     value = frechet_distance(rebuilt.mean, rebuilt.sigma, real.mean, real.sigma)
-    own = "rfid" if network.name == "inception-v3-compat" else f"rfd-{network.name}"
     about = sent.about | {"features": network.stamp}
     about["pictures"] = about["pictures"] | {"count": real.count}
     return Measured(
-        metric=own if network.resize == "tf1" else f"{own}-{network.resize}",
+        metric=named("rfid", "rfd", network.stamp),
         values={"value": value},
         protocol=about,
         skipped=tuple(skipped),

@@ -13,7 +13,7 @@ from taming_cli.config.evaluate import InceptionScoreConfig, KernelConfig, Manif
 from taming_cli.config.fields import to_dict
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.evaluate.look import Look, Seen, look, statistics
-from taming_cli.evaluate.protocol import Measured, versions, warnings
+from taming_cli.evaluate.protocol import Measured, named, versions, warnings
 from taming_cli.evaluate.sides import Side, Statistics
 from taming_cli.judges.features import FeatureNetwork
 from taming_cli.metrics import frechet_distance, inception_score, kernel_distance, precision_recall
@@ -43,7 +43,7 @@ def fid(generated: Side | Statistics, reference: Side | Statistics, how: Look, *
         else:
             sides[role] = side, statistics(side, how, cache=cache and role == "reference")
     value = frechet_distance(*_gaussian(*sides["generated"]), *_gaussian(*sides["reference"]))
-    return _measured(_name("fid", "fd", how.network), {"value": value}, sides, how, gaussian=True)
+    return _measured(named("fid", "fd", how.network.stamp), {"value": value}, sides, how, gaussian=True)
 
 
 def inception(generated: Side, how: Look, config: InceptionScoreConfig) -> Measured:
@@ -60,7 +60,9 @@ def inception(generated: Side, how: Look, config: InceptionScoreConfig) -> Measu
     assert seen.kept.logits is not None
     score = inception_score(seen.kept.logits, splits=config.splits, seed=config.seed)
     values = {"value": score.mean, "deviation": score.deviation}
-    return _measured(_name("is", "is", how.network), values, {"generated": (generated, seen)}, how, to_dict(config))
+    return _measured(
+        named("is", "is", how.network.stamp), values, {"generated": (generated, seen)}, how, to_dict(config)
+    )
 
 
 def kernel(generated: Side, reference: Side, how: Look, config: KernelConfig) -> Measured:
@@ -69,7 +71,7 @@ def kernel(generated: Side, reference: Side, how: Look, config: KernelConfig) ->
     sides, features = _kept(generated, reference, how)
     score = kernel_distance(*features, subsets=config.subsets, subset_size=config.subset_size, seed=config.seed)
     values = {"value": score.mean, "deviation": score.deviation}
-    return _measured(_name("kid", "kd", how.network), values, sides, how, to_dict(config))
+    return _measured(named("kid", "kd", how.network.stamp), values, sides, how, to_dict(config))
 
 
 def manifold(generated: Side, reference: Side, how: Look, config: ManifoldConfig) -> Measured:
@@ -112,12 +114,6 @@ def _gaussian(side: Side | Statistics, seen: Seen | None) -> tuple[Any, Any]:
     assert seen is not None
     assert seen.moments is not None
     return seen.moments.mean, seen.moments.sigma
-
-
-def _name(short: str, general: str, network: FeatureNetwork) -> str:
-    """`fid`, `fid-clean`, `fd-efficientnet-lite0`."""
-    own = short if network.name == "inception-v3-compat" else f"{general}-{network.name}"
-    return own if network.resize == "tf1" else f"{own}-{network.resize}"
 
 
 def _measured(

@@ -47,6 +47,15 @@ class Measured:
         }
 
 
+def named(short: str, general: str, network: Mapping[str, Any]) -> str:
+    """`fid`, `fid-clean`, `fd-efficientnet-lite0`: the field's short name only where Inception saw the pictures.
+
+    `network` is the stamp of what did.
+    """
+    own = short if network["name"] == "inception-v3-compat" else f"{general}-{network['name']}"
+    return own if network["resize"] == "tf1" else f"{own}-{network['resize']}"
+
+
 def versions() -> dict[str, str]:
     """Of this tool and of what computes."""
     found = {"taming": taming_cli.__version__, "python": platform.python_version()}
