@@ -5,7 +5,9 @@ float64: their sums over many pictures are what results are compared by.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -92,6 +94,11 @@ class Moments:
         mean = self.mean + apart * (other.count / max(1, count))
         between = np.outer(apart, apart) * (self.count * other.count / max(1, count))
         return Moments(count, mean, self.scatter + other.scatter + between)
+
+    @classmethod
+    def together(cls, parts: Iterable["Moments"]) -> "Moments":
+        """Of all parts, one at the least, merged in their order."""
+        return reduce(cls.merge, parts)
 
     @property
     def sigma(self) -> npt.NDArray[np.float64]:

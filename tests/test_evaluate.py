@@ -1,10 +1,6 @@
 """`taming eval` of pictures: equal to torch-fidelity and pytorch-fid, whatever the batches and processes."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +12,10 @@ from taming_cli.cli.app import main
 from taming_cli.evaluate import look as looking
 from taming_cli.evaluate.look import Look, look
 from taming_cli.evaluate.sides import side
+from taming_cli.judges import features as features_of
 from taming_cli.judges.features import build
 from tests.judged import folder_of_pictures, inception_weights
+from tests.processes import torchrun
 
 CPU = torch.device("cpu")
 
@@ -84,19 +82,26 @@ def test_fid_is_kid_and_prc_are_torch_fidelitys(two: Two, capsys: pytest.Capture
 
 
 def test_published_statistics_are_compared_as_pictures_are(
-    two: Two, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    two: Two, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = build("inception-v3-compat", weights=two.weights)
     for name in ("a", "b"):
-        kept = look(side(getattr(two, name), device=CPU), Look(network=network), keep=True).kept
+        kept = look(side(getattr(two, name), device=CPU), Look(network=network), keep="features").kept
         assert kept is not None
-        features = kept.features.double().numpy()
+        features = kept.numpy()
         np.savez(tmp_path / f"{name}.npz", mu=features.mean(0), sigma=np.cov(features, rowvar=False))  # as pytorch-fid
     given = ("--weights", two.weights)
     expected = result(capsys, "fid", two.a, two.b, *given)["value"]
     assert expected > 0.1
-    for one, other in ((tmp_path / "a.npz", tmp_path / "b.npz"), (two.a, tmp_path / "b.npz")):
-        assert result(capsys, "fid", one, other, *given)["value"] == pytest.approx(expected, rel=1e-9)
+    statistics = tmp_path / "a.npz", tmp_path / "b.npz"
+    found = result(capsys, "fid", two.a, statistics[1], *given)
+    assert found["value"] == pytest.approx(expected, rel=1e-9)
+    monkeypatch.setattr(features_of, "build", lambda *arguments, **more: pytest.fail("statistics need no network"))
+    found = result(capsys, "fid", *statistics)
+    assert found["metric"] == "fid"
+    assert found["value"] == pytest.approx(expected, rel=1e-9)
+    assert main(["eval", "fid", *map(str, statistics), *LITE]) == 1
+    assert "holds statistics of 2048 features; efficientnet-lite0 has 1280" in capsys.readouterr().err
 
 
 LITE = ("--features", "efficientnet-lite0")
@@ -116,15 +121,7 @@ def test_batches_and_threads_do_not_show(two: Two, capsys: pytest.CaptureFixture
 def test_two_processes_find_what_one_finds(two: Two, capsys: pytest.CaptureFixture[str], metric: str) -> None:
     more = ["--subset-size", "8"] if metric == "kid" else ["--no-cache"]
     alone = result(capsys, metric, two.a, two.b, *LITE, *more)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
-    command += ["--master-port", str(port), "-m", "taming_cli", "eval", metric, str(two.a), str(two.b), *LITE, *more]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    together = json.loads(done.stdout)  # one line, of the first
+    together = json.loads(torchrun("eval", metric, two.a, two.b, *LITE, *more, "--json"))  # one line, of the first
     assert together["value"] == pytest.approx(alone["value"], rel=1e-6)
     assert together["protocol"] == alone["protocol"]
 
@@ -170,6 +167,14 @@ def test_a_result_says_how_it_was_taken_and_warns(two: Two, capsys: pytest.Captu
         assert part in said
     assert "enlarged" not in said
     assert "enlarged" in " ".join(result(capsys, "fid", two.b, two.a, *LITE)["warnings"])
+
+
+def test_a_result_is_kept_beside_those_that_are_there(
+    two: Two, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    found = [result(capsys, "fid", one, two.b, *LITE, "-o", tmp_path / "kept") for one in (two.a, two.b)]
+    names = ("fd-efficientnet-lite0.json", "fd-efficientnet-lite0-2.json")
+    assert [json.loads((tmp_path / "kept" / name).read_text()) for name in names] == found
 
 
 def test_only_the_number_is_printed_where_quiet(two: Two, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """`taming eval all`, and what is measured where nothing is named: a toy codec and prior of their own runs."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from taming_cli.cli.app import main
 from taming_cli.evaluate.defaults import newest_samples, trained_on
 from taming_cli.runtime.record import read_run
 from taming_cli.runtime.rundir import newest
+from tests.processes import torchrun
 from tests.test_cli import CODEC, PRIOR
 
 LITE = ["--features", "efficientnet-lite0"]
@@ -38,6 +40,15 @@ def measured(capsys: Capture, *line: object) -> dict[str, Any]:
     run("eval", *line, *LITE, "--device", "cpu", "--json")
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """All that are in it, in order."""
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from numbers(each)
+    elif isinstance(value, float):
+        yield value
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +81,16 @@ def test_a_prior_is_measured_on_held_out_tokens_and_by_its_newest_samples(capsys
     assert found["fid"]["protocol"]["generated"]["count"] == 5  # the grid beside them is no sample
     assert found["fid"]["protocol"]["reference"]["count"] == 16
     assert "nats/token" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize("folder", ["runs/train-vqgan/001", "runs/train-prior/001"])
+def test_two_processes_find_what_one_finds(capsys: Capture, folder: str) -> None:
+    alone = measured(capsys, "all", folder)
+    together = json.loads(torchrun("eval", "all", folder, *LITE, "--device", "cpu", "--json"))
+    assert together.keys() == alone.keys()
+    for name, found in together.items():
+        assert found["protocol"] == alone[name]["protocol"]
+        assert list(numbers(found)) == pytest.approx(list(numbers(alone[name])), rel=1e-6)
 
 
 def test_without_names_the_newest_samples_meet_the_pictures_behind_them(capsys: Capture) -> None:

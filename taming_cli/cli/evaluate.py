@@ -79,8 +79,11 @@ def fid(
 ) -> "Measured":
     """Frechet distance of two sides' features: FID, or under another network's name."""
     from taming_cli.evaluate import distance
+    from taming_cli.evaluate.sides import Statistics
 
     sides = session.sides(features, generated, reference, codec)
+    if isinstance(sides.generated, Statistics) and isinstance(sides.reference, Statistics):
+        return distance.fid_of_statistics(sides.generated, sides.reference, sides.features)
     look = session.look(sides.features, weights, offline)
     return distance.fid(sides.generated, sides.reference, look, cache=features.cache)
 
@@ -99,7 +102,7 @@ def inception(
     from taming_cli.evaluate import distance
 
     side = session.pictures(session.newest(generated), codec)
-    return distance.inception(side, session.look(features, weights, offline, side), config)
+    return distance.inception(side, session.look(features, weights, offline, side, keep="logits"), config)
 
 
 @measures(Seen_by=FeatureConfig, Subsets=KernelConfig)
@@ -153,7 +156,7 @@ def rfid(
     from taming_cli.evaluate import codecs
 
     network = session.network(features, weights, offline)
-    return codecs.rfid(session.sending(codec, images, features.size), network)
+    return session.sending(codec, images, features.size).measured(codecs.Distribution(network))
 
 
 @measures()
@@ -172,7 +175,8 @@ def recon(
 
     judge = build(perceptual, weights=weights, offline=offline)
     sent = session.sending(codec, images, Size.parse(size) if size else None)
-    return codecs.recon(sent, None if judge is None else judge.to(session.device))
+    judge = None if judge is None else judge.to(session.device)
+    return sent.measured(codecs.Reconstruction(judge, sent.codec.config.codebook_size))
 
 
 @measures()
@@ -189,7 +193,8 @@ def codebook(
         if size is not None:
             session.output.note("--size cuts pictures; the codes of a token file are taken as they are")
         return codecs.codebook_of(images[0], codec)
-    return codecs.codebook(session.sending(codec, images, Size.parse(size) if size else None))
+    sent = session.sending(codec, images, Size.parse(size) if size else None)
+    return sent.measured(codecs.Codebook(sent.codec.config.codebook_size))
 
 
 @measures()

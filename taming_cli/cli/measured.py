@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +25,22 @@ def lines(measured: "Measured") -> str:
     return "\n".join([*filter(None, said), _taken(measured.protocol)])
 
 
-def save(measured: "Measured", out: Path) -> None:
-    """Write all of a result to `out/METRIC.json`, and what it draws beside it."""
+def save(measured: "Measured", out: Path) -> Path:
+    """Write all of a result to `out/METRIC.json`, and what it draws beside it; with a number where other results are
+    there already. -> the JSON's path."""
     from taming_cli.data.images import write_png
 
-    _write_json(out / f"{measured.metric.replace('/', '-per-')}.json", measured.to_dict())
-    for name, picture in measured.pictures.items():
-        write_png(out / name, picture)
+    metric = measured.metric.replace("/", "-per-")
+    for number in count(1):
+        mark = "" if number == 1 else f"-{number}"
+        path = out / f"{metric}{mark}.json"
+        drawn = {out / f"{Path(name).stem}{mark}.png": picture for name, picture in measured.pictures.items()}
+        if not any(each.exists() for each in (path, *drawn)):
+            break
+    _write_json(path, measured.to_dict())
+    for each, picture in drawn.items():
+        write_png(each, picture)
+    return path
 
 
 def save_all(results: Mapping[str, "Measured"], run: Path) -> None:
@@ -65,8 +75,9 @@ def _taken(protocol: Mapping[str, Any]) -> str:
     ]
     for judge in ("features", "perceptual"):
         if seen := protocol.get(judge):
-            where = f", {seen['resize']} to {seen['side']}" if "resize" in seen else ""
-            said.append(f"{seen['name']} ({seen['sha256'][:8]}{where})")
+            where = [f"{seen['resize']} to {seen['side']}"] if "side" in seen else []
+            digest = [seen["sha256"][:8]] if seen["sha256"] else []
+            said.append(f"{seen['name']} ({', '.join(digest + where)})" if digest + where else seen["name"])
     said += [f"{name} {protocol[name]}" for name in _SETTINGS if protocol.get(name) is not None]
     said.append(", ".join(f"{name} {version}" for name, version in protocol["versions"].items()))
     return "; ".join(said)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -17,9 +17,9 @@ from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from taming_cli.evaluate.codecs import Sending
     from taming_cli.evaluate.look import Look
     from taming_cli.evaluate.protocol import Measured
+    from taming_cli.evaluate.sending import Sending
     from taming_cli.evaluate.sides import Side, Statistics
     from taming_cli.judges.features import FeatureNetwork
 
@@ -77,7 +77,7 @@ class Session:
             first = next(iter(measured.values.values()))
             self.output.result(lines(measured), measured.to_dict(), short=f"{first:.6g}")
             if self.out is not None:
-                save(measured, self.out)
+                self.output.note(f"kept: {save(measured, self.out)}")
         return 3 if measured.skipped and self.world.first else 0
 
     def heed(self, measured: "Measured") -> None:
@@ -133,14 +133,22 @@ class Session:
             )
         return network.to(self.device)
 
-    def look(self, features: FeatureConfig, weights: Path | None, offline: bool, *keep: "Side") -> "Look":
-        """How to look; of the sides to `keep` all features are kept, and the memory that takes is said."""
+    def look(
+        self,
+        features: FeatureConfig,
+        weights: Path | None,
+        offline: bool,
+        *kept: "Side",
+        keep: Literal["features", "logits"] = "features",
+    ) -> "Look":
+        """How to look; the memory is said that takes what is to `keep` of sides that are `kept`."""
         from taming_cli.evaluate.distance import kept_bytes
         from taming_cli.evaluate.look import Look
 
         network = self.network(features, weights, offline)
-        if keep:
-            self.output.note(f"all features are kept: {kept_bytes(keep, network) / 2**20:.0f} MiB")
+        if kept:
+            size = kept_bytes(kept, network, keep) / 2**20
+            self.output.note(f"the {keep} of all pictures are kept: {size:.0f} MiB")
         return Look(
             network=network,
             size=features.size,
@@ -152,7 +160,7 @@ class Session:
 
     def sending(self, codec: Path, images: list[Path], size: Size | None) -> "Sending":
         """Pictures on their way through a codec."""
-        from taming_cli.evaluate.codecs import AT_ONCE, sending
+        from taming_cli.evaluate.sending import AT_ONCE, sending
         from taming_cli.evaluate.sides import pictures_in
 
         return sending(

@@ -20,10 +20,25 @@ class TrainedOn(NamedTuple):
 
 def newest_samples(root: Path = Path("runs")) -> Path:
     """The most recently made folder of samples. UsageError where there is none."""
-    folders = [path.parent for path in (root / "sample").glob("*/grid.png")]
+    folders = samples_under(root)
     if not folders:
         raise UsageError(f"name what is to be measured: there are no samples under {root / 'sample'}")
-    return max(folders, key=lambda folder: (folder / "grid.png").stat().st_mtime_ns)
+    return folders[0]
+
+
+def samples_under(*roots: Path) -> list[Path]:
+    """Folders of samples, the newest first."""
+    sheets = {sheet for root in roots for sheet in (root / "sample").glob("*/grid.png")}
+    return [sheet.parent for sheet in sorted(sheets, key=lambda sheet: -sheet.stat().st_mtime_ns)]
+
+
+def drawn_by(samples: Path) -> str:
+    """The sha256 of the prior's file that drew a folder of samples. ValueError where they do not say."""
+    pictures = (path for path in sorted(samples.rglob("*.png")) if path.name != "grid.png")
+    settings: dict[str, Any] = json.loads(next((png_settings(path) or "" for path in pictures), "") or "{}")
+    if "prior_sha256" not in settings:
+        raise ValueError("no picture in it says which prior drew it")
+    return str(settings["prior_sha256"])
 
 
 def trained_on(generated: Path, root: Path = Path("runs")) -> TrainedOn:
@@ -37,7 +52,7 @@ def trained_on(generated: Path, root: Path = Path("runs")) -> TrainedOn:
             recorded = Path(TokenFile(generated).header.codec_path)
             return _pictures_of(recorded) if read_header(recorded).format == "taming-codec" else behind(recorded)
         return behind(_prior(generated, root))
-    except (BadFileError, OSError, KeyError, ValueError, StopIteration) as error:
+    except (BadFileError, OSError, KeyError, ValueError) as error:
         raise UsageError(f"name the reference: what {generated} was trained on is not known ({error})") from error
 
 
@@ -54,10 +69,9 @@ def _prior(samples: Path, root: Path) -> Path:
     """The prior that drew a folder of samples, among those under `root`."""
     if not samples.is_dir():
         raise ValueError("it is no folder of samples")
-    pictures = (path for path in sorted(samples.rglob("*.png")) if path.name != "grid.png")
-    settings: dict[str, Any] = json.loads(png_settings(next(pictures)) or "{}")
+    wanted = drawn_by(samples)
     for path in sorted((root / "train-prior").glob("*/checkpoints/*.safetensors")):
-        if sha256(path) == settings["prior_sha256"]:
+        if sha256(path) == wanted:
             return path
     raise ValueError(f"its prior is not under {root / 'train-prior'}")
 

@@ -7,15 +7,17 @@ precision and recall by `vgg16`.
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from taming_cli.config.evaluate import InceptionScoreConfig, KernelConfig, ManifoldConfig
+from taming_cli.config.evaluate import FeatureConfig, InceptionScoreConfig, KernelConfig, ManifoldConfig, Resize
 from taming_cli.config.fields import to_dict
+from taming_cli.config.size import Size
 from taming_cli.errors import BadFileError, UsageError
-from taming_cli.evaluate.look import Look, Seen, look, statistics
+from taming_cli.evaluate.look import Keep, Look, Seen, look, statistics
 from taming_cli.evaluate.protocol import Measured, named, versions, warnings
 from taming_cli.evaluate.sides import Side, Statistics
-from taming_cli.judges.features import FeatureNetwork
+from taming_cli.judges.features import VGG16, FeatureNetwork, InceptionV3, LiteFeatures
 from taming_cli.metrics import frechet_distance, inception_score, kernel_distance, precision_recall
 
 
@@ -28,22 +30,27 @@ def fid(generated: Side | Statistics, reference: Side | Statistics, how: Look, *
     sides: dict[str, tuple[Side | Statistics, Seen | None]] = {}
     for role, side in (("generated", generated), ("reference", reference)):
         if isinstance(side, Statistics):
-            if how.size is not None or how.network.resize != "tf1":
-                raise UsageError(
-                    f"{side.name} holds statistics, which --size and --resize cannot change; leave them out"
-                )
-            if side.mu.shape != (how.network.dimensions,):
-                raise BadFileError(
-                    f"{side.name} holds statistics of {side.mu.size} features; {how.network.name} has "
-                    f"{how.network.dimensions}"
-                )
+            _comparable(side, how.network.name, how.network.dimensions, resize=how.network.resize, size=how.size)
             sides[role] = side, None
         elif len(side) < 2:
             raise UsageError(f"{side.name} is one picture; a distance of distributions needs two or more")
         else:
             sides[role] = side, statistics(side, how, cache=cache and role == "reference")
-    value = frechet_distance(*_gaussian(*sides["generated"]), *_gaussian(*sides["reference"]))
-    return _measured(named("fid", "fd", how.network.stamp), {"value": value}, sides, how, gaussian=True)
+    return _distance(sides, how.network.stamp, how.size)
+
+
+def fid_of_statistics(generated: Statistics, reference: Statistics, features: FeatureConfig) -> Measured:
+    """The same of statistics alone, without the network that they are said to be of. BadFileError where they are of
+    another, or of two."""
+    width = _WIDTHS.get(features.features, generated.mu.size)
+    for side in (generated, reference):
+        _comparable(side, features.features, width, resize=features.resize, size=features.size)
+    stamp = {"name": features.features, "dimensions": width, "sha256": None, "known": True, "resize": features.resize}
+    return _distance({"generated": (generated, None), "reference": (reference, None)}, stamp, None)
+
+
+_WIDTHS: dict[str, int] = {kind.name: kind.dimensions for kind in (InceptionV3, VGG16, LiteFeatures)}
+"""Of the networks that are always of one width."""
 
 
 def inception(generated: Side, how: Look, config: InceptionScoreConfig) -> Measured:
@@ -55,14 +62,12 @@ def inception(generated: Side, how: Look, config: InceptionScoreConfig) -> Measu
         raise UsageError(
             f"{generated.name}: {len(generated)} pictures do not make {config.splits} parts; fewer --splits"
         )
-    seen = look(generated, how, keep=True)
+    seen = look(generated, how, keep="logits")
     assert seen.kept is not None
-    assert seen.kept.logits is not None
-    score = inception_score(seen.kept.logits, splits=config.splits, seed=config.seed)
+    score = inception_score(seen.kept, splits=config.splits, seed=config.seed)
     values = {"value": score.mean, "deviation": score.deviation}
-    return _measured(
-        named("is", "is", how.network.stamp), values, {"generated": (generated, seen)}, how, to_dict(config)
-    )
+    stamp, settings = how.network.stamp, to_dict(config)
+    return _measured(named("is", "is", stamp), values, {"generated": (generated, seen)}, stamp, how.size, settings)
 
 
 def kernel(generated: Side, reference: Side, how: Look, config: KernelConfig) -> Measured:
@@ -71,7 +76,8 @@ def kernel(generated: Side, reference: Side, how: Look, config: KernelConfig) ->
     sides, features = _kept(generated, reference, how)
     score = kernel_distance(*features, subsets=config.subsets, subset_size=config.subset_size, seed=config.seed)
     values = {"value": score.mean, "deviation": score.deviation}
-    return _measured(named("kid", "kd", how.network.stamp), values, sides, how, to_dict(config))
+    stamp = how.network.stamp
+    return _measured(named("kid", "kd", stamp), values, sides, stamp, how.size, to_dict(config))
 
 
 def manifold(generated: Side, reference: Side, how: Look, config: ManifoldConfig) -> Measured:
@@ -80,13 +86,12 @@ def manifold(generated: Side, reference: Side, how: Look, config: ManifoldConfig
     sides, features = _kept(generated, reference, how)
     found = precision_recall(*features, neighbours=config.neighbours)
     own = "prc" if how.network.name == "vgg16" else f"prc-{how.network.name}"
-    return _measured(own, found._asdict(), sides, how, to_dict(config))
+    return _measured(own, found._asdict(), sides, how.network.stamp, how.size, to_dict(config))
 
 
-def kept_bytes(sides: Sequence[Side], network: FeatureNetwork) -> int:
-    """About the memory that these sides take where a measure needs every feature: as they are seen in fp32, twice while
-    they are put in order, and once in float64."""
-    return sum(len(side) for side in sides) * network.dimensions * (2 * 4 + 8)
+def kept_bytes(sides: Sequence[Side], network: FeatureNetwork, what: Keep) -> int:
+    """The memory that these sides take where a measure needs what was seen of every picture."""
+    return sum(len(side) for side in sides) * network.width(what) * torch.float64.itemsize
 
 
 def _enough(generated: Side, reference: Side, least: int, what: str) -> None:
@@ -101,11 +106,25 @@ def _kept(
     sides: dict[str, tuple[Side | Statistics, Seen | None]] = {}
     features = []
     for role, side in (("generated", generated), ("reference", reference)):
-        seen = look(side, how, keep=True)
+        seen = look(side, how, keep="features")
         assert seen.kept is not None
         sides[role] = side, seen
-        features.append(seen.kept.features)
+        features.append(seen.kept)
     return sides, (features[0], features[1])
+
+
+def _comparable(side: Statistics, network: str, width: int, *, resize: Resize, size: Size | None) -> None:
+    if size is not None or resize != "tf1":
+        raise UsageError(f"{side.name} holds statistics, which --size and --resize cannot change; leave them out")
+    if side.mu.shape != (width,):
+        raise BadFileError(f"{side.name} holds statistics of {side.mu.size} features; {network} has {width}")
+
+
+def _distance(
+    sides: dict[str, tuple[Side | Statistics, Seen | None]], stamp: dict[str, Any], size: Size | None
+) -> Measured:
+    value = frechet_distance(*_gaussian(*sides["generated"]), *_gaussian(*sides["reference"]))
+    return _measured(named("fid", "fd", stamp), {"value": value}, sides, stamp, size, gaussian=True)
 
 
 def _gaussian(side: Side | Statistics, seen: Seen | None) -> tuple[Any, Any]:
@@ -120,7 +139,8 @@ def _measured(
     metric: str,
     values: dict[str, float],
     sides: dict[str, tuple[Side | Statistics, Seen | None]],
-    how: Look,
+    stamp: dict[str, Any],
+    size: Size | None,
     settings: dict[str, Any] | None = None,
     *,
     gaussian: bool = False,
@@ -128,8 +148,8 @@ def _measured(
     about = {role: side.about() | (seen.about() if seen is not None else {}) for role, (side, seen) in sides.items()}
     protocol = {
         **about,
-        "features": how.network.stamp,
-        "size": None if how.size is None else str(how.size),
+        "features": stamp,
+        "size": None if size is None else str(size),
         "pixels": "8-bit",
         **(settings or {}),
         "versions": versions(),
@@ -138,6 +158,6 @@ def _measured(
         metric=metric,
         values=values,
         protocol=protocol,
-        warnings=warnings(about, how.network.stamp, gaussian=gaussian, size=how.size),
+        warnings=warnings(about, stamp, gaussian=gaussian, size=size),
         skipped=tuple(each for _, seen in sides.values() if seen is not None for each in seen.skipped),
     )

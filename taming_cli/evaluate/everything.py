@@ -1,6 +1,6 @@
 """All that fits a run: a codec on pictures that it never learned from, a prior on such tokens and by its samples."""
 
-import json
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +14,13 @@ from taming_cli.config.codec import CodecTrainConfig
 from taming_cli.config.evaluate import InceptionScoreConfig, KernelConfig, ManifoldConfig
 from taming_cli.config.fields import from_dict
 from taming_cli.config.prior import PriorTrainConfig
-from taming_cli.data.images import png_settings
 from taming_cli.errors import UsageError
 from taming_cli.evaluate import codecs, distance
-from taming_cli.evaluate.defaults import behind
+from taming_cli.evaluate.defaults import behind, drawn_by, samples_under
 from taming_cli.evaluate.likelihood import nll
 from taming_cli.evaluate.look import Look
 from taming_cli.evaluate.protocol import Measured
+from taming_cli.evaluate.sending import AT_ONCE, Measure, sending
 from taming_cli.evaluate.sides import Side, side
 from taming_cli.judges.perceptual import Perceptual
 from taming_cli.prior.batches import TokenSet
@@ -63,22 +63,28 @@ def _of_codec(run: Path, model: Path, settings: dict[str, Any], means: Means) ->
     items, look = held_out(run), means.look
     if not items:
         raise UsageError(f"{run} held no picture out; name some: taming eval recon {model} IMAGES")
-    sent = codecs.sending(
+    sent = sending(
         model,
         items,
         size=train.size,
-        batch_size=min(codecs.AT_ONCE, look.batch_size),
+        batch_size=min(AT_ONCE, look.batch_size),
         workers=look.workers,
         device=next(look.network.parameters()).device,
         world=look.world,
         on_item=look.on_item,
     )
-    yield "recon", codecs.recon(sent, means.judge)
-    yield "codebook", codecs.codebook(sent)
-    if len(items) > 1:
-        yield "rfid", codecs.rfid(sent, look.network)
-    else:
+    size = sent.codec.config.codebook_size
+    measures: dict[str, Measure] = {
+        "recon": codecs.Reconstruction(means.judge, size),
+        "codebook": codecs.Codebook(size),
+        "rfid": codecs.Distribution(look.network),
+    }
+    if len(items) < 2:
         means.note("rfid is left out: one picture is held out, and a distance of distributions needs two or more")
+        del measures["rfid"]
+    sent.past(*measures.values())
+    for name, measure in measures.items():
+        yield name, measure.result(sent)
 
 
 def _of_prior(run: Path, model: Path, settings: dict[str, Any], means: Means) -> Iterator[tuple[str, Measured]]:
@@ -123,13 +129,8 @@ def _of_prior(run: Path, model: Path, settings: dict[str, Any], means: Means) ->
 def _samples(run: Path) -> Path | None:
     """The newest folder of samples that this run's prior drew, where samples go by themselves."""
     models = {sha256(path) for path in (run / "checkpoints").glob("*.safetensors")}
-    folders = sorted(
-        (path.parent for root in {Path("runs"), run.parent.parent} for path in (root / "sample").glob("*/grid.png")),
-        key=lambda folder: -(folder / "grid.png").stat().st_mtime_ns,
-    )
-    for folder in folders:
-        first = next(iter(sorted(folder.glob("[0-9]*.png"))), None)
-        said = json.loads((first and png_settings(first)) or "{}")
-        if said.get("prior_sha256") in models:
-            return folder
+    for folder in samples_under(Path("runs"), run.parent.parent):
+        with contextlib.suppress(ValueError):
+            if drawn_by(folder) in models:
+                return folder
     return None

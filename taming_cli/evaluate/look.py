@@ -1,7 +1,7 @@
 """A network looks at every picture of a side: what it saw is summed up, or kept, and statistics of it are cached.
 
 Sums are in float64 and merged, so neither the batch size nor the number of threads and processes shows in a result, and
-memory does not grow with the number of pictures. Where a measure needs every picture's features, these are kept.
+memory does not grow with the number of pictures. Where a measure needs what was seen of every picture, that is kept.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,11 +44,8 @@ class Look:
     """Told (pictures seen by this process, pictures in its part)."""
 
 
-class Kept(NamedTuple):
-    """Everything that was seen: features (n, D) fp32, and logits (n, C) where there are any, in the side's order."""
-
-    features: Tensor
-    logits: Tensor | None
+Keep = Literal["features", "logits"]
+"""What is kept of every picture: (D,) or (C,), float64."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,9 @@ class Seen:
     """Of the pictures as they are stored, by area."""
 
     moments: Moments | None = None
-    kept: Kept | None = None
+    kept: Tensor | None = None
+    """(n, D) or (n, C) float64, in the side's order."""
+
     skipped: tuple[Skipped, ...] = ()
     cached: bool = False
 
@@ -71,13 +70,15 @@ class Seen:
 
 
 @torch.inference_mode()
-def look(side: Side, how: Look, *, keep: bool = False) -> Seen:
-    """Every picture of a side; with `keep`, what was seen of each. UsageError where none can be read."""
+def look(side: Side, how: Look, *, keep: Keep | None = None) -> Seen:
+    """Every picture of a side, summed up or with that of each to `keep`. UsageError where none can be read."""
     network, world = how.network, how.world
     device = next(network.parameters()).device
     every = slice(world.rank, None, world.size)
     total = len(range(len(side))[every])
     mine = _Part(Moments.of(torch.empty(0, network.dimensions)))
+    if keep is not None:
+        mine.kept = torch.empty(total, network.width(keep), dtype=torch.float64)
     for batch in side.batches(
         network.prepare, size=how.size, every=every, batch_size=how.batch_size, workers=how.workers
     ):
@@ -86,29 +87,31 @@ def look(side: Side, how: Look, *, keep: bool = False) -> Seen:
         if len(batch.prepared):
             seen = network(batch.prepared.to(device))
             mine.numbers += batch.numbers
-            if keep:
-                mine.features.append(seen.features.cpu())
-                mine.logits += [seen.logits.cpu()] if seen.logits is not None else []
-            else:
+            if keep is None:
                 mine.moments = mine.moments.merge(Moments.of(seen.features))
+            else:
+                assert mine.kept is not None
+                places = torch.tensor(batch.numbers) // world.size
+                mine.kept[places] = getattr(seen, keep).to("cpu", torch.float64)
         if how.on_item is not None:
             how.on_item(len(mine.numbers) + len(mine.skipped), total)
-    return _together(side, world.gather(mine), keep)
+    return _together(side, world.gather(mine))
 
 
 @dataclass
 class _Part:
-    """What one process saw."""
+    """What one process saw: every `world.size`-th picture of the side, from its rank on."""
 
     moments: Moments
+    kept: Tensor | None = None
+    """A row for each of them, of which those at `numbers` are filled."""
+
     numbers: list[int] = field(default_factory=list)
-    features: list[Tensor] = field(default_factory=list)
-    logits: list[Tensor] = field(default_factory=list)
     sizes: set[Size] = field(default_factory=set)
     skipped: list[Skipped] = field(default_factory=list)
 
 
-def _together(side: Side, parts: list[_Part], keep: bool) -> Seen:
+def _together(side: Side, parts: list[_Part]) -> Seen:
     skipped = tuple(each for part in parts for each in part.skipped)
     numbers = [number for part in parts for number in part.numbers]
     if not numbers:
@@ -118,15 +121,15 @@ def _together(side: Side, parts: list[_Part], keep: bool) -> Seen:
         set().union(*(part.sizes for part in parts)), key=lambda size: (size.width * size.height, size.width)
     )
     seen = Seen(len(numbers), sizes[0], sizes[-1], skipped=skipped)
-    if not keep:
-        moments = parts[0].moments
-        for part in parts[1:]:
-            moments = moments.merge(part.moments)
-        return replace(seen, moments=moments)
-    order = torch.tensor(numbers).argsort()
-    features = torch.cat([each for part in parts for each in part.features])[order]
-    logits = [each for part in parts for each in part.logits]
-    return replace(seen, kept=Kept(features, torch.cat(logits)[order] if logits else None))
+    kept = [part.kept for part in parts if part.kept is not None]
+    if not kept:
+        return replace(seen, moments=Moments.together(part.moments for part in parts))
+    whole = kept[0]
+    if len(kept) > 1:
+        whole = torch.empty(len(side), whole.shape[1], dtype=whole.dtype)
+        for rank, rows in enumerate(kept):
+            whole[rank :: len(kept)] = rows
+    return replace(seen, kept=whole if len(numbers) == len(whole) else whole[sorted(numbers)])
 
 
 def statistics(side: Side, how: Look, *, cache: bool = True) -> Seen:

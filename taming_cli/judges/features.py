@@ -11,7 +11,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from taming_cli.config.evaluate import FeatureNetworkName, Resize
 from taming_cli.errors import BadFileError, MissingWeightsError
 from taming_cli.judges.efficientnet import EfficientNetLite0
 from taming_cli.judges.frozen import Frozen
+from taming_cli.runtime.device import exact
 from taming_cli.runtime.weights import Found, OnBytes, find, load, published, sha256
 
 
@@ -47,8 +48,8 @@ class FeatureNetwork(Frozen, ABC):
     dimensions: int
     """D."""
 
-    classes: ClassVar[bool] = False
-    """Whether it says classes: gives logits."""
+    classes: ClassVar[int] = 0
+    """C, of those that say classes; 0 where there are no logits."""
 
     def __init__(self, found: Found, resize: Resize) -> None:
         super().__init__()
@@ -67,6 +68,10 @@ class FeatureNetwork(Frozen, ABC):
             "side": self.side,
         }
 
+    def width(self, what: Literal["features", "logits"]) -> int:
+        """Numbers of that for each picture: D or C."""
+        return self.dimensions if what == "features" else self.classes
+
     def prepare(self, picture: Tensor) -> Tensor:
         """uint8 (3, H, W) -> fp32 (3, side, side) in [0, 255], not rounded."""
         assert picture.dtype == torch.uint8, picture.dtype
@@ -76,7 +81,7 @@ class FeatureNetwork(Frozen, ABC):
     def forward(self, prepared: Tensor) -> Seen:
         """fp32 (B, 3, side, side) in [0, 255] -> what is seen, in fp32."""
         assert prepared.shape[1:] == (3, self.side, self.side), tuple(prepared.shape)
-        with torch.autocast(prepared.device.type, enabled=False):
+        with exact(prepared.device):
             return self.see(prepared)
 
     @abstractmethod
@@ -94,7 +99,7 @@ class InceptionV3(FeatureNetwork):
     layer = "2048"
     side = 299
     dimensions = 2048
-    classes = True
+    classes = 1008
 
     # Its parts in their order; torch-fidelity's own forward begins with a resize of uint8 pictures that cannot be left.
     _PARTS = (
@@ -149,7 +154,7 @@ class LiteFeatures(FeatureNetwork):
     layer = "pooled"
     side = 224
     dimensions = 1280
-    classes = True
+    classes = 1000
 
     def __init__(self, found: Found, resize: Resize) -> None:
         super().__init__(found, resize)

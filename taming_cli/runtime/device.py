@@ -68,3 +68,16 @@ def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
 def full_precision(device: torch.device) -> torch.autocast:
     """Autocast off: for quantisation, losses, and whatever else must be computed in the dtype it is given."""
     return torch.autocast(device.type, enabled=False)
+
+
+@contextlib.contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """fp32 as it is written: no autocast, and on CUDA no TF32, whose ten bits would show in what is measured."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    try:
+        with full_precision(device):
+            yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before

@@ -1,0 +1,138 @@
+"""Pictures sent through a codec and back, once, past everything that is measured of them on the way."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from taming_cli.codec.locate import picture_codec
+from taming_cli.codec.reconstruct import codes_of, through
+from taming_cli.codec.vqgan import VQGAN
+from taming_cli.config.size import Size
+from taming_cli.data.batches import Batch, Skipped, eval_batches
+from taming_cli.data.contents import Pictures
+from taming_cli.data.sources import Item, digest
+from taming_cli.errors import UsageError
+from taming_cli.evaluate.protocol import Measured, versions
+from taming_cli.runtime.distributed import ALONE, World
+
+AT_ONCE = 8
+"""Pictures that a codec is given at once, at most."""
+
+
+class Sent(NamedTuple):
+    """Pictures uint8 (B, 3, H, W), their codes (B, h, w), and what the codec made of them, where that is asked for."""
+
+    items: Sequence[Item]
+    originals: Tensor
+    codes: Tensor
+    rebuilt: Tensor | None
+
+
+class Measure(ABC):
+    """Something to measure: takes batches as they pass, then says its result."""
+
+    decodes = True
+    """Whether it looks at reconstructions, or at codes alone."""
+
+    def __init__(self) -> None:
+        self.skipped: list[Skipped] = []
+
+    @abstractmethod
+    def add(self, sent: Sent) -> None:
+        """A batch of one picture or more."""
+
+    @abstractmethod
+    def result(self, sending: "Sending") -> Measured:
+        """Of all that passed in all processes, every one of which has to call it. UsageError where it is too little."""
+
+
+@dataclass(frozen=True)
+class Sending:
+    """Pictures for a codec: each its centre crop of `size`, or all of it at its own size."""
+
+    codec: VQGAN
+    items: Sequence[Item]
+    about: dict[str, Any]
+    size: Size | None
+    batch_size: int
+    workers: int
+    world: World
+    on_item: Callable[[int, int], None] | None
+
+    @torch.inference_mode()
+    def past(self, *measures: Measure) -> None:
+        """Send this process's part of the pictures past them, once for all."""
+        decodes = any(measure.decodes for measure in measures)
+        for batch in self._batches():
+            for measure in measures:
+                measure.skipped += batch.skipped
+            if batch.items:
+                sent = Sent(batch.items, batch.images, *self._coded(batch.images, decodes))
+                for measure in measures:
+                    measure.add(sent)
+
+    def measured(self, measure: Measure) -> Measured:
+        """What one of them finds."""
+        self.past(measure)
+        return measure.result(self)
+
+    def none_read(self, skipped: Sequence[Skipped], *, least: int = 1) -> UsageError:
+        """The error where fewer than `least` pictures can be measured, with the first reason."""
+        first = f"; {skipped[0].name}: {skipped[0].reason}" if skipped else ""
+        count = len(self.items)
+        return UsageError(f"of {count} pictures {count - len(skipped)} can be measured, {least} or more must{first}")
+
+    def _coded(self, images: Tensor, decodes: bool) -> tuple[Tensor, Tensor | None]:
+        if not decodes:
+            return codes_of(self.codec, images, Pictures()).cpu(), None
+        found = through(self.codec, images, Pictures())
+        return found.codes, found.rebuilt
+
+    def _batches(self) -> Iterator[Batch]:
+        mine = self.items[self.world.rank :: self.world.size]
+        done = 0
+        reader = eval_batches(mine, size=self.size, batch_size=self.batch_size, workers=self.workers)
+        with closing(reader):
+            for batch in reader:
+                yield batch
+                done += len(batch.items) + len(batch.skipped)
+                if self.on_item is not None:
+                    self.on_item(done, len(mine))
+
+
+def sending(
+    codec: Path,
+    items: Sequence[Item],
+    *,
+    size: Size | None = None,
+    batch_size: int = 8,
+    workers: int = 2,
+    device: torch.device,
+    world: World = ALONE,
+    on_item: Callable[[int, int], None] | None = None,
+) -> Sending:
+    """Load the codec in a codec's or a prior's model file. UsageError where it is one of condition maps, or its f does
+    not divide `size`."""
+    network, _ = picture_codec(codec)
+    if size is not None:
+        network.config.latent(size)
+    about = {
+        "codec": {
+            "name": str(codec),
+            "sha256": network.sha256(),
+            "codebook_size": network.config.codebook_size,
+            "downsample_factor": network.config.downsample_factor,
+        },
+        "pictures": {"listed": len(items), "list_sha256": digest(items)},
+        "size": None if size is None else str(size),
+        "pixels": "8-bit",
+        "versions": versions(),
+    }
+    network = network.to(device).to(memory_format=torch.channels_last)
+    return Sending(network, items, about, size, batch_size, workers, world, on_item)
