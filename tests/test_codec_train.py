@@ -30,7 +30,9 @@ from taming_cli.config.size import Size
 from taming_cli.data.batches import train_batches
 from taming_cli.data.images import to_float
 from taming_cli.errors import Interrupted, NonFiniteLossError, UsageError
+from taming_cli.judges import perceptual
 from taming_cli.runtime.checkpoint import load_model, load_trainer
+from taming_cli.runtime.cost import cost
 from taming_cli.runtime.progress import Progress
 from taming_cli.runtime.rundir import Place, read_settings
 from tests import toys
@@ -176,7 +178,7 @@ def test_a_stopped_and_resumed_training_ends_bit_for_bit_like_an_undisturbed_one
     parts = run("parts", train=train)
     assert_same_end(whole, parts)
     for kind in ("train", "validation"):
-        timeless = {"seconds": 0, "images_per_second": 0}
+        timeless = {"seconds": 0, "images_per_second": 0, "waiting_seconds": 0}
         logged = [[{**line, **timeless} for line in lines(done.run, kind)] for done in (whole, parts)]
         assert logged[0] == logged[1]
 
@@ -450,6 +452,53 @@ def test_a_critic_whose_term_does_not_count_changes_nothing_of_the_codec() -> No
     assert differing(alone.codec.state_dict(), judged.codec.state_dict())
     assert differing(critic, watched.critic.state_dict())
     assert differing(critic, alone.critic.state_dict()) == []
+
+
+def four() -> Tensor:
+    return torch.cat([batch(1), batch(2)])
+
+
+def gradients(state: CodecState) -> dict[str, Tensor]:
+    return {name: parameter.grad for name, parameter in state.codec.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 9])
+def test_the_parts_of_a_step_add_up_to_the_whole(accumulate: int) -> None:
+    train = replace(TRAIN, quantizer="vq", clip=0.0)
+    now = Phase(critic=False, adversarial=0.0)
+    whole, parted = fresh(train), fresh(train)
+    reports = [
+        take(state, replace(train, accumulate=parts), now, four())
+        for state, parts in ((whole, 1), (parted, accumulate))
+    ]
+    assert torch.equal(reports[0].codes, reports[1].codes)
+    torch.testing.assert_close(reports[1].terms, reports[0].terms, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(gradients(parted), gradients(whole), rtol=1e-3, atol=1e-6)
+    assert parted.images_seen == 4
+
+
+def test_a_perceptual_network_looks_at_each_picture_alike_in_one_part_and_in_two() -> None:
+    judge = perceptual.build("efficientnet-lite0")
+    terms = []
+    for parts in (1, 2):
+        train, now = replace(TRAIN, accumulate=parts), Phase(critic=False, adversarial=0.0)
+        x = to_float(four())
+        terms.append(codec_step(fresh(), x, judge=judge, config=train, now=now, learning_rate=0.0).terms["perceptual"])
+    torch.testing.assert_close(terms[1], terms[0], rtol=1e-4, atol=1e-6)
+
+
+def test_activations_made_again_are_the_same_and_fewer_are_kept() -> None:
+    codec = replace(CODEC, num_res_blocks=2)
+    now, kept, found = Phase(critic=True, adversarial=1.0), [], []
+    for again in (False, True):
+        train = replace(TRAIN, gradient_checkpointing=again)
+        torch.manual_seed(5)
+        state = start(VQGAN(codec), CRITIC, train, torch.device("cpu"), torch.float32)  # with dropout
+        torch.manual_seed(6)
+        kept.append(cost(lambda state=state, train=train: take(state, train, now)).kept)
+        found.append(state.codec.state_dict())
+    assert differing(*found) == []
+    assert kept[1] < 0.5 * kept[0]
 
 
 def test_the_average_follows_the_weights_by_its_formula() -> None:

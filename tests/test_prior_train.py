@@ -20,6 +20,7 @@ from taming_cli.config.size import Size
 from taming_cli.data.token_writer import TokenJob
 from taming_cli.data.tokens import ConditionHeader, TokenHeader
 from taming_cli.errors import BadFileError, Interrupted, NonFiniteLossError, UsageError
+from taming_cli.prior import state as prior_state
 from taming_cli.prior import train as training
 from taming_cli.prior.batches import TokenSet, fixed_windows, train_batch
 from taming_cli.prior.generate import generate
@@ -29,6 +30,7 @@ from taming_cli.prior.model import prior_file, prior_from
 from taming_cli.prior.state import PriorState, prior_step
 from taming_cli.prior.train import fit
 from taming_cli.runtime.checkpoint import ModelFile, load_model, load_trainer
+from taming_cli.runtime.cost import cost
 from taming_cli.runtime.progress import Progress
 from taming_cli.runtime.rundir import Place, Run, read_settings
 
@@ -378,3 +380,39 @@ def test_unlabelled_tokens_make_an_unconditional_prior(tmp_path: Path) -> None:
 def test_the_trainer_file_is_plain(train_in: Callable[..., Any]) -> None:
     done = train_in("plain")
     assert load_trainer(done.run / "trainer.pt")["step"] == 30
+
+
+@pytest.mark.parametrize("arch", ["modern", "published"])
+def test_parts_of_logits_parts_of_steps_and_activations_made_again_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: Any
+) -> None:
+    data = TokenSet([tokens(tmp_path / "t.h5")])
+    rows, _ = data.split(0.05)
+    config = replace(PRIOR, arch=arch, codebook_size=CODES, conditions=data.specs(), n_layer=2)
+    plain = replace(TRAIN, dropout=0.0, clip=0.0)
+    found = []
+    for train, logits in (
+        (plain, 2**24),
+        (plain, 7 * CODES),
+        (replace(plain, accumulate=3), 2**24),
+        (replace(plain, gradient_checkpointing=True), 2**24),
+    ):
+        monkeypatch.setattr(prior_state, "LOGITS", logits)
+        torch.manual_seed(1)
+        state = prior_state.start(GPT(config), train, torch.device("cpu"), torch.float32)
+        terms = prior_step(state, train_batch(data, rows, config, train, 0), train, 1e-3)
+        found.append((terms, {name: parameter.grad for name, parameter in state.gpt.named_parameters()}))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-4, atol=1e-6)
+
+
+def test_little_is_kept_where_logits_are_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(PRIOR, codebook_size=4096)
+    gpt, codes = GPT(config), torch.zeros(8, 16, dtype=torch.int64)
+    before = torch.zeros(8, 1, dtype=torch.int64)
+    kept = []
+    for logits in (2**24, 2**14):
+        monkeypatch.setattr(prior_state, "LOGITS", logits)
+        kept.append(cost(lambda: prior_state.nats(gpt, codes, codes, before, torch.float32)).kept)
+    assert kept[0] > 4 * codes.numel() * 4096
+    assert kept[1] < 0.5 * kept[0]

@@ -218,7 +218,7 @@ def nll(
         device=session.device_name,
         precision=precision,
         world=session.world,
-        on_item=session.told("reading"),
+        on_item=session.told("reading", "cells"),
     )
 
 

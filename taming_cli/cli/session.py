@@ -1,6 +1,7 @@
 """What all measurements share on the command line: flags, where they run, both sides, and how a result is said."""
 
 import inspect
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -44,6 +45,7 @@ class Session:
         self.batch_size, self.device_name, self.workers, self.out = batch_size, device, workers, out
         self._json, self._quiet = json, quiet
         self._open = ExitStack()
+        self._began = time.monotonic()
 
     def __enter__(self) -> "Session":
         from taming_cli.runtime.device import pick_device
@@ -71,11 +73,15 @@ class Session:
 
     def say(self, measured: "Measured") -> int:
         """The result, by the first process; 3 where pictures were skipped."""
+        from taming_cli.runtime.device import peak_memory
+
         self._open.close()
         if self.world.first:
             self.heed(measured)
             first = next(iter(measured.values.values()))
             self.output.result(lines(measured), measured.to_dict(), short=f"{first:.6g}")
+            seconds, peak = time.monotonic() - self._began, peak_memory() / 2**30
+            self.output.note(f"took {seconds:.0f} s and at most {peak:.2f} GiB of memory")
             if self.out is not None:
                 self.output.note(f"kept: {save(measured, self.out)}")
         return 3 if measured.skipped and self.world.first else 0

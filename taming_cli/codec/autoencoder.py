@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from taming_cli.codec.norm import GroupNorm
 from taming_cli.config.codec import CodecConfig
+from taming_cli.runtime.recompute import Recomputable
 
 
 def _norm(channels: int, groups: int) -> GroupNorm:
     return GroupNorm(groups, channels, eps=1e-6)
 
 
-class ResnetBlock(nn.Module):
+class ResnetBlock(Recomputable):
     """(B, in, H, W) -> (B, out, H, W): two 3 x 3 convolutions beside a shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, *, groups: int, dropout: float) -> None:
@@ -38,7 +39,7 @@ class ResnetBlock(nn.Module):
         return y
 
 
-class AttnBlock(nn.Module):
+class AttnBlock(Recomputable):
     """(B, C, H, W) -> the same: single-head attention among all positions, scale C^-1/2, with a residual."""
 
     def __init__(self, channels: int, groups: int) -> None:

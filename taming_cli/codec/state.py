@@ -11,6 +11,7 @@ from taming_cli.codec.critic import Critic
 from taming_cli.codec.quantizers import CodebookAverages, Quantized, Quantizer
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.codec import CodecTrainConfig, CriticConfig
+from taming_cli.runtime.recompute import recompute
 
 
 @dataclass(kw_only=True)
@@ -83,10 +84,13 @@ def start(
     averaged = config.quantizer == "ema" and isinstance(codec.quantize, Quantizer)
     if averaged:
         codec.quantize.requires_grad_(False)
+    average = copy.deepcopy(codec).eval().requires_grad_(False)
+    if config.gradient_checkpointing:
+        recompute(codec)
     return CodecState(
         codec=codec,
         critic=network,
-        average=copy.deepcopy(codec).eval().requires_grad_(False),
+        average=average,
         codebook=CodebookAverages(
             codec.quantize,
             decay=config.codebook_decay,

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from taming_cli.codec import losses
+from taming_cli.codec.quantizers import Quantized
 from taming_cli.codec.state import CodecState
 from taming_cli.config.codec import CodecTrainConfig
 from taming_cli.errors import NonFiniteLossError
@@ -56,24 +57,73 @@ def codec_step(
 
     `x` is in [-1, 1], or one-hot where it is `categorical`: then the loss is the cross-entropy alone. The gradients of
     the pixel, perceptual and adversarial terms are taken at the reconstruction, once each, compared at the last layer
-    (equation 7 of the paper), and only their weighted sum runs back through the codec. Raises NonFiniteLossError,
-    before any update, where a term or the gradient is not finite.
+    (equation 7 of the paper), and only their weighted sum runs back through the codec. With `config.accumulate` parts
+    the gradients of all are added up: the adaptive weight and the critic's statistics are each part's own. Raises
+    NonFiniteLossError, before any update, where a term or the gradient is not finite.
     """
-    codec, device = state.codec, x.device
+    codec = state.codec
     x = x.contiguous(memory_format=torch.channels_last)
+    trained = [parameter for parameter in codec.parameters() if parameter.requires_grad]
+    state.codec_optimizer.zero_grad(set_to_none=True)
+    state.critic_optimizer.zero_grad(set_to_none=True)
 
-    with autocast(device, state.precision):
+    reports, done = list[_Part](), 0
+    for part in x.tensor_split(min(config.accumulate, len(x))):
+        aim = _Aim(trained, config, now, categorical, judge, share=len(part) / len(x), first=done)
+        reports.append(_backward(state, part, aim))
+        done += len(part)
+    terms = {
+        name: torch.stack([report.share * report.terms[name] for report in reports]).sum() for name in reports[0].terms
+    }
+    quantized = Quantized(*(torch.cat(tensors) for tensors in zip(*(each.quantized for each in reports), strict=True)))
+    terms["gradient"] = torch.nn.utils.clip_grad_norm_(trained, config.clip or float("inf"))
+    _refuse_non_finite(terms, state.step)
+
+    for group in state.codec_optimizer.param_groups:
+        group["lr"] = learning_rate
+    state.codec_optimizer.step()
+    if now.critic:
+        state.critic_optimizer.step()
+    state.update_codebook(quantized, config)
+    state.step += 1
+    state.images_seen += len(x)
+    state.update_average(config.ema)
+    return StepReport(terms=terms, codes=quantized.codes)
+
+
+class _Aim(NamedTuple):
+    """What a part of a step's pictures is for: `share` is that of the pictures, `first` the number of its first."""
+
+    trained: list[nn.Parameter]
+    config: CodecTrainConfig
+    now: Phase
+    categorical: bool
+    judge: Perceptual | None
+    share: float
+    first: int
+
+
+class _Part(NamedTuple):
+    share: float
+    terms: dict[str, Tensor]
+    quantized: Quantized
+
+
+def _backward(state: CodecState, x: Tensor, aim: _Aim) -> _Part:
+    """Forward and back, adding this part's share to the gradients of codec and critic."""
+    codec, config, now = state.codec, aim.config, aim.now
+    with autocast(x.device, state.precision):
         quantized = codec.quantized(x)
         features = codec.decoder.features(codec.post_quant_conv(quantized.straight_through()))
-    with full_precision(device):
+    with full_precision(x.device):
         x_rec = codec.decoder.conv_out(features.float())
     seen = x_rec.detach().requires_grad_()  # the losses' own leaf: their gradients end here
 
-    if categorical:
+    if aim.categorical:
         terms = {"cross_entropy": losses.cross_entropy(x, seen)}
         terms["reconstruction"] = terms["cross_entropy"]
     else:
-        terms = _reconstruction(x, seen, judge, state, config)
+        terms = _reconstruction(x, seen, state, aim)
     (gradient,) = torch.autograd.grad(terms["reconstruction"], seen)
     if now.critic:
         terms |= _critic(x, seen, state)
@@ -87,34 +137,20 @@ def codec_step(
         quantized.z_e, quantized.z_q, config.beta, legacy=config.legacy, learned=config.quantizer == "vq"
     )
 
-    state.codec_optimizer.zero_grad(set_to_none=True)
-    trained = [parameter for parameter in codec.parameters() if parameter.requires_grad]
-    roots, gradients = [x_rec], [gradient]
+    roots, gradients = [x_rec], [aim.share * gradient]
     if config.train == "all":
-        roots.append(config.codebook_weight * terms["codebook"])
-        gradients.append(torch.ones_like(terms["codebook"]))
-    torch.autograd.backward(roots, gradients, inputs=trained)
-    terms["gradient"] = torch.nn.utils.clip_grad_norm_(trained, config.clip or float("inf"))
-    _refuse_non_finite(terms, state.step)
-
-    for group in state.codec_optimizer.param_groups:
-        group["lr"] = learning_rate
-    state.codec_optimizer.step()
+        roots.append(terms["codebook"])
+        gradients.append(torch.full_like(terms["codebook"], aim.share * config.codebook_weight))
+    torch.autograd.backward(roots, gradients, inputs=aim.trained)
     if now.critic:
-        state.critic_optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward([terms["critic"]], inputs=list(state.critic.parameters()))
-        state.critic_optimizer.step()
-    state.update_codebook(quantized, config)
-    state.step += 1
-    state.images_seen += len(x)
-    state.update_average(config.ema)
-    return StepReport(terms={name: term.detach() for name, term in terms.items()}, codes=quantized.codes)
+        torch.autograd.backward([aim.share * terms["critic"]], inputs=list(state.critic.parameters()))
+    detached = Quantized(*(tensor.detach() for tensor in quantized))
+    return _Part(aim.share, {name: term.detach() for name, term in terms.items()}, detached)
 
 
-def _reconstruction(
-    x: Tensor, seen: Tensor, judge: Perceptual | None, state: CodecState, config: CodecTrainConfig
-) -> dict[str, Tensor]:
+def _reconstruction(x: Tensor, seen: Tensor, state: CodecState, aim: _Aim) -> dict[str, Tensor]:
     """The pixel and perceptual terms, and `reconstruction`, their weighted sum."""
+    config, judge = aim.config, aim.judge
     terms = {"l1": losses.l1(x, seen)}
     total = config.l1_weight * terms["l1"]
     if config.l2_weight:
@@ -123,7 +159,7 @@ def _reconstruction(
     if judge is not None and config.perceptual_weight:
         with autocast(x.device, state.precision):
             with torch.no_grad():
-                real = judge.features(x, state.step)
+                real = judge.features(x, state.step + aim.first)
             terms["perceptual"] = judge.distance(real, seen).mean()
         total = total + config.perceptual_weight * terms["perceptual"]
     terms["reconstruction"] = total

@@ -218,7 +218,9 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
     )
     with batches, StopRequest() as stop:
         while spent < 1:
-            x = session.content.to_input(next(batches).to(state.codec.quantize.embedding.weight.device))
+            with means.waiting():
+                images = next(batches)
+            x = session.content.to_input(images.to(state.codec.quantize.embedding.weight.device))
             rate = train.learning_rate * warm_up(state.step, train.warmup) * cosine(spent, train.final_lr)
             torch.manual_seed(train.seed + state.step)  # dropout's draws depend on the step alone, so a resume is exact
             report = codec_step(
@@ -237,7 +239,7 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
             counts += torch.bincount(report.codes.flatten(), minlength=len(counts)).cpu()
             if state.step % LOG_EVERY == 0:
                 values = {**means.take(), "codebook_perplexity": perplexity(counts), "learning_rate": rate}
-                values["images_per_second"] = means.images_per_second
+                values |= {"images_per_second": means.images_per_second, "waiting_seconds": means.waiting_seconds}
                 counts.zero_()
                 run.log(kind="train", step=state.step, images=state.images_seen, seconds=state.seconds, **values)
                 _tell(session, spent, values, means.images_per_second)

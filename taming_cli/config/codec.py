@@ -90,6 +90,12 @@ class CodecTrainConfig:
     steps: int = option(0, "Optimiser updates; 0: as many as --minutes allow.", low=0, live=True)
     minutes: float = option(8.0, "Wall-clock minutes; 0: as long as --steps take.", low=0, live=True)
     batch_size: int = option(8, "Pictures per step.", low=1)
+    accumulate: int = option(
+        1, "Parts that a step's pictures are taken in, one after the other; their gradients are added up.", low=1
+    )
+    gradient_checkpointing: bool = option(
+        False, "Make activations once more on the way back instead of keeping them: less memory, a third slower."
+    )
     learning_rate: float = option(3e-4, "Peak learning rate of the codec.", low=0)
     critic_learning_rate: float = option(2e-4, "Learning rate of the critic.", low=0)
     betas: tuple[float, ...] = option((0.5, 0.9), "Adam's two betas.", low=0, high=0.9999)

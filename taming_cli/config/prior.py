@@ -116,6 +116,12 @@ class PriorTrainConfig:
     steps: int = option(0, "Optimiser updates; 0: as many as --minutes allow.", low=0, live=True)
     minutes: float = option(8.0, "Wall-clock minutes; 0: as long as --steps take.", low=0, live=True)
     batch_size: int = option(16, "Windows per step.", low=1)
+    accumulate: int = option(
+        1, "Parts that a step's windows are taken in, one after the other; their gradients are added up.", low=1
+    )
+    gradient_checkpointing: bool = option(
+        False, "Make activations once more on the way back instead of keeping them: less memory, a third slower."
+    )
     learning_rate: float = option(2e-3, "Peak learning rate.", low=0)
     betas: tuple[float, ...] = option((0.9, 0.95), "AdamW's two betas.", low=0, high=0.9999)
     weight_decay: float = option(0.05, "AdamW's decay, on the weights of linear layers only.", low=0)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def nll(
     conditions as they are in the file; `stride` is that of the sampling plan whose windows the codes are seen in, 1 as
     published.
 
-    Bits/dim are of the codes only: nats/token x tokens / (ln 2 x 3 H W). UsageError where the tokens are of another
+    `on_item` is told (cells read, cells in this process's part). Bits/dim are of the codes only: nats/token x tokens / (ln 2 x 3 H W). UsageError where the tokens are of another
     codec than the prior's, lack a condition that it needs, or have classes that it does not know.
     """
     where = pick_device(device)
@@ -65,6 +66,12 @@ def nll(
 
     found = _Sums(torch.zeros(header.height, header.width, dtype=torch.float64), {}, {}, 0)
     mine = (range(len(file)) if rows is None else rows)[world.rank :: world.size]
+    cells = len(mine) * header.height * header.width
+
+    def told(before: int, done: int, _: int) -> None:
+        if on_item is not None:
+            on_item(before + done, cells)
+
     for start in range(0, len(mine), batch_size):
         some = list(mine[start : start + batch_size])
         given: dict[str, Tensor] = {
@@ -75,10 +82,15 @@ def nll(
             given["class"] = torch.tensor([classes[label] for label in labels])[:, None]
         codes = torch.from_numpy(file.codes(some)[:, 0])
         with autocast(where, dtype):
-            nats = -log_likelihood(gpt, codes, conditions=given, stride=stride, batch_size=batch_size)
+            nats = -log_likelihood(
+                gpt,
+                codes,
+                conditions=given,
+                stride=stride,
+                batch_size=batch_size,
+                on_progress=partial(told, start * header.height * header.width),
+            )
         found.add(nats, [file.label_names[label] if label >= 0 else None for label in labels])
-        if on_item is not None:
-            on_item(start + len(some), len(mine))
     return _measured(_Sums.together(world.gather(found)), prior, file, stride, precision_name(dtype))
 
 

@@ -62,29 +62,25 @@ def generate(
         stride=stride,
         device=gpt.head.weight.device,
     )
-    guided = decoding.guidance != 1
-    if guided and (not config.conditions or config.vocabulary == "shared"):
+    if decoding.guidance != 1 and (not config.conditions or config.vocabulary == "shared"):
         raise UsageError(
             f"guidance is {decoding.guidance:g}, but this prior was not trained without its condition; use 1"
         )
-    sampler = _Sampler(gpt, canvas, samples=samples, attempts=attempts, seed=seed, decoding=decoding, given=given)
+    sampler = Sampler(gpt, canvas, samples=samples, attempts=attempts, seed=seed, decoding=decoding, given=given)
     waves = sampler.unknown_parts()
     total, done = len(samples) * sum(run.length for wave in waves for run in wave), 0
-    rows = min(batch_size, len(samples) * max((len(wave) for wave in waves), default=0)) * (1 + guided)
-    cache = KVCache(config, rows, dtype=gpt.head.weight.dtype, device=canvas.codes.device)
+    widest = len(samples) * max((len(wave) for wave in waves), default=0)
+    cache = sampler.cache(min(batch_size, widest))
     for wave in waves:
-        jobs = [Job(run, sample) for run in wave for sample in range(len(samples))]
-        jobs.sort(key=lambda job: -job.run.length)  # those that end first are the last rows, which a step can leave out
-        for start in range(0, len(jobs), batch_size):
-            for cells in sampler.run_together(jobs[start : start + batch_size], cache):
-                done += cells
-                if on_progress is not None:
-                    on_progress(done, total)
+        for cells in sampler.fill(wave, cache, batch_size):
+            done += cells
+            if on_progress is not None:
+                on_progress(done, total)
     return canvas.by_cell(canvas.codes)
 
 
-class _Sampler:
-    """The canvas that is being filled, and all that filling it needs."""
+class Sampler:
+    """The canvas that is being filled, and all that filling it needs; arguments as of `generate`."""
 
     def __init__(
         self,
@@ -117,7 +113,19 @@ class _Sampler:
         parts = [[self.canvas.plan.part(run, unknown) for run in wave] for wave in waves]
         return [[run for run in wave if run is not None] for wave in parts]
 
-    def run_together(self, jobs: Sequence[Job], cache: KVCache) -> Iterator[int]:
+    def cache(self, batch_size: int) -> KVCache:
+        """Room for so many windows at once, each with and without its condition where it is guided."""
+        rows = batch_size * (1 + (self.decoding.guidance != 1))
+        return KVCache(self.gpt.config, rows, dtype=self.gpt.head.weight.dtype, device=self.canvas.codes.device)
+
+    def fill(self, wave: Sequence[Run], cache: KVCache, batch_size: int) -> Iterator[int]:
+        """Fill in a wave of all samples, so many windows at once; yields how many cells each step has filled."""
+        jobs = [Job(run, sample) for run in wave for sample in range(len(self.numbers))]
+        jobs.sort(key=lambda job: -job.run.length)  # those that end first are the last rows, which a step can leave out
+        for start in range(0, len(jobs), batch_size):
+            yield from self._run_together(jobs[start : start + batch_size], cache)
+
+    def _run_together(self, jobs: Sequence[Job], cache: KVCache) -> Iterator[int]:
         """Fill in the cells of independent jobs, the longest first; yields how many cells each step has filled."""
         columns, codes = self.canvas.plan.padded_width, self.canvas.codes
         runs, sample = [job.run for job in jobs], self.canvas.samples(jobs)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from taming_cli.config.prior import PriorConfig
 from taming_cli.prior.cache import KVCache, attend_before
 from taming_cli.prior.layout import table_rows
+from taming_cli.runtime.recompute import Recomputable
 
 ROTARY_BASE = 100.0  # windows are tens of cells wide: with the 10,000 of text, most channels would hardly turn
 
@@ -68,15 +69,26 @@ class GPT(nn.Module):
         The logits at t are those of cell t given the prefix and `codes[:, :t]`; the last code is not read. 1 <= T <=
         the window's cells.
         """
-        return self._logits(self._predicting(prefix, codes))
+        return self.logits(self.predicting(prefix, codes))
+
+    def predicting(self, prefix: Tensor, codes: Tensor) -> Tensor:
+        """Prefix (B, prefix_length) and codes (B, T) -> the features that predict each of the codes, (B, T, C)."""
+        first, batch = prefix.shape[1] - 1, slice(0, prefix.shape[1] + codes.shape[1] - 1)
+        dropout = self.drop.p if self.training and self.config.arch == "published" else 0.0
+        attend = [partial(attend_before, dropout=dropout)] * len(self.blocks)
+        return self._run(torch.cat((prefix, codes[:, :-1]), dim=1), batch, attend)[:, first:]
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Features (..., C) -> logits of the image codes (..., K); a shared table's other rows are no image codes."""
+        return self.head(x)[..., : self.config.codebook_size]  # type: ignore[no-any-return]
 
     def logits_at(self, prefix: Tensor, codes: Tensor, at: Tensor) -> Tensor:
         """As `forward`, but only the logits of the cells `at` (B, n) int64 of each row, below T: (B, n, K).
 
         The head is not run for the others: with a large codebook, it takes most of the memory.
         """
-        x = self._predicting(prefix, codes)  # (B, T, C)
-        return self._logits(x.gather(1, at[..., None].expand(-1, -1, x.shape[2])))
+        x = self.predicting(prefix, codes)  # (B, T, C)
+        return self.logits(x.gather(1, at[..., None].expand(-1, -1, x.shape[2])))
 
     def prefill(self, cache: KVCache, prefix: Tensor, codes: Tensor, known: Sequence[int]) -> Tensor:
         """Start rows 0 to B - 1 of `cache` afresh and predict the next cell of each: logits (B, K).
@@ -92,7 +104,7 @@ class GPT(nn.Module):
         last = (
             x[:, -1] if cache.even(len(lengths)) else x[torch.arange(len(x), device=x.device), cache.device_lengths - 1]
         )
-        return self._logits(last)
+        return self.logits(last)
 
     def step(self, cache: KVCache, codes: Tensor) -> Tensor:
         """Append one code (B,) to rows 0 to B - 1 of `cache` and predict the next cell of each: logits (B, K).
@@ -104,7 +116,7 @@ class GPT(nn.Module):
         attend = [partial(cache.extend, layer) for layer in range(len(self.blocks))]
         x = self._run(codes[:, None], index, attend)  # (B, 1, C)
         cache.grow(rows)
-        return self._logits(x[:, 0])
+        return self.logits(x[:, 0])
 
     def build_tables(self) -> None:
         """The modern form's kinds and angles, which follow from the config alone and are in no file: for a network
@@ -126,13 +138,6 @@ class GPT(nn.Module):
             {"params": [p for p in self.parameters() if id(p) not in decayed], "weight_decay": 0.0},
         ]
 
-    def _predicting(self, prefix: Tensor, codes: Tensor) -> Tensor:
-        """Prefix (B, prefix_length) and codes (B, T) -> the features that predict each of the codes, (B, T, C)."""
-        first, batch = prefix.shape[1] - 1, slice(0, prefix.shape[1] + codes.shape[1] - 1)
-        dropout = self.drop.p if self.training and self.config.arch == "published" else 0.0
-        attend = [partial(attend_before, dropout=dropout)] * len(self.blocks)
-        return self._run(torch.cat((prefix, codes[:, :-1]), dim=1), batch, attend)[:, first:]
-
     def _run(self, tokens: Tensor, index: slice | Tensor, attend: Sequence[Attend]) -> Tensor:
         """Tokens (B, T) at sequence indices `index` (T of them for all rows, or one per row) -> features (B, T, C)."""
         x = self.tok_emb(tokens)
@@ -146,10 +151,6 @@ class GPT(nn.Module):
         for block, attend_here in zip(self.blocks, attend, strict=True):
             x = block(x, turn, attend_here)
         return self.ln_f(x)  # type: ignore[no-any-return]
-
-    def _logits(self, x: Tensor) -> Tensor:
-        """Features (..., C) -> logits of the image codes (..., K); a shared table's other rows are no image codes."""
-        return self.head(x)[..., : self.config.codebook_size]  # type: ignore[no-any-return]
 
     def _initialise(self) -> None:
         """Normal(0, 0.02) and zero biases, as published; the modern form scales what enters the residual stream by
@@ -167,7 +168,7 @@ class GPT(nn.Module):
                     nn.init.normal_(linear.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
 
 
-class Block(nn.Module):
+class Block(Recomputable):
     """Pre-norm attention and feed-forward, each added to its input."""
 
     def __init__(self, config: PriorConfig, dropout: float) -> None:

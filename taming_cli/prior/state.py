@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from taming_cli.config.fields import from_dict, to_dict
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
@@ -20,6 +21,7 @@ from taming_cli.prior.layout import prefix
 from taming_cli.prior.model import prior_from
 from taming_cli.runtime.checkpoint import ModelFile, load_model
 from taming_cli.runtime.device import autocast
+from taming_cli.runtime.recompute import recompute
 
 
 @dataclass(kw_only=True)
@@ -54,6 +56,9 @@ class PriorState:
         for name in _COUNTERS:
             setattr(self, name, state[name])
 
+
+LOGITS = 2**24
+"""Of a batch, at most so many are held at once."""
 
 _STATEFUL = ("gpt", "average", "optimizer")
 _COUNTERS = ("step", "images_seen", "seconds", "best", "best_step", "waited", "validation")
@@ -107,9 +112,12 @@ def _refuse_other_conditions(prior: PriorConfig, model: ModelFile, train: PriorT
 def start(gpt: GPT, train: PriorTrainConfig, device: torch.device, precision: torch.dtype) -> PriorState:
     """The state before the first step, on `device`; `gpt` freshly made or read from a file."""
     gpt = gpt.to(device).train().requires_grad_(True)
+    average = copy.deepcopy(gpt).eval().requires_grad_(False)
+    if train.gradient_checkpointing:
+        recompute(gpt)
     return PriorState(
         gpt=gpt,
-        average=copy.deepcopy(gpt).eval().requires_grad_(False),
+        average=average,
         optimizer=torch.optim.AdamW(
             gpt.decay_groups(train.weight_decay),
             lr=train.learning_rate,
@@ -122,10 +130,25 @@ def start(gpt: GPT, train: PriorTrainConfig, device: torch.device, precision: to
 
 def nats(gpt: GPT, inputs: Tensor, targets: Tensor, tokens: Tensor, precision: torch.dtype) -> Tensor:
     """Mean negative log-likelihood of `targets` in nats/token, fp32; `inputs` and `targets` (B, cells), `tokens` the
-    prefix (B, prefix_length)."""
+    prefix (B, prefix_length).
+
+    Where the logits of all cells are many, they are made part by part, and once more on the way back: of a codebook of
+    16,384 they would be most of what a step holds.
+    """
+    rows = max(1, LOGITS // gpt.config.codebook_size)
     with autocast(inputs.device, precision):
-        logits = gpt(tokens, inputs)  # (B, cells, K)
-    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        x = gpt.predicting(tokens, inputs).flatten(0, 1)  # (B cells, C)
+        parts = list(zip(torch.split(x, rows), torch.split(targets.flatten(), rows), strict=True))
+        if len(parts) == 1:
+            sums = [_nats(gpt, *parts[0])]
+        else:
+            sums = [checkpoint(_nats, gpt, *part, use_reentrant=False) for part in parts]
+        return torch.stack(sums).sum() / targets.numel()
+
+
+def _nats(gpt: GPT, x: Tensor, targets: Tensor) -> Tensor:
+    """Features (n, C) and codes (n,) -> the sum of their -log p, fp32."""
+    return F.cross_entropy(gpt.logits(x).float(), targets, reduction="sum")
 
 
 def prior_step(state: PriorState, batch: Batch, config: PriorTrainConfig, learning_rate: float) -> dict[str, Tensor]:
@@ -139,11 +162,15 @@ def prior_step(state: PriorState, batch: Batch, config: PriorTrainConfig, learni
     conditions = {kind: codes.to(device) for kind, codes in batch.conditions.items()}
     tokens = prefix(gpt.config, conditions, len(targets), device)
 
-    loss = nats(gpt, inputs, targets, tokens, state.precision)
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    total = torch.zeros((), device=device)
+    for part in torch.arange(len(targets)).tensor_split(min(config.accumulate, len(targets))):
+        here = slice(int(part[0]), int(part[-1]) + 1)
+        loss = nats(gpt, inputs[here], targets[here], tokens[here], state.precision) * (len(part) / len(targets))
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
     gradient = torch.nn.utils.clip_grad_norm_(gpt.parameters(), config.clip or math.inf)
-    terms = {"nats_per_token": loss.detach(), "gradient": gradient.detach()}
+    terms = {"nats_per_token": total, "gradient": gradient.detach()}
     _refuse_non_finite(terms, state.step)
 
     for group in state.optimizer.param_groups:

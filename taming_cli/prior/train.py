@@ -162,7 +162,8 @@ def _loop(session: _Session) -> None:
     saved = time.monotonic()
     with StopRequest() as stop:
         while spent < 1 and not _out_of_patience(session):
-            batch = train_batch(session.data, session.rows, state.gpt.config, train, state.images_seen)
+            with means.waiting():
+                batch = train_batch(session.data, session.rows, state.gpt.config, train, state.images_seen)
             rate = train.learning_rate * warm_up(state.step, train.warmup) * cosine(spent, train.final_lr)
             terms = prior_step(state, batch, train, rate)
 
@@ -171,7 +172,7 @@ def _loop(session: _Session) -> None:
             means.add(terms, len(batch.targets))
             if state.step % LOG_EVERY == 0:
                 values = {**means.take(), "learning_rate": rate}
-                values["images_per_second"] = means.images_per_second
+                values |= {"images_per_second": means.images_per_second, "waiting_seconds": means.waiting_seconds}
                 run.log(kind="train", step=state.step, images=state.images_seen, seconds=state.seconds, **values)
                 _tell(session, spent, values, means.images_per_second)
             if spent >= 1 or int(before / train.val_every) < int(spent / train.val_every):

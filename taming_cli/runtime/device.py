@@ -1,6 +1,8 @@
 """Which device, and in which precision the heavy arithmetic runs there."""
 
 import contextlib
+import resource
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -81,3 +83,9 @@ def exact(device: torch.device) -> Iterator[None]:
             yield
     finally:
         cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
+def peak_memory() -> int:
+    """The most memory that this process has held at once on the machine's own side, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

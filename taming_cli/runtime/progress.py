@@ -1,7 +1,8 @@
 """What a training says of itself as it goes."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,22 +39,32 @@ class Means:
     """Means of loss terms, and the rate of images, over the steps since they were last taken."""
 
     def __init__(self) -> None:
-        self.images_per_second = 0.0
+        self.images_per_second = self.waiting_seconds = 0.0
         self._start()
 
     def _start(self) -> None:
         self._terms: dict[str, list[Tensor]] = {}
-        self._images, self._since = 0, time.monotonic()
+        self._images, self._steps, self._waiting, self._since = 0, 0, 0.0, time.monotonic()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """What is done within keeps the step waiting for its batch."""
+        began = time.monotonic()
+        yield
+        self._waiting += time.monotonic() - began
 
     def add(self, terms: Mapping[str, Tensor], images: int) -> None:
         """One step's scalar terms, on any device; nothing waits for them here."""
         for name, value in terms.items():
             self._terms.setdefault(name, []).append(value)
         self._images += images
+        self._steps += 1
 
     def take(self) -> dict[str, float]:
-        """The means, and a new beginning; `images_per_second` is the rate since the last one."""
+        """The means, and a new beginning; `images_per_second` is the rate since the last one, and `waiting_seconds`
+        what each step has waited for its batch."""
         self.images_per_second = self._images / (time.monotonic() - self._since)
+        self.waiting_seconds = self._waiting / max(1, self._steps)
         means = {name: torch.stack(values).mean().item() for name, values in self._terms.items()}
         self._start()
         return means
