@@ -38,8 +38,9 @@ def nll(
     conditions as they are in the file; `stride` is that of the sampling plan whose windows the codes are seen in, 1 as
     published.
 
-    `on_item` is told (cells read, cells in this process's part). Bits/dim are of the codes only: nats/token x tokens / (ln 2 x 3 H W). UsageError where the tokens are of another
-    codec than the prior's, lack a condition that it needs, or have classes that it does not know.
+    `on_item` is told (cells read, cells in this process's part). Bits/dim are of the codes only: nats/token x tokens /
+    (ln 2 x 3 H W). UsageError where the tokens are of another codec than the prior's, lack a condition that it needs,
+    or have classes that it does not know.
     """
     where = pick_device(device)
     dtype = pick_precision(precision, where)
