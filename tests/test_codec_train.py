@@ -495,10 +495,10 @@ def test_activations_made_again_are_the_same_and_fewer_are_kept() -> None:
         torch.manual_seed(5)
         state = start(VQGAN(codec), CRITIC, train, torch.device("cpu"), torch.float32)  # with dropout
         torch.manual_seed(6)
-        kept.append(cost(lambda state=state, train=train: take(state, train, now)).kept)
+        kept.append(cost(lambda state=state, train=train: take(state, train, now)).peak)
         found.append(state.codec.state_dict())
     assert differing(*found) == []
-    assert kept[1] < 0.5 * kept[0]
+    assert kept[1] < 0.7 * kept[0]
 
 
 def test_the_average_follows_the_weights_by_its_formula() -> None:

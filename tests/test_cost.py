@@ -2,9 +2,8 @@
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from taming_cli.runtime.cost import cost, flop_rate, read_rate
+from taming_cli.runtime.cost import cost, flop_rate, pretending, read_rate
 
 CPU = torch.device("cpu")
 
@@ -16,16 +15,30 @@ def test_operations_are_two_for_each_multiply_add() -> None:
     assert cost(lambda: conv(image)).flops == 2 * 2 * 16 * 12 * 8 * 3 * 9
 
 
-def test_what_is_kept_for_the_way_back_is_counted_once_and_without_weights() -> None:
-    layers = nn.Sequential(nn.Linear(30, 50), nn.Tanh(), nn.Linear(50, 1))
-    x = torch.randn(7, 30)
-    assert cost(lambda: layers(x)).kept == 4 * (7 * 30 + 7 * 50)  # the input, and what tanh made
+def test_bytes_are_counted_while_they_are_held() -> None:
+    x = torch.randn(100)
+
+    def chain() -> None:
+        y = x + 1
+        for _ in range(5):
+            y = y.view(10, 10).mul(2).view(-1)  # the last and the next at once; views are what they show
+            y.add_(1)
+
+    assert cost(chain).peak == 2 * 4 * 100
+
+
+def test_what_waits_for_the_way_back_is_held() -> None:
+    layers = nn.Sequential(*(nn.Sequential(nn.Linear(30, 30, bias=False), nn.Tanh()) for _ in range(4)))
+    x = torch.randn(70, 30)
+    with torch.no_grad():
+        assert cost(lambda: layers(x)).peak == 3 * 4 * 70 * 30  # what a pair of layers is given, and what both make
+    assert cost(lambda: layers(x)).peak == (4 + 1) * 4 * 70 * 30  # what each tanh made, and the product before the last
 
 
 def test_what_is_only_pretended_costs_the_same() -> None:
     layers, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Conv2d(8, 8, 3)), torch.randn(1, 3, 20, 20)
     real = cost(lambda: layers(x).sum().backward())
-    with FakeTensorMode():
+    with pretending():
         fake, y = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Conv2d(8, 8, 3)), torch.randn(1, 3, 20, 20)
         assert cost(lambda: fake(y).sum().backward()) == real
 

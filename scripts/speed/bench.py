@@ -41,6 +41,7 @@ def main() -> None:
             console.print(f"{stage.name} ...", highlight=False)
             stage.measure(asked.repeats, device)
             stages.append(stage)
+            print(json.dumps(stage.to_dict()), file=sys.stderr)
     about = {
         "machine": platform.processor() or platform.machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),

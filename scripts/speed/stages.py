@@ -139,12 +139,17 @@ def step(bench: Bench) -> Iterator[Stage]:
     judge = judge.to(bench.device)
     x = to_float(torch.randint(0, 256, (STEP_BATCH, 3, SIDE, SIDE), dtype=torch.uint8)).to(bench.device)
 
-    def steps(precision: torch.dtype) -> Way:
-        state = start_codec(copy.deepcopy(first), critic, train, bench.device, precision)
-        now = Phase(critic=True, adversarial=1.0)
-        return lambda: codec_step(state, x, judge=judge, config=train, now=now, learning_rate=train.learning_rate)
-
     first = VQGAN(config)
+    state = start_codec(copy.deepcopy(first), critic, train, bench.device, bench.precision)
+    now = Phase(critic=True, adversarial=1.0)
+
+    def steps(precision: torch.dtype) -> Way:
+        def run() -> None:
+            state.precision = precision
+            codec_step(state, x, judge=judge, config=train, now=now, learning_rate=train.learning_rate)
+
+        return run
+
     ways: dict[str, Way] = {PLAIN: steps(torch.float32), OURS: steps(bench.precision)}
     if bench.peer:
         ways[PEER] = bench.peer.codec_step(bench.peer.codec(first, critic, train).to(bench.device).train(), x)
@@ -173,13 +178,18 @@ def prior(bench: Bench) -> Iterator[Stage]:
     batch = Batch(codes.flatten(1), codes.flatten(1), {"segmentation": codes})
     train = PriorTrainConfig(dropout=0.0, condition_dropout=0.0)
 
+    theirs = bench.peer.prior(first).to(bench.device).train() if bench.peer else None
+    state = start_prior(first, train, bench.device, bench.precision)
+
     def steps(precision: torch.dtype) -> Way:
-        state = start_prior(copy.deepcopy(first), train, bench.device, precision)
-        return lambda: prior_step(state, batch, train, train.learning_rate)
+        def run() -> None:
+            state.precision = precision
+            prior_step(state, batch, train, train.learning_rate)
+
+        return run
 
     ways: dict[str, Way] = {PLAIN: steps(torch.float32), OURS: steps(bench.precision)}
     if bench.peer:
-        theirs = bench.peer.prior(first).to(bench.device).train()
         tokens = codes.flatten(1).repeat(1, 2).to(bench.device)
         ways[PEER] = bench.peer.prior_step(theirs, tokens, 256, train.learning_rate)
     yield Stage("prior step, 305 M", "token", STEP_BATCH * 256, ways, bench.floor(ways[PLAIN]))

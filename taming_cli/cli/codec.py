@@ -11,7 +11,7 @@ import typer
 
 from taming_cli.cli import options as o
 from taming_cli.cli.console import Output, figures
-from taming_cli.cli.training import architecture_of, last_word, take_up
+from taming_cli.cli.training import architecture_of, last_word, say_estimate, take_up
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
@@ -70,7 +70,7 @@ def train_vqgan(
     )
     codec_config, critic, train = resolved.configs
     if dry_run:
-        return _dry_run(output, pictures, codec_config, train)
+        return _dry_run(output, pictures, codec_config, critic, train, weights, offline)
 
     with output.bar("training", 1.0) as bar:
 
@@ -100,32 +100,34 @@ def train_vqgan(
     return 3 if trained.skipped else 0
 
 
-def _dry_run(output: Output, images: Sequence[Path], codec: CodecConfig, train: CodecTrainConfig) -> int:
-    import torch
+def _dry_run(
+    output: Output,
+    images: Sequence[Path],
+    codec: CodecConfig,
+    critic: CriticConfig,
+    train: CodecTrainConfig,
+    weights: Path | None,
+    offline: bool,
+) -> int:
+    from taming_cli.codec.estimate import estimate
+    from taming_cli.codec.train import settled
+    from taming_cli.judges import perceptual
+    from taming_cli.runtime.device import pick_device, pick_precision
 
-    from taming_cli.codec.vqgan import VQGAN
-    from taming_cli.data.sources import list_items
-
-    listing = list_items(images)
-    with torch.device("meta"):
-        model = VQGAN(codec)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    latent = codec.latent(train.size)
+    known = settled(images, codec, critic, train)
+    device = pick_device(train.device)
+    dtype = pick_precision(train.precision, device)
+    judge = perceptual.build(train.perceptual, weights=weights, offline=offline)
+    latent = known.codec.latent(train.size)
+    pictures = len(known.pictures.train) + len(known.pictures.held)
     values = {
-        "pictures": len(listing.items),
-        "parameters": parameters,
-        "downsample_factor": codec.downsample_factor,
+        "pictures": pictures,
+        "downsample_factor": known.codec.downsample_factor,
         "codes_per_picture": latent.width * latent.height,
-        "steps": train.steps or None,
-        "minutes": train.minutes or None,
     }
-    output.result(
-        f"{len(listing.items)} pictures; {parameters:,} parameters; {train.size} pixels become {latent} codes of "
-        f"{codec.codebook_size}; " + (f"{train.steps} steps" if train.steps else f"{train.minutes:g} minutes"),
-        values,
-        short=str(parameters),
-    )
-    return 0
+    said = f"{pictures} pictures of {train.size} become {latent} codes of {known.codec.codebook_size}"
+    found = estimate(known.codec, critic, known.train, judge, dtype)
+    return say_estimate(output, said, values, found, train, device, dtype)
 
 
 def tokenize(

@@ -13,7 +13,7 @@ import typer
 
 from taming_cli.cli import options as o
 from taming_cli.cli.console import Output, figures
-from taming_cli.cli.training import architecture_of, last_word, take_up
+from taming_cli.cli.training import architecture_of, last_word, say_estimate, take_up
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.shard import Shard
@@ -48,6 +48,7 @@ def train_prior(
     out: o.Out = None,
     name: o.Name = None,
     resume: o.Resume = False,
+    dry_run: o.DryRun = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -76,6 +77,8 @@ def train_prior(
         fixed=architecture_of(flags["init"], "prior"),
     )
     prior_config, train = resolved.configs
+    if dry_run:
+        return _dry_run(output, files, prior_config, train)
     with TokenFile(files[0]) as first_file:
         network, model, path = codec_for(first_file.header, files[0], codec)
         conditions = condition_codecs(first_file.header, files[0], cond_ckpt or [], train.cond)
@@ -105,6 +108,24 @@ def train_prior(
         output.note(note)
     last_word(output, trained)
     return 0
+
+
+def _dry_run(output: Output, files: Sequence[Path], prior: PriorConfig, train: PriorTrainConfig) -> int:
+    from taming_cli.prior.batches import TokenSet
+    from taming_cli.prior.estimate import estimate
+    from taming_cli.prior.state import fitted
+    from taming_cli.runtime.device import pick_device, pick_precision
+
+    data = TokenSet(files, kinds=train.cond)
+    prior = fitted(prior, data)
+    device = pick_device(train.device)
+    dtype = pick_precision(train.precision, device)
+    rows, _ = data.split(train.held)
+    tokens = prior.prefix_length + prior.cells - 1
+    values = {"pictures": len(rows), "tokens_per_window": tokens, "tokens_per_step": tokens * train.batch_size}
+    kinds = ", ".join(spec.kind for spec in prior.conditions) or "nothing"
+    said = f"{len(rows)} pictures, windows of {prior.window} codes and {tokens} tokens, conditioned on {kinds}"
+    return say_estimate(output, said, values, estimate(prior, train, dtype), train, device, dtype)
 
 
 @o.with_flags(Sampling=SampleConfig)

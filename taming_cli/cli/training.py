@@ -1,12 +1,17 @@
-"""What the two training commands share: taking up a run, and the last word."""
+"""What the two training commands share: taking up a run, what one would take, and the last word."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taming_cli.cli.console import Output, figures
 from taming_cli.config.resolve import Layer, flatten
 from taming_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from taming_cli.runtime.cost import Estimate
 
 
 class Start(NamedTuple):
@@ -54,3 +59,33 @@ def last_word(output: Output, trained: Any, **more: Any) -> None:
         },
         short=str(trained.best),
     )
+
+
+def say_estimate(
+    output: Output,
+    said: str,
+    values: Mapping[str, Any],
+    found: "Estimate",
+    train: Any,
+    device: "torch.device",
+    dtype: "torch.dtype",
+) -> int:
+    """What a training would take: `said` and `values` are of its inputs."""
+    step = found.seconds(device, dtype)
+    steps = train.steps or max(1, round(60 * train.minutes / step))
+    hours = steps * step / 3600 if train.steps else train.minutes / 60
+    lines = [
+        said,
+        f"{found.parameters:,} parameters; {found.memory / 2**30:.2f} GiB of memory at most, beside torch itself",
+        f"{found.flops / 1e12:.3g} TFLOP a step, about {step:.2g} s here; {steps:,} steps take {hours:.2g} hours",
+    ]
+    more = {
+        "parameters": found.parameters,
+        "memory_bytes": found.memory,
+        "flops_per_step": found.flops,
+        "seconds_per_step": step,
+        "steps": steps,
+        "hours": hours,
+    }
+    output.result("\n".join(lines), {**values, **more}, short=f"{hours:.3g}")
+    return 0

@@ -76,21 +76,28 @@ def start(
     codec: VQGAN, critic: CriticConfig, config: CodecTrainConfig, device: torch.device, precision: torch.dtype
 ) -> CodecState:
     """The state before the first step, on `device`; `codec` freshly made or read from a file."""
-    codec = codec.to(device).to(memory_format=torch.channels_last).train().requires_grad_(True)
-    network = Critic(critic, codec.config.out_ch).to(device).to(memory_format=torch.channels_last).train()
+    network = Critic(critic, codec.config.out_ch).to(device).to(memory_format=torch.channels_last)
+    codec = codec.to(device).to(memory_format=torch.channels_last)
+    return arranged(codec, copy.deepcopy(codec), network, config, precision)
+
+
+def arranged(
+    codec: VQGAN, average: VQGAN, critic: Critic, config: CodecTrainConfig, precision: torch.dtype
+) -> CodecState:
+    """The state before the first step, of networks that are where they belong; `average` is the codec's twin."""
+    codec, critic = codec.train().requires_grad_(True), critic.train()
     if config.train == "decoder":
         for part in (codec.encoder, codec.quant_conv, codec.quantize):
             part.eval().requires_grad_(False)
     averaged = config.quantizer == "ema" and isinstance(codec.quantize, Quantizer)
     if averaged:
         codec.quantize.requires_grad_(False)
-    average = copy.deepcopy(codec).eval().requires_grad_(False)
     if config.gradient_checkpointing:
         recompute(codec)
     return CodecState(
         codec=codec,
-        critic=network,
-        average=average,
+        critic=critic,
+        average=average.eval().requires_grad_(False),
         codebook=CodebookAverages(
             codec.quantize,
             decay=config.codebook_decay,
@@ -99,7 +106,7 @@ def start(
             trained=config.init is not None,
         ),
         codec_optimizer=_adam(codec, config.learning_rate, config),
-        critic_optimizer=_adam(network, config.critic_learning_rate, config),
+        critic_optimizer=_adam(critic, config.critic_learning_rate, config),
         precision=precision,
         seed=config.seed,
     )

@@ -67,10 +67,10 @@ def codec_step(
     state.codec_optimizer.zero_grad(set_to_none=True)
     state.critic_optimizer.zero_grad(set_to_none=True)
 
-    reports, done = list[_Part](), 0
+    reports, done = list[Part](), 0
     for part in x.tensor_split(min(config.accumulate, len(x))):
-        aim = _Aim(trained, config, now, categorical, judge, share=len(part) / len(x), first=done)
-        reports.append(_backward(state, part, aim))
+        aim = Aim(trained, config, now, categorical, judge, share=len(part) / len(x), first=done)
+        reports.append(backward(state, part, aim))
         done += len(part)
     terms = {
         name: torch.stack([report.share * report.terms[name] for report in reports]).sum() for name in reports[0].terms
@@ -91,7 +91,7 @@ def codec_step(
     return StepReport(terms=terms, codes=quantized.codes)
 
 
-class _Aim(NamedTuple):
+class Aim(NamedTuple):
     """What a part of a step's pictures is for: `share` is that of the pictures, `first` the number of its first."""
 
     trained: list[nn.Parameter]
@@ -103,13 +103,15 @@ class _Aim(NamedTuple):
     first: int
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
+    """What a part of a step found; its share of the gradients is added up already."""
+
     share: float
     terms: dict[str, Tensor]
     quantized: Quantized
 
 
-def _backward(state: CodecState, x: Tensor, aim: _Aim) -> _Part:
+def backward(state: CodecState, x: Tensor, aim: Aim) -> Part:
     """Forward and back, adding this part's share to the gradients of codec and critic."""
     codec, config, now = state.codec, aim.config, aim.now
     with autocast(x.device, state.precision):
@@ -145,10 +147,10 @@ def _backward(state: CodecState, x: Tensor, aim: _Aim) -> _Part:
     if now.critic:
         torch.autograd.backward([aim.share * terms["critic"]], inputs=list(state.critic.parameters()))
     detached = Quantized(*(tensor.detach() for tensor in quantized))
-    return _Part(aim.share, {name: term.detach() for name, term in terms.items()}, detached)
+    return Part(aim.share, {name: term.detach() for name, term in terms.items()}, detached)
 
 
-def _reconstruction(x: Tensor, seen: Tensor, state: CodecState, aim: _Aim) -> dict[str, Tensor]:
+def _reconstruction(x: Tensor, seen: Tensor, state: CodecState, aim: Aim) -> dict[str, Tensor]:
     """The pixel and perceptual terms, and `reconstruction`, their weighted sum."""
     config, judge = aim.config, aim.judge
     terms = {"l1": losses.l1(x, seen)}

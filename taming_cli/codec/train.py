@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,16 +69,7 @@ def fit(
     """
     began = time.monotonic()
     place = place or Place()
-    train = replace(train, val=absolute(train.val), init=absolute(train.init), colours=absolute(train.colours))
-    _check_size(codec, critic, train)
-    pictures = _split(images, train)
-    colours = read_colours(Path(train.colours)) if train.colours else None
-    if train.kind == "segmentation" and not train.labels:
-        maps = [*pictures.train, *pictures.held]
-        counted = codec.in_channels if train.init else count_labels(maps, unlabelled=train.unlabelled, colours=colours)
-        train = replace(train, labels=counted)
-    holds = content(train.kind, labels=train.labels, unlabelled=train.unlabelled, colours=colours)
-    codec = replace(codec, in_channels=holds.channels, out_ch=holds.channels)
+    pictures, codec, train, holds = settled(images, codec, critic, train)
     device = pick_device(train.device)
     torch.manual_seed(train.seed)
     first = VQGAN(codec) if goes_on(COMMAND, place) else _first_codec(codec, train, holds)
@@ -121,6 +112,29 @@ def fit(
             validation=state.validation,
             skipped=skipped,
         )
+
+
+class Settled(NamedTuple):
+    """The pictures, split, and the settings with all that follows from them."""
+
+    pictures: Split
+    codec: CodecConfig
+    train: CodecTrainConfig
+    content: Content
+
+
+def settled(images: Sequence[Path], codec: CodecConfig, critic: CriticConfig, train: CodecTrainConfig) -> Settled:
+    """What `fit` trains on and with. UsageError for settings or inputs that do not fit."""
+    train = replace(train, val=absolute(train.val), init=absolute(train.init), colours=absolute(train.colours))
+    _check_size(codec, critic, train)
+    pictures = _split(images, train)
+    colours = read_colours(Path(train.colours)) if train.colours else None
+    if train.kind == "segmentation" and not train.labels:
+        maps = [*pictures.train, *pictures.held]
+        counted = codec.in_channels if train.init else count_labels(maps, unlabelled=train.unlabelled, colours=colours)
+        train = replace(train, labels=counted)
+    holds = content(train.kind, labels=train.labels, unlabelled=train.unlabelled, colours=colours)
+    return Settled(pictures, replace(codec, in_channels=holds.channels, out_ch=holds.channels), train, holds)
 
 
 def _check_size(codec: CodecConfig, critic: CriticConfig, train: CodecTrainConfig) -> None:

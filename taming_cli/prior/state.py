@@ -68,12 +68,7 @@ def first_prior(prior: PriorConfig, train: PriorTrainConfig, data: TokenSet) -> 
     """A new prior with what follows from the token files, or the one that `train.init` names. UsageError where the
     settings or the files do not fit it."""
     if train.init is None:
-        if prior.vocabulary == "shared":
-            raise UsageError("vocabulary is 'shared', which only imported priors have; use 'separate'")
-        most = data.smallest
-        window = Size(min(prior.window.width, most.width), min(prior.window.height, most.height))
-        found = replace(prior, window=window, codebook_size=data.header.codebook_size, conditions=data.specs())
-        return GPT(found, dropout=train.dropout)
+        return GPT(fitted(prior, data), dropout=train.dropout)
     model = load_model(Path(train.init), "taming-prior")
     gpt = prior_from(model, train.init, dropout=train.dropout)
     for name in ("arch", "n_layer", "n_head", "n_embd"):
@@ -86,6 +81,15 @@ def first_prior(prior: PriorConfig, train: PriorTrainConfig, data: TokenSet) -> 
         raise UsageError(f"{train.init} needs grids of {gpt.config.window} cells; the tokens have {data.smallest}")
     _refuse_other_conditions(gpt.config, model, train, data)
     return gpt
+
+
+def fitted(prior: PriorConfig, data: TokenSet) -> PriorConfig:
+    """A new prior's architecture, with what follows from the token files."""
+    if prior.vocabulary == "shared":
+        raise UsageError("vocabulary is 'shared', which only imported priors have; use 'separate'")
+    most = data.smallest
+    window = Size(min(prior.window.width, most.width), min(prior.window.height, most.height))
+    return replace(prior, window=window, codebook_size=data.header.codebook_size, conditions=data.specs())
 
 
 def saved_prior(state: dict[str, Any], train: PriorTrainConfig, where: str) -> GPT:
@@ -111,18 +115,23 @@ def _refuse_other_conditions(prior: PriorConfig, model: ModelFile, train: PriorT
 
 def start(gpt: GPT, train: PriorTrainConfig, device: torch.device, precision: torch.dtype) -> PriorState:
     """The state before the first step, on `device`; `gpt` freshly made or read from a file."""
-    gpt = gpt.to(device).train().requires_grad_(True)
-    average = copy.deepcopy(gpt).eval().requires_grad_(False)
+    gpt = gpt.to(device)
+    return arranged(gpt, copy.deepcopy(gpt), train, precision)
+
+
+def arranged(gpt: GPT, average: GPT, train: PriorTrainConfig, precision: torch.dtype) -> PriorState:
+    """The state before the first step, of a network that is where it belongs; `average` is its twin."""
+    gpt = gpt.train().requires_grad_(True)
     if train.gradient_checkpointing:
         recompute(gpt)
     return PriorState(
         gpt=gpt,
-        average=average,
+        average=average.eval().requires_grad_(False),
         optimizer=torch.optim.AdamW(
             gpt.decay_groups(train.weight_decay),
             lr=train.learning_rate,
             betas=(train.betas[0], train.betas[1]),
-            fused=device.type in ("cpu", "cuda"),
+            fused=gpt.head.weight.device.type in ("cpu", "cuda"),
         ),
         precision=precision,
     )

@@ -3,13 +3,15 @@ second. `--dry-run` and `scripts/bench` reckon with the same numbers.
 """
 
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
 _SIDE = 2048
@@ -17,40 +19,66 @@ _SIDE = 2048
 
 
 class Cost(NamedTuple):
-    """Floating-point operations of matrix products and convolutions, two for each multiply-add; and the bytes of what
-    is kept for the way back, weights left out."""
+    """Floating-point operations of matrix products and convolutions, two for each multiply-add; and the most bytes that
+    what is made on the way takes at once."""
 
     flops: int
-    kept: int
+    peak: int
+
+
+class Estimate(NamedTuple):
+    """What a training will take: `parameters` of its network, bytes of `memory`, operations of a step (`flops`)."""
+
+    parameters: int
+    memory: int
+    flops: int
+
+    def seconds(self, device: torch.device, dtype: torch.dtype) -> float:
+        """Of a step, by how fast large products are on this machine now."""
+        return self.flops / (SHARE * flop_rate(device, dtype))
+
+
+SHARE = 0.6
+"""Of a machine's rate that a training step comes to; see README's table of speeds for what was measured."""
 
 
 def cost(run: Callable[[], object]) -> Cost:
-    """Of one call, which must not be in inference mode: products hide in larger operations there. Under
-    `torch._subclasses.FakeTensorMode` nothing is computed, and it takes next to no memory."""
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor if tensor._base is None else tensor._base, torch.nn.Parameter):
-            kept[tensor.untyped_storage()._cdata] = tensor  # a view and its base are kept once
-        return tensor
-
+    """Of one call, which must not be in inference mode: products hide in larger operations there. See
+    `pretending`."""
     counting = _Counting()  # type: ignore[no-untyped-call]
-    with counting, saved_tensors_hooks(keep, lambda tensor: tensor):
+    with counting:
         run()
-    return Cost(counting.flops, sum(tensor.untyped_storage().nbytes() for tensor in kept.values()))
+    return Cost(counting.flops, counting.peak)
+
+
+def pretending() -> FakeTensorMode:
+    """Nothing is computed within, and no memory taken, but for tensors that are there already. `copy.deepcopy` of what
+    is made there copies memory that does not exist: build twice."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up torch's own formulas. Its FlopCounterMode knows modules too, and stumbles over `autograd.grad`."""
+    """Adds up torch's own formulas (its FlopCounterMode knows modules too, and stumbles over `autograd.grad`), and the
+    storages of tensors from their first sight to their end."""
 
-    flops = 0
+    flops = held = peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=found)
+        given = {each.untyped_storage()._cdata for each in tree_iter((args, kwargs)) if isinstance(each, Tensor)}
+        for each in tree_iter(found):
+            if isinstance(each, Tensor) and (storage := each.untyped_storage())._cdata not in given:
+                size = storage.nbytes()
+                self.held += size
+                self.peak = max(self.peak, self.held)
+                weakref.finalize(storage, self._freed, size)
         return found
+
+    def _freed(self, size: int) -> None:
+        self.held -= size
 
 
 def flop_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:

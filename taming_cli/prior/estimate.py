@@ -1,0 +1,26 @@
+"""What a prior's training will take, from its settings alone: nothing is computed."""
+
+import torch
+
+from taming_cli.config.prior import PriorConfig, PriorTrainConfig
+from taming_cli.prior.gpt import GPT
+from taming_cli.prior.state import arranged, nats
+from taming_cli.runtime.cost import Estimate, cost, pretending
+
+
+def estimate(prior: PriorConfig, train: PriorTrainConfig, precision: torch.dtype) -> Estimate:
+    """Of a training with this network, whose codebook and conditions are those of the token files."""
+    parts = min(train.accumulate, train.batch_size)
+    batch = -(-train.batch_size // parts)
+
+    def run() -> None:
+        gpt, average = (GPT(prior, dropout=train.dropout) for _ in range(2))
+        state = arranged(gpt, average, train, precision)
+        codes = torch.zeros(batch, prior.cells, dtype=torch.int64)
+        tokens = torch.zeros(batch, prior.prefix_length, dtype=torch.int64)
+        nats(state.gpt, codes, codes, tokens, precision).backward()  # type: ignore[no-untyped-call]
+
+    with pretending():
+        found = cost(run)
+        parameters = sum(parameter.numel() for parameter in GPT(prior).parameters())
+    return Estimate(parameters, found.peak + 2 * 4 * parameters, found.flops * parts)
