@@ -37,6 +37,7 @@ from taming_cli.prior.generate import Given, generate
 from taming_cli.prior.gpt import GPT
 from taming_cli.prior.model import prior_from
 from taming_cli.prior.noise import Stream, uniform
+from taming_cli.prior.packed import pack
 from taming_cli.prior.windows import widest_stride
 from taming_cli.runtime.checkpoint import load_model, write_atomically
 from taming_cli.runtime.device import autocast, pick_device, pick_precision, precision_name
@@ -88,7 +89,7 @@ class Pipeline:
         gpt, codec = prior_from(model, str(path)), codec_from(model, str(path))
         found = encoders(model, codec, str(path))
         return cls(
-            gpt=gpt.to(where, dtype),
+            gpt=pack(gpt.to(where, dtype)),
             codec=codec.to(where).to(memory_format=torch.channels_last),
             encoders={kind: each.to(where) if isinstance(each, MapCodec) else each for kind, each in found.items()},
             about=dict(model.about),

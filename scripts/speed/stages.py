@@ -38,6 +38,7 @@ from taming_cli.prior.batches import Batch
 from taming_cli.prior.canvas import Canvas
 from taming_cli.prior.generate import Given, Sampler, generate
 from taming_cli.prior.gpt import GPT
+from taming_cli.prior.packed import pack
 from taming_cli.prior.state import prior_step
 from taming_cli.prior.state import start as start_prior
 from taming_cli.runtime.checkpoint import save_model
@@ -198,11 +199,11 @@ def prior(bench: Bench) -> Iterator[Stage]:
 def cached(bench: Bench) -> Iterator[Stage]:
     """Sampling a window with the cache, for one picture and for sixteen."""
     plain = _prior("class", bench.device)
-    ours = copy.deepcopy(plain).to(bench.precision)
+    ours = pack(copy.deepcopy(plain).to(bench.precision))
     theirs = bench.peer.prior(plain).to(bench.device).eval() if bench.peer else None
     rows = DRAWN // 16
     keep = torch.arange(16)[:, None].expand(16, 16) >= rows
-    weights = sum(p.numel() * p.element_size() for p in ours.parameters()) - ours.tok_emb.weight.nbytes
+    weights = bench.precision.itemsize * (sum(p.numel() for p in plain.parameters()) - plain.tok_emb.weight.numel())
     for pictures in (1, 16):
         classes = torch.zeros(pictures, 1, dtype=torch.int64)
 
@@ -227,7 +228,7 @@ def cached(bench: Bench) -> Iterator[Stage]:
 def window(bench: Bench) -> Iterator[Stage]:
     """The sliding window over 52 x 80 cells at several strides; timed on a part."""
     plain = _prior("segmentation", bench.device)
-    ours = copy.deepcopy(plain).to(bench.precision)
+    ours = pack(copy.deepcopy(plain).to(bench.precision))
     theirs = bench.peer.prior(plain).to(bench.device).eval() if bench.peer else None
     cells = LATENT[0] * LATENT[1]
     labels = torch.randint(0, 1024, (1, *LATENT))

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_ROWS = 8192
-"""Vectors compared at a time: bounds the distance matrix to _ROWS x K floats, whatever the batch."""
+_DISTANCES = 2**23
+"""Held at once, whatever the batch and the codebook: so many vectors are compared at a time."""
 
 
 class Quantized(NamedTuple):
@@ -92,7 +92,7 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """The index of each vector's nearest entry: (N, D), (K, D) -> (N,) int64; argmin of |z|^2 + |e|^2 - 2 z.e."""
     squares = codebook.pow(2).sum(1)
     found = []
-    for rows in torch.split(vectors, _ROWS):
+    for rows in torch.split(vectors, max(1, _DISTANCES // len(codebook))):
         distance = rows.pow(2).sum(1, keepdim=True) + squares - 2 * rows @ codebook.t()
         found.append(distance.argmin(1))
     return torch.cat(found)

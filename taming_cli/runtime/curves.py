@@ -62,6 +62,7 @@ GROUPS: Mapping[str, Sequence[Curves]] = {
         _curves("Learning rate", "", "learning_rate", low=0),
         _curves("Gradient norm", "", "gradient", log=True),
         _curves("Speed", "images/s", "images_per_second", low=0),
+        _curves("Waiting for the next batch", "s a step", "waiting_seconds", low=0),
     ),
 }
 SHARES = ("codes_used", "accuracy")
