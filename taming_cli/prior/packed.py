@@ -45,6 +45,6 @@ def _works() -> bool:
         x = torch.randn(3, 5, 64).to(torch.bfloat16)
         try:
             found = PackedLinear(linear)(x)
-        except (AttributeError, RuntimeError, TypeError, NotImplementedError):
+        except (AttributeError, RuntimeError, TypeError):
             return False
         return found.shape == (3, 5, 96) and torch.allclose(found.float(), linear(x).float(), rtol=0.02, atol=0.02)
