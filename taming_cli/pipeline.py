@@ -296,12 +296,25 @@ def sample_to(
         _write_grid(out, [targets[number] for number in shown])
 
 
-def write_npz(path: Path, pictures: Sequence[Path], classes: Sequence[int | None]) -> None:
+def write_npz(path: Path, pictures: Sequence[Path], classes: Sequence[int | None], made: str) -> None:
     """Put samples that are on disk into one .npz, as the ADM suite reads them: all pictures, and the classes if there
-    are any. The file appears whole."""
+    are any. The file appears whole, and says what it was `made` of."""
     known = None if None in classes else [index for index in classes if index is not None]
     rows = (read_image(each.read_bytes(), str(each)).permute(1, 2, 0).numpy() for each in pictures)
-    write_atomically(path, lambda temporary: write_pictures(temporary, rows, len(pictures), known))
+    write_atomically(path, lambda temporary: write_pictures(temporary, rows, len(pictures), known, made=made))
+
+
+def plan_of(pipeline: Pipeline, config: SampleConfig, asked: Asked, numbers: Sequence[int]) -> dict[str, Any]:
+    """All that decides what these samples together look like: the same plan, the same pictures."""
+    plan: dict[str, Any] = {
+        "config": {**to_dict(config), "batch_size": None},
+        "prior": pipeline.sha256,
+        "precision": precision_name(pipeline.precision),
+        "numbers": hashlib.sha256(repr(list(numbers)).encode()).hexdigest(),
+    }
+    if hashes := asked.hashes(numbers):
+        plan["asked"] = hashes
+    return plan
 
 
 def _job(
@@ -318,13 +331,7 @@ def _job(
         height=asked.latent.height,
         width=asked.latent.width,
     )
-    plan: dict[str, Any] = {
-        "config": {**to_dict(config), "batch_size": None},
-        "prior": pipeline.sha256,
-        "numbers": hashlib.sha256(repr(list(numbers)).encode()).hexdigest(),
-    }
-    if hashes := asked.hashes(numbers):
-        plan["asked"] = hashes
+    plan = plan_of(pipeline, config, asked, numbers)
     return TokenJob(
         tokens, header=header, plan=plan, total=len(numbers), shard_size=pipeline.at_once(asked.latent, CHUNK)
     )

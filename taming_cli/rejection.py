@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import torch
 from torch import Tensor
@@ -30,6 +30,11 @@ class Judge(NamedTuple):
 
     classifier: Classifier
     classes: Tensor
+
+    @property
+    def stamp(self) -> dict[str, Any]:
+        """Tells it from every other judge."""
+        return {"classifier": self.classifier.stamp, "classes": self.classes.tolist()}
 
 
 def accepted(
@@ -53,7 +58,7 @@ def accepted(
         raise UsageError("accept_rate is below 1, but this prior has no classes to judge by; use 1")
     numbers = range(first, first + math.ceil(config.n / config.accept_rate))
     classes = [index for index in pipeline.classes(config, numbers) if index is not None]
-    made = {"classifier": judge.classifier.stamp, **json.loads(settings_of(pipeline, config, asked, first, None))}
+    made = {**judge.stamp, **json.loads(settings_of(pipeline, config, asked, first, None))}
     found = _seen(out / SEEN, made)
     cells, at_once = asked.latent.width * asked.latent.height, pipeline.at_once(asked.latent, CHUNK)
     out.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from taming_cli.cli.app import main
+from taming_cli.codec.train import held_out
 from taming_cli.evaluate.defaults import newest_samples, trained_on
 from taming_cli.runtime.record import read_run
 from taming_cli.runtime.rundir import newest
@@ -71,6 +72,27 @@ def test_a_codec_is_measured_on_the_pictures_that_it_never_learned_from(capsys: 
     assert sorted(path.name for path in (folder / "eval").iterdir()) == ["best.png", "codebook.png", "worst.png"]
 
 
+def test_a_codec_is_measured_though_but_one_picture_can_be_read(capsys: Capture) -> None:
+    folder = Path("runs/train-vqgan/001")
+    damaged = {Path(item.path): Path(item.path).read_bytes() for item in held_out(folder)[1:]}
+    try:
+        for path in damaged:
+            path.write_bytes(b"no picture")
+        capsys.readouterr()
+        assert main(["eval", "all", str(folder), *LITE, "--device", "cpu", "--json"]) == 3  # some were left out
+        said = capsys.readouterr()
+        assert list(json.loads(said.out)) == ["recon", "codebook"]
+        assert "rfid is left out: 1 of" in said.err
+        damaged[Path(held_out(folder)[0].path)] = Path(held_out(folder)[0].path).read_bytes()
+        for path in damaged:
+            path.write_bytes(b"no picture")
+        assert main(["eval", "all", str(folder), *LITE, "--device", "cpu"]) == 2
+        assert "0 of" in capsys.readouterr().err
+    finally:
+        for path, data in damaged.items():
+            path.write_bytes(data)
+
+
 def test_a_prior_is_measured_on_held_out_tokens_and_by_its_newest_samples(capsys: Capture) -> None:
     folder = Path("runs/train-prior/001")
     found = measured(capsys, "all", folder)
@@ -90,7 +112,9 @@ def test_two_processes_find_what_one_finds(capsys: Capture, folder: str) -> None
     assert together.keys() == alone.keys()
     for name, found in together.items():
         assert found["protocol"] == alone[name]["protocol"]
-        assert list(numbers(found)) == pytest.approx(list(numbers(alone[name])), rel=1e-6)
+        # 1e-7 in a codec's arithmetic, with other threads, may turn a level of one pixel: 1e-5 in pictures as small as these
+        near = 1e-3 if name in ("recon", "rfid") else 1e-6
+        assert list(numbers(found)) == pytest.approx(list(numbers(alone[name])), rel=near)
 
 
 def test_without_names_the_newest_samples_meet_the_pictures_behind_them(capsys: Capture) -> None:

@@ -142,7 +142,7 @@ def test_small_and_broken_pictures_are_listed_and_a_sheet_is_no_picture(
     assert len(found["skipped"]) == 2
     assert (tmp_path / "kept" / "reconstruction.json").exists()
     assert main([*line[:3], str(folder / "small"), "--device", "cpu"]) == 2
-    assert "of 1 pictures 0 can be measured" in capsys.readouterr().err
+    assert "0 of 1 pictures can be measured" in capsys.readouterr().err
     assert main([*line[:-1], str(folder / "000.png")]) == 2
     assert "is a file" in capsys.readouterr().err
 

@@ -19,7 +19,7 @@ from taming_cli.codec.vqgan import VQGAN, codec_file
 from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.size import Size
-from taming_cli.data.arrays import read_pictures
+from taming_cli.data.arrays import made_of, read_pictures
 from taming_cli.data.images import read_image, to_uint8
 from taming_cli.data.tokens import TokenFile, verify
 from taming_cli.errors import BadFileError, Interrupted, UsageError
@@ -204,7 +204,7 @@ def test_the_array_of_all_pictures_is_that_of_the_adm_suite(
 ) -> None:
     config = SampleConfig(n=5, seed=2)
     made = drawn(n=5, seed=2)
-    write_npz(tmp_path / "all.npz", [one.path for one in made], pipeline.classes(config, range(5)))
+    write_npz(tmp_path / "all.npz", [one.path for one in made], pipeline.classes(config, range(5)), "these")
     with np.load(tmp_path / "all.npz") as arrays:
         assert list(arrays) == ["arr_0", "arr_1"]
         assert np.array_equal(arrays["arr_0"], np.stack([pixels(one.path) for one in made]))
@@ -212,6 +212,27 @@ def test_the_array_of_all_pictures_is_that_of_the_adm_suite(
     assert [picture.tolist() for picture in read_pictures(tmp_path / "all.npz")] == [
         pixels(one.path).tolist() for one in made
     ]
+    assert made_of(tmp_path / "all.npz") == "these"
+
+
+def test_an_array_of_other_pictures_is_never_written_over(
+    ckpt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(out: str, npz: str, *more: str) -> int:
+        line = ["sample", "--ckpt", str(ckpt), "-n", "2", "--device", "cpu", "-q", "--npz", str(tmp_path / npz)]
+        return main([*line, "-o", str(tmp_path / out), *more])
+
+    assert run("first", "all.npz") == 0
+    first = (tmp_path / "all.npz").read_bytes()
+    assert run("first", "all.npz") == 0  # the same again
+    for folder, *more in (("second", "--seed", "1"), ("third", "--precision", "bf16"), ("fourth", "--first", "1")):
+        assert run(folder, "all.npz", *more) == 2
+        assert "holds other pictures" in capsys.readouterr().err
+        assert not (tmp_path / folder).exists()  # said before anything was drawn
+    np.savez(tmp_path / "theirs.npz", np.zeros((1, 2, 2, 3), np.uint8))
+    theirs = (tmp_path / "theirs.npz").read_bytes()
+    assert run("first", "theirs.npz") == 2
+    assert ((tmp_path / "all.npz").read_bytes(), (tmp_path / "theirs.npz").read_bytes()) == (first, theirs)
 
 
 def test_shards_draw_a_part_each_and_the_whole_is_then_gathered(

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -186,7 +187,7 @@ def sample(
     output = Output(json=json, quiet=quiet)
     from taming_cli.cli.models import prior_path
     from taming_cli.codec.hole import known
-    from taming_cli.pipeline import Pipeline, sample_to, write_npz
+    from taming_cli.pipeline import Pipeline, plan_of, sample_to, write_npz
     from taming_cli.rejection import accepted
     from taming_cli.runtime.rundir import next_folder
 
@@ -208,8 +209,12 @@ def sample(
             f"this prior learned whole pictures of {pipeline.learned} codes: one of {asked.latent} will repeat itself"
         )
     part = _part(shard, gathers=bool(tokens or npz) or settings.accept_rate < 1, out=out)
-    if npz is not None and npz.is_dir():
-        raise UsageError(f"{npz} is a folder; name a file for the array")
+    judge = _judge(pipeline, settings, class_map, weights, offline) if settings.accept_rate < 1 else None
+    plan = plan_of(pipeline, settings, asked, range(first, first + settings.n))
+    plan["judge"] = None if judge is None else judge.stamp
+    made = sha256(json_module.dumps(plan).encode()).hexdigest()
+    if npz is not None:
+        _check_way(npz, made)
     folder = out or next_folder(Path("runs") / "sample")
     count, drawn = 0, 0
     with output.bar("sampling", None) as bar:
@@ -225,17 +230,9 @@ def sample(
                 bar.update(drawn, f"decoding: {done}/{total} cells")
 
         numbers: Sequence[int] = range(first, first + settings.n)[part.places]
-        if settings.accept_rate < 1:
-            numbers = accepted(
-                pipeline,
-                settings,
-                folder,
-                _judge(pipeline, settings, class_map, weights, offline),
-                asked=asked,
-                first=first,
-                on_progress=on_progress,
-            )
-        for made in sample_to(
+        if judge is not None:
+            numbers = accepted(pipeline, settings, folder, judge, asked=asked, first=first, on_progress=on_progress)
+        for picture in sample_to(
             pipeline,
             settings,
             folder,
@@ -248,12 +245,18 @@ def sample(
         ):
             count += 1
             if json:
-                line = {"path": str(made.path), "sample": made.sample, "seed": settings.seed, "class": made.label}
-                line |= {"cond": made.map} if made.map is not None else {}
+                line = {
+                    "path": str(picture.path),
+                    "sample": picture.sample,
+                    "seed": settings.seed,
+                    "class": picture.label,
+                }
+                line |= {"cond": picture.map} if picture.map is not None else {}
                 sys.stdout.write(json_module.dumps(line, ensure_ascii=False) + "\n")
                 sys.stdout.flush()
     if npz is not None and numbers:
-        write_npz(npz, [folder / f"{number:06d}.png" for number in numbers], pipeline.classes(settings, numbers))
+        pictures = [folder / f"{number:06d}.png" for number in numbers]
+        write_npz(npz, pictures, pipeline.classes(settings, numbers), made)
     if not json:
         together = f"; together in {folder / 'grid.png'}" if count else ""
         output.result(f"{folder}: {count} pictures{together}", {}, short=str(folder))
@@ -269,6 +272,16 @@ def _part(shard: str | None, *, gathers: bool, out: Path | None) -> Shard:
             "same command without --shard afterwards, and --accept-rate there too"
         )
     return part
+
+
+def _check_way(npz: Path, made: str) -> None:
+    """UsageError where something else is in the array's way than the same pictures."""
+    from taming_cli.data.arrays import made_of
+
+    if npz.is_dir():
+        raise UsageError(f"{npz} is a folder; name a file for the array")
+    if npz.exists() and made_of(npz) != made:
+        raise UsageError(f"{npz} exists and holds other pictures; name another file or remove it")
 
 
 def _maps(kinds: Sequence[str], given: Sequence[str]) -> dict[str, Path]:

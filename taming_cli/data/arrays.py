@@ -55,9 +55,22 @@ def read_pictures(path: Path) -> Iterator[Picture]:
             yield np.frombuffer(data, np.uint8).reshape(shape[1:])
 
 
-def write_pictures(path: Path, pictures: Iterable[Picture], count: int, classes: Sequence[int] | None = None) -> None:
-    """Write `count` pictures (H, W, 3) of one size, and their classes where there are any."""
+def made_of(path: Path) -> str | None:
+    """What `write_pictures` was told that the pictures were made of; None for a file of another's making, or none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.comment.decode() or None
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None
+
+
+def write_pictures(
+    path: Path, pictures: Iterable[Picture], count: int, classes: Sequence[int] | None = None, *, made: str = ""
+) -> None:
+    """Write `count` pictures (H, W, 3) of one size, and their classes where there are any. `made` says of what they
+    were made, in the archive's comment, which readers of arrays pass over."""
     with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
+        archive.comment = made.encode()
         with archive.open(PICTURES, "w", force_zip64=True) as stream:
             shape: tuple[int, ...] = ()
             for picture in pictures:

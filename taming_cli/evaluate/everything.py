@@ -79,12 +79,19 @@ def _of_codec(run: Path, model: Path, settings: dict[str, Any], means: Means) ->
         "codebook": codecs.Codebook(size),
         "rfid": codecs.Distribution(look.network),
     }
-    if len(items) < 2:
-        means.note("rfid is left out: one picture is held out, and a distance of distributions needs two or more")
-        del measures["rfid"]
     sent.past(*measures.values())
+    results: dict[str, Measured] = {}
+    too_little: dict[str, UsageError] = {}
     for name, measure in measures.items():
-        yield name, measure.result(sent)
+        try:
+            results[name] = measure.result(sent)
+        except UsageError as error:
+            too_little[name] = error
+    if not results:
+        raise too_little["codebook"]
+    for name, why in too_little.items():
+        means.note(f"{name} is left out: {why}")
+    yield from results.items()
 
 
 def _of_prior(run: Path, model: Path, settings: dict[str, Any], means: Means) -> Iterator[tuple[str, Measured]]:

@@ -85,8 +85,8 @@ class Sending:
     def none_read(self, skipped: Sequence[Skipped], *, least: int = 1) -> UsageError:
         """The error where fewer than `least` pictures can be measured, with the first reason."""
         first = f"; {skipped[0].name}: {skipped[0].reason}" if skipped else ""
-        count = len(self.items)
-        return UsageError(f"of {count} pictures {count - len(skipped)} can be measured, {least} or more must{first}")
+        read, count = len(self.items) - len(skipped), len(self.items)
+        return UsageError(f"{read} of {count} pictures can be measured, {least} or more are needed{first}")
 
     def _coded(self, images: Tensor, decodes: bool) -> tuple[Tensor, Tensor | None]:
         if not decodes:
