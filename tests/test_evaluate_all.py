@@ -112,7 +112,7 @@ def test_two_processes_find_what_one_finds(capsys: Capture, folder: str) -> None
     assert together.keys() == alone.keys()
     for name, found in together.items():
         assert found["protocol"] == alone[name]["protocol"]
-        # 1e-7 in a codec's arithmetic, with other threads, may turn a level of one pixel: 1e-5 in pictures as small as these
+        # 1e-7 in a codec's arithmetic, with other threads, may turn a level of one pixel: 1e-5 in pictures so small
         near = 1e-3 if name in ("recon", "rfid") else 1e-6
         assert list(numbers(found)) == pytest.approx(list(numbers(alone[name])), rel=near)
 

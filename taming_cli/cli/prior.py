@@ -21,7 +21,7 @@ from taming_cli.config.shard import Shard
 from taming_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from taming_cli.pipeline import Pipeline
+    from taming_cli.pipeline import Pipeline, Sampled
     from taming_cli.rejection import Judge
 
 
@@ -211,8 +211,7 @@ def sample(
     part = _part(shard, gathers=bool(tokens or npz) or settings.accept_rate < 1, out=out)
     judge = _judge(pipeline, settings, class_map, weights, offline) if settings.accept_rate < 1 else None
     plan = plan_of(pipeline, settings, asked, range(first, first + settings.n))
-    plan["judge"] = None if judge is None else judge.stamp
-    made = sha256(json_module.dumps(plan).encode()).hexdigest()
+    made = _digest(plan | {"judge": None if judge is None else judge.stamp})
     if npz is not None:
         _check_way(npz, made)
     folder = out or next_folder(Path("runs") / "sample")
@@ -245,15 +244,7 @@ def sample(
         ):
             count += 1
             if json:
-                line = {
-                    "path": str(picture.path),
-                    "sample": picture.sample,
-                    "seed": settings.seed,
-                    "class": picture.label,
-                }
-                line |= {"cond": picture.map} if picture.map is not None else {}
-                sys.stdout.write(json_module.dumps(line, ensure_ascii=False) + "\n")
-                sys.stdout.flush()
+                _tell(picture, settings.seed)
     if npz is not None and numbers:
         pictures = [folder / f"{number:06d}.png" for number in numbers]
         write_npz(npz, pictures, pipeline.classes(settings, numbers), made)
@@ -272,6 +263,18 @@ def _part(shard: str | None, *, gathers: bool, out: Path | None) -> Shard:
             "same command without --shard afterwards, and --accept-rate there too"
         )
     return part
+
+
+def _tell(picture: "Sampled", seed: int) -> None:
+    """A line of JSON."""
+    line = {"path": str(picture.path), "sample": picture.sample, "seed": seed, "class": picture.label}
+    line |= {"cond": picture.map} if picture.map is not None else {}
+    sys.stdout.write(json_module.dumps(line, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def _digest(plan: dict[str, Any]) -> str:
+    return sha256(json_module.dumps(plan).encode()).hexdigest()
 
 
 def _check_way(npz: Path, made: str) -> None:

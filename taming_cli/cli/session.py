@@ -166,14 +166,13 @@ class Session:
 
     def sending(self, codec: Path, images: list[Path], size: Size | None) -> "Sending":
         """Pictures on their way through a codec."""
-        from taming_cli.evaluate.sending import AT_ONCE, sending
+        from taming_cli.evaluate.sending import sending
         from taming_cli.evaluate.sides import pictures_in
 
         return sending(
             codec,
             pictures_in(images),
             size=size,
-            batch_size=min(AT_ONCE, self.batch_size),
             workers=self.workers,
             device=self.device,
             world=self.world,

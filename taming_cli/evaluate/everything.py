@@ -20,7 +20,7 @@ from taming_cli.evaluate.defaults import behind, drawn_by, samples_under
 from taming_cli.evaluate.likelihood import nll
 from taming_cli.evaluate.look import Look
 from taming_cli.evaluate.protocol import Measured
-from taming_cli.evaluate.sending import AT_ONCE, Measure, sending
+from taming_cli.evaluate.sending import Measure, sending
 from taming_cli.evaluate.sides import Side, side
 from taming_cli.judges.perceptual import Perceptual
 from taming_cli.prior.batches import TokenSet
@@ -67,7 +67,6 @@ def _of_codec(run: Path, model: Path, settings: dict[str, Any], means: Means) ->
         model,
         items,
         size=train.size,
-        batch_size=min(AT_ONCE, look.batch_size),
         workers=look.workers,
         device=next(look.network.parameters()).device,
         world=look.world,
