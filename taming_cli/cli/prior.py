@@ -212,8 +212,7 @@ def sample(
     judge = _judge(pipeline, settings, class_map, weights, offline) if settings.accept_rate < 1 else None
     plan = plan_of(pipeline, settings, asked, range(first, first + settings.n))
     made = _digest(plan | {"judge": None if judge is None else judge.stamp})
-    if npz is not None:
-        _check_way(npz, made)
+    _check_way(npz, made)
     folder = out or next_folder(Path("runs") / "sample")
     count, drawn = 0, 0
     with output.bar("sampling", None) as bar:
@@ -277,13 +276,13 @@ def _digest(plan: dict[str, Any]) -> str:
     return sha256(json_module.dumps(plan).encode()).hexdigest()
 
 
-def _check_way(npz: Path, made: str) -> None:
+def _check_way(npz: Path | None, made: str) -> None:
     """UsageError where something else is in the array's way than the same pictures."""
     from taming_cli.data.arrays import made_of
 
-    if npz.is_dir():
+    if npz is not None and npz.is_dir():
         raise UsageError(f"{npz} is a folder; name a file for the array")
-    if npz.exists() and made_of(npz) != made:
+    if npz is not None and npz.exists() and made_of(npz) != made:
         raise UsageError(f"{npz} exists and holds other pictures; name another file or remove it")
 
 
