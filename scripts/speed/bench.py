@@ -4,6 +4,7 @@ import argparse
 import json
 import platform
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from peer import Peer
 from rich.console import Console
 from rich.table import Table
 from stages import STAGES, Bench
-from turns import OURS, PEER, PLAIN, Stage
+from turns import OURS, PEER, PLAIN, Timed, timed
 
 from taming_cli.runtime.cost import flop_rate, read_rate
 from taming_cli.runtime.device import pick_device, pick_precision, precision_name
@@ -31,47 +32,45 @@ def main() -> None:
         raise SystemExit(f"bench: unknown stage {', '.join(sorted(unknown))}; use {', '.join(STAGES)}")
     device = pick_device(asked.device)
     dtype = pick_precision("auto", device)
-    peer = None if asked.peer is None else Peer(asked.peer.resolve())
-    bench = Bench(device, dtype, peer, flop_rate(device, dtype), read_rate(device))
-    torch.manual_seed(0)
-    console = Console(stderr=True)
-    stages = []
+    peer = None if asked.peer is None else asked.peer.resolve()
+    if peer is not None:
+        Peer(peer)  # an error now rather than in the middle
+    bench = Bench(device, dtype, peer)
+    found = []
     for name in wanted:
-        for stage in STAGES[name](bench):
-            console.print(f"{stage.name} ...", highlight=False)
-            stage.measure(asked.repeats, device)
-            stages.append(stage)
-            print(json.dumps(stage.to_dict()), file=sys.stderr)
+        for each in timed(partial(STAGES[name], bench), asked.repeats, device):
+            found.append(each)
+            print(json.dumps(each.to_dict()), file=sys.stderr)
     about = {
         "machine": platform.processor() or platform.machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "precision": precision_name(dtype),
-        "gflops": bench.flops / 1e9,
-        "gigabytes_read_per_second": bench.reads / 1e9,
+        "gflops": flop_rate(device, dtype) / 1e9,
+        "gigabytes_read_per_second": read_rate(device) / 1e9,
         "repeats": asked.repeats,
     }
-    Console(width=150).print(_table(stages))
+    Console(width=150).print(_table(found))
     print(json.dumps(about), file=sys.stderr)
     if asked.json is not None:
-        asked.json.write_text(json.dumps({**about, "stages": [stage.to_dict() for stage in stages]}, indent=2) + "\n")
+        asked.json.write_text(json.dumps({**about, "stages": [each.to_dict() for each in found]}, indent=2) + "\n")
 
 
-def _table(stages: list[Stage]) -> Table:
+def _table(found: list[Timed]) -> Table:
     table = Table("stage", "per", *(f"{way}, s" for way in (PLAIN, PEER, OURS)), f"x {PLAIN}", f"x {PEER}", "of floor")
     for column in table.columns[2:]:
         column.justify = "right"
     table.add_column("memory, MiB", justify="right")
-    for stage in stages:
-        said = stage.to_dict()
+    for each in found:
+        said = each.to_dict()
         times = [f"{said['seconds'][way]:.4g}" if way in said["seconds"] else "" for way in (PLAIN, PEER, OURS)]
         ratios = [
             f"{said['times_faster_than'][way]:.2f}" if way in said["times_faster_than"] else "" for way in (PLAIN, PEER)
         ]
         share = "" if said["share_of_floor"] is None else f"{said['share_of_floor']:.0%}"
-        memory = " / ".join(f"{stage.memory[way] / 2**20:.0f}" for way in (PLAIN, PEER, OURS) if way in stage.memory)
-        table.add_row(stage.name, stage.unit, *times, *ratios, share, memory)
+        memory = " / ".join(f"{each.memory[way] / 2**20:.0f}" for way in (PLAIN, PEER, OURS) if way in each.memory)
+        table.add_row(each.stage.name, each.stage.unit, *times, *ratios, share, memory)
     return table
 
 

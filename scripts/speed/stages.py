@@ -1,13 +1,12 @@
 """The stages that are timed: each in plain fp32, as the tool does it, and by the authors' code."""
 
-import copy
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +22,6 @@ from taming_cli.codec.step import Phase, codec_step
 from taming_cli.codec.tokenize import tokenize
 from taming_cli.codec.vqgan import VQGAN, codec_file
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
-from taming_cli.config.evaluate import FeatureConfig
 from taming_cli.config.presets import preset
 from taming_cli.config.prior import ConditionSpec, PriorConfig, PriorTrainConfig
 from taming_cli.config.sampling import DecodingConfig
@@ -32,7 +30,7 @@ from taming_cli.data.batches import eval_batches
 from taming_cli.data.images import to_float
 from taming_cli.data.sources import list_items
 from taming_cli.evaluate.look import Look, look
-from taming_cli.evaluate.sides import side
+from taming_cli.evaluate.sides import Side, side
 from taming_cli.judges import features, perceptual
 from taming_cli.prior.batches import Batch
 from taming_cli.prior.canvas import Canvas
@@ -42,7 +40,7 @@ from taming_cli.prior.packed import pack
 from taming_cli.prior.state import prior_step
 from taming_cli.prior.state import start as start_prior
 from taming_cli.runtime.checkpoint import save_model
-from taming_cli.runtime.cost import cost
+from taming_cli.runtime.cost import cost, flop_rate, read_rate
 from taming_cli.runtime.device import autocast
 
 SIDE = 256
@@ -56,105 +54,136 @@ WAVES = 12
 """Waves of the plan that are timed, evenly spread; the rest by count."""
 FULL_CELLS = 2
 """Cells that are timed where each takes a full forward; the rest by count."""
-JPEGS = 192
+EVALUATED, JPEGS = 64, 192
+"""Pictures that are looked at, and made into tokens."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Where it runs, and beside whom."""
+    """Where it runs, and the checkout of the authors' code beside which it does."""
 
     device: torch.device
     precision: torch.dtype
-    peer: Peer | None
-    flops: float
-    reads: float
+    peer: Path | None
 
     def floor(self, run: Way) -> float:
         """Seconds that the multiply-adds of a call take at the machine's rate."""
-        return cost(run).flops / self.flops
+        return cost(run).flops / flop_rate(self.device, self.precision)
+
+    def ways(self, theirs: Callable[[Peer], Way], **others: Callable[[], Way]) -> dict[str, Callable[[], Way]]:
+        """`plain`, `ours`, and, with a checkout, theirs."""
+        named = {PLAIN: others["plain"], OURS: others["ours"]}
+        return named if self.peer is None else named | {PEER: lambda: theirs(Peer(self.peer or Path()))}
 
 
-def _codec(bench: Bench) -> tuple[VQGAN, VQGAN, Tensor, Any]:
-    """The paper's codec, plain and as it is used; pictures; and the authors' twin."""
-    config, critic, train = _paper()
-    plain = VQGAN(config).eval().to(bench.device)
-    theirs = bench.peer.codec(plain, critic, train).eval().to(bench.device) if bench.peer else None
-    ours = copy.deepcopy(plain).to(memory_format=torch.channels_last)
-    images = torch.randint(0, 256, (CODEC_BATCH, 3, SIDE, SIDE), dtype=torch.uint8)
-    return plain, ours, images, theirs
+class _Codec(NamedTuple):
+    """The paper's codec with what trains it."""
+
+    config: CodecConfig
+    critic: CriticConfig
+    train: CodecTrainConfig
+
+    def build(self, bench: Bench) -> VQGAN:
+        torch.manual_seed(0)
+        return VQGAN(self.config).eval().to(bench.device)
 
 
-def _paper() -> tuple[CodecConfig, CriticConfig, CodecTrainConfig]:
+def _paper() -> _Codec:
     values = preset("f16-1024").codec
-    kinds = (CodecConfig, CriticConfig, CodecTrainConfig)
-    return tuple(kind(**{k: v for k, v in values.items() if k in kind.__dataclass_fields__}) for kind in kinds)  # type: ignore[return-value]
+
+    def of(kind: type[Any]) -> Any:
+        return kind(**{name: value for name, value in values.items() if name in kind.__dataclass_fields__})
+
+    return _Codec(of(CodecConfig), of(CriticConfig), of(CodecTrainConfig))
 
 
 def encode(bench: Bench) -> Iterator[Stage]:
     """Pictures to codes."""
-    plain, ours, images, theirs = _codec(bench)
+    paper = _paper()
+    images = torch.randint(0, 256, (CODEC_BATCH, 3, SIDE, SIDE), dtype=torch.uint8)
     x = to_float(images).to(bench.device)
 
-    def used() -> None:
-        with autocast(bench.device, bench.precision):
-            tiles.encode(ours, images)
+    def plain() -> Way:
+        codec = paper.build(bench)
+        return lambda: codec.encode(x)
 
-    def peers() -> None:
-        with torch.no_grad():
-            theirs.encode(x)
+    def ours() -> Way:
+        codec = paper.build(bench).to(memory_format=torch.channels_last)
+        return _cast(bench, lambda: tiles.encode(codec, images))
 
-    ways: dict[str, Way] = {PLAIN: lambda: plain.encode(x), OURS: used}
-    if theirs:
-        ways[PEER] = peers
-    floor = bench.floor(lambda: plain.encode(x[:1])) * CODEC_BATCH
-    yield Stage("encode, f16, ch 128, 256 x 256", "picture", CODEC_BATCH, ways, floor)
+    def theirs(peer: Peer) -> Way:
+        codec = peer.codec(paper.build(bench), paper.critic, paper.train).eval()
+        return torch.no_grad()(lambda: codec.encode(x))
+
+    yield Stage(
+        "encode, f16, ch 128, 256 x 256",
+        "picture",
+        CODEC_BATCH,
+        bench.ways(theirs, plain=plain, ours=ours),
+        lambda: bench.floor(plain()),
+    )
 
 
 def decode(bench: Bench) -> Iterator[Stage]:
     """Codes to pictures."""
-    plain, ours, _, theirs = _codec(bench)
-    codes = torch.randint(0, ours.config.codebook_size, (CODEC_BATCH, SIDE // 16, SIDE // 16), device=bench.device)
+    paper = _paper()
+    codes = torch.zeros(CODEC_BATCH, SIDE // 16, SIDE // 16, dtype=torch.int64, device=bench.device)
+    codes += torch.arange(SIDE // 16, device=bench.device)
 
-    def used() -> None:
+    def plain() -> Way:
+        codec = paper.build(bench)
+        return lambda: codec.decode(codes)
+
+    def ours() -> Way:
+        codec = paper.build(bench).to(memory_format=torch.channels_last)
+        return _cast(bench, lambda: tiles.pictures(codec, codes))
+
+    def theirs(peer: Peer) -> Way:
+        codec = peer.codec(paper.build(bench), paper.critic, paper.train).eval()
+        shape = (*codes.shape, paper.config.codebook_dim)
+        return torch.no_grad()(lambda: codec.decode(codec.quantize.get_codebook_entry(codes.flatten(), shape)))
+
+    yield Stage(
+        "decode, f16, ch 128, 256 x 256",
+        "picture",
+        CODEC_BATCH,
+        bench.ways(theirs, plain=plain, ours=ours),
+        lambda: bench.floor(plain()),
+    )
+
+
+def _cast(bench: Bench, run: Way) -> Way:
+    def cast() -> None:
         with autocast(bench.device, bench.precision):
-            tiles.pictures(ours, codes)
+            run()
 
-    def peers() -> None:
-        with torch.no_grad():
-            theirs.decode(theirs.quantize.get_codebook_entry(codes.flatten(), (*codes.shape, ours.config.codebook_dim)))
-
-    ways: dict[str, Way] = {PLAIN: lambda: plain.decode(codes), OURS: used}
-    if theirs:
-        ways[PEER] = peers
-    floor = bench.floor(lambda: plain.decode(codes[:1])) * CODEC_BATCH
-    yield Stage("decode, f16, ch 128, 256 x 256", "picture", CODEC_BATCH, ways, floor)
+    return cast
 
 
 def step(bench: Bench) -> Iterator[Stage]:
     """A codec's training step with everything on: LPIPS on VGG16, critic, adaptive weight."""
-    config, critic, train = _paper()
-    with tempfile.TemporaryDirectory() as folder:
-        torch.save(torchvision.models.vgg16(weights=None).state_dict(), Path(folder) / "vgg16.pth")
-        judge = perceptual.build("lpips-vgg", weights=Path(folder) / "vgg16.pth")
-    assert judge is not None
-    judge = judge.to(bench.device)
+    paper = _paper()
     x = to_float(torch.randint(0, 256, (STEP_BATCH, 3, SIDE, SIDE), dtype=torch.uint8)).to(bench.device)
 
-    first = VQGAN(config)
-    state = start_codec(copy.deepcopy(first), critic, train, bench.device, bench.precision)
-    now = Phase(critic=True, adversarial=1.0)
-
     def steps(precision: torch.dtype) -> Way:
-        def run() -> None:
-            state.precision = precision
-            codec_step(state, x, judge=judge, config=train, now=now, learning_rate=train.learning_rate)
+        with tempfile.TemporaryDirectory() as folder:
+            torch.save(torchvision.models.vgg16(weights=None).state_dict(), Path(folder) / "vgg16.pth")
+            judge = perceptual.build("lpips-vgg", weights=Path(folder) / "vgg16.pth")
+        assert judge is not None
+        judge = judge.to(bench.device)
+        state = start_codec(paper.build(bench), paper.critic, paper.train, bench.device, precision)
+        now = Phase(critic=True, adversarial=1.0)
+        rate = paper.train.learning_rate
+        return lambda: codec_step(state, x, judge=judge, config=paper.train, now=now, learning_rate=rate)
 
-        return run
+    def theirs(peer: Peer) -> Way:
+        return peer.codec_step(peer.codec(paper.build(bench), paper.critic, paper.train).to(bench.device).train(), x)
 
-    ways: dict[str, Way] = {PLAIN: steps(torch.float32), OURS: steps(bench.precision)}
-    if bench.peer:
-        ways[PEER] = bench.peer.codec_step(bench.peer.codec(first, critic, train).to(bench.device).train(), x)
-    yield Stage("codec step, everything on", "picture", STEP_BATCH, ways, bench.floor(ways[PLAIN]))
+    def plain() -> Way:
+        return steps(torch.float32)
+
+    ways = bench.ways(theirs, plain=plain, ours=lambda: steps(bench.precision))
+    yield Stage("codec step, everything on", "picture", STEP_BATCH, ways, lambda: bench.floor(plain()))
 
 
 def _prior(kind: str, device: torch.device) -> GPT:
@@ -169,41 +198,41 @@ def _prior(kind: str, device: torch.device) -> GPT:
         codebook_size=1024,
         conditions=(grid if kind == "segmentation" else ConditionSpec(kind="class", vocabulary=1000),),
     )
+    torch.manual_seed(0)
     return GPT(config).eval().requires_grad_(False).to(device)
 
 
 def prior(bench: Bench) -> Iterator[Stage]:
     """A prior's training step."""
-    first = _prior("segmentation", torch.device("cpu"))
     codes = torch.randint(0, 1024, (STEP_BATCH, 16, 16))
-    batch = Batch(codes.flatten(1), codes.flatten(1), {"segmentation": codes})
     train = PriorTrainConfig(dropout=0.0, condition_dropout=0.0)
 
-    theirs = bench.peer.prior(first).to(bench.device).train() if bench.peer else None
-    state = start_prior(first, train, bench.device, bench.precision)
-
     def steps(precision: torch.dtype) -> Way:
-        def run() -> None:
-            state.precision = precision
-            prior_step(state, batch, train, train.learning_rate)
+        state = start_prior(_prior("segmentation", torch.device("cpu")), train, bench.device, precision)
+        batch = Batch(codes.flatten(1), codes.flatten(1), {"segmentation": codes})
+        return lambda: prior_step(state, batch, train, train.learning_rate)
 
-        return run
+    def theirs(peer: Peer) -> Way:
+        gpt = peer.prior(_prior("segmentation", torch.device("cpu"))).to(bench.device).train()
+        return peer.prior_step(gpt, codes.flatten(1).repeat(1, 2).to(bench.device), 256, train.learning_rate)
 
-    ways: dict[str, Way] = {PLAIN: steps(torch.float32), OURS: steps(bench.precision)}
-    if bench.peer:
-        tokens = codes.flatten(1).repeat(1, 2).to(bench.device)
-        ways[PEER] = bench.peer.prior_step(theirs, tokens, 256, train.learning_rate)
-    yield Stage("prior step, 305 M", "token", STEP_BATCH * 256, ways, bench.floor(ways[PLAIN]))
+    def plain() -> Way:
+        return steps(torch.float32)
+
+    ways = bench.ways(theirs, plain=plain, ours=lambda: steps(bench.precision))
+    yield Stage("prior step, 305 M", "token", STEP_BATCH * 256, ways, lambda: bench.floor(plain()))
 
 
 def cached(bench: Bench) -> Iterator[Stage]:
     """Sampling a window with the cache, for one picture and for sixteen."""
-    plain = _prior("class", bench.device)
-    ours = pack(copy.deepcopy(plain).to(bench.precision))
-    theirs = bench.peer.prior(plain).to(bench.device).eval() if bench.peer else None
     rows = DRAWN // 16
     keep = torch.arange(16)[:, None].expand(16, 16) >= rows
-    weights = bench.precision.itemsize * (sum(p.numel() for p in plain.parameters()) - plain.tok_emb.weight.numel())
+
+    def floor() -> float:
+        gpt = _prior("class", torch.device("meta"))
+        read = sum(p.numel() for p in gpt.parameters()) - gpt.tok_emb.weight.numel()
+        return DRAWN * bench.precision.itemsize * read / read_rate(bench.device)
+
     for pictures in (1, 16):
         classes = torch.zeros(pictures, 1, dtype=torch.int64)
 
@@ -218,90 +247,122 @@ def cached(bench: Bench) -> Iterator[Stage]:
                 given=Given(torch.zeros(1, 16, 16, dtype=torch.int64), keep),
             )
 
-        ways: dict[str, Way] = {PLAIN: draw(plain), OURS: draw(ours)}
-        if bench.peer:
-            ways[PEER] = bench.peer.cached(theirs, classes.to(bench.device), DRAWN)
-        floor = DRAWN * weights / bench.reads
-        yield Stage(f"cached sampling, 305 M, {pictures} at once", "token", DRAWN * pictures, ways, floor)
+        def plain(draw: Callable[[GPT], Way] = draw) -> Way:
+            return draw(_prior("class", bench.device))
+
+        def ours(draw: Callable[[GPT], Way] = draw) -> Way:
+            return draw(pack(_prior("class", bench.device).to(bench.precision)))
+
+        def theirs(peer: Peer, classes: Tensor = classes) -> Way:
+            gpt = peer.prior(_prior("class", bench.device)).to(bench.device).eval()
+            return peer.cached(gpt, classes.to(bench.device), DRAWN)
+
+        name = f"cached sampling, 305 M, {pictures} at once"
+        yield Stage(name, "token", DRAWN * pictures, bench.ways(theirs, plain=plain, ours=ours), floor)
 
 
 def window(bench: Bench) -> Iterator[Stage]:
     """The sliding window over 52 x 80 cells at several strides; timed on a part."""
-    plain = _prior("segmentation", bench.device)
-    ours = pack(copy.deepcopy(plain).to(bench.precision))
-    theirs = bench.peer.prior(plain).to(bench.device).eval() if bench.peer else None
     cells = LATENT[0] * LATENT[1]
-    labels = torch.randint(0, 1024, (1, *LATENT))
-    tokens = torch.zeros(1, 256, dtype=torch.int64, device=bench.device)
+    labels = torch.arange(cells).reshape(1, *LATENT) % 1024
+    full = cells / FULL_CELLS
 
-    @torch.no_grad()
-    def full() -> None:
-        for _ in range(FULL_CELLS):
-            plain(tokens, tokens)[:, -1].softmax(-1)
+    def plain() -> Way:
+        gpt = _prior("segmentation", bench.device)
+        tokens = torch.zeros(1, 256, dtype=torch.int64, device=bench.device)
+
+        @torch.no_grad()
+        def forwards() -> None:
+            for _ in range(FULL_CELLS):
+                gpt(tokens, tokens)[:, -1].softmax(-1)
+
+        return forwards
+
+    def theirs(peer: Peer) -> Way:
+        return peer.window(peer.prior(_prior("segmentation", bench.device)).to(bench.device).eval(), FULL_CELLS, 1)
 
     for stride in (1, 2, 4, 8):
-        canvas = Canvas.blank(
-            ours.config, size=LATENT, samples=1, conditions={"segmentation": labels}, stride=stride, device=bench.device
-        )
-        sampler = Sampler(ours, canvas, samples=[0], attempts=None, seed=0, decoding=DecodingConfig(), given=None)
-        waves = sampler.unknown_parts()
-        some = waves[len(waves) // WAVES // 2 :: max(1, len(waves) // WAVES)]
 
-        @torch.inference_mode()
-        def draw(sampler: Sampler = sampler, some: list[Any] = some, widest: int = max(map(len, waves))) -> None:
-            cache = sampler.cache(widest)
-            for wave in some:
-                for _ in sampler.fill(wave, cache, widest):
-                    pass
+        def sampler(gpt: GPT, stride: int = stride) -> Sampler:
+            canvas = Canvas.blank(
+                gpt.config,
+                size=LATENT,
+                samples=1,
+                conditions={"segmentation": labels},
+                stride=stride,
+                device=bench.device,
+            )
+            return Sampler(gpt, canvas, samples=[0], attempts=None, seed=0, decoding=DecodingConfig(), given=None)
 
-        ways: dict[str, Way] = {PLAIN: full, OURS: draw}
-        parts = {PLAIN: cells / FULL_CELLS, OURS: len(waves) / len(some), PEER: cells / FULL_CELLS}
-        if bench.peer:
-            ways[PEER] = bench.peer.window(theirs, FULL_CELLS, 1)
-        yield Stage(f"window, 52 x 80 cells, stride {stride}", "picture", 1, ways, None, parts)
+        def ours(sampler: Callable[[GPT], Sampler] = sampler) -> Way:
+            drawing = sampler(pack(_prior("segmentation", bench.device).to(bench.precision)))
+            waves = drawing.unknown_parts()
+            widest = max(map(len, waves))
+
+            @torch.inference_mode()
+            def draw() -> None:
+                cache = drawing.cache(widest)
+                for wave in some_of(waves):
+                    for _ in drawing.fill(wave, cache, widest):
+                        pass
+
+            return draw
+
+        waves = sampler(_prior("segmentation", torch.device("meta"))).unknown_parts()
+        calls = {PLAIN: full, PEER: full, OURS: len(waves) / len(some_of(waves))}
+        name = f"window, 52 x 80 cells, stride {stride}"
+        yield Stage(name, "picture", 1, bench.ways(theirs, plain=plain, ours=ours), None, calls)
+
+
+def some_of(waves: list[Any]) -> list[Any]:
+    """About WAVES of them, evenly spread."""
+    return waves[len(waves) // WAVES // 2 :: max(1, len(waves) // WAVES)]
 
 
 def evaluation(bench: Bench) -> Iterator[Stage]:
-    """Pictures seen by a feature network."""
+    """Pictures seen by a feature network: one after the other, and as `eval` does it."""
     with tempfile.TemporaryDirectory() as folder:
-        _write_jpegs(Path(folder), 64, (SIDE, SIDE))
-        network = features.build("efficientnet-lite0").to(bench.device)
-        pictures = side(Path(folder), device=bench.device)
-        config = FeatureConfig(features="efficientnet-lite0")
-        assert not config.size
-        one = Look(network=network, batch_size=1, workers=1)
-        yield Stage(
-            "evaluation, efficientnet-lite0",
-            "picture",
-            64,
-            {PLAIN: lambda: look(pictures, one), OURS: lambda: look(pictures, replace(one, batch_size=32, workers=2))},  # type: ignore[arg-type]
-        )
+        _write_jpegs(Path(folder), EVALUATED, (SIDE, SIDE))
+
+        def looking(batch_size: int, workers: int) -> Way:
+            network = features.build("efficientnet-lite0").to(bench.device)
+            pictures = side(Path(folder), device=bench.device)
+            assert isinstance(pictures, Side)
+            how = Look(network=network, batch_size=batch_size, workers=workers)
+            return lambda: look(pictures, how)
+
+        ways = {PLAIN: lambda: looking(1, 1), OURS: lambda: looking(32, 2)}
+        yield Stage("evaluation, efficientnet-lite0", "picture", EVALUATED, ways)
 
 
 def tokens(bench: Bench) -> Iterator[Stage]:
     """A folder of JPEGs to a token file, tiny codec; the floor is what the parts take by themselves on all cores."""
-    codec = VQGAN(CodecConfig()).eval()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         _write_jpegs(root / "images", JPEGS, (640, 480))
         items = list_items([root / "images"]).items
+        torch.manual_seed(0)
+        codec = VQGAN(CodecConfig()).eval()
         save_model(root / "vq.safetensors", codec_file(codec, {"size": "128x128"}))
-        made = iter(range(10**6))
 
-        def run() -> None:
-            tokenize(items, ckpt=root / "vq.safetensors", out=root / f"{next(made)}.h5", device=str(bench.device))
+        def ours() -> Way:
+            made = iter(range(10**6))
+            device = str(bench.device)
+            return lambda: tokenize(items, ckpt=root / "vq.safetensors", out=root / f"{next(made)}.h5", device=device)
 
-        used = codec.to(bench.device).to(memory_format=torch.channels_last)
-        images = torch.randint(0, 256, (16, 3, 128, 128), dtype=torch.uint8)
-        read = _seconds(lambda: [None for _ in eval_batches(items[:64], size=Size(128, 128), batch_size=16)], 5) / 64
-        encoded = _seconds(lambda: tiles.encode(used, images), 5) / 16
-        floor = JPEGS * (read / torch.get_num_threads() + encoded)
-        yield Stage("tokenising JPEGs, tiny codec", "picture", JPEGS, {OURS: run}, floor)
+        def floor() -> float:
+            used = codec.to(bench.device).to(memory_format=torch.channels_last)
+            images = torch.randint(0, 256, (16, 3, 128, 128), dtype=torch.uint8)
+            read = _seconds(lambda: [None for _ in eval_batches(items[:64], size=Size(128, 128), batch_size=16)]) / 64
+            encoded = _seconds(lambda: tiles.encode(used, images)) / 16
+            return JPEGS * (read / torch.get_num_threads() + encoded)
+
+        yield Stage("tokenising JPEGs, tiny codec", "picture", JPEGS, {OURS: ours}, floor)
 
 
-def _seconds(run: Way, repeats: int) -> float:
+def _seconds(run: Way) -> float:
     found = []
-    for _ in range(repeats + 1):
+    for _ in range(6):
         began = time.perf_counter()
         run()
         found.append(time.perf_counter() - began)

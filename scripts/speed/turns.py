@@ -1,65 +1,148 @@
-"""A stage of the work, done in several ways in turns (A B A B): medians, memory, ratios."""
+"""A stage of the work, done in several ways in turns (A B A B), each in a process of its own: medians, memory, ratios.
 
+In one process the ways would share an allocator, and ours changes it: the others are then faster or slower than in any
+program of their own.
+"""
+
+import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from taming_cli.runtime.cost import synchronize
-from taming_cli.runtime.device import keep_freed_memory
+from taming_cli.runtime.device import pick_device
 
 Way = Callable[[], object]
 PLAIN, OURS, PEER = "plain fp32", "taming", "authors"
 
 
-@dataclass
+class Taken(NamedTuple):
+    """Of one call: seconds, and the bytes that it took on top of what was there."""
+
+    seconds: float
+    memory: int
+
+
+@dataclass(frozen=True)
 class Stage:
-    """`ways` of doing the same `units` of work. What a call does of it is `part`; the rest is by count."""
+    """`ways` of doing the same `units` of work, each made when it is wanted: models, weights, what to do.
+
+    What a call does of it is a part; `calls` make up the whole, where it is not one. `floor` says the seconds below
+    which no way can be: operations or bytes over what the machine does of them.
+    """
 
     name: str
     unit: str
     units: float
-    ways: Mapping[str, Way]
-    floor: float | None = None
-    """Seconds below which no way can be: operations or bytes over what the machine does of them."""
+    ways: Mapping[str, Callable[[], Way]]
+    floor: Callable[[], float] | None = None
+    calls: Mapping[str, float] = field(default_factory=dict)
 
-    parts: Mapping[str, float] = field(default_factory=dict)
-    """Calls that make up the whole, by way, where it is not one."""
 
-    seconds: dict[str, float] = field(default_factory=dict)
-    memory: dict[str, int] = field(default_factory=dict)
+@dataclass(frozen=True)
+class Timed:
+    """What was measured of a stage: `seconds` for the whole, by way."""
 
-    def measure(self, repeats: int, device: torch.device) -> None:
-        """Each way once to warm up, then all in turns."""
-        found: dict[str, list[float]] = {name: [] for name in self.ways}
-        for number in range(repeats + 1):
-            for name, way in self.ways.items():
-                keep_freed_memory(name == OURS)  # for the others as it is in any process
-                before = _resident(device)
-                began = time.perf_counter()
-                way()
-                synchronize(device)
-                if number:
-                    found[name].append(time.perf_counter() - began)
-                self.memory[name] = max(self.memory.get(name, 0), _peak(device) - before)
-        self.seconds = {name: statistics.median(times) * self.parts.get(name, 1.0) for name, times in found.items()}
+    stage: Stage
+    seconds: Mapping[str, float]
+    memory: Mapping[str, int]
+    floor: float | None
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON: seconds for each unit."""
-        each = {name: seconds / self.units for name, seconds in self.seconds.items()}
         ours = self.seconds[OURS]
         return {
-            "stage": self.name,
-            "unit": self.unit,
-            "seconds": each,
+            "stage": self.stage.name,
+            "unit": self.stage.unit,
+            "seconds": {name: seconds / self.stage.units for name, seconds in self.seconds.items()},
             "times_faster_than": {name: seconds / ours for name, seconds in self.seconds.items() if name != OURS},
-            "extra_memory_bytes": self.memory,
+            "extra_memory_bytes": dict(self.memory),
             "share_of_floor": None if self.floor is None else self.floor / ours,
         }
+
+
+Stages = Callable[[], Iterator[Stage]]
+"""Makes stages, the same ones with the same weights in every process: a function that `multiprocessing` can send."""
+
+
+def timed(stages: Stages, repeats: int, device: torch.device) -> Iterator[Timed]:
+    """Each stage: every way once to warm up, then all in turns."""
+    with ExitStack() as stack:
+        workers: dict[str, _Worker] = {}
+        for number, stage in enumerate(stages()):
+            for name in stage.ways.keys() - workers.keys():
+                workers[name] = stack.enter_context(_worker(stages, name, device))
+            turns = [{name: workers[name].ask(number) for name in stage.ways} for _ in range(repeats + 1)]
+            floor = None if stage.floor is None else stage.floor()
+            yield Timed(
+                stage,
+                {
+                    n: statistics.median(each[n].seconds for each in turns[1:]) * stage.calls.get(n, 1)
+                    for n in stage.ways
+                },
+                {n: max(each[n].memory for each in turns) for n in stage.ways},
+                floor,
+            )
+
+
+class _Worker:
+    def __init__(self, process: multiprocessing.process.BaseProcess, connection: Connection) -> None:
+        self._process, self._connection = process, connection
+
+    def ask(self, number: int) -> Taken:
+        """Have it do its way of a stage, once."""
+        self._connection.send(number)
+        try:
+            answer = self._connection.recv()
+        except EOFError:
+            raise SystemExit("bench: a measured process ended; what it said stands above") from None
+        assert isinstance(answer, Taken)
+        return answer
+
+
+@contextmanager
+def _worker(stages: Stages, way: str, device: torch.device) -> Iterator[_Worker]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, stages, way, device), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield _Worker(process, ours)
+    finally:
+        ours.close()
+        process.join()
+
+
+def _serve(connection: Connection, stages: Stages, way: str, device: torch.device) -> None:
+    """One way of all stages, as it is asked for, in their order."""
+    if way == OURS:
+        pick_device(str(device))  # as every command does: it sets up the allocator
+    made: Way | None = None
+    at = -1
+    made_stages = stages()
+    while True:
+        try:
+            wanted = connection.recv()
+        except EOFError:
+            return
+        while at < wanted:
+            made = None
+            stage, at = next(made_stages), at + 1
+            made = stage.ways[way]() if at == wanted else None
+        assert made is not None
+        before = _resident(device)
+        began = time.perf_counter()
+        made()
+        synchronize(device)
+        connection.send(Taken(time.perf_counter() - began, _peak(device) - before))
 
 
 def _resident(device: torch.device) -> int:

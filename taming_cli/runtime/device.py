@@ -40,29 +40,20 @@ def pick_device(name: str) -> torch.device:
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # of mallopt(3)
 
 
-def keep_freed_memory(keep: bool = True) -> None:
+def keep_freed_memory() -> None:
     """Have glibc keep what was freed, up to 2 GiB, rather than give it back and ask for it anew.
 
     torch asks for each activation by itself, and the system clears every page of what it gives: a third of the time of
-    a large codec on two cores. Blocks above 256 MiB still come and go. Without `keep` it is as glibc has it after a
-    while, and what it holds is given back. Elsewhere than with glibc, nothing happens.
+    a large codec on two cores. Blocks above 256 MiB still come and go. Elsewhere than with glibc, nothing happens.
     """
     try:
-        library = ctypes.CDLL(None)
-        mallopt, trim = library.mallopt, library.malloc_trim
+        mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    if keep:
-        if not mallopt(_MMAP_THRESHOLD, 2**28):  # before glibc 2.35 it may not be so high
-            mallopt(_MMAP_MAX, 0)
-        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(_TOP_PAD, 2**26)
-    else:
-        mallopt(_MMAP_MAX, 65536)
-        mallopt(_MMAP_THRESHOLD, 2**25)
-        mallopt(_TRIM_THRESHOLD, 2**26)
-        mallopt(_TOP_PAD, 2**17)
-        trim(0)
+    if not mallopt(_MMAP_THRESHOLD, 2**28):  # before glibc 2.35 it may not be so high
+        mallopt(_MMAP_MAX, 0)
+    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_TOP_PAD, 2**26)
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
