@@ -39,6 +39,7 @@ from taming_cli.prior.model import prior_from
 from taming_cli.prior.noise import Stream, uniform
 from taming_cli.prior.packed import pack
 from taming_cli.prior.windows import widest_stride
+from taming_cli.prior.workspace import Kept
 from taming_cli.runtime.checkpoint import load_model, write_atomically
 from taming_cli.runtime.device import autocast, pick_device, pick_precision, precision_name
 from taming_cli.runtime.interrupt import StopRequest
@@ -79,6 +80,7 @@ class Pipeline:
     device: torch.device
     precision: torch.dtype
     labels: tuple[str, ...] = field(default=())
+    kept: Kept = field(default_factory=Kept)
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto", precision: str = "fp32") -> "Pipeline":
@@ -136,7 +138,7 @@ class Pipeline:
         if given is not None and config.candidates > 1:
             codes = complete(self.gpt, given, candidates=config.candidates, **draw).codes
         else:
-            codes = generate(self.gpt, size=(latent.height, latent.width), given=given, **draw)
+            codes = generate(self.gpt, size=(latent.height, latent.width), given=given, kept=self.kept, **draw)
         names = tuple(None if index is None else self.label(index) for index in classes)
         return Samples(self.decode(codes, config.batch_size, on_decode), codes.cpu(), names)
 

@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from taming_cli.config.prior import ConditionSpec, PriorConfig
-from taming_cli.config.sampling import DecodingConfig
+from taming_cli.config.sampling import DecodingConfig, SampleConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
+from taming_cli.prior import canvas, workspace
 from taming_cli.prior.cache import KVCache
 from taming_cli.prior.generate import Given, generate
 from taming_cli.prior.gpt import GPT
 from taming_cli.prior.layout import NOT_GIVEN, prefix
+from taming_cli.prior.workspace import Kept, Workspace
 from tests.test_gpt import golden_prior, golden_segmentation, toy
 
 MASK = 2**32 - 1
@@ -98,8 +101,15 @@ def random_size(rng: random.Random, trial: int) -> tuple[int, int]:
     return rng.randint(1, longest), rng.randint(1, longest)
 
 
+class Recording(Kept):
+    """Steps of fixed shapes, as on a CUDA device, where graphs hold them."""
+
+    def make(self, gpt: GPT, decoding: DecodingConfig, windows: int) -> Workspace:
+        return Workspace(gpt, decoding, windows, recorded=True)
+
+
 @pytest.mark.parametrize("trial", range(48))
-def test_waves_equal_brute_force_token_for_token(trial: int) -> None:
+def test_waves_equal_brute_force_token_for_token(trial: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(trial)
     torch.manual_seed(trial)
     window = Size(16, 16) if trial < 2 else Size(rng.randint(1, 9), rng.randint(1, 7))
@@ -134,18 +144,25 @@ def test_waves_equal_brute_force_token_for_token(trial: int) -> None:
     if rng.random() < 0.3:
         given = Given(torch.randint(config.codebook_size, (1, *size)), torch.rand(size) < rng.choice([0.3, 0.9]))
     steps: list[tuple[int, int]] = []
-    codes = generate(
-        gpt,
-        size=size,
-        samples=numbers,
-        seed=seed,
-        decoding=decoding,
-        conditions=conditions,
-        stride=stride,
-        batch_size=rng.choice([1, 2, 3, 5, 64]),
-        given=given,
-        on_progress=lambda done, total: steps.append((done, total)),
+    batch_size = rng.choice([1, 2, 3, 5, 64])
+    monkeypatch.setattr(workspace, "REACH", 16)
+    codes, recorded = (
+        generate(
+            gpt,
+            size=size,
+            samples=numbers,
+            seed=seed,
+            decoding=decoding,
+            conditions=conditions,
+            stride=stride,
+            batch_size=batch_size,
+            given=given,
+            kept=kept,
+            on_progress=lambda done, total: steps.append((done, total)),
+        )
+        for kept in (None, Recording())
     )
+    assert torch.equal(codes, recorded)
     assert codes.shape == (len(numbers), *size)
     for n, number in enumerate(numbers):
         own = {kind: values[n] for kind, values in conditions.items()}
@@ -154,9 +171,13 @@ def test_waves_equal_brute_force_token_for_token(trial: int) -> None:
     assert not steps or steps[-1][0] == steps[-1][1]
 
 
-def class_prior(window: Size) -> GPT:
+def class_prior_config(window: Size) -> PriorConfig:
     conditions = (ConditionSpec(kind="class", vocabulary=4),)
-    return toy(PriorConfig(n_layer=2, n_head=2, n_embd=16, codebook_size=20, window=window, conditions=conditions))
+    return PriorConfig(n_layer=2, n_head=2, n_embd=16, codebook_size=20, window=window, conditions=conditions)
+
+
+def class_prior(window: Size) -> GPT:
+    return toy(class_prior_config(window))
 
 
 @pytest.mark.parametrize(("size", "stride"), [((7, 15), 1), ((4, 5), 1), ((11, 13), 3), ((3, 40), 1)], ids=str)
@@ -170,6 +191,45 @@ def test_one_sample_alone_equals_the_same_out_of_a_batch(size: tuple[int, int], 
     alone = generate(gpt, samples=[11], conditions=own, **drawing)  # type: ignore[arg-type]
     assert torch.equal(together[11], alone[0])
     assert len({tuple(sample.flatten().tolist()) for sample in together}) == 16
+
+
+def test_a_workspace_is_kept_while_it_fits() -> None:
+    gpt, kept = class_prior(Size(6, 6)), Kept()
+    first = kept.get(gpt, SampleConfig(seed=1), 4)
+    assert kept.get(gpt, SampleConfig(seed=2, n=7), 3) is first
+    for other in (SampleConfig(temperature=0.5), SampleConfig(guidance=2)):
+        assert kept.get(gpt, other, 3) is not first
+    wider = kept.get(gpt, SampleConfig(), 5)
+    assert wider is not first
+    assert kept.get(class_prior(Size(6, 6)), SampleConfig(), 5) is not wider
+
+
+def test_what_is_kept_from_a_wider_batch_changes_nothing() -> None:
+    gpt = class_prior(Size(6, 6))
+    drawing = {"size": (7, 15), "seed": 3, "decoding": DecodingConfig(guidance=1.5), "stride": 3}
+    for kept in (Kept(), Recording()):
+        generate(gpt, samples=range(9), conditions={"class": torch.arange(9)[:, None] % 4}, kept=kept, **drawing)  # type: ignore[arg-type]
+        given = {"class": torch.tensor([[2], [1]])}
+        again = generate(gpt, samples=[3, 4], conditions=given, kept=kept, **drawing)  # type: ignore[arg-type]
+        assert torch.equal(again, generate(gpt, samples=[3, 4], conditions=given, **drawing))  # type: ignore[arg-type]
+
+
+def test_no_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On tensors without values, anything that needs one on the host fails. Conditions are looked at once, before."""
+    monkeypatch.setattr(canvas, "check_conditions", lambda *given: None)
+    monkeypatch.setattr(workspace.RecordedSteps, "_captured", lambda self, run: run)
+    with FakeTensorMode(), torch.device("cuda"):
+        drawn = generate(
+            GPT(class_prior_config(Size(6, 6))).eval(),
+            size=(9, 14),
+            samples=range(3),
+            seed=0,
+            decoding=DecodingConfig(guidance=2, top_k=5, top_p=0.9, min_p=0.01),
+            conditions={"class": torch.zeros(3, 1, dtype=torch.int64)},
+            stride=3,
+            kept=Recording(),
+        )
+        assert drawn.device.type == "cuda"
 
 
 CORNERS = {  # of a window 8 cells wide and 4 high, on a latent of 7 x 20 cells: for each column, and for each row

@@ -39,6 +39,7 @@ from taming_cli.prior.gpt import GPT
 from taming_cli.prior.packed import pack
 from taming_cli.prior.state import prior_step
 from taming_cli.prior.state import start as start_prior
+from taming_cli.prior.workspace import Workspace
 from taming_cli.runtime.checkpoint import save_model
 from taming_cli.runtime.cost import cost, flop_rate, read_rate
 from taming_cli.runtime.device import autocast
@@ -298,12 +299,12 @@ def window(bench: Bench) -> Iterator[Stage]:
             drawing = sampler(pack(_prior("segmentation", bench.device).to(bench.precision)))
             waves = drawing.unknown_parts()
             widest = max(map(len, waves))
+            workspace = Workspace(drawing.gpt, drawing.decoding, widest)
 
             @torch.inference_mode()
             def draw() -> None:
-                cache = drawing.cache(widest)
                 for wave in some_of(waves):
-                    for _ in drawing.fill(wave, cache, widest):
+                    for _ in drawing.fill(wave, workspace, widest):
                         pass
 
             return draw

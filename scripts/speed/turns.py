@@ -6,8 +6,9 @@ program of their own.
 
 import multiprocessing
 import statistics
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -72,24 +73,34 @@ Stages = Callable[[], Iterator[Stage]]
 """Makes stages, the same ones with the same weights in every process: a function that `multiprocessing` can send."""
 
 
-def timed(stages: Stages, repeats: int, device: torch.device) -> Iterator[Timed]:
-    """Each stage: every way once to warm up, then all in turns."""
-    with ExitStack() as stack:
-        workers: dict[str, _Worker] = {}
-        for number, stage in enumerate(stages()):
-            for name in stage.ways.keys() - workers.keys():
-                workers[name] = stack.enter_context(_worker(stages, name, device))
-            turns = [{name: workers[name].ask(number) for name in stage.ways} for _ in range(repeats + 1)]
-            floor = None if stage.floor is None else stage.floor()
-            yield Timed(
-                stage,
-                {
-                    n: statistics.median(each[n].seconds for each in turns[1:]) * stage.calls.get(n, 1)
-                    for n in stage.ways
-                },
-                {n: max(each[n].memory for each in turns) for n in stage.ways},
-                floor,
-            )
+def timed(stages: Stages, repeats: int, device: torch.device) -> list[Timed]:
+    """Each stage, ours in turns with one other way after the other: all of them at once may not fit into memory."""
+    named = list(stages())
+    ways = [name for name in dict.fromkeys(way for stage in named for way in stage.ways) if name != OURS]
+    taken: list[dict[str, list[Taken]]] = [{} for _ in named]
+    for pair in [[way, OURS] for way in ways] or [[OURS]]:
+        with ExitStack() as stack:
+            workers = {name: stack.enter_context(_worker(stages, name, device)) for name in pair}
+            for number, stage in enumerate(named):
+                for _ in range(repeats + 1):
+                    for name in pair:
+                        taken[number].setdefault(name, []).append(workers[name].ask(number))
+                print(f"{stage.name}: {' and '.join(pair)} timed", file=sys.stderr)
+    return [_timed(stage, found, repeats) for stage, found in zip(named, taken, strict=True)]
+
+
+def _timed(stage: Stage, taken: Mapping[str, Sequence[Taken]], repeats: int) -> Timed:
+    """The first of each `repeats + 1` calls was to warm up."""
+    seconds = {
+        name: [each.seconds for number, each in enumerate(calls) if number % (repeats + 1)]
+        for name, calls in taken.items()
+    }
+    return Timed(
+        stage,
+        {name: statistics.median(values) * stage.calls.get(name, 1) for name, values in seconds.items()},
+        {name: max(each.memory for each in calls) for name, calls in taken.items()},
+        None if stage.floor is None else stage.floor(),
+    )
 
 
 class _Worker:
@@ -98,10 +109,10 @@ class _Worker:
 
     def ask(self, number: int) -> Taken:
         """Have it do its way of a stage, once."""
-        self._connection.send(number)
         try:
+            self._connection.send(number)
             answer = self._connection.recv()
-        except EOFError:
+        except (EOFError, BrokenPipeError, ConnectionResetError):
             raise SystemExit("bench: a measured process ended; what it said stands above") from None
         assert isinstance(answer, Taken)
         return answer

@@ -58,12 +58,18 @@ class KVCache:
         """Attend from one new token per row to it and all before, and keep it. (B, heads, 1, head_size)."""
         rows = len(k)
         keys, values = self.keys[layer, :rows], self.values[layer, :rows]  # (B, heads, length, head_size)
-        longest, mask = self.longest(rows), None
+        longest = self.longest(rows)
         if self.even(rows):
             keys[:, :, longest], values[:, :, longest] = k[:, :, 0], v[:, :, 0]
-        else:
-            lengths, row = self.device_lengths[:rows], torch.arange(rows, device=k.device)
-            keys[row, :, lengths], values[row, :, lengths] = k[:, :, 0].to(keys.dtype), v[:, :, 0].to(keys.dtype)
-            mask = (torch.arange(longest + 1, device=k.device) <= lengths[:, None])[:, None, None]  # (B, 1, 1, length)
-        seen = slice(0, longest + 1)
-        return F.scaled_dot_product_attention(q, keys[:, :, seen], values[:, :, seen], attn_mask=mask)
+            seen = slice(0, longest + 1)
+            return F.scaled_dot_product_attention(q, keys[:, :, seen], values[:, :, seen])
+        return self.extend_at(layer, self.device_lengths[:rows], longest + 1, q, k, v)
+
+    def extend_at(self, layer: int, lengths: Tensor, reach: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """As `extend`, for rows that hold `lengths` (B,) int64 tokens, all below `reach`: so many of each row are read,
+        and those that are not there yet are masked. The same operations whatever the lengths are."""
+        rows = torch.arange(len(k), device=k.device)
+        keys, values = self.keys[layer, : len(k)], self.values[layer, : len(k)]
+        keys[rows, :, lengths], values[rows, :, lengths] = k[:, :, 0].to(keys.dtype), v[:, :, 0].to(keys.dtype)
+        mask = (torch.arange(reach, device=k.device) <= lengths[:, None])[:, None, None]  # (B, 1, 1, reach)
+        return F.scaled_dot_product_attention(q, keys[:, :, :reach], values[:, :, :reach], attn_mask=mask)

@@ -12,13 +12,12 @@ from torch import Tensor
 
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.errors import UsageError
-from taming_cli.prior.cache import KVCache
 from taming_cli.prior.canvas import Canvas, Job
-from taming_cli.prior.decoding import choose, guide
 from taming_cli.prior.gpt import GPT
 from taming_cli.prior.layout import prefix
 from taming_cli.prior.noise import cell, gumbel
 from taming_cli.prior.windows import Run
+from taming_cli.prior.workspace import Kept, Workspace
 
 NOISE_BLOCK = 2**18  # numbers made at once: many, since each call costs as much as a small network's step; but in cache
 
@@ -43,14 +42,16 @@ def generate(
     batch_size: int = 16,
     given: Given | None = None,
     attempts: Sequence[int] | None = None,
+    kept: Kept | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Draw the samples numbered `samples`: codes (n, h, w), int64, on the prior's device. `size` is (h, w) in cells.
 
     `conditions` holds for each kind codes for each sample, (n, length) or (n, h, w) on the samples' grid; a kind left
     out, or `NOT_GIVEN`, is "none". `attempts`, one number for each sample and 0 by default, draws a sample anew with
-    other noise. At most `batch_size` windows are computed at once (twice as many rows with guidance).
-    `on_progress(done, total)` counts cells. Raises UsageError where conditions, stride or guidance do not fit.
+    other noise. At most `batch_size` windows are computed at once (twice as many rows with guidance). What is `kept`
+    from call to call saves the time that it takes to make. `on_progress(done, total)` counts cells. Raises UsageError
+    where conditions, stride or guidance do not fit.
     """
     assert not gpt.training
     config = gpt.config
@@ -70,9 +71,9 @@ def generate(
     waves = sampler.unknown_parts()
     total, done = len(samples) * sum(run.length for wave in waves for run in wave), 0
     widest = len(samples) * max((len(wave) for wave in waves), default=0)
-    cache = sampler.cache(min(batch_size, widest))
+    workspace = (kept or Kept()).get(gpt, decoding, max(1, min(batch_size, widest)))
     for wave in waves:
-        for cells in sampler.fill(wave, cache, batch_size):
+        for cells in sampler.fill(wave, workspace, batch_size):
             done += cells
             if on_progress is not None:
                 on_progress(done, total)
@@ -113,19 +114,14 @@ class Sampler:
         parts = [[self.canvas.plan.part(run, unknown) for run in wave] for wave in waves]
         return [[run for run in wave if run is not None] for wave in parts]
 
-    def cache(self, batch_size: int) -> KVCache:
-        """Room for so many windows at once, each with and without its condition where it is guided."""
-        rows = batch_size * (1 + (self.decoding.guidance != 1))
-        return KVCache(self.gpt.config, rows, dtype=self.gpt.head.weight.dtype, device=self.canvas.codes.device)
-
-    def fill(self, wave: Sequence[Run], cache: KVCache, batch_size: int) -> Iterator[int]:
+    def fill(self, wave: Sequence[Run], workspace: Workspace, batch_size: int) -> Iterator[int]:
         """Fill in a wave of all samples, so many windows at once; yields how many cells each step has filled."""
         jobs = [Job(run, sample) for run in wave for sample in range(len(self.numbers))]
         jobs.sort(key=lambda job: -job.run.length)  # those that end first are the last rows, which a step can leave out
         for start in range(0, len(jobs), batch_size):
-            yield from self._run_together(jobs[start : start + batch_size], cache)
+            yield from self._run_together(jobs[start : start + batch_size], workspace)
 
-    def _run_together(self, jobs: Sequence[Job], cache: KVCache) -> Iterator[int]:
+    def _run_together(self, jobs: Sequence[Job], workspace: Workspace) -> Iterator[int]:
         """Fill in the cells of independent jobs, the longest first; yields how many cells each step has filled."""
         columns, codes = self.canvas.plan.padded_width, self.canvas.codes
         runs, sample = [job.run for job in jobs], self.canvas.samples(jobs)
@@ -134,42 +130,35 @@ class Sampler:
         rows, cols = cells // columns, cells % columns
         codebook_size, greedy = self.gpt.config.codebook_size, self.decoding.greedy
         block = max(1, NOISE_BLOCK // (len(jobs) * codebook_size))
+        noise = torch.empty(0)
         for step in range(steps):
             active = sum(run.length > step for run in runs)
             here = (sample[:active], rows[:active, step], cols[:active, step])
-            if step == 0:
-                logits = self._prefill(cache, jobs)
-            else:
-                logits = self._step(cache, codes[sample[:active], rows[:active, step - 1], cols[:active, step - 1]])
             if step % block == 0 and not greedy:
                 ahead = slice(step, step + block)
                 at = self.canvas.raster(cells[:active, ahead])
                 places = cell(at // columns, at % columns)
                 number, attempt = (of[sample[:active], None] for of in (self.numbers, self.attempts))
                 noise = gumbel(self.seed, number, places, codebook_size, attempt=attempt)  # (B, block, K)
-            token = choose(logits, None if greedy else noise[:active, step % block], self.decoding)
+            own = None if greedy else noise[:active, step % block]
+            if step == 0:
+                token = workspace.steps.choose(self._prefill(workspace, jobs), own)
+            else:
+                last = codes[sample[:active], rows[:active, step - 1], cols[:active, step - 1]]
+                token = workspace.steps.next(last, own)
             if self.some_given:
                 token = torch.where(self.keep[here[1:]], codes[here], token)
             codes[here] = token
             yield active
 
-    def _prefill(self, cache: KVCache, jobs: Sequence[Job]) -> Tensor:
-        """Read each run's window up to its first cell: logits (B, K)."""
+    def _prefill(self, workspace: Workspace, jobs: Sequence[Job]) -> Tensor:
+        """Read each run's window up to its first cell: logits (B, K), of 2 B rows with guidance."""
         before, codes, known = self.canvas.view(jobs)
         codes = codes[:, : max(known)]
-        if self.decoding.guidance == 1:
-            return self.gpt.prefill(cache, before, codes, known)
-        without = prefix(self.gpt.config, {}, len(jobs), before.device)
-        before = torch.stack((before, without), dim=1).flatten(0, 1)  # neighbours, so that finished rows stay last
-        known = [n for n in known for _ in range(2)]
-        return self._guided(self.gpt.prefill(cache, before, codes.repeat_interleave(2, dim=0), known))
-
-    def _step(self, cache: KVCache, codes: Tensor) -> Tensor:
-        """Append a code (B,) to each window: logits (B, K)."""
-        if self.decoding.guidance == 1:
-            return self.gpt.step(cache, codes)
-        return self._guided(self.gpt.step(cache, codes.repeat_interleave(2)))
-
-    def _guided(self, logits: Tensor) -> Tensor:
-        """(2 B, K), with and without condition in turns -> (B, K)."""
-        return guide(logits[0::2], logits[1::2], self.decoding.guidance)
+        if self.decoding.guidance != 1:
+            without = prefix(self.gpt.config, {}, len(jobs), before.device)
+            before = torch.stack((before, without), dim=1).flatten(0, 1)  # neighbours, so that finished rows stay last
+            codes, known = codes.repeat_interleave(2, dim=0), [n for n in known for _ in range(2)]
+        logits = self.gpt.prefill(workspace.cache, before, codes, known)
+        workspace.steps.start()
+        return logits

@@ -118,6 +118,12 @@ class GPT(nn.Module):
         cache.grow(rows)
         return self.logits(x[:, 0])
 
+    def step_at(self, cache: KVCache, codes: Tensor, lengths: Tensor, reach: int) -> Tensor:
+        """As `step`, for rows that hold `lengths` (B,) int64 tokens, all below `reach`; the cache's own count of them
+        is neither used nor changed. The same operations whatever the lengths are, so that they can be recorded."""
+        attend = [partial(cache.extend_at, layer, lengths, reach) for layer in range(len(self.blocks))]
+        return self.logits(self._run(codes[:, None], lengths, attend)[:, 0])
+
     def build_tables(self) -> None:
         """The modern form's kinds and angles, which follow from the config alone and are in no file: for a network
         that was made on torch's meta device."""
