@@ -51,7 +51,7 @@ DRAWN = 64
 """Cells that are drawn of a window of 256 with the cache."""
 LATENT = (52, 80)
 """Rows and columns of a 1280 x 832 picture's codes."""
-WAVES = 12
+WAVES = 8
 """Waves of the plan that are timed, evenly spread; the rest by count."""
 FULL_CELLS = 2
 """Cells that are timed where each takes a full forward; the rest by count."""

@@ -1,17 +1,12 @@
-"""What a new token may look at: all before it, computed at once or remembered."""
+"""What a new token may look at: all before it, remembered."""
 
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from taming_cli.config.prior import PriorConfig
-
-
-def attend_before(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
-    """Each token attends to itself and all before it. (B, heads, T, head_size), thrice -> once."""
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
+from taming_cli.prior.attention import attend_before, attend_from_one
 
 
 class KVCache:
@@ -62,7 +57,7 @@ class KVCache:
         if self.even(rows):
             keys[:, :, longest], values[:, :, longest] = k[:, :, 0], v[:, :, 0]
             seen = slice(0, longest + 1)
-            return F.scaled_dot_product_attention(q, keys[:, :, seen], values[:, :, seen])
+            return attend_from_one(q, keys[:, :, seen], values[:, :, seen])
         return self.extend_at(layer, self.device_lengths[:rows], longest + 1, q, k, v)
 
     def extend_at(self, layer: int, lengths: Tensor, reach: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -72,4 +67,4 @@ class KVCache:
         keys, values = self.keys[layer, : len(k)], self.values[layer, : len(k)]
         keys[rows, :, lengths], values[rows, :, lengths] = k[:, :, 0].to(keys.dtype), v[:, :, 0].to(keys.dtype)
         mask = (torch.arange(reach, device=k.device) <= lengths[:, None])[:, None, None]  # (B, 1, 1, reach)
-        return F.scaled_dot_product_attention(q, keys[:, :, :reach], values[:, :, :reach], attn_mask=mask)
+        return attend_from_one(q, keys[:, :, :reach], values[:, :, :reach], mask)

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming_cli.config.prior import PriorConfig
-from taming_cli.prior.cache import KVCache, attend_before
+from taming_cli.prior.attention import attend_before
+from taming_cli.prior.cache import KVCache
 from taming_cli.prior.layout import table_rows
 from taming_cli.runtime.recompute import Recomputable
 
