@@ -33,7 +33,7 @@ from taming_cli.evaluate.sides import Side, side
 from taming_cli.judges import features, perceptual
 from taming_cli.prior.batches import Batch
 from taming_cli.prior.canvas import Canvas
-from taming_cli.prior.generate import Given, Sampler, generate
+from taming_cli.prior.generate import Sampler, generate
 from taming_cli.prior.gpt import GPT
 from taming_cli.prior.packed import pack
 from taming_cli.prior.state import prior_step
@@ -46,8 +46,8 @@ from taming_cli.runtime.device import autocast
 SIDE = 256
 """Pixels of the codec's pictures."""
 CODEC_BATCH, STEP_BATCH = 4, 2
-DRAWN = 64
-"""Cells that are drawn of a window of 256 with the cache."""
+DRAWN = 256
+"""Cells of a window, all drawn with the cache: the first are the cheapest."""
 LATENT = (52, 80)
 """Rows and columns of a 1280 x 832 picture's codes."""
 WAVES = 8
@@ -225,8 +225,6 @@ def prior(bench: Bench) -> Iterator[Stage]:
 
 def cached(bench: Bench) -> Iterator[Stage]:
     """Sampling a window with the cache, for one picture and for sixteen."""
-    rows = DRAWN // 16
-    keep = torch.arange(16)[:, None].expand(16, 16) >= rows
 
     def floor() -> float:
         gpt = _prior("class", torch.device("meta"))
@@ -244,7 +242,6 @@ def cached(bench: Bench) -> Iterator[Stage]:
                 seed=0,
                 decoding=DecodingConfig(),
                 conditions={"class": classes},
-                given=Given(torch.zeros(1, 16, 16, dtype=torch.int64), keep),
             )
 
         def plain(draw: Callable[[GPT], Way] = draw) -> Way:
