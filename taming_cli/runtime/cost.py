@@ -27,11 +27,14 @@ class Cost(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """What a training will take: `parameters` of its network, bytes of `memory`, operations of a step (`flops`)."""
+    """What a training will take: `parameters` of its network, bytes of `memory`, operations of a step (`flops`), and the
+    bytes that each of several processes has to add up with the others' in a step, `exchanged`: gradients, and what a
+    codebook learns from."""
 
     parameters: int
     memory: int
     flops: int
+    exchanged: int
 
     def seconds(self, device: torch.device, dtype: torch.dtype) -> float:
         """Of a step, by how fast large products are on this machine now."""
