@@ -29,7 +29,7 @@ def network(arch: str, dtype: torch.dtype = torch.bfloat16) -> GPT:
 def test_a_packed_network_says_the_same(arch: str) -> None:
     plain = network(arch)
     ours = pack(copy.deepcopy(plain))
-    assert sum(isinstance(module, PackedLinear) for module in ours.modules()) == 2 * (7 if arch == "modern" else 6)
+    assert sum(isinstance(module, PackedLinear) for module in ours.modules()) == 2 * (5 if arch == "modern" else 4)
     prefix, codes = torch.full((3, 1), 32), torch.randint(0, 32, (3, 16))
     with torch.inference_mode():
         wide, found, expected = (gpt(prefix, codes).float() for gpt in (network(arch, torch.float32), ours, plain))

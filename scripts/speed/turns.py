@@ -22,6 +22,8 @@ from taming_cli.runtime.device import pick_device
 
 Way = Callable[[], object]
 PLAIN, OURS, PEER = "plain fp32", "taming", "authors"
+PARTS = "parts alone"
+"""The work's parts one after the other, each with the whole machine: the floor of what does them at once."""
 
 
 class Taken(NamedTuple):
@@ -95,11 +97,12 @@ def _timed(stage: Stage, taken: Mapping[str, Sequence[Taken]], repeats: int) -> 
         name: [each.seconds for number, each in enumerate(calls) if number % (repeats + 1)]
         for name, calls in taken.items()
     }
+    medians = {name: statistics.median(values) * stage.calls.get(name, 1) for name, values in seconds.items()}
     return Timed(
         stage,
-        {name: statistics.median(values) * stage.calls.get(name, 1) for name, values in seconds.items()},
+        medians,
         {name: max(each.memory for each in calls) for name, calls in taken.items()},
-        None if stage.floor is None else stage.floor(),
+        medians.get(PARTS) if stage.floor is None else stage.floor(),
     )
 
 
@@ -134,7 +137,7 @@ def _worker(stages: Stages, way: str, device: torch.device) -> Iterator[_Worker]
 
 def _serve(connection: Connection, stages: Stages, way: str, device: torch.device) -> None:
     """One way of all stages, as it is asked for, in their order."""
-    if way == OURS:
+    if way in (OURS, PARTS):
         pick_device(str(device))  # as every command does: it sets up the allocator
     made: Way | None = None
     at = -1

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming_cli.config.prior import PriorConfig
-from taming_cli.prior.cache import KVCache, attend_before
+from taming_cli.prior.attention import attend_before
+from taming_cli.prior.cache import KVCache
 from taming_cli.prior.layout import table_rows
 from taming_cli.runtime.recompute import Recomputable
 
@@ -209,14 +210,18 @@ class Attention(nn.Module):
         """(B, T, C) -> (B, T, C)."""
         batch, length, width = x.shape
         q, k, v = (
-            linear(x).view(batch, length, self.n_head, -1).transpose(1, 2)  # (B, heads, T, head_size)
-            for linear in (self.query, self.key, self.value)
+            each.view(batch, length, self.n_head, -1).transpose(1, 2)  # (B, heads, T, head_size)
+            for each in self.projections(x)
         )
         q, k = self.query_norm(q), self.key_norm(k)
         if turn is not None:
             q, k = _rotate(q, turn.query).to(v.dtype), _rotate(k, turn.key).to(v.dtype)
         y = attend(q, k, v).transpose(1, 2).reshape(batch, length, width)
         return self.drop(self.proj(y))  # type: ignore[no-any-return]
+
+    def projections(self, x: Tensor) -> Sequence[Tensor]:
+        """(B, T, C) -> queries, keys and values, each (B, T, C)."""
+        return self.query(x), self.key(x), self.value(x)
 
 
 class RMSNorm(nn.RMSNorm):

@@ -90,7 +90,7 @@ class RecordedSteps(Steps):
 
     def __init__(self, gpt: GPT, cache: KVCache, decoding: DecodingConfig) -> None:
         super().__init__(gpt, cache, decoding)
-        rows, self._capacity = cache.keys.shape[1], cache.keys.shape[3]
+        rows, self._capacity = cache.keys.shape[1], cache.length
         windows = rows // (1 + self._guided)
         self._device = device = cache.keys.device
         self._codes = torch.zeros(windows, dtype=torch.int64, device=device)
