@@ -62,7 +62,8 @@ def close(one: Path, other: Path) -> None:
     """The same losses and the same model to 1e-4, whatever the time that they took."""
     for a, b in zip(logged(one), logged(other), strict=True):
         assert a.keys() == b.keys()
-        for name in a.keys() - {"seconds", "images_per_second", "waiting_seconds"}:
+        assert a["kind"] == b["kind"]
+        for name in a.keys() - {"kind", "seconds", "images_per_second", "waiting_seconds"}:
             assert b[name] == pytest.approx(a[name], rel=1e-4, abs=1e-6), name
     models = [load_model(folder / "checkpoints" / "last.safetensors").tensors for folder in (one, other)]
     assert models[0].keys() == models[1].keys()
@@ -98,10 +99,9 @@ def test_a_prior_learns_in_two_processes_as_in_one(house: Path, more: list[str])
 
 def test_a_prior_that_is_shared_out_learns_the_same_and_ends_in_the_same_files(house: Path) -> None:
     line = ["train-prior", "t.h5", *PRIOR, "--batch-size", 4, "--dropout", 0, "--gradient-checkpointing"]
-    taming(*line, "--steps", 20, "--out", "whole", processes=2)
-    taming(*line, "--steps", 10, "--out", "shared", "--fsdp", processes=2)
-    assert load_model(house / "shared" / "checkpoints" / "last.safetensors").about["step"] == 10
-    taming(*line, "--steps", 20, "--out", "shared", "--fsdp", processes=2)
+    for steps in (10, 20):
+        taming(*line, "--steps", steps, "--out", "whole", processes=2)
+        taming(*line, "--steps", steps, "--out", "shared", "--fsdp", processes=2)
     close(house / "whole", house / "shared")
     trainers = [torch.load(house / name / "trainer.pt", weights_only=True) for name in ("whole", "shared")]
     torch.testing.assert_close(trainers[1]["gpt"], trainers[0]["gpt"], rtol=1e-3, atol=1e-4)
@@ -130,7 +130,7 @@ def test_a_killed_process_ends_the_others_with_a_word_and_what_was_saved_goes_on
     command = [sys.executable, "-m", "taming_cli", *map(str, line), "--steps", "100000", "--save-every", "0.02"]
     launcher = subprocess.Popen([*command, "--nproc", "2"], stderr=subprocess.PIPE, text=True)
     try:
-        _until(lambda: (house / "killed" / "trainer.pt").exists())
+        _until((house / "killed" / "trainer.pt").exists)
         os.kill(children(launcher.pid)[-1], signal.SIGKILL)
         killed = time.monotonic()
         _, said = launcher.communicate(timeout=60)
@@ -163,10 +163,11 @@ def test_a_first_ctrl_c_saves_once_for_all(house: Path) -> None:
 
 def test_what_the_first_process_refuses_is_said_once(house: Path) -> None:
     for line, words in (
-        (["train-vqgan", "scenes/images", *CODEC, "--batch-size", "3", "--out", "odd"], "which does not divide it"),
-        (["train-vqgan", "scenes/images", *CODEC, "--out", "one", "--seed", "7"], "seed"),
+        (["--batch-size", "3", "--out", "odd"], "which does not divide it"),
+        (["--out", "one", "--seed", "7"], "seed"),
     ):
-        command = [sys.executable, "-m", "taming_cli", *line, "--nproc", "2"]
+        command = [sys.executable, "-m", "taming_cli", "train-vqgan", "scenes/images", *CODEC, "--steps", "9", *line]
+        command += ["--nproc", "2"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert words in done.stderr
@@ -185,7 +186,8 @@ def exchanged(rank: int, port: int, said: Any) -> None:
         state = codec_state.start(VQGAN(toys.CODEC), CRITIC, train, CPU, torch.float32, together)
         x, now = torch.rand(2, 3, 32, 32), Phase(critic=True, adversarial=1.0)
         prior = prior_state.start(GPT(TOY), PriorTrainConfig(dropout=0.0), CPU, torch.float32, together)
-        batch = Batch(*[torch.zeros(2, TOY.cells, dtype=torch.int64)] * 2, {})
+        codes = torch.zeros(2, TOY.cells, dtype=torch.int64)
+        batch = Batch(codes, codes, {})
         steps = (
             lambda: codec_step(state, x, judge=None, config=train, now=now, learning_rate=1e-4),
             lambda: prior_step(prior, batch, PriorTrainConfig(dropout=0.0), 1e-4),
@@ -215,7 +217,7 @@ def test_a_step_exchanges_what_was_reckoned() -> None:
         prior_estimate(TOY, PriorTrainConfig(), torch.float32).exchanged,
     ]
     assert counted == pytest.approx(reckoned, rel=0.02)  # the rest: terms, the critic's statistics, the last layer
-    assert all(one > other for one, other in zip(counted, reckoned, strict=True))
+    assert all(one >= other for one, other in zip(counted, reckoned, strict=True))
 
 
 def _until(true: Any, seconds: float = 60) -> None:

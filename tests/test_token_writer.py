@@ -588,9 +588,7 @@ def test_a_part_goes_on_where_it_was_killed(tmp_path: Path) -> None:
         assert [shard.start for shard in job.pending()] == [41]
 
 
-def test_merge_names_a_part_that_is_missing_doubled_foreign_short_or_no_part(
-    tmp_path: Path, three: list[Path]
-) -> None:
+def test_merge_names_a_part_that_is_missing_doubled_foreign_short_or_no_part(tmp_path: Path, three: list[Path]) -> None:
     one, two, last = three
     run(tmp_path / "foreign.h5", part=Shard(2, 3), plan={"items": "others"})
     run(tmp_path / "four.h5", part=Shard(2, 4))

@@ -1,5 +1,6 @@
 """`--nproc N`: this very command line in several processes of this machine, by torch's own launcher."""
 
+import logging
 import os
 import sys
 import uuid
@@ -19,6 +20,7 @@ def launched(nproc: int) -> int | None:
 
     if 0 < torch.cuda.device_count() < nproc:
         raise UsageError(f"--nproc is {nproc}, but torch sees {torch.cuda.device_count()} CUDA devices; use as many")
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes say why they end
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // nproc)))
     config = LaunchConfig(
@@ -33,7 +35,7 @@ def launched(nproc: int) -> int | None:
     )
     try:
         elastic_launch(config, sys.executable)("-m", "taming_cli", *sys.argv[1:])
-    except ChildFailedError as error:  # the processes have said why
+    except ChildFailedError as error:
         _, failure = error.get_first_failure()
         code: int = failure.exitcode
         return code if code > 0 else 128 - code

@@ -47,7 +47,8 @@ Ckpt = Annotated[
     _option("--ckpt", metavar="FILE", help="Model file; else $TAMING_CKPT, else the newest run's."),
 ]
 Nproc = Annotated[
-    int, _option("--nproc", metavar="N", help="Processes on this machine that share the work, each on a GPU of its own.")
+    int,
+    _option("--nproc", metavar="N", help="Processes on this machine that share each batch, each on its own GPU."),
 ]
 Device = Annotated[
     str, _option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.", envvar="TAMING_DEVICE")
@@ -84,8 +85,8 @@ Debug = Annotated[bool, _option("--debug", help="Show the traceback of an error.
 
 
 def own_part(shard: str | None) -> Shard:
-    """The part of the work that is this process's: as named, else the one that its number among those of torchrun or srun
-    gives it. UsageError for both at once."""
+    """The part of the work that is this process's: as named, else the one that its number among those of torchrun or
+    srun gives it. UsageError for both at once."""
     from taming_cli.runtime.distributed import started
 
     together = started()

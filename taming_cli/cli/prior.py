@@ -117,9 +117,7 @@ def train_prior(
     return 0
 
 
-def _dry_run(
-    output: Output, files: Sequence[Path], prior: PriorConfig, train: PriorTrainConfig, nproc: int
-) -> int:
+def _dry_run(output: Output, files: Sequence[Path], prior: PriorConfig, train: PriorTrainConfig, nproc: int) -> int:
     from taming_cli.prior.batches import TokenSet
     from taming_cli.prior.estimate import estimate
     from taming_cli.prior.state import fitted

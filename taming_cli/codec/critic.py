@@ -1,7 +1,8 @@
 """The critic: a PatchGAN (Isola et al. 2017, section 3.2.2), which scores overlapping patches as real or generated."""
 
+from typing import Any
+
 import torch
-import torch.distributed.nn.functional as exchange
 from torch import Tensor, nn
 
 from taming_cli.config.codec import CriticConfig
@@ -36,9 +37,22 @@ class Critic(nn.Module):
         return logits
 
 
+class _Total(torch.autograd.Function):
+    """The sum over all processes, on the way forward and on the way back."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor, world: World) -> Tensor:
+        context.world = world
+        return world.total(values.clone())
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return context.world.total(gradient.clone()), None
+
+
 class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation by the statistics of all processes' pictures, as of one batch; torch's `SyncBatchNorm` is that
-    for GPUs alone."""
+    """Batch normalisation by the statistics of all processes' pictures, as of one batch; torch's `SyncBatchNorm` is
+    that for GPUs alone."""
 
     world: World = ALONE
 
@@ -56,8 +70,8 @@ class BatchNorm(nn.BatchNorm2d):
         return y.to(x.dtype)
 
     def _mean(self, values: Tensor) -> Tensor:
-        mean: Tensor = exchange.all_reduce(values.mean((0, 2, 3), keepdim=True)) / self.world.size
-        return mean
+        total: Tensor = _Total.apply(values.mean((0, 2, 3), keepdim=True), self.world)
+        return total / self.world.size
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:

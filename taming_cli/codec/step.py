@@ -56,11 +56,12 @@ def codec_step(
 ) -> StepReport:
     """Update codec, codebook, critic and the moving average on `x`, float32 (B, C, H, W) on the state's device.
 
-    `x` is this process's part of the batch, in [-1, 1], or one-hot where it is `categorical`: then the loss is the cross-entropy alone. The gradients of
-    the pixel, perceptual and adversarial terms are taken at the reconstruction, once each, compared at the last layer
-    (equation 7 of the paper), and only their weighted sum runs back through the codec. With `config.accumulate` parts
-    the gradients of all are added up: the adaptive weight and the critic's statistics are each part's own. Raises
-    NonFiniteLossError, before any update, where a term or the gradient is not finite.
+    `x` is this process's part of the batch, in [-1, 1], or one-hot where it is `categorical`: then the loss is the
+    cross-entropy alone. The gradients of the pixel, perceptual and adversarial terms are taken at the reconstruction,
+    once each, compared at the last layer (equation 7 of the paper), and only their weighted sum runs back through the
+    codec. With `config.accumulate` parts the gradients of all are added up: the adaptive weight and the critic's
+    statistics are each part's own. Raises NonFiniteLossError, before any update, where a term or the gradient is not
+    finite.
     """
     codec = state.codec
     x = x.contiguous(memory_format=torch.channels_last)

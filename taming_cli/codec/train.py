@@ -258,7 +258,7 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
                 learning_rate=rate,
             )
 
-            state.seconds, stopping = world.most(time.monotonic() - session.began, float(stop.requested is not None))
+            (state.seconds,) = world.most(time.monotonic() - session.began)
             before, spent = spent, budget.spent(state.step, state.seconds)
             means.add(report.terms, train.batch_size)
             counts += torch.bincount(report.codes.flatten(), minlength=len(counts)).cpu()
@@ -280,7 +280,7 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
             elif world.first and time.monotonic() - saved > 60 * train.save_every:
                 _save(session)
                 saved = time.monotonic()
-            if stopping and spent < 1:
+            if any(world.most(float(stop.requested is not None))) and spent < 1:
                 if world.first:
                     _save(session)
                 world.wait()  # who ends before the first has written would have it ended too

@@ -49,9 +49,9 @@ class TokenJob:
 
     `plan` is anything that JSON can hold and must say all that decides the content (settings, a digest of the item
     names in order); together with `header` (but for `codec_path` and `created_by`) and `total` it is how a restarted
-    job knows its own work. `total` is the number of items, `shard_size` how many of them make a shard. With `part`, this
-    is the job of one of several machines: its slices are those of its own stretch of the items, and `merge` joins what
-    all have made.
+    job knows its own work. `total` is the number of items, `shard_size` how many of them make a shard. With `part`,
+    this is the job of one of several machines: its slices are those of its own stretch of the items, and `merge` joins
+    what all have made.
 
         with TokenJob(path, header=header, plan=plan, total=len(items), shard_size=256) as job:
             for shard in job.pending():
@@ -218,8 +218,8 @@ class TokenJob:
 
 
 def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Finished:
-    """Join finished token files of one codec, latent size and preprocessing into `out`: in the given order, or, where they
-    are the parts of one work, in theirs; the result is then what one job would have made.
+    """Join finished token files of one codec, latent size and preprocessing into `out`: in the given order, or, where
+    they are the parts of one work, in theirs; the result is then what one job would have made.
 
     Raises `UsageError` when `out` exists or no file is given, `BadFileError` naming the file that is damaged, differs
     from the first, holds a name that an earlier one holds too, or is no part of the same work; and a part that is
@@ -231,7 +231,6 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
     if target.exists():
         raise UsageError(f"{target}: exists; give another -o or remove it")
     first = TokenFile(sources[0]).header
-    parts_of = [TokenFile(source).part for source in sources]
     holder: dict[str, int] = {}
     for number, source in enumerate(sources):
         with TokenFile(source) as file:
@@ -240,10 +239,9 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
             for name in file.names() if file.part is None else ():  # parts hold what the whole would, twice or not
                 if (earlier := holder.setdefault(name, number)) != number:
                     raise BadFileError(f"{source}: holds {name!r}, as does {sources[earlier]}; leave one of them out")
-    whole = None
-    if any(parts_of):
+    whole = next((part.of for part in (TokenFile(source).part for source in sources) if part is not None), None)
+    if whole is not None:
         sources = _in_order(sources)
-        whole = next(part.of for part in parts_of if part is not None)
     parts = PartsFolder(target)
     parts.lock()
     try:
@@ -259,23 +257,22 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
 
 
 def _in_order(paths: Sequence[Path]) -> list[Path]:
-    """The parts of one work by their numbers. BadFileError for one that is foreign, doubled, short or missing."""
+    """Token files, of which one is a part of a work, by their numbers. BadFileError for one that is no part of the same
+    work, doubled, short or missing."""
+    parts = [(path, TokenFile(path).part) for path in paths]
+    first, known = next((path, part) for path, part in parts if part is not None)
     found: dict[int, Path] = {}
-    first, known = paths[0], TokenFile(paths[0]).part
-    for path in paths:
+    for path, part in parts:
+        if part is None:
+            raise BadFileError(f"{path}: is a whole, and {first} a part of one; merge parts by themselves")
+        if part.of != known.of or part.count != known.count:
+            raise BadFileError(f"{path}: is part {part} of another work than {first}, part {known}; leave it out")
+        if part.index in found:
+            raise BadFileError(f"{path}: is part {part}, as is {found[part.index]}; leave one of them out")
         with TokenFile(path) as file:
-            part = file.part
-            if part is None or known is None:
-                wholes = (path, first) if part is None else (first, path)
-                raise BadFileError(f"{wholes[0]}: is a whole, and {wholes[1]} a part of one; merge parts by themselves")
-            if part.of != known.of or part.count != known.count:
-                raise BadFileError(f"{path}: is part {part} of another work than {first}, part {known}; leave it out")
-            if part.index in found:
-                raise BadFileError(f"{path}: is part {part}, as is {found[part.index]}; leave one of them out")
             if len(file) + len(file.skipped) != part.items:
                 raise BadFileError(f"{path}: holds {len(file)} of the {part.items} items of part {part}; make it again")
-            found[part.index] = path
-    assert known is not None
+        found[part.index] = path
     if missing := sorted(set(range(1, known.count + 1)) - found.keys()):
         raise BadFileError(
             f"part {missing[0]}/{known.count} is missing; make it with --shard {missing[0]}/{known.count}, and name it"

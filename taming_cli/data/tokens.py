@@ -71,8 +71,8 @@ class ConditionHeader:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenPart:
-    """Which part of a whole a token file holds: number `index` (from 1) of `count`, of `total` items in all; `of` is the
-    whole's plan_sha256."""
+    """Which part of a whole a token file holds: number `index` (from 1) of `count`, of `total` items in all; `of` is
+    the whole's plan_sha256."""
 
     index: int
     count: int

@@ -1,4 +1,4 @@
-"""A prior whose weights, gradients and optimiser are shared out among processes (FSDP2): for networks that do not fit one.
+"""A prior whose weights, gradients and optimiser are shared out among processes (FSDP2), because they do not fit one.
 
 On disk it is what it always is: the whole, gathered at the first process tensor by tensor.
 """
@@ -48,18 +48,20 @@ def whole(tensor: Tensor) -> Tensor:
 
 def gathered(module: nn.Module) -> dict[str, Tensor]:
     """The whole state of a module on the first process's CPU, nothing elsewhere. Every process has to call it."""
-    return dict(get_model_state_dict(module, options=_GATHER))
+    found: dict[str, Any] = get_model_state_dict(module, options=_GATHER)
+    return found
 
 
 def spread(module: nn.Module, tensors: dict[str, Tensor]) -> None:
     """The inverse of `gathered`."""
-    set_model_state_dict(module, tensors, options=_SPREAD)
+    values: dict[str, Any] = {**tensors}
+    set_model_state_dict(module, values, options=_SPREAD)
 
 
 def gathered_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The whole state of a module's optimiser, as its own `state_dict` has it without sharing out: parameters by number.
-    On the first process's CPU, nothing elsewhere. Every process has to call it."""
-    named = get_optimizer_state_dict(module, optimizer, options=_GATHER)
+    """The whole state of a module's optimiser, as its own `state_dict` has it where nothing is shared: parameters by
+    number. On the first process's CPU, nothing elsewhere. Every process has to call it."""
+    named: dict[str, Any] = get_optimizer_state_dict(module, optimizer, options=_GATHER)
     if not named:
         return {}
     names = _names(module, optimizer)

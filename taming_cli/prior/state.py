@@ -106,7 +106,7 @@ def read_state(path: Path, world: World, *, shared: bool) -> dict[str, Any]:
     """A trainer file; where the networks will be shared out, its tensors are read by the first process alone."""
     if not shared:
         return load_trainer(path)
-    tensors: dict[str, Any] = dict.fromkeys(_STATEFUL, {})
+    tensors: dict[str, Any] = {name: {} for name in _STATEFUL}
 
     def read() -> dict[str, Any]:
         state = load_trainer(path)
@@ -192,8 +192,8 @@ def arranged(
     world: World = ALONE,
     shared: torch.device | None = None,
 ) -> PriorState:
-    """The state before the first step, of a network that is where it belongs, or is to be `shared` out over devices such
-    as this; `average` is its twin."""
+    """The state before the first step, of a network that is where it belongs, or is to be `shared` out over devices
+    such as this; `average` is its twin."""
     gpt, average = gpt.train().requires_grad_(True), average.eval().requires_grad_(False)
     if train.gradient_checkpointing:
         recompute(gpt)

@@ -98,7 +98,8 @@ def fit(
             "downsample_factor": data.header.downsample_factor,
             "condition_dropout": train.condition_dropout,
         }
-        session = _Session(run, state, train, data, rows, held, codec, conditions, about, render, began, on_step if world.first else None, part)
+        on_step = on_step if world.first else None
+        session = _Session(run, state, train, data, rows, held, codec, conditions, about, render, began, on_step, part)
         if saved:
             _go_on(session, saved)
         _loop(session)
@@ -179,7 +180,7 @@ def _loop(session: _Session) -> None:
             rate = train.learning_rate * warm_up(state.step, train.warmup) * cosine(spent, train.final_lr)
             terms = prior_step(state, batch, train, rate)
 
-            state.seconds, stopping = world.most(time.monotonic() - session.began, float(stop.requested is not None))
+            (state.seconds,) = world.most(time.monotonic() - session.began)
             before, spent = spent, budget.spent(state.step, state.seconds)
             means.add(terms, train.batch_size)
             if state.step % LOG_EVERY == 0:
@@ -197,7 +198,7 @@ def _loop(session: _Session) -> None:
             elif state.seconds - saved > 60 * train.save_every:
                 _save(session)
                 saved = state.seconds
-            if stopping and spent < 1:
+            if any(world.most(float(stop.requested is not None))) and spent < 1:
                 _save(session)
                 world.wait()  # who ends before the first has written would have it ended too
                 go_on = f"taming {COMMAND} --resume --out {shlex.quote(str(run.folder))}"

@@ -27,9 +27,9 @@ class Cost(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """What a training will take: `parameters` of its network, bytes of `memory`, operations of a step (`flops`), and the
-    bytes that each of several processes has to add up with the others' in a step, `exchanged`: gradients, and what a
-    codebook learns from."""
+    """What a training will take: `parameters` of its network, bytes of `memory`, operations of a step (`flops`), and
+    the bytes that each of several processes has to add up with the others' in a step, `exchanged`: gradients, and what
+    a codebook learns from."""
 
     parameters: int
     memory: int

@@ -1,6 +1,7 @@
-"""One command run by several processes at once, as torchrun or Slurm starts them: which one this is, what all found, and
-what they agree on."""
+"""One command run by several processes at once, as torchrun or Slurm starts them: which one this is, what all found,
+and what they agree on."""
 
+import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,6 +20,9 @@ from taming_cli.errors import LostProcessError, TamingError, UsageError
 T = TypeVar("T")
 PATIENCE = timedelta(hours=1)
 """How long one process waits for another: a validation is made by one alone. That one has ended is noticed at once."""
+
+_NAMES = inspect.signature(DistributedDataParallel).parameters
+_SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers"  # before torch 2.13
 
 
 @dataclass(frozen=True)
@@ -112,14 +116,13 @@ class World:
         if self.size == 1:
             return module
         device = next(module.parameters()).device
-        return DistributedDataParallel(
-            module, device_ids=None if device.index is None else [device.index], broadcast_buffers=False
-        )
+        how: dict[str, Any] = {_SYNC_BUFFERS: False}  # they are the same everywhere
+        return DistributedDataParallel(module, device_ids=None if device.index is None else [device.index], **how)
 
 
 def apart(modules: Sequence[nn.Module], *, last: bool) -> AbstractContextManager[object]:
-    """Gradients stay in this process, unless it is the last part of a step; of modules made by `World.joined`, or shared
-    out by FSDP2."""
+    """Gradients stay in this process, unless it is the last part of a step; of modules made by `World.joined`, or
+    shared out by FSDP2."""
     for module in modules:
         if isinstance(module, FSDPModule):
             module.set_requires_gradient_sync(last)
