@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.profiler import ProfilerActivity, profile
 
 from taming_cli.cli.app import main
@@ -34,8 +36,9 @@ from taming_cli.prior.state import prior_step
 from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.distributed import World, first_host, started, world
 from tests import toys
-from tests.processes import children, free_port
+from tests.processes import children, free_port, torchrun
 from tests.test_cli import PRIOR
+from tests.test_token_writer import assert_equal_datasets
 
 # Small, and with everything on that processes have to agree on.
 CODEC = shlex.split(
@@ -123,6 +126,25 @@ def test_a_training_goes_on_with_another_number_of_processes(house: Path, stage:
         taming(*line, "--steps", 20, "--out", out, processes=then)
     close(house / f"{stage}-1-1", house / f"{stage}-2-1")
     close(house / f"{stage}-1-1", house / f"{stage}-1-2")
+
+
+def test_processes_tokenize_and_sample_their_parts(house: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    codec = ["--ckpt", "one/checkpoints/last.safetensors", "--device", "cpu", "-q"]
+    said = torchrun("tokenize", "scenes/images", *codec, "-o", "wide.h5").split()
+    assert sorted(said) == ["wide.1-of-2.h5", "wide.2-of-2.h5"]
+    assert main(["tokens", "merge", "wide.2-of-2.h5", "wide.1-of-2.h5", "-o", "wide.h5", "-q"]) == 0
+    assert_equal_datasets(house / "wide.h5", house / "t.h5")
+    taming("train-prior", "t.h5", *PRIOR, "--steps", 2, "--out", "small")
+    line = ["sample", "--ckpt", "small/checkpoints/last.safetensors", "-n", "5", "--device", "cpu", "-q", "-o"]
+    torchrun(*line, "by-two")
+    assert main([*line, "by-one"]) == 0
+    names = [f"{number:06d}.png" for number in range(5)]
+    for name in names:
+        pictures = [np.asarray(Image.open(house / folder / name)).astype(int) for folder in ("by-one", "by-two")]
+        assert np.abs(pictures[0] - pictures[1]).max() <= 1  # rounding, in another batch
+    capsys.readouterr()
+    assert main(["tokenize", "scenes/images", *codec, "-o", "x.h5", "--shard", "1/17"]) == 2
+    assert "use fewer parts" in capsys.readouterr().err
 
 
 def test_a_killed_process_ends_the_others_with_a_word_and_what_was_saved_goes_on(house: Path) -> None:
