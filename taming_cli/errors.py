@@ -33,6 +33,10 @@ class NonFiniteLossError(TamingError):
     """A loss term became NaN or infinite; the step's update was not applied."""
 
 
+class LostProcessError(TamingError):
+    """Another one of the processes that do this together has ended, or cannot be reached."""
+
+
 class Interrupted(TamingError):  # noqa: N818 - not a failure: the work was saved, and can go on
     """A signal asked the work to stop; what was done is saved. Exit code 130 (INT) or 143 (TERM)."""
 

@@ -420,6 +420,21 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 
 
+def test_a_dry_run_of_a_prior_reckons_and_writes_nothing(house: House, tmp_path: Path) -> None:
+    line = ("train-prior", house.tokens, "--n-layer", 3, "--n-head", 2, "--n-embd", 32, "--batch-size", 4, "--steps", 7)
+    found = taming(*line, "--out", tmp_path / "run", "--device", "cpu", "--dry-run", "--json").json
+    assert not (tmp_path / "run").exists()
+    parameters, tokens = found["parameters"], found["tokens_per_step"]
+    assert found["flops_per_step"] > 6 * 12 * 3 * 32**2 * tokens  # of the blocks' products alone
+    assert found["memory_bytes"] > 4 * 4 * parameters  # weights, average, AdamW's two
+    assert (found["steps"], found["exchanged_bytes_per_step"]) == (7, 0)
+    assert found["hours"] == pytest.approx(7 * found["seconds_per_step"] / 3600)
+    parts = taming(*line, "--accumulate", 4, "--nproc", 2, "--device", "cpu", "--dry-run", "--json").json
+    assert parts["memory_bytes"] < found["memory_bytes"]
+    assert parts["flops_per_step"] == pytest.approx(found["flops_per_step"])
+    assert parts["exchanged_bytes_per_step"] == 4 * parameters
+
+
 @pytest.mark.parametrize("line", ["presets ls", "--help", "--version", "presets show tiny --json"])
 def test_a_closed_pipe_is_a_quiet_0(line: str, tmp_path: Path) -> None:
     reading, writing = os.pipe()

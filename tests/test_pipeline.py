@@ -1,9 +1,11 @@
 """A prior and its codec as one file that makes pictures: numbers, classes, settings in the PNG, sizes, tokens."""
 
+import copy
 import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from taming_cli.codec.reconstruct import decode
 from taming_cli.codec.vqgan import VQGAN, codec_file
 from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.sampling import SampleConfig
+from taming_cli.config.shard import Shard
 from taming_cli.config.size import Size
 from taming_cli.data.arrays import made_of, read_pictures
 from taming_cli.data.images import read_image, to_uint8
@@ -26,6 +29,7 @@ from taming_cli.errors import BadFileError, Interrupted, UsageError
 from taming_cli.pipeline import Pipeline, Sampled, sample_to, write_npz
 from taming_cli.prior.gpt import GPT
 from taming_cli.prior.model import prior_file
+from taming_cli.prior.workspace import Kept
 from taming_cli.runtime.checkpoint import save_model
 from tests.toys import CODEC, toy_codec
 
@@ -252,6 +256,18 @@ def test_shards_draw_a_part_each_and_the_whole_is_then_gathered(
     capsys.readouterr()
     assert main([*line, str(tmp_path / "parts"), "--npz", "x.npz", "--shard", "1/2"]) == 2
     assert "without --shard" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_samples_of_shards_are_those_of_the_whole(pipeline: Pipeline, count: int) -> None:
+    exact = replace(
+        pipeline, gpt=copy.deepcopy(pipeline.gpt).double(), codec=copy.deepcopy(pipeline.codec), kept=Kept()
+    )
+    config = SampleConfig(n=7, seed=3)
+    whole = exact.sample(config).codes
+    for index in range(1, count + 1):
+        places = Shard(index, count).places
+        assert torch.equal(exact.sample(config, numbers=range(7)[places]).codes, whole[places])
 
 
 def test_first_names_the_number_and_the_file(drawn: Callable[..., list[Sampled]]) -> None:

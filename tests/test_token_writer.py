@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
+from taming_cli.config.shard import Shard
 from taming_cli.data.token_writer import Finished, ShardSlice, TokenJob, merge
 from taming_cli.data.tokens import ConditionHeader, TokenFile, TokenHeader, verify
 from taming_cli.errors import BadFileError, TamingError, UsageError
@@ -548,6 +549,78 @@ def test_merge_names_a_damaged_file_and_leaves_no_target(tmp_path: Path) -> None
     with pytest.raises(BadFileError, match=r"b\.h5: "):
         merge([tmp_path / "a.h5", tmp_path / "b.h5"], tmp_path / "merged.h5")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.h5", "b.h5"]
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> list[Path]:
+    """The three parts of one work."""
+    paths = [tmp_path / f"{index}-of-3.h5" for index in (1, 2, 3)]
+    for index, path in enumerate(paths, 1):
+        run(path, part=Shard(index, 3))
+    return paths
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_merged_parts_equal_the_one_made_in_one_go(tmp_path: Path, count: int) -> None:
+    run(tmp_path / "reference.h5")
+    paths = [tmp_path / f"{index}.h5" for index in range(1, count + 1)]
+    for index, path in enumerate(paths, 1):
+        assert run(path, part=Shard(index, count)).count > 0
+    finished = merge(paths[::-1], tmp_path / "merged.h5")  # the order is theirs, not ours
+    assert finished == Finished(tmp_path / "merged.h5", 48, (("4.png", "truncated"), ("20.png", "100% foreign")))
+    assert_equal_datasets(tmp_path / "merged.h5", tmp_path / "reference.h5")
+    attributes = []
+    for name in ("merged.h5", "reference.h5"):
+        with h5py.File(tmp_path / name) as file:
+            attributes.append(dict(file.attrs))
+    assert attributes[0] == attributes[1]
+    assert job_at(tmp_path / "merged.h5").done  # so the whole job has nothing to do any more
+
+
+def test_a_part_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    part = Shard(2, 2)
+    with job_at(tmp_path / "b.h5", part=part) as job:
+        assert [(shard.start, shard.stop) for shard in job.pending()] == [(25, 41), (41, 50)]
+        fill(job, job.pending()[0])
+    with pytest.raises(UsageError, match="part: "), job_at(tmp_path / "b.h5", part=Shard(1, 2)):
+        pass
+    with job_at(tmp_path / "b.h5", part=part) as job:
+        assert [shard.start for shard in job.pending()] == [41]
+
+
+def test_merge_names_a_part_that_is_missing_doubled_foreign_short_or_no_part(tmp_path: Path, three: list[Path]) -> None:
+    one, two, last = three
+    run(tmp_path / "foreign.h5", part=Shard(2, 3), plan={"items": "others"})
+    run(tmp_path / "four.h5", part=Shard(2, 4))
+    run(tmp_path / "whole.h5")
+    with h5py.File(two) as file, h5py.File(tmp_path / "short.h5", "w") as short:
+        for name in file:
+            file.copy(name, short)
+        for name, value in file.attrs.items():
+            short.attrs.create(name, value, dtype=file.attrs.get_id(name).dtype)
+        for name in ("codes", "names", "labels", "conditions/segmentation"):
+            rows = file[name][:-1]
+            del short[name]
+            short.create_dataset(name, data=rows, dtype=file[name].dtype, chunks=True, fletcher32=True)
+        for name, value in file["conditions/segmentation"].attrs.items():
+            short["conditions/segmentation"].attrs[name] = value
+    cut = tmp_path / "cut.h5"
+    cut.write_bytes(two.read_bytes()[:-100])
+    for paths, words in (
+        ([one, last], "part 2/3 is missing; make it with --shard 2/3"),
+        ([one, two, two, last], r"2-of-3\.h5: is part 2/3, as is .*2-of-3\.h5; leave one of them out"),
+        ([one, tmp_path / "foreign.h5", last], r"foreign\.h5: is part 2/3 of another work than .*1-of-3\.h5"),
+        ([one, tmp_path / "four.h5", last], r"four\.h5: is part 2/4 of another work than .*1-of-3\.h5, part 1/3"),
+        ([one, tmp_path / "whole.h5", last], r"whole\.h5: is a whole, and .*1-of-3\.h5 a part of one"),
+        ([tmp_path / "whole.h5", last], r"whole\.h5: is a whole, and .*3-of-3\.h5 a part of one"),
+        ([one, tmp_path / "short.h5", last], r"short\.h5: holds 15 of the 17 items of part 2/3; make it again"),
+        ([one, cut, last], r"cut\.h5: "),
+    ):
+        with pytest.raises(BadFileError, match=words):
+            merge(paths, tmp_path / "merged.h5")
+        assert not (tmp_path / "merged.h5").exists()
+    with pytest.raises(UsageError, match="empty"):
+        job_at(tmp_path / "x.h5", total=2, part=Shard(1, 3))
 
 
 def test_merge_overwrites_neither_a_file_nor_an_unfinished_job(tmp_path: Path) -> None:

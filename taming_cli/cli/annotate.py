@@ -9,7 +9,6 @@ import typer
 from taming_cli.cli import options as o
 from taming_cli.cli.console import Output
 from taming_cli.config.annotate import AnnotateConfig, DepthConfig, EdgesConfig, PoseConfig, SegmentationConfig
-from taming_cli.config.shard import Shard
 from taming_cli.errors import UsageError
 
 Places = Annotated[
@@ -121,7 +120,7 @@ def _annotate(
         if len(images) < 2:
             raise UsageError(f"name the folder to write: taming annotate {config.kind} IMAGES OUT")
         *images, out = images
-    part = Shard.parse(shard) if shard else None
+    part = o.own_part(shard)
     from taming_cli.annotate import LABELS, annotate
 
     with output.bar("annotating", None) as bar:

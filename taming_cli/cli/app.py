@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 import traceback
 from typing import Annotated, Any
 
@@ -10,7 +11,10 @@ from typer.exceptions import TyperException
 
 import taming_cli
 from taming_cli.cli import annotate, codec, evaluate, exchange, files, prior
-from taming_cli.errors import TamingError
+from taming_cli.errors import Interrupted, LostProcessError, TamingError
+
+_FIRST_SPEAKS = 2.0
+"""Seconds that it has for that."""
 
 app = typer.Typer(
     name="taming",
@@ -62,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     except TyperException as error:
         return _say(_message(error), getattr(error, "exit_code", 2))
     except TamingError as error:
-        return _say(str(error), error.exit_code, debug)
+        return _failed(error, debug)
     except (KeyboardInterrupt, typer.Abort):
         return _say("stopped", 130)
     except MemoryError:
@@ -76,6 +80,16 @@ def main(arguments: list[str] | None = None) -> int:
             return _say("the device is out of memory; use a smaller --batch-size or --size", 1)
         kind, text = type(error).__name__, " ".join(str(error).split())
         return _say(f"{kind}: {text} (a defect of taming: run again with --debug and report what it shows)", 1)
+
+
+def _failed(error: TamingError, debug: bool) -> int:
+    """Of several processes the first one speaks for all: torch's launcher ends it as soon as another one has failed."""
+    if os.environ.get("RANK", "0") == "0" or isinstance(error, LostProcessError):
+        return _say(str(error), error.exit_code, debug)
+    if isinstance(error, Interrupted):
+        return 0
+    time.sleep(_FIRST_SPEAKS)
+    return error.exit_code
 
 
 def _closed_pipe() -> int:

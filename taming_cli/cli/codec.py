@@ -11,6 +11,7 @@ import typer
 
 from taming_cli.cli import options as o
 from taming_cli.cli.console import Output, figures
+from taming_cli.cli.launch import launched
 from taming_cli.cli.training import architecture_of, last_word, say_estimate, take_up
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
 from taming_cli.config.size import Size
@@ -44,6 +45,7 @@ def train_vqgan(
     weights: o.Weights = None,
     offline: o.Offline = False,
     dry_run: o.DryRun = False,
+    nproc: o.Nproc = 1,
     json: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -51,11 +53,14 @@ def train_vqgan(
     flags: dict[str, Any],
 ) -> int:
     """Train a codec on pictures: a run folder with its checkpoints, curves and reconstructions."""
-    output = Output(json=json, quiet=quiet)
+    if not dry_run and (code := launched(nproc)) is not None:
+        return code
     from taming_cli.codec.train import COMMAND, fit
+    from taming_cli.runtime.distributed import started, world
     from taming_cli.runtime.progress import Progress
     from taming_cli.runtime.rundir import Place
 
+    output = Output(json=json, quiet=quiet, silent=not started().first)
     place = Place(out=out, name=name, resume=resume)
     usage = "name the pictures to train on: taming train-vqgan IMAGES"
     pictures, recorded = take_up(output, COMMAND, place, images, usage)
@@ -70,9 +75,9 @@ def train_vqgan(
     )
     codec_config, critic, train = resolved.configs
     if dry_run:
-        return _dry_run(output, pictures, codec_config, critic, train, weights, offline)
+        return _dry_run(output, pictures, codec_config, critic, train, weights, offline, nproc)
 
-    with output.bar("training", 1.0) as bar:
+    with world() as together, output.bar("training", 1.0) as bar:
 
         def on_step(progress: Progress) -> None:
             values = progress.values
@@ -94,10 +99,11 @@ def train_vqgan(
             offline=offline,
             origins=resolved.origins,
             on_step=on_step,
+            world=together,
         )
     output.skipped(trained.skipped)
     last_word(output, trained, skipped=dict(trained.skipped))
-    return 3 if trained.skipped else 0
+    return 3 if trained.skipped and together.first else 0
 
 
 def _dry_run(
@@ -108,6 +114,7 @@ def _dry_run(
     train: CodecTrainConfig,
     weights: Path | None,
     offline: bool,
+    nproc: int,
 ) -> int:
     from taming_cli.codec.estimate import estimate
     from taming_cli.codec.train import settled
@@ -127,7 +134,7 @@ def _dry_run(
     }
     said = f"{pictures} pictures of {train.size} become {latent} codes of {known.codec.codebook_size}"
     found = estimate(known.codec, critic, known.train, judge, dtype)
-    return say_estimate(output, said, values, found, train, device, dtype)
+    return say_estimate(output, said, values, found, train, device, dtype, nproc)
 
 
 def tokenize(
@@ -167,6 +174,15 @@ def tokenize(
     nul: Annotated[
         bool, typer.Option("-0", "--null", help="Paths on stdin end with NUL, as of `find -print0`.")
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="I/N",
+            help="Make the I-th of N parts, tokens.I-of-N.h5, for `taming tokens merge` to join.",
+            envvar="TAMING_SHARD",
+        ),
+    ] = None,
     batch_size: o.BatchSize = 16,
     device: o.Device = "auto",
     precision: o.Precision = "fp32",
@@ -176,14 +192,17 @@ def tokenize(
     debug: o.Debug = False,
 ) -> int:
     """Turn pictures into a token file (by default tokens.h5). The same again goes on where a killed one stopped."""
-    output = Output(json=json, quiet=quiet)
     from taming_cli.cli.models import codec_path
     from taming_cli.codec import tokenize as verb
 
+    part = o.own_part(shard)
+    output = Output(json=json, quiet=quiet)
     path = codec_path(output, ckpt)
     listing = _listing(output, images, nul, path)
     target = out or Path("tokens.h5")
-    with output.bar("tokenizing", len(listing.items)) as bar:
+    if part.count > 1:
+        target = target.with_name(f"{target.stem}.{part.index}-of-{part.count}{target.suffix}")
+    with output.bar("tokenizing", len(part.stretch(len(listing.items)))) as bar:
         finished = verb.tokenize(
             listing.items,
             ckpt=path,
@@ -196,11 +215,13 @@ def tokenize(
             device=device,
             precision=precision,
             workers=workers,
+            shard=part,
             on_item=lambda done, total: bar.update(done, f"{done}/{total} pictures"),
         )
     output.skipped(dict(finished.skipped))
+    said = f", part {part} of the work; join them: taming tokens merge" if part.count > 1 else ""
     output.result(
-        f"{finished.path}: {finished.count} pictures",
+        f"{finished.path}: {finished.count} pictures{said}",
         {"path": str(finished.path), "count": finished.count, "skipped": dict(finished.skipped)},
         short=str(finished.path),
     )

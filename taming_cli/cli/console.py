@@ -14,10 +14,11 @@ PLAIN_SECONDS = 5.0
 
 
 class Output:
-    """One command's speech. `json`: one object (or one per line) on stdout; `quiet`: only the path or the number."""
+    """One command's speech. `json`: one object (or one per line) on stdout; `quiet`: only the path or the number;
+    `silent`: nothing at all, as of all but the first of several processes."""
 
-    def __init__(self, *, json: bool, quiet: bool) -> None:
-        self.json, self.quiet = json, quiet
+    def __init__(self, *, json: bool, quiet: bool, silent: bool = False) -> None:
+        self.json, self.quiet, self.silent = json, quiet or silent, silent
         self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
@@ -26,11 +27,15 @@ class Output:
             self.errors.print(text, markup=False)
 
     def warn(self, text: str) -> None:
-        """One line on stderr, always."""
+        """One line on stderr, also where quiet."""
+        if self.silent:
+            return
         self.errors.print(f"warning: {text}", markup=False)
 
     def result(self, line: str, values: Mapping[str, Any], *, short: str | None = None) -> None:
         """The result: `values` as one JSON object, or `short` where quiet, or `line` for people."""
+        if self.silent:
+            return
         if self.json:
             text = json.dumps(values, ensure_ascii=False)
         else:
@@ -45,7 +50,7 @@ class Output:
 
     def skipped(self, reasons: Mapping[str, str]) -> None:
         """List inputs that were passed over, each with its reason."""
-        if reasons:
+        if reasons and not self.silent:
             self.warn(f"{len(reasons)} inputs were skipped:")
             for name, reason in reasons.items():
                 shown = reason if name in reason else f"{name}: {reason}"

@@ -12,6 +12,7 @@ import typer
 from taming_cli.config.fields import flag_name, kinds
 from taming_cli.config.presets import MAPS, PRESETS, preset
 from taming_cli.config.resolve import COMMANDS, Layer, Resolved, from_environment, from_file, from_flags, resolve
+from taming_cli.config.shard import Shard
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 
@@ -45,6 +46,10 @@ Ckpt = Annotated[
     Path | None,
     _option("--ckpt", metavar="FILE", help="Model file; else $TAMING_CKPT, else the newest run's."),
 ]
+Nproc = Annotated[
+    int,
+    _option("--nproc", metavar="N", help="Processes on this machine that share each batch, each on its own GPU."),
+]
 Device = Annotated[
     str, _option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.", envvar="TAMING_DEVICE")
 ]
@@ -77,6 +82,19 @@ ShardText = Annotated[
 Json = Annotated[bool, _option("--json", help="Print the result as JSON.", panel=OUTPUT)]
 Quiet = Annotated[bool, _option("-q", "--quiet", help="Print only the path or the number.", panel=OUTPUT)]
 Debug = Annotated[bool, _option("--debug", help="Show the traceback of an error.", panel=OUTPUT)]
+
+
+def own_part(shard: str | None) -> Shard:
+    """The part of the work that is this process's: as named, else the one that its number among those of torchrun or
+    srun gives it. UsageError for both at once."""
+    from taming_cli.runtime.distributed import started
+
+    together = started()
+    if shard is None:
+        return Shard(together.rank + 1, together.size)
+    if together.size > 1:
+        raise UsageError(f"--shard {shard} names a part, and so does this process's number; leave one of them out")
+    return Shard.parse(shard)
 
 
 def with_flags(**panels: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

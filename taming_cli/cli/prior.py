@@ -14,6 +14,7 @@ import typer
 
 from taming_cli.cli import options as o
 from taming_cli.cli.console import Output, figures
+from taming_cli.cli.launch import launched
 from taming_cli.cli.training import architecture_of, last_word, say_estimate, take_up
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.sampling import SampleConfig
@@ -50,6 +51,7 @@ def train_prior(
     name: o.Name = None,
     resume: o.Resume = False,
     dry_run: o.DryRun = False,
+    nproc: o.Nproc = 1,
     json: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -57,14 +59,17 @@ def train_prior(
     flags: dict[str, Any],
 ) -> int:
     """Train a prior on token files: a run folder with its checkpoints, curves and samples."""
-    output = Output(json=json, quiet=quiet)
+    if not dry_run and (code := launched(nproc)) is not None:
+        return code
     from taming_cli.codec.locate import codec_for, condition_codecs
     from taming_cli.codec.tiles import pictures
     from taming_cli.data.tokens import TokenFile
     from taming_cli.prior.train import COMMAND, fit
+    from taming_cli.runtime.distributed import started, world
     from taming_cli.runtime.progress import Progress
     from taming_cli.runtime.rundir import Place
 
+    output = Output(json=json, quiet=quiet, silent=not started().first)
     place = Place(out=out, name=name, resume=resume)
     usage = "name the token files to train on: taming train-prior tokens.h5"
     files, recorded = take_up(output, COMMAND, place, tokens, usage)
@@ -79,12 +84,12 @@ def train_prior(
     )
     prior_config, train = resolved.configs
     if dry_run:
-        return _dry_run(output, files, prior_config, train)
+        return _dry_run(output, files, prior_config, train, nproc)
     with TokenFile(files[0]) as first_file:
         network, model, path = codec_for(first_file.header, files[0], codec)
         conditions = condition_codecs(first_file.header, files[0], cond_ckpt or [], train.cond)
     output.note(f"codec: {path}")
-    with output.bar("training", 1.0) as bar:
+    with world() as together, output.bar("training", 1.0) as bar:
 
         def on_step(progress: Progress) -> None:
             if progress.validation:
@@ -104,6 +109,7 @@ def train_prior(
             render=lambda codes: pictures(network, codes.cpu()),
             origins=resolved.origins,
             on_step=on_step,
+            world=together,
         )
     for note in trained.notes:
         output.note(note)
@@ -111,7 +117,7 @@ def train_prior(
     return 0
 
 
-def _dry_run(output: Output, files: Sequence[Path], prior: PriorConfig, train: PriorTrainConfig) -> int:
+def _dry_run(output: Output, files: Sequence[Path], prior: PriorConfig, train: PriorTrainConfig, nproc: int) -> int:
     from taming_cli.prior.batches import TokenSet
     from taming_cli.prior.estimate import estimate
     from taming_cli.prior.state import fitted
@@ -126,7 +132,7 @@ def _dry_run(output: Output, files: Sequence[Path], prior: PriorConfig, train: P
     values = {"pictures": len(rows), "tokens_per_window": tokens, "tokens_per_step": tokens * train.batch_size}
     kinds = ", ".join(spec.kind for spec in prior.conditions) or "nothing"
     said = f"{len(rows)} pictures, windows of {prior.window} codes and {tokens} tokens, conditioned on {kinds}"
-    return say_estimate(output, said, values, estimate(prior, train, dtype), train, device, dtype)
+    return say_estimate(output, said, values, estimate(prior, train, dtype), train, device, dtype, nproc)
 
 
 @o.with_flags(Sampling=SampleConfig)
@@ -255,7 +261,7 @@ def sample(
 
 def _part(shard: str | None, *, gathers: bool, out: Path | None) -> Shard:
     """The part of the samples to draw."""
-    part = Shard.parse(shard) if shard else Shard()
+    part = o.own_part(shard)
     if part.count > 1 and (gathers or out is None):
         raise UsageError(
             "--shard draws a part of one folder, named with -o; --npz and --tokens gather all of it: give them to the "

@@ -49,13 +49,13 @@ class Session:
 
     def __enter__(self) -> "Session":
         from taming_cli.runtime.device import pick_device
-        from taming_cli.runtime.distributed import own_device, world
+        from taming_cli.runtime.distributed import world
 
         if self.out is not None and self.out.exists() and not self.out.is_dir():
             raise UsageError(f"{self.out} is a file; give a folder for the result")
-        self.device = pick_device(own_device(self.device_name))
+        self.device = pick_device(self.device_name)
         self.world = self._open.enter_context(world())
-        self.output = Output(json=self._json, quiet=self._quiet or not self.world.first)
+        self.output = Output(json=self._json, quiet=self._quiet, silent=not self.world.first)
         return self
 
     def __exit__(self, *error: Any) -> None:

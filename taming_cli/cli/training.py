@@ -69,8 +69,9 @@ def say_estimate(
     train: Any,
     device: "torch.device",
     dtype: "torch.dtype",
+    nproc: int = 1,
 ) -> int:
-    """What a training would take: `said` and `values` are of its inputs."""
+    """What a training would take: `said` and `values` are of its inputs. Memory and operations are of all processes."""
     step = found.seconds(device, dtype)
     steps = train.steps or max(1, round(60 * train.minutes / step))
     hours = steps * step / 3600 if train.steps else train.minutes / 60
@@ -79,7 +80,10 @@ def say_estimate(
         f"{found.parameters:,} parameters; {found.memory / 2**30:.2f} GiB of memory at most, beside torch itself",
         f"{found.flops / 1e12:.3g} TFLOP a step, about {step:.2g} s here; {steps:,} steps take {hours:.2g} hours",
     ]
+    if nproc > 1:
+        lines.append(f"each of {nproc} processes exchanges {found.exchanged / 1e6:.3g} MB a step")
     more = {
+        "exchanged_bytes_per_step": found.exchanged if nproc > 1 else 0,
         "parameters": found.parameters,
         "memory_bytes": found.memory,
         "flops_per_step": found.flops,

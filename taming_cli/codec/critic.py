@@ -1,8 +1,12 @@
 """The critic: a PatchGAN (Isola et al. 2017, section 3.2.2), which scores overlapping patches as real or generated."""
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from taming_cli.config.codec import CriticConfig
+from taming_cli.runtime.distributed import ALONE, World
 
 
 class Critic(nn.Module):
@@ -19,7 +23,7 @@ class Critic(nn.Module):
             stride = 2 if index < layers else 1
             modules += [
                 nn.Conv2d(channels, wider, 4, stride=stride, padding=1, bias=False),
-                nn.BatchNorm2d(wider),
+                BatchNorm(wider),
                 nn.LeakyReLU(0.2),
             ]
             channels = wider
@@ -31,6 +35,54 @@ class Critic(nn.Module):
         """(B, in_channels, H, W) in [-1, 1] -> logits (B, 1, h, w), unbounded; positive means real."""
         logits: Tensor = self.main(x)
         return logits
+
+
+class _Total(torch.autograd.Function):
+    """The sum over all processes, on the way forward and on the way back."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor, world: World) -> Tensor:
+        context.world = world
+        return world.total(values.clone())
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return context.world.total(gradient.clone()), None
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation by the statistics of all processes' pictures, as of one batch; torch's `SyncBatchNorm` is
+    that for GPUs alone."""
+
+    world: World = ALONE
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        if not self.training or self.world.size == 1:
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            values = x.float()
+            mean = self._mean(values)
+            variance = self._mean((values - mean).square())  # both (1, C, 1, 1)
+            y = (values - mean) * (variance + self.eps).rsqrt()
+            y = y * self.weight[:, None, None] + self.bias[:, None, None]
+        self._follow(mean.detach().flatten(), variance.detach().flatten(), x.numel() // x.shape[1] * self.world.size)
+        return y.to(x.dtype)
+
+    def _mean(self, values: Tensor) -> Tensor:
+        total: Tensor = _Total.apply(values.mean((0, 2, 3), keepdim=True), self.world)
+        return total / self.world.size
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Running statistics as torch keeps them: the variance is the unbiased one."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * count / (count - 1), self.momentum)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -31,4 +31,6 @@ def estimate(
         found = cost(run)
         parameters = sum(parameter.numel() for parameter in VQGAN(codec).parameters())
     judged = 0 if judge is None else sum(parameter.numel() for parameter in judge.parameters())
-    return Estimate(parameters, found.peak + 4 * (2 * sum(trained) + judged), found.flops * parts)
+    averaged = codec.codebook_size * (codec.codebook_dim + 1) if train.quantizer == "ema" else codec.codebook_size
+    exchanged = 4 * (sum(trained) + averaged)
+    return Estimate(parameters, found.peak + 4 * (2 * sum(trained) + judged), found.flops * parts, exchanged)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from taming_cli.runtime.distributed import ALONE, World
+
 _DISTANCES = 2**23
 """Held at once, whatever the batch and the codebook: so many vectors are compared at a time."""
 
@@ -116,32 +118,33 @@ class CodebookAverages:
         self.trained, self.updates = trained, 0
 
     @torch.no_grad()
-    def update(self, quantized: Quantized, generator: torch.Generator) -> Tensor:
-        """Take in one batch; returns the indices of revived entries, (R,) int64.
+    def update(self, quantized: Quantized, generator: torch.Generator, world: World = ALONE) -> Tensor:
+        """Take in one batch, of which each process has a part; returns the indices of revived entries, (R,) int64.
 
         The first call places an untrained codebook on vectors of the batch. Later, an entry whose share of use falls
         below `revive` times an even share 1/K is put on a random vector of the batch, its averages with it. `generator`
-        (CPU) makes the choice reproducible.
+        (CPU) makes the choice reproducible, and the same in every process.
         """
         weight = self.quantizer.embedding.weight
         size = len(weight)
         vectors = quantized.z_e.detach().permute(0, 2, 3, 1).reshape(-1, weight.shape[1])
+        count = len(vectors) * world.size
         if self.updates == 0 and self.trained:
-            self.uses.fill_(len(vectors) / size)
+            self.uses.fill_(count / size)
             self.sums.copy_(weight * self.uses[:, None])
         elif self.updates == 0 and self.revive:
-            return self._place(torch.arange(size, device=weight.device), vectors, generator)
+            return self._place(torch.arange(size, device=weight.device), world.rows(vectors), generator)
         codes = quantized.codes.flatten()
-        counts = torch.bincount(codes, minlength=size).float()
+        counts = world.total(torch.bincount(codes, minlength=size).float())
         self.uses.lerp_(counts, 1 - self.decay)
         if self.learn:
-            sums = torch.zeros_like(self.sums).index_add_(0, codes, vectors)
+            sums = world.total(torch.zeros_like(self.sums).index_add_(0, codes, vectors))
             self.sums.lerp_(sums, 1 - self.decay)
             alive = self.uses > 1e-6
             weight[alive] = self.sums[alive] / self.uses[alive, None]
         self.updates += 1
-        dead = (self.uses < self.revive * len(vectors) / size).nonzero().flatten()
-        return self._place(dead, vectors, generator) if len(dead) and self.revive else dead[:0]
+        dead = (self.uses < self.revive * count / size).nonzero().flatten()
+        return self._place(dead, world.rows(vectors), generator) if len(dead) and self.revive else dead[:0]
 
     def _place(self, entries: Tensor, vectors: Tensor, generator: torch.Generator) -> Tensor:
         """Put `entries` on random vectors (with a little noise where there are fewer vectors than entries)."""

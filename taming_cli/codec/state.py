@@ -7,16 +7,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from taming_cli.codec.critic import Critic
+from taming_cli.codec.critic import BatchNorm, Critic
+from taming_cli.codec.forward import Comparing, Reconstructing
 from taming_cli.codec.quantizers import CodebookAverages, Quantized, Quantizer
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.codec import CodecTrainConfig, CriticConfig
+from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.recompute import recompute
 
 
 @dataclass(kw_only=True)
 class CodecState:
-    """Networks, optimisers, averages and counters. `average` is the codec to use: the moving average of the weights."""
+    """Networks, optimisers, averages and counters. `average` is the codec to use: the moving average of the weights.
+
+    `reconstructing` and `comparing` are the forward passes of codec and critic; in several processes their gradients
+    are averaged. All else is the same in each.
+    """
 
     codec: VQGAN
     critic: Critic
@@ -24,8 +30,11 @@ class CodecState:
     codebook: CodebookAverages
     codec_optimizer: torch.optim.Optimizer
     critic_optimizer: torch.optim.Optimizer
+    reconstructing: nn.Module
+    comparing: nn.Module
     precision: torch.dtype
     seed: int
+    world: World = ALONE
     step: int = 0
     images_seen: int = 0
     seconds: float = 0.0
@@ -38,7 +47,7 @@ class CodecState:
         if config.train == "decoder":
             return
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) % 2**63)
-        revived = self.codebook.update(quantized, generator)
+        revived = self.codebook.update(quantized, generator, self.world)
         if not len(revived):
             return
         weight = self.codec.quantize.embedding.weight
@@ -73,16 +82,26 @@ _COUNTERS = ("step", "images_seen", "seconds", "best", "best_step", "validation"
 
 
 def start(
-    codec: VQGAN, critic: CriticConfig, config: CodecTrainConfig, device: torch.device, precision: torch.dtype
+    codec: VQGAN,
+    critic: CriticConfig,
+    config: CodecTrainConfig,
+    device: torch.device,
+    precision: torch.dtype,
+    world: World = ALONE,
 ) -> CodecState:
-    """The state before the first step, on `device`; `codec` freshly made or read from a file."""
+    """The state before the first step, on `device`; `codec` freshly made or read from a file, the same everywhere."""
     network = Critic(critic, codec.config.out_ch).to(device).to(memory_format=torch.channels_last)
     codec = codec.to(device).to(memory_format=torch.channels_last)
-    return arranged(codec, copy.deepcopy(codec), network, config, precision)
+    return arranged(codec, copy.deepcopy(codec), network, config, precision, world)
 
 
 def arranged(
-    codec: VQGAN, average: VQGAN, critic: Critic, config: CodecTrainConfig, precision: torch.dtype
+    codec: VQGAN,
+    average: VQGAN,
+    critic: Critic,
+    config: CodecTrainConfig,
+    precision: torch.dtype,
+    world: World = ALONE,
 ) -> CodecState:
     """The state before the first step, of networks that are where they belong; `average` is the codec's twin."""
     codec, critic = codec.train().requires_grad_(True), critic.train()
@@ -94,6 +113,9 @@ def arranged(
         codec.quantize.requires_grad_(False)
     if config.gradient_checkpointing:
         recompute(codec)
+    for module in critic.modules():
+        if isinstance(module, BatchNorm):
+            module.world = world
     return CodecState(
         codec=codec,
         critic=critic,
@@ -107,8 +129,11 @@ def arranged(
         ),
         codec_optimizer=_adam(codec, config.learning_rate, config),
         critic_optimizer=_adam(critic, config.critic_learning_rate, config),
+        reconstructing=world.joined(Reconstructing(codec)),
+        comparing=world.joined(Comparing(critic)),
         precision=precision,
         seed=config.seed,
+        world=world,
     )
 
 

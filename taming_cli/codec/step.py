@@ -13,7 +13,8 @@ from taming_cli.codec.state import CodecState
 from taming_cli.config.codec import CodecTrainConfig
 from taming_cli.errors import NonFiniteLossError
 from taming_cli.judges.perceptual import Perceptual
-from taming_cli.runtime.device import autocast, full_precision
+from taming_cli.runtime.device import autocast
+from taming_cli.runtime.distributed import apart
 
 
 class Phase(NamedTuple):
@@ -55,11 +56,12 @@ def codec_step(
 ) -> StepReport:
     """Update codec, codebook, critic and the moving average on `x`, float32 (B, C, H, W) on the state's device.
 
-    `x` is in [-1, 1], or one-hot where it is `categorical`: then the loss is the cross-entropy alone. The gradients of
-    the pixel, perceptual and adversarial terms are taken at the reconstruction, once each, compared at the last layer
-    (equation 7 of the paper), and only their weighted sum runs back through the codec. With `config.accumulate` parts
-    the gradients of all are added up: the adaptive weight and the critic's statistics are each part's own. Raises
-    NonFiniteLossError, before any update, where a term or the gradient is not finite.
+    `x` is this process's part of the batch, in [-1, 1], or one-hot where it is `categorical`: then the loss is the
+    cross-entropy alone. The gradients of the pixel, perceptual and adversarial terms are taken at the reconstruction,
+    once each, compared at the last layer (equation 7 of the paper), and only their weighted sum runs back through the
+    codec. With `config.accumulate` parts the gradients of all are added up: the adaptive weight and the critic's
+    statistics are each part's own. Raises NonFiniteLossError, before any update, where a term or the gradient is not
+    finite.
     """
     codec = state.codec
     x = x.contiguous(memory_format=torch.channels_last)
@@ -67,14 +69,18 @@ def codec_step(
     state.codec_optimizer.zero_grad(set_to_none=True)
     state.critic_optimizer.zero_grad(set_to_none=True)
 
+    world, joined = state.world, (state.reconstructing, state.comparing)
     reports, done = list[Part](), 0
-    for part in x.tensor_split(min(config.accumulate, len(x))):
+    parts = x.tensor_split(min(config.accumulate, len(x)))
+    for number, part in enumerate(parts, 1):
         aim = Aim(trained, config, now, categorical, judge, share=len(part) / len(x), first=done)
-        reports.append(backward(state, part, aim))
+        with apart(joined, last=number == len(parts)):
+            reports.append(backward(state, part, aim))
         done += len(part)
-    terms = {
-        name: torch.stack([report.share * report.terms[name] for report in reports]).sum() for name in reports[0].terms
-    }
+    found = torch.stack(
+        [torch.stack([report.share * report.terms[name] for report in reports]).sum() for name in reports[0].terms]
+    )
+    terms = dict(zip(reports[0].terms, world.mean(found), strict=True))
     quantized = Quantized(*(torch.cat(tensors) for tensors in zip(*(each.quantized for each in reports), strict=True)))
     terms["gradient"] = torch.nn.utils.clip_grad_norm_(trained, config.clip or float("inf"))
     _refuse_non_finite(terms, state.step)
@@ -86,7 +92,7 @@ def codec_step(
         state.critic_optimizer.step()
     state.update_codebook(quantized, config)
     state.step += 1
-    state.images_seen += len(x)
+    state.images_seen += len(x) * world.size
     state.update_average(config.ema)
     return StepReport(terms=terms, codes=quantized.codes)
 
@@ -113,12 +119,8 @@ class Part(NamedTuple):
 
 def backward(state: CodecState, x: Tensor, aim: Aim) -> Part:
     """Forward and back, adding this part's share to the gradients of codec and critic."""
-    codec, config, now = state.codec, aim.config, aim.now
-    with autocast(x.device, state.precision):
-        quantized = codec.quantized(x)
-        features = codec.decoder.features(codec.post_quant_conv(quantized.straight_through()))
-    with full_precision(x.device):
-        x_rec = codec.decoder.conv_out(features.float())
+    config, now = aim.config, aim.now
+    x_rec, quantized = state.reconstructing(x, state.precision)
     seen = x_rec.detach().requires_grad_()  # the losses' own leaf: their gradients end here
 
     if aim.categorical:
@@ -131,8 +133,10 @@ def backward(state: CodecState, x: Tensor, aim: Aim) -> Part:
         terms |= _critic(x, seen, state)
     if now.adversarial:
         (grad_gen,) = torch.autograd.grad(terms["generator"], seen, retain_graph=True)
-        last = codec.decoder.last_layer
-        at_last = [torch.autograd.grad(x_rec, last, g, retain_graph=True)[0] for g in (gradient, grad_gen)]
+        last = state.codec.decoder.last_layer
+        at_last = [
+            state.world.mean(torch.autograd.grad(x_rec, last, g, retain_graph=True)[0]) for g in (gradient, grad_gen)
+        ]
         terms["adaptive"] = losses.adaptive_weight(*at_last)
         gradient = gradient + config.disc_weight * now.adversarial * terms["adaptive"] * grad_gen
     terms["codebook"] = losses.codebook_loss(
@@ -170,8 +174,7 @@ def _reconstruction(x: Tensor, seen: Tensor, state: CodecState, aim: Aim) -> dic
 
 def _critic(x: Tensor, seen: Tensor, state: CodecState) -> dict[str, Tensor]:
     """Both sides of the adversarial game, from one pass of the critic over each of real and generated pictures."""
-    with autocast(x.device, state.precision):
-        logits = losses.CriticLogits(real=state.critic(x), fake=state.critic(seen))
+    logits = state.comparing(x, seen, state.precision)
     return {
         "critic": losses.critic_loss(logits, state.critic.config.disc_loss),
         "generator": losses.generator_loss(logits.fake),

@@ -16,6 +16,7 @@ from taming_cli.codec import tiles
 from taming_cli.codec.condition import MapCodec, conditions
 from taming_cli.codec.locate import picture_codec
 from taming_cli.codec.vqgan import VQGAN
+from taming_cli.config.shard import Shard
 from taming_cli.config.size import Size
 from taming_cli.data.batches import Skipped, eval_batches
 from taming_cli.data.images import Crop, centre_crop, random_resized_crop
@@ -66,6 +67,7 @@ def tokenize(
     device: str = "auto",
     precision: str = "fp32",
     workers: int = 2,
+    shard: Shard | None = None,
     on_item: Callable[[int, int], None] | None = None,
 ) -> Finished:
     """Encode each picture's `views` crops of `size` (by default the codec's training size) into the token file `out`.
@@ -73,6 +75,7 @@ def tokenize(
     `cond` names the conditions to keep beside them, each with the folder of its maps, or None where the picture gives
     it; `cond_ckpts` are the codecs of the maps. A picture whose map is missing or unreadable is skipped. Work is kept
     in shards of 256 pictures: the same call goes on where a killed one stopped, and a finished one is left as it is.
+    `shard` makes one part of the file, for `merge` to join with the others.
     `on_item` is told (done, total). Raises UsageError where `out` was made with other settings, Interrupted after a
     signal. fp32 makes the codes the same on every machine, but for ties; bf16 is faster.
     """
@@ -106,15 +109,16 @@ def tokenize(
     def cut(item: Item, picture: Image, crops: Sequence[Crop]) -> dict[str, Tensor]:
         return {each.encoder.kind: each.cuts(item, picture, crops, latent) for each in beside}
 
-    job = TokenJob(out, header=header, plan=plan, total=len(items), shard_size=SHARD_IMAGES)
+    job = TokenJob(out, header=header, plan=plan, total=len(items), shard_size=SHARD_IMAGES, part=shard)
     with job, StopRequest() as stop:
         pending = job.pending()
-        done = len(items) - sum(shard.stop - shard.start for shard in pending)
-        for shard in pending:
+        mine = len((shard or Shard()).stretch(len(items)))
+        done = mine - sum(each.stop - each.start for each in pending)
+        for each_slice in pending:
             codes: dict[str, list[Tensor]] = {name: [] for name in (PICTURE, *header.conditions)}
             kept, skipped = list[Item](), list[Skipped]()
             batches = eval_batches(
-                items[shard.start : shard.stop],
+                items[each_slice.start : each_slice.stop],
                 views=Views(size=chosen, count=views),
                 batch_size=max(1, batch_size // views),
                 workers=workers,
@@ -132,7 +136,7 @@ def tokenize(
                     skipped += batch.skipped
                     done += len(batch.items) + len(batch.skipped)
                     if on_item is not None:
-                        on_item(done, len(items))
+                        on_item(done, mine)
                     if stop.requested:
                         raise stop.interrupted(f"stopped; finished shards are kept in {out}.parts: run the same again")
             empty = torch.empty((0, latent.height, latent.width), dtype=torch.int64)
@@ -141,7 +145,7 @@ def tokenize(
                 for name, found in codes.items()
             }
             job.write(
-                shard,
+                each_slice,
                 codes=columns.pop(PICTURE),
                 names=[item.name for item in kept],
                 labels=[item.label for item in kept],

@@ -26,6 +26,7 @@ from taming_cli.judges import perceptual
 from taming_cli.metrics import perplexity
 from taming_cli.runtime.checkpoint import load_model, load_trainer, read_header, save_model, save_trainer
 from taming_cli.runtime.device import pick_device, pick_precision
+from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.interrupt import StopRequest
 from taming_cli.runtime.progress import LOG_EVERY, Means, OnStep, tell
 from taming_cli.runtime.report import write_report
@@ -59,8 +60,11 @@ def fit(
     offline: bool = False,
     origins: Mapping[str, str] | None = None,
     on_step: OnStep | None = None,
+    world: World = ALONE,
 ) -> TrainedCodec:
     """Train a codec on pictures or condition maps (folders, files, archives) and leave it in a run directory.
+
+    Several processes share each batch: `train.batch_size` is that of all, and the first one writes and calls `on_step`.
 
     `train.kind` says what the files hold; the codec's channels follow from it, and labels are counted unless given.
     Going on with an interrupted run happens by itself where `place` names one with the same settings. Raises UsageError
@@ -70,16 +74,18 @@ def fit(
     began = time.monotonic()
     place = place or Place()
     pictures, codec, train, holds = settled(images, codec, critic, train)
+    part = world.share(train.batch_size)
     device = pick_device(train.device)
     torch.manual_seed(train.seed)
-    first = VQGAN(codec) if goes_on(COMMAND, place) else _first_codec(codec, train, holds)
-    judge = perceptual.build(train.perceptual, weights=weights, offline=offline)
+    going_on = world.by_first(lambda: goes_on(COMMAND, place))
+    first = VQGAN(codec) if going_on else _first_codec(codec, train, holds)
+    judge = world.first_ahead(lambda: perceptual.build(train.perceptual, weights=weights, offline=offline))
     if judge is not None:
         judge = judge.to(device)
     groups = {"codec": codec, "critic": critic, "train": train}
     inputs = [str(path.resolve()) for path in images]
-    with open_run(COMMAND, place, groups, inputs=inputs, origins=origins or {}) as run:
-        state = start(first, critic, train, device, pick_precision(train.precision, device))
+    with open_run(COMMAND, place, groups, inputs=inputs, origins=origins or {}, world=world) as run:
+        state = start(first, critic, train, device, pick_precision(train.precision, device), world)
         resumed = run.trainer.exists()
         if resumed:
             state.load_state_dict(load_trainer(run.trainer))
@@ -99,9 +105,10 @@ def fit(
             held=pictures.held,
             about=about,
             began=time.monotonic() - state.seconds if resumed else began,
-            on_step=on_step,
+            on_step=on_step if world.first else None,
+            part=part,
         )
-        if resumed:
+        if resumed and world.first:
             _mend(session)
         skipped = _loop(session, pictures.train)
         return TrainedCodec(
@@ -208,12 +215,15 @@ class _Session:
     about: dict[str, Any]
     began: float
     on_step: OnStep | None
+    part: int
+    """This process's pictures of a batch."""
 
 
 def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
     """Batch, step, report, validate, save, until the budget is spent; returns the pictures that could not be read."""
-    run, state, train = session.run, session.state, session.train
-    run.rewind_log(state.step)
+    run, state, train, world = session.run, session.state, session.train, session.state.world
+    if world.first:
+        run.rewind_log(state.step)
     budget = Budget(steps=train.steps, minutes=train.minutes)
     spent = budget.spent(state.step, state.seconds)
     means = Means()
@@ -222,9 +232,10 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
     batches = train_batches(
         items,
         size=train.size,
-        batch_size=train.batch_size,
+        batch_size=session.part,
         seed=train.seed,
-        start=state.images_seen,
+        start=state.images_seen + world.rank * session.part,
+        stride=train.batch_size,
         workers=train.workers,
         augment=Augment(crop_scale=(train.crop_scale[0], train.crop_scale[1]), flip=train.flip),
         cache_bytes=train.cache * 2**20,
@@ -247,30 +258,35 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
                 learning_rate=rate,
             )
 
-            state.seconds = time.monotonic() - session.began
+            (state.seconds,) = world.most(time.monotonic() - session.began)
             before, spent = spent, budget.spent(state.step, state.seconds)
-            means.add(report.terms, len(x))
+            means.add(report.terms, train.batch_size)
             counts += torch.bincount(report.codes.flatten(), minlength=len(counts)).cpu()
             if state.step % LOG_EVERY == 0:
-                values = {**means.take(), "codebook_perplexity": perplexity(counts), "learning_rate": rate}
+                used = perplexity(world.total(counts))
+                values = {**means.take(), "codebook_perplexity": used, "learning_rate": rate}
                 values |= {"images_per_second": means.images_per_second, "waiting_seconds": means.waiting_seconds}
                 counts.zero_()
-                run.log(kind="train", step=state.step, images=state.images_seen, seconds=state.seconds, **values)
+                if world.first:
+                    run.log(kind="train", step=state.step, images=state.images_seen, seconds=state.seconds, **values)
                 _tell(session, spent, values, means.images_per_second)
             if spent >= 1 or int(before / train.val_every) < int(spent / train.val_every):
-                _validate(session, spent, means.images_per_second)
-                _save(session)
-                if train.snapshots:
-                    run.keep(state.step)
+                if world.first:
+                    _validate(session, spent, means.images_per_second)
+                    _save(session)
+                    if train.snapshots:
+                        run.keep(state.step)
                 saved = time.monotonic()
-            elif time.monotonic() - saved > 60 * train.save_every:
+            elif world.first and time.monotonic() - saved > 60 * train.save_every:
                 _save(session)
                 saved = time.monotonic()
-            if stop.requested and spent < 1:
-                _save(session)
+            if any(world.most(float(stop.requested is not None))) and spent < 1:
+                if world.first:
+                    _save(session)
+                world.wait()  # who ends before the first has written would have it ended too
                 go_on = f"taming {COMMAND} --resume --out {shlex.quote(str(run.folder))}"
                 raise stop.interrupted(f"stopped after step {state.step}, all is saved; go on with: {go_on}")
-    return batches.bad
+    return {name: reason for bad in world.gather(batches.bad) for name, reason in bad.items()}
 
 
 def _validate(session: _Session, spent: float, rate: float) -> None:

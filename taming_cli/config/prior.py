@@ -122,6 +122,11 @@ class PriorTrainConfig:
     gradient_checkpointing: bool = option(
         False, "Make activations once more on the way back instead of keeping them: less memory, a third slower."
     )
+    fsdp: bool = option(
+        False,
+        "Share weights, gradients and optimiser out among the processes (FSDP2): for priors that do not fit one.",
+        live=True,
+    )
     learning_rate: float = option(2e-3, "Peak learning rate.", low=0)
     betas: tuple[float, ...] = option((0.9, 0.95), "AdamW's two betas.", low=0, high=0.9999)
     weight_decay: float = option(0.05, "AdamW's decay, on the weights of linear layers only.", low=0)

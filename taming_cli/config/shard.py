@@ -8,7 +8,8 @@ from taming_cli.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Part `index` (from 1) of `count`: every `count`-th item, so that parts take about the same time."""
+    """Part `index` (from 1) of `count`: every `count`-th item, so that parts take about the same time; or, where the
+    parts are to be joined in order, a stretch of them."""
 
     index: int = 1
     count: int = 1
@@ -29,6 +30,10 @@ class Shard:
     def places(self) -> slice:
         """Of the items in a list."""
         return slice(self.index - 1, None, self.count)
+
+    def stretch(self, total: int) -> range:
+        """Of `total` places the `index`-th of `count` stretches that are as long as whole numbers allow."""
+        return range((self.index - 1) * total // self.count, self.index * total // self.count)
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"

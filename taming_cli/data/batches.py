@@ -192,11 +192,13 @@ def train_batches(
     seed: int,
     augment: Augment,
     start: int = 0,
+    stride: int | None = None,
     workers: int = 0,
     cache_bytes: int = 0,
     content: Content = _PICTURES,
 ) -> TrainBatches:
-    """Batches of the samples at positions `start`, `start + 1`, ... (see `TrainingSamples`).
+    """Batches of the samples at positions `start`, `start + 1`, ... (see `TrainingSamples`), each batch beginning
+    `stride` positions behind the one before: by default right after it.
 
     `workers` is the number of loading processes; with 0 a thread of this process loads. The batches are the same. Each
     process has its share of `cache_bytes`, and meets every picture: where all pictures fit in memory, a thread is
@@ -205,7 +207,7 @@ def train_batches(
     assert batch_size >= 1
     share = cache_bytes // max(workers, 1)
     samples = TrainingSamples(items, size=size, seed=seed, augment=augment, cache_bytes=share, content=content)
-    starts = itertools.count(start, batch_size)
+    starts = itertools.count(start, stride or batch_size)
     if workers == 0:
         threads = partial(ThreadPoolExecutor, 1, thread_name_prefix="pictures")
         return TrainBatches(_in_order(threads, partial(_load, samples, batch_size), starts, ahead=3))

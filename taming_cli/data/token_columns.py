@@ -1,8 +1,9 @@
 """Write the columns of a token file: whole checksummed chunks, in an order that only the content decides."""
 
 import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from taming_cli.data.tokens import (
     TokenFile,
     TokenHeader,
+    TokenPart,
     code_dtype,
     encode_name,
     write_header,
@@ -42,6 +44,7 @@ class TokenContent:
     label_names: Sequence[str]  # in the order of `sort_labels`
     skipped: Sequence[Skipped]
     plan_sha256: str | None
+    part: TokenPart | None = None
 
 
 def write_tokens(path: Path, content: TokenContent) -> None:
@@ -78,6 +81,8 @@ def write_tokens(path: Path, content: TokenContent) -> None:
         write_header(file, header)
         if content.plan_sha256 is not None:
             write_text(file.attrs, "plan_sha256", content.plan_sha256)
+        if content.part is not None:
+            write_text(file.attrs, "part", json.dumps(asdict(content.part)))
         file.close()
         disk.check()
     written = TokenFile(path)

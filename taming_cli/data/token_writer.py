@@ -17,9 +17,10 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from taming_cli.config.shard import Shard
 from taming_cli.data.token_columns import Skipped, TokenContent, sort_labels, stored_text, write_tokens
 from taming_cli.data.token_parts import PartsFolder, publish, refusals
-from taming_cli.data.tokens import TokenFile, TokenHeader, blocks, verify
+from taming_cli.data.tokens import TokenFile, TokenHeader, TokenPart, blocks, verify
 from taming_cli.errors import BadFileError, TamingError, UsageError
 
 Codes = npt.NDArray[np.integer[Any]]
@@ -48,7 +49,9 @@ class TokenJob:
 
     `plan` is anything that JSON can hold and must say all that decides the content (settings, a digest of the item
     names in order); together with `header` (but for `codec_path` and `created_by`) and `total` it is how a restarted
-    job knows its own work. `total` is the number of items, `shard_size` how many of them make a shard.
+    job knows its own work. `total` is the number of items, `shard_size` how many of them make a shard. With `part`,
+    this is the job of one of several machines: its slices are those of its own stretch of the items, and `merge` joins
+    what all have made.
 
         with TokenJob(path, header=header, plan=plan, total=len(items), shard_size=256) as job:
             for shard in job.pending():
@@ -68,6 +71,7 @@ class TokenJob:
         plan: Mapping[str, Any],
         total: int,
         shard_size: int,
+        part: Shard | None = None,
     ) -> None:
         assert shard_size >= 1, shard_size
         self.path = Path(path)
@@ -76,9 +80,17 @@ class TokenJob:
             raise UsageError(f"{self.path}: there are no items to make it from; name at least one")
         content = {"header": _deciding(header), "plan": dict(plan), "total": total}
         self._plan = json.loads(json.dumps(content | {"shard_size": shard_size}))
-        self._plan_sha256 = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        starts = range(0, total, shard_size)
-        self._slices = [ShardSlice(k, start, min(start + shard_size, total)) for k, start in enumerate(starts)]
+        self._plan_sha256 = whole = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        self._part, items = None, range(total)
+        if part is not None and part.count > 1:
+            self._part = TokenPart(index=part.index, count=part.count, total=total, of=whole)
+            self._plan |= {"part": str(part)}
+            self._plan_sha256 = hashlib.sha256(f"{whole} {part}".encode()).hexdigest()
+            items = part.stretch(total)
+            if not items:
+                raise UsageError(f"{self.path}: part {part} of {total} items is empty; use fewer parts")
+        starts = range(items.start, items.stop, shard_size)
+        self._slices = [ShardSlice(k, start, min(start + shard_size, items.stop)) for k, start in enumerate(starts)]
         self._parts = PartsFolder(self.path)
         self._whole: set[int] = set()
         self.done = self._look_at_target()
@@ -161,7 +173,7 @@ class TokenJob:
         assert not self.pending(), self.pending()
         self._look_at_target()
         shards = [self._shard_path(shard) for shard in self._slices]
-        finished = _join(shards, self._parts, self.header, self._plan_sha256)
+        finished = _join(shards, self._parts, self.header, self._plan_sha256, self._part)
         self.done = True
         self._parts.remove()
         return finished
@@ -206,10 +218,12 @@ class TokenJob:
 
 
 def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Finished:
-    """Join finished token files of one codec, latent size and preprocessing into `out`, in the given order.
+    """Join finished token files of one codec, latent size and preprocessing into `out`: in the given order, or, where
+    they are the parts of one work, in theirs; the result is then what one job would have made.
 
     Raises `UsageError` when `out` exists or no file is given, `BadFileError` naming the file that is damaged, differs
-    from the first, or holds a name that an earlier one holds too.
+    from the first, holds a name that an earlier one holds too, or is no part of the same work; and a part that is
+    missing.
     """
     sources, target = [Path(path) for path in paths], Path(out)
     if not sources:
@@ -222,9 +236,12 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
         with TokenFile(source) as file:
             if different := "; ".join(_differences(_deciding(file.header), _deciding(first))):
                 raise BadFileError(f"{source}: does not fit {sources[0]} ({different}); merge files of one kind")
-            for name in file.names():
+            for name in file.names() if file.part is None else ():  # parts hold what the whole would, twice or not
                 if (earlier := holder.setdefault(name, number)) != number:
                     raise BadFileError(f"{source}: holds {name!r}, as does {sources[earlier]}; leave one of them out")
+    whole = next((part.of for part in (TokenFile(source).part for source in sources) if part is not None), None)
+    if whole is not None:
+        sources = _in_order(sources)
     parts = PartsFolder(target)
     parts.lock()
     try:
@@ -232,14 +249,44 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
             raise UsageError(f"{target}: exists, or a job is making it in {parts.folder}; give another -o")
         try:
             parts.clear_temporaries()
-            return _join(sources, parts, first, None)
+            return _join(sources, parts, first, whole)
         finally:
             parts.remove()
     finally:
         parts.unlock()
 
 
-def _join(paths: Sequence[Path], parts: PartsFolder, header: TokenHeader, plan_sha256: str | None) -> Finished:
+def _in_order(paths: Sequence[Path]) -> list[Path]:
+    """Token files, of which one is a part of a work, by their numbers. BadFileError for one that is no part of the same
+    work, doubled, short or missing."""
+    parts = [(path, TokenFile(path).part) for path in paths]
+    first, known = next((path, part) for path, part in parts if part is not None)
+    found: dict[int, Path] = {}
+    for path, part in parts:
+        if part is None:
+            raise BadFileError(f"{path}: is a whole, and {first} a part of one; merge parts by themselves")
+        if part.of != known.of or part.count != known.count:
+            raise BadFileError(f"{path}: is part {part} of another work than {first}, part {known}; leave it out")
+        if part.index in found:
+            raise BadFileError(f"{path}: is part {part}, as is {found[part.index]}; leave one of them out")
+        with TokenFile(path) as file:
+            if len(file) + len(file.skipped) != part.items:
+                raise BadFileError(f"{path}: holds {len(file)} of the {part.items} items of part {part}; make it again")
+        found[part.index] = path
+    if missing := sorted(set(range(1, known.count + 1)) - found.keys()):
+        raise BadFileError(
+            f"part {missing[0]}/{known.count} is missing; make it with --shard {missing[0]}/{known.count}, and name it"
+        )
+    return [found[index] for index in sorted(found)]
+
+
+def _join(
+    paths: Sequence[Path],
+    parts: PartsFolder,
+    header: TokenHeader,
+    plan_sha256: str | None,
+    part: TokenPart | None = None,
+) -> Finished:
     """Write the samples of the token files at `paths`, in order, to the target; one block is in memory at a time."""
     # Each is opened only while it is read: a job may have more shards than a process may have open files.
     count, name_bytes, used, skipped = 0, 1, set[str](), list[Skipped]()
@@ -280,6 +327,7 @@ def _join(paths: Sequence[Path], parts: PartsFolder, header: TokenHeader, plan_s
         label_names=label_names,
         skipped=skipped,
         plan_sha256=plan_sha256,
+        part=part,
     )
     with refusals(parts.target):
         write_tokens(parts.temporary(parts.target), content)

@@ -1,7 +1,8 @@
 """The token file: the codes of many pictures on a grid, in one HDF5 file, checked on the way in and read lazily.
 
     attributes        format, format_version, codec_sha256, codec_path, codebook_size, downsample_factor,
-                      preprocess (JSON), created_by, and plan_sha256 where a job wrote the file
+                      preprocess (JSON), created_by, plan_sha256 where a job wrote the file, and part (JSON) where it
+                      holds one part of what several jobs make
     /codes            (N, V, h, w)  uint16 when codebook_size <= 65536, else uint32
     /names            (N,)          relative paths, utf-8, percent-encoded by `encode_name`
     /labels           (N,)          int32, an index into /label_names (sorted), or -1 for none
@@ -26,6 +27,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from taming_cli.config.shard import Shard
 from taming_cli.errors import BadFileError, UsageError
 
 FORMAT = "taming-tokens"
@@ -65,6 +67,25 @@ class ConditionHeader:
     codec_sha256: str
     codebook_size: int
     codec_path: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenPart:
+    """Which part of a whole a token file holds: number `index` (from 1) of `count`, of `total` items in all; `of` is
+    the whole's plan_sha256."""
+
+    index: int
+    count: int
+    total: int
+    of: str
+
+    @property
+    def items(self) -> int:
+        """How many are this part's."""
+        return len(Shard(self.index, self.count).stretch(self.total))
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +237,7 @@ class TokenFile:
             self.label_names: tuple[str, ...] = _text(file["label_names"])
             planned = "plan_sha256" in file.attrs
             self.plan_sha256: str | None = read_text(file.attrs, "plan_sha256") if planned else None
+            self.part = TokenPart(**json.loads(read_text(file.attrs, "part"))) if "part" in file.attrs else None
             skipped = file["skipped"] if _holds(file, "skipped") else {"names": [], "reasons": []}
             self.skipped: tuple[tuple[str, str], ...] = tuple(
                 zip(_text(skipped["names"]), _text(skipped["reasons"]), strict=True)

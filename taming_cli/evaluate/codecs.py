@@ -96,7 +96,8 @@ class Distribution(Measure):
 
     def result(self, sending: Sending) -> Measured:  # noqa: D102
         gathered = sending.world.gather((self._real, self._rebuilt, self.skipped))
-        real, rebuilt = (Moments.together(part[side] for part in gathered) for side in (0, 1))
+        real = Moments.together(part[0] for part in gathered)
+        rebuilt = Moments.together(part[1] for part in gathered)
         skipped = [each for part in gathered for each in part[2]]
         if real.count < 2:
             raise sending.none_read(skipped, least=2)

@@ -190,9 +190,12 @@ class TokenSet:
         return table[file.labels].astype(np.int64)  # -1 is the table's last
 
 
-def train_batch(tokens: TokenSet, rows: Rows, prior: PriorConfig, train: PriorTrainConfig, position: int) -> Batch:
-    """The windows at positions `position` to `position + batch_size - 1` of a training on the samples `rows`."""
-    positions = torch.arange(position, position + train.batch_size)
+def train_batch(
+    tokens: TokenSet, rows: Rows, prior: PriorConfig, train: PriorTrainConfig, position: int, count: int | None = None
+) -> Batch:
+    """The windows at positions `position` to `position + count - 1` of a training on the samples `rows`; by default as
+    many as the whole batch."""
+    positions = torch.arange(position, position + (train.batch_size if count is None else count))
     major, minor = positions >> 32, positions & WORD
     chosen = rows[[_order(len(rows), p // len(rows), train.seed)[p % len(rows)] for p in positions.tolist()]]
     found = tokens.windows(chosen, words(train.seed, Stream.CROP, major, minor, 3), prior)

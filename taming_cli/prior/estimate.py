@@ -23,4 +23,4 @@ def estimate(prior: PriorConfig, train: PriorTrainConfig, precision: torch.dtype
     with pretending():
         found = cost(run)
         parameters = sum(parameter.numel() for parameter in GPT(prior).parameters())
-    return Estimate(parameters, found.peak + 2 * 4 * parameters, found.flops * parts)
+    return Estimate(parameters, found.peak + 2 * 4 * parameters, found.flops * parts, 4 * parameters)

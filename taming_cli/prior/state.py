@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from taming_cli.config.fields import from_dict, to_dict
@@ -19,8 +19,19 @@ from taming_cli.prior.batches import Batch, TokenSet
 from taming_cli.prior.gpt import GPT
 from taming_cli.prior.layout import prefix
 from taming_cli.prior.model import prior_from
-from taming_cli.runtime.checkpoint import ModelFile, load_model
+from taming_cli.prior.sharded import (
+    gathered,
+    gathered_optimizer,
+    is_shared,
+    own,
+    share_out,
+    spread,
+    spread_optimizer,
+    whole,
+)
+from taming_cli.runtime.checkpoint import ModelFile, load_model, load_trainer
 from taming_cli.runtime.device import autocast
+from taming_cli.runtime.distributed import ALONE, World, apart
 from taming_cli.runtime.recompute import recompute
 
 
@@ -28,13 +39,18 @@ from taming_cli.runtime.recompute import recompute
 class PriorState:
     """Network, optimiser, average and counters. `average` is the prior to use: the moving average of the weights.
 
-    `validation` holds the last validation's figures; `waited` counts the validations since the best one.
+    `likelihood` is the network's forward pass to its loss, `judging` the average's. In several processes the gradients
+    of the former are averaged, and all else is the same in each; or else each has its share of both networks and of the
+    optimiser. `validation` holds the last validation's figures; `waited` counts those since the best one.
     """
 
     gpt: GPT
     average: GPT
     optimizer: torch.optim.Optimizer
+    likelihood: nn.Module
+    judging: nn.Module
     precision: torch.dtype
+    world: World = ALONE
     step: int = 0
     images_seen: int = 0
     seconds: float = 0.0
@@ -44,17 +60,39 @@ class PriorState:
     validation: dict[str, float] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the trainer file holds."""
-        modules = {name: getattr(self, name).state_dict() for name in _STATEFUL}
+        """What the trainer file holds. Where the networks are shared out, every process has to call it, and the tensors
+        are at the first."""
         counters = {name: getattr(self, name) for name in _COUNTERS}
+        if is_shared(self.likelihood):
+            modules = {"gpt": _unnamed(gathered(self.likelihood)), "average": _unnamed(gathered(self.judging))}
+            modules["optimizer"] = gathered_optimizer(self.likelihood, self.optimizer)
+        else:
+            modules = {name: getattr(self, name).state_dict() for name in _STATEFUL}
         return {**modules, **counters, "prior": to_dict(self.gpt.config)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        for name in _STATEFUL:
-            getattr(self, name).load_state_dict(state[name])
+        if is_shared(self.likelihood):
+            spread(self.likelihood, _named(state["gpt"]))
+            spread(self.judging, _named(state["average"]))
+            spread_optimizer(self.likelihood, self.optimizer, state["optimizer"])
+        else:
+            for name in _STATEFUL:
+                getattr(self, name).load_state_dict(state[name])
         for name in _COUNTERS:
             setattr(self, name, state[name])
+
+    def whole_average(self) -> GPT:
+        """The prior to use, in one piece. Where it is shared out, every process has to call it, and only the first one
+        has it: the others get one without weights."""
+        if not is_shared(self.judging):
+            return self.average
+        tensors = _unnamed(gathered(self.judging))
+        with torch.device("meta"):
+            gpt = GPT(self.gpt.config)
+        if tensors:
+            gpt.load_state_dict(tensors, assign=True)
+        return gpt.eval().requires_grad_(False)
 
 
 LOGITS = 2**24
@@ -62,6 +100,29 @@ LOGITS = 2**24
 
 _STATEFUL = ("gpt", "average", "optimizer")
 _COUNTERS = ("step", "images_seen", "seconds", "best", "best_step", "waited", "validation")
+
+
+def read_state(path: Path, world: World, *, shared: bool) -> dict[str, Any]:
+    """A trainer file; where the networks will be shared out, its tensors are read by the first process alone."""
+    if not shared:
+        return load_trainer(path)
+    tensors: dict[str, Any] = {name: {} for name in _STATEFUL}
+
+    def read() -> dict[str, Any]:
+        state = load_trainer(path)
+        tensors.update({name: state.pop(name) for name in _STATEFUL})
+        return state
+
+    return {**world.by_first(read), **tensors}
+
+
+def _named(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As the modules that wrap a network call its tensors."""
+    return {f"gpt.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _unnamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("gpt."): tensor for name, tensor in tensors.items()}
 
 
 def first_prior(prior: PriorConfig, train: PriorTrainConfig, data: TokenSet) -> GPT:
@@ -113,28 +174,61 @@ def _refuse_other_conditions(prior: PriorConfig, model: ModelFile, train: PriorT
             )
 
 
-def start(gpt: GPT, train: PriorTrainConfig, device: torch.device, precision: torch.dtype) -> PriorState:
-    """The state before the first step, on `device`; `gpt` freshly made or read from a file."""
-    gpt = gpt.to(device)
-    return arranged(gpt, copy.deepcopy(gpt), train, precision)
+def start(
+    gpt: GPT, train: PriorTrainConfig, device: torch.device, precision: torch.dtype, world: World = ALONE
+) -> PriorState:
+    """The state before the first step, on `device`; `gpt` freshly made or read from a file, the same everywhere."""
+    average = copy.deepcopy(gpt)
+    if train.fsdp and world.size > 1:
+        return arranged(gpt, average, train, precision, world, shared=device)
+    return arranged(gpt.to(device), average.to(device), train, precision, world)
 
 
-def arranged(gpt: GPT, average: GPT, train: PriorTrainConfig, precision: torch.dtype) -> PriorState:
-    """The state before the first step, of a network that is where it belongs; `average` is its twin."""
-    gpt = gpt.train().requires_grad_(True)
+def arranged(
+    gpt: GPT,
+    average: GPT,
+    train: PriorTrainConfig,
+    precision: torch.dtype,
+    world: World = ALONE,
+    shared: torch.device | None = None,
+) -> PriorState:
+    """The state before the first step, of a network that is where it belongs, or is to be `shared` out over devices
+    such as this; `average` is its twin."""
+    gpt, average = gpt.train().requires_grad_(True), average.eval().requires_grad_(False)
     if train.gradient_checkpointing:
         recompute(gpt)
+    likelihood: nn.Module = _Likelihood(gpt)
+    judging = _Likelihood(average)
+    if shared is None:
+        likelihood = world.joined(likelihood)
+    else:
+        share_out(likelihood, gpt.blocks, shared, world.size)
+        share_out(judging, average.blocks, shared, world.size)
     return PriorState(
         gpt=gpt,
-        average=average.eval().requires_grad_(False),
+        average=average,
         optimizer=torch.optim.AdamW(
             gpt.decay_groups(train.weight_decay),
             lr=train.learning_rate,
             betas=(train.betas[0], train.betas[1]),
-            fused=gpt.head.weight.device.type in ("cpu", "cuda"),
+            fused=shared is None and gpt.head.weight.device.type in ("cpu", "cuda"),
         ),
+        likelihood=likelihood,
+        judging=judging,
         precision=precision,
+        world=world,
     )
+
+
+class _Likelihood(nn.Module):
+    """`nats` as one call: what processes that train together wrap."""
+
+    def __init__(self, gpt: GPT) -> None:
+        super().__init__()
+        self.gpt = gpt
+
+    def forward(self, inputs: Tensor, targets: Tensor, tokens: Tensor, precision: torch.dtype) -> Tensor:
+        return nats(self.gpt, inputs, targets, tokens, precision)
 
 
 def nats(gpt: GPT, inputs: Tensor, targets: Tensor, tokens: Tensor, precision: torch.dtype) -> Tensor:
@@ -161,24 +255,30 @@ def _nats(gpt: GPT, x: Tensor, targets: Tensor) -> Tensor:
 
 
 def prior_step(state: PriorState, batch: Batch, config: PriorTrainConfig, learning_rate: float) -> dict[str, Tensor]:
-    """Update network and average on a batch; the terms of the step, scalars on the device.
+    """Update network and average on this process's part of a batch; the terms of the step, scalars on the device.
 
     Raises NonFiniteLossError, before any update, where the loss or the gradient is not finite.
     """
     gpt, device = state.gpt, state.gpt.head.weight.device
-    torch.manual_seed((config.seed * 1_000_003 + state.step) % 2**63)  # dropout too follows from seed and step alone
+    world = state.world
+    # dropout too follows from seed, step and process alone
+    torch.manual_seed((config.seed * 1_000_003 + state.step + (world.rank << 40)) % 2**63)
     targets, inputs = batch.targets.to(device), batch.inputs.to(device)
     conditions = {kind: codes.to(device) for kind, codes in batch.conditions.items()}
     tokens = prefix(gpt.config, conditions, len(targets), device)
 
     state.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=device)
-    for part in torch.arange(len(targets)).tensor_split(min(config.accumulate, len(targets))):
+    parts = torch.arange(len(targets)).tensor_split(min(config.accumulate, len(targets)))
+    for number, part in enumerate(parts, 1):
         here = slice(int(part[0]), int(part[-1]) + 1)
-        loss = nats(gpt, inputs[here], targets[here], tokens[here], state.precision) * (len(part) / len(targets))
-        loss.backward()  # type: ignore[no-untyped-call]
+        with apart([state.likelihood], last=number == len(parts)):
+            loss = state.likelihood(inputs[here], targets[here], tokens[here], state.precision)
+            loss = loss * (len(part) / len(targets))
+            loss.backward()
         total += loss.detach()
-    gradient = torch.nn.utils.clip_grad_norm_(gpt.parameters(), config.clip or math.inf)
+    world.mean(total)
+    gradient = whole(torch.nn.utils.clip_grad_norm_(gpt.parameters(), config.clip or math.inf))
     terms = {"nats_per_token": total, "gradient": gradient.detach()}
     _refuse_non_finite(terms, state.step)
 
@@ -186,10 +286,11 @@ def prior_step(state: PriorState, batch: Batch, config: PriorTrainConfig, learni
         group["lr"] = learning_rate
     state.optimizer.step()
     state.step += 1
-    state.images_seen += len(targets)
+    state.images_seen += len(targets) * world.size
     with torch.no_grad():  # early steps count more: decay min(ema, (1 + n) / (10 + n))
         decay = min(config.ema, (1 + state.step) / (10 + state.step))
-        torch._foreach_lerp_(list(state.average.parameters()), list(gpt.parameters()), 1 - decay)
+        averages, weights = ([own(each) for each in network.parameters()] for network in (state.average, gpt))
+        torch._foreach_lerp_(averages, weights, 1 - decay)
     return terms
 
 

@@ -21,9 +21,11 @@ from taming_cli.prior.generate import generate
 from taming_cli.prior.layout import prefix
 from taming_cli.prior.model import prior_file
 from taming_cli.prior.order import in_order
-from taming_cli.prior.state import PriorState, first_prior, nats, prior_step, saved_prior, start
-from taming_cli.runtime.checkpoint import ModelFile, load_trainer, read_header, save_model, save_trainer
+from taming_cli.prior.sharded import is_shared
+from taming_cli.prior.state import PriorState, first_prior, prior_step, read_state, saved_prior, start
+from taming_cli.runtime.checkpoint import ModelFile, read_header, save_model, save_trainer
 from taming_cli.runtime.device import pick_device, pick_precision
+from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.interrupt import StopRequest
 from taming_cli.runtime.progress import LOG_EVERY, Means, OnStep, tell
 from taming_cli.runtime.report import write_report
@@ -58,8 +60,11 @@ def fit(
     render: Render | None = None,
     origins: Mapping[str, str] | None = None,
     on_step: OnStep | None = None,
+    world: World = ALONE,
 ) -> TrainedPrior:
     """Train a prior on token files of one codec and leave it in a run directory, the codec in its model file.
+
+    Several processes share each batch: `train.batch_size` is that of all, and the first one writes and calls `on_step`.
 
     `conditions` are the codecs of the token files' condition maps, by kind; what a rule made needs none. Codebook size,
     conditions and the largest possible window come from the token files, all of the architecture from the prior that
@@ -74,15 +79,16 @@ def fit(
     rows, held = data.split(train.held)
     if train.patience and not len(held):
         raise UsageError(f"patience is {train.patience}, but {tokens[0]} has no second picture to hold out; use 0")
+    part = world.share(train.batch_size)
     device = pick_device(train.device)
     inputs = [str(path.resolve()) for path in tokens]
-    with open_run(
-        COMMAND, place or Place(), {"prior": prior, "train": train}, inputs=inputs, origins=origins or {}
-    ) as run:
+    groups = {"prior": prior, "train": train}
+    with open_run(COMMAND, place or Place(), groups, inputs=inputs, origins=origins or {}, world=world) as run:
         torch.manual_seed(train.seed)
-        saved = load_trainer(run.trainer) if run.trainer.exists() else None
+        shared = train.fsdp and world.size > 1
+        saved = read_state(run.trainer, world, shared=shared) if run.trainer.exists() else None
         gpt = saved_prior(saved, train, str(run.trainer)) if saved else first_prior(prior, train, data)
-        state = start(gpt, train, device, pick_precision(train.precision, device))
+        state = start(gpt, train, device, pick_precision(train.precision, device), world)
         about = {
             "tokens": inputs,
             "data": {"train": len(rows), "held": len(held), "sha256": data.sha256()},
@@ -92,7 +98,8 @@ def fit(
             "downsample_factor": data.header.downsample_factor,
             "condition_dropout": train.condition_dropout,
         }
-        session = _Session(run, state, train, data, rows, held, codec, conditions, about, render, began, on_step)
+        on_step = on_step if world.first else None
+        session = _Session(run, state, train, data, rows, held, codec, conditions, about, render, began, on_step, part)
         if saved:
             _go_on(session, saved)
         _loop(session)
@@ -134,6 +141,8 @@ class _Session:
     render: Render | None
     began: float
     on_step: OnStep | None
+    part: int
+    """This process's windows of a batch."""
 
 
 def _go_on(session: _Session, saved: dict[str, Any]) -> None:
@@ -144,6 +153,8 @@ def _go_on(session: _Session, saved: dict[str, Any]) -> None:
     state.load_state_dict(saved)
     session.began -= state.seconds
     model = _model(session)
+    if not state.world.first:
+        return
     if not run.last.exists() or read_header(run.last).about["step"] != state.step:
         save_model(run.last, model)
     if state.best_step == state.step > 0 and (
@@ -154,39 +165,42 @@ def _go_on(session: _Session, saved: dict[str, Any]) -> None:
 
 def _loop(session: _Session) -> None:
     """Batch, step, report, validate, save, until the budget or the patience is spent."""
-    run, state, train = session.run, session.state, session.train
-    run.rewind_log(state.step)
+    run, state, train, world = session.run, session.state, session.train, session.state.world
+    if world.first:
+        run.rewind_log(state.step)
     budget = Budget(steps=train.steps, minutes=train.minutes)
     spent = budget.spent(state.step, state.seconds)
     means = Means()
-    saved = time.monotonic()
+    saved = state.seconds
     with StopRequest() as stop:
         while spent < 1 and not _out_of_patience(session):
             with means.waiting():
-                batch = train_batch(session.data, session.rows, state.gpt.config, train, state.images_seen)
+                position = state.images_seen + world.rank * session.part
+                batch = train_batch(session.data, session.rows, state.gpt.config, train, position, session.part)
             rate = train.learning_rate * warm_up(state.step, train.warmup) * cosine(spent, train.final_lr)
             terms = prior_step(state, batch, train, rate)
 
-            state.seconds = time.monotonic() - session.began
+            (state.seconds,) = world.most(time.monotonic() - session.began)
             before, spent = spent, budget.spent(state.step, state.seconds)
-            means.add(terms, len(batch.targets))
+            means.add(terms, train.batch_size)
             if state.step % LOG_EVERY == 0:
                 values = {**means.take(), "learning_rate": rate}
                 values |= {"images_per_second": means.images_per_second, "waiting_seconds": means.waiting_seconds}
-                run.log(kind="train", step=state.step, images=state.images_seen, seconds=state.seconds, **values)
+                if world.first:
+                    run.log(kind="train", step=state.step, images=state.images_seen, seconds=state.seconds, **values)
                 _tell(session, spent, values, means.images_per_second)
             if spent >= 1 or int(before / train.val_every) < int(spent / train.val_every):
-                better = _validate(session)
-                _save(session, best=better)
-                if train.snapshots:
+                _save(session, best=_validate(session))
+                if train.snapshots and world.first:
                     run.keep(state.step)
                 _tell(session, spent, state.validation, means.images_per_second, validation=True)
-                saved = time.monotonic()
-            elif time.monotonic() - saved > 60 * train.save_every:
+                saved = state.seconds
+            elif state.seconds - saved > 60 * train.save_every:
                 _save(session)
-                saved = time.monotonic()
-            if stop.requested and spent < 1:
+                saved = state.seconds
+            if any(world.most(float(stop.requested is not None))) and spent < 1:
                 _save(session)
+                world.wait()  # who ends before the first has written would have it ended too
                 go_on = f"taming {COMMAND} --resume --out {shlex.quote(str(run.folder))}"
                 raise stop.interrupted(f"stopped after step {state.step}, all is saved; go on with: {go_on}")
 
@@ -199,24 +213,29 @@ def _out_of_patience(session: _Session) -> bool:
 def _validate(session: _Session) -> bool:
     """Nats/token of the average on held-out windows, and a sheet of samples; whether it is the best so far."""
     state, run, train, config = session.state, session.run, session.train, session.state.gpt.config
-    _draw_samples(session)
+    world = state.world
+    if world.first and not is_shared(state.judging):  # only there it is in one piece
+        _draw_samples(session)
     if not len(session.held):
         return False
     device, total = state.average.head.weight.device, 0.0
     chosen = session.held[: train.val_windows]
-    for begin in range(0, len(chosen), train.batch_size):
-        windows = fixed_windows(session.data, chosen[begin : begin + train.batch_size], config)
+    for begin in range(0, len(chosen), train.batch_size):  # as often in each process: all of them run a shared network
+        mine = chosen[begin + world.rank * session.part :][: session.part]
+        windows = fixed_windows(session.data, mine if len(mine) else chosen[:1], config)
         codes = in_order(config, windows.codes).to(device)
         given = {kind: values.to(device) for kind, values in windows.conditions.items()}
         tokens = prefix(config, given, len(codes), device)
-        total += nats(state.average, codes, codes, tokens, state.precision).item() * len(codes)
+        total += state.judging(codes, codes, tokens, state.precision).item() * len(mine)
+    total = sum(world.gather(total))
     state.validation = {"val_nats_per_token": total / len(chosen), "windows": len(chosen)}
     better = total / len(chosen) < state.best
     if better:
         state.best, state.best_step, state.waited = total / len(chosen), state.step, 0
     else:
         state.waited += 1
-    run.log(kind="validation", step=state.step, images=state.images_seen, seconds=state.seconds, **state.validation)
+    if world.first:
+        run.log(kind="validation", step=state.step, images=state.images_seen, seconds=state.seconds, **state.validation)
     return better
 
 
@@ -244,14 +263,18 @@ def _draw_samples(session: _Session) -> None:
 def _model(session: _Session) -> ModelFile:
     state = session.state
     about = {**session.about, "step": state.step, "images_seen": state.images_seen, "metrics": state.validation}
-    return prior_file(state.average, session.codec, about, session.conditions)
+    return prior_file(state.whole_average(), session.codec, about, session.conditions)
 
 
 def _save(session: _Session, *, best: bool = False) -> None:
-    """Trainer file first, then the model files of the same step; `_go_on` mends a kill in between."""
+    """Trainer file first, then the model files of the same step; `_go_on` mends a kill in between. Every process has to
+    call it, and the first one writes."""
     state, run = session.state, session.run
-    save_trainer(run.trainer, {**state.state_dict(), "data": session.about["data"]["sha256"]})
+    trainer = {**state.state_dict(), "data": session.about["data"]["sha256"]}
     model = _model(session)
+    if not state.world.first:
+        return
+    save_trainer(run.trainer, trainer)
     save_model(run.last, model)
     if best:
         save_model(run.best, model)
@@ -260,6 +283,8 @@ def _save(session: _Session, *, best: bool = False) -> None:
 
 def _notes(session: _Session) -> tuple[str, ...]:
     notes = []
+    if is_shared(session.state.likelihood):
+        notes.append("no samples were drawn on the way, since no process had the whole prior: draw some now")
     if not len(session.held):
         notes.append("nothing was held out, since all tokens are of one picture: there is no validation")
     if _out_of_patience(session):

@@ -19,19 +19,23 @@ _SIDE = 2048
 
 
 class Cost(NamedTuple):
-    """Floating-point operations of matrix products and convolutions, two for each multiply-add; and the most bytes that
-    what is made on the way takes at once."""
+    """Floating-point operations of matrix products and convolutions, two for each multiply-add; the most bytes that what
+    is made on the way takes at once; and the bytes that all operations together read and write."""
 
     flops: int
     peak: int
+    moved: int
 
 
 class Estimate(NamedTuple):
-    """What a training will take: `parameters` of its network, bytes of `memory`, operations of a step (`flops`)."""
+    """What a training will take: `parameters` of its network, bytes of `memory`, operations of a step (`flops`), and
+    the bytes that each of several processes has to add up with the others' in a step, `exchanged`: gradients, and what
+    a codebook learns from."""
 
     parameters: int
     memory: int
     flops: int
+    exchanged: int
 
     def seconds(self, device: torch.device, dtype: torch.dtype) -> float:
         """Of a step, by how fast large products are on this machine now."""
@@ -48,7 +52,7 @@ def cost(run: Callable[[], object]) -> Cost:
     counting = _Counting()  # type: ignore[no-untyped-call]
     with counting:
         run()
-    return Cost(counting.flops, counting.peak)
+    return Cost(counting.flops, counting.peak, counting.moved)
 
 
 def pretending() -> FakeTensorMode:
@@ -61,7 +65,7 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up torch's own formulas (its FlopCounterMode knows modules too, and stumbles over `autograd.grad`), and the
     storages of tensors from their first sight to their end."""
 
-    flops = held = peak = 0
+    flops = held = peak = moved = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
@@ -69,6 +73,8 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if formula is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=found)
         given = {each.untyped_storage()._cdata for each in tree_iter((args, kwargs)) if isinstance(each, Tensor)}
+        if not func.is_view:
+            self.moved += sum(each.nbytes for each in tree_iter((args, kwargs, found)) if isinstance(each, Tensor))
         for each in tree_iter(found):
             if isinstance(each, Tensor) and (storage := each.untyped_storage())._cdata not in given:
                 size = storage.nbytes()

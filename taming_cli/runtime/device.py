@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 import resource
 import sys
 from collections.abc import Iterator
@@ -15,13 +16,16 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` -> the first CUDA device, else Apple's, else the CPU; any other name as torch spells it.
+    """`auto` -> the first CUDA device, else Apple's, else the CPU; any other name as torch spells it. Of several
+    processes on a machine each has a CUDA device of its own: torchrun's LOCAL_RANK says which.
 
     On the CPU, freed memory is kept from then on (`keep_freed_memory`). Raises UsageError where this machine does not
     have what was asked for.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("LOCAL_RANK", "").isdecimal():
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
     except RuntimeError:

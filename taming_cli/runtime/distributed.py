@@ -1,20 +1,34 @@
-"""One command run by several processes at once, as torchrun starts them: which one this is, and what all found."""
+"""One command run by several processes at once, as torchrun or Slurm starts them: which one this is, what all found,
+and what they agree on."""
 
+import inspect
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
 
-from taming_cli.errors import UsageError
+from taming_cli.errors import LostProcessError, TamingError, UsageError
+
+T = TypeVar("T")
+PATIENCE = timedelta(hours=1)
+"""How long one process waits for another: a validation is made by one alone. That one has ended is noticed at once."""
+
+_NAMES = inspect.signature(DistributedDataParallel).parameters
+_SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers"  # before torch 2.13
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of one command: this is number `rank` of `size`, counted from 0."""
+    """The processes of one command: this is number `rank` of `size`, counted from 0. What says so, all of them have to
+    call, in the same order; alone, it costs nothing."""
 
     rank: int = 0
     size: int = 1
@@ -24,13 +38,108 @@ class World:
         """Whether this is the one that speaks and writes."""
         return self.rank == 0
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: T) -> list[T]:
         """What each process passes, in their order, to all; every process has to call it."""
         if self.size == 1:
             return [value]
         gathered: list[Any] = [None] * self.size
         dist.all_gather_object(gathered, value)
         return gathered
+
+    def by_first(self, work: Callable[[], T]) -> T:
+        """What the first process finds, to all; its TamingError too. Every process has to call it."""
+        if self.size == 1:
+            return work()
+        said: list[Any] = [None, None]
+        if self.first:
+            try:
+                said[0] = work()
+            except TamingError as error:
+                said[1] = error
+        dist.broadcast_object_list(said, src=0)
+        if said[1] is not None:
+            raise said[1]
+        value: T = said[0]
+        return value
+
+    def first_ahead(self, work: Callable[[], T]) -> T:
+        """What each process finds by itself, the first before the others: so that one alone fetches a file. Every
+        process has to call it."""
+        found: list[T] = []
+        self.by_first(lambda: found.append(work()))
+        return found[0] if found else work()
+
+    def wait(self) -> None:
+        """Until every process has come here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, which takes the tensor's place. Every process has to call it."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean over all processes, which takes the tensor's place. Every process has to call it."""
+        return self.total(tensor).div_(self.size) if self.size > 1 else tensor
+
+    def most(self, *values: float) -> list[float]:
+        """The largest of each over all processes. Every process has to call it."""
+        if self.size == 1:
+            return list(values)
+        found = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        return found.tolist()
+
+    def rows(self, tensor: Tensor) -> Tensor:
+        """The rows of all processes (n, ...), in their order: (n size, ...). Every process has to call it, with as
+        many."""
+        if self.size == 1:
+            return tensor
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    def share(self, batch_size: int) -> int:
+        """This process's part of a batch: the `rank`-th of equal ones. UsageError where they cannot be equal."""
+        if batch_size % self.size:
+            raise UsageError(
+                f"batch_size {batch_size} is that of all {self.size} processes, which does not divide it; use "
+                f"{self.size * max(1, round(batch_size / self.size))}"
+            )
+        return batch_size // self.size
+
+    def joined(self, module: nn.Module) -> nn.Module:
+        """The module itself, or one that averages the gradients of all processes in each backward pass, and begins with
+        the first one's parameters. Every process has to call it."""
+        if self.size == 1:
+            return module
+        device = next(module.parameters()).device
+        how: dict[str, Any] = {_SYNC_BUFFERS: False}  # they are the same everywhere
+        return DistributedDataParallel(module, device_ids=None if device.index is None else [device.index], **how)
+
+
+def apart(modules: Sequence[nn.Module], *, last: bool) -> AbstractContextManager[object]:
+    """Gradients stay in this process, unless it is the last part of a step; of modules made by `World.joined`, or
+    shared out by FSDP2."""
+    for module in modules:
+        if isinstance(module, FSDPModule):
+            module.set_requires_gradient_sync(last)
+    joined = [module for module in modules if isinstance(module, DistributedDataParallel)]
+    return _unjoined(joined) if joined and not last else nullcontext()
+
+
+@contextmanager
+def _unjoined(modules: Sequence[DistributedDataParallel]) -> Iterator[None]:
+    before = [module.require_backward_grad_sync for module in modules]
+    for module in modules:
+        module.require_backward_grad_sync = False  # as its no_sync does, of several at once
+    try:
+        yield
+    finally:
+        for module, value in zip(modules, before, strict=True):
+            module.require_backward_grad_sync = value
 
 
 ALONE = World()
@@ -39,32 +148,76 @@ ALONE = World()
 
 @contextmanager
 def world() -> Iterator[World]:
-    """The processes that torchrun started together with this one, or this one alone.
+    """The processes that torchrun or srun started together with this one, or this one alone.
 
-    They exchange results on the CPU (gloo). UsageError where the variables that torchrun sets make no sense.
+    What is on the CPU they exchange by gloo, what is on a GPU by NCCL. UsageError where the variables that say so make
+    no sense; LostProcessError where another process has ended.
     """
-    size = _number("WORLD_SIZE", 1)
-    if size == 1:
-        yield World()
+    found = started()
+    if found.size == 1:
+        yield found
         return
-    rank = _number("RANK", 0)
-    if not 0 <= rank < size:
-        raise UsageError(f"RANK is {rank} of WORLD_SIZE {size}; start the processes by torchrun")
     for variable in ("MASTER_ADDR", "MASTER_PORT"):
         if not os.environ.get(variable):
-            raise UsageError(f"WORLD_SIZE is {size}, but {variable} is not set; start the processes by torchrun")
-    dist.init_process_group("gloo", rank=rank, world_size=size)
+            raise UsageError(f"WORLD_SIZE is {found.size}, but {variable} is not set; start the processes by torchrun")
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, rank=found.rank, world_size=found.size, timeout=PATIENCE)
     try:
-        yield World(rank, size)
+        yield found
+    except RuntimeError as error:
+        if not _of_exchange(error):
+            raise
+        raise LostProcessError(
+            f"process {found.rank} of {found.size} stops: another one has ended, or cannot be reached. What was saved "
+            f"last is whole; go on with --resume ({str(error).splitlines()[0]})"
+        ) from error
     finally:
         dist.destroy_process_group()
 
 
-def own_device(name: str) -> str:
-    """`auto` or `cuda` as this one of several processes on a machine means it: each has a GPU of its own."""
-    local = os.environ.get("LOCAL_RANK", "")
-    several = _number("WORLD_SIZE", 1) > 1 and local.isdecimal()
-    return f"cuda:{local}" if several and name in ("auto", "cuda") and torch.cuda.is_available() else name
+def _of_exchange(error: RuntimeError) -> bool:
+    """Whether an error is of talking to other processes; gloo raises plain RuntimeErrors, and in autograd they lose
+    their class."""
+    text = str(error)
+    return isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "NCCL", "Connection closed"))
+
+
+def started() -> World:
+    """Which of how many processes this is, by torchrun's variables, else Slurm's. UsageError where they make no
+    sense."""
+    _from_slurm()
+    size = _number("WORLD_SIZE", 1)
+    if size == 1:
+        return ALONE
+    rank = _number("RANK", 0)
+    if not 0 <= rank < size:
+        raise UsageError(f"RANK is {rank} of WORLD_SIZE {size}; start the processes by torchrun")
+    return World(rank, size)
+
+
+_SLURM = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "WORLD_SIZE": "SLURM_STEP_NUM_TASKS"}
+
+
+def _from_slurm() -> None:
+    """Several tasks of one srun are as many processes of one command. A batch script itself is no such task, nor is a
+    job array."""
+    if "WORLD_SIZE" in os.environ or os.environ.get("SLURM_STEP_NUM_TASKS", "1") == "1":
+        return
+    for ours, theirs in _SLURM.items():
+        os.environ[ours] = os.environ.get(theirs, "")
+    os.environ.setdefault("MASTER_ADDR", os.environ.get("SLURM_LAUNCH_NODE_IPADDR", ""))
+    if os.environ.get("SLURM_STEP_NODELIST", ""):
+        os.environ["MASTER_ADDR"] = first_host(os.environ["SLURM_STEP_NODELIST"])
+    os.environ.setdefault("MASTER_PORT", str(20_000 + _number("SLURM_JOB_ID", 0) % 20_000))
+
+
+def first_host(listed: str) -> str:
+    """The first of hosts as Slurm lists them: `node[03-07,11],other` is node03."""
+    before, bracket, inside = listed.partition("[")
+    if not bracket or "," in before:
+        return before.partition(",")[0]
+    numbers, _, after = inside.partition("]")
+    return before + numbers.partition(",")[0].partition("-")[0] + after.partition(",")[0]
 
 
 def _number(variable: str, otherwise: int) -> int:

@@ -22,6 +22,7 @@ import taming_cli
 from taming_cli.config.fields import to_dict
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.runtime.checkpoint import write_atomically
+from taming_cli.runtime.distributed import ALONE, World
 
 RESUMED = "resumed run"
 """The origin of a value that a resumed run keeps; config.json goes on saying where it came from at first."""
@@ -43,7 +44,7 @@ class Place:
 class Run:
     """An open run folder, locked against a second process. Made by `open_run`; a context manager."""
 
-    def __init__(self, folder: Path, lock: IO[str]) -> None:
+    def __init__(self, folder: Path, lock: IO[str] | None) -> None:
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
         self.samples = folder / "samples"
@@ -55,7 +56,8 @@ class Run:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     @property
     def last(self) -> Path:
@@ -105,14 +107,29 @@ def open_run(
     *,
     inputs: Sequence[str],
     origins: Mapping[str, str],
+    world: World = ALONE,
 ) -> Run:
-    """The run folder for these settings: a new one, or one to go on with (its `trainer.pt` then exists).
+    """The run folder for these settings: a new one, or one to go on with (its `trainer.pt` then exists). Of several
+    processes the first makes and locks it, and alone may write there.
 
     `groups` maps group names to config dataclasses; `inputs` are the pictures' or token files' paths; `origins` says
     where each value came from. Raises UsageError where the place holds a run with other settings, or something else.
     """
+    made: list[Run] = []
+
+    def make() -> Path:
+        made.append(_make_run(command, place, groups, inputs, origins))
+        return made[0].folder
+
+    folder = world.by_first(make)
+    return made[0] if made else Run(folder, None)
+
+
+def _make_run(
+    command: str, place: Place, groups: Mapping[str, Any], inputs: Sequence[str], said: Mapping[str, str]
+) -> Run:
     folder = find_run(command, place)
-    origins = dict(origins)
+    origins = dict(said)
     settings = {
         "command": command,
         "inputs": list(inputs),

@@ -1,0 +1,288 @@
+"""Two processes on gloo against one: the same losses, the same model, and what becomes of a process that is killed."""
+
+import json
+import math
+import multiprocessing
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.profiler import ProfilerActivity, profile
+
+from taming_cli.cli.app import main
+from taming_cli.codec import state as codec_state
+from taming_cli.codec.estimate import estimate as codec_estimate
+from taming_cli.codec.step import Phase, codec_step
+from taming_cli.codec.vqgan import VQGAN
+from taming_cli.config.codec import CodecTrainConfig, CriticConfig
+from taming_cli.config.prior import PriorConfig, PriorTrainConfig
+from taming_cli.config.size import Size
+from taming_cli.errors import UsageError
+from taming_cli.prior import state as prior_state
+from taming_cli.prior.batches import Batch
+from taming_cli.prior.estimate import estimate as prior_estimate
+from taming_cli.prior.gpt import GPT
+from taming_cli.prior.state import prior_step
+from taming_cli.runtime.checkpoint import load_model
+from taming_cli.runtime.distributed import World, first_host, started, world
+from tests import toys
+from tests.processes import children, free_port, torchrun
+from tests.test_cli import PRIOR
+from tests.test_token_writer import assert_equal_datasets
+
+# Small, and with everything on that processes have to agree on.
+CODEC = shlex.split(
+    "--ch 32 --ch-mult 1,1 --num-res-blocks 1 --z-channels 4 --resolution 32 --codebook-size 64 --codebook-dim 4 "
+    "--disc-ndf 4 --size 32x32 --batch-size 4 --perceptual none --precision fp32 --device cpu --minutes 0 "
+    "--val-every 0.5 --workers 0 --seed 1 --critic-start 0.1 --disc-start 0.2 --disc-ramp 0.1 --revive 0.5"
+)
+CPU, CRITIC = torch.device("cpu"), CriticConfig(disc_ndf=16)
+TOY = PriorConfig(n_layer=2, n_head=2, n_embd=64, window=Size(4, 4), codebook_size=64)
+
+
+def taming(*line: object, processes: int = 1) -> None:
+    command = [sys.executable, "-m", "taming_cli", *map(str, line), "--nproc", str(processes), "-q"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def close(one: Path, other: Path) -> None:
+    """The same losses and the same model to 1e-4, whatever the time that they took."""
+    for a, b in zip(logged(one), logged(other), strict=True):
+        assert a.keys() == b.keys()
+        assert a["kind"] == b["kind"]
+        for name in a.keys() - {"kind", "seconds", "images_per_second", "waiting_seconds"}:
+            assert b[name] == pytest.approx(a[name], rel=1e-4, abs=1e-6), name
+    models = [load_model(folder / "checkpoints" / "last.safetensors").tensors for folder in (one, other)]
+    assert models[0].keys() == models[1].keys()
+    for name, tensor in models[0].items():
+        torch.testing.assert_close(models[1][name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    root = tmp_path_factory.mktemp("wide")
+    with pytest.MonkeyPatch.context() as here:
+        here.chdir(root)
+        assert main(["demo-data", "scenes", "-n", "16", "--size", "48x40", "-q"]) == 0
+        taming("train-vqgan", "scenes/images", *CODEC, "--steps", 20, "--out", "one")
+        line = ["tokenize", "scenes/images", "--ckpt", "one/checkpoints/last.safetensors", "-o", "t.h5", "-q"]
+        assert main([*line, "--device", "cpu"]) == 0
+        yield root
+
+
+def test_a_codec_learns_in_two_processes_as_in_one(house: Path) -> None:
+    taming("train-vqgan", "scenes/images", *CODEC, "--steps", 20, "--out", "two", processes=2)
+    close(house / "one", house / "two")
+    assert any("adaptive" in line for line in logged(house / "two"))
+
+
+@pytest.mark.parametrize("more", [[], ["--accumulate", "2"]], ids=["", "parts"])
+def test_a_prior_learns_in_two_processes_as_in_one(house: Path, more: list[str]) -> None:
+    line = ["train-prior", "t.h5", *PRIOR, "--batch-size", 4, "--steps", 20, "--dropout", 0, *more]
+    for processes in (1, 2):
+        taming(*line, "--out", f"prior{processes}{len(more)}", processes=processes)
+    close(house / f"prior1{len(more)}", house / f"prior2{len(more)}")
+
+
+def test_a_prior_that_is_shared_out_learns_the_same_and_ends_in_the_same_files(house: Path) -> None:
+    line = ["train-prior", "t.h5", *PRIOR, "--batch-size", 4, "--dropout", 0, "--gradient-checkpointing"]
+    for steps in (10, 20):
+        taming(*line, "--steps", steps, "--out", "whole", processes=2)
+        taming(*line, "--steps", steps, "--out", "shared", "--fsdp", processes=2)
+    close(house / "whole", house / "shared")
+    trainers = [torch.load(house / name / "trainer.pt", weights_only=True) for name in ("whole", "shared")]
+    torch.testing.assert_close(trainers[1]["gpt"], trainers[0]["gpt"], rtol=1e-3, atol=1e-4)
+    states = [trainer["optimizer"]["state"] for trainer in trainers]
+    assert states[0].keys() == states[1].keys()
+    assert all(one.keys() == other.keys() for one, other in zip(states[0].values(), states[1].values(), strict=True))
+    taming(*line, "--steps", 21, "--out", "shared")  # and one process goes on with it
+    assert load_model(house / "shared" / "checkpoints" / "last.safetensors").about["step"] == 21
+
+
+@pytest.mark.parametrize("stage", ["codec", "prior"])
+def test_a_training_goes_on_with_another_number_of_processes(house: Path, stage: str) -> None:
+    codec = ["train-vqgan", "scenes/images", *CODEC]
+    prior = ["train-prior", "t.h5", *PRIOR, "--batch-size", 4, "--dropout", 0]
+    line = codec if stage == "codec" else prior
+    for first, then in ((1, 1), (2, 1), (1, 2)):
+        out = f"{stage}-{first}-{then}"
+        taming(*line, "--steps", 10, "--out", out, processes=first)
+        taming(*line, "--steps", 20, "--out", out, processes=then)
+    close(house / f"{stage}-1-1", house / f"{stage}-2-1")
+    close(house / f"{stage}-1-1", house / f"{stage}-1-2")
+
+
+def test_processes_tokenize_and_sample_their_parts(house: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    codec = ["--ckpt", "one/checkpoints/last.safetensors", "--device", "cpu", "-q"]
+    said = torchrun("tokenize", "scenes/images", *codec, "-o", "wide.h5").split()
+    assert sorted(said) == ["wide.1-of-2.h5", "wide.2-of-2.h5"]
+    assert main(["tokens", "merge", "wide.2-of-2.h5", "wide.1-of-2.h5", "-o", "wide.h5", "-q"]) == 0
+    assert_equal_datasets(house / "wide.h5", house / "t.h5")
+    taming("train-prior", "t.h5", *PRIOR, "--steps", 2, "--out", "small")
+    line = ["sample", "--ckpt", "small/checkpoints/last.safetensors", "-n", "5", "--device", "cpu", "-q", "-o"]
+    torchrun(*line, "by-two")
+    assert main([*line, "by-one"]) == 0
+    names = [f"{number:06d}.png" for number in range(5)]
+    for name in names:
+        pictures = [np.asarray(Image.open(house / folder / name)).astype(int) for folder in ("by-one", "by-two")]
+        assert np.abs(pictures[0] - pictures[1]).max() <= 1  # rounding, in another batch
+    capsys.readouterr()
+    assert main(["tokenize", "scenes/images", *codec, "-o", "x.h5", "--shard", "1/17"]) == 2
+    assert "use fewer parts" in capsys.readouterr().err
+
+
+def test_a_killed_process_ends_the_others_with_a_word_and_what_was_saved_goes_on(house: Path) -> None:
+    line = ["train-vqgan", "scenes/images", *CODEC, "--out", "killed"]
+    command = [sys.executable, "-m", "taming_cli", *map(str, line), "--steps", "100000", "--save-every", "0.02"]
+    launcher = subprocess.Popen([*command, "--nproc", "2"], stderr=subprocess.PIPE, text=True)
+    try:
+        _until((house / "killed" / "trainer.pt").exists)
+        os.kill(children(launcher.pid)[-1], signal.SIGKILL)
+        killed = time.monotonic()
+        _, said = launcher.communicate(timeout=60)
+    finally:
+        launcher.kill()
+    assert time.monotonic() - killed < 60
+    assert launcher.returncode != 0
+    assert "another one has ended" in said
+    saved = torch.load(house / "killed" / "trainer.pt", weights_only=True)["step"]
+    taming(*line, "--steps", saved + 1, processes=2)
+    assert logged(house / "killed")[-1]["step"] == saved + 1
+
+
+def test_a_first_ctrl_c_saves_once_for_all(house: Path) -> None:
+    line = ["train-prior", "t.h5", *PRIOR, "--batch-size", 4, "--out", "stopped", "--steps", "100000"]
+    command = [sys.executable, "-m", "taming_cli", *map(str, line), "--nproc", "2"]
+    launcher = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        _until(lambda: (house / "stopped" / "metrics.jsonl").exists() and logged(house / "stopped"))
+        launcher.send_signal(signal.SIGINT)
+        _, said = launcher.communicate(timeout=60)
+    finally:
+        launcher.kill()
+    assert launcher.returncode == 130
+    assert said.count("all is saved; go on with") == 1
+    assert "Traceback" not in said
+    saved = torch.load(house / "stopped" / "trainer.pt", weights_only=True)["step"]
+    assert saved >= logged(house / "stopped")[-1]["step"] > 0
+
+
+def test_what_the_first_process_refuses_is_said_once(house: Path) -> None:
+    for line, words in (
+        (["--batch-size", "3", "--out", "odd"], "which does not divide it"),
+        (["--out", "one", "--seed", "7"], "seed"),
+    ):
+        command = [sys.executable, "-m", "taming_cli", "train-vqgan", "scenes/images", *CODEC, "--steps", "9", *line]
+        command += ["--nproc", "2"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert words in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert not (house / "odd").exists()
+
+
+def exchanged(rank: int, port: int, said: Any) -> None:
+    """Floats that one process of two gives away in a step of a codec and in one of a prior, as torch's profiler counts
+    them."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with world() as together:
+        torch.manual_seed(0)
+        train = CodecTrainConfig(perceptual="none", revive=0.0, size=Size(32, 32))
+        state = codec_state.start(VQGAN(toys.CODEC), CRITIC, train, CPU, torch.float32, together)
+        x, now = torch.rand(2, 3, 32, 32), Phase(critic=True, adversarial=1.0)
+        prior = prior_state.start(GPT(TOY), PriorTrainConfig(dropout=0.0), CPU, torch.float32, together)
+        codes = torch.zeros(2, TOY.cells, dtype=torch.int64)
+        batch = Batch(codes, codes, {})
+        steps = (
+            lambda: codec_step(state, x, judge=None, config=train, now=now, learning_rate=1e-4),
+            lambda: prior_step(prior, batch, PriorTrainConfig(dropout=0.0), 1e-4),
+        )
+        for step in steps:
+            step()  # the first time DDP looks for the order of its gradients
+            with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as found:
+                step()
+            sums = [event for event in found.events() if event.name == "gloo:all_reduce"]
+            shapes = [shape for event in sums for shape in event.input_shapes]
+            if rank == 0:
+                said.put(sum(math.prod(shape) for shape in shapes if shape))
+
+
+def test_a_step_exchanges_what_was_reckoned() -> None:
+    context = multiprocessing.get_context("spawn")
+    said, port = context.Queue(), free_port()
+    processes = [context.Process(target=exchanged, args=(rank, port, said)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    counted = [4 * said.get(timeout=120) for _ in range(2)]
+    for process in processes:
+        process.join()
+    train = CodecTrainConfig(perceptual="none", revive=0.0, size=Size(32, 32))
+    reckoned = [
+        codec_estimate(toys.CODEC, CRITIC, train, None, torch.float32).exchanged,
+        prior_estimate(TOY, PriorTrainConfig(), torch.float32).exchanged,
+    ]
+    assert counted == pytest.approx(reckoned, rel=0.02)  # the rest: terms, the critic's statistics, the last layer
+    assert all(one >= other for one, other in zip(counted, reckoned, strict=True))
+
+
+def _until(true: Any, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("listed", "first"),
+    [
+        ("node", "node"),
+        ("a1,a2", "a1"),
+        ("node[03-07,11],other", "node03"),
+        ("n[1,3]-ib", "n1-ib"),
+        ("gpu,n[1-3]", "gpu"),
+    ],
+)
+def test_slurm_lists_hosts(listed: str, first: str) -> None:
+    assert first_host(listed) == first
+
+
+def test_tasks_of_one_srun_are_processes_of_one_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")  # restored afterwards
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SLURM_NTASKS", "4")  # a batch script has these too, and is one process
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert started() == World()
+    for name, value in (
+        ("SLURM_STEP_NUM_TASKS", "4"),
+        ("SLURM_PROCID", "3"),
+        ("SLURM_LOCALID", "1"),
+        ("SLURM_STEP_NODELIST", "gpu[04-05]"),
+        ("SLURM_JOB_ID", "123456"),
+    ):
+        monkeypatch.setenv(name, value)
+    assert started() == World(3, 4)
+    assert [os.environ[name] for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")] == ["1", "gpu04", "23456"]
+
+
+def test_a_batch_is_shared_evenly() -> None:
+    assert [World(rank, 4).share(12) for rank in range(4)] == [3] * 4
+    with pytest.raises(UsageError, match="use 12"):
+        World(0, 4).share(11)
