@@ -15,6 +15,13 @@ def test_operations_are_two_for_each_multiply_add() -> None:
     assert cost(lambda: conv(image)).flops == 2 * 2 * 16 * 12 * 8 * 3 * 9
 
 
+def test_bytes_that_are_read_and_written_are_counted() -> None:
+    x, y = torch.randn(10, 20), torch.randn(20, 30)
+    assert cost(lambda: x @ y).moved == 4 * (10 * 20 + 20 * 30 + 10 * 30)
+    assert cost(lambda: x.view(-1).t()).moved == 0
+    assert cost(lambda: x.add_(1)).moved == 4 * 2 * 200
+
+
 def test_bytes_are_counted_while_they_are_held() -> None:
     x = torch.randn(100)
 

@@ -33,4 +33,5 @@ def estimate(
     judged = 0 if judge is None else sum(parameter.numel() for parameter in judge.parameters())
     averaged = codec.codebook_size * (codec.codebook_dim + 1) if train.quantizer == "ema" else codec.codebook_size
     exchanged = 4 * (sum(trained) + averaged)
-    return Estimate(parameters, found.peak + 4 * (2 * sum(trained) + judged), found.flops * parts, exchanged)
+    memory = found.peak + 4 * (2 * sum(trained) + judged)
+    return Estimate(parameters, memory, found.flops * parts, found.moved * parts, exchanged)

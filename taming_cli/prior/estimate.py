@@ -23,4 +23,5 @@ def estimate(prior: PriorConfig, train: PriorTrainConfig, precision: torch.dtype
     with pretending():
         found = cost(run)
         parameters = sum(parameter.numel() for parameter in GPT(prior).parameters())
-    return Estimate(parameters, found.peak + 2 * 4 * parameters, found.flops * parts, 4 * parameters)
+    memory = found.peak + 2 * 4 * parameters
+    return Estimate(parameters, memory, found.flops * parts, found.moved * parts, 4 * parameters)

@@ -19,8 +19,8 @@ _SIDE = 2048
 
 
 class Cost(NamedTuple):
-    """Floating-point operations of matrix products and convolutions, two for each multiply-add; the most bytes that what
-    is made on the way takes at once; and the bytes that all operations together read and write."""
+    """Floating-point operations of matrix products and convolutions, two for each multiply-add; the most bytes that
+    what is made on the way takes at once; and the bytes that all operations together read and write."""
 
     flops: int
     peak: int
@@ -28,22 +28,27 @@ class Cost(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """What a training will take: `parameters` of its network, bytes of `memory`, operations of a step (`flops`), and
-    the bytes that each of several processes has to add up with the others' in a step, `exchanged`: gradients, and what
-    a codebook learns from."""
+    """What a training will take: `parameters` of its network, bytes of `memory`, operations of a step (`flops`), the
+    bytes that these read and write (`moved`), and those that each of several processes has to add up with the others'
+    in a step, `exchanged`: gradients, and what a codebook learns from."""
 
     parameters: int
     memory: int
     flops: int
+    moved: int
     exchanged: int
 
     def seconds(self, device: torch.device, dtype: torch.dtype) -> float:
-        """Of a step, by how fast large products are on this machine now."""
-        return self.flops / (SHARE * flop_rate(device, dtype))
+        """Of a step, by how fast large products are on this machine now, and how fast its memory."""
+        products = self.flops / (PRODUCTS * flop_rate(device, dtype))
+        return products + (FROM_MEMORY * self.moved + SWEEPS * 4 * self.parameters) / read_rate(device)
 
 
-SHARE = 0.6
-"""Of a machine's rate that a training step comes to; see README's table of speeds for what was measured."""
+PRODUCTS, FROM_MEMORY = 0.8, 0.6
+"""The share of a machine's rate that products come to, and of the bytes moved that no cache holds: with these, steps of
+six networks (0.3 to 5 s) took within a quarter of what was said."""
+SWEEPS = 14
+"""Times that an update goes through all weights: clipping, the optimiser, the average."""
 
 
 def cost(run: Callable[[], object]) -> Cost:
@@ -73,10 +78,12 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if formula is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=found)
         given = {each.untyped_storage()._cdata for each in tree_iter((args, kwargs)) if isinstance(each, Tensor)}
-        if not func.is_view:
-            self.moved += sum(each.nbytes for each in tree_iter((args, kwargs, found)) if isinstance(each, Tensor))
-        for each in tree_iter(found):
-            if isinstance(each, Tensor) and (storage := each.untyped_storage())._cdata not in given:
+        made = [each for each in tree_iter(found) if isinstance(each, Tensor)]
+        if made and not func.is_view:
+            read = (each.nbytes for each in tree_iter((args, kwargs)) if isinstance(each, Tensor))
+            self.moved += sum(read) + sum(each.nbytes for each in made)
+        for each in made:
+            if (storage := each.untyped_storage())._cdata not in given:
                 size = storage.nbytes()
                 self.held += size
                 self.peak = max(self.peak, self.held)
