@@ -46,7 +46,7 @@ class Estimate(NamedTuple):
 
 PRODUCTS, FROM_MEMORY = 0.8, 0.6
 """The share of a machine's rate that products come to, and of the bytes moved that no cache holds: with these, steps of
-six networks (0.3 to 5 s) took within a quarter of what was said."""
+six networks (0.3 to 5 s) took within 30 % of what was said."""
 SWEEPS = 14
 """Times that an update goes through all weights: clipping, the optimiser, the average."""
 
