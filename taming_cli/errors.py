@@ -37,6 +37,16 @@ class LostProcessError(TamingError):
     """Another one of the processes that do this together has ended, or cannot be reached."""
 
 
+class OfOneProcessError(TamingError):
+    """What a process but the first raised while they worked together: most often all of them did, and the first one
+    says so; `told` where it is sure to."""
+
+    def __init__(self, error: TamingError, *, told: bool = False) -> None:
+        super().__init__(str(error))
+        self.told, self.stopped = told, isinstance(error, Interrupted)
+        self.exit_code = error.exit_code
+
+
 class Interrupted(TamingError):  # noqa: N818 - not a failure: the work was saved, and can go on
     """A signal asked the work to stop; what was done is saved. Exit code 130 (INT) or 143 (TERM)."""
 

@@ -34,8 +34,14 @@ def test_a_gpu_that_is_not_here_is_refused_and_the_count_is_said(
 
 
 def test_a_gpu_that_is_here_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     assert pick_device("cuda:1") == torch.device("cuda", 1)
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert pick_device("cuda") == torch.device("cuda", 1)  # each process has its own
+    assert taken == [torch.device("cuda", 1)] * 2
 
 
 @pytest.mark.parametrize(

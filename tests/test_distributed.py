@@ -92,6 +92,13 @@ def test_a_codec_learns_in_two_processes_as_in_one(house: Path) -> None:
     assert any("adaptive" in line for line in logged(house / "two"))
 
 
+def test_so_it_does_with_a_perceptual_network(house: Path) -> None:
+    line = ["train-vqgan", "scenes/images", *CODEC, "--perceptual", "efficientnet-lite0", "--steps", 10]
+    for processes in (1, 2):
+        taming(*line, "--out", f"seen{processes}", processes=processes)
+    close(house / "seen1", house / "seen2")
+
+
 @pytest.mark.parametrize("more", [[], ["--accumulate", "2"]], ids=["", "parts"])
 def test_a_prior_learns_in_two_processes_as_in_one(house: Path, more: list[str]) -> None:
     line = ["train-prior", "t.h5", *PRIOR, "--batch-size", 4, "--steps", 20, "--dropout", 0, *more]

@@ -577,6 +577,20 @@ def test_merged_parts_equal_the_one_made_in_one_go(tmp_path: Path, count: int) -
     assert job_at(tmp_path / "merged.h5").done  # so the whole job has nothing to do any more
 
 
+def test_a_part_of_which_nothing_can_be_read_is_a_part_all_the_same(tmp_path: Path) -> None:
+    lost = tmp_path / "lost.h5"
+    with job_at(lost, total=3, part=Shard(2, 3), plan={"few": 1}) as job:
+        (shard,) = job.pending()
+        none = np.empty((0, *HEADER.row), np.int64)
+        skipped = [("1.png", "truncated")]
+        job.write(shard, codes=none, names=[], labels=[], conditions={"segmentation": none}, skipped=skipped)
+        assert job.finish() == Finished(lost, 0, tuple(skipped))
+    for index in (1, 3):
+        run(tmp_path / f"few{index}.h5", total=3, part=Shard(index, 3), plan={"few": 1})
+    finished = merge([tmp_path / "few1.h5", lost, tmp_path / "few3.h5"], tmp_path / "few.h5")
+    assert (finished.count, finished.skipped) == (2, (("1.png", "truncated"),))
+
+
 def test_a_part_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     part = Shard(2, 2)
     with job_at(tmp_path / "b.h5", part=part) as job:

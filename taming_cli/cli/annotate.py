@@ -151,4 +151,4 @@ def _annotate(
         },
         short=str(annotated.folder),
     )
-    return 3 if annotated.skipped else 0
+    return o.skipped_code(annotated.skipped)

@@ -11,9 +11,9 @@ from typer.exceptions import TyperException
 
 import taming_cli
 from taming_cli.cli import annotate, codec, evaluate, exchange, files, prior
-from taming_cli.errors import Interrupted, LostProcessError, TamingError
+from taming_cli.errors import OfOneProcessError, TamingError
 
-_FIRST_SPEAKS = 2.0
+_FIRST_SPEAKS = 5.0
 """Seconds that it has for that."""
 
 app = typer.Typer(
@@ -65,8 +65,10 @@ def main(arguments: list[str] | None = None) -> int:
         raise
     except TyperException as error:
         return _say(_message(error), getattr(error, "exit_code", 2))
+    except OfOneProcessError as error:
+        return _behind_the_first(error, debug)
     except TamingError as error:
-        return _failed(error, debug)
+        return _say(str(error), error.exit_code, debug)
     except (KeyboardInterrupt, typer.Abort):
         return _say("stopped", 130)
     except MemoryError:
@@ -82,14 +84,13 @@ def main(arguments: list[str] | None = None) -> int:
         return _say(f"{kind}: {text} (a defect of taming: run again with --debug and report what it shows)", 1)
 
 
-def _failed(error: TamingError, debug: bool) -> int:
-    """Of several processes the first one speaks for all: torch's launcher ends it as soon as another one has failed."""
-    if os.environ.get("RANK", "0") == "0" or isinstance(error, LostProcessError):
-        return _say(str(error), error.exit_code, debug)
-    if isinstance(error, Interrupted):
+def _behind_the_first(error: OfOneProcessError, debug: bool) -> int:
+    """The first process speaks for all where it has the same to say; the launcher then ends the others. Where it has
+    not, this one does."""
+    if error.stopped:
         return 0
     time.sleep(_FIRST_SPEAKS)
-    return error.exit_code
+    return error.exit_code if error.told else _say(str(error), error.exit_code, debug)
 
 
 def _closed_pipe() -> int:

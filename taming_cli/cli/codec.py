@@ -53,7 +53,7 @@ def train_vqgan(
     flags: dict[str, Any],
 ) -> int:
     """Train a codec on pictures: a run folder with its checkpoints, curves and reconstructions."""
-    if not dry_run and (code := launched(nproc)) is not None:
+    if not dry_run and (code := launched(nproc, flags["device"])) is not None:
         return code
     from taming_cli.codec.train import COMMAND, fit
     from taming_cli.runtime.distributed import started, world
@@ -225,7 +225,7 @@ def tokenize(
         {"path": str(finished.path), "count": finished.count, "skipped": dict(finished.skipped)},
         short=str(finished.path),
     )
-    return 3 if finished.skipped else 0
+    return o.skipped_code(finished.skipped)
 
 
 def _asked(given: Sequence[str]) -> dict[str, Path | None]:

@@ -2,15 +2,16 @@
 
 import logging
 import os
+import signal
 import sys
 import uuid
 
 from taming_cli.errors import UsageError
 
 
-def launched(nproc: int) -> int | None:
+def launched(nproc: int, device: str | None) -> int | None:
     """The exit code of this command line, run by `nproc` processes; None where it is to be run by this one: as one of
-    several already, or alone. UsageError for more processes than GPUs, where there are some."""
+    several already, or alone. UsageError for more processes than GPUs, where there are some, and for one GPU of all."""
     if nproc <= 1 or "WORLD_SIZE" in os.environ:
         return None
     import torch
@@ -18,11 +19,16 @@ def launched(nproc: int) -> int | None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    if 0 < torch.cuda.device_count() < nproc:
+    if device is not None and device.startswith("cuda:"):
+        raise UsageError(f"--device {device} is one device, and --nproc {nproc} needs as many; use --device cuda")
+    if device in (None, "auto", "cuda") and 0 < torch.cuda.device_count() < nproc:
         raise UsageError(f"--nproc is {nproc}, but torch sees {torch.cuda.device_count()} CUDA devices; use as many")
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes say why they end
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # seconds for a save after Ctrl-C
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // nproc)))
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # they are all here, whatever the machine's name resolves to
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -38,6 +44,11 @@ def launched(nproc: int) -> int | None:
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
         code: int = failure.exitcode
+        if code < 0:
+            sys.stderr.write(
+                f"taming: process {failure.local_rank} of {nproc} was ended by {signal.Signals(-code).name}; what was "
+                "saved last is whole: go on with --resume\n"
+            )
         return code if code > 0 else 128 - code
     except SignalException as error:
         return 128 + int(error.sigval)

@@ -97,6 +97,14 @@ def own_part(shard: str | None) -> Shard:
     return Shard.parse(shard)
 
 
+def skipped_code(skipped: object) -> int:
+    """3 where inputs were skipped; but 0 of one of several processes: torch's launcher would take it for a failure and
+    end the others."""
+    from taming_cli.runtime.distributed import started
+
+    return 3 if skipped and started().size == 1 else 0
+
+
 def with_flags(**panels: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A decorator: the command takes the fields of the given config classes as flags, as `flags: dict[str, Any]`.
 

@@ -59,7 +59,7 @@ def train_prior(
     flags: dict[str, Any],
 ) -> int:
     """Train a prior on token files: a run folder with its checkpoints, curves and samples."""
-    if not dry_run and (code := launched(nproc)) is not None:
+    if not dry_run and (code := launched(nproc, flags["device"])) is not None:
         return code
     from taming_cli.codec.locate import codec_for, condition_codecs
     from taming_cli.codec.tiles import pictures

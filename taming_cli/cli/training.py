@@ -71,7 +71,8 @@ def say_estimate(
     dtype: "torch.dtype",
     nproc: int = 1,
 ) -> int:
-    """What a training would take: `said` and `values` are of its inputs. Memory and operations are of all processes."""
+    """What a training would take: `said` and `values` are of its inputs. Memory and operations are of one process that
+    does it alone."""
     step = found.seconds(device, dtype)
     steps = train.steps or max(1, round(60 * train.minutes / step))
     hours = steps * step / 3600 if train.steps else train.minutes / 60

@@ -70,7 +70,7 @@ def codec_step(
     state.critic_optimizer.zero_grad(set_to_none=True)
 
     world, joined = state.world, (state.reconstructing, state.comparing)
-    reports, done = list[Part](), 0
+    reports, done = list[Part](), world.rank * len(x)
     parts = x.tensor_split(min(config.accumulate, len(x)))
     for number, part in enumerate(parts, 1):
         aim = Aim(trained, config, now, categorical, judge, share=len(part) / len(x), first=done)

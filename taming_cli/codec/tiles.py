@@ -25,6 +25,7 @@ from taming_cli.codec.local import LocalDecoder, stages
 from taming_cli.codec.parts import Box, Stage, divided, memory
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.data.images import to_float, to_uint8
+from taming_cli.runtime.device import freed_memory_given_back
 
 BUDGET = 3 * 2**30
 """Bytes for the activations of an encode or decode, in fp32, beside the model and the picture."""
@@ -98,7 +99,8 @@ def encode(codec: VQGAN, pictures: Tensor, *, to_input: passes.ToInput = to_floa
     size = (pictures.shape[2] // f, pictures.shape[3] // f)
     each = memory(passes.toward_end(passes.stages(codec, to_input)), size, size)
     if each > budget:
-        return torch.cat([passes.encode(codec, one, to_input, budget) for one in torch.split(pictures, 1)])
+        with freed_memory_given_back(codec.quant_conv.weight.device):
+            return torch.cat([passes.encode(codec, one, to_input, budget) for one in torch.split(pictures, 1)])
 
     def whole(some: Tensor) -> Tensor:
         x = to_input(some.to(codec.quant_conv.weight.device))
@@ -128,10 +130,11 @@ def _pieces(codec: VQGAN, codes: Tensor, budget: int, batch_size: int) -> Iterat
         for number, some in enumerate(torch.split(codes, at_once)):
             yield _Piece(number * at_once, 0, 0, codec.decode(some))
         return
-    for first, one in enumerate(codes):
-        local = LocalDecoder(codec, one, whole=plan.whole, patches=plan.patches, shares=plan.shares)
-        for tile in plan.tiles:
-            yield _Piece(first, f * tile.top, f * tile.left, local(tile).float())
+    with freed_memory_given_back(codes.device):
+        for first, one in enumerate(codes):
+            local = LocalDecoder(codec, one, whole=plan.whole, patches=plan.patches, shares=plan.shares)
+            for tile in plan.tiles:
+                yield _Piece(first, f * tile.top, f * tile.left, local(tile).float())
 
 
 @dataclass(frozen=True)

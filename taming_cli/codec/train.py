@@ -74,7 +74,7 @@ def fit(
     began = time.monotonic()
     place = place or Place()
     pictures, codec, train, holds = settled(images, codec, critic, train)
-    part = world.share(train.batch_size)
+    part = world.by_first(lambda: world.share(train.batch_size))
     device = pick_device(train.device)
     torch.manual_seed(train.seed)
     going_on = world.by_first(lambda: goes_on(COMMAND, place))
@@ -86,7 +86,7 @@ def fit(
     inputs = [str(path.resolve()) for path in images]
     with open_run(COMMAND, place, groups, inputs=inputs, origins=origins or {}, world=world) as run:
         state = start(first, critic, train, device, pick_precision(train.precision, device), world)
-        resumed = run.trainer.exists()
+        resumed = world.by_first(run.trainer.exists)
         if resumed:
             state.load_state_dict(load_trainer(run.trainer))
         about = {
@@ -108,6 +108,7 @@ def fit(
             on_step=on_step if world.first else None,
             part=part,
         )
+        world.agree(state.step)
         if resumed and world.first:
             _mend(session)
         skipped = _loop(session, pictures.train)
@@ -247,7 +248,8 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
                 images = next(batches)
             x = session.content.to_input(images.to(state.codec.quantize.embedding.weight.device))
             rate = train.learning_rate * warm_up(state.step, train.warmup) * cosine(spent, train.final_lr)
-            torch.manual_seed(train.seed + state.step)  # dropout's draws depend on the step alone, so a resume is exact
+            # dropout's draws depend on step and process alone, so a resume is exact
+            torch.manual_seed((train.seed + state.step + (world.rank << 40)) % 2**63)
             report = codec_step(
                 state,
                 x,

@@ -295,7 +295,7 @@ def _join(
         name_bytes = max(name_bytes, file.name_bytes)
         used |= set(file.label_names)
         skipped += file.skipped
-    if not count:
+    if not count and part is None:
         parts.remove()
         first = f"; the first is {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
         raise TamingError(f"{parts.target}: not made, since all {len(skipped)} items had to be skipped{first}")

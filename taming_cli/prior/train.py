@@ -79,14 +79,14 @@ def fit(
     rows, held = data.split(train.held)
     if train.patience and not len(held):
         raise UsageError(f"patience is {train.patience}, but {tokens[0]} has no second picture to hold out; use 0")
-    part = world.share(train.batch_size)
+    part = world.by_first(lambda: world.share(train.batch_size))
     device = pick_device(train.device)
     inputs = [str(path.resolve()) for path in tokens]
     groups = {"prior": prior, "train": train}
     with open_run(COMMAND, place or Place(), groups, inputs=inputs, origins=origins or {}, world=world) as run:
         torch.manual_seed(train.seed)
         shared = train.fsdp and world.size > 1
-        saved = read_state(run.trainer, world, shared=shared) if run.trainer.exists() else None
+        saved = read_state(run.trainer, world, shared=shared) if world.by_first(run.trainer.exists) else None
         gpt = saved_prior(saved, train, str(run.trainer)) if saved else first_prior(prior, train, data)
         state = start(gpt, train, device, pick_precision(train.precision, device), world)
         about = {
@@ -102,6 +102,7 @@ def fit(
         session = _Session(run, state, train, data, rows, held, codec, conditions, about, render, began, on_step, part)
         if saved:
             _go_on(session, saved)
+        world.agree(state.step)
         _loop(session)
         return TrainedPrior(
             run=run.folder,

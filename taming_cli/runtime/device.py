@@ -11,6 +11,7 @@ import torch
 
 from taming_cli.config.fields import one_of
 from taming_cli.errors import UsageError
+from taming_cli.runtime.distributed import started
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -24,8 +25,8 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name == "cuda" and os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("LOCAL_RANK", "").isdecimal():
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    if name == "cuda" and started().size > 1 and torch.cuda.device_count() > 1:  # else Slurm gives each its only one
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -38,6 +39,8 @@ def pick_device(name: str) -> torch.device:
         raise UsageError(f"device {name!r} is not supported; use auto, cpu, cuda, cuda:N or mps")
     if device.type == "cpu":
         keep_freed_memory()
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # FSDP2 and NCCL go by it
     return device
 
 
@@ -50,14 +53,40 @@ def keep_freed_memory() -> None:
     torch asks for each activation by itself, and the system clears every page of what it gives: a third of the time of
     a large codec on two cores. Blocks above 256 MiB still come and go. Elsewhere than with glibc, nothing happens.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
+    library = _glibc()
+    if library is None:
         return
-    if not mallopt(_MMAP_THRESHOLD, 2**28):  # before glibc 2.35 it may not be so high
-        mallopt(_MMAP_MAX, 0)
-    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-    mallopt(_TOP_PAD, 2**26)
+    if not library.mallopt(_MMAP_THRESHOLD, 2**28):  # before glibc 2.35 it may not be so high
+        library.mallopt(_MMAP_MAX, 0)
+    library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    library.mallopt(_TOP_PAD, 2**26)
+
+
+@contextlib.contextmanager
+def freed_memory_given_back(device: torch.device) -> Iterator[None]:
+    """Meanwhile, on a CPU, what is freed goes back to the system at once, as glibc has it by itself: the parts of a
+    large picture come in many sizes, and what one leaves would not do for the next."""
+    library = _glibc() if device.type == "cpu" else None
+    if library is None:
+        yield
+        return
+    for name, value in ((_MMAP_MAX, 65536), (_MMAP_THRESHOLD, 2**25), (_TRIM_THRESHOLD, 2**26), (_TOP_PAD, 2**17)):
+        library.mallopt(name, value)
+    library.malloc_trim(0)
+    try:
+        yield
+    finally:
+        keep_freed_memory()
+
+
+def _glibc() -> ctypes.CDLL | None:
+    try:
+        library = ctypes.CDLL(None)
+        assert library.mallopt
+        assert library.malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
+    return library
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:

@@ -12,10 +12,9 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
-from taming_cli.errors import LostProcessError, TamingError, UsageError
+from taming_cli.errors import LostProcessError, OfOneProcessError, TamingError, UsageError
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=1)
@@ -58,7 +57,7 @@ class World:
                 said[1] = error
         dist.broadcast_object_list(said, src=0)
         if said[1] is not None:
-            raise said[1]
+            raise said[1] if self.first else OfOneProcessError(said[1], told=True)
         value: T = said[0]
         return value
 
@@ -68,6 +67,11 @@ class World:
         found: list[T] = []
         self.by_first(lambda: found.append(work()))
         return found[0] if found else work()
+
+    def agree(self, step: int) -> None:
+        """UsageError where processes are not at the same step: they do not see the same folder."""
+        if len(set(self.gather(step))) > 1:
+            raise UsageError("the processes do not see the same run folder; name one that all of them share with --out")
 
     def wait(self) -> None:
         """Until every process has come here."""
@@ -123,6 +127,8 @@ class World:
 def apart(modules: Sequence[nn.Module], *, last: bool) -> AbstractContextManager[object]:
     """Gradients stay in this process, unless it is the last part of a step; of modules made by `World.joined`, or
     shared out by FSDP2."""
+    from torch.distributed.fsdp import FSDPModule  # half a second that few need
+
     for module in modules:
         if isinstance(module, FSDPModule):
             module.set_requires_gradient_sync(last)
@@ -151,7 +157,8 @@ def world() -> Iterator[World]:
     """The processes that torchrun or srun started together with this one, or this one alone.
 
     What is on the CPU they exchange by gloo, what is on a GPU by NCCL. UsageError where the variables that say so make
-    no sense; LostProcessError where another process has ended.
+    no sense; LostProcessError where another process has ended; OfOneProcessError for any other error of a process but
+    the first.
     """
     found = started()
     if found.size == 1:
@@ -164,6 +171,11 @@ def world() -> Iterator[World]:
     dist.init_process_group(backend, rank=found.rank, world_size=found.size, timeout=PATIENCE)
     try:
         yield found
+        dist.destroy_process_group()  # not after an error: it would wait for processes that wait for this one
+    except TamingError as error:
+        if not found.first and not isinstance(error, LostProcessError | OfOneProcessError):
+            raise OfOneProcessError(error) from error
+        raise
     except RuntimeError as error:
         if not _of_exchange(error):
             raise
@@ -171,8 +183,6 @@ def world() -> Iterator[World]:
             f"process {found.rank} of {found.size} stops: another one has ended, or cannot be reached. What was saved "
             f"last is whole; go on with --resume ({str(error).splitlines()[0]})"
         ) from error
-    finally:
-        dist.destroy_process_group()
 
 
 def _of_exchange(error: RuntimeError) -> bool:
