@@ -99,57 +99,53 @@ def _paper() -> _Codec:
 
 def encode(bench: Bench) -> Iterator[Stage]:
     """Pictures to codes."""
-    paper = _paper()
     images = torch.randint(0, 256, (CODEC_BATCH, 3, SIDE, SIDE), dtype=torch.uint8)
     x = to_float(images).to(bench.device)
 
-    def plain() -> Way:
-        codec = paper.build(bench)
-        return lambda: codec.encode(x)
+    def theirs(codec: Any) -> object:
+        return codec.encode(x)
 
-    def ours() -> Way:
-        codec = paper.build(bench).to(memory_format=torch.channels_last)
-        return _cast(bench, lambda: tiles.encode(codec, images))
-
-    def theirs(peer: Peer) -> Way:
-        codec = peer.codec(paper.build(bench), paper.critic, paper.train).eval()
-        return torch.no_grad()(lambda: codec.encode(x))
-
-    yield Stage(
-        "encode, f16, ch 128, 256 x 256",
-        "picture",
-        CODEC_BATCH,
-        bench.ways(theirs, plain=plain, ours=ours),
-        lambda: bench.floor(plain()),
-    )
+    yield _coding(bench, "encode", lambda codec: codec.encode(x), lambda codec: tiles.encode(codec, images), theirs)
 
 
 def decode(bench: Bench) -> Iterator[Stage]:
     """Codes to pictures."""
-    paper = _paper()
     codes = torch.zeros(CODEC_BATCH, SIDE // 16, SIDE // 16, dtype=torch.int64, device=bench.device)
     codes += torch.arange(SIDE // 16, device=bench.device)
+    shape = (*codes.shape, _paper().config.codebook_dim)
+
+    def theirs(codec: Any) -> object:
+        return codec.decode(codec.quantize.get_codebook_entry(codes.flatten(), shape))
+
+    yield _coding(
+        bench, "decode", lambda codec: codec.decode(codes), lambda codec: tiles.pictures(codec, codes), theirs
+    )
+
+
+def _coding(
+    bench: Bench,
+    name: str,
+    plainly: Callable[[VQGAN], object],
+    used: Callable[[VQGAN], object],
+    by_theirs: Callable[[Any], object],
+) -> Stage:
+    """One direction of the codec: what each way does with its own."""
+    paper = _paper()
 
     def plain() -> Way:
         codec = paper.build(bench)
-        return lambda: codec.decode(codes)
+        return lambda: plainly(codec)
 
     def ours() -> Way:
         codec = paper.build(bench).to(memory_format=torch.channels_last)
-        return _cast(bench, lambda: tiles.pictures(codec, codes))
+        return _cast(bench, lambda: used(codec))
 
     def theirs(peer: Peer) -> Way:
         codec = peer.codec(paper.build(bench), paper.critic, paper.train).eval()
-        shape = (*codes.shape, paper.config.codebook_dim)
-        return torch.no_grad()(lambda: codec.decode(codec.quantize.get_codebook_entry(codes.flatten(), shape)))
+        return torch.no_grad()(lambda: by_theirs(codec))
 
-    yield Stage(
-        "decode, f16, ch 128, 256 x 256",
-        "picture",
-        CODEC_BATCH,
-        bench.ways(theirs, plain=plain, ours=ours),
-        lambda: bench.floor(plain()),
-    )
+    ways = bench.ways(theirs, plain=plain, ours=ours)
+    return Stage(f"{name}, f16, ch 128, 256 x 256", "picture", CODEC_BATCH, ways, lambda: bench.floor(plain()))
 
 
 def _cast(bench: Bench, run: Way) -> Way:

@@ -216,9 +216,9 @@ def sample(
         )
     part = _part(shard, gathers=bool(tokens or npz) or settings.accept_rate < 1, out=out)
     judge = _judge(pipeline, settings, class_map, weights, offline) if settings.accept_rate < 1 else None
-    plan = plan_of(pipeline, settings, asked, range(first, first + settings.n))
-    made = _digest(plan | {"judge": None if judge is None else judge.stamp})
-    _check_way(npz, made)
+    stamp = None if judge is None else judge.stamp
+    numbers: Sequence[int] = range(first, first + settings.n)
+    made = "" if npz is None else _free_way(npz, {**plan_of(pipeline, settings, asked, numbers), "judge": stamp})
     folder = out or next_folder(Path("runs") / "sample")
     count, drawn = 0, 0
     with output.bar("sampling", None) as bar:
@@ -233,7 +233,7 @@ def sample(
             if done < total:
                 bar.update(drawn, f"decoding: {done}/{total} cells")
 
-        numbers: Sequence[int] = range(first, first + settings.n)[part.places]
+        numbers = numbers[part.places]
         if judge is not None:
             numbers = accepted(pipeline, settings, folder, judge, asked=asked, first=first, on_progress=on_progress)
         for picture in sample_to(
@@ -278,18 +278,16 @@ def _tell(picture: "Sampled", seed: int) -> None:
     sys.stdout.flush()
 
 
-def _digest(plan: dict[str, Any]) -> str:
-    return sha256(json_module.dumps(plan).encode()).hexdigest()
-
-
-def _check_way(npz: Path | None, made: str) -> None:
-    """UsageError where something else is in the array's way than the same pictures."""
+def _free_way(npz: Path, plan: dict[str, Any]) -> str:
+    """What an array of these pictures says that it was made of. UsageError where something else is in its way."""
     from taming_cli.data.arrays import made_of
 
-    if npz is not None and npz.is_dir():
+    made = sha256(json_module.dumps(plan).encode()).hexdigest()
+    if npz.is_dir():
         raise UsageError(f"{npz} is a folder; name a file for the array")
-    if npz is not None and npz.exists() and made_of(npz) != made:
+    if npz.exists() and made_of(npz) != made:
         raise UsageError(f"{npz} exists and holds other pictures; name another file or remove it")
+    return made
 
 
 def _maps(kinds: Sequence[str], given: Sequence[str]) -> dict[str, Path]:

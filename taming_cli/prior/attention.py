@@ -14,7 +14,6 @@ from taming_cli.runtime.device import full_precision
 AT_ONCE = 2**21
 """Scores that are held at once: they stay in the cache of a processor, and need not be kept for the way back."""
 
-
 FEW = 128
 """Keys of all rows: below, torch's own kernel is faster for a single token."""
 

@@ -95,8 +95,7 @@ class RecordedSteps(Steps):
         self._device = device = cache.keys.device
         self._codes = torch.zeros(windows, dtype=torch.int64, device=device)
         self._lengths = torch.zeros(rows, dtype=torch.int64, device=device)
-        noise = torch.float32 if device.type == "mps" else torch.float64
-        self._noise = torch.zeros(windows, gpt.config.codebook_size, dtype=noise, device=device)
+        self._noise = torch.zeros(windows, gpt.config.codebook_size, dtype=torch.float64, device=device)
         self._longest = 0
         self._runs: dict[tuple[int, int], Callable[[], None]] = {}
         self._pool: Any = None
