@@ -18,8 +18,9 @@ from taming_cli.codec.maps import Asked
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.errors import UsageError
 from taming_cli.judges.classifiers import Classifier
-from taming_cli.pipeline import CHUNK, Pipeline, settings_of
+from taming_cli.pipeline import Pipeline
 from taming_cli.runtime.interrupt import StopRequest
+from taming_cli.sampling import CHUNK, settings_of
 
 SEEN = "candidates.jsonl"
 """In the folder of the pictures: what was drawn and what the classifier says of it, so that a killed job goes on."""
@@ -57,7 +58,9 @@ def accepted(
     if not pipeline.gpt.config.num_classes:
         raise UsageError("accept_rate is below 1, but this prior has no classes to judge by; use 1")
     numbers = range(first, first + math.ceil(config.n / config.accept_rate))
-    classes = [index for index in pipeline.classes(config, numbers) if index is not None]
+    classes = [index for index in pipeline.classes(config, numbers, asked) if index is not None]
+    if not classes:
+        raise UsageError("accept_rate is below 1, but beside a map no class is drawn to judge by; name one: --class")
     made = {**judge.stamp, **json.loads(settings_of(pipeline, config, asked, first, None))}
     found = _seen(out / SEEN, made)
     cells, at_once = asked.latent.width * asked.latent.height, pipeline.at_once(asked.latent, CHUNK)
@@ -74,7 +77,7 @@ def accepted(
                     if on_progress is not None:
                         on_progress(done + now * len(chunk) * cells // max(1, total), len(numbers) * cells)
 
-                drawn = pipeline.sample(config, asked=asked, numbers=chunk, on_progress=told)
+                drawn = pipeline.draw(config, asked=asked, numbers=chunk, on_progress=told)
                 wanted = judge.classes[[classes[number - first] for number in chunk]]
                 for number, value in zip(chunk, _log_probs(judge.classifier, drawn.images, wanted), strict=True):
                     found[number] = value

@@ -29,6 +29,7 @@ from taming_cli.config.fields import from_dict
 from taming_cli.config.size import Size
 from taming_cli.data.batches import train_batches
 from taming_cli.data.images import to_float
+from taming_cli.data.sources import digest
 from taming_cli.errors import Interrupted, NonFiniteLossError, UsageError
 from taming_cli.judges import perceptual
 from taming_cli.runtime.checkpoint import load_model, load_trainer
@@ -574,6 +575,10 @@ def test_the_run_folder_and_the_model_files_describe_themselves(first: TrainedCo
     assert last.about["metrics"] == first.validation
     assert last.about["perceptual"] is None
     assert last.about["data"]["train"] + last.about["data"]["held"] == 10
+    assert last.about["data"]["held_sha256"] == digest(training.held_out(first.run))
+    for seen in lines(first.run, "validation"):
+        assert sum(seen["code_use"]) == pytest.approx(16, abs=1e-3)  # K times the shares, of 16 codes each by itself
+        assert sum(value > 0 for value in seen["code_use"]) == seen["codes_used"] * 16
     assert last.about["codec_sha256"] == codec_from(last, "last").sha256()
     assert codec_from(last, "last").config == CODEC
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from taming_cli.cli.app import main
-from taming_cli.codec.condition import COORDS_LEVELS, Coords, Lowres, MapCodec
+from taming_cli.codec.condition import COORDS_LEVELS, Coords, Lowres, MapCodec, renders
 from taming_cli.codec.train import fit
 from taming_cli.codec.vqgan import codec_from
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
@@ -27,6 +27,7 @@ from taming_cli.data.tokens import TokenFile
 from taming_cli.errors import UsageError
 from taming_cli.pipeline import Pipeline
 from taming_cli.runtime.checkpoint import load_model
+from taming_cli.runtime.record import read_run
 from taming_cli.runtime.rundir import Place
 from tests.toys import CODEC, toy_codec
 
@@ -222,7 +223,7 @@ def test_maps_of_another_size_stop_the_work_and_are_named(
     [
         (["segmentation"], ["segmentation"], "name the folder of its maps"),
         (["segmentation=SEG"], [], "needs a codec"),
-        (["fog=SEG"], [], "needs a codec"),
+        (["fog=SEG"], [], "no condition is called"),
         (["edges"], [], "needs a codec"),
         (["coords=SEG"], [], "leave .* out"),
         (["lowres"], ["depth"], "not asked for"),
@@ -272,17 +273,36 @@ def test_a_priors_file_has_all_that_its_conditions_need(prior: Path, codecs: dic
         assert encoder.reads.kind == kind
 
 
+def test_a_training_shows_the_maps_that_it_draws_samples_for(
+    prior: Path, tokens: Path, codecs: dict[str, Path]
+) -> None:
+    record = read_run(prior.parents[1])
+    assert set(record.conditions) == set(ALL) - {"coords"}
+    with TokenFile(tokens) as file:
+        header = file.header
+        codes = torch.from_numpy(file.condition("depth", slice(0, 3))[:, 0].astype(np.int64))
+    models = {kind: load_model(codecs[kind]) for kind in ("segmentation", "depth", "pose", "edges")}
+    drawn = renders(header.conditions, models)
+    assert set(drawn) == set(record.conditions)
+    for kind, model in models.items():
+        codec = codec_from(model, kind)
+        with torch.no_grad():
+            seen = content_of(model.about, codec.config.in_channels).show(codec.decode(codes))
+        assert torch.equal(drawn[kind](codes), seen)
+    assert drawn["lowres"](torch.tensor([[[0xF08]]])).flatten().tolist() == [255, 0, 136]
+
+
 def test_samples_follow_their_maps_size_and_stand_alone(prior: Path, scenes: Path, tmp_path: Path) -> None:
     pipeline = Pipeline.load(prior, device="cpu")
     maps = {kind: scenes / kind for kind in ("segmentation", "depth", "pose")}
     config = SampleConfig(n=4, seed=3, class_name="day")
-    many = pipeline.sample(config, asked=pipeline.ask(config, maps))
+    many = pipeline.draw(config, asked=pipeline.ask(config, maps))
     assert many.images.shape == (4, 3, 40, 48)
-    one = pipeline.sample(config, asked=pipeline.ask(config, maps), numbers=[2])
+    one = pipeline.draw(config, asked=pipeline.ask(config, maps), numbers=[2])
     assert torch.equal(one.codes[0], many.codes[2])
     other = {**maps, "segmentation": sorted((scenes / "segmentation/lake").iterdir())[0]}
-    assert not torch.equal(pipeline.sample(config, asked=pipeline.ask(config, other)).codes, many.codes)
-    wide = pipeline.sample(config, asked=pipeline.ask(replace(config, size=Size(96, 32)), maps))
+    assert not torch.equal(pipeline.draw(config, asked=pipeline.ask(config, other)).codes, many.codes)
+    wide = pipeline.draw(config, asked=pipeline.ask(replace(config, size=Size(96, 32)), maps))
     assert wide.images.shape == (4, 3, 32, 96)
 
 

@@ -155,7 +155,7 @@ def test_the_command_leaves_the_given_cells_untouched(
     assert len(codes[:, ~given.keep].unique(dim=0)) == 3
     pipeline = Pipeline.load(prior, device="cpu")
     config = SampleConfig(n=3, class_name="dog", candidates=candidates)
-    assert torch.equal(pipeline.sample(config, asked=pipeline.ask(config, known=given), numbers=[1]).codes[0], codes[1])
+    assert torch.equal(pipeline.draw(config, asked=pipeline.ask(config, hole=given), numbers=[1]).codes[0], codes[1])
     assert main(line) == 0, "the same again is kept"
     for wrong, word in (
         (["--mask", "upper-half"], "exists and was made with other settings"),

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from taming_cli import pipeline as room
+from taming_cli import sampling as room
 from taming_cli.cli.app import main
 from taming_cli.codec.reconstruct import decode
 from taming_cli.codec.vqgan import VQGAN, codec_file
@@ -26,11 +26,12 @@ from taming_cli.data.arrays import made_of, read_pictures
 from taming_cli.data.images import read_image, to_uint8
 from taming_cli.data.tokens import TokenFile, verify
 from taming_cli.errors import BadFileError, Interrupted, UsageError
-from taming_cli.pipeline import Pipeline, Sampled, sample_to, write_npz
+from taming_cli.pipeline import Pipeline
 from taming_cli.prior.gpt import GPT
 from taming_cli.prior.model import prior_file
 from taming_cli.prior.workspace import Kept
 from taming_cli.runtime.checkpoint import save_model
+from taming_cli.sampling import Sampled, sample_to, write_npz
 from tests.toys import CODEC, toy_codec
 
 LABELS = ("cat", "dog", "7")
@@ -83,8 +84,8 @@ def pixels(path: Path) -> Any:
 
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_sample_17_alone_is_sample_17_of_a_batch(batch_size: int, pipeline: Pipeline) -> None:
-    many = pipeline.sample(SampleConfig(n=24, seed=7, batch_size=batch_size))
-    alone = pipeline.sample(SampleConfig(n=1, seed=7), numbers=[17])
+    many = pipeline.draw(SampleConfig(n=24, seed=7, batch_size=batch_size))
+    alone = pipeline.draw(SampleConfig(n=1, seed=7), numbers=[17])
     assert torch.equal(many.codes[17], alone.codes[0])
     assert many.classes[17] == alone.classes[0]
     assert (many.images[17].int() - alone.images[0].int()).abs().max() <= 1  # rounding, in another batch
@@ -92,7 +93,7 @@ def test_sample_17_alone_is_sample_17_of_a_batch(batch_size: int, pipeline: Pipe
 
 
 def test_the_pictures_are_the_decoded_codes(pipeline: Pipeline) -> None:
-    made = pipeline.sample(SampleConfig(n=3, seed=1))
+    made = pipeline.draw(SampleConfig(n=3, seed=1))
     assert made.images.shape == (3, 3, 8, 8)
     assert made.images.dtype == torch.uint8
     assert made.codes.shape == (3, 4, 4)
@@ -101,23 +102,23 @@ def test_the_pictures_are_the_decoded_codes(pipeline: Pipeline) -> None:
 
 
 def test_seed_and_settings_decide_the_picture(pipeline: Pipeline) -> None:
-    base = pipeline.sample(SampleConfig(n=2, seed=7, class_name="cat")).codes
-    assert torch.equal(base, pipeline.sample(SampleConfig(n=2, seed=7, class_name="cat")).codes)
+    base = pipeline.draw(SampleConfig(n=2, seed=7, class_name="cat")).codes
+    assert torch.equal(base, pipeline.draw(SampleConfig(n=2, seed=7, class_name="cat")).codes)
     for changes in ({"seed": 8}, {"class_name": "dog"}, {"greedy": True}, {"temperature": 0.05}, {"guidance": 8.0}):
-        other = pipeline.sample(SampleConfig(**{"n": 2, "seed": 7, "class_name": "cat", **changes})).codes
+        other = pipeline.draw(SampleConfig(**{"n": 2, "seed": 7, "class_name": "cat", **changes})).codes
         assert not torch.equal(base, other), changes
 
 
 def test_greedy_takes_no_notice_of_the_seed(pipeline: Pipeline) -> None:
-    codes = [pipeline.sample(SampleConfig(n=1, seed=seed, class_name="cat", greedy=True)).codes for seed in (1, 2)]
+    codes = [pipeline.draw(SampleConfig(n=1, seed=seed, class_name="cat", greedy=True)).codes for seed in (1, 2)]
     assert torch.equal(codes[0], codes[1])
 
 
 def test_a_class_goes_by_name_or_number_and_a_name_that_is_a_number_comes_first(pipeline: Pipeline) -> None:
     assert [pipeline.class_index(name) for name in ("cat", "dog", "7")] == [0, 1, 2]
     assert [pipeline.class_index(name) for name in ("0", "1", "2")] == [0, 1, 2]
-    by_name = pipeline.sample(SampleConfig(n=2, class_name="dog"))
-    by_number = pipeline.sample(SampleConfig(n=2, class_name="1"))
+    by_name = pipeline.draw(SampleConfig(n=2, class_name="dog"))
+    by_number = pipeline.draw(SampleConfig(n=2, class_name="1"))
     assert torch.equal(by_name.codes, by_number.codes)
     assert by_name.classes == by_number.classes == ("dog", "dog")
 
@@ -125,37 +126,37 @@ def test_a_class_goes_by_name_or_number_and_a_name_that_is_a_number_comes_first(
 @pytest.mark.parametrize("name", ["dgo", "3", "-1", "", "cats"])
 def test_an_unknown_class_is_refused_with_those_there_are(name: str, pipeline: Pipeline) -> None:
     with pytest.raises(UsageError, match="valid: cat, dog, 7"):
-        pipeline.sample(SampleConfig(class_name=name))
+        pipeline.draw(SampleConfig(class_name=name))
 
 
 def test_without_a_class_they_are_drawn_as_often_as_in_training(pipeline: Pipeline) -> None:
-    drawn = pipeline.classes(SampleConfig(seed=3), range(4000))
+    drawn = pipeline.classes(SampleConfig(seed=3), range(4000), pipeline.ask(SampleConfig()))
     share = [drawn.count(index) / 4000 for index in range(3)]
     assert share == pytest.approx([0.75, 0.25, 0.0], abs=0.03)
-    assert drawn[17] == pipeline.classes(SampleConfig(seed=3), [17])[0]
+    assert drawn[17] == pipeline.classes(SampleConfig(seed=3), [17], pipeline.ask(SampleConfig()))[0]
 
 
 def test_a_prior_without_classes_draws_and_refuses_a_class(unconditional: Pipeline) -> None:
-    assert unconditional.sample(SampleConfig(n=2)).classes == (None, None)
+    assert unconditional.draw(SampleConfig(n=2)).classes == (None, None)
     with pytest.raises(UsageError, match="without classes"):
-        unconditional.sample(SampleConfig(class_name="cat"))
+        unconditional.draw(SampleConfig(class_name="cat"))
 
 
 @pytest.mark.parametrize("size", [Size(8, 8), Size(16, 8), Size(4, 12), Size(10, 6)])
 def test_pictures_have_the_size_asked_for(size: Size, pipeline: Pipeline) -> None:
-    made = pipeline.sample(SampleConfig(n=2, size=size))
+    made = pipeline.draw(SampleConfig(n=2, size=size))
     assert made.images.shape == (2, 3, size.height, size.width)
     assert made.codes.shape == (2, size.height // 2, size.width // 2)
 
 
 def test_a_size_that_f_does_not_divide_is_refused(pipeline: Pipeline) -> None:
     with pytest.raises(UsageError, match="nearest that does is 8x8"):
-        pipeline.sample(SampleConfig(size=Size(9, 8)))
+        pipeline.draw(SampleConfig(size=Size(9, 8)))
 
 
 def test_progress_ends_with_all_cells(pipeline: Pipeline) -> None:
     told: list[tuple[int, int]] = []
-    pipeline.sample(SampleConfig(n=3, batch_size=2), on_progress=lambda done, total: told.append((done, total)))
+    pipeline.draw(SampleConfig(n=3, batch_size=2), on_progress=lambda done, total: told.append((done, total)))
     assert told[-1] == (48, 48)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
@@ -175,7 +176,7 @@ def test_pngs_and_a_grid_are_written_with_all_settings_in_the_text_chunk(
     made = drawn(n=3, seed=7, class_name="dog", temperature=0.9, top_k=10)
     assert [one.path.name for one in made] == ["000000.png", "000001.png", "000002.png"]
     assert [(one.sample, one.label) for one in made] == [(0, "dog"), (1, "dog"), (2, "dog")]
-    expected = pipeline.sample(SampleConfig(n=3, seed=7, class_name="dog", temperature=0.9, top_k=10))
+    expected = pipeline.draw(SampleConfig(n=3, seed=7, class_name="dog", temperature=0.9, top_k=10))
     for one in made:
         assert torch.equal(read_image(one.path.read_bytes(), "x"), expected.images[one.sample])
         with Image.open(one.path) as image:
@@ -208,7 +209,12 @@ def test_the_array_of_all_pictures_is_that_of_the_adm_suite(
 ) -> None:
     config = SampleConfig(n=5, seed=2)
     made = drawn(n=5, seed=2)
-    write_npz(tmp_path / "all.npz", [one.path for one in made], pipeline.classes(config, range(5)), "these")
+    write_npz(
+        tmp_path / "all.npz",
+        [one.path for one in made],
+        pipeline.classes(config, range(5), pipeline.ask(config)),
+        "these",
+    )
     with np.load(tmp_path / "all.npz") as arrays:
         assert list(arrays) == ["arr_0", "arr_1"]
         assert np.array_equal(arrays["arr_0"], np.stack([pixels(one.path) for one in made]))
@@ -264,10 +270,10 @@ def test_samples_of_shards_are_those_of_the_whole(pipeline: Pipeline, count: int
         pipeline, gpt=copy.deepcopy(pipeline.gpt).double(), codec=copy.deepcopy(pipeline.codec), kept=Kept()
     )
     config = SampleConfig(n=7, seed=3)
-    whole = exact.sample(config).codes
+    whole = exact.draw(config).codes
     for index in range(1, count + 1):
         places = Shard(index, count).places
-        assert torch.equal(exact.sample(config, numbers=range(7)[places]).codes, whole[places])
+        assert torch.equal(exact.draw(config, numbers=range(7)[places]).codes, whole[places])
 
 
 def test_first_names_the_number_and_the_file(drawn: Callable[..., list[Sampled]]) -> None:
@@ -303,13 +309,13 @@ def test_a_killed_job_draws_only_what_is_missing(
     made = drawn(n=6, seed=7)
     made[3].path.unlink()
     asked: list[Any] = []
-    true = Pipeline.sample
+    true = Pipeline.draw
 
     def watched(self: Pipeline, *arguments: Any, **options: Any) -> Any:
         asked.append(list(options["numbers"]))
         return true(self, *arguments, **options)
 
-    monkeypatch.setattr(Pipeline, "sample", watched)
+    monkeypatch.setattr(Pipeline, "draw", watched)
     again = drawn(n=6, seed=7)
     assert asked == [[2, 3]]
     for one, expected in zip(again, whole, strict=True):
@@ -349,7 +355,7 @@ def test_the_token_file_goes_back_to_the_same_pictures(
         assert file.header.codec_sha256 == pipeline.codec.sha256()
         assert file.names() == [one.path.name for one in made]
         labels = [file.label_names[label] for label in file.labels]
-    assert torch.equal(codes[:, 0], pipeline.sample(SampleConfig(n=5, seed=7)).codes)
+    assert torch.equal(codes[:, 0], pipeline.draw(SampleConfig(n=5, seed=7)).codes)
     assert labels == [one.label for one in made]
     decode(tmp_path / "t.h5", tmp_path / "back", device="cpu")  # the codec is found in the prior's file
     for one in made:

@@ -18,7 +18,7 @@ from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.config.size import Size
 from taming_cli.data.token_writer import TokenJob
-from taming_cli.data.tokens import ConditionHeader, TokenHeader
+from taming_cli.data.tokens import RULE, ConditionHeader, TokenHeader
 from taming_cli.errors import BadFileError, Interrupted, NonFiniteLossError, UsageError
 from taming_cli.prior import state as prior_state
 from taming_cli.prior import train as training
@@ -32,7 +32,9 @@ from taming_cli.prior.train import fit
 from taming_cli.runtime.checkpoint import ModelFile, load_model, load_trainer
 from taming_cli.runtime.cost import cost
 from taming_cli.runtime.progress import Progress
+from taming_cli.runtime.record import read_run
 from taming_cli.runtime.rundir import Place, Run, read_settings
+from taming_cli.runtime.sheets import Layout, layout_of
 
 CODES = 8
 PRIOR = PriorConfig(n_layer=1, n_head=2, n_embd=16, window=Size(4, 4))
@@ -200,6 +202,44 @@ def test_samples_are_drawn_with_render(train_in: Callable[..., Any]) -> None:
     assert len(list((done.run / "samples").glob("*.png"))) == 2
 
 
+def test_a_sheet_says_of_which_class_each_sample_is_and_maps_are_drawn_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    condition = {"lowres": ConditionHeader(codec_sha256=f"{RULE}lowres", codebook_size=4096)}
+    path, asked, maps = tokens(tmp_path / "t.h5", conditions=condition), [], []
+
+    def drawn_for(*args: Any, **given: Any) -> Tensor:
+        asked.append(given["conditions"])
+        return generate(*args, **given)
+
+    monkeypatch.setattr(training, "generate", drawn_for)
+
+    def render_map(codes: Tensor) -> Tensor:
+        maps.append(codes)
+        return torch.zeros(len(codes), 3, 5, 5, dtype=torch.uint8)
+
+    done = fit(
+        [path],
+        prior=PRIOR,
+        train=replace(TRAIN, samples=7, held=0.2),
+        codec=CODEC,
+        place=Place(out=tmp_path / "run"),
+        render=lambda codes: torch.zeros(len(codes), 3, 8, 8, dtype=torch.uint8),
+        render_conditions={"lowres": render_map, "depth": render_map},
+    )
+    record = read_run(done.run)
+    layout = layout_of(record.sheets[-1])
+    classes = asked[-1]["class"][:, 0].tolist()
+    assert layout == Layout(3, 7, tuple(("even", "odd")[index] for index in classes))
+    assert classes == sorted(classes)
+    assert len(set(classes)) == 2
+    assert torch.equal(asked[0]["lowres"], asked[-1]["lowres"])
+    (drawn,) = maps
+    assert torch.equal(drawn, asked[-1]["lowres"])
+    assert list(record.conditions) == ["lowres"]
+    assert layout_of(record.conditions["lowres"]) == Layout(3, 7)
+
+
 def test_the_model_file_carries_codec_and_labels(train_in: Callable[..., Any]) -> None:
     done = train_in("file")
     model = load_model(done.last, "taming-prior")
@@ -321,10 +361,23 @@ def test_pkeep_and_condition_dropout_have_their_rates(tmp_path: Path) -> None:
     batch = train_batch(data, np.arange(60), prior, train, 0)
     changed = (batch.inputs != batch.targets).double().mean().item()
     assert changed == pytest.approx(0.3 * (1 - 1 / CODES), abs=0.02)  # a random code may be the same one
-    dropped = batch.conditions["class"][:, 0] == NOT_GIVEN
+    missing = {kind: (codes == NOT_GIVEN).flatten(1) for kind, codes in batch.conditions.items()}
+    assert set(missing) == {"class", "depth"}
+    dropped = {kind: cells.all(1) for kind, cells in missing.items()}
+    assert all(torch.equal(cells.any(1), dropped[kind]) for kind, cells in missing.items())
+    both, neither = dropped["class"] & dropped["depth"], ~(dropped["class"] | dropped["depth"])
+    alone = 0.75 * 0.25 * 0.75  # not with the other, and alone
+    assert (dropped["class"] & ~both).double().mean().item() == pytest.approx(alone, abs=0.04)
+    assert (dropped["depth"] & ~both).double().mean().item() == pytest.approx(alone, abs=0.04)
+    assert neither.double().mean().item() == pytest.approx(0.75**3, abs=0.04)
+
+
+def test_of_a_single_condition_the_rate_is_the_one_asked_for(tmp_path: Path) -> None:
+    data, _ = numbered(tmp_path / "n.h5")
+    prior = replace(PRIOR, codebook_size=CODES, conditions=tuple(s for s in data.specs() if s.kind == "class"))
+    train = replace(TRAIN, condition_dropout=0.25, batch_size=2000)
+    dropped = train_batch(data, np.arange(60), prior, train, 0).conditions["class"][:, 0] == NOT_GIVEN
     assert dropped.double().mean().item() == pytest.approx(0.25, abs=0.04)
-    assert torch.equal((batch.conditions["depth"] == NOT_GIVEN).all(-1).all(-1), dropped)
-    assert (batch.conditions["depth"][~dropped] != NOT_GIVEN).all()
 
 
 def test_a_big_token_file_is_read_as_needed_and_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,9 @@ from taming_cli.cli.app import main
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.data.images import read_image
 from taming_cli.errors import UsageError
-from taming_cli.pipeline import Pipeline, sample_to
+from taming_cli.pipeline import Pipeline
 from taming_cli.rejection import SEEN, Judge, accepted, keep
+from taming_cli.sampling import sample_to
 from tests.test_pipeline import saved
 
 
@@ -43,7 +44,7 @@ def test_the_best_of_their_class_are_kept_in_their_order(pipeline: Pipeline, tmp
     judge = Judge(Brightness(), ORDER)
     kept = accepted(pipeline, config, tmp_path, judge, asked=pipeline.ask(config), first=5)
     assert judge.classifier.seen == 12
-    every = pipeline.sample(config, numbers=range(5, 17)).images.float().mean((1, 2, 3))
+    every = pipeline.draw(config, numbers=range(5, 17)).images.float().mean((1, 2, 3))
     best = every.argsort(descending=True, stable=True)[:3].sort().values
     assert kept == [5 + index for index in best.tolist()]
     dark = Judge(Brightness(), torch.tensor([1, 0, 2]))
@@ -86,7 +87,7 @@ def test_what_is_kept_is_the_very_sample_of_its_number(pipeline: Pipeline, tmp_p
     config = SampleConfig(n=2, seed=4, class_name="dog", accept_rate=0.25)
     made = list(sample_to(pipeline, config, tmp_path, numbers=[3, 6]))
     assert [each.path.name for each in made] == ["000003.png", "000006.png"]
-    alone = pipeline.sample(config, numbers=[6]).images[0]
+    alone = pipeline.draw(config, numbers=[6]).images[0]
     assert (read_image(made[1].path.read_bytes(), "it").int() - alone.int()).abs().max() <= 1
 
 

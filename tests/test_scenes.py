@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from taming_cli.config.size import Size
+from taming_cli.data.conditions.labels import read_colours
 from taming_cli.data.scenes import CLASSES, LABELS, PALETTE, Scene, label_of, scene, write
 from taming_cli.errors import UsageError
 
@@ -166,6 +167,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_data_set_holds_every_map_of_every_scene(written: Path) -> None:
     assert (written / "labels.txt").read_text().split() == list(LABELS)
+    colours = read_colours(written / "colours.txt")
+    assert colours.names == LABELS
+    assert np.array_equal(colours.rgb, PALETTE)
     for seed in range(6, 10):
         drawn = scene(seed, 40, 32)
         name = f"{drawn.label}/{seed:06d}"

@@ -5,8 +5,9 @@ become codes. Training data and sampling go through the same three steps.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,10 +18,10 @@ from taming_cli.codec import tiles
 from taming_cli.codec.locate import content_in, load_codec
 from taming_cli.codec.vqgan import VQGAN, codec_from
 from taming_cli.config.fields import one_of
-from taming_cli.config.kinds import MADE, RULES
+from taming_cli.config.kinds import KINDS, MADE, RULES
 from taming_cli.config.size import Size
 from taming_cli.data.conditions.pairs import partners
-from taming_cli.data.conditions.rules import LOWRES_CODES, coords, lowres
+from taming_cli.data.conditions.rules import LOWRES_CODES, coords, lowres, lowres_picture
 from taming_cli.data.contents import Content, Pictures, content_of
 from taming_cli.data.images import Crop, apply, tensor
 from taming_cli.data.sources import Item
@@ -194,6 +195,8 @@ def conditions(asked: Mapping[str, Path | None], codecs: Sequence[Path], items: 
         networks[reads.kind] = MapCodec(reads.kind, reads, network, str(path.resolve()))
     found = []
     for kind, maps in asked.items():
+        if kind not in KINDS:
+            raise UsageError(f"no condition is called {kind!r}; {one_of(KINDS, kind)}")
         encoder = _rule(kind) if kind in RULES else networks.pop(kind, None)
         if encoder is None:
             raise UsageError(
@@ -216,6 +219,25 @@ def conditions(asked: Mapping[str, Path | None], codecs: Sequence[Path], items: 
             f"{networks[kind].path} is a codec of {kind}, which is not asked for; add --cond {kind}=FOLDER"
         )
     return found
+
+
+def renders(
+    conditions: Mapping[str, ConditionHeader], codecs: Mapping[str, ModelFile]
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """What makes pictures to look at, uint8 (n, 3, H, W) on the CPU, of a token file's condition codes (n, h, w), by
+    kind: the codec that the codes are of, or the rule. `coords` say nothing that could be seen."""
+    found: dict[str, Callable[[Tensor], Tensor]] = {}
+    for kind in conditions:
+        if kind in codecs:
+            found[kind] = partial(_decoded, codecs[kind], kind)
+        elif kind == "lowres":
+            found[kind] = lowres_picture
+    return found
+
+
+def _decoded(model: ModelFile, kind: str, codes: Tensor) -> Tensor:
+    """The codec is built here, and let go again: pictures of conditions are drawn once."""
+    return tiles.decode(codec_from(model, f"the {kind} codec"), codes.cpu(), finish=content_in(model).show)
 
 
 def _rule(kind: str, vocabulary: int = 0) -> Encoder:

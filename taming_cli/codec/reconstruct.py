@@ -16,6 +16,7 @@ from taming_cli.codec import tiles
 from taming_cli.codec.locate import codec_for, content_in, load_codec
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.fields import to_dict
+from taming_cli.config.shard import Shard
 from taming_cli.config.size import Size
 from taming_cli.data.batches import Skipped, eval_batches
 from taming_cli.data.contents import Content
@@ -53,12 +54,15 @@ def reconstruct(
     device: str = "auto",
     precision: str = "fp32",
     workers: int = 2,
+    shard: Shard | None = None,
+    dry_run: bool = False,
     on_item: Callable[[int, int], None] | None = None,
 ) -> Written:
     """Write each picture's reconstruction as `out/<name>.png`: its centre crop of `size`, or all of it at its own size.
 
     A codec of condition maps takes those, and paints them. A picture whose sides f does not divide is continued by its
-    edge for the codec, and cut again. Raises UsageError for a name that leads out of the folder, and where an original,
+    edge for the codec, and cut again. `shard` takes every n-th picture; `dry_run` writes nothing, and counts what would
+    be written. Raises UsageError for a name that leads out of the folder, and where an original,
     or a file made otherwise, would be overwritten.
     """
     codec, model = load_codec(ckpt)
@@ -72,6 +76,9 @@ def reconstruct(
     made = _made(codec, size=str(size), precision=precision_name(dtype))
     stamps = {item: made | {"of": _hidden(item.path, item.member or "")} for item in items}
     _refuse_others({targets[item]: stamp for item, stamp in stamps.items()})
+    items = items[(shard or Shard()).places]
+    if dry_run:
+        return Written(folder=out, count=len(items))
     codec = codec.to(where).to(memory_format=torch.channels_last)
     total, count, skipped = 0.0, 0, list[Skipped]()
     with closing(eval_batches(items, size=size, batch_size=batch_size, workers=workers, content=content)) as batches:
@@ -103,12 +110,15 @@ def decode(
     batch_size: int = 8,
     device: str = "auto",
     precision: str = "fp32",
+    shard: Shard | None = None,
+    dry_run: bool = False,
     on_item: Callable[[int, int], None] | None = None,
     on_decode: Callable[[int, int], None] | None = None,
 ) -> Written:
     """Write the pictures of a token file as `out/<name>.png`; further views as `out/<name>.view1.png` and so on.
 
-    `on_item` is told (pictures written, pictures in all), `on_decode` (cells decoded, cells in all) of each batch.
+    `shard` takes a stretch of the file; `dry_run` writes nothing, and counts what would be written. `on_item` is told
+    (pictures written, pictures in all), `on_decode` (cells decoded, cells in all) of each batch.
     Raises UsageError for a name that leads out of the folder and where a file made otherwise is in the way,
     BadFileError for a file that is damaged or whose codec is not found.
     """
@@ -120,18 +130,21 @@ def decode(
     dtype = pick_precision(precision, where)
     made = _made(codec, of=_hidden(tokens), precision=precision_name(dtype))
     _refuse_others({_view(path, view): made for path in targets for view in range(views)})
+    mine = (shard or Shard()).stretch(len(file))
+    if dry_run:
+        return Written(folder=out, count=len(mine) * views)
     codec = codec.to(where).to(memory_format=torch.channels_last)
     batch_size = tiles.at_once(codec, file.header.height * views, file.header.width, batch_size)
-    for start in range(0, len(file), batch_size):
-        rows = slice(start, min(start + batch_size, len(file)))
+    for start in range(mine.start, mine.stop, batch_size):
+        rows = slice(start, min(start + batch_size, mine.stop))
         codes = torch.from_numpy(file.codes(rows)).flatten(0, 1).to(where)
         with autocast(where, dtype):
             decoded = tiles.pictures(codec, codes, on_progress=on_decode)
         for index, picture in enumerate(decoded):
             write_png(_view(targets[start + index // views], index % views), picture, {SETTINGS: _text(made)})
         if on_item is not None:
-            on_item(rows.stop, len(file))
-    return Written(folder=out, count=len(file) * views)
+            on_item(rows.stop - mine.start, len(mine))
+    return Written(folder=out, count=len(mine) * views)
 
 
 class Through(NamedTuple):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import taming_cli
 from taming_cli.codec import tiles
-from taming_cli.codec.condition import MapCodec, conditions
+from taming_cli.codec.condition import Condition, MapCodec, conditions
 from taming_cli.codec.locate import picture_codec
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.shard import Shard
@@ -54,6 +54,18 @@ class Views:
         return [centre, centre._replace(flip=True), *drawn][: self.count]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """All that is settled before the first picture is read: `size` of the crops in pixels, and the token file to be,
+    whose `header` says the codes' grid."""
+
+    codec: VQGAN
+    beside: Sequence[Condition]
+    size: Size
+    precision: torch.dtype
+    job: TokenJob
+
+
 def tokenize(
     items: Sequence[Item],
     *,
@@ -75,45 +87,39 @@ def tokenize(
     `cond` names the conditions to keep beside them, each with the folder of its maps, or None where the picture gives
     it; `cond_ckpts` are the codecs of the maps. A picture whose map is missing or unreadable is skipped. Work is kept
     in shards of 256 pictures: the same call goes on where a killed one stopped, and a finished one is left as it is.
-    `shard` makes one part of the file, for `merge` to join with the others.
-    `on_item` is told (done, total). Raises UsageError where `out` was made with other settings, Interrupted after a
-    signal. fp32 makes the codes the same on every machine, but for ties; bf16 is faster.
+    `shard` makes one part of the file, for `merge` to join with the others. `on_item` is told (done, total), at first
+    what was done before. Raises UsageError where `out` was made with other settings, Interrupted after a signal. fp32
+    makes the codes the same on every machine, but for ties; bf16 is faster.
     """
-    codec, model = picture_codec(ckpt)
-    chosen = size or training_size(model.about, codec)
-    latent = codec.config.latent(chosen)
     where = pick_device(device)
-    dtype = pick_precision(precision, where)
+    prepared = prepare(
+        items,
+        ckpt=ckpt,
+        out=out,
+        size=size,
+        views=views,
+        cond=cond,
+        cond_ckpts=cond_ckpts,
+        precision=pick_precision(precision, where),
+        shard=shard,
+    )
+    job, dtype, header, chosen = prepared.job, prepared.precision, prepared.job.header, prepared.size
+    latent = Size(header.width, header.height)
+    codec = prepared.codec.to(where).to(memory_format=torch.channels_last)
     beside = [
         replace(each, encoder=each.encoder.to(where)) if isinstance(each.encoder, MapCodec) else each
-        for each in conditions(cond or {}, cond_ckpts, items)
+        for each in prepared.beside
     ]
-    header = TokenHeader(
-        codec_sha256=codec.sha256(),
-        codec_path=str(ckpt.resolve()),
-        codebook_size=codec.config.codebook_size,
-        downsample_factor=codec.config.downsample_factor,
-        preprocess={"size": str(chosen), "crop": "centre", "views": views, "range": [-1, 1], "precision": str(dtype)},
-        created_by=f"taming {taming_cli.__version__}",
-        views=views,
-        height=latent.height,
-        width=latent.width,
-        conditions={each.encoder.kind: each.encoder.header for each in beside},
-    )
-    codec = codec.to(where).to(memory_format=torch.channels_last)
-    plan = {"items": digest(items), "order": hashlib.sha256(repr([item.name for item in items]).encode()).hexdigest()}
-    maps = {each.encoder.kind: digest(each.maps.values()) for each in beside if each.maps is not None}
-    if maps:
-        plan["maps"] = hashlib.sha256(repr(sorted(maps.items())).encode()).hexdigest()
 
     def cut(item: Item, picture: Image, crops: Sequence[Crop]) -> dict[str, Tensor]:
         return {each.encoder.kind: each.cuts(item, picture, crops, latent) for each in beside}
 
-    job = TokenJob(out, header=header, plan=plan, total=len(items), shard_size=SHARD_IMAGES, part=shard)
     with job, StopRequest() as stop:
         pending = job.pending()
         mine = len((shard or Shard()).stretch(len(items)))
         done = mine - sum(each.stop - each.start for each in pending)
+        if on_item is not None:
+            on_item(done, mine)
         for each_slice in pending:
             codes: dict[str, list[Tensor]] = {name: [] for name in (PICTURE, *header.conditions)}
             kept, skipped = list[Item](), list[Skipped]()
@@ -153,6 +159,49 @@ def tokenize(
                 skipped=skipped,
             )
         return job.finish()
+
+
+def prepare(
+    items: Sequence[Item],
+    *,
+    ckpt: Path,
+    out: Path,
+    size: Size | None = None,
+    views: int = 1,
+    cond: Mapping[str, Path | None] | None = None,
+    cond_ckpts: Sequence[Path] = (),
+    precision: torch.dtype = torch.float32,
+    shard: Shard | None = None,
+) -> Prepared:
+    """What `tokenize` with the same arguments will do; nothing is written. UsageError for what does not fit."""
+    codec, model = picture_codec(ckpt)
+    chosen = size or training_size(model.about, codec)
+    latent = codec.config.latent(chosen)
+    beside = conditions(cond or {}, cond_ckpts, items)
+    header = TokenHeader(
+        codec_sha256=codec.sha256(),
+        codec_path=str(ckpt.resolve()),
+        codebook_size=codec.config.codebook_size,
+        downsample_factor=codec.config.downsample_factor,
+        preprocess={
+            "size": str(chosen),
+            "crop": "centre",
+            "views": views,
+            "range": [-1, 1],
+            "precision": str(precision),
+        },
+        created_by=f"taming {taming_cli.__version__}",
+        views=views,
+        height=latent.height,
+        width=latent.width,
+        conditions={each.encoder.kind: each.encoder.header for each in beside},
+    )
+    plan = {"items": digest(items), "order": hashlib.sha256(repr([item.name for item in items]).encode()).hexdigest()}
+    maps = {each.encoder.kind: digest(each.maps.values()) for each in beside if each.maps is not None}
+    if maps:
+        plan["maps"] = hashlib.sha256(repr(sorted(maps.items())).encode()).hexdigest()
+    job = TokenJob(out, header=header, plan=plan, total=len(items), shard_size=SHARD_IMAGES, part=shard)
+    return Prepared(codec=codec, beside=beside, size=chosen, precision=precision, job=job)
 
 
 def training_size(about: object, codec: VQGAN) -> Size:

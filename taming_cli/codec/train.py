@@ -23,7 +23,8 @@ from taming_cli.data.contents import Content, content, count_labels
 from taming_cli.data.sources import Item, Split, digest, list_items, split
 from taming_cli.errors import UsageError
 from taming_cli.judges import perceptual
-from taming_cli.metrics import perplexity
+from taming_cli.metrics import perplexity, usage
+from taming_cli.runtime.builtin import recorded
 from taming_cli.runtime.checkpoint import load_model, load_trainer, read_header, save_model, save_trainer
 from taming_cli.runtime.device import pick_device, pick_precision
 from taming_cli.runtime.distributed import ALONE, World
@@ -32,6 +33,8 @@ from taming_cli.runtime.progress import LOG_EVERY, Means, OnStep, tell
 from taming_cli.runtime.report import write_report
 from taming_cli.runtime.rundir import Place, Run, absolute, goes_on, open_run, read_settings
 from taming_cli.runtime.schedule import Budget, cosine, warm_up
+from taming_cli.runtime.tensorboard import check_installed
+from taming_cli.runtime.weights import OnBytes
 
 COMMAND = "train-vqgan"
 _COLOUR = 4.0  # brightness varies 3 and 8 times as much as the two directions of colour in photographs
@@ -60,11 +63,13 @@ def fit(
     offline: bool = False,
     origins: Mapping[str, str] | None = None,
     on_step: OnStep | None = None,
+    on_bytes: OnBytes | None = None,
     world: World = ALONE,
 ) -> TrainedCodec:
     """Train a codec on pictures or condition maps (folders, files, archives) and leave it in a run directory.
 
-    Several processes share each batch: `train.batch_size` is that of all, and the first one writes and calls `on_step`.
+    Several processes share each batch: `train.batch_size` is that of all, and the first one writes and calls `on_step`,
+    and `on_bytes` while the perceptual network's weights are fetched.
 
     `train.kind` says what the files hold; the codec's channels follow from it, and labels are counted unless given.
     Going on with an interrupted run happens by itself where `place` names one with the same settings. Raises UsageError
@@ -72,6 +77,8 @@ def fit(
     asked to stop and everything is saved.
     """
     began = time.monotonic()
+    if train.tensorboard:
+        check_installed()
     place = place or Place()
     pictures, codec, train, holds = settled(images, codec, critic, train)
     part = world.by_first(lambda: world.share(train.batch_size))
@@ -79,12 +86,15 @@ def fit(
     torch.manual_seed(train.seed)
     going_on = world.by_first(lambda: goes_on(COMMAND, place))
     first = VQGAN(codec) if going_on else _first_codec(codec, train, holds)
-    judge = world.first_ahead(lambda: perceptual.build(train.perceptual, weights=weights, offline=offline))
+    judge = world.first_ahead(
+        lambda: perceptual.build(train.perceptual, weights=weights, offline=offline, on_bytes=on_bytes)
+    )
     if judge is not None:
         judge = judge.to(device)
     groups = {"codec": codec, "critic": critic, "train": train}
     inputs = [str(path.resolve()) for path in images]
-    with open_run(COMMAND, place, groups, inputs=inputs, origins=origins or {}, world=world) as run:
+    settings: dict[str, Any] = {"inputs": inputs, "origins": origins or {}, "tensorboard": train.tensorboard}
+    with open_run(COMMAND, place, groups, **settings, world=world) as run:
         state = start(first, critic, train, device, pick_precision(train.precision, device), world)
         resumed = world.by_first(run.trainer.exists)
         if resumed:
@@ -92,7 +102,12 @@ def fit(
         about = {
             "images": inputs,
             "size": str(train.size),
-            "data": {"train": len(pictures.train), "held": len(pictures.held), "sha256": digest(pictures.train)},
+            "data": {
+                "train": len(pictures.train),
+                "held": len(pictures.held),
+                "sha256": digest(pictures.train),
+                "held_sha256": digest(pictures.held[: train.val_images]),
+            },
             "perceptual": judge.stamp if judge is not None else None,
             **holds.about(),
         }
@@ -133,7 +148,7 @@ class Settled(NamedTuple):
 
 def settled(images: Sequence[Path], codec: CodecConfig, critic: CriticConfig, train: CodecTrainConfig) -> Settled:
     """What `fit` trains on and with. UsageError for settings or inputs that do not fit."""
-    train = replace(train, val=absolute(train.val), init=absolute(train.init), colours=absolute(train.colours))
+    train = replace(train, val=absolute(train.val), init=recorded(train.init), colours=absolute(train.colours))
     _check_size(codec, critic, train)
     pictures = _split(images, train)
     colours = read_colours(Path(train.colours)) if train.colours else None
@@ -179,7 +194,7 @@ def _first_codec(config: CodecConfig, train: CodecTrainConfig, holds: Content) -
         codec = VQGAN(config)
         _whiten(codec.encoder.conv_in.weight, holds)
         return codec
-    model = load_model(Path(train.init), "taming-codec")
+    model = load_model(Path(train.init))
     codec = codec_from(model, train.init)
     if (found := content_in(model).kind) != train.kind:
         raise UsageError(f"{train.init} is a codec of kind {found!r}, not {train.kind!r}; say --kind {found}")
@@ -264,14 +279,16 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
             before, spent = spent, budget.spent(state.step, state.seconds)
             means.add(report.terms, train.batch_size)
             counts += torch.bincount(report.codes.flatten(), minlength=len(counts)).cpu()
+            values: dict[str, float] = {}
             if state.step % LOG_EVERY == 0:
-                used = perplexity(world.total(counts))
-                values = {**means.take(), "codebook_perplexity": used, "learning_rate": rate}
-                values |= {"images_per_second": means.images_per_second, "waiting_seconds": means.waiting_seconds}
+                used = world.total(counts)
+                values = {**means.take(), "codes_used": usage(used), "codebook_perplexity": perplexity(used)}
+                values |= {"learning_rate": rate, "images_per_second": means.images_per_second}
+                values["waiting_seconds"] = means.waiting_seconds
                 counts.zero_()
                 if world.first:
                     run.log(kind="train", step=state.step, images=state.images_seen, seconds=state.seconds, **values)
-                _tell(session, spent, values, means.images_per_second)
+            _tell(session, spent, values, means.images_per_second)
             if spent >= 1 or int(before / train.val_every) < int(spent / train.val_every):
                 if world.first:
                     _validate(session, spent, means.images_per_second)
@@ -299,8 +316,9 @@ def _validate(session: _Session, spent: float, rate: float) -> None:
     if found is None:
         return
     state.validation = found.figures()
-    run.log(kind="validation", step=state.step, images=state.images_seen, seconds=state.seconds, **state.validation)
-    found.save_pictures(run.samples / f"step_{state.step:07d}.png")
+    how_far = {"step": state.step, "images": state.images_seen, "seconds": state.seconds}
+    run.log(kind="validation", **how_far, **state.validation, code_use=found.code_use)
+    run.show(state.step, found.sheet)
     _tell(session, spent, state.validation, rate, validation=True)
     if found.score > state.best:
         state.best, state.best_step = found.score, state.step

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +12,10 @@ from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.size import Size
 from taming_cli.data.batches import eval_batches
 from taming_cli.data.contents import Content
-from taming_cli.data.images import grid, to_uint8, write_png
+from taming_cli.data.images import grid, to_uint8
 from taming_cli.data.sources import Item
 from taming_cli.judges.perceptual import Perceptual
-from taming_cli.metrics import perplexity, psnr, usage
+from taming_cli.metrics import perplexity, psnr, usage, use_by_rank
 from taming_cli.runtime.device import autocast
 
 SHOWN = 8
@@ -27,7 +26,8 @@ SHOWN = 8
 class Validation:
     """Means over the pictures: `psnr` in dB of the 8-bit pictures, `l1` in [0, 2], `perceptual` the judge's distance
     (None without one); of label maps instead the share of right pixels, `accuracy`, and their `cross_entropy` in nats.
-    `codes_used` is the share of the codebook that occurs at all, beside its `codebook_perplexity`."""
+    `codes_used` is the share of the codebook that occurs at all, beside its `codebook_perplexity`; `code_use` says how
+    often each part of it does, as `use_by_rank`."""
 
     psnr: float | None = None
     l1: float | None = None
@@ -36,6 +36,7 @@ class Validation:
     cross_entropy: float | None = None
     codes_used: float
     codebook_perplexity: float
+    code_use: Sequence[float]
     count: int
     pictures: Tensor
 
@@ -49,9 +50,10 @@ class Validation:
         names = (*_MEANS, "codes_used", "codebook_perplexity", "count")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
-    def save_pictures(self, path: Path) -> None:
-        """A PNG: a row of originals above a row of reconstructions."""
-        write_png(path, grid(self.pictures, columns=len(self.pictures) // 2))
+    @property
+    def sheet(self) -> Tensor:
+        """uint8 (3, H, W): a row of originals above a row of reconstructions."""
+        return grid(self.pictures, columns=len(self.pictures) // 2)
 
 
 _MEANS = ("psnr", "l1", "perceptual", "accuracy", "cross_entropy")
@@ -92,6 +94,7 @@ def validate(
         **{name: total / images for name, total in totals.items()},
         codes_used=usage(counts),
         codebook_perplexity=perplexity(counts),
+        code_use=[round(value, 4) for value in use_by_rank(counts)],
         count=images,
         pictures=torch.stack(originals + reconstructions),
     )

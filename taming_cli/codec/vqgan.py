@@ -1,6 +1,7 @@
 """The codec: encoder, quantizer, decoder, as one module with the published keys."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,8 @@ from taming_cli.codec.quantizers import GumbelQuantizer, Quantized, Quantizer
 from taming_cli.config.codec import CodecConfig
 from taming_cli.config.fields import from_dict, to_dict
 from taming_cli.errors import BadFileError
-from taming_cli.runtime.checkpoint import ModelFile, Stored, tensors_sha256
+from taming_cli.runtime.builtin import named
+from taming_cli.runtime.checkpoint import ModelFile, Stored, load_model, tensors_sha256
 
 _DECODER = ("decoder.", "post_quant_conv.")
 _LATER = ("codebook",)
@@ -40,6 +42,13 @@ class VQGAN(nn.Module):
         self.quant_conv = nn.Conv2d(config.z_channels, config.codebook_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.codebook_dim, config.z_channels, 1)
         self.decoder = Decoder(config)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "VQGAN":
+        """The codec of a codec's or a prior's model file (`builtin`: of the one that comes with the package), in eval
+        mode on the CPU, its weights fp32 and frozen. BadFileError where it cannot be read."""
+        file = named(Path(path))
+        return codec_from(load_model(file), str(file))
 
     def forward(self, x: Tensor) -> Reconstruction:
         """(B, 3, H, W) in [-1, 1] -> Reconstruction, gradients going straight through the quantizer."""
@@ -99,7 +108,7 @@ def codec_from(model: ModelFile, where: str, part: str = "codec") -> VQGAN:
     with torch.device("meta"):
         codec = VQGAN(config)
     tensors = {
-        name[len(prefix) :]: tensor
+        name[len(prefix) :]: tensor.float()  # a file may hold half precision
         for name, tensor in model.tensors.items()
         if name.startswith(prefix) and not name.startswith("extra.")
     }

@@ -137,8 +137,9 @@ class CodecTrainConfig:
     val_images: int = option(64, "Held-out pictures looked at in each validation.", low=1)
     save_every: float = option(5.0, "Minutes between two saves, besides those at each validation.", low=0.01, live=True)
     snapshots: bool = option(False, "Keep the model of each validation, as checkpoints/step_*.safetensors.", live=True)
+    tensorboard: bool = option(False, "Write curves and pictures for TensorBoard too; needs tensorboardX.", live=True)
     seed: int = option(0, "Seed of everything random.", low=0, high=2**63 - 1)
-    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", live=True)
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", live=True, metavar="NAME")
     precision: Literal["auto", "fp32", "bf16"] = option(
         "auto", "Arithmetic of the networks; losses and quantisation are fp32."
     )

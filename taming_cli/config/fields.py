@@ -6,7 +6,6 @@ same wherever it comes from.
 """
 
 import dataclasses
-import difflib
 import math
 import types
 import typing
@@ -149,8 +148,10 @@ def _article(base: type) -> str:
 
 def one_of(valid: Iterable[str], wrong: str) -> str:
     """`did you mean 'x'? valid: x, y`: the end of a message that refuses a name."""
+    from difflib import get_close_matches  # only a mistake has to wait for it
+
     valid = list(valid)
-    close = difflib.get_close_matches(wrong, valid, n=1)
+    close = get_close_matches(wrong, valid, n=1)
     more = f", ... ({len(valid)} in all)" if len(valid) > MOST_NAMED else ""
     return (f"did you mean {close[0]!r}? " if close else "") + f"valid: {', '.join(valid[:MOST_NAMED])}{more}"
 

@@ -142,7 +142,11 @@ class PriorTrainConfig:
         1.0, "Probability that an input code is kept; the others become random codes, the targets stay.", low=0, high=1
     )
     condition_dropout: float = option(
-        0.1, "Probability that a picture is shown without its condition; guidance needs some.", low=0, high=1
+        0.1,
+        "Probability that a picture is shown without its conditions, and that of several one is left out; guidance "
+        "needs some.",
+        low=0,
+        high=1,
     )
 
     cond: tuple[str, ...] = option(
@@ -157,8 +161,9 @@ class PriorTrainConfig:
     save_every: float = option(5.0, "Minutes between two saves, besides those at each validation.", low=0.01, live=True)
     snapshots: bool = option(False, "Keep the model of each validation, as checkpoints/step_*.safetensors.", live=True)
     samples: int = option(16, "Pictures drawn at each validation; 0: none.", low=0)
+    tensorboard: bool = option(False, "Write curves and pictures for TensorBoard too; needs tensorboardX.", live=True)
     seed: int = option(0, "Seed of everything random.", low=0, high=2**63 - 1)
-    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", live=True)
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", live=True, metavar="NAME")
     precision: Literal["auto", "fp32", "bf16"] = option("auto", "Arithmetic of the network; weights and loss are fp32.")
     init: str | None = option(None, "Prior to start from: a model file, whose architecture is used.", metavar="FILE")
 

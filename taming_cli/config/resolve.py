@@ -1,7 +1,6 @@
 """Where a setting's value comes from: flag > environment > config file > preset > default; the origin is kept."""
 
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -75,6 +74,8 @@ def from_file(path: Path, command: str = "") -> Layer:
     Groups (`[codec]`) are allowed and flattened, so a run's config.json will do; a table named like a training command
     is read by that command alone, so what `taming presets show` prints will do too.
     """
+    import tomllib  # only a file has to wait for it
+
     try:
         text = path.read_text()
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)

@@ -157,7 +157,9 @@ class Segmentation(Content):
         image = read_labels(data, name, colours=self.colours, unlabelled=self.unlabelled)
         largest = _largest(image)
         if largest >= self.labels:
-            raise BadImageError(f"{name}: holds label {largest}, but the labels are 0 to {self.labels - 1}")
+            names = ", ".join(filter(None, self.colours.names)) if self.colours is not None else ""
+            said = f"0 to {self.labels - 1}" + (f" ({names})" if names else "")
+            raise BadImageError(f"{name}: holds label {largest}, but the labels are {said}")
         return image
 
     def tensor(self, image: Image) -> Tensor:  # noqa: D102

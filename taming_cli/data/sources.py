@@ -9,6 +9,7 @@ with a dotted field (`0001.seg.png`) are that picture's companions, not pictures
 """
 
 import hashlib
+import logging
 import os
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,7 @@ from taming_cli.data import archives
 from taming_cli.data.images import EXTENSIONS
 from taming_cli.errors import BadImageError, UsageError
 
+_log = logging.getLogger(__name__)
 _HEAD_BYTES = 64 * 1024
 
 
@@ -138,6 +140,7 @@ def list_items(inputs: Sequence[Path], *, extensions: frozenset[str] = EXTENSION
                 f"two pictures would both be named {item.name}: from {both}; give their common folder instead"
             )
         places[item.name] = item.path
+    _log.info("found %d pictures in %s, and %d other files", len(items), ", ".join(map(str, inputs)), ignored)
     return Listing(tuple(items), ignored)
 
 

@@ -201,8 +201,10 @@ def train_batch(
     found = tokens.windows(chosen, words(train.seed, Stream.CROP, major, minor, 3), prior)
     targets, conditions = in_order(prior, found.codes), found.conditions
     if train.condition_dropout:
-        drop = uniform(train.seed, Stream.CONDITION, major, minor, 1)[:, 0] < train.condition_dropout
-        for kind, codes in conditions.items():
+        draws = uniform(train.seed, Stream.CONDITION, major, minor, 1 + len(conditions))
+        every = draws[:, 0] < train.condition_dropout
+        for place, (kind, codes) in enumerate(sorted(conditions.items()), 1):
+            drop = every | (draws[:, place] < train.condition_dropout) if len(conditions) > 1 else every
             conditions[kind] = codes.masked_fill(drop.view(-1, *[1] * (codes.ndim - 1)), NOT_GIVEN)
     inputs = targets
     if train.pkeep < 1:

@@ -1,10 +1,14 @@
-"""What a prior's training will take, from its settings alone: nothing is computed."""
+"""What a prior's training and its samples will take, from the settings alone: nothing is computed."""
+
+from typing import NamedTuple
 
 import torch
 
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
+from taming_cli.config.size import Size
 from taming_cli.prior.gpt import GPT
 from taming_cli.prior.state import arranged, nats
+from taming_cli.prior.windows import plan
 from taming_cli.runtime.cost import Estimate, cost, pretending
 
 
@@ -25,3 +29,17 @@ def estimate(prior: PriorConfig, train: PriorTrainConfig, precision: torch.dtype
         parameters = sum(parameter.numel() for parameter in GPT(prior).parameters())
     memory = found.peak + 2 * 4 * parameters
     return Estimate(parameters, memory, found.flops * parts, found.moved * parts, 4 * parameters)
+
+
+class Drawing(NamedTuple):
+    """What one picture takes: forward passes one after the other, and tokens that run through the network."""
+
+    forwards: int
+    tokens: int
+
+
+def drawing(prior: PriorConfig, latent: Size, stride: int, *, guided: bool) -> Drawing:
+    """Of a picture of `latent` codes, drawn through windows that move `stride` columns at a time. A `guided` one runs
+    each token with its condition and without."""
+    found = plan(latent.height, latent.width, (prior.window.height, prior.window.width), stride)
+    return Drawing(found.sequential_forwards, found.tokens_run(prior.prefix_length) * (1 + guided))

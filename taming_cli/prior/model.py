@@ -49,7 +49,11 @@ def prior_from(model: ModelFile, where: str, *, dropout: float = 0.0) -> GPT:
     """The network of a prior's model file, in eval mode on the CPU. BadFileError names `where`."""
     with torch.device("meta"):
         gpt = GPT(from_dict(PriorConfig, model.config["prior"], where), dropout=dropout)
-    tensors = {name.removeprefix("prior."): t for name, t in model.tensors.items() if name.startswith("prior.")}
+    tensors = {  # a file may hold half precision
+        name.removeprefix("prior."): tensor.float()
+        for name, tensor in model.tensors.items()
+        if name.startswith("prior.")
+    }
     try:
         gpt.load_state_dict(tensors, strict=True, assign=True)
     except RuntimeError as error:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,19 +18,22 @@ from taming_cli.data.tokens import RULE
 from taming_cli.errors import UsageError
 from taming_cli.prior.batches import Rows, TokenSet, fixed_windows, train_batch
 from taming_cli.prior.generate import generate
-from taming_cli.prior.layout import prefix
+from taming_cli.prior.layout import NOT_GIVEN, prefix
 from taming_cli.prior.model import prior_file
 from taming_cli.prior.order import in_order
 from taming_cli.prior.sharded import is_shared
 from taming_cli.prior.state import PriorState, first_prior, prior_step, read_state, saved_prior, start
+from taming_cli.runtime.builtin import recorded
 from taming_cli.runtime.checkpoint import ModelFile, read_header, save_model, save_trainer
 from taming_cli.runtime.device import pick_device, pick_precision
 from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.interrupt import StopRequest
 from taming_cli.runtime.progress import LOG_EVERY, Means, OnStep, tell
 from taming_cli.runtime.report import write_report
-from taming_cli.runtime.rundir import Place, Run, absolute, open_run
+from taming_cli.runtime.rundir import Place, Run, open_run
 from taming_cli.runtime.schedule import Budget, cosine, warm_up
+from taming_cli.runtime.sheets import CONDITION, Layout, stamp
+from taming_cli.runtime.tensorboard import check_installed
 
 COMMAND = "train-prior"
 Render = Callable[[Tensor], Tensor]
@@ -58,6 +61,7 @@ def fit(
     conditions: Mapping[str, ModelFile] = MappingProxyType({}),
     place: Place | None = None,
     render: Render | None = None,
+    render_conditions: Mapping[str, Render] = MappingProxyType({}),
     origins: Mapping[str, str] | None = None,
     on_step: OnStep | None = None,
     world: World = ALONE,
@@ -66,6 +70,8 @@ def fit(
 
     Several processes share each batch: `train.batch_size` is that of all, and the first one writes and calls `on_step`.
 
+    `render` draws samples at each validation, and `render_conditions`, by kind, once the maps that they are drawn for.
+
     `conditions` are the codecs of the token files' condition maps, by kind; what a rule made needs none. Codebook size,
     conditions and the largest possible window come from the token files, all of the architecture from the prior that
     `train.init` names. Going on with an interrupted run happens by itself where `place` names one with the same
@@ -73,7 +79,9 @@ def fit(
     once a signal has asked to stop and all is saved.
     """
     began = time.monotonic()
-    train = replace(train, init=absolute(train.init))
+    if train.tensorboard:
+        check_installed()
+    train = replace(train, init=recorded(train.init))
     data = TokenSet(tokens, kinds=train.cond)
     _refuse_other_codecs(codec, conditions, data, tokens[0])
     rows, held = data.split(train.held)
@@ -83,7 +91,8 @@ def fit(
     device = pick_device(train.device)
     inputs = [str(path.resolve()) for path in tokens]
     groups = {"prior": prior, "train": train}
-    with open_run(COMMAND, place or Place(), groups, inputs=inputs, origins=origins or {}, world=world) as run:
+    settings: dict[str, Any] = {"inputs": inputs, "origins": origins or {}, "tensorboard": train.tensorboard}
+    with open_run(COMMAND, place or Place(), groups, **settings, world=world) as run:
         torch.manual_seed(train.seed)
         shared = train.fsdp and world.size > 1
         saved = read_state(run.trainer, world, shared=shared) if world.by_first(run.trainer.exists) else None
@@ -97,9 +106,11 @@ def fit(
             "grid": str(data.smallest),
             "downsample_factor": data.header.downsample_factor,
             "condition_dropout": train.condition_dropout,
+            "learned_apart": bool(train.condition_dropout) and len(gpt.config.conditions) > 1,
         }
         on_step = on_step if world.first else None
-        session = _Session(run, state, train, data, rows, held, codec, conditions, about, render, began, on_step, part)
+        draw = _Draw(render, render_conditions)
+        session = _Session(run, state, train, data, rows, held, codec, conditions, about, draw, began, on_step, part)
         if saved:
             _go_on(session, saved)
         world.agree(state.step)
@@ -126,6 +137,13 @@ def _refuse_other_codecs(codec: ModelFile, conditions: Mapping[str, ModelFile], 
             raise UsageError(f"{path} was made with another {what} than is given; give the one with hash {sha256[:12]}")
 
 
+class _Draw(NamedTuple):
+    """How samples become pictures, and how the maps do that they are drawn for, by kind."""
+
+    samples: Render | None
+    conditions: Mapping[str, Render]
+
+
 @dataclass
 class _Session:
     """What the loop and its saves share. `began` is when the training would have begun, had it never been stopped."""
@@ -139,7 +157,7 @@ class _Session:
     codec: ModelFile
     conditions: Mapping[str, ModelFile]
     about: dict[str, Any]
-    render: Render | None
+    draw: _Draw
     began: float
     on_step: OnStep | None
     part: int
@@ -184,12 +202,13 @@ def _loop(session: _Session) -> None:
             (state.seconds,) = world.most(time.monotonic() - session.began)
             before, spent = spent, budget.spent(state.step, state.seconds)
             means.add(terms, train.batch_size)
+            values: dict[str, float] = {}
             if state.step % LOG_EVERY == 0:
                 values = {**means.take(), "learning_rate": rate}
                 values |= {"images_per_second": means.images_per_second, "waiting_seconds": means.waiting_seconds}
                 if world.first:
                     run.log(kind="train", step=state.step, images=state.images_seen, seconds=state.seconds, **values)
-                _tell(session, spent, values, means.images_per_second)
+            _tell(session, spent, values, means.images_per_second)
             if spent >= 1 or int(before / train.val_every) < int(spent / train.val_every):
                 _save(session, best=_validate(session))
                 if train.snapshots and world.first:
@@ -241,12 +260,17 @@ def _validate(session: _Session) -> bool:
 
 
 def _draw_samples(session: _Session) -> None:
-    """One window for each of some held-out conditions (training ones, where none are held out), at temperature 1."""
-    state, train = session.state, session.train
-    if session.render is None or not train.samples:
+    """One window for each of some held-out conditions (training ones, where none are held out), at temperature 1, in
+    the order of their classes; and once the maps among these conditions."""
+    state, train, render = session.state, session.train, session.draw.samples
+    if render is None or not train.samples:
         return
     among = session.held if len(session.held) else session.rows
-    rows = among[[n % len(among) for n in range(train.samples)]]
+    places = [n % len(among) for n in range(train.samples)]
+    given = fixed_windows(session.data, among[places], state.gpt.config).conditions
+    classes = given["class"][:, 0].tolist() if "class" in given else [0] * train.samples
+    order = sorted(range(train.samples), key=lambda n: (classes[n], places[n]))
+    given = {kind: codes[order] for kind, codes in given.items()}
     window = state.gpt.config.window
     codes = generate(
         state.average,
@@ -254,11 +278,21 @@ def _draw_samples(session: _Session) -> None:
         samples=range(train.samples),
         seed=train.seed,
         decoding=DecodingConfig(),
-        conditions=fixed_windows(session.data, rows, state.gpt.config).conditions,
+        conditions=given,
         batch_size=train.batch_size,
     )
-    sheet = grid(session.render(codes), columns=max(1, round(train.samples**0.5)))
-    write_png(session.run.samples / f"step_{state.step:07d}.png", sheet)
+    labels = _class_names(session.data, given["class"]) if "class" in given else ()
+    layout = Layout(max(1, round(train.samples**0.5)), train.samples, labels)
+    session.run.show(state.step, grid(render(codes), columns=layout.columns), stamp(layout))
+    for kind, draw in session.draw.conditions.items():
+        target = session.run.samples / f"{CONDITION}{kind}.png"
+        if kind in given and not target.exists():
+            write_png(target, grid(draw(given[kind]), columns=layout.columns), stamp(replace(layout, labels=())))
+
+
+def _class_names(data: TokenSet, classes: Tensor) -> tuple[str, ...]:
+    """The names of classes (n, 1)."""
+    return tuple("no class" if n == NOT_GIVEN else data.label_names[n] for n in classes[:, 0].tolist())
 
 
 def _model(session: _Session) -> ModelFile:

@@ -36,8 +36,9 @@ def write(
 
     Each scene is images/CLASS/STEM.png, segmentation/ (palette PNG, values are labels), depth/ (16-bit grey, 0 near to
     65535 at the sky), pose/ and, for figures, keypoints/CLASS/STEM.json (COCO). Beside them labels.txt names each label
-    on its line, seg.png is one 1280 x 832 segmentation, and scenes.json records the arguments. Files appear complete or
-    not at all; the same call again writes what is missing. `on_item(done, count)` is called after each scene.
+    on its line, colours.txt says its colour too (for maps painted by hand, and `--colours`), seg.png is one 1280 x 832
+    segmentation, and scenes.json records the arguments. Files appear complete or not at all; the same call again writes
+    what is missing. `on_item(done, count)` is called after each scene.
 
     Raises UsageError when `out` holds anything but this very data set, or an argument is out of range.
     """
@@ -55,6 +56,8 @@ def write(
         if on_item:
             on_item(done, count)
     _replace(out / "labels.txt", "".join(f"{name}\n" for name in LABELS).encode())
+    table = (f"#{bytes(rgb).hex()} {name}\n" for rgb, name in zip(PALETTE, LABELS, strict=True))
+    _replace(out / "colours.txt", "".join(table).encode())
     if not (out / "seg.png").exists():
         # A lake, for its many labels; where only figures are wanted, the first of them.
         chosen = seed if kind == "figure" else seed - seed % 8 + 5

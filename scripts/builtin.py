@@ -1,0 +1,70 @@
+"""For `scripts/builtin`: weights in half precision, and the one file with all networks and how it was made."""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from taming_cli.codec.vqgan import codec_file, codec_from
+from taming_cli.data.scenes.canvas import LABELS, PALETTE
+from taming_cli.runtime.checkpoint import load_model, save_model
+from taming_cli.runtime.record import read_run
+
+SUGGESTED = {"top_k": 100, "top_p": 0.9, "guidance": 3.0}
+"""What is drawn with where nothing else is said: likelier codes, and a strong pull towards map and class, as a prior
+this small needs."""
+SCORES = ("psnr", "perceptual", "accuracy", "codes_used", "val_nats_per_token")
+MOST = 15_000_000
+"""Bytes that the file may have."""
+
+
+def halve(*runs: str) -> None:
+    """Write each run's last codec as `half.safetensors`, every weight such as half precision has it."""
+    for run in map(Path, runs):
+        model = load_model(run / "checkpoints" / "last.safetensors", "taming-codec")
+        about = _public(model.about)
+        if about["content"] == "segmentation":  # so that maps may be painted in colours, too
+            labels = model.config["codec"]["in_channels"]
+            about["colours"] = {"rgb": PALETTE[:labels].tolist(), "names": list(LABELS[:labels])}
+        rounded = replace(model, tensors={name: tensor.half().float() for name, tensor in model.tensors.items()})
+        save_model(run / "half.safetensors", codec_file(codec_from(rounded, str(run)), about))
+
+
+def gather(out: str, target: str, data: str) -> None:
+    """The prior's file, which holds the codecs too, its weights in half precision; with how it was made."""
+    made: dict[str, Any] = {"script": "scripts/builtin", "data": data}
+    for run in ("map-codec", "codec", "prior"):
+        record = read_run(Path(out) / run)
+        made[run] = {
+            "seed": record.config["train"]["seed"],
+            "steps": record.newest["step"],
+            "minutes": round(record.newest["seconds"] / 60, 1),
+            **{name: round(value, 4) for name, value in record.validation[-1].items() if name in SCORES},
+        }
+    model = load_model(Path(out) / "prior" / "checkpoints" / "best.safetensors", "taming-prior")
+    about = {**_public(model.about), "sampling": SUGGESTED, "made": made}
+    halves = {name: tensor.half() for name, tensor in model.tensors.items()}
+    save_model(Path(target), replace(model, about=about, tensors=halves))
+    size = Path(target).stat().st_size
+    print(f"{target}: {size:,} bytes")
+    if size > MOST:
+        raise SystemExit(f"{target} is larger than {MOST:,} bytes")
+
+
+def note(target: str, followed: str) -> None:
+    """Add how samples follow their maps."""
+    model = load_model(Path(target), "taming-prior")
+    made = {**model.about["made"], "follows": followed}
+    save_model(Path(target), replace(model, about={**model.about, "made": made}))
+
+
+def _public(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the paths of the machine that it was made on."""
+    return {name: value for name, value in about.items() if name not in ("images", "tokens")}
+
+
+if __name__ == "__main__":
+    verb, *arguments = sys.argv[1:]
+    verbs: dict[str, Callable[..., None]] = {"halve": halve, "gather": gather, "note": note}
+    verbs[verb](*arguments)
