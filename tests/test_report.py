@@ -1,4 +1,5 @@
 import base64
+import io
 import json
 import re
 import struct
@@ -10,16 +11,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
 from taming_cli.config.fields import to_dict
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
+from taming_cli.data.images import grid, write_png
 from taming_cli.errors import BadFileError
 from taming_cli.runtime.charts import Chart, Line, draw, linear_axis, number, thin, value_axis
 from taming_cli.runtime.checkpoint import ModelFile, save_model
 from taming_cli.runtime.page import Html, el, page
+from taming_cli.runtime.pictures import earlier
 from taming_cli.runtime.record import read_run
-from taming_cli.runtime.report import earlier, write_report
+from taming_cli.runtime.report import write_report
+from taming_cli.runtime.sheets import LAYOUT, Layout, halves, layout_of, pieces, stamp
 
 VOID = {"img", "meta"}
 
@@ -91,18 +96,139 @@ def draw_sheet(path: Path, width: int = 16, height: int = 6) -> bytes:
     return path.read_bytes()
 
 
-def test_page_needs_no_network_and_no_script(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "a", "train-vqgan", codec_lines(), step=100)
-    draw_sheet(run / "samples" / "step_0000100.png")
-    tree = read(run)
+def draw_samples(path: Path, labels: tuple[str, ...] = (), *, side: int = 8, count: int = 5, seed: int = 0) -> Tensor:
+    """A sheet of `count` pictures in two columns, as a training writes it; returns the pictures."""
+    pictures = torch.randint(0, 256, (count, 3, side, side), generator=torch.manual_seed(seed), dtype=torch.uint8)
+    write_png(path, grid(pictures, columns=2), stamp(Layout(2, count, labels)))
+    return pictures
+
+
+def seen(tree: Tree) -> list[np.ndarray]:
+    """The pictures on a page, in order, (H, W, 3)."""
+    data = [base64.b64decode((img["src"] or "").removeprefix("data:image/png;base64,")) for img in tree.all("img")]
+    return [np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in data]
+
+
+def assert_self_contained(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    tree = Tree(text)
     assert not {"script", "link", "iframe", "object", "use", "image"} & {name for name, _ in tree.elements}
     for _, attributes in tree.elements:
         assert not any(name.startswith("on") for name in attributes)
         for name in ("src", "href", "srcset"):
             assert (attributes.get(name) or "data:").startswith("data:")
-    style = (run / "report.html").read_text().split("<style>")[1].split("</style>")[0]
+    style = text.split("<style>")[1].split("</style>")[0]
     assert "url(" not in style
     assert "@import" not in style
+
+
+def test_page_needs_no_network_and_no_script(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", "train-vqgan", codec_lines(), step=100)
+    draw_sheet(run / "samples" / "step_0000100.png")
+    assert_self_contained(write_report(run))
+
+
+def test_samples_have_their_class_below_and_their_map_above(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", "train-prior", [])
+    draw_samples(run / "samples" / "step_0000001.png", ("x",) * 5, seed=1)
+    drawn = draw_samples(run / "samples" / "step_0000002.png", ("lake", "lake", "night", "night", "wood"))
+    maps = draw_samples(run / "samples" / "condition_depth.png", side=16, seed=2)
+    tree = read(run)
+    shown = seen(tree)
+    for n in range(5):
+        assert np.array_equal(shown[2 * n], maps[n].permute(1, 2, 0))
+        assert np.array_equal(shown[2 * n + 1], drawn[n].permute(1, 2, 0))
+    assert len(shown) == 2 * 5 + 1
+    assert [alt["alt"] for alt in tree.all("img")][1:10:2] == ["lake", "lake", "night", "night", "wood"]
+    assert re.findall(r"lake|night|wood", tree.text) == ["lake", "lake", "night", "night", "wood"]
+    assert "the maps above them" in tree.text
+
+
+def test_samples_whose_sheet_says_nothing_are_shown_as_one_picture(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", "train-prior", [])
+    draw_samples(run / "samples" / "step_0000002.png")
+    assert [picture.shape for picture in seen(read(run))] == [(28, 18, 3)]
+
+
+def test_a_sheet_is_taken_apart_into_what_was_put_together(tmp_path: Path) -> None:
+    pictures = draw_samples(tmp_path / "a" / "samples" / "step_0000001.png", tuple("abcde"))
+    (sheet,) = read_run(tmp_path / "a").sheets
+    layout = layout_of(sheet)
+    assert layout == Layout(2, 5, tuple("abcde"))
+    for piece, picture in zip(pieces(sheet, layout), pictures, strict=True):
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(piece.png))), picture.permute(1, 2, 0))
+        assert (piece.width, piece.height) == (8, 8)
+    upper_and_lower = halves(sheet)  # 28 rows: 13, a gap of 2, 13
+    assert [piece.height for piece in upper_and_lower.values()] == [13, 13]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"columns": "x"}',
+        '{"columns": 0, "count": 5, "labels": []}',
+        '{"columns": 2, "count": 5, "labels": ["a"]}',
+        '{"columns": 90, "count": 5, "labels": []}',
+    ],
+)
+def test_a_sheet_that_says_what_does_not_fit_it_stays_whole(tmp_path: Path, said: str) -> None:
+    path = tmp_path / "samples" / "step_0000001.png"
+    write_png(path, torch.zeros(3, 28, 18, dtype=torch.uint8), {LAYOUT: said})
+    assert layout_of(read_run(tmp_path).sheets[0]) is None
+
+
+def test_a_damaged_sheet_leaves_the_rest_of_the_page(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", "train-prior", [])
+    path = run / "samples" / "step_0000002.png"
+    draw_samples(path, tuple("abcde"), side=64)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + b"\0" * 99 + data[-12:])  # begins and ends like a whole one
+    assert "Samples" in read(run).text
+
+
+def test_the_use_of_the_codebook_is_a_curve_that_ends_where_codes_are_unused(tmp_path: Path) -> None:
+    lines = [
+        line("validation", n, codes_used=0.5) | {"code_use": use} for n, use in ((1, [4, 0, 0, 0]), (2, [3, 1, 0, 0]))
+    ]
+    tree = read(make_run(tmp_path / "a", "train-vqgan", lines))
+    label = "Use by code: step 1 4, step 2 1"
+    assert label in [svg["aria-label"] for svg in tree.all("svg")]
+    text = (tmp_path / "a" / "report.html").read_text()
+    (chart,) = [figure for figure in re.findall("<figure.*?</figure>", text) if label in figure]
+    curves = [path["d"] for path in Tree(chart).all("path") if path["class"] == "hue0 strong"]
+    assert [re.findall(r"[ML]([\d.]+)", curve or "") for curve in curves] == [["125", "375"]]
+
+
+def test_measured_codes_are_drawn_as_a_curve_in_place_of_the_drawing(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", "train-vqgan", [])
+    counts = {"metric": "codebook", "perplexity": 2.0, "protocol": {}, "details": {"counts": [9, 3, 0, 0]}}
+    by_class = {
+        "metric": "nats/token",
+        "value": 3.5,
+        "protocol": {},
+        "details": {"by_class": {"easy": 1.0, "hard": 5.0}},
+    }
+    (run / "eval").mkdir()
+    for name in ("codebook", "worst"):
+        draw_sheet(run / "eval" / f"{name}.png")
+    (run / "eval.json").write_text(json.dumps({"codebook": counts, "nll": by_class}))
+    tree = read(run)
+    assert [svg["aria-label"] for svg in tree.all("svg")] == ["Use by code: measured 1"]
+    assert [image["alt"] for image in tree.all("img")] == ["worst"]
+    assert re.sub(r"\s+", " ", tree.text).count("Class Value Unit hard 5 nats/token easy 1 nats/token") == 1
+
+
+def test_a_codec_of_maps_is_said_to_be_good_for_conditions(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", "train-vqgan", codec_lines(), step=100)
+    settings = json.loads((run / "config.json").read_text())
+    settings["config"]["train"]["kind"] = "depth"
+    (run / "config.json").write_text(json.dumps(settings))
+    text = read(run).text
+    assert f"taming tokenize pictures/ --cond depth=/pictures --cond-ckpt {run}/checkpoints/best.safetensors" in text
+    assert "taming reconstruct" not in text
 
 
 def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
@@ -285,19 +411,26 @@ def test_curve_lies_where_its_values_say() -> None:
     ]
 
 
-def test_last_values_do_not_cover_each_other() -> None:
-    lines = [
-        Line(name=name, points=[(0, 0), (9, value)])
-        for name, value in (("a", 1.0), ("b", 1.001), ("c", 0.99), ("d", 0.0))
-    ]
+@pytest.mark.parametrize("ends", [(1.0, 1.001, 0.99, 0.0), (1.0,) * 11])
+def test_last_values_do_not_cover_each_other_and_stay_beside_the_plot(ends: tuple[float, ...]) -> None:
+    lines = [Line(name=str(n), points=[(0, 0), (9, value)]) for n, value in enumerate(ends)]
     tree = Tree(draw(Chart(title="t", unit="", lines=lines)))
     heights = [
         float((span["style"] or "").removeprefix("bottom:").removesuffix("%"))
         for span in tree.all("span")
         if (span.get("class") or "").startswith("last")
     ]
-    assert len(heights) == 4
+    assert len(heights) == len(ends)
     assert min(np.diff(sorted(heights))) >= 8.9
+    assert -1 <= min(heights) <= max(heights) <= 100
+
+
+@pytest.mark.parametrize("steps", [9, 95, 1500, 2_000_000])
+def test_the_labels_of_the_steps_leave_room_for_their_name(steps: int) -> None:
+    chart = Chart(title="t", unit="", lines=[Line(name="a", points=[(0, 0), (steps, 1)])])
+    labels = re.findall(r'class="x" style="left:([\d.]+)%">([\d,.e]+)<', draw(chart))
+    assert labels[0] == ("0", "0")
+    assert all(float(left) + 3.4 / 2 * len(label) < 100 for left, label in labels)
 
 
 @pytest.mark.parametrize(

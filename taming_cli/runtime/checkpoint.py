@@ -6,6 +6,7 @@ needs; it is written before the model file of the same step, so a kill between t
 
 import hashlib
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from taming_cli.errors import BadFileError
 
+_log = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 SAFETENSORS = {
     torch.float64: "F64",
@@ -82,6 +84,7 @@ def save_model(path: Path, model: ModelFile, tensors: Mapping[str, Tensor | Stor
         "about": json.dumps(model.about),
     }
     write_atomically(path, lambda temporary: write_safetensors(temporary, tensors or model.tensors, metadata))
+    _log.info("wrote %s", path)
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor | Stored], metadata: Mapping[str, str]) -> None:
@@ -135,6 +138,8 @@ def load_model(path: Path, format: str | None = None) -> ModelFile:
     if format is not None and model.format != format:
         names = {"taming-codec": "a codec", "taming-prior": "a prior"}
         raise BadFileError(f"{path} is {names.get(model.format, model.format)}; {names[format]} is needed here")
+    kind, step = model.format.removeprefix("taming-"), model.about.get("step")
+    _log.info("read %s: a %s%s, %.1f MB", path, kind, f" of step {step}" if step else "", path.stat().st_size / 1e6)
     return model
 
 
@@ -162,6 +167,7 @@ def _read(path: Path, *, with_tensors: bool) -> ModelFile:
 def save_trainer(path: Path, state: Mapping[str, Any]) -> None:
     """Write a trainer file, atomically: tensors, numbers, strings and plain containers only."""
     write_atomically(path, lambda temporary: torch.save(dict(state), temporary))
+    _log.info("wrote %s", path)
 
 
 def load_trainer(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import logging
 import os
 import resource
 import sys
@@ -13,6 +14,7 @@ from taming_cli.config.fields import one_of
 from taming_cli.errors import UsageError
 from taming_cli.runtime.distributed import started
 
+_log = logging.getLogger(__name__)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -41,7 +43,17 @@ def pick_device(name: str) -> torch.device:
         keep_freed_memory()
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # FSDP2 and NCCL go by it
+    if _log.isEnabledFor(logging.INFO):
+        _log.info("device: %s", _described(device))
     return device
+
+
+def _described(device: torch.device) -> str:
+    if device.type == "cuda":
+        found = torch.cuda.get_device_properties(device)
+        return f"{device}, {found.name}, {found.total_memory / 2**30:.0f} GiB"
+    threads = torch.get_num_threads()
+    return f"{device}, {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else str(device)
 
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # of mallopt(3)
@@ -99,6 +111,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
         name = "bf16" if _multiplies_bf16(device) else "fp32"
     if name not in _DTYPES:
         raise UsageError(f"precision {name!r} is unknown; {one_of(['auto', *_DTYPES], name)}")
+    _log.info("precision: %s", name)
     return _DTYPES[name]
 
 

@@ -1,11 +1,15 @@
 """Ctrl-C and TERM: the first asks the work to stop where nothing is lost, the second stops it."""
 
+import contextlib
+import logging
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any
 
 from taming_cli.errors import Interrupted
+
+_log = logging.getLogger(__name__)
 
 
 class StopRequest:
@@ -34,6 +38,8 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = signal.Signals(number)
         self._restore()
+        with contextlib.suppress(RuntimeError):  # the signal came while another line was being written
+            _log.warning("%s: stopping where nothing is lost; a second one stops at once", self.requested.name)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

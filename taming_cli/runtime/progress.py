@@ -15,8 +15,8 @@ LOG_EVERY = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What a caller is told: `spent` is the share of the training done; `values` the means of the last steps' terms, or
-    a validation's figures where `validation` is set."""
+    """What a caller is told at each step: `spent` is the share of the training done; `values`, at every tenth step, the
+    means of the last ten steps' terms, else empty; or a validation's figures where `validation` is set."""
 
     step: int
     spent: float

@@ -2,33 +2,27 @@
 
 import json
 import math
+import os
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.runtime.checkpoint import ModelFile, read_header
 from taming_cli.runtime.rundir import read_settings
 from taming_cli.runtime.schedule import Budget
+from taming_cli.runtime.sheets import CONDITION, Sheet
 
 PNG_SIGNATURE, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 EVAL, DRAWINGS = "eval.json", "eval"
 """Where `taming eval all` leaves its results in a run folder, and what it draws."""
+SETTINGS, METRICS = "config.json", "metrics.jsonl"
+DEEPEST = 4
+"""How many folders below `runs/` a run may lie."""
 NOT_FIGURES = ("step", "images", "seconds")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sheet:
-    """A PNG: reconstructions or samples as of `step`; width and height in pixels, size in bytes."""
-
-    step: int
-    path: Path
-    width: int
-    height: int
-    bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +49,9 @@ class RunRecord:
     drawings: Sequence[Sheet] = ()
     """The pictures that it drew, in `eval/`; without a step."""
 
+    conditions: Mapping[str, Sheet] = field(default_factory=dict)
+    """By kind, the maps that the samples were drawn for; without a step."""
+
     @property
     def newest(self) -> Mapping[str, Any]:
         """Step, images and seconds of the last line logged; empty before the first."""
@@ -80,16 +77,71 @@ class RunRecord:
         except (KeyError, TypeError, UsageError):
             return None
 
-    def points(self, kind: str, key: str) -> list[tuple[float, float]]:
-        """(step, value) of one figure, without values that are not finite. `kind` is "train" or "validation"."""
+    def points(self, kind: str, key: str, across: str = "step") -> list[tuple[float, float]]:
+        """(step, value) of one figure, without values that are not finite. `kind` is "train" or "validation"; `across`
+        another figure in place of the step."""
         lines = self.train if kind == "train" else self.validation
-        return [(line["step"], line[key]) for line in lines if is_number(line.get(key))]
+        return [(line[across], line[key]) for line in lines if is_number(line.get(key)) and is_number(line.get(across))]
 
     def figures(self, kind: str) -> list[str]:
         """Which figures the lines of that kind hold, in order of appearance."""
         lines = self.train if kind == "train" else self.validation
         names = dict.fromkeys(name for line in lines for name in line if name not in NOT_FIGURES)
         return [name for name in names if self.points(kind, name)]
+
+
+class FoundRuns(NamedTuple):
+    """Run folders, absolute and each once, and those whose settings cannot be read, with the reason."""
+
+    folders: list[Path]
+    skipped: dict[str, str]
+
+
+def find_runs(paths: Sequence[Path]) -> FoundRuns:
+    """The runs in these folders: each is one, or holds some at most DEEPEST folders below, such as `runs/`.
+
+    BadFileError for a folder that is not there, holds no run, or whose own settings cannot be read.
+    """
+    found: dict[Path, None] = {}
+    skipped: dict[str, str] = {}
+    for path in paths:
+        if not path.is_dir():
+            what = "is no folder" if path.exists() else "does not exist"
+            raise BadFileError(
+                f"run folder {path} {what}; name a run such as runs/train-vqgan/001, or a folder of runs"
+            )
+        if (path / SETTINGS).exists():
+            read_settings(path)
+            found[path.resolve()] = None
+            continue
+        below = dict.fromkeys(_runs_below(path, DEEPEST, skipped))
+        if not below:
+            broken = "".join(f"; {name}: {reason}" for name, reason in skipped.items())
+            raise BadFileError(
+                f"{path} is no run and holds none that can be read{broken}; name a run such as runs/train-vqgan/001, "
+                "or a folder of runs"
+            )
+        found |= below
+    return FoundRuns(list(found), skipped)
+
+
+def _runs_below(folder: Path, deepest: int, skipped: dict[str, str]) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            inside = sorted(folder / entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
+    except OSError as error:
+        skipped[str(folder)] = error.strerror or str(error)
+        return
+    for path in inside:
+        try:
+            read_settings(path)
+        except BadFileError as error:
+            if (path / METRICS).exists():
+                skipped[str(path)] = str(error)
+            elif deepest > 1:
+                yield from _runs_below(path, deepest - 1, skipped)
+        else:
+            yield path.resolve()
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -102,7 +154,7 @@ def read_run(folder: Path) -> RunRecord:
     except BadFileError as error:
         settings = {}
         notes.append(str(error))
-    lines = read_metrics(folder / "metrics.jsonl", notes)
+    lines = read_metrics(folder / METRICS, notes)
     config = settings.get("config")
     return RunRecord(
         folder=folder.resolve(),
@@ -118,7 +170,11 @@ def read_run(folder: Path) -> RunRecord:
         best=_header(folder / "checkpoints" / "best.safetensors", notes),
         notes=notes,
         measured=_measured(folder / EVAL, notes),
-        drawings=[sheet for path in sorted((folder / DRAWINGS).glob("*.png")) if (sheet := _sheet(path, notes))],
+        drawings=_pngs(folder / DRAWINGS, "*.png", notes),
+        conditions={
+            sheet.path.stem.removeprefix(CONDITION): sheet
+            for sheet in _pngs(folder / "samples", f"{CONDITION}*.png", notes)
+        },
     )
 
 
@@ -188,6 +244,10 @@ def _sheets(folder: Path, notes: list[str]) -> list[Sheet]:
         sheet = _sheet(path, notes, int(step[1])) if step else None
         sheets += [sheet] if sheet else []
     return sorted(sheets, key=lambda sheet: sheet.step)
+
+
+def _pngs(folder: Path, pattern: str, notes: list[str]) -> list[Sheet]:
+    return [sheet for path in sorted(folder.glob(pattern)) if (sheet := _sheet(path, notes))]
 
 
 def _sheet(path: Path, notes: list[str], step: int = 0) -> Sheet | None:

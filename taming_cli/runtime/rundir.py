@@ -14,15 +14,20 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 import taming_cli
 from taming_cli.config.fields import to_dict
+from taming_cli.data.images import write_png
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.runtime.checkpoint import write_atomically
 from taming_cli.runtime.distributed import ALONE, World
+
+if TYPE_CHECKING:
+    from taming_cli.runtime.tensorboard import Board
 
 RESUMED = "resumed run"
 """The origin of a value that a resumed run keeps; config.json goes on saying where it came from at first."""
@@ -42,20 +47,24 @@ class Place:
 
 
 class Run:
-    """An open run folder, locked against a second process. Made by `open_run`; a context manager."""
+    """An open run folder, locked against a second process. Made by `open_run`; a context manager. With `tensorboard`,
+    what is logged and shown goes there too."""
 
-    def __init__(self, folder: Path, lock: IO[str] | None) -> None:
+    def __init__(self, folder: Path, lock: IO[str] | None, *, tensorboard: bool = False) -> None:
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
         self.samples = folder / "samples"
         self.trainer = folder / "trainer.pt"
         self.metrics = folder / "metrics.jsonl"
-        self._lock = lock
+        self._lock, self._tensorboard = lock, tensorboard
+        self._board: Board | None = None
 
     def __enter__(self) -> "Run":
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._board is not None:
+            self._board.close()
         if self._lock is not None:
             self._lock.close()
 
@@ -82,6 +91,15 @@ class Run:
         """Append one line to metrics.jsonl."""
         with self.metrics.open("a") as stream:
             stream.write(json.dumps(values) + "\n")
+        if self._board is not None:
+            self._board.log(values)
+
+    def show(self, step: int, sheet: Tensor, text: Mapping[str, str] | None = None) -> None:
+        """Keep a sheet of pictures, uint8 (3, H, W), as `samples/step_*.png`; `text` says what it shows."""
+        path = self.samples / f"step_{step:07d}.png"
+        write_png(path, sheet, text)
+        if self._board is not None:
+            self._board.show(step, path)
 
     def read_log(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
@@ -98,6 +116,10 @@ class Run:
         kept = [line for line in self.read_log() if line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_atomically(self.metrics, lambda temporary: _write_text(temporary, text))
+        if self._tensorboard:
+            from taming_cli.runtime.tensorboard import FOLDER, Board
+
+            self._board = Board(self.folder / FOLDER, step, kept)
 
 
 def open_run(
@@ -107,6 +129,7 @@ def open_run(
     *,
     inputs: Sequence[str],
     origins: Mapping[str, str],
+    tensorboard: bool = False,
     world: World = ALONE,
 ) -> Run:
     """The run folder for these settings: a new one, or one to go on with (its `trainer.pt` then exists). Of several
@@ -118,7 +141,7 @@ def open_run(
     made: list[Run] = []
 
     def make() -> Path:
-        made.append(_make_run(command, place, groups, inputs, origins))
+        made.append(_make_run(command, place, groups, inputs, origins, tensorboard))
         return made[0].folder
 
     folder = world.by_first(make)
@@ -126,7 +149,12 @@ def open_run(
 
 
 def _make_run(
-    command: str, place: Place, groups: Mapping[str, Any], inputs: Sequence[str], said: Mapping[str, str]
+    command: str,
+    place: Place,
+    groups: Mapping[str, Any],
+    inputs: Sequence[str],
+    said: Mapping[str, str],
+    tensorboard: bool,
 ) -> Run:
     folder = find_run(command, place)
     origins = dict(said)
@@ -144,7 +172,7 @@ def _make_run(
     elif folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} exists and is not a run; give another --out or --name")
     folder.mkdir(parents=True, exist_ok=True)
-    run = Run(folder, _lock(folder))
+    run = Run(folder, _lock(folder), tensorboard=tensorboard)
     run.checkpoints.mkdir(exist_ok=True)
     run.samples.mkdir(exist_ok=True)
     for leftover in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):  # of a killed process: we hold the lock
@@ -162,6 +190,8 @@ def find_run(command: str, place: Place) -> Path | None:
     """
     if place.name is not None and (not place.name or place.name in (".", "..") or "/" in place.name):
         raise UsageError(f"name {place.name!r} is not a folder name; use --out for a path")
+    if place.name is not None and place.out is not None:
+        raise UsageError(f"--out {place.out} and --name {place.name} both say where; leave one of them out")
     folder = place.out or (place.root / command / place.name if place.name else None)
     if not place.resume:
         return folder
