@@ -1,9 +1,6 @@
 """Where weights come from: the order of the search, hashes, downloads (from a server of this test) and messages."""
 
-import dataclasses
 import hashlib
-import http.server
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,17 +11,13 @@ from safetensors.torch import save_file
 
 from taming_cli.errors import BadFileError, MissingWeightsError, UsageError
 from taming_cli.runtime import weights
-
-CONTENT = b"not really weights" * 1000
+from tests.served import CONTENT, Server, put, serving, without_weights
 
 
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine without weights: an empty hub cache, no folder variable. The fixture's value is the cache."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.delenv(weights.FOLDER_VARIABLE, raising=False)
-    monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    return tmp_path / "torch" / "hub" / "checkpoints"
+    """A machine without weights. The fixture's value is the cache."""
+    return without_weights(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -35,40 +28,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> weights.Known:
     return known
 
 
-@dataclasses.dataclass
-class Server:
-    url: str
-    content: bytes = CONTENT
-    announced: int | None = None  # Content-Length, where it is to be a lie
-    asked: int = 0
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            state.asked += 1
-            self.send_response(200)
-            self.send_header("Content-Length", str(state.announced or len(state.content)))
-            self.end_headers()
-            self.wfile.write(state.content)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        state = Server(f"http://127.0.0.1:{httpd.server_port}/vgg16.pth")
-        thread = threading.Thread(target=httpd.serve_forever)
-        thread.start()
+    with serving() as state:
         yield state
-        httpd.shutdown()
-        thread.join()
-
-
-def put(path: Path, content: bytes = CONTENT) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
 
 
 def test_the_table_says_what_torchvision_says() -> None:
@@ -76,15 +39,27 @@ def test_the_table_says_what_torchvision_says() -> None:
         "vgg16": tv.VGG16_Weights.IMAGENET1K_V1,
         "alexnet": tv.AlexNet_Weights.IMAGENET1K_V1,
         "squeezenet1_1": tv.SqueezeNet1_1_Weights.IMAGENET1K_V1,
+        "deeplabv3_resnet50": tv.get_model_weights("deeplabv3_resnet50").DEFAULT,
+        "keypointrcnn_resnet50_fpn": tv.get_model_weights("keypointrcnn_resnet50_fpn").DEFAULT,
     }
+    assert set(weights.TABLE) - set(published) == {"efficientnet-lite0", "inception-v3-compat"}
     for name, entry in published.items():
         known = weights.TABLE[name]
         assert known.url == entry.url
         assert entry.url.endswith("/" + known.file_name)
         prefix = known.file_name.removesuffix(".pth").rpartition("-")[2]
         assert known.sha256.startswith(prefix)
-        assert len(known.sha256) == 64
+        assert len(known.sha256) in (8, 64)
         assert known.size / 2**20 == pytest.approx(entry.meta["_file_size"], abs=0.001)
+
+
+def test_the_table_says_of_inception_what_torch_fidelity_says() -> None:
+    from torch_fidelity import feature_extractor_inceptionv3 as theirs
+
+    known = weights.TABLE["inception-v3-compat"]
+    assert known.url == theirs.URL_INCEPTION_V3
+    assert known.url.endswith(known.file_name)
+    assert known.sha256.startswith(known.file_name.removesuffix(".pth").rpartition("-")[2])
 
 
 def test_the_search_goes_from_hand_to_folder_to_cache(
@@ -244,15 +219,89 @@ def test_load_runs_no_code_and_refuses_what_is_not_a_table_of_tensors(
     assert capsys.readouterr().out == ""
 
 
-def test_ls_tells_missing_present_verified_and_wrong_files(empty: Path, small: weights.Known) -> None:
+def test_locate_tells_missing_present_verified_and_wrong_files(
+    empty: Path, small: weights.Known, tmp_path: Path
+) -> None:
+    known = weights.TABLE["vgg16"]
+    assert weights.locate(known) == weights.locate(known, verify=True) == weights.Located("missing")
+    path = put(empty / small.file_name)
+    assert weights.locate(known) == weights.Located("present", path, "cache")
+    assert weights.locate(known, verify=True) == weights.Located("verified", path, "cache")
+    other = put(tmp_path / "other.pth", b"other bytes")
+    assert weights.locate(known, given=other) == weights.Located("present", other, "given")
+    assert weights.locate(known, given=other, verify=True) == weights.Located("wrong sha256", other, "given")
+
+
+# --- fetching ---------------------------------------------------------------------------------------------------------
+
+
+def test_fetch_goes_to_the_cache_and_is_nothing_the_second_time(
+    empty: Path, small: weights.Known, server: Server
+) -> None:
+    known, heard = small._replace(url=server.url), list[int]()
+    target = empty / small.file_name
+    assert weights.fetch(known, on_bytes=lambda done, _: heard.append(done)) == weights.Fetched(target, made=True)
+    assert heard[-1] == len(CONTENT)
+    assert weights.fetch(known) == weights.fetch(known, offline=True) == weights.Fetched(target, made=False)
+    assert server.asked == 1
+
+
+def test_fetch_to_a_folder_leaves_the_cache_alone_and_is_nothing_the_second_time(
+    empty: Path, small: weights.Known, server: Server, tmp_path: Path
+) -> None:
+    known, folder = small._replace(url=server.url), tmp_path / "a" / "b"
+    assert weights.fetch(known, folder) == weights.Fetched(folder / small.file_name, made=True)
+    assert weights.fetch(known, folder) == weights.Fetched(folder / small.file_name, made=False)
+    assert [path.name for path in folder.iterdir()] == [small.file_name]
+    assert (folder / small.file_name).read_bytes() == CONTENT
+    assert not empty.exists()
+    assert server.asked == 1
+
+
+def test_fetch_to_a_folder_copies_what_is_here_rather_than_asking(
+    empty: Path, small: weights.Known, server: Server, tmp_path: Path
+) -> None:
+    known = small._replace(url=server.url)
     put(empty / small.file_name)
-    put(empty / weights.TABLE["alexnet"].file_name)
-    quick = {line.known.name: line for line in weights.ls()}
-    assert {name: line.state for name, line in quick.items()} == {
-        "vgg16": "present",
-        "alexnet": "present",
-        "squeezenet1_1": "missing",
-        "efficientnet-lite0": "present",
-    }
-    assert (quick["vgg16"].path, quick["vgg16"].origin) == (empty / small.file_name, "cache")
-    assert [line.state for line in weights.ls(verify=True)] == ["verified", "wrong sha256", "missing", "verified"]
+    target = tmp_path / "mine" / small.file_name
+    assert weights.fetch(known, target.parent, offline=True) == weights.Fetched(target, made=True)
+    assert target.read_bytes() == CONTENT
+    put(empty / small.file_name, b"damaged")  # then it is no source
+    target.unlink()
+    assert weights.fetch(known, target.parent) == weights.Fetched(target, made=True)
+    assert (target.read_bytes(), server.asked) == (CONTENT, 1)
+
+
+def test_fetch_refuses_other_bytes_that_are_in_the_folder(
+    empty: Path, small: weights.Known, server: Server, tmp_path: Path
+) -> None:
+    there = put(tmp_path / small.file_name, b"other bytes")
+    with pytest.raises(BadFileError, match=f"{there} has sha256 .* instead of {small.sha256}: remove it"):
+        weights.fetch(small._replace(url=server.url), tmp_path)
+    assert (there.read_bytes(), server.asked) == (b"other bytes", 0)
+
+
+@pytest.mark.parametrize("to_folder", [False, True])
+def test_fetch_offline_is_refused_and_so_is_what_only_pip_has(
+    empty: Path, small: weights.Known, server: Server, tmp_path: Path, to_folder: bool
+) -> None:
+    folder = tmp_path / "mine" if to_folder else None
+    with pytest.raises(MissingWeightsError, match="--offline forbids"):
+        weights.fetch(small._replace(url=server.url), folder, offline=True)
+    assert server.asked == 0
+    with pytest.raises(MissingWeightsError, match='run pip install "some==1"'):
+        weights.fetch(small._replace(url=None, package="some==1"), folder)
+
+
+@pytest.mark.parametrize("to_folder", [False, True])
+def test_a_fetch_that_is_broken_off_leaves_no_half_file(
+    empty: Path, small: weights.Known, server: Server, tmp_path: Path, to_folder: bool
+) -> None:
+    def stop(done: int, total: int | None) -> None:
+        assert list(target.parent.glob("*.part"))
+        raise KeyboardInterrupt
+
+    target = (tmp_path / "mine" if to_folder else empty) / small.file_name
+    with pytest.raises(KeyboardInterrupt):
+        weights.fetch(small._replace(url=server.url), target.parent if to_folder else None, on_bytes=stop)
+    assert list(target.parent.iterdir()) == []

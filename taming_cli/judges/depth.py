@@ -10,6 +10,8 @@ import importlib.util
 import json
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from taming_cli.errors import BadFileError, BadImageError, MissingWeightsError, TamingError
 from taming_cli.judges.annotators import Annotator, Stamp, shown
-from taming_cli.runtime.weights import FOLDER_VARIABLE, sha256
+from taming_cli.runtime.weights import FOLDER_VARIABLE, Fetched, Located, Origin, sha256
 
 _INDEX = "model.safetensors.index.json"
 _SETTINGS = ("config.json", "preprocessor_config.json")
@@ -124,21 +126,73 @@ def depth_model(model: str, *, weights: Path | None = None, offline: bool = Fals
         raise TamingError("depth needs transformers, which is not installed; run: pip install 'taming[annotate]'")
     if Path(model).is_dir():
         return DepthModel(Path(model).resolve().name, Path(model))
-    return DepthModel(model, _placed(model, weights) or _cached(model) or _downloaded(model, offline))
+    place = _place(model, weights)
+    return DepthModel(model, place[0] if place else _downloaded(model, offline))
 
 
-def _placed(model: str, weights: Path | None) -> Path | None:
-    """The model's folder in a place that the user names."""
+def locate(model: str, *, weights: Path | None = None, verify: bool = False) -> Located:
+    """Where the model of that name is on this machine; with `verify` its weights are read.
+
+    `verified` where they have the sha256 that the hub says, as its cache keeps it; a folder that was put together by
+    hand says none, and is `present`.
+    """
+    place = _place(model, weights)
+    if place is None:
+        return Located("missing")
+    if not verify:
+        return Located("present", *place)
+    files = _weight_files(place[0])
+    try:
+        _digest(files)
+    except BadFileError:
+        return Located("wrong sha256", *place)
+    return Located("verified" if all(map(_promised, files)) else "present", *place)
+
+
+def fetch(model: str, folder: Path | None = None, *, offline: bool = False, bars: bool = True) -> Fetched:
+    """Have the model as a folder of `folder`, under the last part of its name; by default wherever it is, and where it
+    is nowhere, in the hub's cache. What is in another place of this machine is copied. Raises as `depth_model`.
+
+    `bars`: whether the hub's library may show its own.
+    """
+    place = _place(model, None)
+    if place is None and not bars:
+        with _without_bars():
+            return fetch(model, folder, offline=offline)
+    if folder is None:
+        return Fetched(place[0], made=False) if place else Fetched(_downloaded(model, offline), made=True)
+    target = folder / _last(model)
+    if target.exists():
+        if lacking := _lacking(target):
+            raise BadFileError(f"{target} lacks {', '.join(lacking)}: remove it and run again")
+        return Fetched(target, made=False)
+    source = place[0] if place else _downloaded(model, offline)
+    files = _weight_files(source)
+    _digest(files)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{target.name}.") as unfinished:
+        whole = Path(unfinished) / target.name
+        whole.mkdir()
+        for file in (*(source / name for name in (*_SETTINGS, _INDEX)), *files):
+            if file.is_file():
+                shutil.copyfile(file, whole / file.name)
+        whole.replace(target)
+    return Fetched(target, made=True)
+
+
+def _place(model: str, weights: Path | None) -> tuple[Path, Origin] | None:
+    """The model's folder in a place that the user names, else in the hub's cache; and which it is."""
     if weights is not None and not weights.is_dir():
         raise MissingWeightsError(f"--weights {weights} is no folder; {_how_to_get(model)}")
-    given = [weights, weights / _last(model)] if weights is not None else []
-    folder = os.environ.get(FOLDER_VARIABLE)
-    places = [*given, Path(folder) / _last(model)] if folder else given
-    return next((place for place in places if not _lacking(place)), None)
-
-
-def _cached(model: str) -> Path | None:
-    return _snapshot(model, local_files_only=True)
+    places: list[tuple[Path, Origin]] = []
+    if weights is not None:
+        places += [(weights, "given"), (weights / _last(model), "given")]
+    if folder := os.environ.get(FOLDER_VARIABLE):
+        places.append((Path(folder) / _last(model), "folder"))
+    found = next((place for place in places if not _lacking(place[0])), None)
+    if found is None and (cached := _snapshot(model, local_files_only=True)) is not None:
+        found = cached, "cache"
+    return found
 
 
 def _downloaded(model: str, offline: bool) -> Path:
@@ -196,14 +250,20 @@ def _digest(files: Sequence[Path]) -> str:
     """The sha256 of a model's weights: of the file, or of the sha256 of its parts, one a line."""
     digests = [sha256(file) for file in files]
     for file, digest in zip(files, digests, strict=True):
-        promised = file.resolve().name  # in the hub's cache, the sha256 that the hub says
-        if re.fullmatch("[0-9a-f]{64}", promised) and promised != digest:
+        promised = _promised(file)
+        if promised is not None and promised != digest:
             raise BadFileError(
                 f"{file} has sha256 {digest} instead of {promised}: remove {file.resolve()} and run again"
             )
     if len(digests) == 1:
         return digests[0]
     return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
+
+
+def _promised(file: Path) -> str | None:
+    """The sha256 that the hub says of a file: its name in the hub's cache."""
+    name = file.resolve().name
+    return name if re.fullmatch("[0-9a-f]{64}", name) else None
 
 
 def _how_to_get(model: str = "") -> str:
@@ -221,6 +281,21 @@ def _last(model: str) -> str:
 
 def _first_line(error: Exception) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """Without the bars of the hub's library."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 @contextlib.contextmanager

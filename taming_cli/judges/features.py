@@ -25,7 +25,7 @@ from taming_cli.errors import BadFileError, MissingWeightsError
 from taming_cli.judges.efficientnet import EfficientNetLite0
 from taming_cli.judges.frozen import Frozen
 from taming_cli.runtime.device import exact
-from taming_cli.runtime.weights import Found, OnBytes, find, load, published, sha256
+from taming_cli.runtime.weights import Found, OnBytes, find, load, sha256
 
 
 class Seen(NamedTuple):
@@ -208,10 +208,8 @@ _BY_NAME: dict[FeatureNetworkName, type[FeatureNetwork]] = {
     "dinov2": DINOv2,
     "efficientnet-lite0": LiteFeatures,
 }
-_INCEPTION = (
-    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
-)
-_DINOV2 = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth"
+DINOV2 = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth"
+"""The large one, of the four networks that `dinov2` may be."""
 
 
 def build(
@@ -231,8 +229,7 @@ def build(
         if name == "dinov2":
             found = _of_dinov2(weights)
         else:
-            wanted = published(name, _INCEPTION) if name == "inception-v3-compat" else name
-            found = find(wanted, given=weights, offline=offline, on_bytes=on_bytes)
+            found = find(name, given=weights, offline=offline, on_bytes=on_bytes)
     except MissingWeightsError as error:
         lite = "or use --features efficientnet-lite0, which needs no download and is not called FID"
         raise MissingWeightsError(f"{error}; {lite}") from error
@@ -243,7 +240,7 @@ def _of_dinov2(given: Path | None) -> Found:
     """Its files say no checksum, so none is fetched: only what the user gives is taken."""
     if given is None or not given.is_file():
         raise MissingWeightsError(
-            f"dinov2 is published without a checksum that a download could be trusted by; fetch {_DINOV2} (or vits14, "
+            f"dinov2 is published without a checksum that a download could be trusted by; fetch {DINOV2} (or vits14, "
             "vitb14, vitg14) and give it as --weights FILE"
         )
     return Found("dinov2", given, sha256(given), False, "given")

