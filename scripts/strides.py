@@ -29,7 +29,7 @@ def main(prior: str, map_: str, out: str, size: str = "640x416", class_name: str
         config = SampleConfig(n=1, seed=1, stride=stride, size=Size.parse(size), class_name=class_name, batch_size=32)
         asked = pipeline.ask(config, {"segmentation": Path(map_)})
         began = time.monotonic()
-        drawn = pipeline.sample(config, asked=asked)
+        drawn = pipeline.draw(config, asked=asked)
         seconds = time.monotonic() - began
         write_png(Path(out) / f"stride_{stride}.png", drawn.images[0])
         conditions = asked.of([0])

@@ -72,23 +72,28 @@ def annotate(
     offline: bool = False,
     device: str = "auto",
     workers: int = 2,
+    dry_run: bool = False,
     on_item: Callable[[int, int], None] | None = None,
     on_bytes: OnBytes | None = None,
 ) -> Annotated:
     """Write the map of each picture of folders, files and archives to `out`, at its own size; the kind is `config`'s.
 
     Maps that are there, whole and of the same settings are left, so that the same call goes on where another stopped.
-    `shard` takes every n-th picture; several processes may write into one folder. `on_item` is told (done, total),
-    `on_bytes` of a download. Raises UsageError, before anything is written, where two pictures would have one map,
+    `shard` takes every n-th picture; several processes may write into one folder. `dry_run` writes and fetches nothing:
+    it counts the files that are there, without a look at them. `on_item` is told (done, total), `on_bytes` of a
+    download. Raises UsageError, before anything is written, where two pictures would have one map,
     where `out` lies among the pictures, and where it holds what was made otherwise; Interrupted after a signal.
     """
     items = list_items(images).items
     targets = _targets(items, images, out)
+    mine = items[(shard or Shard()).places]
+    if dry_run:
+        there = sum(targets[item.name].exists() for item in mine)
+        return Annotated(folder=out, kind=config.kind, made=len(mine) - there, present=there)
     maker = _maker(config, weights=weights, offline=offline, device=device, on_bytes=on_bytes)
     present = _present(out, targets, items, maker.made)
     if maker.labels:
         _write_labels(out / LABELS, maker.labels)
-    mine = items[(shard or Shard()).places]
     pending = [item for item in mine if item.name not in present]
     made, skipped = 0, list[Skipped]()
     there = len(mine) - len(pending)

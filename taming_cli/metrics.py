@@ -69,6 +69,19 @@ def perplexity(counts: Tensor) -> float:
     return float(torch.special.entr(counted / counted.sum()).sum().exp())
 
 
+def use_by_rank(counts: Tensor, most: int = 64) -> list[float]:
+    """How unequally codes are used, from how often each occurs, (K,): shares times K, the most used code first, as
+    means over at most `most` equal stretches. All are 1 where use is equal; zeros end it where codes are unused.
+
+    UsageError where nothing was counted.
+    """
+    counted = counts.detach().to("cpu", torch.float64).sort(descending=True).values
+    if not counted.sum() > 0:
+        raise UsageError("no codes were counted; the use of a codebook is that of at least one picture")
+    shares = counted / counted.mean()
+    return [float(part.mean()) for part in shares.tensor_split(min(most, len(shares)))]
+
+
 @dataclass(frozen=True)
 class Moments:
     """How features lie: their number, `mean` (D,) and `scatter` (D, D), the sum of outer products of their distances

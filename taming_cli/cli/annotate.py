@@ -40,6 +40,8 @@ def segmentation(
     offline: o.Offline = False,
     device: o.Device = "auto",
     workers: o.Workers = 2,
+    config: o.Config = None,
+    dry_run: o.DryRun = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -47,9 +49,9 @@ def segmentation(
     flags: dict[str, Any],
 ) -> int:
     """Label maps by a network of torchvision (by default DeepLabV3, 21 labels), with labels.txt beside them."""
-    (config,) = o.settle((SegmentationConfig,), flags, command="annotate").configs
+    (chosen,) = o.settle((SegmentationConfig,), flags, command="annotate", config_file=config).configs
     network = {"weights": weights, "offline": offline, "device": device}
-    return _annotate(Output(json=json, quiet=quiet), images, out, config, shard, workers, network)
+    return _annotate(Output(json=json, quiet=quiet), images, out, chosen, shard, workers, dry_run, network)
 
 
 @o.with_flags(Network=DepthConfig)
@@ -61,6 +63,8 @@ def depth(
     offline: o.Offline = False,
     device: o.Device = "auto",
     workers: o.Workers = 2,
+    config: o.Config = None,
+    dry_run: o.DryRun = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -68,9 +72,9 @@ def depth(
     flags: dict[str, Any],
 ) -> int:
     """Depth by a model of transformers (pip install 'taming\\[annotate]'), 16-bit grey, each map by its own range."""
-    (config,) = o.settle((DepthConfig,), flags, command="annotate").configs
+    (chosen,) = o.settle((DepthConfig,), flags, command="annotate", config_file=config).configs
     network = {"weights": weights, "offline": offline, "device": device}
-    return _annotate(Output(json=json, quiet=quiet), images, out, config, shard, workers, network)
+    return _annotate(Output(json=json, quiet=quiet), images, out, chosen, shard, workers, dry_run, network)
 
 
 @o.with_flags(Drawn=PoseConfig)
@@ -82,6 +86,8 @@ def pose(
     offline: o.Offline = False,
     device: o.Device = "auto",
     workers: o.Workers = 2,
+    config: o.Config = None,
+    dry_run: o.DryRun = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -89,9 +95,9 @@ def pose(
     flags: dict[str, Any],
 ) -> int:
     """Skeletons of the people in them, by torchvision's keypoint R-CNN, on black."""
-    (config,) = o.settle((PoseConfig,), flags, command="annotate").configs
+    (chosen,) = o.settle((PoseConfig,), flags, command="annotate", config_file=config).configs
     network = {"weights": weights, "offline": offline, "device": device}
-    return _annotate(Output(json=json, quiet=quiet), images, out, config, shard, workers, network)
+    return _annotate(Output(json=json, quiet=quiet), images, out, chosen, shard, workers, dry_run, network)
 
 
 def edges(
@@ -99,12 +105,14 @@ def edges(
     out: o.Out = None,
     shard: o.ShardText = None,
     workers: o.Workers = 2,
+    config: o.Config = None,
+    dry_run: o.DryRun = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> int:
     """White edges on black by Canny's method, as `tokenize --cond edges` makes them; needs no network."""
-    return _annotate(Output(json=json, quiet=quiet), images, out, EdgesConfig(), shard, workers, {})
+    return _annotate(Output(json=json, quiet=quiet), images, out, EdgesConfig(), shard, workers, dry_run, {})
 
 
 def _annotate(
@@ -114,6 +122,7 @@ def _annotate(
     config: AnnotateConfig,
     shard: str | None,
     workers: int,
+    dry_run: bool,
     network: Mapping[str, Any],
 ) -> int:
     if out is None:
@@ -123,19 +132,25 @@ def _annotate(
     part = o.own_part(shard)
     from taming_cli.annotate import LABELS, annotate
 
-    with output.bar("annotating", None) as bar:
-
-        def on_item(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done, f"{done}/{total} pictures")
-
-        def on_bytes(done: int, total: int | None) -> None:
-            bar.total = total
-            bar.update(done, f"{done / 1e6:.0f} MB of the network's weights")
-
+    with output.bar("annotating", unit="pictures") as bar:
         annotated = annotate(
-            images, out, config, shard=part, workers=workers, on_item=on_item, on_bytes=on_bytes, **network
+            images,
+            out,
+            config,
+            shard=part,
+            workers=workers,
+            dry_run=dry_run,
+            on_item=lambda done, total: bar.update(done, total=total),
+            on_bytes=bar.fetching,
+            **network,
         )
+    if dry_run:
+        output.result(
+            f"{annotated.folder}: {annotated.made} maps would be made; {annotated.present} files are there",
+            {"path": str(out), "kind": annotated.kind, "would_make": annotated.made, "there": annotated.present},
+            short=str(annotated.made),
+        )
+        return 0
     output.skipped(dict(annotated.skipped))
     there = f" ({annotated.present} were there)" if annotated.present else ""
     labels = f"; {len(annotated.labels)} labels, named in {out / LABELS}" if annotated.labels else ""

@@ -10,7 +10,8 @@ import typer
 from typer.exceptions import TyperException
 
 import taming_cli
-from taming_cli.cli import annotate, codec, evaluate, exchange, files, prior
+from taming_cli.cli import annotate, codec, doctor, evaluate, exchange, files, prior, report, weights
+from taming_cli.cli.around import surrounded
 from taming_cli.errors import OfOneProcessError, TamingError
 
 _FIRST_SPEAKS = 5.0
@@ -23,6 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Each setting may also stand in the environment, as TAMING_BATCH_SIZE for --batch-size, or in the file that "
+    "--config names; a flag comes first.",
 )
 
 
@@ -45,8 +48,16 @@ for _register in (
     evaluate.register,
     exchange.register,
     files.register,
+    report.register,
+    weights.register,
+    doctor.register,
 ):
     _register(app)
+
+for _group in (app, *(each.typer_instance for each in app.registered_groups)):
+    for _command in _group.registered_commands if _group else ():
+        assert _command.callback is not None
+        _command.callback = surrounded(_command.callback)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,9 +89,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        if type(error).__name__ == "OutOfMemoryError":
-            return _say("the device is out of memory; use a smaller --batch-size or --size", 1)
         kind, text = type(error).__name__, " ".join(str(error).split())
+        if kind == "OutOfMemoryError" or "can't allocate memory" in text:  # torch's for devices, and for this machine
+            return _say("out of memory; use a smaller --batch-size or --size", 1)
         return _say(f"{kind}: {text} (a defect of taming: run again with --debug and report what it shows)", 1)
 
 
@@ -100,8 +111,12 @@ def _closed_pipe() -> int:
 
 
 def _message(error: TyperException) -> str:
-    format_message = getattr(error, "format_message", None)
-    return str(format_message() if format_message else error)
+    """What typer says, with what to do about it."""
+    context, format_message = getattr(error, "ctx", None), getattr(error, "format_message", None)
+    text = str(format_message() if format_message else error).removesuffix(".").replace("Value error, ", "")
+    if context is None or "?" in text or "(Possible" in text:  # it names the nearest valid one
+        return text
+    return f"{text}; `{context.command_path} --help` says what is there"
 
 
 def _say(message: str, code: int, debug: bool = False) -> int:

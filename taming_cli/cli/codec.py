@@ -1,24 +1,20 @@
-"""`train-vqgan`, `tokenize`, `reconstruct`, `decode`."""
+"""`train-vqgan`, `reconstruct`, `decode`."""
 
-import os
-import stat
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from taming_cli.cli import options as o
-from taming_cli.cli.console import Output, figures
+from taming_cli.cli.console import Output
 from taming_cli.cli.launch import launched
-from taming_cli.cli.training import architecture_of, last_word, say_estimate, take_up
+from taming_cli.cli.outlook import say_estimate, would_write
+from taming_cli.cli.tokenize import tokenize
+from taming_cli.cli.training import architecture_of, last_word, take_up, teller
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
-
-if TYPE_CHECKING:
-    from taming_cli.data.sources import Listing
 
 Images = Annotated[
     list[Path] | None,
@@ -57,7 +53,6 @@ def train_vqgan(
         return code
     from taming_cli.codec.train import COMMAND, fit
     from taming_cli.runtime.distributed import started, world
-    from taming_cli.runtime.progress import Progress
     from taming_cli.runtime.rundir import Place
 
     output = Output(json=json, quiet=quiet, silent=not started().first)
@@ -77,18 +72,7 @@ def train_vqgan(
     if dry_run:
         return _dry_run(output, pictures, codec_config, critic, train, weights, offline, nproc)
 
-    with world() as together, output.bar("training", 1.0) as bar:
-
-        def on_step(progress: Progress) -> None:
-            values = progress.values
-            if progress.validation:
-                bar.line(f"step {progress.step}: held-out  {figures(values)}")
-                return
-            keys = ("l1", "perceptual", "critic", "cross_entropy", "codebook_perplexity")
-            shown = {key.replace("codebook_", ""): values[key] for key in keys if key in values}
-            text = f"step {progress.step}  {figures(shown)}  {progress.images_per_second:.1f} images/s"
-            bar.update(progress.spent, text)
-
+    with world() as together, output.bar("training", total=1.0) as bar:
         trained = fit(
             pictures,
             codec=codec_config,
@@ -98,7 +82,8 @@ def train_vqgan(
             weights=weights,
             offline=offline,
             origins=resolved.origins,
-            on_step=on_step,
+            on_step=teller(bar),
+            on_bytes=bar.fetching,
             world=together,
         )
     output.skipped(trained.skipped)
@@ -124,7 +109,8 @@ def _dry_run(
     known = settled(images, codec, critic, train)
     device = pick_device(train.device)
     dtype = pick_precision(train.precision, device)
-    judge = perceptual.build(train.perceptual, weights=weights, offline=offline)
+    with output.bar("reckoning") as bar:
+        judge = perceptual.build(train.perceptual, weights=weights, offline=offline, on_bytes=bar.fetching)
     latent = known.codec.latent(train.size)
     pictures = len(known.pictures.train) + len(known.pictures.held)
     values = {
@@ -137,135 +123,6 @@ def _dry_run(
     return say_estimate(output, said, values, found, train, device, dtype, nproc)
 
 
-def tokenize(
-    images: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[IMAGES|-]",
-            help="Folders, files, archives; - reads paths from stdin, and so does a pipe.",
-            show_default=False,
-        ),
-    ] = None,
-    ckpt: o.Ckpt = None,
-    out: o.Out = None,
-    size: o.SizeText = None,
-    views: Annotated[
-        int,
-        typer.Option(
-            "--views",
-            min=1,
-            help="Views of each picture: centre crop, its mirror image, random crops.",
-            envvar="TAMING_VIEWS",
-        ),
-    ] = 1,
-    cond: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--cond",
-            metavar="KIND=FOLDER",
-            help="Keep a condition beside the codes: with the folder of its maps, named like the pictures; edges, "
-            "lowres and coords also as KIND alone, made of the picture.",
-        ),
-    ] = None,
-    cond_ckpt: Annotated[
-        list[Path] | None,
-        typer.Option("--cond-ckpt", metavar="FILE", help="Codec of such maps; its file says of which kind."),
-    ] = None,
-    nul: Annotated[
-        bool, typer.Option("-0", "--null", help="Paths on stdin end with NUL, as of `find -print0`.")
-    ] = False,
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            "--shard",
-            metavar="I/N",
-            help="Make the I-th of N parts, tokens.I-of-N.h5, for `taming tokens merge` to join.",
-            envvar="TAMING_SHARD",
-        ),
-    ] = None,
-    batch_size: o.BatchSize = 16,
-    device: o.Device = "auto",
-    precision: o.Precision = "fp32",
-    workers: o.Workers = 2,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
-) -> int:
-    """Turn pictures into a token file (by default tokens.h5). The same again goes on where a killed one stopped."""
-    from taming_cli.cli.models import codec_path
-    from taming_cli.codec import tokenize as verb
-
-    part = o.own_part(shard)
-    output = Output(json=json, quiet=quiet)
-    path = codec_path(output, ckpt)
-    listing = _listing(output, images, nul, path)
-    target = out or Path("tokens.h5")
-    if part.count > 1:
-        target = target.with_name(f"{target.stem}.{part.index}-of-{part.count}{target.suffix}")
-    with output.bar("tokenizing", len(part.stretch(len(listing.items)))) as bar:
-        finished = verb.tokenize(
-            listing.items,
-            ckpt=path,
-            out=target,
-            size=Size.parse(size) if size else None,
-            views=views,
-            cond=_asked(cond or []),
-            cond_ckpts=cond_ckpt or [],
-            batch_size=batch_size,
-            device=device,
-            precision=precision,
-            workers=workers,
-            shard=part,
-            on_item=lambda done, total: bar.update(done, f"{done}/{total} pictures"),
-        )
-    output.skipped(dict(finished.skipped))
-    said = f", part {part} of the work; join them: taming tokens merge" if part.count > 1 else ""
-    output.result(
-        f"{finished.path}: {finished.count} pictures{said}",
-        {"path": str(finished.path), "count": finished.count, "skipped": dict(finished.skipped)},
-        short=str(finished.path),
-    )
-    return o.skipped_code(finished.skipped)
-
-
-def _asked(given: Sequence[str]) -> dict[str, Path | None]:
-    """`KIND=FOLDER`, or KIND alone for what is made of the picture."""
-    asked: dict[str, Path | None] = {}
-    for text in given:
-        kind, equals, folder = text.partition("=")
-        if kind in asked:
-            raise UsageError(f"condition {kind!r} is asked for twice; once is enough")
-        asked[kind] = Path(folder) if equals else None
-    return asked
-
-
-def _listing(output: Output, images: Sequence[str] | None, nul: bool, ckpt: Path) -> "Listing":
-    """The pictures named; or those whose paths stdin gives; or, at a terminal, those the codec was trained on."""
-    from taming_cli.data.sources import items_from_paths, list_items, read_paths
-    from taming_cli.runtime.checkpoint import read_header
-
-    if images and list(images) != ["-"]:
-        if "-" in images:
-            raise UsageError("- (paths from stdin) cannot be mixed with other inputs")
-        return list_items([Path(image) for image in images])
-    if images or nul or _stdin_is_given():
-        return items_from_paths(read_paths(sys.stdin.buffer, nul=nul))
-    recorded = read_header(ckpt).about.get("images")
-    if not recorded:
-        raise UsageError("name the pictures to tokenize; the codec's file does not say what it was trained on")
-    output.note(f"pictures: {', '.join(recorded)} (what the codec was trained on)")
-    return list_items([Path(path) for path in recorded])
-
-
-def _stdin_is_given() -> bool:
-    """Whether stdin is a pipe or a file: then its paths are meant."""
-    try:
-        mode = os.fstat(sys.stdin.fileno()).st_mode
-    except (OSError, ValueError, AttributeError):
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
-
-
 def reconstruct(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES... OUT", help="Pictures, then the folder to write.")],
     ckpt: o.Ckpt = None,
@@ -275,6 +132,9 @@ def reconstruct(
     device: o.Device = "auto",
     precision: o.Precision = "fp32",
     workers: o.Workers = 2,
+    shard: o.ShardText = None,
+    config: o.Config = None,
+    dry_run: o.DryRun = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -291,9 +151,10 @@ def reconstruct(
         if len(images) < 2:
             raise UsageError("name the folder to write: taming reconstruct IMAGES OUT")
         *images, out = images
+    part = o.own_part(shard)
     path = codec_path(output, ckpt)
     items = list_items(images, extensions=content_in(read_header(path)).extensions).items
-    with output.bar("reconstructing", len(items)) as bar:
+    with output.bar("reconstructing", len(items[part.places]), "pictures") as bar:
         written = verb.reconstruct(
             items,
             out,
@@ -303,8 +164,12 @@ def reconstruct(
             device=device,
             precision=precision,
             workers=workers,
-            on_item=lambda done, total: bar.update(done, f"{done}/{total} pictures"),
+            shard=part,
+            dry_run=dry_run,
+            on_item=lambda done, total: bar.update(done, total=total),
         )
+    if dry_run:
+        return would_write(output, written, part)
     output.skipped(dict(written.skipped))
     mean = f", mean PSNR {written.psnr:.2f} dB" if written.psnr is not None else ""
     if written.accuracy is not None:
@@ -319,7 +184,7 @@ def reconstruct(
         },
         short=str(written.folder),
     )
-    return 3 if written.skipped else 0
+    return o.skipped_code(written.skipped)
 
 
 def decode(
@@ -331,6 +196,9 @@ def decode(
     batch_size: o.BatchSize = 8,
     device: o.Device = "auto",
     precision: o.Precision = "fp32",
+    shard: o.ShardText = None,
+    config: o.Config = None,
+    dry_run: o.DryRun = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -339,18 +207,8 @@ def decode(
     output = Output(json=json, quiet=quiet)
     from taming_cli.codec import reconstruct as verb
 
-    pictures = 0
-    with output.bar("decoding", None) as bar:
-
-        def on_item(done: int, total: int) -> None:
-            nonlocal pictures
-            pictures = done
-            bar.update(done, f"{done}/{total}")
-
-        def on_decode(done: int, total: int) -> None:
-            if done < total:
-                bar.update(pictures, f"{done}/{total} cells of the next")
-
+    part = o.own_part(shard)
+    with output.bar("decoding", unit="pictures") as bar:
         written = verb.decode(
             tokens,
             out,
@@ -358,9 +216,13 @@ def decode(
             batch_size=batch_size,
             device=device,
             precision=precision,
-            on_item=on_item,
-            on_decode=on_decode,
+            shard=part,
+            dry_run=dry_run,
+            on_item=lambda done, total: bar.update(done, total=total),
+            on_decode=bar.within,
         )
+    if dry_run:
+        return would_write(output, written, part)
     output.result(
         f"{written.folder}: {written.count} pictures",
         {"path": str(written.folder), "count": written.count},

@@ -1,16 +1,18 @@
 """What a person or a pipe sees: results on stdout, everything else on stderr."""
 
 import json
+import logging
 import sys
-import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-PLAIN_SECONDS = 5.0
-"""Seconds between two progress lines where stderr is no terminal."""
+if TYPE_CHECKING:
+    from taming_cli.cli.bar import Bar
+
+HEARD = logging.getLogger("taming_cli")
+"""What the rooms say of their choices, which `-v` lets be heard."""
 
 
 class Output:
@@ -20,6 +22,16 @@ class Output:
     def __init__(self, *, json: bool, quiet: bool, silent: bool = False) -> None:
         self.json, self.quiet, self.silent = json, quiet or silent, silent
         self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    @property
+    def verbose(self) -> bool:
+        """Whether `-v` was given."""
+        return HEARD.isEnabledFor(logging.INFO)
+
+    @property
+    def live(self) -> bool:
+        """Whether stderr is a terminal that can show a moving line, and may."""
+        return self.errors.is_terminal and not self.errors.is_dumb_terminal and not self.quiet
 
     def note(self, text: str) -> None:
         """One line on stderr, unless quiet."""
@@ -44,9 +56,12 @@ class Output:
         sys.stdout.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
         sys.stdout.flush()
 
-    def bar(self, what: str, total: float | None) -> "Bar":
-        """A progress bar on a terminal, plain lines every few seconds elsewhere, nothing where quiet."""
-        return Bar(self, what, total)
+    def bar(self, what: str, total: float | None = None, unit: str | None = None) -> "Bar":
+        """Progress: a bar on a terminal, plain lines every few seconds elsewhere, nothing where quiet. What is counted
+        in a `unit`, such as pictures, has a rate."""
+        from taming_cli.cli.bar import Bar
+
+        return Bar(self, what, total, unit)
 
     def skipped(self, reasons: Mapping[str, str]) -> None:
         """List inputs that were passed over, each with its reason."""
@@ -57,64 +72,18 @@ class Output:
                 self.errors.print(f"  {printable(shown)}", markup=False)
 
 
-class Bar:
-    """A context manager: `update(done, text)` with `done` out of `total`."""
-
-    def __init__(self, output: Output, what: str, total: float | None) -> None:
-        self.output, self.what, self.total = output, what, total
-        self.live: Progress | None = None
-        if output.errors.is_terminal and not output.quiet:
-            self.live = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.percentage:>3.0f}%"),
-                TextColumn("{task.fields[text]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=output.errors,
-                transient=True,
-            )
-        self.began = self.spoke = time.monotonic()
-
-    def __enter__(self) -> "Bar":
-        if self.live is not None:
-            self.live.start()
-            self.task = self.live.add_task(self.what, total=self.total, text="")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.live is not None:
-            self.live.stop()
-
-    def update(self, done: float, text: str = "") -> None:
-        """Show that `done` of the total is done."""
-        now = time.monotonic()
-        if self.live is not None:
-            self.live.update(self.task, completed=done, total=self.total, text=text)
-        elif now - self.spoke >= PLAIN_SECONDS:
-            self.spoke = now
-            left = ""
-            if self.total and done:
-                left = f", {duration((now - self.began) * (self.total / done - 1))} left"
-            share = f"{100 * done / self.total:.0f}% " if self.total else ""
-            self.output.note(f"{self.what}: {share}{text}{left}")
-
-    def line(self, text: str) -> None:
-        """A line above the bar."""
-        self.output.note(text)
-
-
 def duration(seconds: float) -> str:
-    """`75` -> `1:15`; `3700` -> `1:01:40`."""
+    """`75` -> `1:15`; `3700` -> `1:01:40`; `100000` -> `1d 3:46`."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    if hours >= 24:
+        return f"{hours // 24}d {hours % 24}:{minutes:02d}"
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def figures(values: Mapping[str, float]) -> str:
-    """`{"l1": 0.1234, "psnr": 19.5}` -> `l1 0.1234  psnr 19.50`."""
-    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+def figure(value: float) -> str:
+    """Three digits, always: `0.200`, `13.2`, `1024`."""
+    return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
 
 
 def printable(text: str) -> str:

@@ -36,12 +36,23 @@ Codec = Annotated[
 CodecFile = Annotated[Path, typer.Argument(metavar="CODEC", help="A codec's model file, or a prior's.")]
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Folders, pictures or archives.")]
 Perceptual = Annotated[
-    str, typer.Option("--perceptual", metavar="NAME", help="lpips-vgg, lpips-alex, efficientnet-lite0 or none.")
+    str,
+    o.option(
+        "--perceptual",
+        metavar="NAME",
+        help="lpips-vgg, lpips-alex, efficientnet-lite0 (the default) or none.",
+        panel=None,
+        envvar="TAMING_PERCEPTUAL",
+    ),
 ]
 SizeText = Annotated[
     str | None,
-    typer.Option(
-        "--size", metavar="WxH", help="Centre crops of this size; by default each picture whole.", envvar="TAMING_SIZE"
+    o.option(
+        "--size",
+        metavar="WxH",
+        help="Centre crops of this size; by default each picture whole.",
+        panel=None,
+        envvar="TAMING_SIZE",
     ),
 ]
 
@@ -171,11 +182,9 @@ def recon(
 ) -> "Measured":
     """PSNR, SSIM, L1, perceptual distance and bits per pixel of a codec's reconstructions; -o keeps worst and best."""
     from taming_cli.evaluate import codecs
-    from taming_cli.judges.perceptual import build
 
-    judge = build(perceptual, weights=weights, offline=offline)
+    judge = session.judge(perceptual, weights, offline)
     sent = session.sending(codec, images, Size.parse(size) if size else None)
-    judge = None if judge is None else judge.to(session.device)
     return sent.measured(codecs.Reconstruction(judge, sent.codec.config.codebook_size))
 
 
@@ -203,7 +212,10 @@ def nll(
     prior: Annotated[Path, typer.Argument(metavar="PRIOR", help="A prior's model file.")],
     tokens: Annotated[Path, typer.Argument(metavar="TOKENS", help="Token file of the prior's codec.")],
     stride: Annotated[
-        int, typer.Option("--stride", min=1, help="Columns that share a window; 1 is the published rule.")
+        int,
+        o.number(
+            "--stride", low=1, help="Columns that share a window; 1 is the published rule.", envvar="TAMING_STRIDE"
+        ),
     ] = 1,
     precision: o.Precision = "fp32",
 ) -> "Measured":
@@ -234,17 +246,17 @@ def everything(
     """Everything that fits a run, on what it never learned from, into its eval.json and its report."""
     from taming_cli.evaluate.everything import Means
     from taming_cli.evaluate.everything import everything as verb
-    from taming_cli.judges.perceptual import build
 
     shared = weights if weights is None or weights.is_dir() else None  # a file holds one network: the features'
-    judge = build(perceptual, weights=shared, offline=offline)
+    judge = session.judge(perceptual, shared, offline)
     means = Means(
         look=session.look(features, weights, offline),
-        judge=None if judge is None else judge.to(session.device),
+        judge=judge,
         device=session.device_name,
         note=session.output.note,
     )
     results = dict(verb(run, means))
+    session.end_bar()
     skipped = False
     if session.world.first:
         for measured in results.values():

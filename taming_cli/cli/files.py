@@ -45,6 +45,9 @@ def info(
 
 
 def _describe(file: Path, config: Path | None) -> dict[str, Any]:
+    from taming_cli.runtime.builtin import named
+
+    file = named(file)
     if not file.exists():
         raise BadFileError(f"{file} does not exist")
     if file.suffix in (".h5", ".hdf5"):
@@ -183,9 +186,11 @@ def _toml(value: Any) -> str:
 
 def demo_data(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Scenes.")] = 200,
-    size: Annotated[str, typer.Option("--size", metavar="WxH", help="Size of the pictures.")] = "256x256",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the scenes.")] = 0,
+    count: Annotated[int, o.number("-n", "--count", low=1, help="Scenes.")] = 200,
+    size: Annotated[
+        str, o.option("--size", metavar="WxH", help="Size of the pictures. Default 256x256.", panel=None)
+    ] = "256x256",
+    seed: Annotated[int, o.number("--seed", low=0, help="Seed of the scenes.")] = 0,
     kind: Annotated[Literal["landscape", "figure"] | None, typer.Option("--kind", help="Only these.")] = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -195,14 +200,14 @@ def demo_data(
     output = Output(json=json, quiet=quiet)
     from taming_cli.data import scenes
 
-    with output.bar("drawing", count) as bar:
+    with output.bar("drawing", count, "scenes") as bar:
         folder = scenes.write(
             out,
             count=count,
             size=Size.parse(size),
             seed=seed,
             kind=kind,
-            on_item=lambda done, total: bar.update(done, f"{done}/{total} scenes"),
+            on_item=lambda done, total: bar.update(done, total=total),
         )
     output.result(
         f"{folder}: {count} scenes; pictures in {folder / 'images'}",

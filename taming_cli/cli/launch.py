@@ -1,10 +1,7 @@
 """`--nproc N`: this very command line in several processes of this machine, by torch's own launcher."""
 
-import logging
 import os
-import signal
 import sys
-import uuid
 
 from taming_cli.errors import UsageError
 
@@ -14,6 +11,10 @@ def launched(nproc: int, device: str | None) -> int | None:
     several already, or alone. UsageError for more processes than GPUs, where there are some, and for one GPU of all."""
     if nproc <= 1 or "WORLD_SIZE" in os.environ:
         return None
+    import logging
+    import signal
+    import uuid
+
     import torch
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

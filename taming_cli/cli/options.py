@@ -2,6 +2,7 @@
 
 import inspect
 import os
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from taming_cli.config.fields import flag_name, kinds
+from taming_cli.cli.console import HEARD
+from taming_cli.config.fields import Kind, flag_name, kinds, one_of, to_dict
 from taming_cli.config.presets import MAPS, PRESETS, preset
 from taming_cli.config.resolve import COMMANDS, Layer, Resolved, from_environment, from_file, from_flags, resolve
 from taming_cli.config.shard import Shard
@@ -22,66 +24,103 @@ WIDEST_METAVAR = 24
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
-def _option(*names: str, help: str, metavar: str | None = None, panel: str = SHARED, envvar: str | None = None) -> Any:
-    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel, envvar=envvar, show_default=False)
+def option(*names: str, help: str, metavar: str = "", panel: str | None = SHARED, envvar: str | None = None) -> Any:
+    """An option; one without a metavar is a switch."""
+    return typer.Option(
+        *names,
+        help=help,
+        metavar=metavar,
+        rich_help_panel=panel,
+        envvar=envvar,
+        show_envvar=False,  # the epilogue of `taming --help` names all of them at once
+        show_default=False,
+    )
 
 
-Out = Annotated[Path | None, _option("-o", "--out", metavar="PATH", help="Run folder, output folder or file.")]
-Name = Annotated[str | None, _option("--name", metavar="NAME", help="The run's name under runs/; else it counts up.")]
-Resume = Annotated[bool, _option("--resume", help="Go on with the newest run, or with the one named.")]
-Config = Annotated[Path | None, _option("--config", metavar="FILE", help="TOML or JSON file of settings.")]
+def number(*names: str, low: int, help: str, panel: str | None = None, envvar: str | None = None) -> Any:
+    """An option that takes a whole number of at least `low`. UsageError, which names it, for anything else."""
+
+    def parsed(text: object) -> int:
+        try:
+            value = int(str(text))  # of a config file, 1.5 and true are no whole numbers either
+        except ValueError:
+            raise UsageError(f"{names[0]} is {text!r}; give a whole number") from None
+        if value < low:
+            raise UsageError(f"{names[0]} is {value}; it must be at least {low}")
+        return value
+
+    return typer.Option(
+        *names, help=help, metavar="N", parser=parsed, rich_help_panel=panel, envvar=envvar, show_envvar=False
+    )
+
+
+Out = Annotated[Path | None, option("-o", "--out", metavar="PATH", help="Run folder, output folder or file.")]
+Name = Annotated[str | None, option("--name", metavar="NAME", help="The run's name under runs/; else it counts up.")]
+Resume = Annotated[bool, option("--resume", help="Go on with the newest run, or with the one named.")]
 PresetName = Annotated[
     str | None,
-    _option("--preset", metavar="|".join(PRESETS), help="A set of settings; else tiny, on a GPU small."),
+    option("--preset", metavar="|".join(PRESETS), help="A set of settings; else tiny, on a GPU small."),
 ]
 Weights = Annotated[
     Path | None,
-    _option(
+    option(
         "--weights", metavar="PATH", help="Pretrained weights: a file, or a folder of them.", envvar="TAMING_WEIGHTS"
     ),
 ]
-Offline = Annotated[bool, _option("--offline", help="Never download.", envvar="TAMING_OFFLINE")]
-DryRun = Annotated[bool, _option("--dry-run", help="Say what would be done, and write nothing.")]
+Offline = Annotated[bool, option("--offline", help="Never download.", envvar="TAMING_OFFLINE")]
+DryRun = Annotated[bool, option("--dry-run", help="Say what would be done, and write nothing.")]
 Ckpt = Annotated[
     Path | None,
-    _option("--ckpt", metavar="FILE", help="Model file; else $TAMING_CKPT, else the newest run's."),
+    option("--ckpt", metavar="FILE", help="Model file; else $TAMING_CKPT, else the newest run's, else `builtin`."),
 ]
 Nproc = Annotated[
     int,
-    _option("--nproc", metavar="N", help="Processes on this machine that share each batch, each on its own GPU."),
+    number(
+        "--nproc",
+        low=1,
+        help="Processes on this machine that share each batch, each on its own GPU.",
+        panel=SHARED,
+        envvar="TAMING_NPROC",
+    ),
 ]
 Device = Annotated[
-    str, _option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.", envvar="TAMING_DEVICE")
+    str, option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.", envvar="TAMING_DEVICE")
 ]
 Precision = Annotated[
     str,
-    _option("--precision", metavar="|".join(PRECISIONS), help="Arithmetic of the networks.", envvar="TAMING_PRECISION"),
+    option("--precision", metavar="|".join(PRECISIONS), help="Arithmetic of the networks.", envvar="TAMING_PRECISION"),
 ]
 Workers = Annotated[
     int,
-    typer.Option(
-        "--workers", min=0, help="Threads that read pictures.", rich_help_panel=SHARED, envvar="TAMING_WORKERS"
-    ),
+    number("--workers", low=0, help="Threads that read pictures.", panel=SHARED, envvar="TAMING_WORKERS"),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures at once.", envvar="TAMING_BATCH_SIZE")]
+BatchSize = Annotated[int, number("--batch-size", low=1, help="Pictures at once.", envvar="TAMING_BATCH_SIZE")]
 SizeText = Annotated[
     str | None,
-    typer.Option(
-        "--size", metavar="WxH", help="Size of the pictures; by default the codec's own.", envvar="TAMING_SIZE"
+    option(
+        "--size",
+        metavar="WxH",
+        help="Size of the pictures; by default the codec's own.",
+        panel=None,
+        envvar="TAMING_SIZE",
     ),
 ]
 ShardText = Annotated[
     str | None,
-    _option(
+    option(
         "--shard",
         metavar="I/N",
         help="Do every N-th picture, from the I-th: a part of the work.",
         envvar="TAMING_SHARD",
     ),
 ]
-Json = Annotated[bool, _option("--json", help="Print the result as JSON.", panel=OUTPUT)]
-Quiet = Annotated[bool, _option("-q", "--quiet", help="Print only the path or the number.", panel=OUTPUT)]
-Debug = Annotated[bool, _option("--debug", help="Show the traceback of an error.", panel=OUTPUT)]
+Json = Annotated[bool, option("--json", help="Print the result as JSON.", panel=OUTPUT)]
+Quiet = Annotated[bool, option("-q", "--quiet", help="Print only the path or the number.", panel=OUTPUT)]
+Verbose = Annotated[
+    bool,
+    option("-v", "--verbose", help="Say the settings and where each came from, and what is chosen.", panel=OUTPUT),
+]
+Debug = Annotated[bool, option("--debug", help="Show the traceback of an error.", panel=OUTPUT)]
 
 
 def own_part(shard: str | None) -> Shard:
@@ -108,14 +147,16 @@ def skipped_code(skipped: object) -> int:
 def with_flags(**panels: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A decorator: the command takes the fields of the given config classes as flags, as `flags: dict[str, Any]`.
 
-    The keyword is the title of the flags' panel in `--help`, underscores as spaces.
+    The keyword is the title of the flags' panel in `--help`, underscores as spaces. A flag that takes a value is
+    annotated with its field's `Kind` besides, for who wants to know its choices.
     """
     taken = {
-        field.name: _flag(config, field, panel.replace("_", " "))
+        field.name: _flag(kind, field, panel.replace("_", " "))
         for panel, config in panels.items()
-        for field in fields(config)
+        for field, kind in zip(fields(config), kinds(config).values(), strict=True)
         if not field.metadata["hidden"]
     }
+    settled = frozenset(field.name for config in panels.values() for field in fields(config))
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(command)
@@ -133,25 +174,25 @@ def with_flags(**panels: type[Any]) -> Callable[[Callable[..., Any]], Callable[.
         wrapper.__signature__ = inspect.Signature(keywords + extra)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in keywords + extra}
         wrapper.__doc__, wrapper.__name__ = command.__doc__, command.__name__
+        wrapper.settled = settled  # type: ignore[attr-defined]
         return wrapper
 
     return decorate
 
 
-def _flag(config: type[Any], field: Field[Any], panel: str) -> Any:
-    kind, name = kinds(config)[field.name], flag_name(field)
-    help_text = field.metadata["help"] + _said_default(field)
+def _flag(kind: Kind, field: Field[Any], panel: str) -> Any:
+    name, help_text = flag_name(field), field.metadata["help"] + _said_default(field)
     if kind.base is bool:
         negative = f"/--no-{name.removeprefix('--')}" if field.default is True else ""
-        return Annotated[bool | None, _option(name + negative, help=help_text, panel=panel)]
+        return Annotated[bool | None, option(name + negative, help=help_text, panel=panel)]
     choices = "|".join(kind.choices)
     if len(choices) > WIDEST_METAVAR:
         choices, help_text = "NAME", f"{help_text} One of {', '.join(kind.choices)}."
     base = {int: "N", float: "X", str: "TEXT", Size: "WxH"}.get(kind.base)
-    metavar = field.metadata["metavar"] or choices or base
+    metavar = field.metadata["metavar"] or choices or base or ""
     if kind.many:
         metavar = f"{metavar},..."
-    return Annotated[str | None, _option(name, metavar=metavar, help=help_text, panel=panel)]
+    return Annotated[str | None, option(name, metavar=metavar, help=help_text, panel=panel), kind]
 
 
 def _said_default(field: Field[Any]) -> str:
@@ -164,6 +205,35 @@ def _said_default(field: Field[Any]) -> str:
     if isinstance(value, tuple):
         value = ",".join(map(str, value))
     return f" Default {value:g}." if isinstance(value, float) else f" Default {value}."
+
+
+def _own_settings(context: typer.Context, file: Path | None) -> Path | None:
+    """Take what a config file says of the command's own settings, those that the environment may say too; `settle`
+    takes the others. UsageError for what is neither."""
+    if file is not None:
+        command = context.command
+        own = {parameter.name for parameter in command.params if getattr(parameter, "envvar", None)}
+        settled: frozenset[str] = getattr(command.callback, "settled", frozenset())
+        values = from_file(file, command.name or "").values
+        for name in values:
+            if name not in own | settled:
+                raise UsageError(f"config file {file}: unknown key {name!r}; {one_of(sorted(own | settled), name)}")
+        context.default_map = {name: values[name] for name in own & values.keys()}
+    return file
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="TOML or JSON file of settings.",
+        rich_help_panel=SHARED,
+        show_default=False,
+        is_eager=True,  # the others look at what it says
+        callback=_own_settings,
+    ),
+]
 
 
 def settle(
@@ -187,17 +257,59 @@ def settle(
             raise UsageError("a resumed run keeps its settings; leave out --preset and --config")
         from taming_cli.runtime.rundir import RESUMED
 
-        return resolve(classes, [given, Layer(RESUMED, recorded)])
+        return _said(resolve(classes, [given, Layer(RESUMED, recorded)]))
     layers = [given]
     if fixed is not None:
         layers.append(fixed)
     layers.append(from_environment(classes, os.environ))
     if config_file is not None:
-        layers.append(from_file(config_file, command))
+        layers.append(_of(classes, from_file(config_file, command)))
     if command in COMMANDS:
         name = preset_name or os.environ.get("TAMING_PRESET") or _default_preset()
         layers += [_of_kind(layers), Layer(f"preset {name}", preset(name).of(command))]
-    return resolve(classes, layers)
+    return _said(resolve(classes, layers))
+
+
+def suggest(resolved: Resolved, suggested: Layer) -> Resolved:
+    """The same with what a model file suggests of how to use it, which counts where nothing else was said."""
+    free = {
+        name: value for name, value in suggested.values.items() if resolved.origins.get(name, "default") == "default"
+    }
+    if not free:
+        return resolved
+    classes = [type(config) for config in resolved.configs]
+    settled = {name: value for config in resolved.configs for name, value in vars(config).items()}
+    found = resolve(classes, [Layer(suggested.origin, free), Layer("", settled)])
+    say_settings({name: (value, suggested.origin) for name, value in free.items()})
+    return Resolved(found.configs, {**resolved.origins, **dict.fromkeys(free, suggested.origin)})
+
+
+def _of(classes: Sequence[type[Any]], layer: Layer) -> Layer:
+    """A file's values for these classes; what else it says, `--config` itself has taken or refused."""
+    known = {field.name for config in classes for field in fields(config)}
+    return Layer(layer.origin, {name: value for name, value in layer.values.items() if name in known})
+
+
+def _said(resolved: Resolved) -> Resolved:
+    say_settings(
+        {
+            name: (value, resolved.origins[name])
+            for config in resolved.configs
+            for name, value in to_dict(config).items()
+        }
+    )
+    return resolved
+
+
+def say_settings(settings: Mapping[str, tuple[Any, str]]) -> None:
+    """With `-v`, each setting's value, by where it came from: a line for each origin, defaults last."""
+    by_origin: defaultdict[str, list[str]] = defaultdict(list)
+    for name, (value, origin) in settings.items():
+        if value not in (None, (), []) and (value is not False or origin != "default"):
+            shown = ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+            by_origin[origin].append(f"{name} {shown}")
+    for origin, said in sorted(by_origin.items(), key=lambda item: item[0] == "default"):
+        HEARD.info("set by %s: %s", origin, ", ".join(said))
 
 
 def _of_kind(layers: Sequence[Layer]) -> Layer:

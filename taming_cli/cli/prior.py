@@ -3,27 +3,27 @@
 import json as json_module
 import re
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from taming_cli.cli import options as o
-from taming_cli.cli.console import Output, figures
+from taming_cli.cli.console import Output
 from taming_cli.cli.launch import launched
-from taming_cli.cli.training import architecture_of, last_word, say_estimate, take_up
+from taming_cli.cli.outlook import say_estimate, would_sample
+from taming_cli.cli.training import architecture_of, last_word, take_up, teller
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.shard import Shard
 from taming_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from taming_cli.pipeline import Pipeline, Sampled
+    from taming_cli.pipeline import Pipeline
     from taming_cli.rejection import Judge
+    from taming_cli.sampling import Sampled
 
 
 def register(app: typer.Typer) -> None:
@@ -61,12 +61,12 @@ def train_prior(
     """Train a prior on token files: a run folder with its checkpoints, curves and samples."""
     if not dry_run and (code := launched(nproc, flags["device"])) is not None:
         return code
+    from taming_cli.codec.condition import renders
     from taming_cli.codec.locate import codec_for, condition_codecs
     from taming_cli.codec.tiles import pictures
     from taming_cli.data.tokens import TokenFile
     from taming_cli.prior.train import COMMAND, fit
     from taming_cli.runtime.distributed import started, world
-    from taming_cli.runtime.progress import Progress
     from taming_cli.runtime.rundir import Place
 
     output = Output(json=json, quiet=quiet, silent=not started().first)
@@ -88,17 +88,9 @@ def train_prior(
     with TokenFile(files[0]) as first_file:
         network, model, path = codec_for(first_file.header, files[0], codec)
         conditions = condition_codecs(first_file.header, files[0], cond_ckpt or [], train.cond)
+        shown = renders(first_file.header.conditions, conditions)
     output.note(f"codec: {path}")
-    with world() as together, output.bar("training", 1.0) as bar:
-
-        def on_step(progress: Progress) -> None:
-            if progress.validation:
-                bar.line(f"step {progress.step}: held-out  {figures(progress.values)}")
-                return
-            shown = {key: value for key, value in progress.values.items() if key in ("nats_per_token", "gradient")}
-            text = f"step {progress.step}  {figures(shown)}  {progress.images_per_second:.1f} images/s"
-            bar.update(progress.spent, text)
-
+    with world() as together, output.bar("training", total=1.0) as bar:
         trained = fit(
             files,
             prior=prior_config,
@@ -107,8 +99,9 @@ def train_prior(
             conditions=conditions,
             place=place,
             render=lambda codes: pictures(network, codes.cpu()),
+            render_conditions=shown,
             origins=resolved.origins,
-            on_step=on_step,
+            on_step=teller(bar),
             world=together,
         )
     for note in trained.notes:
@@ -169,8 +162,9 @@ def sample(
     weights: o.Weights = None,
     offline: o.Offline = False,
     out: o.Out = None,
+    name: o.Name = None,
     first: Annotated[
-        int, typer.Option("--first", min=0, help="Number of the first sample: --first 17 -n 1 is the 18th of any set.")
+        int, o.number("--first", low=0, help="Number of the first sample: --first 17 -n 1 is the 18th of any set.")
     ] = 0,
     tokens: Annotated[
         Path | None, typer.Option("--tokens", metavar="FILE", help="Also write the codes, as a token file.")
@@ -183,6 +177,7 @@ def sample(
     config: o.Config = None,
     device: o.Device = "auto",
     precision: o.Precision = "fp32",
+    dry_run: o.DryRun = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -193,45 +188,43 @@ def sample(
     output = Output(json=json, quiet=quiet)
     from taming_cli.cli.models import prior_path
     from taming_cli.codec.hole import known
-    from taming_cli.pipeline import Pipeline, plan_of, sample_to, write_npz
+    from taming_cli.pipeline import Pipeline
     from taming_cli.rejection import accepted
-    from taming_cli.runtime.rundir import next_folder
+    from taming_cli.runtime.rundir import Place, find_run, next_folder
+    from taming_cli.sampling import plan_of, sample_to, write_npz
 
     resolved = o.settle((SampleConfig,), flags, command="sample", config_file=config)
-    (settings,) = resolved.configs
     path = prior_path(output, ckpt)
     pipeline = Pipeline.load(path, device=device, precision=precision)
-    pipeline.classes(settings, [first])
+    resolved = o.suggest(resolved, pipeline.suggested)
+    (settings,) = resolved.configs
     hole = None
     if complete is not None:
         hole = known(pipeline.codec, complete, mask, size=settings.size, at=_corner(at))
     elif mask or at:
         raise UsageError("--mask and --at belong to a picture that is completed; name it with --complete")
     asked = pipeline.ask(settings, _maps(pipeline.kinds, cond or []), hole)
+    pipeline.classes(settings, [first], asked)  # a wrong one is refused before anything is made
     if resolved.origins["n"] == "default":
         settings = replace(settings, n=max(1, len(asked.names)))
     if pipeline.repeats(asked.latent):
         output.note(
             f"this prior learned whole pictures of {pipeline.learned} codes: one of {asked.latent} will repeat itself"
         )
-    part = _part(shard, gathers=bool(tokens or npz) or settings.accept_rate < 1, out=out)
-    judge = _judge(pipeline, settings, class_map, weights, offline) if settings.accept_rate < 1 else None
+    place = find_run("sample", Place(out=out, name=name))
+    part = _part(shard, gathers=bool(tokens or npz) or settings.accept_rate < 1, out=place)
+    if dry_run:
+        return would_sample(output, pipeline, settings, asked.latent, part, place)
+    judge = _judge(output, pipeline, settings, class_map, weights, offline) if settings.accept_rate < 1 else None
     stamp = None if judge is None else judge.stamp
     numbers: Sequence[int] = range(first, first + settings.n)
     made = "" if npz is None else _free_way(npz, {**plan_of(pipeline, settings, asked, numbers), "judge": stamp})
-    folder = out or next_folder(Path("runs") / "sample")
-    count, drawn = 0, 0
-    with output.bar("sampling", None) as bar:
+    folder = place or next_folder(Path("runs") / "sample")
+    count = 0
+    with output.bar("sampling", unit="cells") as bar:
 
         def on_progress(done: int, total: int) -> None:
-            nonlocal drawn
-            drawn, bar.total = done, total
-            rate = done / max(1e-3, time.monotonic() - bar.began)
-            bar.update(done, f"{done}/{total} cells, {rate:.0f} cells/s")
-
-        def on_decode(done: int, total: int) -> None:
-            if done < total:
-                bar.update(drawn, f"decoding: {done}/{total} cells")
+            bar.update(done, total=total)
 
         numbers = numbers[part.places]
         if judge is not None:
@@ -245,14 +238,14 @@ def sample(
             tokens=tokens,
             ckpt=path,
             on_progress=on_progress,
-            on_decode=on_decode,
+            on_decode=bar.within,
         ):
             count += 1
             if json:
                 _tell(picture, settings.seed)
     if npz is not None and numbers:
         pictures = [folder / f"{number:06d}.png" for number in numbers]
-        write_npz(npz, pictures, pipeline.classes(settings, numbers), made)
+        write_npz(npz, pictures, pipeline.classes(settings, numbers, asked), made)
     if not json:
         together = f"; together in {folder / 'grid.png'}" if count else ""
         output.result(f"{folder}: {count} pictures{together}", {}, short=str(folder))
@@ -280,6 +273,8 @@ def _tell(picture: "Sampled", seed: int) -> None:
 
 def _free_way(npz: Path, plan: dict[str, Any]) -> str:
     """What an array of these pictures says that it was made of. UsageError where something else is in its way."""
+    from hashlib import sha256
+
     from taming_cli.data.arrays import made_of
 
     made = sha256(json_module.dumps(plan).encode()).hexdigest()
@@ -319,14 +314,21 @@ def _corner(text: str | None) -> tuple[int, int] | None:
 
 
 def _judge(
-    pipeline: "Pipeline", settings: SampleConfig, class_map: Path | None, weights: Path | None, offline: bool
+    output: Output,
+    pipeline: "Pipeline",
+    settings: SampleConfig,
+    class_map: Path | None,
+    weights: Path | None,
+    offline: bool,
 ) -> "Judge":
     """The classifier, and its class for each of the prior's that may be drawn."""
     from taming_cli.judges.class_names import match, read_mapping
     from taming_cli.judges.classifiers import build
     from taming_cli.rejection import Judge
 
-    classifier = build(settings.classifier, weights=weights, offline=offline).to(pipeline.device)
+    with output.bar("loading") as bar:
+        classifier = build(settings.classifier, weights=weights, offline=offline, on_bytes=bar.fetching)
+    classifier = classifier.to(pipeline.device)
     labels = [pipeline.label(index) for index in range(pipeline.gpt.config.num_classes)]
     needed = None if settings.class_name is None else [pipeline.class_index(settings.class_name)]
     mapping = read_mapping(class_map) if class_map is not None else None

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from taming_cli.evaluate.sending import Sending
     from taming_cli.evaluate.sides import Side, Statistics
     from taming_cli.judges.features import FeatureNetwork
+    from taming_cli.judges.perceptual import Perceptual
 
 
 class Session:
@@ -38,13 +39,14 @@ class Session:
         batch_size: o.BatchSize = 32,
         device: o.Device = "auto",
         workers: o.Workers = 2,
+        config: o.Config = None,
         json: o.Json = False,
         quiet: o.Quiet = False,
         debug: o.Debug = False,
     ) -> None:
         self.batch_size, self.device_name, self.workers, self.out = batch_size, device, workers, out
         self._json, self._quiet = json, quiet
-        self._open = ExitStack()
+        self._open, self._bar = ExitStack(), ExitStack()
         self._began = time.monotonic()
 
     def __enter__(self) -> "Session":
@@ -55,6 +57,7 @@ class Session:
             raise UsageError(f"{self.out} is a file; give a folder for the result")
         self.device = pick_device(self.device_name)
         self.world = self._open.enter_context(world())
+        self._open.push(self._bar)
         self.output = Output(json=self._json, quiet=self._quiet, silent=not self.world.first)
         return self
 
@@ -62,14 +65,18 @@ class Session:
         self._open.__exit__(*error)
 
     def told(self, what: str, unit: str = "pictures") -> Callable[[int, int], None]:
-        """A bar, which is told (done, total)."""
-        bar = self._open.enter_context(self.output.bar(what, None))
+        """A bar, which is told (done, total). There is one at a time: a new one takes the place of the last."""
+        self.end_bar()
+        bar = self._bar.enter_context(self.output.bar(what, unit=unit))
 
         def on_item(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done, f"{done}/{total} {unit}")
+            bar.update(done, total=total)
 
         return on_item
+
+    def end_bar(self) -> None:
+        """What comes next is no progress of that work."""
+        self._bar.close()
 
     def say(self, measured: "Measured") -> int:
         """The result, by the first process; 3 where pictures were skipped."""
@@ -80,8 +87,9 @@ class Session:
             self.heed(measured)
             first = next(iter(measured.values.values()))
             self.output.result(lines(measured), measured.to_dict(), short=f"{first:.6g}")
-            seconds, peak = time.monotonic() - self._began, peak_memory() / 2**30
-            self.output.note(f"took {seconds:.0f} s and at most {peak:.2f} GiB of memory")
+            if not self.output.verbose:  # which says it of every command
+                seconds, peak = time.monotonic() - self._began, peak_memory() / 2**30
+                self.output.note(f"took {seconds:.0f} s and at most {peak:.2f} GiB of memory")
             if self.out is not None:
                 self.output.note(f"kept: {save(measured, self.out)}")
         return 3 if measured.skipped and self.world.first else 0
@@ -128,16 +136,19 @@ class Session:
         """The feature network, its weights fetched if need be."""
         from taming_cli.judges.features import build
 
-        with self.output.bar("weights", None) as bar:
-
-            def on_bytes(done: int, total: int | None) -> None:
-                bar.total = total
-                bar.update(done, f"{done / 1e6:.0f} MB of the network's weights")
-
+        with self.output.bar("loading") as bar:
             network = build(
-                features.features, resize=features.resize, weights=weights, offline=offline, on_bytes=on_bytes
+                features.features, resize=features.resize, weights=weights, offline=offline, on_bytes=bar.fetching
             )
         return network.to(self.device)
+
+    def judge(self, name: str, weights: Path | None, offline: bool) -> "Perceptual | None":
+        """The perceptual network of that name, its weights fetched if need be; None for "none"."""
+        from taming_cli.judges.perceptual import build
+
+        with self.output.bar("loading") as bar:
+            judge = build(name, weights=weights, offline=offline, on_bytes=bar.fetching)
+        return None if judge is None else judge.to(self.device)
 
     def look(
         self,
@@ -206,7 +217,8 @@ def measures(**panels: type[Any]) -> Callable[[Callable[..., "Measured | int"]],
         shared = inspect.signature(Session).parameters
 
         def run(flags: dict[str, Any], **arguments: Any) -> int:
-            configs = o.settle(tuple(panels.values()), flags, command="eval").configs
+            file = arguments["config"]
+            configs = o.settle(tuple(panels.values()), flags, command="eval", config_file=file).configs
             asked = {name: arguments.pop(name) for name in shared}
             with Session(**asked) as session:
                 found = command(session, *configs, **arguments)

@@ -4,14 +4,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from taming_cli.cli.console import Output, figures
+from taming_cli.cli.console import Output, figure
 from taming_cli.config.resolve import Layer, flatten
 from taming_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    import torch
+    from taming_cli.cli.bar import Bar
+    from taming_cli.runtime.progress import OnStep, Progress
 
-    from taming_cli.runtime.cost import Estimate
+_SPOKEN = {
+    "nats_per_token": "{} nats/token",
+    "val_nats_per_token": "{} nats/token",
+    "psnr": "PSNR {} dB",
+    "accuracy": "{} right",
+    "l1": "L1 {}",
+    "cross_entropy": "{} nats/pixel",
+    "codes_used": "codes {}",
+    "codebook_perplexity": "perplexity {}",
+    "perceptual": "perceptual {}",
+    "critic": "critic {}",
+}
+"""How figures of a training are said, the most important first; the others stand in the log."""
+_SHARES = ("accuracy", "codes_used")
 
 
 class Start(NamedTuple):
@@ -40,15 +54,41 @@ def architecture_of(init: str | None, group: str) -> Layer | None:
     """What the file named by `--init` says of the architecture; the training checks that it is of the right kind."""
     if init is None:
         return None
+    from taming_cli.runtime.builtin import named
     from taming_cli.runtime.checkpoint import read_header
 
-    return Layer(f"init {init}", read_header(Path(init)).config.get(group, {}))
+    return Layer(f"init {init}", read_header(named(Path(init))).config.get(group, {}))
+
+
+def words(values: Mapping[str, float]) -> list[str]:
+    """Figures of a training, as a person reads them on the way."""
+    return [
+        said.format(f"{100 * values[name]:.0f}%" if name in _SHARES else figure(values[name]))
+        for name, said in _SPOKEN.items()
+        if name in values
+    ]
+
+
+def teller(bar: "Bar") -> "OnStep":
+    """What a training calls: it moves the bar at each step, and leaves a line for each validation."""
+    known: list[str] = []
+
+    def on_step(progress: "Progress") -> None:
+        if progress.validation:
+            bar.line(f"step {progress.step}: held-out", *words(progress.values))
+            return
+        if progress.values:
+            said = words(progress.values)
+            known[:] = [*said[:2], f"{figure(progress.images_per_second)} images/s", *said[2:]]
+        bar.update(progress.spent, f"step {progress.step}", *known)
+
+    return on_step
 
 
 def last_word(output: Output, trained: Any, **more: Any) -> None:
     """The best checkpoint's path, and how it does on what was held out."""
     output.result(
-        f"{trained.best}\n{figures(trained.validation)}".strip(),
+        f"{trained.best}\n{'  '.join(words(trained.validation))}".strip(),
         {
             "run": str(trained.run),
             "best": str(trained.best),
@@ -59,38 +99,3 @@ def last_word(output: Output, trained: Any, **more: Any) -> None:
         },
         short=str(trained.best),
     )
-
-
-def say_estimate(
-    output: Output,
-    said: str,
-    values: Mapping[str, Any],
-    found: "Estimate",
-    train: Any,
-    device: "torch.device",
-    dtype: "torch.dtype",
-    nproc: int = 1,
-) -> int:
-    """What a training would take: `said` and `values` are of its inputs. Memory and operations are of one process that
-    does it alone."""
-    step = found.seconds(device, dtype)
-    steps = train.steps or max(1, round(60 * train.minutes / step))
-    hours = steps * step / 3600 if train.steps else train.minutes / 60
-    lines = [
-        said,
-        f"{found.parameters:,} parameters; {found.memory / 2**30:.2f} GiB of memory at most, beside torch itself",
-        f"{found.flops / 1e12:.3g} TFLOP a step, about {step:.2g} s here; {steps:,} steps take {hours:.2g} hours",
-    ]
-    if nproc > 1:
-        lines.append(f"each of {nproc} processes exchanges {found.exchanged / 1e6:.3g} MB a step")
-    more = {
-        "exchanged_bytes_per_step": found.exchanged if nproc > 1 else 0,
-        "parameters": found.parameters,
-        "memory_bytes": found.memory,
-        "flops_per_step": found.flops,
-        "seconds_per_step": step,
-        "steps": steps,
-        "hours": hours,
-    }
-    output.result("\n".join(lines), {**values, **more}, short=f"{hours:.3g}")
-    return 0

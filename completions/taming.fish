@@ -1,0 +1,425 @@
+# Completions of taming for fish.
+# Made by scripts/completions from the commands of taming: run that again instead of changing this.
+
+# The commands of a group.
+function __taming_commands
+    switch "$argv"
+        case ''
+            printf '%s\n' train-vqgan tokenize reconstruct decode train-prior sample import export info demo-data report doctor annotate eval tokens presets weights
+        case 'annotate'
+            printf '%s\n' segmentation depth pose edges
+        case 'eval'
+            printf '%s\n' fid is kid prc rfid recon codebook nll all
+        case 'tokens'
+            printf '%s\n' verify merge
+        case 'presets'
+            printf '%s\n' ls show
+        case 'weights'
+            printf '%s\n' ls verify fetch
+    end
+end
+
+# Whether a command's flag takes a value.
+function __taming_takes
+    switch $argv[1]
+        case 'train-vqgan'
+            contains -- $argv[2] --preset --config -o --out --name --weights --nproc --kind --labels --colours --size --steps --minutes --batch-size --accumulate --learning-rate --critic-learning-rate --betas --warmup --final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --disc-weight --critic-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --held --val-every --val-images --save-every --seed --device --precision --workers --cache --val --init --train --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --disc-ndf --disc-num-layers --disc-loss
+        case 'tokenize'
+            contains -- $argv[2] --ckpt -o --out --size --views --cond --cond-ckpt --shard --batch-size --device --precision --workers --config
+        case 'reconstruct'
+            contains -- $argv[2] --ckpt -o --out --size --batch-size --device --precision --workers --shard --config
+        case 'decode'
+            contains -- $argv[2] --codec --batch-size --device --precision --shard --config
+        case 'train-prior'
+            contains -- $argv[2] --codec --cond-ckpt --preset --config -o --out --name --nproc --steps --minutes --batch-size --accumulate --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --samples --seed --device --precision --init --arch --n-layer --n-head --n-embd --window
+        case 'sample'
+            contains -- $argv[2] --ckpt --cond --complete --mask --at --class-map --weights -o --out --name --first --tokens --npz --shard --config --device --precision --temperature --top-k --top-p --min-p --guidance -n --seed --class --size --candidates --accept-rate --classifier --stride --batch-size
+        case 'import'
+            contains -- $argv[2] --config -o --out
+        case 'export'
+            contains -- $argv[2] -o --out --to
+        case 'info'
+            contains -- $argv[2] --config
+        case 'demo-data'
+            contains -- $argv[2] -n --count --size --seed --kind
+        case 'report'
+            contains -- $argv[2] -o --out --by
+        case 'annotate segmentation'
+            contains -- $argv[2] -o --out --shard --weights --device --workers --config --model
+        case 'annotate depth'
+            contains -- $argv[2] -o --out --shard --weights --device --workers --config --model
+        case 'annotate pose'
+            contains -- $argv[2] -o --out --shard --weights --device --workers --config --score --joint-score
+        case 'annotate edges'
+            contains -- $argv[2] -o --out --shard --workers --config
+        case 'eval fid'
+            contains -- $argv[2] --codec --weights -o --out --batch-size --device --workers --config --features --resize --size
+        case 'eval is'
+            contains -- $argv[2] --codec --weights -o --out --batch-size --device --workers --config --features --resize --size --splits --seed
+        case 'eval kid'
+            contains -- $argv[2] --codec --weights -o --out --batch-size --device --workers --config --features --resize --size --subsets --subset-size --seed
+        case 'eval prc'
+            contains -- $argv[2] --codec --weights -o --out --batch-size --device --workers --config --features --resize --size --neighbours
+        case 'eval rfid'
+            contains -- $argv[2] --weights -o --out --batch-size --device --workers --config --features --resize --size
+        case 'eval recon'
+            contains -- $argv[2] --size --perceptual --weights -o --out --batch-size --device --workers --config
+        case 'eval codebook'
+            contains -- $argv[2] --size -o --out --batch-size --device --workers --config
+        case 'eval nll'
+            contains -- $argv[2] --stride --precision -o --out --batch-size --device --workers --config
+        case 'eval all'
+            contains -- $argv[2] --perceptual --weights -o --out --batch-size --device --workers --config --features --resize --size
+        case 'tokens merge'
+            contains -- $argv[2] -o --out
+        case 'weights ls'
+            contains -- $argv[2] --weights
+        case 'weights verify'
+            contains -- $argv[2] --weights
+        case 'weights fetch'
+            contains -- $argv[2] -o --out
+        case '*'
+            return 1
+    end
+end
+
+# Reads the line up to the word that is completed: the command, the flags that are given, the flag whose value is still to
+# come, and how many other words there are. Once for a line, though every condition below asks for it.
+function __taming_read
+    set -l words (commandline -opc)
+    test "$words" = "$__taming_words"; and return
+    set -g __taming_words $words
+    set -g __taming_command ''
+    set -g __taming_given
+    set -g __taming_open
+    set -g __taming_count 0
+    set -l ended
+    set -e words[1]
+    for word in $words
+        if set -q __taming_open[1]
+            set -a __taming_given $__taming_open
+            set __taming_open
+        else if set -q ended[1]; or not string match -qr -- '^-.' $word
+            if test $__taming_count = 0; and contains -- $word (__taming_commands $__taming_command)
+                set __taming_command (string trim -- "$__taming_command $word")
+                set __taming_given
+            else
+                set __taming_count (math $__taming_count + 1)
+            end
+        else if test $word = --
+            set ended yes
+        else if string match -q -- '--*' $word
+            set -l flag (string replace -r '=.*' '' -- $word)
+            if test $flag = $word; and __taming_takes $__taming_command $flag
+                set __taming_open $flag
+            else
+                set -a __taming_given $flag
+            end
+        else
+            __taming_read_short $word
+        end
+    end
+end
+
+# Short flags may stand together, and a value right behind the last: -qn 4, -qn4.
+function __taming_read_short
+    set -l letters (string split '' -- (string sub -s 2 -- $argv[1]))
+    while set -q letters[1]
+        set -l flag -$letters[1]
+        set -e letters[1]
+        if not __taming_takes $__taming_command $flag
+            set -a __taming_given $flag
+        else if set -q letters[1]
+            set -a __taming_given $flag
+            return
+        else
+            set __taming_open $flag
+        end
+    end
+end
+
+# Whether the flag of the spellings $argv[1], a list with spaces between, is one of the commands that follow, and not given
+# yet.
+function __taming_may
+    __taming_read
+    contains -- $__taming_command $argv[2..-1]; or return
+    for spelling in (string split ' ' -- $argv[1])
+        contains -- $spelling $__taming_given; and return 1
+    end
+    return 0
+end
+
+# Whether so many words, $argv[1], stand behind one of the commands that follow.
+function __taming_at
+    __taming_read
+    test $__taming_count = $argv[1]; and contains -- $__taming_command $argv[2..-1]
+end
+
+# Whether at least so many do.
+function __taming_from
+    __taming_read
+    test $__taming_count -ge $argv[1]; and contains -- $__taming_command $argv[2..-1]
+end
+
+# What is typed of a value: the word, without the flag before it.
+function __taming_value
+    commandline -ct | string replace -r '^(--[^=]*=|-[^-])' ''
+end
+
+# Folders, and files whose names end in one of the arguments, in capitals or not; where there are none of either, any file.
+function __taming_files
+    set -l all (complete -C "'' "(__taming_value))
+    set -l ends (string escape --style=regex -- $argv)
+    set -l found (string match -ri -- '.*(?:'(string join '|' / $ends)')$' $all)
+    set -q found[1]; or not set -q argv[1]; or set found $all
+    printf '%s\t\n' $found
+end
+
+# The arguments as keys, each with the = that a file stands behind.
+function __taming_keys
+    __taming_value | string match -q '*=*'; or printf '%s=\t\n' $argv
+end
+
+# A file behind a key, by the ends of its name.
+function __taming_files_of_key
+    __taming_value | string match -q '*=*'; and __taming_files $argv
+end
+
+# Several of the arguments, with commas between.
+function __taming_list
+    set -l before (__taming_value | string replace -r '[^,]*$' '')
+    for word in $argv
+        contains -- $word (string split , -- $before); or printf '%s\t\n' $before$word
+    end
+end
+
+complete -c taming -f
+
+complete -c taming -n '__taming_at 0 \'\'' -a train-vqgan -d 'Train a codec on pictures: a run folder with its checkpoints, curves and reconstructions'
+complete -c taming -n '__taming_at 0 \'\'' -a tokenize -d 'Turn pictures into a token file (by default tokens.h5)'
+complete -c taming -n '__taming_at 0 \'\'' -a reconstruct -d 'Send pictures (or a codec\'s condition maps) through it and back, each at its own size; prints the mean PSNR'
+complete -c taming -n '__taming_at 0 \'\'' -a decode -d 'Turn a token file back into pictures'
+complete -c taming -n '__taming_at 0 \'\'' -a train-prior -d 'Train a prior on token files: a run folder with its checkpoints, curves and samples'
+complete -c taming -n '__taming_at 0 \'\'' -a sample -d 'Draw new pictures: PNGs and a grid, in the folder -o (by default under runs/sample/)'
+complete -c taming -n '__taming_at 0 \'\'' -a import -d 'Turn a published checkpoint into a model file; nothing in it is run, and every tensor is accounted for'
+complete -c taming -n '__taming_at 0 \'\'' -a export -d 'Write a model in the layout of another program, so that it works there'
+complete -c taming -n '__taming_at 0 \'\'' -a info -d 'Say what a file is and holds: a model, tokens, or a published checkpoint'
+complete -c taming -n '__taming_at 0 \'\'' -a demo-data -d 'Draw a small data set of landscapes and figures, with segmentation, depth and pose maps and classes'
+complete -c taming -n '__taming_at 0 \'\'' -a report -d 'Write one page: of a run anew, or of several runs beside one another'
+complete -c taming -n '__taming_at 0 \'\'' -a doctor -d 'Check versions, devices, precision, weights, folders, settings: exit code 1 where something needed would fail'
+complete -c taming -n '__taming_at 0 \'\'' -a annotate -d 'Make the condition maps of pictures, each at its picture\'s size and relative path, as PNG'
+complete -c taming -n '__taming_at 0 \'\'' -a eval -d 'Measure pictures, codecs and priors'
+complete -c taming -n '__taming_at 0 \'\'' -a tokens -d 'Check and join token files'
+complete -c taming -n '__taming_at 0 \'\'' -a presets -d 'The named sets of settings'
+complete -c taming -n '__taming_at 0 \'\'' -a weights -d 'Pretrained weights: list, verify and fetch them'
+complete -c taming -n '__taming_at 0 \'annotate\'' -a segmentation -d 'Label maps by a network of torchvision (by default DeepLabV3, 21 labels), with labels.txt beside them'
+complete -c taming -n '__taming_at 0 \'annotate\'' -a depth -d 'Depth by a model of transformers (pip install \'taming[annotate]\'), 16-bit grey, each map by its own range'
+complete -c taming -n '__taming_at 0 \'annotate\'' -a pose -d 'Skeletons of the people in them, by torchvision\'s keypoint R-CNN, on black'
+complete -c taming -n '__taming_at 0 \'annotate\'' -a edges -d 'White edges on black by Canny\'s method, as `tokenize --cond edges` makes them; needs no network'
+complete -c taming -n '__taming_at 0 \'eval\'' -a fid -d 'Frechet distance of two sides\' features: FID, or under another network\'s name'
+complete -c taming -n '__taming_at 0 \'eval\'' -a is -d 'Inception score of pictures, and its deviation over parts'
+complete -c taming -n '__taming_at 0 \'eval\'' -a kid -d 'Kernel distance of two sides\' features, and its deviation over subsets'
+complete -c taming -n '__taming_at 0 \'eval\'' -a prc -d 'Improved precision and recall of generated pictures; first published with --features vgg16'
+complete -c taming -n '__taming_at 0 \'eval\'' -a rfid -d 'Frechet distance from pictures to their reconstructions, which are not written'
+complete -c taming -n '__taming_at 0 \'eval\'' -a recon -d 'PSNR, SSIM, L1, perceptual distance and bits per pixel of a codec\'s reconstructions; -o keeps worst and best'
+complete -c taming -n '__taming_at 0 \'eval\'' -a codebook -d 'How a codebook is used: codes that occur, their perplexity, those that never do; -o keeps a histogram'
+complete -c taming -n '__taming_at 0 \'eval\'' -a nll -d 'nats/token and bits/dim of a token file\'s codes under a prior; by class, and -o keeps a map by position'
+complete -c taming -n '__taming_at 0 \'eval\'' -a all -d 'Everything that fits a run, on what it never learned from, into its eval.json and its report'
+complete -c taming -n '__taming_at 0 \'tokens\'' -a verify -d 'Read every part of a token file: checksums, ranges, counts'
+complete -c taming -n '__taming_at 0 \'tokens\'' -a merge -d 'Join token files into one'
+complete -c taming -n '__taming_at 0 \'presets\'' -a ls -d 'List the presets'
+complete -c taming -n '__taming_at 0 \'presets\'' -a show -d 'Print every setting of a preset, as a file that --config takes'
+complete -c taming -n '__taming_at 0 \'weights\'' -a ls -d 'List the weights that commands ask for: what each is for, its file, and where it is'
+complete -c taming -n '__taming_at 0 \'weights\'' -a verify -d 'Read the weights that are here, compare their sha256: exit code 1 for one that is wrong, or named and missing'
+complete -c taming -n '__taming_at 0 \'weights\'' -a fetch -d 'Download weights and verify them; what is here already is left, or copied to the folder of -o'
+
+complete -c taming -n '__taming_from 0 train-vqgan tokenize reconstruct \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -a '(__taming_files .avif .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz)'
+complete -c taming -n '__taming_at 0 decode \'tokens verify\'' -a '(__taming_files .h5)'
+complete -c taming -n '__taming_at 1 decode' -a '(__taming_files)'
+complete -c taming -n '__taming_from 0 train-prior \'tokens merge\'' -a '(__taming_files .h5)'
+complete -c taming -n '__taming_at 0 import' -a '(__taming_files .ckpt .pt .pth .bin .safetensors)'
+complete -c taming -n '__taming_at 0 export \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\'' -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_at 0 info' -a '(__taming_files .ckpt .pt .pth .bin .safetensors .h5)'
+complete -c taming -n '__taming_at 0 demo-data \'eval all\'' -a '(__taming_files)'
+complete -c taming -n '__taming_from 0 report' -a '(__taming_files)'
+complete -c taming -n '__taming_at 0 \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\'' -a '(__taming_files .avif .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .h5 .npz)'
+complete -c taming -n '__taming_at 1 \'eval fid\' \'eval kid\' \'eval prc\'' -a '(__taming_files .avif .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .h5 .npz)'
+complete -c taming -n '__taming_from 1 \'eval rfid\' \'eval recon\'' -a '(__taming_files .avif .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz)'
+complete -c taming -n '__taming_from 1 \'eval codebook\'' -a '(__taming_files .avif .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .h5)'
+complete -c taming -n '__taming_at 1 \'eval nll\'' -a '(__taming_files .h5)'
+complete -c taming -n '__taming_at 0 \'presets show\'' -a 'tiny\\t small\\t f16-1024\\t f16-16384\\t'
+complete -c taming -n '__taming_from 0 \'weights verify\' \'weights fetch\'' -a 'efficientnet-lite0\\t vgg16\\t alexnet\\t squeezenet1_1\\t inception-v3-compat\\t deeplabv3_resnet50\\t keypointrcnn_resnet50_fpn\\t dinov2\\t depth\\t'
+
+complete -c taming -n '__taming_may \'--version\' \'\'' -l version -d 'Print the version.'
+complete -c taming -n '__taming_may \'-h --help\' \'\' train-vqgan tokenize reconstruct decode train-prior sample import export info demo-data report doctor annotate \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' eval \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\' tokens \'tokens verify\' \'tokens merge\' presets \'presets ls\' \'presets show\' weights \'weights ls\' \'weights verify\' \'weights fetch\'' -s h -l help -d 'Show this message and exit.'
+complete -c taming -n '__taming_may \'--preset\' train-vqgan train-prior' -l preset -d 'A set of settings; else tiny, on a GPU small.' -x -a 'tiny\\t small\\t f16-1024\\t f16-16384\\t'
+complete -c taming -n '__taming_may \'--config\' train-vqgan tokenize reconstruct decode train-prior sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l config -d 'TOML or JSON file of settings.' -x -a '(__taming_files .toml .json)'
+complete -c taming -n '__taming_may \'-o --out\' train-vqgan reconstruct train-prior sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -s o -l out -d 'Run folder, output folder or file.' -x -a '(__taming_files)'
+complete -c taming -n '__taming_may \'--name\' train-vqgan train-prior sample' -l name -d 'The run\'s name under runs/; else it counts up.' -x
+complete -c taming -n '__taming_may \'--resume\' train-vqgan train-prior' -l resume -d 'Go on with the newest run, or with the one named.'
+complete -c taming -n '__taming_may \'--weights\' train-vqgan sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval all\' \'weights ls\' \'weights verify\'' -l weights -d 'Pretrained weights: a file, or a folder of them.' -x -a '(__taming_files .pth .pt .safetensors)'
+complete -c taming -n '__taming_may \'--offline\' train-vqgan sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval all\' \'weights fetch\'' -l offline -d 'Never download.'
+complete -c taming -n '__taming_may \'--dry-run\' train-vqgan tokenize reconstruct decode train-prior sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -l dry-run -d 'Say what would be done, and write nothing.'
+complete -c taming -n '__taming_may \'--nproc\' train-vqgan train-prior' -l nproc -d 'Processes on this machine that share each batch, each on its own GPU.' -x
+complete -c taming -n '__taming_may \'--json\' train-vqgan tokenize reconstruct decode train-prior sample import export info demo-data report doctor \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\'' -l json -d 'Print the result as JSON.'
+complete -c taming -n '__taming_may \'-q --quiet\' train-vqgan tokenize reconstruct decode train-prior sample import export info demo-data report doctor \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\'' -s q -l quiet -d 'Print only the path or the number.'
+complete -c taming -n '__taming_may \'--debug\' train-vqgan tokenize reconstruct decode train-prior sample import export info demo-data report doctor \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\'' -l debug -d 'Show the traceback of an error.'
+complete -c taming -n '__taming_may \'--kind\' train-vqgan' -l kind -d 'What the files hold: pictures, or the maps of a condition. Default image. One of image, segmentation, depth, pose, edges.' -x -a 'image\\t segmentation\\t depth\\t pose\\t edges\\t'
+complete -c taming -n '__taming_may \'--labels\' train-vqgan' -l labels -d 'Labels of segmentation maps; 0: one more than the largest that occurs. Default 0.' -x
+complete -c taming -n '__taming_may \'--unlabelled\' train-vqgan' -l unlabelled -d 'In segmentation maps 255 means unlabelled and becomes label 0, the others move up (COCO-Stuff).'
+complete -c taming -n '__taming_may \'--colours\' train-vqgan' -l colours -d 'Colours of segmentation maps in true colour: a line `#rrggbb name` for each label.' -x -a '(__taming_files \'\')'
+complete -c taming -n '__taming_may \'--size\' train-vqgan' -l size -d 'Size of the training crops, in pixels. Default 128x128.' -x
+complete -c taming -n '__taming_may \'--steps\' train-vqgan train-prior' -l steps -d 'Optimiser updates; 0: as many as --minutes allow. Default 0.' -x
+complete -c taming -n '__taming_may \'--minutes\' train-vqgan train-prior' -l minutes -d 'Wall-clock minutes; 0: as long as --steps take. Default 8.' -x
+complete -c taming -n '__taming_may \'--batch-size\' train-vqgan' -l batch-size -d 'Pictures per step. Default 8.' -x
+complete -c taming -n '__taming_may \'--accumulate\' train-vqgan' -l accumulate -d 'Parts that a step\'s pictures are taken in, one after the other; their gradients are added up. Default 1.' -x
+complete -c taming -n '__taming_may \'--gradient-checkpointing\' train-vqgan train-prior' -l gradient-checkpointing -d 'Make activations once more on the way back instead of keeping them: less memory, a third slower.'
+complete -c taming -n '__taming_may \'--learning-rate\' train-vqgan' -l learning-rate -d 'Peak learning rate of the codec. Default 0.0003.' -x
+complete -c taming -n '__taming_may \'--critic-learning-rate\' train-vqgan' -l critic-learning-rate -d 'Learning rate of the critic. Default 0.0002.' -x
+complete -c taming -n '__taming_may \'--betas\' train-vqgan' -l betas -d 'Adam\'s two betas. Default 0.5,0.9.' -x
+complete -c taming -n '__taming_may \'--warmup\' train-vqgan train-prior' -l warmup -d 'Steps of linear warm-up. Default 50.' -x
+complete -c taming -n '__taming_may \'--final-lr\' train-vqgan' -l final-lr -d 'Learning rate at the end as a share of its peak (cosine). Default 0.02.' -x
+complete -c taming -n '__taming_may \'--clip\' train-vqgan' -l clip -d 'Largest gradient norm of the codec; 0: no limit. Default 1.' -x
+complete -c taming -n '__taming_may \'--ema\' train-vqgan train-prior' -l ema -d 'Decay of the moving average of the weights; 0: none. Default 0.998.' -x
+complete -c taming -n '__taming_may \'--l1-weight\' train-vqgan' -l l1-weight -d 'Weight of the L1 term. Default 1.' -x
+complete -c taming -n '__taming_may \'--l2-weight\' train-vqgan' -l l2-weight -d 'Weight of a squared error: brings large areas and colours sooner. Default 2.' -x
+complete -c taming -n '__taming_may \'--perceptual\' train-vqgan' -l perceptual -d 'Perceptual network; only efficientnet-lite0 and none work without a download. Default efficientnet-lite0. One of lpips-vgg, lpips-alex, lpips-squeeze, efficientnet-lite0, none.' -x -a 'lpips-vgg\\t lpips-alex\\t lpips-squeeze\\t efficientnet-lite0\\t none\\t'
+complete -c taming -n '__taming_may \'--perceptual-weight\' train-vqgan' -l perceptual-weight -d 'Weight of the perceptual term. Default 0.2.' -x
+complete -c taming -n '__taming_may \'--codebook-weight\' train-vqgan' -l codebook-weight -d 'Weight of the codebook and commitment terms. Default 1.' -x
+complete -c taming -n '__taming_may \'--beta\' train-vqgan' -l beta -d 'Weight of the commitment term within them. Default 0.25.' -x
+complete -c taming -n '__taming_may \'--legacy\' train-vqgan' -l legacy -d 'Put beta on the codebook term instead, as the published code did.'
+complete -c taming -n '__taming_may \'--disc-weight\' train-vqgan' -l disc-weight -d 'Weight of the adversarial term, times the adaptive weight. Default 0.2.' -x
+complete -c taming -n '__taming_may \'--critic-start\' train-vqgan' -l critic-start -d 'Share of the training after which the critic trains; its term counts later. Default 0.3.' -x
+complete -c taming -n '__taming_may \'--disc-start\' train-vqgan' -l disc-start -d 'Share of the training after which the adversarial term counts. Default 0.4.' -x
+complete -c taming -n '__taming_may \'--disc-ramp\' train-vqgan' -l disc-ramp -d 'Share of the training over which that term grows to its weight. Default 0.1.' -x
+complete -c taming -n '__taming_may \'--quantizer\' train-vqgan' -l quantizer -d 'How the codebook learns: moving averages (ema) or by its own loss (vq, as published). Default ema.' -x -a 'ema\\t vq\\t'
+complete -c taming -n '__taming_may \'--codebook-decay\' train-vqgan' -l codebook-decay -d 'Decay of the ema quantizer\'s moving averages. Default 0.9.' -x
+complete -c taming -n '__taming_may \'--revive\' train-vqgan' -l revive -d 'Replace codes used less than this share of an even use; 0: never (as published). Default 0.1.' -x
+complete -c taming -n '__taming_may \'--crop-scale\' train-vqgan' -l crop-scale -d 'Smallest and largest area of a training crop, as shares of the largest crop. Default 0.4,1.0.' -x
+complete -c taming -n '__taming_may \'--flip --no-flip\' train-vqgan' -l flip -d 'Mirror half of the training crops. On by default.'
+complete -c taming -n '__taming_may \'--flip --no-flip\' train-vqgan' -l no-flip -d 'Turn --flip off.'
+complete -c taming -n '__taming_may \'--held\' train-vqgan' -l held -d 'Share of the pictures held out, where --val is not given. Default 0.05.' -x
+complete -c taming -n '__taming_may \'--val-every\' train-vqgan train-prior' -l val-every -d 'Share of the training between two validations. Default 0.1.' -x
+complete -c taming -n '__taming_may \'--val-images\' train-vqgan' -l val-images -d 'Held-out pictures looked at in each validation. Default 64.' -x
+complete -c taming -n '__taming_may \'--save-every\' train-vqgan train-prior' -l save-every -d 'Minutes between two saves, besides those at each validation. Default 5.' -x
+complete -c taming -n '__taming_may \'--snapshots\' train-vqgan train-prior' -l snapshots -d 'Keep the model of each validation, as checkpoints/step_*.safetensors.'
+complete -c taming -n '__taming_may \'--tensorboard\' train-vqgan train-prior' -l tensorboard -d 'Write curves and pictures for TensorBoard too; needs tensorboardX.'
+complete -c taming -n '__taming_may \'--seed\' train-vqgan train-prior' -l seed -d 'Seed of everything random. Default 0.' -x
+complete -c taming -n '__taming_may \'--device\' train-vqgan train-prior' -l device -d 'auto, cpu, cuda, cuda:N or mps. Default auto.' -x -a 'auto\\t cpu\\t cuda\\t mps\\t'
+complete -c taming -n '__taming_may \'--precision\' train-vqgan' -l precision -d 'Arithmetic of the networks; losses and quantisation are fp32. Default auto.' -x -a 'auto\\t fp32\\t bf16\\t'
+complete -c taming -n '__taming_may \'--workers\' train-vqgan' -l workers -d 'Processes that read pictures; 0: a thread. Default 0.' -x
+complete -c taming -n '__taming_may \'--cache\' train-vqgan' -l cache -d 'MiB of memory for decoded pictures. Default 1024.' -x
+complete -c taming -n '__taming_may \'--val\' train-vqgan' -l val -d 'Held-out pictures: a folder, file or archive.' -x -a '(__taming_files .avif .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz)'
+complete -c taming -n '__taming_may \'--init\' train-vqgan' -l init -d 'Start from this codec\'s weights and architecture.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'--train\' train-vqgan' -l train -d '`decoder` leaves encoder and codebook as they are, and so tokens and priors valid. Default all.' -x -a 'all\\t decoder\\t'
+complete -c taming -n '__taming_may \'--ch\' train-vqgan' -l ch -d 'Channels at full resolution; a multiple of --norm-groups. Default 32.' -x
+complete -c taming -n '__taming_may \'--ch-mult\' train-vqgan' -l ch-mult -d 'Channel multiple of each level; n levels make f = 2^(n-1). Default 1,1,2,4.' -x
+complete -c taming -n '__taming_may \'--num-res-blocks\' train-vqgan' -l num-res-blocks -d 'Residual blocks per level (the decoder has one more). Default 1.' -x
+complete -c taming -n '__taming_may \'--norm-groups\' train-vqgan' -l norm-groups -d 'Groups of each GroupNorm: 32 as published; 4 channels or more in each, or colours are normalised away. Default 8.' -x
+complete -c taming -n '__taming_may \'--attn-resolutions\' train-vqgan' -l attn-resolutions -d 'Nominal sizes, counted from --resolution, of the levels that get attention. Default 16.' -x
+complete -c taming -n '__taming_may \'--z-channels\' train-vqgan' -l z-channels -d 'Channels between encoder and quantizer. Default 64.' -x
+complete -c taming -n '__taming_may \'--resolution\' train-vqgan' -l resolution -d 'Nominal picture side, from which attention levels are counted. Default 128.' -x
+complete -c taming -n '__taming_may \'--dropout\' train-vqgan' -l dropout -d 'Dropout in the residual blocks. Default 0.' -x
+complete -c taming -n '__taming_may \'--codebook-size\' train-vqgan' -l codebook-size -d 'Entries of the codebook, K. Default 1024.' -x
+complete -c taming -n '__taming_may \'--codebook-dim\' train-vqgan' -l codebook-dim -d 'Length of each entry, D. Default 8.' -x
+complete -c taming -n '__taming_may \'--normalize\' train-vqgan' -l normalize -d 'Compare codes by angle: entries and encoder outputs are scaled to length 1.'
+complete -c taming -n '__taming_may \'--disc-ndf\' train-vqgan' -l disc-ndf -d 'Channels of the critic\'s first layer. Default 32.' -x
+complete -c taming -n '__taming_may \'--disc-num-layers\' train-vqgan' -l disc-num-layers -d 'Strided layers of the critic: 3 see 70 x 70 pixels each, 2 see 34 x 34. Default 2.' -x
+complete -c taming -n '__taming_may \'--disc-loss\' train-vqgan' -l disc-loss -d 'The adversarial loss. Default hinge.' -x -a 'hinge\\t vanilla\\t'
+complete -c taming -n '__taming_may \'-v --verbose\' train-vqgan tokenize reconstruct decode train-prior sample import export info demo-data report doctor \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\'' -s v -l verbose -d 'Say the settings and where each came from, and what is chosen.'
+complete -c taming -n '__taming_may \'--ckpt\' tokenize reconstruct sample' -l ckpt -d 'Model file; else $TAMING_CKPT, else the newest run\'s, else `builtin`.' -x -a 'builtin\\t (__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'-o --out\' tokenize' -s o -l out -d 'Run folder, output folder or file.' -x -a '(__taming_files .h5)'
+complete -c taming -n '__taming_may \'--size\' tokenize reconstruct' -l size -d 'Size of the pictures; by default the codec\'s own.' -x
+complete -c taming -n '__taming_may \'--views\' tokenize' -l views -d 'Views of each picture: centre crop, its mirror image, random crops.' -x
+complete -c taming -n '__taming_may \'\' tokenize' -l cond -d 'Keep a condition beside the codes: with the folder of its maps, named like the pictures; edges, lowres and coords also as KIND alone, made of the picture.' -x -a 'edges\\t lowres\\t coords\\t (__taming_keys segmentation depth pose edges) (__taming_files_of_key)'
+complete -c taming -n '__taming_may \'\' tokenize' -l cond-ckpt -d 'Codec of such maps; its file says of which kind.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'-0 --null\' tokenize' -s 0 -l null -d 'Paths on stdin end with NUL, as of `find -print0`.'
+complete -c taming -n '__taming_may \'--shard\' tokenize' -l shard -d 'Make the I-th of N parts, tokens.I-of-N.h5, for `taming tokens merge` to join.' -x
+complete -c taming -n '__taming_may \'--batch-size\' tokenize reconstruct decode \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l batch-size -d 'Pictures at once.' -x
+complete -c taming -n '__taming_may \'--device\' tokenize reconstruct decode sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l device -d 'auto, cpu, cuda, cuda:N or mps.' -x -a 'auto\\t cpu\\t cuda\\t mps\\t'
+complete -c taming -n '__taming_may \'--precision\' tokenize reconstruct decode sample \'eval nll\'' -l precision -d 'Arithmetic of the networks.' -x -a 'auto\\t fp32\\t bf16\\t fp16\\t'
+complete -c taming -n '__taming_may \'--workers\' tokenize reconstruct \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l workers -d 'Threads that read pictures.' -x
+complete -c taming -n '__taming_may \'--shard\' reconstruct decode sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -l shard -d 'Do every N-th picture, from the I-th: a part of the work.' -x
+complete -c taming -n '__taming_may \'--codec\' decode train-prior' -l codec -d 'The codec, where the token file does not find it.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'\' train-prior' -l cond-ckpt -d 'A condition\'s codec, where the token file does not find it.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'--batch-size\' train-prior' -l batch-size -d 'Windows per step. Default 16.' -x
+complete -c taming -n '__taming_may \'--accumulate\' train-prior' -l accumulate -d 'Parts that a step\'s windows are taken in, one after the other; their gradients are added up. Default 1.' -x
+complete -c taming -n '__taming_may \'--fsdp\' train-prior' -l fsdp -d 'Share weights, gradients and optimiser out among the processes (FSDP2): for priors that do not fit one.'
+complete -c taming -n '__taming_may \'--learning-rate\' train-prior' -l learning-rate -d 'Peak learning rate. Default 0.002.' -x
+complete -c taming -n '__taming_may \'--betas\' train-prior' -l betas -d 'AdamW\'s two betas. Default 0.9,0.95.' -x
+complete -c taming -n '__taming_may \'--weight-decay\' train-prior' -l weight-decay -d 'AdamW\'s decay, on the weights of linear layers only. Default 0.05.' -x
+complete -c taming -n '__taming_may \'--final-lr\' train-prior' -l final-lr -d 'Learning rate at the end as a share of its peak (cosine). Default 0.05.' -x
+complete -c taming -n '__taming_may \'--clip\' train-prior' -l clip -d 'Largest gradient norm; 0: no limit. Default 1.' -x
+complete -c taming -n '__taming_may \'--dropout\' train-prior' -l dropout -d 'Share zeroed of embeddings and block outputs; if published, of attention weights too. Default 0.1.' -x
+complete -c taming -n '__taming_may \'--pkeep\' train-prior' -l pkeep -d 'Probability that an input code is kept; the others become random codes, the targets stay. Default 1.' -x
+complete -c taming -n '__taming_may \'--condition-dropout\' train-prior' -l condition-dropout -d 'Probability that a picture is shown without its conditions, and that of several one is left out; guidance needs some. Default 0.1.' -x
+complete -c taming -n '__taming_may \'--cond\' train-prior' -l cond -d 'Conditions to learn, of those that the token files have; none at all: `none`.' -x -a '(__taming_list class segmentation depth pose edges lowres coords none)'
+complete -c taming -n '__taming_may \'--held\' train-prior' -l held -d 'Share of the pictures held out. Default 0.05.' -x
+complete -c taming -n '__taming_may \'--val-windows\' train-prior' -l val-windows -d 'Held-out windows looked at in each validation. Default 512.' -x
+complete -c taming -n '__taming_may \'--patience\' train-prior' -l patience -d 'Validations without a better one after which training stops; 0: never. Default 0.' -x
+complete -c taming -n '__taming_may \'--samples\' train-prior' -l samples -d 'Pictures drawn at each validation; 0: none. Default 16.' -x
+complete -c taming -n '__taming_may \'--precision\' train-prior' -l precision -d 'Arithmetic of the network; weights and loss are fp32. Default auto.' -x -a 'auto\\t fp32\\t bf16\\t'
+complete -c taming -n '__taming_may \'--init\' train-prior' -l init -d 'Prior to start from: a model file, whose architecture is used.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'--arch\' train-prior' -l arch -d 'modern: RMSNorm, SwiGLU, 2-D rotary positions, query/key norm; published: learned positions, LayerNorm, GELU. Default modern.' -x -a 'modern\\t published\\t'
+complete -c taming -n '__taming_may \'--n-layer\' train-prior' -l n-layer -d 'Transformer blocks. Default 4.' -x
+complete -c taming -n '__taming_may \'--n-head\' train-prior' -l n-head -d 'Attention heads. Default 4.' -x
+complete -c taming -n '__taming_may \'--n-embd\' train-prior' -l n-embd -d 'Width of the network; a multiple of the heads. Default 256.' -x
+complete -c taming -n '__taming_may \'--window\' train-prior' -l window -d 'Cells that the prior sees at once; a token file with smaller grids makes it smaller. Default 16x16.' -x
+complete -c taming -n '__taming_may \'\' sample' -l cond -d 'Condition map, or a folder with one for each picture; KIND=FILE where the prior takes several kinds.' -x -a '(__taming_keys segmentation depth pose edges) (__taming_files .avif .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp .npy .json)'
+complete -c taming -n '__taming_may \'--complete\' sample' -l complete -d 'Complete this picture; a larger --size continues it around.' -x -a '(__taming_files .avif .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
+complete -c taming -n '__taming_may \'--mask\' sample' -l mask -d 'What to make of it is white; `upper-half` keeps that and makes the lower.' -x -a 'upper-half\\t (__taming_files .avif .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
+complete -c taming -n '__taming_may \'--at\' sample' -l at -d 'Its upper left corner in a larger --size; by default in the middle.' -x
+complete -c taming -n '__taming_may \'--class-map\' sample' -l class-map -d 'JSON from the prior\'s classes to the classifier\'s, where names differ.' -x -a '(__taming_files .json)'
+complete -c taming -n '__taming_may \'--first\' sample' -l first -d 'Number of the first sample: --first 17 -n 1 is the 18th of any set.' -x
+complete -c taming -n '__taming_may \'--tokens\' sample' -l tokens -d 'Also write the codes, as a token file.' -x -a '(__taming_files .h5)'
+complete -c taming -n '__taming_may \'--npz\' sample' -l npz -d 'Also write the pictures as one array, as the ADM suite reads it.' -x -a '(__taming_files .npz)'
+complete -c taming -n '__taming_may \'--temperature\' sample' -l temperature -d 'Divides the logits: below 1 safer, above 1 wilder. Default 1.' -x
+complete -c taming -n '__taming_may \'--top-k\' sample' -l top-k -d 'Keep the k most likely codes; 0: all. Default 0.' -x
+complete -c taming -n '__taming_may \'--top-p\' sample' -l top-p -d 'Keep the most likely codes that together reach this probability; 1: all. Default 1.' -x
+complete -c taming -n '__taming_may \'--min-p\' sample' -l min-p -d 'Keep codes at least this share as likely as the most likely one. Default 0.' -x
+complete -c taming -n '__taming_may \'--guidance\' sample' -l guidance -d 'Pull towards the condition: unconditional + guidance x (conditional - unconditional); 1: none. Default 1.' -x
+complete -c taming -n '__taming_may \'--greedy\' sample' -l greedy -d 'Always take the most likely code.'
+complete -c taming -n '__taming_may \'-n\' sample' -s n -d 'How many pictures. Default 1.' -x
+complete -c taming -n '__taming_may \'--seed\' sample' -l seed -d 'Same seed, same pictures, whatever the batch size. Default 0.' -x
+complete -c taming -n '__taming_may \'--class\' sample' -l class -d 'Class to draw, by name or number; none: any.' -x
+complete -c taming -n '__taming_may \'--size\' sample' -l size -d 'Of the pictures, in pixels; none: as in training.' -x
+complete -c taming -n '__taming_may \'--candidates\' sample' -l candidates -d 'With --complete: so many fillings are drawn, and the one kept that what comes after it fits best. Default 1.' -x
+complete -c taming -n '__taming_may \'--accept-rate\' sample' -l accept-rate -d 'Draw n / rate and keep the n that --classifier gives their class the most; 1: all. Default 1.' -x
+complete -c taming -n '__taming_may \'--classifier\' sample' -l classifier -d 'That judge: efficientnet-lite0 (no download) or one of torchvision, such as resnet50. Default efficientnet-lite0.' -x -a 'efficientnet-lite0\\t resnet50\\t'
+complete -c taming -n '__taming_may \'--stride\' sample' -l stride -d 'Columns that share a window: 1 is the paper\'s procedure, more is faster; 0: half the window\'s. Default 0.' -x
+complete -c taming -n '__taming_may \'--batch-size\' sample' -l batch-size -d 'Windows computed at once; changes memory and speed, not the pictures. Default 16.' -x
+complete -c taming -n '__taming_may \'--config\' import' -l config -d 'The yaml that came with it, which a prior needs.' -x -a '(__taming_files .yaml .yml)'
+complete -c taming -n '__taming_may \'-o --out\' import' -s o -l out -d 'Run folder, output folder or file.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'-o --out\' export' -s o -l out -d 'A .ckpt file, or for diffusers the folder to write.' -x -a '(__taming_files .ckpt)'
+complete -c taming -n '__taming_may \'--to\' export' -l to -d 'Whose layout: the authors\', or diffusers\' VQModel.' -x -a 'compvis\\t diffusers\\t'
+complete -c taming -n '__taming_may \'--config\' info' -l config -d 'The yaml that came with a published checkpoint.' -x -a '(__taming_files .yaml .yml)'
+complete -c taming -n '__taming_may \'-n --count\' demo-data' -s n -l count -d 'Scenes.' -x
+complete -c taming -n '__taming_may \'--size\' demo-data' -l size -d 'Size of the pictures. Default 256x256.' -x
+complete -c taming -n '__taming_may \'--seed\' demo-data' -l seed -d 'Seed of the scenes.' -x
+complete -c taming -n '__taming_may \'--kind\' demo-data' -l kind -d 'Only these.' -x -a 'landscape\\t figure\\t'
+complete -c taming -n '__taming_may \'-o --out\' report' -s o -l out -d 'The page; by default report.html, of one run in its folder, of several here.' -x -a '(__taming_files)'
+complete -c taming -n '__taming_may \'--by\' report' -l by -d 'What the charts of several runs count along; by default steps, or images where batches differ.' -x -a 'step\\t images\\t time\\t'
+complete -c taming -n '__taming_may \'--model\' \'annotate segmentation\'' -l model -d 'Segmentation network of torchvision: deeplabv3_resnet50, deeplabv3_resnet101, deeplabv3_mobilenet_v3_large, fcn_resnet50, fcn_resnet101 or lraspp_mobilenet_v3_large. Default deeplabv3_resnet50.' -x -a 'deeplabv3_resnet50\\t deeplabv3_resnet101\\t deeplabv3_mobilenet_v3_large\\t fcn_resnet50\\t fcn_resnet101\\t lraspp_mobilenet_v3_large\\t'
+complete -c taming -n '__taming_may \'--model\' \'annotate depth\'' -l model -d 'Depth model of transformers, as safetensors: a folder, or a name on the Hugging Face hub. Default depth-anything/Depth-Anything-V2-Small-hf.' -x -a '(__taming_files)'
+complete -c taming -n '__taming_may \'--score\' \'annotate pose\'' -l score -d 'Draw persons whose probability is above this. Default 0.75.' -x
+complete -c taming -n '__taming_may \'--joint-score\' \'annotate pose\'' -l joint-score -d 'Draw joints whose heatmap (a logit) is above this; less draws hidden ones too. Default 2.' -x
+complete -c taming -n '__taming_may \'--codec\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\'' -l codec -d 'Of a token file, where that does not find its own.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'-o --out\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -s o -l out -d 'Keep the result there, and what it draws.' -x -a '(__taming_files)'
+complete -c taming -n '__taming_may \'--features\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l features -d 'Feature network; only with inception-v3-compat is a score called FID, IS or KID. efficientnet-lite0 needs no download. Default inception-v3-compat. One of inception-v3-compat, vgg16, dinov2, efficientnet-lite0.' -x -a 'inception-v3-compat\\t vgg16\\t dinov2\\t efficientnet-lite0\\t'
+complete -c taming -n '__taming_may \'--resize\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l resize -d 'To the network\'s size: tf1, bilinear as the published FID does it, or clean, clean-fid\'s bicubic. Default tf1.' -x -a 'tf1\\t clean\\t'
+complete -c taming -n '__taming_may \'--size\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l size -d 'First cut and scale every picture to this, around its middle; none: as it is.' -x
+complete -c taming -n '__taming_may \'--cache --no-cache\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l cache -d 'Keep the statistics of reference pictures for the next time. On by default.'
+complete -c taming -n '__taming_may \'--cache --no-cache\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l no-cache -d 'Turn --cache off.'
+complete -c taming -n '__taming_may \'--splits\' \'eval is\'' -l splits -d 'Parts whose scores are averaged. Default 10.' -x
+complete -c taming -n '__taming_may \'--seed\' \'eval is\'' -l seed -d 'Of the order in which pictures fall into parts. Default 2020.' -x
+complete -c taming -n '__taming_may \'--subsets\' \'eval kid\'' -l subsets -d 'Random subsets whose distances are averaged. Default 100.' -x
+complete -c taming -n '__taming_may \'--subset-size\' \'eval kid\'' -l subset-size -d 'Pictures of each side in a subset. Default 1000.' -x
+complete -c taming -n '__taming_may \'--seed\' \'eval kid\'' -l seed -d 'Of the subsets. Default 2020.' -x
+complete -c taming -n '__taming_may \'--neighbours\' \'eval prc\'' -l neighbours -d 'A picture\'s ball reaches to its neighbour of this number. Default 3.' -x
+complete -c taming -n '__taming_may \'--size\' \'eval recon\' \'eval codebook\'' -l size -d 'Centre crops of this size; by default each picture whole.' -x
+complete -c taming -n '__taming_may \'--perceptual\' \'eval recon\' \'eval all\'' -l perceptual -d 'lpips-vgg, lpips-alex, efficientnet-lite0 (the default) or none.' -x -a 'lpips-vgg\\t lpips-alex\\t lpips-squeeze\\t efficientnet-lite0\\t none\\t'
+complete -c taming -n '__taming_may \'--stride\' \'eval nll\'' -l stride -d 'Columns that share a window; 1 is the published rule.' -x
+complete -c taming -n '__taming_may \'-o --out\' \'tokens merge\'' -s o -l out -d 'The token file to write.' -x -a '(__taming_files .h5)'
+complete -c taming -n '__taming_may \'--all\' \'weights ls\'' -l all -d 'torchvision\'s other networks too.'
+complete -c taming -n '__taming_may \'--all\' \'weights fetch\'' -l all -d 'All that `taming weights ls` lists.'
+complete -c taming -n '__taming_may \'-o --out\' \'weights fetch\'' -s o -l out -d 'Folder for them, such as $TAMING_WEIGHTS_DIR; else torch\'s cache.' -x -a '(__taming_files)'
