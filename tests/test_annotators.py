@@ -427,6 +427,62 @@ def test_a_name_is_found_in_the_given_folder_then_in_the_hubs_cache(
     assert depth_model("toy/dpt").stamp == ("toy/dpt", other, False)
 
 
+def test_locate_says_where_a_model_is_and_whether_it_is_what_the_hub_says(
+    toys: Path, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = hub / "snapshots" / COMMIT
+    assert depth.locate("toy/other", verify=True) == weights.Located("missing")
+    assert depth.locate("toy/dpt") == weights.Located("present", snapshot, "cache")
+    assert depth.locate("toy/dpt", verify=True) == weights.Located("verified", snapshot, "cache")
+    blob = (snapshot / "model.safetensors").resolve()
+    blob.write_bytes(blob.read_bytes() + b" ")
+    assert depth.locate("toy/dpt", verify=True) == weights.Located("wrong sha256", snapshot, "cache")
+    shutil.copytree(toys / "dpt", tmp_path / "mine" / "dpt")
+    monkeypatch.setenv(weights.FOLDER_VARIABLE, str(tmp_path / "mine"))
+    by_hand = weights.Located("present", tmp_path / "mine" / "dpt", "folder")  # no sha256 is said of it
+    assert depth.locate("toy/dpt") == depth.locate("toy/dpt", verify=True) == by_hand
+    assert depth.locate("toy/dpt", weights=tmp_path / "mine").origin == "given"
+
+
+def test_fetch_takes_what_is_here_and_copies_it_to_a_folder(hub: Path, tmp_path: Path) -> None:
+    snapshot, folder = hub / "snapshots" / COMMIT, tmp_path / "mine"
+    assert depth.fetch("toy/dpt", offline=True) == weights.Fetched(snapshot, made=False)
+    assert depth.fetch("toy/dpt", folder, offline=True) == weights.Fetched(folder / "dpt", made=True)
+    assert depth.fetch("toy/dpt", folder, offline=True) == weights.Fetched(folder / "dpt", made=False)
+    assert [path.name for path in folder.iterdir()] == ["dpt"]
+    assert depth_model("toy/dpt", weights=folder).stamp == depth_model("toy/dpt").stamp
+    (folder / "dpt" / "config.json").unlink()
+    with pytest.raises(BadFileError, match=r"lacks config\.json: remove it"):
+        depth.fetch("toy/dpt", folder)
+    blob = (snapshot / "model.safetensors").resolve()
+    blob.write_bytes(blob.read_bytes() + b" ")
+    with pytest.raises(BadFileError, match=f"instead of {blob.name}"):
+        depth.fetch("toy/dpt", tmp_path / "other")
+
+
+@pytest.mark.parametrize("bars", [True, False])
+def test_fetch_asks_the_hub_for_what_is_nowhere_with_its_bars_or_without(
+    toys: Path, hub: Path, monkeypatch: pytest.MonkeyPatch, bars: bool
+) -> None:
+    from huggingface_hub.utils import are_progress_bars_disabled
+
+    def snapshot_download(model: str, *, allow_patterns: list[str], local_files_only: bool) -> str:
+        if local_files_only:
+            raise LocalEntryNotFoundError("nowhere")
+        asked.append((model, are_progress_bars_disabled()))
+        return str(toys / "dpt")
+
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    asked: list[tuple[str, bool]] = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(MissingWeightsError, match="--offline forbids"):
+        depth.fetch("toy/new", offline=True, bars=bars)
+    assert depth.fetch("toy/new", bars=bars) == weights.Fetched(toys / "dpt", made=True)
+    assert asked == [("toy/new", not bars)]
+    assert not are_progress_bars_disabled()
+
+
 def test_a_damaged_download_is_refused(hub: Path) -> None:
     blob = (hub / "snapshots" / COMMIT / "model.safetensors").resolve()
     blob.write_bytes(blob.read_bytes() + b" ")

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -400,6 +401,42 @@ def test_quiet_prints_the_path_alone_and_nothing_on_stderr(house: House, tmp_pat
         assert taming(*arguments, "-q") == (0, f"{path}\n", ""), arguments[0]
 
 
+def test_report_writes_a_runs_own_page_or_compares_several(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = house.root / "vq"
+    (run / "report.html").unlink()
+    assert taming("report", run, "-q") == (0, f"{run / 'report.html'}\n", "")
+    assert (run / "report.html").exists()
+    assert taming("report", house.root) == (0, "report.html: 1 codec of pictures, 1 prior\n", "")
+    said = taming("report", run, house.root / "prior", "--by", "time", "--json").json  # the same runs: written anew
+    assert (said["path"], [one["command"] for one in said["runs"]]) == ("report.html", ["train-vqgan", "train-prior"])
+    assert said["runs"][0]["figures"]["psnr"] == house.said["train-vqgan"].json["psnr"]
+    page = Path("report.html").read_text()
+    assert all(title in page for title in ("Codec of pictures", "Prior", "minutes", "scenes/images"))
+
+
+def test_report_refuses_in_one_line_and_lists_broken_runs(house: House, tmp_path: Path) -> None:
+    (tmp_path / "mine.html").write_text("mine")
+    for arguments, code, named in (
+        ([tmp_path / "nowhere"], 1, "nowhere does not exist"),
+        ([house.pictures], 1, "is no run and holds none"),
+        ([house.root, "-o", tmp_path / "mine.html"], 2, "mine.html exists"),
+        ([house.root, "--by", "steps"], 2, "'step'"),
+        ([], 2, "RUN"),
+    ):
+        said = taming("report", *arguments)
+        assert (said.code, named in said.refusal) == (code, True), said
+    assert (tmp_path / "mine.html").read_text() == "mine"
+    shutil.copytree(house.root / "vq", tmp_path / "runs" / "a")
+    shutil.copytree(house.root / "vq", tmp_path / "runs" / "b")
+    (tmp_path / "runs" / "b" / "config.json").write_text("{")
+    said = taming("report", tmp_path / "runs", "-q")
+    assert (said.code, said.out) == (3, f"{tmp_path / 'runs' / 'a' / 'report.html'}\n")
+    assert "b/config.json cannot be read" in said.err
+
+
 def test_merge_joins_token_files_and_says_so_in_json(house: House, tmp_path: Path) -> None:
     parts = []
     for name in ("a", "b"):
@@ -566,9 +603,11 @@ def test_without_ckpt_the_newest_run_is_taken_and_said(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TAMING_CKPT", raising=False)
-    said = taming("tokenize", picture(tmp_path / "a.png"), "--device", "cpu")
-    assert said.code == 2
-    assert "--ckpt" in said.refusal
+    with monkeypatch.context() as without:
+        without.setattr("taming_cli.cli.models.builtin_path", lambda: tmp_path / "none")
+        said = taming("tokenize", picture(tmp_path / "a.png"), "--device", "cpu")
+        assert said.code == 2
+        assert "--ckpt" in said.refusal
     for age, name in ((100, "new"), (200, "old")):
         path = tmp_path / f"runs/train-vqgan/{name}/checkpoints/best.safetensors"
         path.parent.mkdir(parents=True)

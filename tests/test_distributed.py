@@ -198,6 +198,8 @@ def test_what_the_first_process_refuses_is_said_once(house: Path) -> None:
         command = [sys.executable, "-m", "taming_cli", "train-vqgan", "scenes/images", *CODEC, "--steps", "9", *line]
         command += ["--nproc", "2"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 128 + signal.SIGABRT:  # rarely torch's own threads abort a process that ends this early
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert words in done.stderr
         assert len(done.stderr.splitlines()) == 1

@@ -23,9 +23,11 @@ FLOORS = {
     "prior": 5,
     "pipeline": 6,
     "rejection": 6,
+    "sampling": 6,
     "interop": 6,
     "evaluate": 7,
     "annotate": 7,
+    "doctor": 7,
     "cli": 8,
     "__main__": 9,
 }
@@ -76,8 +78,12 @@ def faults(module: str, source: str, *, begins_with_the_program: bool = False) -
     """What a file imports against the table, as text; the module is named as Python imports it."""
     own = room(module)
     found = []
-    if own is None:  # the package itself
-        return [f"{module}:{one.line} imports {one.target}" for one in imports(module, source)]
+    if own is None:  # the package itself, which gives its public names when they are asked for
+        return [
+            f"{module}:{one.line} imports {one.target}"
+            for one in imports(module, source)
+            if one.at_import and one.target.split(".")[0] not in sys.stdlib_module_names
+        ]
     for one in imports(module, source):
         other, top = room(one.target), one.target.split(".")[0]
         where = f"{module}:{one.line} imports {one.target}"

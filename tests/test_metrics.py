@@ -19,6 +19,7 @@ from taming_cli.metrics import (
     psnr,
     ssim,
     usage,
+    use_by_rank,
 )
 
 
@@ -103,6 +104,18 @@ def test_perplexity_is_the_number_of_equally_used_codes() -> None:
     assert perplexity(three_to_one) == pytest.approx(math.exp(entropy))
     with pytest.raises(UsageError, match="no codes"):
         perplexity(torch.zeros(5))
+
+
+def test_use_by_rank_is_the_sorted_shares_in_stretches() -> None:
+    assert use_by_rank(torch.full((9,), 4)) == pytest.approx([1] * 9)
+    assert use_by_rank(torch.tensor([0, 6, 0, 2])) == pytest.approx([3, 1, 0, 0])
+    counts = torch.from_numpy(np.random.default_rng(0).integers(0, 50, 1000))
+    found = use_by_rank(counts, most=64)
+    by_hand = np.array_split(np.sort(counts.numpy())[::-1] * 1000 / counts.numpy().sum(), 64)
+    assert found == pytest.approx([part.mean() for part in by_hand])
+    assert found == sorted(found, reverse=True)
+    with pytest.raises(UsageError, match="no codes"):
+        use_by_rank(torch.zeros(5))
 
 
 def covariance(seed: int, size: int, rank: int) -> np.ndarray:
