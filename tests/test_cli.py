@@ -158,6 +158,7 @@ def test_help_of_every_command_names_each_of_its_flags(path: tuple[str, ...], mo
         assert parameter.help, f"{parameter.name} has no help text"
         if parameter.param_type_name == "option":
             assert all(flag in long.out for flag in parameter.opts), parameter.name
+    assert "<bool>" not in long.out  # a switch takes nothing
     for name in getattr(COMMANDS[path], "commands", {}):
         assert name in long.out
 

@@ -490,7 +490,9 @@ def test_other_weights_that_are_damaged_fail_and_right_ones_are_verified(
 
 @pytest.fixture
 def here(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with caches beside it; nothing of them is there yet."""
+    """A folder to work in, with caches beside it, on a large disk; nothing of them is there yet."""
+    large = types.SimpleNamespace(total=2**40, used=0, free=2**39)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: large)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv(look.CACHE_VARIABLE, str(tmp_path / "statistics"))

@@ -1,6 +1,7 @@
 """Feature networks: the values of torch-fidelity's and clean-fid's own code, strict about files."""
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,10 @@ def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def vgg16(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return vgg16_weights(tmp_path_factory.mktemp("vgg16") / "vgg16.pth")
+def vgg16(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = vgg16_weights(tmp_path_factory.mktemp("vgg16") / "vgg16.pth")
+    yield path
+    path.unlink()  # 528 MB
 
 
 def prepared(network: features.FeatureNetwork, x: Tensor) -> Tensor:

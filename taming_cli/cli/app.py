@@ -7,6 +7,7 @@ import traceback
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 import taming_cli
@@ -17,8 +18,29 @@ from taming_cli.errors import OfOneProcessError, TamingError
 _FIRST_SPEAKS = 5.0
 """Seconds that it has for that."""
 
+
+class _SwitchesTakeNothing:
+    """Of a command: its page shows no type beside a switch, nor beside --help."""
+
+    def get_params(self, ctx: Any) -> Any:
+        params = super().get_params(ctx)  # type: ignore[misc]
+        for each in params:
+            if getattr(each, "is_flag", False):
+                each.metavar = ""
+        return params
+
+
+class _Command(_SwitchesTakeNothing, TyperCommand):
+    """A command."""
+
+
+class _Group(_SwitchesTakeNothing, TyperGroup):
+    """A group of commands."""
+
+
 app = typer.Typer(
     name="taming",
+    cls=_Group,
     help="Train a discrete image codec and a transformer prior, and sample new images of any size.",
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,7 +53,8 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def _root(
-    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
         sys.stdout.write(f"taming {taming_cli.__version__}\n")
@@ -54,9 +77,12 @@ for _register in (
 ):
     _register(app)
 
+for _each in app.registered_groups:
+    _each.cls = _Group
 for _group in (app, *(each.typer_instance for each in app.registered_groups)):
     for _command in _group.registered_commands if _group else ():
         assert _command.callback is not None
+        _command.cls = _Command
         _command.callback = surrounded(_command.callback)
 
 

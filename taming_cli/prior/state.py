@@ -29,6 +29,7 @@ from taming_cli.prior.sharded import (
     spread_optimizer,
     whole,
 )
+from taming_cli.prior.widen import widened
 from taming_cli.runtime.checkpoint import ModelFile, load_model, load_trainer
 from taming_cli.runtime.device import autocast
 from taming_cli.runtime.distributed import ALONE, World, apart
@@ -126,8 +127,8 @@ def _unnamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def first_prior(prior: PriorConfig, train: PriorTrainConfig, data: TokenSet) -> GPT:
-    """A new prior with what follows from the token files, or the one that `train.init` names. UsageError where the
-    settings or the files do not fit it."""
+    """A new prior with what follows from the token files, or the one that `train.init` names, with the conditions that
+    the files have besides. UsageError where the settings or the files do not fit it."""
     if train.init is None:
         return GPT(fitted(prior, data), dropout=train.dropout)
     model = load_model(Path(train.init), "taming-prior")
@@ -141,7 +142,12 @@ def first_prior(prior: PriorConfig, train: PriorTrainConfig, data: TokenSet) -> 
     if gpt.config.window.width > data.smallest.width or gpt.config.window.height > data.smallest.height:
         raise UsageError(f"{train.init} needs grids of {gpt.config.window} cells; the tokens have {data.smallest}")
     _refuse_other_conditions(gpt.config, model, train, data)
-    return gpt
+    new = [spec for spec in data.specs() if spec.kind not in {has.kind for has in gpt.config.conditions}]
+    if new and gpt.config.vocabulary == "shared":
+        if not train.cond:
+            return gpt
+        raise UsageError(f"{train.init} has one table for all vocabularies: it cannot take on {new[0].kind}")
+    return widened(gpt, new, dropout=train.dropout) if new else gpt
 
 
 def fitted(prior: PriorConfig, data: TokenSet) -> PriorConfig:
