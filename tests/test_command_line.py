@@ -57,7 +57,7 @@ TAKES = {
     "--seed": TRAIN | {"sample", "demo-data", "eval is", "eval kid"},
     "--device": TRAIN | CODES | {"sample"} | EVAL | NETWORKS,
     "--precision": TRAIN | CODES | {"sample", "eval nll"},
-    "--workers": {"train-vqgan", "tokenize", "reconstruct"} | EVAL | ANNOTATE,
+    "--workers": {"train-vqgan", "tokenize", "reconstruct", "demo-data"} | EVAL | ANNOTATE,
     "--name": TRAIN | {"sample"},
     "--resume": TRAIN,
     "--config": TRAIN | CODES | {"sample", "import", "info"} | EVAL | ANNOTATE,

@@ -207,7 +207,15 @@ def test_the_same_call_completes_what_is_missing_and_touches_nothing_else(writte
     write(written, count=4, size=Size(40, 32), seed=6, on_item=lambda done, count: seen.append((done, count)))
     assert contents(written) == before
     assert kept.stat().st_mtime_ns == stamp
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert seen == [(4, 4)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_processes_write_the_same(workers: int, written: Path, tmp_path: Path) -> None:
+    out, seen = tmp_path / "again", list[int]()
+    write(out, count=4, size=Size(40, 32), seed=6, workers=workers, on_item=lambda done, _: seen.append(done))
+    assert contents(out) == contents(written)
+    assert seen == [1, 2, 3, 4]
 
 
 def test_a_folder_of_other_arguments_is_refused(written: Path) -> None:

@@ -192,6 +192,10 @@ def demo_data(
     ] = "256x256",
     seed: Annotated[int, o.number("--seed", low=0, help="Seed of the scenes.")] = 0,
     kind: Annotated[Literal["landscape", "figure"] | None, typer.Option("--kind", help="Only these.")] = None,
+    workers: Annotated[
+        int | None,
+        o.number("--workers", low=0, help="Processes that draw; else one for each core.", envvar="TAMING_WORKERS"),
+    ] = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -207,6 +211,7 @@ def demo_data(
             size=Size.parse(size),
             seed=seed,
             kind=kind,
+            workers=workers,
             on_item=lambda done, total: bar.update(done, total=total),
         )
     output.result(

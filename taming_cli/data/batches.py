@@ -8,13 +8,7 @@ order. Pictures are uint8 (B, 3, H, W); the maps of a condition come as their co
 
 import itertools
 import math
-import multiprocessing
-import os
-import signal
-import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
@@ -30,6 +24,7 @@ from taming_cli.config.size import Size
 from taming_cli.data.contents import Content, Pictures
 from taming_cli.data.images import Crop, centre_crop, random_resized_crop, whole
 from taming_cli.data.sources import Item
+from taming_cli.data.workers import in_order, processes, threads
 from taming_cli.errors import BadImageError, TamingError
 
 T = TypeVar("T")
@@ -209,18 +204,9 @@ def train_batches(
     samples = TrainingSamples(items, size=size, seed=seed, augment=augment, cache_bytes=share, content=content)
     starts = itertools.count(start, stride or batch_size)
     if workers == 0:
-        threads = partial(ThreadPoolExecutor, 1, thread_name_prefix="pictures")
-        return TrainBatches(_in_order(threads, partial(_load, samples, batch_size), starts, ahead=3))
-    # Not torch's DataLoader: when one of its workers dies, it raises an error wherever the main thread then is, be it
-    # in the middle of saving. Spawned: a fork of a process that has threads, or uses a GPU, may hang.
-    processes = partial(
-        ProcessPoolExecutor,
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin_worker,
-        initargs=(samples, batch_size),
-    )
-    return TrainBatches(_in_order(processes, _load_in_worker, starts, ahead=2 * workers + 1))
+        return TrainBatches(in_order(threads(1), partial(_load, samples, batch_size), starts, ahead=3))
+    begin = processes(workers, _begin_worker, samples, batch_size)
+    return TrainBatches(in_order(begin, _load_in_worker, starts, ahead=2 * workers + 1))
 
 
 class _Load(NamedTuple):
@@ -250,19 +236,8 @@ _of_this_worker: list[partial[_Load]] = []  # filled in worker processes only, w
 
 
 def _begin_worker(samples: TrainingSamples, batch_size: int) -> None:
-    # Ctrl-C goes to every process at the terminal: the parent saves its work first, and then ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     _of_this_worker.append(partial(_load, samples, batch_size))
-
-
-def _end_with_the_parent() -> None:
-    """A parent that is killed ends no worker: they would wait for their next batch for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _load_in_worker(start: int) -> _Load:
@@ -330,9 +305,8 @@ def eval_batches(
 
     group: list[_Viewed] = []
     skipped: list[Skipped] = []
-    threads = max(workers, 1)
-    executor = partial(ThreadPoolExecutor, threads, thread_name_prefix="pictures")
-    with closing(_in_order(executor, load, items, ahead=2 * batch_size + threads)) as loaded:
+    count = max(workers, 1)
+    with closing(in_order(threads(count), load, items, ahead=2 * batch_size + count)) as loaded:
         for each in loaded:
             if isinstance(each, Skipped):
                 skipped.append(each)
@@ -362,19 +336,3 @@ def _batch(group: list[_Viewed], skipped: list[Skipped]) -> Batch:
 
 def _reason(item: Item, error: BadImageError) -> str:
     return str(error).removeprefix(f"{item.name}: ")
-
-
-def _in_order(
-    begin: Callable[[], Executor], function: Callable[[T], R], arguments: Iterable[T], *, ahead: int
-) -> Generator[R, None, None]:
-    """`map`, with `ahead` calls under way in an executor. Closing it drops those not begun and waits for the others."""
-    remaining = iter(arguments)
-    executor = begin()
-    try:
-        pending = deque(executor.submit(function, argument) for argument in itertools.islice(remaining, ahead))
-        while pending:
-            first = pending.popleft()
-            pending.extend(executor.submit(function, argument) for argument in itertools.islice(remaining, 1))
-            yield first.result()
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)

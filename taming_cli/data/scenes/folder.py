@@ -1,7 +1,10 @@
 """Scenes as a folder: pictures and their maps by class, the way a user's own data set would lie on a disk."""
 
 import json
+import os
 from collections.abc import Callable
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,15 @@ from PIL import Image
 
 from taming_cli.config.size import Size
 from taming_cli.data.conditions.pose import JOINTS, Keypoints
-from taming_cli.data.scenes.canvas import FIGURES, LABELS, PALETTE, Bytes, Floats, Scene
+from taming_cli.data.scenes.canvas import FIGURES, LABELS, PALETTE, Bytes, Floats
 from taming_cli.data.scenes.draw import Kind, check, label_of, scene
+from taming_cli.data.workers import in_order, processes, threads
 from taming_cli.errors import UsageError
 
 _RECORD = "scenes.json"
 _LARGE = (1280, 832)
+_ENOUGH = 10
+"""Scenes that are worth a process: to begin takes as long as two of them."""
 # COCO's drawing order, joints counted from 1.
 _COCO_SKELETON = [
     [16, 14], [14, 12], [17, 15], [15, 13], [12, 13], [6, 12], [7, 13], [6, 7], [6, 8], [7, 9], [8, 10], [9, 11],
@@ -30,6 +36,7 @@ def write(
     size: Size,
     seed: int,
     kind: Kind | None = None,
+    workers: int | None = None,
     on_item: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write scenes `seed` to `seed + count - 1`, of `size` pixels, into the folder `out`; returns it.
@@ -38,7 +45,8 @@ def write(
     65535 at the sky), pose/ and, for figures, keypoints/CLASS/STEM.json (COCO). Beside them labels.txt names each label
     on its line, colours.txt says its colour too (for maps painted by hand, and `--colours`), seg.png is one 1280 x 832
     segmentation, and scenes.json records the arguments. Files appear complete or not at all; the same call again writes
-    what is missing. `on_item(done, count)` is called after each scene.
+    what is missing. `workers` processes draw, by default one for each core where there is enough to do; with 0 this one
+    does. `on_item(done, count)` is called after each of those.
 
     Raises UsageError when `out` holds anything but this very data set, or an argument is out of range.
     """
@@ -49,12 +57,14 @@ def write(
     record = {"format": "taming-scenes", "format_version": 1, "count": count, "size": str(size),
               "seed": seed, "kind": kind}  # fmt: skip
     _claim(out, record)
-    for done, number in enumerate(range(seed, seed + count), start=1):
-        paths = _paths(out, label_of(number, kind), f"{number:06d}")
-        if not all(path.exists() for path in paths.values()):
-            _write_scene(paths, scene(number, size.width, size.height, kind=kind))
-        if on_item:
-            on_item(done, count)
+    missing = [n for n in range(seed, seed + count) if not all(path.exists() for path in _paths(out, n, kind).values())]
+    if workers is None:
+        workers = min(_cores(), len(missing) // _ENOUGH)
+    begin = processes(workers) if workers else threads(1)
+    with closing(in_order(begin, partial(_write_scene, out, size, kind), missing, ahead=2 * workers + 1)) as drawn:
+        for done, _ in enumerate(drawn, start=count - len(missing) + 1):
+            if on_item:
+                on_item(done, count)
     _replace(out / "labels.txt", "".join(f"{name}\n" for name in LABELS).encode())
     table = (f"#{bytes(rgb).hex()} {name}\n" for rgb, name in zip(PALETTE, LABELS, strict=True))
     _replace(out / "colours.txt", "".join(table).encode())
@@ -86,20 +96,25 @@ def _claim(out: Path, record: dict[str, Any]) -> None:
     _replace(path, (json.dumps(record, indent=2) + "\n").encode())
 
 
-def _paths(out: Path, label: str, stem: str) -> dict[str, Path]:
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _paths(out: Path, number: int, kind: Kind | None) -> dict[str, Path]:
     """Every file of one scene."""
+    label, stem = label_of(number, kind), f"{number:06d}"
     paths = {part: out / part / label / f"{stem}.png" for part in ("images", "segmentation", "depth", "pose")}
     if label in FIGURES:
         paths["keypoints"] = out / "keypoints" / label / f"{stem}.json"
     return paths
 
 
-def _write_scene(paths: dict[str, Path], drawn: Scene) -> None:
+def _write_scene(out: Path, size: Size, kind: Kind | None, number: int) -> None:
+    paths, drawn = _paths(out, number, kind), scene(number, size.width, size.height, kind=kind)
     for path in paths.values():
         path.parent.mkdir(parents=True, exist_ok=True)
-    height, width = drawn.segmentation.shape
     if "keypoints" in paths:
-        content = _coco(drawn.keypoints, f"{drawn.label}/{paths['images'].name}", width, height)
+        content = _coco(drawn.keypoints, f"{drawn.label}/{paths['images'].name}", size.width, size.height)
         _replace(paths["keypoints"], (json.dumps(content) + "\n").encode())
     _save(paths["pose"], Image.fromarray(drawn.pose))
     _save(paths["depth"], Image.fromarray(_sixteen_bit(drawn.depth)))

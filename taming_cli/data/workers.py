@@ -1,0 +1,70 @@
+"""Work done ahead of its use, in order, by threads or by processes that end with this one."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Begin = Callable[[], Executor]
+"""Starts threads or processes."""
+
+
+def threads(count: int) -> Begin:
+    """Threads of this process."""
+    return partial(ThreadPoolExecutor, count, thread_name_prefix="pictures")
+
+
+def processes(count: int, first: Callable[..., None] | None = None, *arguments: Any) -> Begin:
+    """Processes of their own, each of which calls `first(*arguments)` before anything else.
+
+    Spawned: a fork of a process that has threads, or uses a GPU, may hang. Not torch's DataLoader: when one of its
+    workers dies, it raises an error wherever the main thread then is, be it in the middle of saving.
+    """
+    return partial(
+        ProcessPoolExecutor,
+        count,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_begin,
+        initargs=(first, arguments),
+    )
+
+
+def in_order(
+    begin: Begin, function: Callable[[T], R], arguments: Iterable[T], *, ahead: int
+) -> Generator[R, None, None]:
+    """`map`, with `ahead` calls under way in an executor. Closing it drops those not begun and waits for the others."""
+    remaining = iter(arguments)
+    executor = begin()
+    try:
+        pending = deque(executor.submit(function, argument) for argument in itertools.islice(remaining, ahead))
+        while pending:
+            first = pending.popleft()
+            pending.extend(executor.submit(function, argument) for argument in itertools.islice(remaining, 1))
+            yield first.result()
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(first: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    # Ctrl-C goes to every process at the terminal: the parent saves its work first, and then ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    if first is not None:
+        first(*arguments)
+
+
+def _end_with_the_parent() -> None:
+    """A parent that is killed ends no worker: they would wait for more to do for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
