@@ -34,7 +34,7 @@ def halve(*runs: str) -> None:
 def gather(out: str, target: str, data: str) -> None:
     """The prior's file, which holds the codecs too, its weights in half precision; with how it was made."""
     made: dict[str, Any] = {"script": "scripts/builtin", "data": data}
-    for run in ("map-codec", "codec", "prior"):
+    for run in ("map-codec", "codec", "decoder", "prior"):
         record = read_run(Path(out) / run)
         made[run] = {
             "seed": record.config["train"]["seed"],
@@ -43,8 +43,12 @@ def gather(out: str, target: str, data: str) -> None:
             **{name: round(value, 4) for name, value in record.validation[-1].items() if name in SCORES},
         }
     model = load_model(Path(out) / "prior" / "checkpoints" / "best.safetensors", "taming-prior")
+    tuned = load_model(Path(out) / "decoder" / "checkpoints" / "last.safetensors", "taming-codec")
     about = {**_public(model.about), "sampling": SUGGESTED, "made": made}
-    halves = {name: tensor.half() for name, tensor in model.tensors.items()}
+    assert tuned.about["codec_sha256"] == about["codec_sha256"]
+    tensors = {**model.tensors, **{f"codec.{name}": tensor for name, tensor in tuned.tensors.items()}}
+    assert tensors.keys() == model.tensors.keys()
+    halves = {name: tensor.half() for name, tensor in tensors.items()}
     save_model(Path(target), replace(model, about=about, tensors=halves))
     size = Path(target).stat().st_size
     print(f"{target}: {size:,} bytes")
