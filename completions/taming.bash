@@ -11,7 +11,7 @@ _taming_command() {
     'reconstruct') commands='' flags='--ckpt -o,--out --size --batch-size --device --precision --workers --shard --config --dry-run --json -q,--quiet --debug -v,--verbose -h,--help' ;;
     'decode') commands='' flags='--codec --batch-size --device --precision --shard --config --dry-run --json -q,--quiet --debug -v,--verbose -h,--help' ;;
     'train-prior') commands='' flags='--codec +--cond-ckpt --preset --config -o,--out --name --resume --dry-run --nproc --json -q,--quiet --debug --steps --minutes --batch-size --accumulate --gradient-checkpointing --fsdp --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --snapshots --samples --tensorboard --seed --device --precision --init --arch --n-layer --n-head --n-embd --window -v,--verbose -h,--help' ;;
-    'sample') commands='' flags='--ckpt +--cond --complete --mask --at --class-map --weights --offline -o,--out --name --first --tokens --npz --shard --config --device --precision --dry-run --json -q,--quiet --debug --temperature --top-k --top-p --min-p --guidance --greedy -n --seed --class --size --candidates --accept-rate --classifier --stride --batch-size -v,--verbose -h,--help' ;;
+    'sample') commands='' flags='--ckpt --codec +--cond --complete --mask --at --class-map --weights --offline -o,--out --name --first --tokens --npz --shard --config --device --precision --dry-run --json -q,--quiet --debug --temperature --top-k --top-p --min-p --guidance --greedy -n --seed --class --size --candidates --accept-rate --classifier --stride --batch-size -v,--verbose -h,--help' ;;
     'import') commands='' flags='--config -o,--out --json -q,--quiet --debug -v,--verbose -h,--help' ;;
     'export') commands='' flags='-o,--out --to --json -q,--quiet --debug -v,--verbose -h,--help' ;;
     'info') commands='' flags='--config --json -q,--quiet --debug -v,--verbose -h,--help' ;;
@@ -137,6 +137,7 @@ _taming_help() {
     'train-prior --held') help='Share of the pictures held out. Default 0.05.' ;;
     'train-prior --precision') help='Arithmetic of the network; weights and loss are fp32. Default auto.' ;;
     'train-prior --init') help='Prior to start from: a model file, whose architecture is used.' ;;
+    'sample --codec') help='Codec with a decoder trained further, in place of the prior'\''s.' ;;
     'sample --cond') help='Condition map, or a folder with one for each picture; KIND=FILE where the prior takes several kinds.' ;;
     'sample --seed') help='Same seed, same pictures, whatever the batch size. Default 0.' ;;
     'sample --size') help='Of the pictures, in pixels; none: as in training.' ;;

@@ -33,7 +33,7 @@ function __taming_takes
         case 'train-prior'
             contains -- $argv[2] --codec --cond-ckpt --preset --config -o --out --name --nproc --steps --minutes --batch-size --accumulate --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --samples --seed --device --precision --init --arch --n-layer --n-head --n-embd --window
         case 'sample'
-            contains -- $argv[2] --ckpt --cond --complete --mask --at --class-map --weights -o --out --name --first --tokens --npz --shard --config --device --precision --temperature --top-k --top-p --min-p --guidance -n --seed --class --size --candidates --accept-rate --classifier --stride --batch-size
+            contains -- $argv[2] --ckpt --codec --cond --complete --mask --at --class-map --weights -o --out --name --first --tokens --npz --shard --config --device --precision --temperature --top-k --top-p --min-p --guidance -n --seed --class --size --candidates --accept-rate --classifier --stride --batch-size
         case 'import'
             contains -- $argv[2] --config -o --out
         case 'export'
@@ -365,6 +365,7 @@ complete -c taming -n '__taming_may \'--n-layer\' train-prior' -l n-layer -d 'Tr
 complete -c taming -n '__taming_may \'--n-head\' train-prior' -l n-head -d 'Attention heads. Default 4.' -x
 complete -c taming -n '__taming_may \'--n-embd\' train-prior' -l n-embd -d 'Width of the network; a multiple of the heads. Default 256.' -x
 complete -c taming -n '__taming_may \'--window\' train-prior' -l window -d 'Cells that the prior sees at once; a token file with smaller grids makes it smaller. Default 16x16.' -x
+complete -c taming -n '__taming_may \'--codec\' sample' -l codec -d 'Codec with a decoder trained further, in place of the prior\'s.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'\' sample' -l cond -d 'Condition map, or a folder with one for each picture; KIND=FILE where the prior takes several kinds.' -x -a '(__taming_keys segmentation depth pose edges) (__taming_files .avif .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp .npy .json)'
 complete -c taming -n '__taming_may \'--complete\' sample' -l complete -d 'Complete this picture; a larger --size continues it around.' -x -a '(__taming_files .avif .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
 complete -c taming -n '__taming_may \'--mask\' sample' -l mask -d 'What to make of it is white; `upper-half` keeps that and makes the lower.' -x -a 'upper-half\\t (__taming_files .avif .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'

@@ -34,7 +34,7 @@ def halve(*runs: str) -> None:
 def gather(out: str, target: str, data: str) -> None:
     """The prior's file, which holds the codecs too, its weights in half precision; with how it was made."""
     made: dict[str, Any] = {"script": "scripts/builtin", "data": data}
-    for run in ("map-codec", "codec", "decoder", "prior"):
+    for run in ("map-codec", "codec", "decoder", "prior", "tuned"):
         record = read_run(Path(out) / run)
         made[run] = {
             "seed": record.config["train"]["seed"],
@@ -42,7 +42,7 @@ def gather(out: str, target: str, data: str) -> None:
             "minutes": round(record.newest["seconds"] / 60, 1),
             **{name: round(value, 4) for name, value in record.validation[-1].items() if name in SCORES},
         }
-    model = load_model(Path(out) / "prior" / "checkpoints" / "best.safetensors", "taming-prior")
+    model = load_model(Path(out) / "tuned" / "checkpoints" / "last.safetensors", "taming-prior")
     tuned = load_model(Path(out) / "decoder" / "checkpoints" / "last.safetensors", "taming-codec")
     about = {**_public(model.about), "sampling": SUGGESTED, "made": made}
     assert tuned.about["codec_sha256"] == about["codec_sha256"]

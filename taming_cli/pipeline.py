@@ -67,27 +67,40 @@ class Pipeline:
     device: torch.device
     precision: torch.dtype
     labels: tuple[str, ...] = field(default=())
+    tuned: str = ""
+    """The sha256 of the file whose codec is used in place of the prior's own."""
     kept: Kept = field(default_factory=Kept)
 
     @classmethod
-    def load(cls, path: str | Path | None = None, *, device: str = "auto", precision: str = "fp32") -> "Pipeline":
+    def load(
+        cls,
+        path: str | Path | None = None,
+        *,
+        codec: str | Path | None = None,
+        device: str = "auto",
+        precision: str = "fp32",
+    ) -> "Pipeline":
         """A prior's model file, ready on `device`; without a path, or as `builtin`, the model that comes with the
-        package. Raises BadFileError where the file is not a prior's."""
+        package. `codec` is a file whose codec makes the pictures in place of the prior's own: one with another decoder
+        (`train-vqgan --train decoder`). Raises BadFileError where the file is not a prior's, UsageError for a codec of
+        other codes."""
         path = named(Path(BUILTIN if path is None else path))
         where = pick_device(device)
         dtype = pick_precision(precision, where)
         model = load_model(path, "taming-prior")
-        gpt, codec = prior_from(model, str(path)), codec_from(model, str(path))
-        found = encoders(model, codec, str(path))
+        gpt, own = prior_from(model, str(path)), codec_from(model, str(path))
+        found = encoders(model, own, str(path))
+        used = own if codec is None else _of_same_codes(Path(codec), own, path)
         return cls(
             gpt=pack(gpt.to(where, dtype)),
-            codec=codec.to(where).to(memory_format=torch.channels_last),
+            codec=used.to(where).to(memory_format=torch.channels_last),
             encoders={kind: each.to(where) if isinstance(each, MapCodec) else each for kind, each in found.items()},
             about=dict(model.about),
             sha256=_sha256(path),
             device=where,
             precision=dtype,
             labels=tuple(model.about.get("label_names", ())),
+            tuned="" if codec is None else _sha256(Path(codec)),
         )
 
     def sample(
@@ -285,6 +298,16 @@ class Pipeline:
             has = f"kinds of map: give {{kind: path}} with {', '.join(self.kinds)}" if self.kinds else "no map"
             raise UsageError(f"this prior takes {has}")
         return {self.kinds[0]: Path(cond)}
+
+
+def _of_same_codes(file: Path, own: VQGAN, prior: Path) -> VQGAN:
+    codec = codec_from(load_model(file), str(file))
+    if codec.sha256() != own.sha256():
+        raise UsageError(
+            f"{file} has other codes than the codec that {prior} was trained on; only the decoder may differ, as after "
+            "train-vqgan --train decoder"
+        )
+    return codec
 
 
 def _sha256(path: Path) -> str:

@@ -123,6 +123,8 @@ def plan_of(pipeline: Pipeline, config: SampleConfig, asked: Asked, numbers: Seq
     }
     if hashes := asked.hashes(numbers):
         plan["asked"] = hashes
+    if pipeline.tuned:
+        plan["codec"] = pipeline.tuned
     return plan
 
 
@@ -153,6 +155,8 @@ def settings_of(pipeline: Pipeline, config: SampleConfig, asked: Asked, number: 
         values.pop(name)
     if hashes := asked.hashes([number]):
         values["asked"] = hashes
+    if pipeline.tuned:
+        values["codec_file_sha256"] = pipeline.tuned
     return json.dumps(
         {
             "prior_sha256": pipeline.sha256,

@@ -33,7 +33,8 @@ def test_it_is_one_file_of_15_mb_at_most_that_says_how_it_was_made_and_not_where
     said = read_header(path())
     made = said.about["made"]
     assert made["script"] == "scripts/builtin"
-    for part, score in (("codec", "psnr"), ("map-codec", "accuracy"), ("prior", "val_nats_per_token")):
+    scores = {"codec": "psnr", "decoder": "psnr", "map-codec": "accuracy"}
+    for part, score in {**scores, "prior": "val_nats_per_token", "tuned": "val_nats_per_token"}.items():
         assert {"seed", "steps", "minutes", score} <= set(made[part])
     assert "times (95 % interval" in made["follows"]
     assert not re.search(r'"/\w', json.dumps([said.about, said.config])), "a path of the machine that made it"

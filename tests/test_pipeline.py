@@ -385,3 +385,22 @@ def test_unconditional_samples_are_written_without_a_class(unconditional: Pipeli
     assert [one.label for one in made] == [None, None]
     with TokenFile(tmp_path / "t.h5") as file:
         assert file.labels.tolist() == [-1, -1]
+
+
+def test_a_decoder_trained_further_draws_the_same_codes(ckpt: Path, pipeline: Pipeline, tmp_path: Path) -> None:
+    tuned, other = copy.deepcopy(pipeline.codec).cpu(), copy.deepcopy(pipeline.codec).cpu()
+    with torch.no_grad():
+        tuned.decoder.conv_out.bias.add_(0.3)
+        other.quantize.embedding.weight.mul_(2)
+    for name, codec in (("tuned", tuned), ("other", other)):
+        save_model(tmp_path / f"{name}.safetensors", codec_file(codec, {}))
+    drawn = pipeline.sample(n=2, seed=1)
+    again = Pipeline.load(ckpt, codec=tmp_path / "tuned.safetensors", device="cpu").sample(n=2, seed=1)
+    assert torch.equal(again.codes, drawn.codes)
+    assert torch.equal(again.images, to_uint8(tuned.decode(drawn.codes)))
+    assert not torch.equal(again.images, drawn.images)
+    line = ["sample", "--ckpt", str(ckpt), "--device", "cpu", "-n", "1", "-o", str(tmp_path / "s"), "-q", "--codec"]
+    assert main([*line, str(tmp_path / "tuned.safetensors")]) == 0
+    assert main(line[:-1]) == 2, "other pictures are in the way"
+    with pytest.raises(UsageError, match=r"other.safetensors has other codes than .* only the decoder may differ"):
+        Pipeline.load(ckpt, codec=tmp_path / "other.safetensors", device="cpu")

@@ -35,6 +35,7 @@ SHORT = {
     "PRESET": "tiny",
 }
 SMALLER = {
+    "demo-data demo": "demo-data demo -n 48",
     "1280x832": "96x64",
     "640x416": "96x64",
     "512x256": "320x256",
@@ -129,7 +130,7 @@ def test_the_steps_and_the_python(monkeypatch: pytest.MonkeyPatch) -> None:
     for line in commands("Your pictures, step by step"):
         run(line)
     assert len(list(Path("runs/sample/002").glob("*.png"))) == 5
-    assert len(list(Path("out").rglob("*.png"))) == 200
+    assert len(list(Path("out").rglob("*.png"))) == 48
     for line in commands("Files", "Fine-tuning", "Conditions", "Large pictures, completion, rejection"):
         with monkeypatch.context() as here:
             if "--complete" in line:

@@ -12,7 +12,7 @@ import pytest
 
 from taming_cli.config.fields import check, option
 from taming_cli.errors import BadFileError, UsageError
-from taming_cli.runtime.rundir import Place, Run, find_run, newest, next_folder, open_run, read_settings
+from taming_cli.runtime.rundir import Place, Run, find_run, newest, next_folder, open_run, read_settings, runs_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,14 +139,23 @@ def test_the_log_is_read_back_and_rewound(opened: Callable[..., Run]) -> None:
         assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [10, 20, 30]
 
 
-def test_newest_is_the_most_recently_written_checkpoint(tmp_path: Path) -> None:
+def test_newest_is_the_most_recently_written_checkpoint_of_a_command_wherever_its_run_lies(tmp_path: Path) -> None:
     assert newest("train-x", "best.safetensors", tmp_path) is None
-    for age, name in ((5, "a"), (50, "b")):
-        path = tmp_path / "train-x" / name / "checkpoints" / "best.safetensors"
+    runs = {
+        "other": ("train-y", 0),
+        "deep/one/a": ("train-x", 5),
+        "train-x/b": ("train-x", 50),
+        "a/b/c/d/e": ("train-x", 0),
+    }
+    for name, (command, age) in runs.items():
+        path = tmp_path / name / "checkpoints" / "best.safetensors"
         path.parent.mkdir(parents=True)
         path.write_bytes(b"")
         os.utime(path, (time.time() - age,) * 2)
-    assert newest("train-x", "best.safetensors", tmp_path) == tmp_path / "train-x/a/checkpoints/best.safetensors"
+        (tmp_path / name / "config.json").write_text(json.dumps({"command": command, "inputs": {}, "config": {}}))
+    (tmp_path / "train-x" / "config.json").write_text("broken")
+    assert newest("train-x", "best.safetensors", tmp_path) == tmp_path / "deep/one/a/checkpoints/best.safetensors"
+    assert set(runs_of("train-x", tmp_path)) == {tmp_path / "deep/one/a", tmp_path / "train-x/b"}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"command": "x"}'])

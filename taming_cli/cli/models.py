@@ -36,8 +36,8 @@ def _choose(output: Output, given: Path | None, command: str, what: str) -> Path
         output.note(f"{what}: {found} (the newest run)")
         return found
     if not builtin_path().is_file():
-        raise UsageError(f"no {what} is named and none is under runs/{command}; give --ckpt FILE, or train one first")
-    output.note(f"{what}: {BUILTIN}, of drawn landscapes; no run is under runs/{command}, and --ckpt names none")
+        raise UsageError(f"no {what} is named and no run of {command} is under runs; give --ckpt, or train one first")
+    output.note(f"{what}: {BUILTIN}, of drawn landscapes; no run of {command} is under runs, and --ckpt names none")
     return builtin_path()
 
 

@@ -131,6 +131,10 @@ def _dry_run(output: Output, files: Sequence[Path], prior: PriorConfig, train: P
 @o.with_flags(Sampling=SampleConfig)
 def sample(
     ckpt: o.Ckpt = None,
+    codec: Annotated[
+        Path | None,
+        typer.Option("--codec", metavar="FILE", help="Codec with a decoder trained further, in place of the prior's."),
+    ] = None,
     cond: Annotated[
         list[str] | None,
         typer.Option(
@@ -195,7 +199,7 @@ def sample(
 
     resolved = o.settle((SampleConfig,), flags, command="sample", config_file=config)
     path = prior_path(output, ckpt)
-    pipeline = Pipeline.load(path, device=device, precision=precision)
+    pipeline = Pipeline.load(path, codec=codec, device=device, precision=precision)
     resolved = o.suggest(resolved, pipeline.suggested)
     (settings,) = resolved.configs
     hole = None

@@ -8,6 +8,7 @@ from taming_cli.data.images import png_settings
 from taming_cli.data.tokens import TokenFile
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.runtime.checkpoint import read_header
+from taming_cli.runtime.rundir import runs_of
 from taming_cli.runtime.weights import sha256
 
 
@@ -70,10 +71,11 @@ def _prior(samples: Path, root: Path) -> Path:
     if not samples.is_dir():
         raise ValueError("it is no folder of samples")
     wanted = drawn_by(samples)
-    for path in sorted((root / "train-prior").glob("*/checkpoints/*.safetensors")):
-        if sha256(path) == wanted:
-            return path
-    raise ValueError(f"its prior is not under {root / 'train-prior'}")
+    for run in runs_of("train-prior", root):
+        for path in sorted(run.glob("checkpoints/*.safetensors")):
+            if sha256(path) == wanted:
+                return path
+    raise ValueError(f"its prior is in no run under {root}")
 
 
 def _pictures_of(codec: Path) -> TrainedOn:

@@ -15,10 +15,11 @@ from taming_cli.runtime.alike import Verdict, figures_of, judged, of_protocol, v
 from taming_cli.runtime.charts import number, swatch
 from taming_cli.runtime.curves import Across, overlaid
 from taming_cli.runtime.figures import best_line, figure, unit_of
+from taming_cli.runtime.lines import figures_in, is_number
 from taming_cli.runtime.measured import taken
 from taming_cli.runtime.page import Html, about_of, definitions, el, join, page, section, table
 from taming_cli.runtime.pictures import side_by_side
-from taming_cli.runtime.record import RunRecord, find_runs, is_number, read_run
+from taming_cli.runtime.record import RunRecord, find_runs, read_run
 from taming_cli.runtime.report import report_page, write_page
 
 PAGE = "report.html"
@@ -249,15 +250,12 @@ def _summary(n: int, record: RunRecord, compared: Mapping[str, Verdict]) -> dict
         **({"kind": facts.kind(record)} if facts.kind(record) else {}),
         **{name: record.newest.get(name) for name in ("step", "images", "seconds")},
         "best_step": record.best_step,
-        "figures": {name: value for name, value in line.items() if name not in _AT and is_number(value)},
+        "figures": figures_in(line),
         "best": [name for name, verdict in compared.items() if n in verdict.best],
         "unlike": {name: verdict.unlike[n] for name, verdict in compared.items() if n in verdict.unlike},
         "measured": {one.title: one.value for one in taken(record)},
         "notes": list(record.notes),
     }
-
-
-_AT = ("kind", "step", "images", "seconds")
 
 
 def _from(path: Path, record: RunRecord) -> str:

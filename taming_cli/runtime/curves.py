@@ -7,8 +7,9 @@ from typing import Any, Literal, get_args
 
 from taming_cli.runtime.charts import Chart, Line, draw, one_of_several
 from taming_cli.runtime.figures import SHARES, best_line
+from taming_cli.runtime.lines import is_number
 from taming_cli.runtime.page import Html, el, join, section
-from taming_cli.runtime.record import RunRecord, is_number
+from taming_cli.runtime.record import RunRecord
 
 Across = Literal["step", "images", "time"]
 """What charts count along: optimiser updates, samples seen, or the time that training took."""

@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from taming_cli.runtime.record import RunRecord, is_number
+from taming_cli.runtime.lines import figures_in
+from taming_cli.runtime.record import RunRecord
 
 Better = Literal["higher", "lower", ""]
 
@@ -63,9 +64,7 @@ def validated(line: Mapping[str, Any], record: RunRecord) -> dict[str, float]:
 
     A code stands for f x f pixels of 3 values: bits/dim = nats/token / (ln 2 x 3 f^2).
     """
-    found = {
-        key: line[key] for key in line if key not in ("kind", "step", "images", "seconds") and is_number(line[key])
-    }
+    found = figures_in(line)
     factor = record.about.get("downsample_factor")
     if "val_nats_per_token" in found and isinstance(factor, int):
         found["bits_per_dim"] = found["val_nats_per_token"] / (math.log(2) * 3 * factor**2)

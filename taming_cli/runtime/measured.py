@@ -10,8 +10,9 @@ from taming_cli.metrics import use_by_rank
 from taming_cli.runtime.charts import Line, draw, number
 from taming_cli.runtime.curves import USE, use_chart, use_points
 from taming_cli.runtime.figures import Better
+from taming_cli.runtime.lines import is_number
 from taming_cli.runtime.page import Html, el, image, join, section, table
-from taming_cli.runtime.record import RunRecord, is_number
+from taming_cli.runtime.record import RunRecord
 
 _TITLES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "l1": "L1 (of 2)", "codes_used": "codes used (share)"}
 _ABOUT = ("metric", "protocol", "details", "warnings", "skipped")

@@ -1,7 +1,6 @@
 """What a run folder tells of a training, read at any moment of it: what is missing or broken is left out and noted."""
 
 import json
-import math
 import os
 import re
 import struct
@@ -12,7 +11,8 @@ from typing import Any, NamedTuple
 
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.runtime.checkpoint import ModelFile, read_header
-from taming_cli.runtime.rundir import read_settings
+from taming_cli.runtime.lines import figures_in, is_number
+from taming_cli.runtime.rundir import DEEPEST, read_settings
 from taming_cli.runtime.schedule import Budget
 from taming_cli.runtime.sheets import CONDITION, Sheet
 
@@ -20,9 +20,6 @@ PNG_SIGNATURE, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 EVAL, DRAWINGS = "eval.json", "eval"
 """Where `taming eval all` leaves its results in a run folder, and what it draws."""
 SETTINGS, METRICS = "config.json", "metrics.jsonl"
-DEEPEST = 4
-"""How many folders below `runs/` a run may lie."""
-NOT_FIGURES = ("step", "images", "seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +83,7 @@ class RunRecord:
     def figures(self, kind: str) -> list[str]:
         """Which figures the lines of that kind hold, in order of appearance."""
         lines = self.train if kind == "train" else self.validation
-        names = dict.fromkeys(name for line in lines for name in line if name not in NOT_FIGURES)
-        return [name for name in names if self.points(kind, name)]
+        return list(dict.fromkeys(name for line in lines for name in figures_in(line)))
 
 
 class FoundRuns(NamedTuple):
@@ -209,11 +205,6 @@ def read_metrics(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     if broken:
         notes.append(f"{path} has {broken} unreadable lines, which are left out")
     return lines
-
-
-def is_number(value: object) -> bool:
-    """Whether it is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _environment(path: Path, notes: list[str]) -> Mapping[str, Any]:

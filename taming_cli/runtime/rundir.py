@@ -4,6 +4,7 @@ The name counts up by itself. A given name with the identical config resumes, wi
 Nothing is overwritten silently.
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -11,7 +12,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ from taming_cli.runtime.distributed import ALONE, World
 if TYPE_CHECKING:
     from taming_cli.runtime.tensorboard import Board
 
+DEEPEST = 4
+"""How many folders below `runs/` a run may lie."""
 RESUMED = "resumed run"
 """The origin of a value that a resumed run keeps; config.json goes on saying where it came from at first."""
 
@@ -196,9 +199,9 @@ def find_run(command: str, place: Place) -> Path | None:
     if not place.resume:
         return folder
     if folder is None:
-        runs = [path.parent for path in (place.root / command).glob("*/config.json")]
+        runs = list(runs_of(command, place.root))
         if not runs:
-            raise UsageError(f"nothing to resume: there is no run in {place.root / command}")
+            raise UsageError(f"nothing to resume: there is no run of {command} under {place.root}")
         return max(runs, key=lambda run: (run / "config.json").stat().st_mtime_ns)
     if not (folder / "config.json").exists():
         raise UsageError(f"nothing to resume: {folder} holds no run")
@@ -219,9 +222,20 @@ def absolute(path: str | None) -> str | None:
 def newest(
     command: str, file: str, root: Path = Path("runs"), suitable: Callable[[Path], bool] = lambda path: True
 ) -> Path | None:
-    """The most recently written `checkpoints/<file>` among the runs of `command` that is suitable, or None."""
-    found = sorted((root / command).glob(f"*/checkpoints/{file}"), key=lambda path: -path.stat().st_mtime_ns)
+    """The most recently written `checkpoints/<file>` among the runs of `command` under `root` that is suitable, or
+    None."""
+    files = [run / "checkpoints" / file for run in runs_of(command, root)]
+    found = sorted(filter(Path.is_file, files), key=lambda path: -path.stat().st_mtime_ns)
     return next(filter(suitable, found), None)
+
+
+def runs_of(command: str, root: Path) -> Iterator[Path]:
+    """The runs of a command at most DEEPEST folders below `root`, which need not exist."""
+    for depth in range(1, DEEPEST + 1):
+        for path in root.glob("*/" * depth + "config.json"):
+            with contextlib.suppress(BadFileError):
+                if read_settings(path.parent).get("command") == command:
+                    yield path.parent
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from taming_cli.errors import TamingError
-from taming_cli.runtime.record import NOT_FIGURES, is_number
+from taming_cli.runtime.lines import figures_in
 
 FOLDER = "tensorboard"
 """In a run folder: what `tensorboard --logdir runs` finds."""
@@ -63,8 +63,7 @@ class Board:
 
     def _log(self, line: Mapping[str, Any], at: float) -> None:
         value = self._summaries.Summary.Value
-        figures = {name: figure for name, figure in line.items() if name not in NOT_FIGURES and is_number(figure)}
-        said = [value(tag=f"{line['kind']}/{name}", simple_value=figure) for name, figure in figures.items()]
+        said = [value(tag=f"{line['kind']}/{name}", simple_value=figure) for name, figure in figures_in(line).items()]
         self._say(line["step"], at, said)
 
     def _say(self, step: int, at: float, values: Sequence[Any]) -> None:
