@@ -149,7 +149,7 @@ _taming_help() {
     'demo-data --size') help='Size of the pictures. Default 256x256.' ;;
     'demo-data --seed') help='Seed of the scenes.' ;;
     'demo-data --kind') help='Only these.' ;;
-    'demo-data --workers') help='Processes that draw; else one for each core.' ;;
+    'demo-data --workers') help='Processes that draw; else as many as pay.' ;;
     'report -o' | 'report --out') help='The page; by default report.html, of one run in its folder, of several here.' ;;
     'annotate depth --model') help='Depth model of transformers, as safetensors: a folder, or a name on the Hugging Face hub. Default depth-anything/Depth-Anything-V2-Small-hf.' ;;
     'eval fid -o' | 'eval fid --out' | 'eval is -o' | 'eval is --out' | 'eval kid -o' | 'eval kid --out' | 'eval prc -o' | 'eval prc --out' | 'eval rfid -o' | 'eval rfid --out' | 'eval recon -o' | 'eval recon --out' | 'eval codebook -o' | 'eval codebook --out' | 'eval nll -o' | 'eval nll --out' | 'eval all -o' | 'eval all --out') help='Keep the result there, and what it draws.' ;;

@@ -398,7 +398,7 @@ complete -c taming -n '__taming_may \'-n --count\' demo-data' -s n -l count -d '
 complete -c taming -n '__taming_may \'--size\' demo-data' -l size -d 'Size of the pictures. Default 256x256.' -x
 complete -c taming -n '__taming_may \'--seed\' demo-data' -l seed -d 'Seed of the scenes.' -x
 complete -c taming -n '__taming_may \'--kind\' demo-data' -l kind -d 'Only these.' -x -a 'landscape\\t figure\\t'
-complete -c taming -n '__taming_may \'--workers\' demo-data' -l workers -d 'Processes that draw; else one for each core.' -x
+complete -c taming -n '__taming_may \'--workers\' demo-data' -l workers -d 'Processes that draw; else as many as pay.' -x
 complete -c taming -n '__taming_may \'-o --out\' report' -s o -l out -d 'The page; by default report.html, of one run in its folder, of several here.' -x -a '(__taming_files)'
 complete -c taming -n '__taming_may \'--by\' report' -l by -d 'What the charts of several runs count along; by default steps, or images where batches differ.' -x -a 'step\\t images\\t time\\t'
 complete -c taming -n '__taming_may \'--model\' \'annotate segmentation\'' -l model -d 'Segmentation network of torchvision: deeplabv3_resnet50, deeplabv3_resnet101, deeplabv3_mobilenet_v3_large, fcn_resnet50, fcn_resnet101 or lraspp_mobilenet_v3_large. Default deeplabv3_resnet50.' -x -a 'deeplabv3_resnet50\\t deeplabv3_resnet101\\t deeplabv3_mobilenet_v3_large\\t fcn_resnet50\\t fcn_resnet101\\t lraspp_mobilenet_v3_large\\t'

@@ -11,9 +11,9 @@ from taming_cli.data.scenes.canvas import LABELS, PALETTE
 from taming_cli.runtime.checkpoint import load_model, save_model
 from taming_cli.runtime.record import read_run
 
-SUGGESTED = {"top_k": 100, "top_p": 0.9, "guidance": 3.0}
-"""What is drawn with where nothing else is said: likelier codes, and a strong pull towards map and class, as a prior
-this small needs."""
+SUGGESTED = {"guidance": 1.5, "min_p": 0.02}
+"""What is drawn with where nothing else is said: some pull towards map and class. Likely codes alone (`top_k`, `top_p`)
+make skies that never end: what begins something new is unlikely everywhere, and has to happen somewhere."""
 SCORES = ("psnr", "perceptual", "accuracy", "codes_used", "val_nats_per_token")
 MOST = 15_000_000
 """Bytes that the file may have."""

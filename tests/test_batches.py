@@ -248,7 +248,7 @@ def test_workers_live_through_an_interrupt_and_a_killed_one_is_an_error(items):
         for _ in range(5):
             next(loading)
         os.kill(worker.pid, signal.SIGKILL)
-        with pytest.raises(TamingError, match="use fewer workers"):
+        with pytest.raises(TamingError, match="use fewer --workers"):
             list(itertools.islice(loading, 50))
     assert nothing_is_left()
 

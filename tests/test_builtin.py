@@ -57,9 +57,9 @@ def test_in_an_empty_folder_it_is_taken_and_said(empty: Path) -> None:
     assert said.code == 0
     assert "prior: builtin" in said.err
     settings = json.loads(png_settings(Path("runs/sample/001/000001.png")) or "")
-    assert (settings["top_k"], settings["top_p"], settings["guidance"]) == (100, 0.9, 3.0)
-    again = taming("sample", "-n", 1, "--size", "64x48", "--top-k", 0, "--json")
-    assert json.loads(png_settings(Path(again.json["path"])) or "")["top_k"] == 0
+    assert settings["guidance"] == read_header(path()).about["sampling"]["guidance"] == 1.5
+    again = taming("sample", "-n", 1, "--size", "64x48", "--guidance", 1, "--json")
+    assert json.loads(png_settings(Path(again.json["path"])) or "")["guidance"] == 1
     Image.new("RGB", (64, 48), (90, 140, 60)).save("p.png")
     assert "codec: builtin" in taming("reconstruct", "p.png", "out").err
     assert taming("tokenize", "p.png", "--size", "64x48", "-q").code == 0

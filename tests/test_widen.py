@@ -48,20 +48,38 @@ def hide(monkeypatch: pytest.MonkeyPatch, hidden: range) -> None:
     monkeypatch.setattr(network, "attend_before", attend)
 
 
+@pytest.mark.parametrize("has", [(CLASS, DEPTH), (DEPTH, CLASS), (DEPTH,)])
 @pytest.mark.parametrize("arch", ["modern", "published"])
-def test_where_nothing_sees_the_new_conditions_logits_are_as_before(arch: Arch, monkeypatch: Any) -> None:
-    gpt = toy(config(arch, DEPTH, CLASS))
+def test_where_nothing_sees_the_new_conditions_logits_are_as_before(arch: Arch, has: Any, monkeypatch: Any) -> None:
+    gpt = toy(config(arch, *has))
     wide = widened(gpt, [EDGES, replace(CLASS, kind="pose")]).double()
-    assert [spec.kind for spec in wide.config.conditions] == ["depth", "class", "edges", "pose"]
+    assert [spec.kind for spec in wide.config.conditions] == ["edges", "pose", *(each.kind for each in has)]
     codes = torch.randint(7, (3, 12))
-    given = {"class": torch.tensor([[2], [0], [-1]]), "depth": torch.randint(-1, 5, (3, 3, 4))}
+    every = {"class": torch.tensor([[2], [0], [-1]]), "depth": torch.randint(-1, 5, (3, 3, 4))}
+    given = {spec.kind: every[spec.kind] for spec in has}
     before = gpt(prefix(gpt.config, given, 3, CPU), codes)
     given |= {"edges": torch.randint(-1, 4, (3, 3, 4)), "pose": torch.randint(3, (3, 1))}
     after = prefix(wide.config, given, 3, CPU)
     assert not torch.allclose(wide(after, codes), before, atol=1e-3)
-    hide(monkeypatch, range(13, 26))
-    # the first cell is predicted by a new token, which has to learn it
-    torch.testing.assert_close(wide(after, codes)[:, 1:], before[:, 1:], rtol=0, atol=1e-5)
+    hide(monkeypatch, range(13))
+    torch.testing.assert_close(wide(after, codes), before, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("arch", ["modern", "published"])
+def test_a_further_condition_begins_as_one_of_its_form_that_is_not_given(arch: Arch) -> None:
+    gpt = toy(config(arch, CLASS, DEPTH))
+    wide = widened(gpt, [EDGES, replace(CLASS, kind="pose")])
+    for new, old in ((EDGES, DEPTH), (replace(CLASS, kind="pose"), CLASS)):
+        rows = wide.tok_emb.weight[offsets(wide.config)[new.kind] :][: new.vocabulary + 1]
+        start = gpt.tok_emb.weight[offsets(gpt.config)[old.kind] + old.vocabulary].float()
+        assert 0 < (rows - start).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("arch", ["modern", "published"])
+@pytest.mark.parametrize("has", [(), (DEPTH,)])
+def test_a_window_of_one_cell(arch: Arch, has: Any) -> None:
+    one = replace(config(arch, *has), window=Size(1, 1))
+    assert widened(toy(one), [CLASS]).config.prefix_length == 1 + len(has)
 
 
 @pytest.mark.parametrize("arch", ["modern", "published"])

@@ -194,7 +194,12 @@ def demo_data(
     kind: Annotated[Literal["landscape", "figure"] | None, typer.Option("--kind", help="Only these.")] = None,
     workers: Annotated[
         int | None,
-        o.number("--workers", low=0, help="Processes that draw; else one for each core.", envvar="TAMING_WORKERS"),
+        o.number(
+            "--workers",
+            low=0,
+            help="Processes that draw; else as many as pay.",
+            envvar="TAMING_WORKERS",
+        ),
     ] = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -211,7 +216,7 @@ def demo_data(
             size=Size.parse(size),
             seed=seed,
             kind=kind,
-            workers=workers,
+            workers=scenes.workers_for(count) if workers is None else workers,
             on_item=lambda done, total: bar.update(done, total=total),
         )
     output.result(

@@ -20,14 +20,15 @@ def launched(nproc: int, device: str | None) -> int | None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    from taming_cli.data.workers import cores
+
     if device is not None and device.startswith("cuda:"):
         raise UsageError(f"--device {device} is one device, and --nproc {nproc} needs as many; use --device cuda")
     if device in (None, "auto", "cuda") and 0 < torch.cuda.device_count() < nproc:
         raise UsageError(f"--nproc is {nproc}, but torch sees {torch.cuda.device_count()} CUDA devices; use as many")
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes say why they end
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # seconds for a save after Ctrl-C
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // nproc)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // nproc)))
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # they are all here, whatever the machine's name resolves to
     config = LaunchConfig(

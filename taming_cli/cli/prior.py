@@ -113,11 +113,11 @@ def train_prior(
 def _dry_run(output: Output, files: Sequence[Path], prior: PriorConfig, train: PriorTrainConfig, nproc: int) -> int:
     from taming_cli.prior.batches import TokenSet
     from taming_cli.prior.estimate import estimate
-    from taming_cli.prior.state import fitted
+    from taming_cli.prior.state import first_prior, fitted
     from taming_cli.runtime.device import pick_device, pick_precision
 
     data = TokenSet(files, kinds=train.cond)
-    prior = fitted(prior, data)
+    prior = fitted(prior, data) if train.init is None else first_prior(prior, train, data).config
     device = pick_device(train.device)
     dtype = pick_precision(train.precision, device)
     rows, _ = data.split(train.held)

@@ -9,7 +9,6 @@ order. Pictures are uint8 (B, 3, H, W); the maps of a condition come as their co
 import itertools
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -25,7 +24,7 @@ from taming_cli.data.contents import Content, Pictures
 from taming_cli.data.images import Crop, centre_crop, random_resized_crop, whole
 from taming_cli.data.sources import Item
 from taming_cli.data.workers import in_order, processes, threads
-from taming_cli.errors import BadImageError, TamingError
+from taming_cli.errors import BadImageError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -156,12 +155,7 @@ class TrainBatches(Iterator[Tensor]):
         """Name -> reason of the pictures that could not be read, as far as the batches have come."""
 
     def __next__(self) -> Tensor:
-        try:
-            load = next(self._loads)
-        except BrokenProcessPool as error:
-            raise TamingError(
-                "a process that loads pictures was ended from outside, perhaps for lack of memory; use fewer workers"
-            ) from error
+        load = next(self._loads)
         self.bad.update(load.bad)
         if load.images is None:
             self.close()

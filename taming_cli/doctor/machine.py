@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from taming_cli.codec.norm import GroupNorm
+from taming_cli.data.workers import cores
 from taming_cli.doctor.findings import Finding, first_line
 from taming_cli.errors import UsageError
 from taming_cli.runtime.device import autocast, pick_device, pick_precision, precision_name
@@ -26,11 +27,11 @@ TOLERANCES = {"fp32": 2e-3, "bf16": 3e-2, "fp16": 1e-2}
 
 def devices() -> Iterator[Finding]:
     """Processors, memory, loading processes, each CUDA device, Apple's; and the one that commands use."""
-    usable, there = _cores(), os.cpu_count() or 1
-    cores = f"{usable} of {there} cores" if usable != there else f"{there} core{'s' * (there > 1)}"
+    usable, there = cores(), os.cpu_count() or 1
+    named = f"{usable} of {there} cores" if usable != there else f"{there} core{'s' * (there > 1)}"
     threads = torch.get_num_threads()
     used = f"torch uses {threads} thread{'s' * (threads > 1)}"
-    yield Finding("ok", "cpu", f"{cores}, {torch.backends.cpu.get_cpu_capability()}; {used}", {"cores": usable})
+    yield Finding("ok", "cpu", f"{named}, {torch.backends.cpu.get_cpu_capability()}; {used}", {"cores": usable})
     yield _memory()
     yield _processes()
     yield from _cuda()
@@ -97,12 +98,6 @@ def _devices() -> list[torch.device]:
     found = [torch.device("cpu")]
     found += [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     return found + ([torch.device("mps")] if torch.backends.mps.is_available() else [])
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _memory() -> Finding:

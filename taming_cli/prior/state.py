@@ -128,7 +128,7 @@ def _unnamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def first_prior(prior: PriorConfig, train: PriorTrainConfig, data: TokenSet) -> GPT:
     """A new prior with what follows from the token files, or the one that `train.init` names, with the conditions that
-    the files have besides. UsageError where the settings or the files do not fit it."""
+    the files have besides (where its vocabularies are separate). UsageError where settings or files do not fit it."""
     if train.init is None:
         return GPT(fitted(prior, data), dropout=train.dropout)
     model = load_model(Path(train.init), "taming-prior")
@@ -173,6 +173,11 @@ def _refuse_other_conditions(prior: PriorConfig, model: ModelFile, train: PriorT
         same = offered.get(spec.kind, spec) == spec
         if not same or (spec.kind == "class" and model.about["label_names"] != list(data.label_names)):
             raise UsageError(f"{train.init} was trained on another {spec.kind} vocabulary than the tokens have")
+        if spec.form == "grid" and spec.kind not in offered:
+            raise UsageError(
+                f"{train.init} follows {spec.kind}, which the tokens have not: tokenize with --cond {spec.kind}, and "
+                "where --cond names what is to be learned, name it there too"
+            )
         everywhere = spec.kind in offered and (spec.kind != "class" or data.all_labelled)
         if prior.vocabulary == "shared" and (train.condition_dropout or not everywhere):
             raise UsageError(

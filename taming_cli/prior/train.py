@@ -73,10 +73,10 @@ def fit(
     `render` draws samples at each validation, and `render_conditions`, by kind, once the maps that they are drawn for.
 
     `conditions` are the codecs of the token files' condition maps, by kind; what a rule made needs none. Codebook size,
-    conditions and the largest possible window come from the token files, all of the architecture from the prior that
-    `train.init` names. Going on with an interrupted run happens by itself where `place` names one with the same
-    settings. Raises UsageError for settings or files that do not fit, BadFileError, NonFiniteLossError, and Interrupted
-    once a signal has asked to stop and all is saved.
+    conditions and the largest possible window come from the token files, or all of the architecture from the prior that
+    `train.init` names, but for conditions that it has not. Going on with an interrupted run happens by itself where
+    `place` names one with the same settings. Raises UsageError for settings or files that do not fit, BadFileError,
+    NonFiniteLossError, and Interrupted once a signal has asked to stop and all is saved.
     """
     began = time.monotonic()
     if train.tensorboard:

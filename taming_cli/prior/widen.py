@@ -1,43 +1,58 @@
-"""A trained prior takes on further conditions: what it has learned stays, what is new begins as in a new prior."""
+"""A trained prior takes on further conditions and goes on from what it has learned."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
-from taming_cli.config.prior import ConditionSpec
+from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.prior.gpt import GPT
+from taming_cli.prior.layout import offsets
 
 
 @torch.no_grad()
 def widened(gpt: GPT, specs: Sequence[ConditionSpec], *, dropout: float = 0.0) -> GPT:
-    """The same prior with `specs` as its last conditions, on the CPU; its vocabularies have to be separate.
+    """The same prior with `specs` as its first conditions, on the CPU; its vocabularies have to be separate.
 
-    New are their rows of the token table, and their kind or their learned positions. Where there was no condition they
-    stand in the place of "start", and begin as that was, with a new prior's spread.
+    They stand first, so that what predicts the first cell stays what it was. Their tokens begin, with a new prior's
+    spread, as a condition of the same form does that is not given, of which the prior has learned to make nothing; or,
+    where it had no condition, as "start", whose place they take. A prior's first grid is new to it all the same, since
+    its many tokens are attended to from the beginning.
     """
     before, kept = gpt.config, gpt.state_dict()
     assert before.vocabulary == "separate"
-    assert specs
-    wide = GPT(replace(before, conditions=(*before.conditions, *specs), block_size=0), dropout=dropout)
-    new = wide.state_dict()
-    table = kept.pop("tok_emb.weight")
-    if not before.conditions:
-        new["tok_emb.weight"] += table[-1]
-        table = table[:-1]
-    new["tok_emb.weight"][: len(table)] = table
-    if before.arch == "modern":
-        kinds = kept.pop("kind_emb.weight")  # the last is the image's, and that of "start"
-        if not before.conditions:
-            new["kind_emb.weight"] += kinds[-1]
-        new["kind_emb.weight"][: len(kinds) - 1] = kinds[:-1]
-        new["kind_emb.weight"][-1] = kinds[-1]
-    else:
-        places = kept.pop("pos_emb")
-        stay, image = sum(map(before.tokens_of, before.conditions)), before.cells - 1
-        if not before.conditions:
-            new["pos_emb"] += places[:, :1]
-        new["pos_emb"][:, :stay] = places[:, :stay]
-        new["pos_emb"][:, -image:] = places[:, before.prefix_length : before.prefix_length + image]
+    wide = GPT(replace(before, conditions=(*specs, *before.conditions), block_size=0), dropout=dropout)
+    new, rows, where = wide.state_dict(), offsets(before), "kind_emb.weight" if before.arch == "modern" else "pos_emb"
+    old_table, table = kept.pop("tok_emb.weight"), new["tok_emb.weight"]
+    old_places, places = kept.pop(where).view(-1, before.n_embd), new[where].view(-1, before.n_embd)
+    old_spans, spans = _spans(before), _spans(wide.config)
+
+    for spec in specs:
+        first = offsets(wide.config)[spec.kind]
+        mine = table[first : first + spec.vocabulary + 1]
+        alike = [has for has in before.conditions if (has.form, has.length) == (spec.form, spec.length)]
+        if alike:
+            mine += old_table[rows[alike[0].kind] + alike[0].vocabulary]
+            places[spans[spec.kind]] += old_places[old_spans[alike[0].kind]]
+        elif not before.conditions:
+            mine += old_table[-1]
+            places[spans[spec.kind]] += old_places[-1] if before.arch == "modern" else old_places[0]
+    table[: before.codebook_size] = old_table[: before.codebook_size]
+    if before.conditions:
+        table[-(len(old_table) - before.codebook_size) :] = old_table[before.codebook_size :]
+    for kind in ("image", *rows):
+        places[spans[kind]] = old_places[old_spans[kind]]
     wide.load_state_dict({**new, **kept})
     return wide.eval()
+
+
+def _spans(config: PriorConfig) -> dict[str, slice]:
+    """The rows of each condition, and of the image's cells, in the table of kinds or of learned positions."""
+    spans, start = {}, 0
+    for spec in config.conditions:
+        end = start + (1 if config.arch == "modern" else config.tokens_of(spec))
+        spans[spec.kind] = slice(start, end)
+        start = end
+    if config.arch == "modern":
+        return {**spans, "image": slice(start, start + 1)}
+    return {**spans, "image": slice(config.prefix_length, config.prefix_length + config.cells - 1)}

@@ -5,6 +5,6 @@
 
 from taming_cli.data.scenes.canvas import CLASSES, LABELS, PALETTE, Scene
 from taming_cli.data.scenes.draw import Kind, label_of, scene
-from taming_cli.data.scenes.folder import write
+from taming_cli.data.scenes.folder import workers_for, write
 
-__all__ = ["CLASSES", "LABELS", "PALETTE", "Kind", "Scene", "label_of", "scene", "write"]
+__all__ = ["CLASSES", "LABELS", "PALETTE", "Kind", "Scene", "label_of", "scene", "workers_for", "write"]

@@ -1,7 +1,6 @@
 """Scenes as a folder: pictures and their maps by class, the way a user's own data set would lie on a disk."""
 
 import json
-import os
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -15,13 +14,13 @@ from taming_cli.config.size import Size
 from taming_cli.data.conditions.pose import JOINTS, Keypoints
 from taming_cli.data.scenes.canvas import FIGURES, LABELS, PALETTE, Bytes, Floats
 from taming_cli.data.scenes.draw import Kind, check, label_of, scene
-from taming_cli.data.workers import in_order, processes, threads
+from taming_cli.data.workers import cores, in_order, processes
 from taming_cli.errors import UsageError
 
 _RECORD = "scenes.json"
 _LARGE = (1280, 832)
-_ENOUGH = 10
-"""Scenes that are worth a process: to begin takes as long as two of them."""
+_ENOUGH = 20
+"""Scenes that are worth a process: to begin takes as long as ten of them."""
 # COCO's drawing order, joints counted from 1.
 _COCO_SKELETON = [
     [16, 14], [14, 12], [17, 15], [15, 13], [12, 13], [6, 12], [7, 13], [6, 7], [6, 8], [7, 9], [8, 10], [9, 11],
@@ -36,7 +35,7 @@ def write(
     size: Size,
     seed: int,
     kind: Kind | None = None,
-    workers: int | None = None,
+    workers: int = 0,
     on_item: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write scenes `seed` to `seed + count - 1`, of `size` pixels, into the folder `out`; returns it.
@@ -45,26 +44,30 @@ def write(
     65535 at the sky), pose/ and, for figures, keypoints/CLASS/STEM.json (COCO). Beside them labels.txt names each label
     on its line, colours.txt says its colour too (for maps painted by hand, and `--colours`), seg.png is one 1280 x 832
     segmentation, and scenes.json records the arguments. Files appear complete or not at all; the same call again writes
-    what is missing. `workers` processes draw, by default one for each core where there is enough to do; with 0 this one
-    does. `on_item(done, count)` is called after each of those.
+    what is missing. `workers` processes draw; with 0 this one does. `on_item(done, count)` is called after each scene
+    drawn, and at the beginning if some are there.
 
     Raises UsageError when `out` holds anything but this very data set, or an argument is out of range.
     """
     if count < 1:
         raise UsageError(f"count {count} is too small: write at least 1 scene")
+    if workers < 0:
+        raise UsageError(f"workers is {workers}; give a number of processes, or 0 for none")
     check(seed, size.width, size.height, kind)
     check(seed + count - 1, size.width, size.height, kind)
     record = {"format": "taming-scenes", "format_version": 1, "count": count, "size": str(size),
               "seed": seed, "kind": kind}  # fmt: skip
     _claim(out, record)
     missing = [n for n in range(seed, seed + count) if not all(path.exists() for path in _paths(out, n, kind).values())]
-    if workers is None:
-        workers = min(_cores(), len(missing) // _ENOUGH)
-    begin = processes(workers) if workers else threads(1)
-    with closing(in_order(begin, partial(_write_scene, out, size, kind), missing, ahead=2 * workers + 1)) as drawn:
-        for done, _ in enumerate(drawn, start=count - len(missing) + 1):
+    done = count - len(missing)
+    if on_item and done:
+        on_item(done, count)
+    draw = partial(_write_scene, out, size, kind)
+    begin, here = processes(workers), (draw(number) for number in missing)
+    with closing(in_order(begin, draw, missing, ahead=2 * workers) if workers and missing else here) as drawn:
+        for now, _ in enumerate(drawn, start=done + 1):
             if on_item:
-                on_item(done, count)
+                on_item(now, count)
     _replace(out / "labels.txt", "".join(f"{name}\n" for name in LABELS).encode())
     table = (f"#{bytes(rgb).hex()} {name}\n" for rgb, name in zip(PALETTE, LABELS, strict=True))
     _replace(out / "colours.txt", "".join(table).encode())
@@ -73,6 +76,12 @@ def write(
         chosen = seed if kind == "figure" else seed - seed % 8 + 5
         _save(out / "seg.png", _palette_image(scene(chosen, *_LARGE, kind=kind or "landscape").segmentation))
     return out
+
+
+def workers_for(count: int) -> int:
+    """How many processes draw so many scenes soonest on this machine; 0 for none beside this one."""
+    pays = min(cores(), count // _ENOUGH)
+    return pays if pays > 1 else 0
 
 
 def _claim(out: Path, record: dict[str, Any]) -> None:
@@ -94,10 +103,6 @@ def _claim(out: Path, record: dict[str, Any]) -> None:
         return
     out.mkdir(parents=True, exist_ok=True)
     _replace(path, (json.dumps(record, indent=2) + "\n").encode())
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _paths(out: Path, number: int, kind: Kind | None) -> dict[str, Path]:
