@@ -11,9 +11,9 @@ from taming_cli.data.scenes.canvas import LABELS, PALETTE
 from taming_cli.runtime.checkpoint import load_model, save_model
 from taming_cli.runtime.record import read_run
 
-SUGGESTED = {"guidance": 1.5, "min_p": 0.02}
-"""What is drawn with where nothing else is said: some pull towards map and class. Likely codes alone (`top_k`, `top_p`)
-make skies that never end: what begins something new is unlikely everywhere, and has to happen somewhere."""
+SUGGESTED = {"sampling_with_maps": {"guidance": 1.5, "min_p": 0.02}}
+"""What is drawn with where nothing else is said: with a map some pull towards it, and no rare codes. Without one they
+are wanted: what begins something new is unlikely everywhere, and has to happen somewhere, or skies never end."""
 SCORES = ("psnr", "perceptual", "accuracy", "codes_used", "val_nats_per_token")
 MOST = 15_000_000
 """Bytes that the file may have."""
@@ -44,7 +44,7 @@ def gather(out: str, target: str, data: str) -> None:
         }
     model = load_model(Path(out) / "tuned" / "checkpoints" / "last.safetensors", "taming-prior")
     tuned = load_model(Path(out) / "decoder" / "checkpoints" / "last.safetensors", "taming-codec")
-    about = {**_public(model.about), "sampling": SUGGESTED, "made": made}
+    about = {**_public(model.about), **SUGGESTED, "made": made}
     assert tuned.about["codec_sha256"] == about["codec_sha256"]
     tensors = {**model.tensors, **{f"codec.{name}": tensor for name, tensor in tuned.tensors.items()}}
     assert tensors.keys() == model.tensors.keys()

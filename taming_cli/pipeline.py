@@ -43,8 +43,8 @@ from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.device import autocast, pick_device, pick_precision
 
 OnProgress = Callable[[int, int], None]
-SUGGESTED = "sampling"
-"""What a model file may suggest: settings to draw with where none are given."""
+SUGGESTED, WITH_MAPS = "sampling", "sampling_with_maps"
+"""What a model file may suggest: settings to draw with where none are given, and those that differ where maps are."""
 
 
 class Samples(NamedTuple):
@@ -117,7 +117,7 @@ class Pipeline:
         ("1280x832", by default the map's or the training's); what is left out is as the model file suggests.
         `on_progress` is told (cells drawn, cells in all). Raises UsageError where they do not fit the prior.
         """
-        config = self.settings(**settings)
+        config = self.settings(bool(cond), **settings)
         return self.draw(config, asked=self.ask(config, self._maps(cond)), on_progress=on_progress)
 
     def complete(
@@ -135,20 +135,20 @@ class Pipeline:
 
         Otherwise as `sample`. Raises BadImageError for files that cannot be read.
         """
-        config = self.settings(**settings)
+        config = self.settings(bool(cond), **settings)
         hole = known(self.codec, Path(picture), mask, size=config.size, at=at)
         return self.draw(config, asked=self.ask(config, self._maps(cond), hole), on_progress=on_progress)
 
-    def settings(self, **values: Any) -> SampleConfig:
-        """These settings, over those that the model file suggests, over the defaults. UsageError for unknown ones."""
-        (config,) = resolve([SampleConfig], [Layer("settings", values), self.suggested]).configs
+    def settings(self, maps: bool = False, /, **values: Any) -> SampleConfig:
+        """These settings, over those that the model file suggests (for maps, where some are given), over the defaults.
+        UsageError for unknown ones."""
+        (config,) = resolve([SampleConfig], [Layer("settings", values), self.suggested(maps)]).configs
         assert isinstance(config, SampleConfig)
         return config
 
-    @property
-    def suggested(self) -> Layer:
-        """The settings that the model file suggests."""
-        return Layer("the model file", self.about.get(SUGGESTED, {}))
+    def suggested(self, maps: bool) -> Layer:
+        """The settings that the model file suggests, with or without maps."""
+        return Layer("the model file", self.about.get(SUGGESTED, {}) | (self.about.get(WITH_MAPS, {}) if maps else {}))
 
     def draw(
         self,

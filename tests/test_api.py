@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,9 @@ def test_sample_takes_settings_by_name(pipeline: Pipeline) -> None:
 def test_what_is_left_out_is_as_the_model_file_suggests(pipeline: Pipeline) -> None:
     assert pipeline.settings(n=4) == SampleConfig(n=4, top_k=3, seed=9)
     assert pipeline.settings(top_k=0).top_k == 0
+    about = {**pipeline.about, "sampling_with_maps": {"guidance": 2.0, "top_k": 5}}
+    assert replace(pipeline, about=about).settings(True) == SampleConfig(top_k=5, seed=9, guidance=2.0)
+    assert replace(pipeline, about=about).settings() == SampleConfig(top_k=3, seed=9)
     assert torch.equal(pipeline.sample(n=2).codes, pipeline.draw(SampleConfig(n=2, top_k=3, seed=9)).codes)
 
 

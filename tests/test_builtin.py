@@ -57,9 +57,14 @@ def test_in_an_empty_folder_it_is_taken_and_said(empty: Path) -> None:
     assert said.code == 0
     assert "prior: builtin" in said.err
     settings = json.loads(png_settings(Path("runs/sample/001/000001.png")) or "")
-    assert settings["guidance"] == read_header(path()).about["sampling"]["guidance"] == 1.5
-    again = taming("sample", "-n", 1, "--size", "64x48", "--guidance", 1, "--json")
-    assert json.loads(png_settings(Path(again.json["path"])) or "")["guidance"] == 1
+    assert (settings["guidance"], settings["min_p"]) == (1, 0), "without a map, every code"
+    drawn = scene(UNSEEN, 64, 48, kind="landscape")
+    Image.fromarray(drawn.segmentation).save("map.png")
+    painted = taming("sample", "--cond", "map.png", "--guidance", 2, "--json")
+    settings = json.loads(png_settings(Path(painted.json["path"])) or "")
+    assert (settings["guidance"], settings["min_p"]) == (2, 0.02), (
+        "with one, as the file suggests"
+    )
     Image.new("RGB", (64, 48), (90, 140, 60)).save("p.png")
     assert "codec: builtin" in taming("reconstruct", "p.png", "out").err
     assert taming("tokenize", "p.png", "--size", "64x48", "-q").code == 0

@@ -200,7 +200,7 @@ def sample(
     resolved = o.settle((SampleConfig,), flags, command="sample", config_file=config)
     path = prior_path(output, ckpt)
     pipeline = Pipeline.load(path, codec=codec, device=device, precision=precision)
-    resolved = o.suggest(resolved, pipeline.suggested)
+    resolved = o.suggest(resolved, pipeline.suggested(bool(cond)))
     (settings,) = resolved.configs
     hole = None
     if complete is not None:
