@@ -62,9 +62,7 @@ def test_in_an_empty_folder_it_is_taken_and_said(empty: Path) -> None:
     Image.fromarray(drawn.segmentation).save("map.png")
     painted = taming("sample", "--cond", "map.png", "--guidance", 2, "--json")
     settings = json.loads(png_settings(Path(painted.json["path"])) or "")
-    assert (settings["guidance"], settings["min_p"]) == (2, 0.02), (
-        "with one, as the file suggests"
-    )
+    assert (settings["guidance"], settings["min_p"]) == (2, 0.02), "with one, as the file suggests"
     Image.new("RGB", (64, 48), (90, 140, 60)).save("p.png")
     assert "codec: builtin" in taming("reconstruct", "p.png", "out").err
     assert taming("tokenize", "p.png", "--size", "64x48", "-q").code == 0
