@@ -1,6 +1,21 @@
-"""`python -m taming_cli`: the same program as the `taming` executable."""
+"""`python -m taming_cli`, and the `taming` executable."""
+
+import os
+import sys
 
 from taming_cli.cli.app import main
 
+
+def run() -> int:
+    """`main`, and for one of several processes its end at once: what torch's threads for talking to the others do while
+    an interpreter is taken down ends now and then in SIGABRT, after all is done and written."""
+    code = main()
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run())
