@@ -73,7 +73,8 @@ def test_fid_is_kid_and_prc_are_torch_fidelitys(two: Two, capsys: pytest.Capture
     assert inception["value"] == pytest.approx(expected["inception_score_mean"], rel=1e-6)
     assert inception["deviation"] == pytest.approx(expected["inception_score_std"], rel=1e-5)
     kid = result(capsys, "kid", two.a, two.b, "--subset-size", 8, *given)
-    assert kid["value"] == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-3)  # theirs is in fp32
+    one_rounding = 6e-8  # theirs is in fp32: a difference of kernels' means, which are about 1
+    assert kid["value"] == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-4, abs=one_rounding)
     assert kid["deviation"] == pytest.approx(expected["kernel_inception_distance_std"], rel=1e-3)
     prc = result(capsys, "prc", two.a, two.b, *given)
     assert prc["metric"] == "prc-inception-v3-compat"

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.size import Size
+from taming_cli.data.tokens import RULE, ConditionHeader
 from taming_cli.errors import UsageError
 from taming_cli.prior import gpt as network
 from taming_cli.prior.gpt import GPT
@@ -123,6 +124,15 @@ def test_init_with_tokens_that_have_more(arch: Arch, tmp_path: Path, train_on: A
     assert nats[1] < nats[2] - 0.1
     alone = train_on("alone", labelled, prior, **init, cond=("none",))
     assert prior_from(load_model(alone.last), "alone").config.conditions == ()
+
+
+def test_tokens_without_a_map_that_the_prior_follows_are_refused(tmp_path: Path, train_on: Any) -> None:
+    lowres = {"lowres": ConditionHeader(codec_sha256=f"{RULE}lowres", codebook_size=4096)}
+    first = train_on("first", tokens(tmp_path / "maps.h5", conditions=lowres), PRIOR, steps=2)
+    with pytest.raises(UsageError, match="follows lowres, which the tokens have not: tokenize with --cond lowres"):
+        train_on("second", tokens(tmp_path / "none.h5"), PRIOR, steps=2, init=str(first.last))
+    with pytest.raises(UsageError, match="name it there too"):
+        train_on("third", tmp_path / "maps.h5", PRIOR, steps=2, init=str(first.last), cond=("class",))
 
 
 def test_one_table_for_all_takes_on_nothing(tmp_path: Path, train_on: Any) -> None:
