@@ -1,10 +1,12 @@
 """The authors' code beside ours, for `scripts/bench --peer FOLDER`: their own modules out of a checkout, unchanged.
 
 What they import that is gone or needs a download has stand-ins: PyTorch Lightning's module is torch's, transformers'
-filter is not called, and VGG16 has random weights. They ship in fp32, and so they run.
+filter is not called, and VGG16 has random weights. They ship in fp32, and so they run. Their other imports, NEEDED, are
+the caller's to install.
 """
 
 import contextlib
+import importlib.util
 import io
 import sys
 from collections.abc import Callable
@@ -21,6 +23,9 @@ from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
 from taming_cli.prior.gpt import GPT
 
+NEEDED = ("einops", "requests", "tqdm")
+"""Packages that the authors' modules import and this project does not depend on."""
+
 
 class Peer:
     """Their codec with its loss, and their transformer, with the weights of ours."""
@@ -28,6 +33,11 @@ class Peer:
     def __init__(self, checkout: Path) -> None:
         if not (checkout / "taming" / "models" / "vqgan.py").exists():
             raise SystemExit(f"bench: {checkout} is no checkout of the authors' code: it has no taming/models/vqgan.py")
+        if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+            raise SystemExit(
+                f"bench: the authors' code needs {', '.join(missing)}; install with `{sys.executable} -m pip install "
+                f"{' '.join(missing)}`"
+            )
         lightning = ModuleType("pytorch_lightning")
         lightning.LightningModule = nn.Module  # type: ignore[attr-defined]
         gone = ModuleType("transformers")
