@@ -23,6 +23,7 @@ from taming_cli.errors import UsageError
 if TYPE_CHECKING:
     from taming_cli.pipeline import Pipeline
     from taming_cli.rejection import Judge
+    from taming_cli.runtime.rundir import Place
     from taming_cli.sampling import Sampled
 
 
@@ -84,7 +85,7 @@ def train_prior(
     )
     prior_config, train = resolved.configs
     if dry_run:
-        return _dry_run(output, files, prior_config, train, nproc)
+        return _dry_run(output, files, prior_config, train, place, nproc)
     with TokenFile(files[0]) as first_file:
         network, model, path = codec_for(first_file.header, files[0], codec)
         conditions = condition_codecs(first_file.header, files[0], cond_ckpt or [], train.cond)
@@ -110,13 +111,20 @@ def train_prior(
     return 0
 
 
-def _dry_run(output: Output, files: Sequence[Path], prior: PriorConfig, train: PriorTrainConfig, nproc: int) -> int:
+def _dry_run(
+    output: Output, files: Sequence[Path], prior: PriorConfig, train: PriorTrainConfig, place: "Place", nproc: int
+) -> int:
     from taming_cli.prior.batches import TokenSet
     from taming_cli.prior.estimate import estimate
     from taming_cli.prior.state import first_prior, fitted
+    from taming_cli.prior.train import COMMAND, identity
+    from taming_cli.runtime.builtin import recorded
     from taming_cli.runtime.device import pick_device, pick_precision
+    from taming_cli.runtime.rundir import look
 
     data = TokenSet(files, kinds=train.cond)
+    train = replace(train, init=recorded(train.init))
+    look(COMMAND, place, **identity(files, prior, train, data))
     prior = fitted(prior, data) if train.init is None else first_prior(prior, train, data).config
     device = pick_device(train.device)
     dtype = pick_precision(train.precision, device)
