@@ -2,7 +2,6 @@
 
 import json as json_module
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from taming_cli.cli import options as o
-from taming_cli.cli.console import Output
+from taming_cli.cli.console import Output, say
 from taming_cli.cli.launch import launched
 from taming_cli.cli.outlook import say_estimate, would_sample
 from taming_cli.cli.training import architecture_of, last_word, take_up, teller
@@ -279,8 +278,7 @@ def _tell(picture: "Sampled", seed: int) -> None:
     """A line of JSON."""
     line = {"path": str(picture.path), "sample": picture.sample, "seed": seed, "class": picture.label}
     line |= {"cond": picture.map} if picture.map is not None else {}
-    sys.stdout.write(json_module.dumps(line, ensure_ascii=False) + "\n")
-    sys.stdout.flush()
+    say(json_module.dumps(line, ensure_ascii=False))
 
 
 def _free_way(npz: Path, plan: dict[str, Any]) -> str:

@@ -4,11 +4,11 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from taming_cli.data.disk import refusals, sync_folder
 from taming_cli.errors import TamingError
 
 
@@ -38,7 +38,7 @@ class PartsFolder:
                     self._try_lock()
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-            _sync(self.target.parent)
+            sync_folder(self.target.parent)
 
     def _try_lock(self) -> None:
         path = self.folder / "lock"
@@ -84,7 +84,7 @@ class PartsFolder:
     def write_plan(self, plan: Any) -> None:
         """Keep what the shards to come will be parts of."""
         path = self.folder / "plan.json"
-        with refusals(self.target):
+        with refusals(path, self.temporary(path)):
             self.temporary(path).write_text(json.dumps(plan, indent=1), "utf-8")
             publish(self.temporary(path), path)
 
@@ -100,7 +100,7 @@ def publish(temporary: Path, target: Path) -> None:
     """Rename a written file such that it is whole under its new name even after a power cut."""
     _sync(temporary)
     temporary.replace(target)
-    _sync(target.parent)
+    sync_folder(target.parent)
 
 
 def _sync(path: Path) -> None:
@@ -109,13 +109,3 @@ def _sync(path: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
-
-
-@contextmanager
-def refusals(target: Path) -> Iterator[None]:
-    """Say in one line why the disk did not take what was to be written."""
-    try:
-        yield
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
-        raise TamingError(f"{target}: cannot be written ({reason}); mend that or give another -o") from error

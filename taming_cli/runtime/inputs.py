@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from taming_cli.data.disk import write_atomically
 from taming_cli.errors import BadFileError
-from taming_cli.runtime.checkpoint import read_header, write_atomically
+from taming_cli.runtime.checkpoint import read_header
 
 DATA = "inputs.npz"
 Hashes = npt.NDArray[np.uint64]

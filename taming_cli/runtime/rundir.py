@@ -22,9 +22,9 @@ from torch import Tensor
 
 import taming_cli
 from taming_cli.config.fields import to_dict
+from taming_cli.data.disk import appending, write_atomically
 from taming_cli.data.images import write_png
 from taming_cli.errors import BadFileError, UsageError
-from taming_cli.runtime.checkpoint import write_atomically
 from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.inputs import DATA, Data, write_data
 from taming_cli.runtime.resume import check_same, holds_work, logged, refuse_lost
@@ -96,11 +96,11 @@ class Run:
         try:
             os.link(self.last, kept)
         except OSError:  # a file system without links
-            shutil.copy(self.last, kept)
+            write_atomically(kept, lambda temporary: _copy(self.last, temporary))
 
     def log(self, **values: Any) -> None:
         """Append one line to metrics.jsonl."""
-        with self.metrics.open("a") as stream:
+        with appending(self.metrics), self.metrics.open("a") as stream:
             stream.write(json.dumps(values) + "\n")
         if self._board is not None:
             self._board.log(values)
@@ -352,6 +352,10 @@ def _lock(folder: Path) -> IO[str]:
 
 def _write_json(path: Path, value: Any) -> None:
     write_atomically(path, lambda temporary: _write_text(temporary, json.dumps(value, indent=2) + "\n"))
+
+
+def _copy(path: Path, to: Path) -> None:
+    shutil.copy(path, to)
 
 
 def _write_text(path: Path, text: str) -> None:
