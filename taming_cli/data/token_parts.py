@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from taming_cli.data.disk import refusals, sync_folder
+from taming_cli.data.locks import lock
 from taming_cli.errors import TamingError
 
 
@@ -45,8 +46,8 @@ class PartsFolder:
         opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             try:
-                fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
+                lock(opened, path, fcntl.lockf)
+            except BlockingIOError:
                 holder = os.read(opened, 200).decode(errors="replace") or "another process"
                 raise TamingError(f"{self.target}: {holder} is writing it; wait for that or give another -o") from None
             if path.stat().st_ino == os.fstat(opened).st_ino:  # else it was removed before it could be locked

@@ -5,7 +5,6 @@ Nothing is overwritten silently.
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -22,8 +21,9 @@ from torch import Tensor
 
 import taming_cli
 from taming_cli.config.fields import to_dict
-from taming_cli.data.disk import appending, write_atomically
+from taming_cli.data.disk import appending, refusals, write_atomically
 from taming_cli.data.images import write_png
+from taming_cli.data.locks import lock
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.inputs import DATA, Data, write_data
@@ -341,12 +341,17 @@ def next_folder(parent: Path) -> Path:
 
 
 def _lock(folder: Path) -> IO[str]:
-    stream = (folder / LOCK).open("w")
+    path = folder / LOCK
+    with refusals(path):
+        stream = path.open("w")
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        lock(stream.fileno(), path)
+    except BlockingIOError:
         stream.close()
         raise UsageError(f"another process is working in {folder}; wait for it, or give another --name") from None
+    except BaseException:
+        stream.close()
+        raise
     return stream
 
 
