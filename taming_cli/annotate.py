@@ -22,6 +22,7 @@ from taming_cli.config.kinds import CodecKind
 from taming_cli.config.shard import Shard
 from taming_cli.data.batches import Skipped, eval_batches
 from taming_cli.data.conditions.edges import RULE, edges
+from taming_cli.data.disk import refusals
 from taming_cli.data.images import EXTENSIONS, SETTINGS, png_settings, save_png
 from taming_cli.data.sources import Item, content_key, list_items
 from taming_cli.errors import BadImageError, UsageError
@@ -220,7 +221,8 @@ def _write_labels(path: Path, labels: Sequence[str]) -> None:
         if path.read_text() != content:
             raise UsageError(f"{path} names other labels than these {len(labels)}; give another folder")
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    temporary.write_text(content)
-    temporary.replace(path)
+    with refusals(path, temporary):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(content)
+        temporary.replace(path)

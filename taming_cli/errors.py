@@ -33,6 +33,10 @@ class NonFiniteLossError(TamingError):
     """A loss term became NaN or infinite; the step's update was not applied."""
 
 
+class DiskError(TamingError):
+    """A file cannot be written: its disk is full, a quota is used up, or it is not allowed. What was there is whole."""
+
+
 class LostProcessError(TamingError):
     """Another one of the processes that do this together has ended, or cannot be reached."""
 

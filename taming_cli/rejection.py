@@ -16,6 +16,7 @@ from torch import Tensor
 
 from taming_cli.codec.maps import Asked
 from taming_cli.config.sampling import SampleConfig
+from taming_cli.data.disk import refusals
 from taming_cli.errors import UsageError
 from taming_cli.judges.classifiers import Classifier
 from taming_cli.pipeline import Pipeline
@@ -65,7 +66,7 @@ def accepted(
     found = _seen(out / SEEN, made)
     cells, at_once = asked.latent.width * asked.latent.height, pipeline.at_once(asked.latent, CHUNK)
     out.mkdir(parents=True, exist_ok=True)
-    with (out / SEEN).open("a") as stream, StopRequest() as stop:
+    with refusals(out / SEEN), (out / SEEN).open("a") as stream, StopRequest() as stop:
         if not found and stream.tell() == 0:
             _append(stream, [json.dumps(made)])
         for start in range(0, len(numbers), at_once):

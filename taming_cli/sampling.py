@@ -15,12 +15,12 @@ from taming_cli.codec.maps import Asked
 from taming_cli.config.fields import to_dict
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.data.arrays import write_pictures
+from taming_cli.data.disk import write_atomically
 from taming_cli.data.images import SETTINGS, SHEET, grid, png_settings, read_image, write_png
 from taming_cli.data.token_writer import TokenJob
 from taming_cli.data.tokens import TokenHeader
 from taming_cli.errors import UsageError
 from taming_cli.pipeline import Pipeline
-from taming_cli.runtime.checkpoint import write_atomically
 from taming_cli.runtime.device import precision_name
 from taming_cli.runtime.interrupt import StopRequest
 

@@ -256,12 +256,14 @@ def test_another_config_under_the_same_name_is_refused(
     assert contents(taken) == before
 
 
-@pytest.mark.usefixtures("taken")
-def test_other_pictures_under_the_same_name_are_refused(pictures: Path, tmp_path: Path) -> None:
-    shutil.copytree(pictures, tmp_path / "others")
+def test_other_pictures_under_the_same_name_are_refused(pictures: Path, taken: Path, tmp_path: Path) -> None:
+    others, before = tmp_path / "others", contents(taken)
+    shutil.copytree(pictures, others)
+    (others / "odd" / "1.png").unlink()
     place = Place(name="taken", root=tmp_path / "runs")
-    with pytest.raises(UsageError, match="inputs"):
-        fit([tmp_path / "others"], codec=CODEC, critic=CRITIC, train=TRAIN, place=place)
+    with pytest.raises(UsageError, match=r"0 added, 1 gone in .*others\).* --init .*taken/checkpoints/last"):
+        fit([others], codec=CODEC, critic=CRITIC, train=TRAIN, place=place)
+    assert contents(taken) == before
 
 
 def test_a_size_that_f_does_not_divide_is_refused_before_anything_is_made(

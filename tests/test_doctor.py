@@ -536,14 +536,17 @@ def test_the_folder_for_temporary_files_fails_and_caches_are_notes(here: Path, m
     assert "$TMPDIR" in found["temporary"].says
 
 
-def test_files_that_cannot_be_locked_fail(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "mark"), [(errno.ENOLCK, "note"), (errno.ENOSYS, "note"), (errno.EIO, "FAIL")])
+def test_files_without_locks_are_a_note_as_a_training_goes_on_and_other_errors_fail(
+    number: int, mark: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def flock(file: Any, how: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
     found = by_name(places.folders())
-    assert found["runs"].mark == "FAIL"
-    assert "cannot be locked (No locks available)" in found["runs"].says
+    assert found["runs"].mark == mark
+    assert f"cannot be locked ({os.strerror(number)})" in found["runs"].says
     assert found["weights"].mark == "ok"
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from taming_cli.config.fields import check, option
 from taming_cli.errors import BadFileError, UsageError
-from taming_cli.runtime.rundir import Place, Run, find_run, newest, next_folder, open_run, read_settings, runs_of
+from taming_cli.runtime.rundir import Place, Run, find_run, look, newest, next_folder, open_run, read_settings, runs_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,7 @@ def test_a_new_run_records_config_origins_inputs_and_environment(opened: Callabl
 def test_the_same_settings_go_on_and_others_are_refused(opened: Callable[..., Run]) -> None:
     with opened(Place(name="a")) as run:
         folder = run.folder
+        run.trainer.write_bytes(b"saved")
     with opened(Place(name="a"), Settings(steps=9)) as run:  # how long is not what
         assert run.folder == folder
     assert read_settings(folder)["config"]["train"]["steps"] == 9
@@ -71,6 +72,31 @@ def test_the_same_settings_go_on_and_others_are_refused(opened: Callable[..., Ru
     with pytest.raises(UsageError, match="is a run of train-x"):
         opened(Place(out=folder), command="train-y")
     assert read_settings(folder)["config"]["train"]["width"] == 8
+
+
+def test_a_run_that_was_never_saved_is_begun_anew_with_any_settings(
+    opened: Callable[..., Run], caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(Place(name="a")) as run:
+        run.log(kind="train", step=10)
+        run.log(kind="validation", step=10)  # a kill while it was being saved
+        (run.samples / "step_0000010.png").touch()
+    with opened(Place(name="a"), Settings(width=9), inputs=["/other"]) as run:
+        assert list(run.samples.iterdir()) == []
+    assert read_settings(run.folder)["config"]["train"]["width"] == 9
+    assert read_settings(run.folder)["inputs"] == ["/other"]
+    assert f"the run in {run.folder} was never saved: it begins anew" in caplog.text
+
+
+def test_a_run_that_was_saved_between_two_looks_is_refused(opened: Callable[..., Run], tmp_path: Path) -> None:
+    with opened(Place(name="a")) as run:
+        pass
+    found = look("train-x", Place(out=run.folder), {"train": Settings()}, inputs=["/in"])
+    run.trainer.write_bytes(b"saved by another process")
+    with pytest.raises(UsageError, match="another process has just saved"):
+        opened(Place(out=run.folder), found=found)
+    with opened(Place(out=run.folder)):  # and nothing stays locked
+        pass
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(opened: Callable[..., Run], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 import traceback
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from typer.exceptions import TyperException
 import taming_cli
 from taming_cli.cli import annotate, codec, doctor, evaluate, exchange, files, prior, report, weights
 from taming_cli.cli.around import surrounded
+from taming_cli.cli.console import sent, silence
 from taming_cli.errors import OfOneProcessError, TamingError
 
 _FIRST_SPEAKS = 5.0
@@ -92,7 +94,8 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in arguments
     try:
         result: Any = app(arguments, standalone_mode=False, prog_name="taming")
-        sys.stdout.flush()
+        with sent():
+            pass
         return result if isinstance(result, int) else 0
     except BrokenPipeError:
         return _closed_pipe()
@@ -111,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
     except MemoryError:
         return _say("out of memory; use a smaller --batch-size or --size", 1, debug)
     except OSError as error:
-        return _say(f"{error.filename or 'file'}: {error.strerror or error}", 1, debug)
+        return _say(_of_a_file(error), 1, debug)
     except Exception as error:
         if debug:
             raise
@@ -130,9 +133,19 @@ def _behind_the_first(error: OfOneProcessError, debug: bool) -> int:
     return error.exit_code if error.told else _say(str(error), error.exit_code, debug)
 
 
+def _of_a_file(error: OSError) -> str:
+    """What an error of reading or writing is, in one line; with what is free where the disk is full."""
+    from taming_cli.data.disk import FULL, said
+
+    named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
+    if error.errno in FULL:
+        return said(Path(named or "file"), error)
+    return f"{named or 'file'}: {error.strerror or error}"
+
+
 def _closed_pipe() -> int:
     """Nobody reads any more, as with `| head`: that is no error, and nothing may complain of it at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    silence()
     return 0
 
 

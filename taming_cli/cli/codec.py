@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from taming_cli.cli.training import architecture_of, last_word, take_up, teller
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from taming_cli.runtime.rundir import Place
 
 Images = Annotated[
     list[Path] | None,
@@ -70,7 +73,7 @@ def train_vqgan(
     )
     codec_config, critic, train = resolved.configs
     if dry_run:
-        return _dry_run(output, pictures, codec_config, critic, train, weights, offline, nproc)
+        return _dry_run(output, pictures, codec_config, critic, train, place, weights, offline, nproc)
 
     with world() as together, output.bar("training", total=1.0) as bar:
         trained = fit(
@@ -97,16 +100,19 @@ def _dry_run(
     codec: CodecConfig,
     critic: CriticConfig,
     train: CodecTrainConfig,
+    place: "Place",
     weights: Path | None,
     offline: bool,
     nproc: int,
 ) -> int:
     from taming_cli.codec.estimate import estimate
-    from taming_cli.codec.train import settled
+    from taming_cli.codec.train import COMMAND, identity, settled
     from taming_cli.judges import perceptual
     from taming_cli.runtime.device import pick_device, pick_precision
+    from taming_cli.runtime.rundir import look
 
     known = settled(images, codec, critic, train)
+    look(COMMAND, place, **identity(images, critic, known))
     device = pick_device(train.device)
     dtype = pick_precision(train.precision, device)
     with output.bar("reckoning") as bar:

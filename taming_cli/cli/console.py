@@ -2,11 +2,15 @@
 
 import json
 import logging
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+
+from taming_cli.errors import DiskError
 
 if TYPE_CHECKING:
     from taming_cli.cli.bar import Bar
@@ -52,9 +56,7 @@ class Output:
             text = json.dumps(values, ensure_ascii=False)
         else:
             text = short if self.quiet and short is not None else line
-        # A file name may hold bytes that are no utf-8: written so, they are JSON's own escapes too.
-        sys.stdout.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
-        sys.stdout.flush()
+        say(text)
 
     def bar(self, what: str, total: float | None = None, unit: str | None = None) -> "Bar":
         """Progress: a bar on a terminal, plain lines every few seconds elsewhere, nothing where quiet. What is counted
@@ -70,6 +72,31 @@ class Output:
             for name, reason in reasons.items():
                 shown = reason if name in reason else f"{name}: {reason}"
                 self.errors.print(f"  {printable(shown)}", markup=False)
+
+
+def say(line: str) -> None:
+    """A line on stdout, at once; DiskError where that is a file on a disk that does not take it."""
+    with sent():
+        # A file name may hold bytes that are no utf-8: written so, they are JSON's own escapes too.
+        sys.stdout.write(line.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
+
+
+@contextmanager
+def sent() -> Iterator[None]:
+    """What is written to stdout meanwhile is sent at its end; raises as `say`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        silence()
+        raise DiskError(f"stdout: the result cannot be written ({error.strerror}); send it to another place") from error
+
+
+def silence() -> None:
+    """Let nothing more be written to stdout, which cannot take it, not even at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def duration(seconds: float) -> str:

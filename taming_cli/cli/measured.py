@@ -57,7 +57,7 @@ def save_all(results: Mapping[str, "Measured"], run: Path) -> None:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    from taming_cli.runtime.checkpoint import write_atomically
+    from taming_cli.data.disk import write_atomically
 
     text = json.dumps(value, indent=2) + "\n"  # in ASCII: a file name may hold bytes that are no utf-8
 

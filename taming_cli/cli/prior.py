@@ -2,7 +2,6 @@
 
 import json as json_module
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from taming_cli.cli import options as o
-from taming_cli.cli.console import Output
+from taming_cli.cli.console import Output, say
 from taming_cli.cli.launch import launched
 from taming_cli.cli.outlook import say_estimate, would_sample
 from taming_cli.cli.training import architecture_of, last_word, take_up, teller
@@ -23,6 +22,7 @@ from taming_cli.errors import UsageError
 if TYPE_CHECKING:
     from taming_cli.pipeline import Pipeline
     from taming_cli.rejection import Judge
+    from taming_cli.runtime.rundir import Place
     from taming_cli.sampling import Sampled
 
 
@@ -84,7 +84,7 @@ def train_prior(
     )
     prior_config, train = resolved.configs
     if dry_run:
-        return _dry_run(output, files, prior_config, train, nproc)
+        return _dry_run(output, files, prior_config, train, place, nproc)
     with TokenFile(files[0]) as first_file:
         network, model, path = codec_for(first_file.header, files[0], codec)
         conditions = condition_codecs(first_file.header, files[0], cond_ckpt or [], train.cond)
@@ -110,13 +110,20 @@ def train_prior(
     return 0
 
 
-def _dry_run(output: Output, files: Sequence[Path], prior: PriorConfig, train: PriorTrainConfig, nproc: int) -> int:
+def _dry_run(
+    output: Output, files: Sequence[Path], prior: PriorConfig, train: PriorTrainConfig, place: "Place", nproc: int
+) -> int:
     from taming_cli.prior.batches import TokenSet
     from taming_cli.prior.estimate import estimate
     from taming_cli.prior.state import first_prior, fitted
+    from taming_cli.prior.train import COMMAND, identity
+    from taming_cli.runtime.builtin import recorded
     from taming_cli.runtime.device import pick_device, pick_precision
+    from taming_cli.runtime.rundir import look
 
     data = TokenSet(files, kinds=train.cond)
+    train = replace(train, init=recorded(train.init))
+    look(COMMAND, place, **identity(files, prior, train, data))
     prior = fitted(prior, data) if train.init is None else first_prior(prior, train, data).config
     device = pick_device(train.device)
     dtype = pick_precision(train.precision, device)
@@ -271,8 +278,7 @@ def _tell(picture: "Sampled", seed: int) -> None:
     """A line of JSON."""
     line = {"path": str(picture.path), "sample": picture.sample, "seed": seed, "class": picture.label}
     line |= {"cond": picture.map} if picture.map is not None else {}
-    sys.stdout.write(json_module.dumps(line, ensure_ascii=False) + "\n")
-    sys.stdout.flush()
+    say(json_module.dumps(line, ensure_ascii=False))
 
 
 def _free_way(npz: Path, plan: dict[str, Any]) -> str:

@@ -37,12 +37,19 @@ class Start(NamedTuple):
 
 def take_up(output: Output, command: str, place: Any, inputs: Sequence[Path] | None, usage: str) -> Start:
     """With `--resume`, what the run's config.json says, inputs included; else the inputs given. UsageError for none."""
+    from taming_cli.runtime.resume import refuse_lost
     from taming_cli.runtime.rundir import find_run, read_settings
 
     if place.resume:
         folder = find_run(command, place)
         assert folder is not None
+        refuse_lost(folder)
         settings = read_settings(folder)
+        gone = [path for path in settings["inputs"] if Path(path).is_absolute() and not Path(path).exists()]
+        if gone and not inputs:
+            raise UsageError(
+                f"{folder} was made from {gone[0]}, which is not there; name where that is now, before --resume"
+            )
         output.note(f"going on with {folder}")
         return Start(list(inputs or map(Path, settings["inputs"])), flatten(settings["config"]))
     if not inputs:

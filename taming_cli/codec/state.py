@@ -65,19 +65,19 @@ class CodecState:
 
     def state_dict(self) -> dict[str, Any]:
         """What the trainer file holds."""
-        modules = {name: getattr(self, name).state_dict() for name in _STATEFUL}
+        modules = {name: getattr(self, name).state_dict() for name in STATEFUL}
         counters = {name: getattr(self, name) for name in _COUNTERS}
         return {**modules, **counters}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        for name in _STATEFUL:
+        for name in STATEFUL:
             getattr(self, name).load_state_dict(state[name])
         for name in _COUNTERS:
             setattr(self, name, state[name])
 
 
-_STATEFUL = ("codec", "critic", "average", "codebook", "codec_optimizer", "critic_optimizer")
+STATEFUL = ("codec", "critic", "average", "codebook", "codec_optimizer", "critic_optimizer")
 _COUNTERS = ("step", "images_seen", "seconds", "best", "best_step", "validation")
 
 

@@ -4,14 +4,16 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from taming_cli.codec.inputs import counts, data_of
 from taming_cli.codec.locate import content_in
-from taming_cli.codec.state import CodecState, start
+from taming_cli.codec.state import STATEFUL, CodecState, start
 from taming_cli.codec.step import codec_step, phase
 from taming_cli.codec.validate import validate
 from taming_cli.codec.vqgan import VQGAN, codec_file, codec_from
@@ -20,18 +22,19 @@ from taming_cli.config.fields import from_dict
 from taming_cli.data.batches import Augment, train_batches
 from taming_cli.data.conditions.labels import read_colours
 from taming_cli.data.contents import Content, content, count_labels
-from taming_cli.data.sources import Item, Split, digest, list_items, split
+from taming_cli.data.sources import Item, Split, content_keys, list_items, split
 from taming_cli.errors import UsageError
 from taming_cli.judges import perceptual
 from taming_cli.metrics import perplexity, usage
 from taming_cli.runtime.builtin import recorded
-from taming_cli.runtime.checkpoint import load_model, load_trainer, read_header, save_model, save_trainer
+from taming_cli.runtime.checkpoint import load_model, read_header, save_model, save_trainer
 from taming_cli.runtime.device import pick_device, pick_precision
 from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.interrupt import StopRequest
 from taming_cli.runtime.progress import LOG_EVERY, Means, OnStep, tell
 from taming_cli.runtime.report import write_report
-from taming_cli.runtime.rundir import Place, Run, absolute, goes_on, open_run, read_settings
+from taming_cli.runtime.resume import load_state, take_up_trainer
+from taming_cli.runtime.rundir import Place, Run, absolute, look, open_run, read_settings
 from taming_cli.runtime.schedule import Budget, cosine, warm_up
 from taming_cli.runtime.tensorboard import check_installed
 from taming_cli.runtime.weights import OnBytes
@@ -80,34 +83,29 @@ def fit(
     if train.tensorboard:
         check_installed()
     place = place or Place()
-    pictures, codec, train, holds = settled(images, codec, critic, train)
+    known = settled(images, codec, critic, train)
+    pictures, codec, train, holds = known.pictures, known.codec, known.train, known.content
+    what = identity(images, critic, known)
+    found = world.by_first(lambda: look(COMMAND, place, **what))
     part = world.by_first(lambda: world.share(train.batch_size))
     device = pick_device(train.device)
     torch.manual_seed(train.seed)
-    going_on = world.by_first(lambda: goes_on(COMMAND, place))
-    first = VQGAN(codec) if going_on else _first_codec(codec, train, holds)
+    first = VQGAN(codec) if found.saved else _first_codec(codec, train, holds)
     judge = world.first_ahead(
         lambda: perceptual.build(train.perceptual, weights=weights, offline=offline, on_bytes=on_bytes)
     )
     if judge is not None:
         judge = judge.to(device)
-    groups = {"codec": codec, "critic": critic, "train": train}
-    inputs = [str(path.resolve()) for path in images]
-    settings: dict[str, Any] = {"inputs": inputs, "origins": origins or {}, "tensorboard": train.tensorboard}
-    with open_run(COMMAND, place, groups, **settings, world=world) as run:
-        state = start(first, critic, train, device, pick_precision(train.precision, device), world)
-        resumed = world.by_first(run.trainer.exists)
-        if resumed:
-            state.load_state_dict(load_trainer(run.trainer))
+    state = start(first, critic, train, device, pick_precision(train.precision, device), world)
+    if found.folder is not None and found.saved:
+        trainer = found.folder / "trainer.pt"
+        world.first_ahead(lambda: load_state(trainer, take_up_trainer(trainer, STATEFUL), state.load_state_dict))
+    settings: dict[str, Any] = {"origins": origins or {}, "tensorboard": train.tensorboard}
+    with open_run(COMMAND, place, **what, **settings, found=found, world=world) as run:
         about = {
-            "images": inputs,
+            "images": what["inputs"],
             "size": str(train.size),
-            "data": {
-                "train": len(pictures.train),
-                "held": len(pictures.held),
-                "sha256": digest(pictures.train),
-                "held_sha256": digest(pictures.held[: train.val_images]),
-            },
+            "data": counts(pictures, train),
             "perceptual": judge.stamp if judge is not None else None,
             **holds.about(),
         }
@@ -119,12 +117,12 @@ def fit(
             judge=judge,
             held=pictures.held,
             about=about,
-            began=time.monotonic() - state.seconds if resumed else began,
+            began=time.monotonic() - state.seconds if found.saved else began,
             on_step=on_step if world.first else None,
             part=part,
         )
         world.agree(state.step)
-        if resumed and world.first:
+        if found.saved and world.first:
             _mend(session)
         skipped = _loop(session, pictures.train)
         return TrainedCodec(
@@ -144,20 +142,31 @@ class Settled(NamedTuple):
     codec: CodecConfig
     train: CodecTrainConfig
     content: Content
+    keys: Mapping[str, int | None]
+    """The pictures' content keys by name; none where `val` names the held-out ones, and nothing had to be read."""
 
 
 def settled(images: Sequence[Path], codec: CodecConfig, critic: CriticConfig, train: CodecTrainConfig) -> Settled:
     """What `fit` trains on and with. UsageError for settings or inputs that do not fit."""
     train = replace(train, val=absolute(train.val), init=recorded(train.init), colours=absolute(train.colours))
     _check_size(codec, critic, train)
-    pictures = _split(images, train)
+    pictures, keys = _split(images, train)
     colours = read_colours(Path(train.colours)) if train.colours else None
     if train.kind == "segmentation" and not train.labels:
         maps = [*pictures.train, *pictures.held]
         counted = codec.in_channels if train.init else count_labels(maps, unlabelled=train.unlabelled, colours=colours)
         train = replace(train, labels=counted)
     holds = content(train.kind, labels=train.labels, unlabelled=train.unlabelled, colours=colours)
-    return Settled(pictures, replace(codec, in_channels=holds.channels, out_ch=holds.channels), train, holds)
+    return Settled(pictures, replace(codec, in_channels=holds.channels, out_ch=holds.channels), train, holds, keys)
+
+
+def identity(images: Sequence[Path], critic: CriticConfig, known: Settled) -> dict[str, Any]:
+    """What makes a run the one to go on with, as `look` and `open_run` take it: its settings, and what it is made
+    from."""
+    inputs = [str(path.resolve()) for path in images]
+    groups = {"codec": known.codec, "critic": critic, "train": known.train}
+    data = cache(lambda: data_of(known.pictures, known.keys, known.train, known.content, inputs))
+    return {"groups": groups, "inputs": inputs, "data": data}
 
 
 def _check_size(codec: CodecConfig, critic: CriticConfig, train: CodecTrainConfig) -> None:
@@ -175,15 +184,18 @@ def held_out(run: Path) -> tuple[Item, ...]:
     """The pictures that the codec in a run folder never learned from, of those that are still there."""
     settings = read_settings(run)
     train = from_dict(CodecTrainConfig, settings["config"]["train"], str(run / "config.json"))
-    return _split([Path(path) for path in settings["inputs"]], train).held
+    return _split([Path(path) for path in settings["inputs"]], train)[0].held
 
 
-def _split(images: Sequence[Path], train: CodecTrainConfig) -> Split:
+def _split(images: Sequence[Path], train: CodecTrainConfig) -> tuple[Split, Mapping[str, int | None]]:
+    """The two sides, and the content keys by name where the sides follow from them."""
     extensions = content(train.kind).extensions
     listed = list_items(images, extensions=extensions).items
     if train.val is not None:
-        return Split(listed, list_items([Path(train.val)], extensions=extensions).items)
-    return split(listed, held_fraction=train.held)
+        return Split(listed, list_items([Path(train.val)], extensions=extensions).items), {}
+    keys = content_keys(listed)
+    found = split(listed, held_fraction=train.held, keys=keys)
+    return found, {item.name: key for item, key in zip(listed, keys, strict=True)}
 
 
 def _first_codec(config: CodecConfig, train: CodecTrainConfig, holds: Content) -> VQGAN:

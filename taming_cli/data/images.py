@@ -23,7 +23,8 @@ from PIL.ImageFile import ImageFile
 from torch import Tensor
 
 from taming_cli.config.size import Size
-from taming_cli.errors import BadImageError, TamingError
+from taming_cli.data.disk import refusals
+from taming_cli.errors import BadImageError
 
 EXTENSIONS = frozenset(
     ".avif .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()  # noqa: SIM905 - a list to read
@@ -215,25 +216,18 @@ def save_png(path: Path, picture: Image.Image, text: Mapping[str, str] | None = 
     """Write a picture of any mode of PNG's, with `text` in its text chunks (keys: 1 to 79 Latin-1 characters).
 
     The file appears whole or not at all: it is written under a temporary name in the same folder, then renamed; the
-    folder is made where it is missing. Raises TamingError where it cannot be written to.
+    folder is made where it is missing. Raises DiskError where it cannot be written to.
     """
     chunks = PngImagePlugin.PngInfo()
     for key, value in (text or {}).items():
         # A file name that is no valid utf-8 may be part of the settings: keep it readable rather than fail.
         chunks.add_text(key, value.encode("utf-8", "backslashreplace").decode("utf-8"))
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
+    with refusals(path, temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as stream:
-                picture.save(stream, "PNG", pnginfo=chunks)
-            temporary.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise TamingError(f"{path}: cannot be written: {error.strerror or error}") from error
+        with temporary.open("xb") as stream:
+            picture.save(stream, "PNG", pnginfo=chunks)
+        temporary.replace(path)
 
 
 def to_float(image: Tensor) -> Tensor:

@@ -182,17 +182,24 @@ def items_from_paths(paths: Iterable[Path]) -> Listing:
     return Listing(tuple(replace(item, label=label) for item, label in labelled), ignored)
 
 
-def split(items: Sequence[Item], *, held_fraction: float, at_least: int = 1) -> Split:
+def content_keys(items: Sequence[Item]) -> list[int | None]:
+    """`content_key` of each item."""
+    with ThreadPoolExecutor(8) as readers:
+        return list(readers.map(content_key, items))
+
+
+def split(
+    items: Sequence[Item], *, held_fraction: float, at_least: int = 1, keys: Sequence[int | None] | None = None
+) -> Split:
     """Hold out about `held_fraction` of the pictures.
 
     A picture's side follows from its own bytes (BLAKE2b over its size and first 64 KiB), not from its name or from the
     other pictures: copies of a picture land on one side, and adding pictures moves none that is there. Only where that
     would hold out fewer than `at_least` different pictures, or leave none to train on, the ones with the smallest (for
     training: the largest) hashes change sides. With fewer than two different pictures nothing is held out. What cannot
-    be read goes to the training side, which will say so.
+    be read goes to the training side, which will say so. `keys` are the items' content keys, where they are known.
     """
-    with ThreadPoolExecutor(8) as readers:
-        keys = list(readers.map(content_key, items))
+    keys = content_keys(items) if keys is None else keys
     distinct = sorted({key for key in keys if key is not None})
     held = {key for key in distinct if key < held_fraction * 2**64}
     if len(held) < at_least:

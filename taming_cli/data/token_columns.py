@@ -1,6 +1,5 @@
 """Write the columns of a token file: whole checksummed chunks, in an order that only the content decides."""
 
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from taming_cli.data.disk import Disk
 from taming_cli.data.tokens import (
     TokenFile,
     TokenHeader,
@@ -54,7 +54,7 @@ def write_tokens(path: Path, content: TokenContent) -> None:
     """
     header, count = content.header, content.count
     groups = ["conditions"] * bool(content.conditions) + ["skipped"] * bool(content.skipped)
-    with _Disk(path, "w+") as disk, _create_file(disk, groups) as file:
+    with Disk(path, "w+") as disk, _create_file(disk, groups) as file:
 
         def write(name: str, pieces: Pieces, count: int, row: tuple[int, ...], dtype: np.dtype[Any]) -> None:
             start = 0
@@ -106,38 +106,7 @@ def chunk_shape(row: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-class _Disk(io.FileIO):
-    """A file that HDF5 writes to, which seems to take all and keeps the disk's first refusal for `check` to raise.
-
-    HDF5 itself cannot close a file whose last writes fail: on a full disk it prints pages of errors, then crashes.
-    """
-
-    refusal: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        rest = memoryview(data).cast("B")
-        size = len(rest)
-        try:
-            while len(rest) and self.refusal is None:
-                rest = rest[super().write(rest) :]
-        except OSError as error:
-            self.refusal = error
-        return size
-
-    def truncate(self, size: int | None = None) -> int:
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self.refusal = self.refusal or error
-            return size or 0
-
-    def check(self) -> None:
-        """Raise the refusal, if there was one."""
-        if self.refusal is not None:
-            raise self.refusal
-
-
-def _create_file(disk: _Disk, groups: Sequence[str]) -> h5py.File:
+def _create_file(disk: Disk, groups: Sequence[str]) -> h5py.File:
     """Return a new HDF5 file with these groups, in the format of HDF5 1.10: the first with checksums on all metadata.
 
     h5py's own constructors give no way, in its older versions, to leave out times of creation, without which equal

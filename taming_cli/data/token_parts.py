@@ -4,11 +4,12 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from taming_cli.data.disk import refusals, sync_folder
+from taming_cli.data.locks import lock
 from taming_cli.errors import TamingError
 
 
@@ -38,15 +39,15 @@ class PartsFolder:
                     self._try_lock()
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-            _sync(self.target.parent)
+            sync_folder(self.target.parent)
 
     def _try_lock(self) -> None:
         path = self.folder / "lock"
         opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             try:
-                fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
+                lock(opened, path, fcntl.lockf)
+            except BlockingIOError:
                 holder = os.read(opened, 200).decode(errors="replace") or "another process"
                 raise TamingError(f"{self.target}: {holder} is writing it; wait for that or give another -o") from None
             if path.stat().st_ino == os.fstat(opened).st_ino:  # else it was removed before it could be locked
@@ -84,7 +85,7 @@ class PartsFolder:
     def write_plan(self, plan: Any) -> None:
         """Keep what the shards to come will be parts of."""
         path = self.folder / "plan.json"
-        with refusals(self.target):
+        with refusals(path, self.temporary(path)):
             self.temporary(path).write_text(json.dumps(plan, indent=1), "utf-8")
             publish(self.temporary(path), path)
 
@@ -100,7 +101,7 @@ def publish(temporary: Path, target: Path) -> None:
     """Rename a written file such that it is whole under its new name even after a power cut."""
     _sync(temporary)
     temporary.replace(target)
-    _sync(target.parent)
+    sync_folder(target.parent)
 
 
 def _sync(path: Path) -> None:
@@ -109,13 +110,3 @@ def _sync(path: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
-
-
-@contextmanager
-def refusals(target: Path) -> Iterator[None]:
-    """Say in one line why the disk did not take what was to be written."""
-    try:
-        yield
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
-        raise TamingError(f"{target}: cannot be written ({reason}); mend that or give another -o") from error

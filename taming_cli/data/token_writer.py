@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from taming_cli.config.shard import Shard
+from taming_cli.data.disk import refusals
 from taming_cli.data.token_columns import Skipped, TokenContent, sort_labels, stored_text, write_tokens
-from taming_cli.data.token_parts import PartsFolder, publish, refusals
+from taming_cli.data.token_parts import PartsFolder, publish
 from taming_cli.data.tokens import TokenFile, TokenHeader, TokenPart, blocks, verify
 from taming_cli.errors import BadFileError, TamingError, UsageError
 
@@ -156,7 +157,7 @@ class TokenJob:
             plan_sha256=self._shard_sha256(shard),
         )
         path = self._shard_path(shard)
-        with refusals(self.path):
+        with refusals(self.path, self._parts.temporary(path)):
             write_tokens(self._parts.temporary(path), content)
             publish(self._parts.temporary(path), path)
         self._whole.add(shard.index)
@@ -329,7 +330,7 @@ def _join(
         plan_sha256=plan_sha256,
         part=part,
     )
-    with refusals(parts.target):
+    with refusals(parts.target, parts.temporary(parts.target)):
         write_tokens(parts.temporary(parts.target), content)
         publish(parts.temporary(parts.target), parts.target)
     return Finished(parts.target, count, tuple(skipped))

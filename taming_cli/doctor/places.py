@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from taming_cli.data.locks import NONE
 from taming_cli.doctor.findings import Finding, Mark
 
 LEAST_ROOM = 256 * 2**20
@@ -52,6 +53,9 @@ def _look(place: Place) -> Finding:
             except OSError as error:
                 if place.name == "runs":
                     says = f"files in {here} cannot be locked ({error.strerror}), as a training locks its run"
+                    if error.errno in NONE:
+                        says = f"{says}: start only one process in a run, or {place.remedy}"
+                        return Finding("note", place.name, says, values)
                     return Finding(fault, place.name, f"{says}; {place.remedy}", values)
     except OSError as error:
         return Finding(fault, place.name, f"{here} cannot be written ({error.strerror}); {place.remedy}", values)

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from taming_cli.config.size import Size
 from taming_cli.data.batches import Skipped
-from taming_cli.errors import UsageError
+from taming_cli.data.disk import write_atomically
+from taming_cli.errors import DiskError, UsageError
 from taming_cli.evaluate.protocol import versions
 from taming_cli.evaluate.sides import Side
 from taming_cli.judges.features import FeatureNetwork
 from taming_cli.metrics import Moments
-from taming_cli.runtime.checkpoint import write_atomically
 from taming_cli.runtime.distributed import World
 
 CACHE_VARIABLE = "TAMING_CACHE_DIR"
@@ -176,5 +176,5 @@ def _write(path: Path, seen: Seen) -> None:
         with temporary.open("wb") as stream:
             np.savez(stream, **arrays)
 
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the result
+    with contextlib.suppress(DiskError):  # a cache that cannot be written costs time, not the result
         write_atomically(path, write)

@@ -14,10 +14,11 @@ from torch import Tensor
 from taming_cli.config.codec import CodecConfig
 from taming_cli.config.fields import from_dict
 from taming_cli.config.prior import PriorConfig
+from taming_cli.data.disk import write_atomically
 from taming_cli.errors import UsageError
 from taming_cli.interop.compvis import ORDERS
 from taming_cli.prior.order import cells
-from taming_cli.runtime.checkpoint import ModelFile, write_atomically
+from taming_cli.runtime.checkpoint import ModelFile, save_torch
 
 
 def export_checkpoint(model: ModelFile, path: Path) -> Path:
@@ -41,7 +42,7 @@ def export_checkpoint(model: ModelFile, path: Path) -> Path:
             entries = "embed" if part["target"].endswith("GumbelVQ") else "embedding"
             part["params"] |= {"remap": str(listed), "n_embed": len(kept[f"{prefix}quantize.{entries}.weight"])}
     told = {"global_step": model.about.get("step", 0), "epoch": model.about.get("epoch", 0)}
-    write_atomically(path, lambda temporary: torch.save({**told, "state_dict": state | kept}, temporary))
+    write_atomically(path, lambda temporary: save_torch(temporary, {**told, "state_dict": state | kept}))
     written = path.with_suffix(".yaml")
     write_atomically(written, lambda temporary: _write(temporary, yaml.safe_dump({"model": whole})))
     return written

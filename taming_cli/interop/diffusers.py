@@ -10,12 +10,13 @@ from torch import Tensor
 
 from taming_cli.config.codec import CodecConfig
 from taming_cli.config.fields import from_dict
+from taming_cli.data.disk import write_atomically
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.interop.ledger import Imported
 from taming_cli.interop.names import DIFFUSERS, OLD_DIFFUSERS, from_published, to_published
 from taming_cli.interop.pickles import read
 from taming_cli.interop.published import imported_codec, published_codec
-from taming_cli.runtime.checkpoint import ModelFile, Stored, write_atomically, write_safetensors
+from taming_cli.runtime.checkpoint import ModelFile, Stored, write_safetensors
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 PLAIN, ATTENTIVE = ("DownEncoderBlock2D", "UpDecoderBlock2D"), ("AttnDownEncoderBlock2D", "AttnUpDecoderBlock2D")

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import normalize
 
 from taming_cli.config.evaluate import FeatureNetworkName, Resize
+from taming_cli.data.disk import refusals
 from taming_cli.errors import BadFileError, MissingWeightsError
 from taming_cli.judges.efficientnet import EfficientNetLite0
 from taming_cli.judges.frozen import Frozen
+from taming_cli.runtime.checkpoint import save_torch
 from taming_cli.runtime.device import exact
 from taming_cli.runtime.weights import Found, OnBytes, find, load, sha256
 
@@ -255,7 +257,8 @@ def _only_tensors(found: Found) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tensors.pth"
-        torch.save(tensors, path)
+        with refusals(path, path):
+            save_torch(path, tensors)
         yield path
 
 

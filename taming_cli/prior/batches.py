@@ -5,7 +5,7 @@ with a view, a crop and a dropped condition drawn for p alone. So a resumed trai
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from taming_cli.errors import UsageError
 from taming_cli.prior.layout import NOT_GIVEN
 from taming_cli.prior.noise import WORD, Stream, below, uniform, words
 from taming_cli.prior.order import in_order
+from taming_cli.runtime.inputs import Listing, content_hashes, name_hashes
 
 MEMORY = 2**30
 """Token files are kept in memory if they take no more bytes than this, else read as they are needed."""
@@ -144,6 +145,29 @@ class TokenSet:
                 digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
         digest.update(self._labels.tobytes())
         return digest.hexdigest()
+
+    def listing(self) -> Listing:
+        """64 bits of each sample's name, and of its label, codes and maps; of files too big to be kept in memory, of
+        its label alone."""
+        names = name_hashes(name for file in self.files for name in file.names())
+        return Listing(names, content_hashes(self._contents()))
+
+    def _contents(self) -> Iterator[bytes]:
+        for number, (file, start) in enumerate(zip(self.files, self.starts, strict=False)):
+            kept = [self._kept[number, kind] for kind in ("codes", *self.conditions)] if self._kept else []
+            shape = repr(file.header.row).encode()
+            for row, label in enumerate(self._labels[start : start + len(file)].tolist()):
+                name = self.label_names[label].encode("utf-8", "surrogateescape") if label != NOT_GIVEN else b""
+                yield b"\0".join([shape, name, *(codes[row].tobytes() for codes in kept)])
+
+    def made_by(self) -> str:
+        """What the codes of files too big to be kept in memory follow from, as text; else what the numbers mean."""
+        header = self.header
+        maps = [(kind, made.codec_sha256, made.codebook_size) for kind, made in self.conditions.items()]
+        said: list[Any] = [header.codec_sha256, header.codebook_size, self.label_names, maps]
+        if not self._kept:
+            said += [(dict(file.header.preprocess), file.plan_sha256) for file in self.files]
+        return repr(said)
 
     def windows(self, rows: Rows, draws: Tensor, prior: PriorConfig) -> Windows:
         """The samples at `rows` (n,), cut to the prior's window, with those of its conditions that the files have.

@@ -30,10 +30,11 @@ from taming_cli.prior.sharded import (
     whole,
 )
 from taming_cli.prior.widen import widened
-from taming_cli.runtime.checkpoint import ModelFile, load_model, load_trainer
+from taming_cli.runtime.checkpoint import ModelFile, load_model
 from taming_cli.runtime.device import autocast
 from taming_cli.runtime.distributed import ALONE, World, apart
 from taming_cli.runtime.recompute import recompute
+from taming_cli.runtime.resume import take_up_trainer
 
 
 @dataclass(kw_only=True)
@@ -104,13 +105,18 @@ _COUNTERS = ("step", "images_seen", "seconds", "best", "best_step", "waited", "v
 
 
 def read_state(path: Path, world: World, *, shared: bool) -> dict[str, Any]:
-    """A trainer file; where the networks will be shared out, its tensors are read by the first process alone."""
+    """A trainer file; where the networks will be shared out, its tensors are read by the first process alone. Every
+    process has to call it. BadFileError where it is damaged, or of another training."""
+
+    def whole() -> dict[str, Any]:
+        return take_up_trainer(path, (*_STATEFUL, "prior", "data"))
+
     if not shared:
-        return load_trainer(path)
+        return world.first_ahead(whole)
     tensors: dict[str, Any] = {name: {} for name in _STATEFUL}
 
     def read() -> dict[str, Any]:
-        state = load_trainer(path)
+        state = whole()
         tensors.update({name: state.pop(name) for name in _STATEFUL})
         return state
 

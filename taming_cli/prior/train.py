@@ -4,6 +4,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from taming_cli.data.tokens import RULE
 from taming_cli.errors import UsageError
 from taming_cli.prior.batches import Rows, TokenSet, fixed_windows, train_batch
 from taming_cli.prior.generate import generate
+from taming_cli.prior.inputs import data_of
 from taming_cli.prior.layout import NOT_GIVEN, prefix
 from taming_cli.prior.model import prior_file
 from taming_cli.prior.order import in_order
@@ -30,7 +32,8 @@ from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.interrupt import StopRequest
 from taming_cli.runtime.progress import LOG_EVERY, Means, OnStep, tell
 from taming_cli.runtime.report import write_report
-from taming_cli.runtime.rundir import Place, Run, open_run
+from taming_cli.runtime.resume import anew, load_state
+from taming_cli.runtime.rundir import Place, Run, look, open_run
 from taming_cli.runtime.schedule import Budget, cosine, warm_up
 from taming_cli.runtime.sheets import CONDITION, Layout, stamp
 from taming_cli.runtime.tensorboard import check_installed
@@ -89,17 +92,20 @@ def fit(
         raise UsageError(f"patience is {train.patience}, but {tokens[0]} has no second picture to hold out; use 0")
     part = world.by_first(lambda: world.share(train.batch_size))
     device = pick_device(train.device)
-    inputs = [str(path.resolve()) for path in tokens]
-    groups = {"prior": prior, "train": train}
-    settings: dict[str, Any] = {"inputs": inputs, "origins": origins or {}, "tensorboard": train.tensorboard}
-    with open_run(COMMAND, place or Place(), groups, **settings, world=world) as run:
-        torch.manual_seed(train.seed)
-        shared = train.fsdp and world.size > 1
-        saved = read_state(run.trainer, world, shared=shared) if world.by_first(run.trainer.exists) else None
-        gpt = saved_prior(saved, train, str(run.trainer)) if saved else first_prior(prior, train, data)
-        state = start(gpt, train, device, pick_precision(train.precision, device), world)
+    place, what = place or Place(), identity(tokens, prior, train, data)
+    found = world.by_first(lambda: look(COMMAND, place, **what))
+    torch.manual_seed(train.seed)
+    shared = train.fsdp and world.size > 1
+    trainer = found.folder / "trainer.pt" if found.folder is not None and found.saved else None
+    saved = read_state(trainer, world, shared=shared) if trainer else None
+    gpt = saved_prior(saved, train, str(trainer)) if saved else first_prior(prior, train, data)
+    state = start(gpt, train, device, pick_precision(train.precision, device), world)
+    if saved and trainer:
+        _take_up(trainer, saved, state, data.sha256(), shared)
+    settings: dict[str, Any] = {"origins": origins or {}, "tensorboard": train.tensorboard}
+    with open_run(COMMAND, place, **what, **settings, found=found, world=world) as run:
         about = {
-            "tokens": inputs,
+            "tokens": what["inputs"],
             "data": {"train": len(rows), "held": len(held), "sha256": data.sha256()},
             "label_names": list(data.label_names),
             "label_counts": data.label_counts(),
@@ -112,7 +118,7 @@ def fit(
         draw = _Draw(render, render_conditions)
         session = _Session(run, state, train, data, rows, held, codec, conditions, about, draw, began, on_step, part)
         if saved:
-            _go_on(session, saved)
+            _go_on(session)
         world.agree(state.step)
         _loop(session)
         return TrainedPrior(
@@ -123,6 +129,14 @@ def fit(
             validation=state.validation,
             notes=_notes(session),
         )
+
+
+def identity(tokens: Sequence[Path], prior: PriorConfig, train: PriorTrainConfig, data: TokenSet) -> dict[str, Any]:
+    """What makes a run the one to go on with, as `look` and `open_run` take it: its settings, and what it is made
+    from."""
+    inputs = [str(path.resolve()) for path in tokens]
+    groups = {"prior": prior, "train": train}
+    return {"groups": groups, "inputs": inputs, "data": cache(lambda: data_of(data, train, inputs))}
 
 
 def _refuse_other_codecs(codec: ModelFile, conditions: Mapping[str, ModelFile], data: TokenSet, path: Path) -> None:
@@ -164,12 +178,22 @@ class _Session:
     """This process's windows of a batch."""
 
 
-def _go_on(session: _Session, saved: dict[str, Any]) -> None:
-    """Take up a stopped training, and write what a kill right after its trainer file may have left unwritten."""
+def _take_up(trainer: Path, saved: dict[str, Any], state: PriorState, sha256: str, shared: bool) -> None:
+    """Load what a trainer file holds, before anything is written."""
+    if saved.pop("data") != sha256:
+        raise UsageError(
+            f"{trainer.parent} was trained on other tokens than the files hold now; give those to go on, or "
+            f"{anew(trainer.parent)}"
+        )
+    if shared:  # all processes do this together
+        state.load_state_dict(saved)
+    else:
+        state.world.first_ahead(lambda: load_state(trainer, saved, state.load_state_dict))
+
+
+def _go_on(session: _Session) -> None:
+    """Write what a kill right after the trainer file may have left unwritten."""
     state, run = session.state, session.run
-    if saved.pop("data") != session.about["data"]["sha256"]:
-        raise UsageError(f"{run.folder} was trained on other tokens than the files hold now; give another --name")
-    state.load_state_dict(saved)
     session.began -= state.seconds
     model = _model(session)
     if not state.world.first:

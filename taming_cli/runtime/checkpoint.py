@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from taming_cli.data.disk import write_atomically, write_stream
 from taming_cli.errors import BadFileError
 
 _log = logging.getLogger(__name__)
@@ -56,25 +56,6 @@ class ModelFile:
     tensors: Mapping[str, Tensor] = field(repr=False)
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """`write(temporary)` beside `path`, then fsync and rename: `path` is the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def save_model(path: Path, model: ModelFile, tensors: Mapping[str, Tensor | Stored] | None = None) -> None:
     """Write a model file, atomically; with `tensors`, which may still lie in another file, in place of the model's."""
     metadata = {
@@ -83,7 +64,9 @@ def save_model(path: Path, model: ModelFile, tensors: Mapping[str, Tensor | Stor
         "config": json.dumps(model.config),
         "about": json.dumps(model.about),
     }
-    write_atomically(path, lambda temporary: write_safetensors(temporary, tensors or model.tensors, metadata))
+    chosen = tensors or model.tensors
+    size = sum(each.dtype.itemsize * math.prod(each.shape) for each in chosen.values())
+    write_atomically(path, lambda temporary: write_safetensors(temporary, chosen, metadata), size=size)
     _log.info("wrote %s", path)
 
 
@@ -166,8 +149,13 @@ def _read(path: Path, *, with_tensors: bool) -> ModelFile:
 
 def save_trainer(path: Path, state: Mapping[str, Any]) -> None:
     """Write a trainer file, atomically: tensors, numbers, strings and plain containers only."""
-    write_atomically(path, lambda temporary: torch.save(dict(state), temporary))
+    write_atomically(path, lambda temporary: save_torch(temporary, dict(state)))
     _log.info("wrote %s", path)
+
+
+def save_torch(path: Path, value: object) -> None:
+    """`torch.save`, which says what the disk said where that refuses."""
+    write_stream(path, lambda stream: torch.save(value, stream))
 
 
 def load_trainer(path: Path) -> dict[str, Any]:

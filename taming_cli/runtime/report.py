@@ -6,9 +6,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from taming_cli.data.disk import write_atomically
 from taming_cli.runtime import facts
 from taming_cli.runtime.charts import number
-from taming_cli.runtime.checkpoint import write_atomically
 from taming_cli.runtime.curves import curves
 from taming_cli.runtime.figures import FIGURES, HEADLINE, figure, in_order, unit_of, validated
 from taming_cli.runtime.measured import measured

@@ -5,9 +5,8 @@ Nothing is overwritten silently.
 """
 
 import contextlib
-import dataclasses
-import fcntl
 import json
+import logging
 import os
 import platform
 import shutil
@@ -15,23 +14,32 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 import taming_cli
 from taming_cli.config.fields import to_dict
+from taming_cli.data.disk import appending, refusals, write_atomically
 from taming_cli.data.images import write_png
+from taming_cli.data.locks import lock
 from taming_cli.errors import BadFileError, UsageError
-from taming_cli.runtime.checkpoint import write_atomically
 from taming_cli.runtime.distributed import ALONE, World
+from taming_cli.runtime.inputs import DATA, Data, write_data
+from taming_cli.runtime.resume import check_same, holds_work, logged, refuse_lost
+from taming_cli.runtime.sheets import CONDITION
 
 if TYPE_CHECKING:
     from taming_cli.runtime.tensorboard import Board
 
+_log = logging.getLogger(__name__)
 DEEPEST = 4
 """How many folders below `runs/` a run may lie."""
+LOCK = ".lock"
+"""Of a run folder, held by the process that works in it."""
+TEMPORARY = ".*.tmp"
+"""Files that are being written."""
 RESUMED = "resumed run"
 """The origin of a value that a resumed run keeps; config.json goes on saying where it came from at first."""
 
@@ -88,11 +96,11 @@ class Run:
         try:
             os.link(self.last, kept)
         except OSError:  # a file system without links
-            shutil.copy(self.last, kept)
+            write_atomically(kept, lambda temporary: _copy(self.last, temporary))
 
     def log(self, **values: Any) -> None:
         """Append one line to metrics.jsonl."""
-        with self.metrics.open("a") as stream:
+        with appending(self.metrics), self.metrics.open("a") as stream:
             stream.write(json.dumps(values) + "\n")
         if self._board is not None:
             self._board.log(values)
@@ -106,13 +114,7 @@ class Run:
 
     def read_log(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
-        lines = []
-        for line in self.metrics.read_text().splitlines() if self.metrics.exists() else []:
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                break
-        return lines
+        return logged(self.metrics)
 
     def rewind_log(self, step: int) -> None:
         """Drop what was logged after `step`: a resumed run says it again."""
@@ -125,6 +127,47 @@ class Run:
             self._board = Board(self.folder / FOLDER, step, kept)
 
 
+class Found(NamedTuple):
+    """What a place holds before anything is written there: the folder (None for a new one to be named), and the
+    identity of its trainer file (None for a run that has never been saved)."""
+
+    folder: Path | None
+    trainer: tuple[int, int, int] | None
+
+    @property
+    def saved(self) -> bool:
+        """Whether the run goes on from its trainer file."""
+        return self.trainer is not None
+
+
+def look(
+    command: str,
+    place: Place,
+    groups: Mapping[str, Any],
+    *,
+    inputs: Sequence[str],
+    data: Callable[[], Data] | None = None,
+) -> Found:
+    """What `open_run` would find, with its refusals; nothing is written. The arguments are those of `open_run`."""
+    folder = find_run(command, place)
+    if folder is None or not folder.exists():
+        return Found(folder, None)
+    if not (folder / "config.json").exists():
+        if any(path.name != LOCK and not path.match(TEMPORARY) for path in folder.iterdir()):
+            raise UsageError(f"{folder} exists and is not a run; give another --out or --name")
+        return Found(folder, None)
+    trainer = folder / "trainer.pt"
+    if trainer.exists():
+        before = read_settings(folder)
+        if before["command"] != command:
+            raise UsageError(f"{folder} is a run of {before['command']}; give another --out or --name")
+        check_same(folder, before, groups, inputs, data)
+        status = trainer.stat()
+        return Found(folder, (status.st_ino, status.st_mtime_ns, status.st_size))
+    refuse_lost(folder)
+    return Found(folder, None)
+
+
 def open_run(
     command: str,
     place: Place,
@@ -132,19 +175,24 @@ def open_run(
     *,
     inputs: Sequence[str],
     origins: Mapping[str, str],
+    data: Callable[[], Data] | None = None,
+    found: Found | None = None,
     tensorboard: bool = False,
     world: World = ALONE,
 ) -> Run:
     """The run folder for these settings: a new one, or one to go on with (its `trainer.pt` then exists). Of several
     processes the first makes and locks it, and alone may write there.
 
-    `groups` maps group names to config dataclasses; `inputs` are the pictures' or token files' paths; `origins` says
-    where each value came from. Raises UsageError where the place holds a run with other settings, or something else.
+    `groups` maps group names to config dataclasses; `inputs` are the pictures' or token files' paths, and `data` finds
+    what they hold, by which a run knows its data wherever they lie; `origins` says where each value came from. `found`
+    is what `look` has found, if it was asked. A run that has never been saved is begun anew, whatever its settings.
+    Raises UsageError where the place holds a run with other settings or other data, a trained run without its trainer
+    file, or something else.
     """
     made: list[Run] = []
 
     def make() -> Path:
-        made.append(_make_run(command, place, groups, inputs, origins, tensorboard))
+        made.append(_make_run(command, place, groups, inputs, origins, data, found, tensorboard))
         return made[0].folder
 
     folder = world.by_first(make)
@@ -157,37 +205,56 @@ def _make_run(
     groups: Mapping[str, Any],
     inputs: Sequence[str],
     said: Mapping[str, str],
+    data: Callable[[], Data] | None,
+    found: Found | None,
     tensorboard: bool,
 ) -> Run:
-    folder = find_run(command, place)
-    origins = dict(said)
-    settings = {
-        "command": command,
-        "inputs": list(inputs),
-        "config": {name: to_dict(config) for name, config in groups.items()},
-    }
-    if folder is None:
-        folder = next_folder(place.root / command)
-    elif (folder / "config.json").exists():
-        before = read_settings(folder)
-        _check_same(folder, before, settings, groups)
-        origins |= {name: said for name, said in before.get("origins", {}).items() if origins.get(name) == RESUMED}
-    elif folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder} exists and is not a run; give another --out or --name")
+    if found is None:
+        found = look(command, place, groups, inputs=inputs, data=data)
+    folder = found.folder or next_folder(place.root / command)
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(folder, _lock(folder), tensorboard=tensorboard)
-    run.checkpoints.mkdir(exist_ok=True)
-    run.samples.mkdir(exist_ok=True)
-    for leftover in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):  # of a killed process: we hold the lock
-        leftover.unlink()
-    settings["origins"] = origins
-    _write_json(folder / "config.json", settings)
-    _write_json(folder / "env.json", environment())
+    try:
+        now = look(command, Place(out=folder), groups, inputs=inputs, data=data)
+        if now.trainer != found.trainer:  # before the lock was ours
+            raise UsageError(f"another process has just saved {folder}; run the same again to go on from there")
+        origins = dict(said)
+        if found.saved:
+            before = read_settings(folder)
+            origins |= {name: was for name, was in before.get("origins", {}).items() if origins.get(name) == RESUMED}
+        settings = {
+            "command": command,
+            "inputs": list(inputs),
+            "config": {name: to_dict(config) for name, config in groups.items()},
+            "origins": origins,
+        }
+        _write_json(folder / "config.json", settings)
+        _write_json(folder / "env.json", environment())
+        _prepare(run, goes_on=found.saved)
+        if data is not None:
+            write_data(folder / DATA, data(), goes_on=found.saved)
+    except BaseException:
+        run.__exit__()
+        raise
     return run
 
 
+def _prepare(run: Run, *, goes_on: bool) -> None:
+    """Make the folders, and remove what is half-written; and the sheets of a run that was never saved."""
+    run.checkpoints.mkdir(exist_ok=True)
+    run.samples.mkdir(exist_ok=True)
+    leftovers = [*run.folder.glob(TEMPORARY), *run.folder.glob(f"*/{TEMPORARY}")]
+    if not goes_on:
+        if run.read_log():
+            _log.warning("the run in %s was never saved: it begins anew", run.folder)
+        leftovers += [*run.samples.glob("step_*.png"), *run.samples.glob(f"{CONDITION}*.png")]
+    for leftover in leftovers:
+        leftover.unlink()
+
+
 def find_run(command: str, place: Place) -> Path | None:
-    """The folder that `place` names, or with `resume` alone the newest run; None for a new one to be named.
+    """The folder that `place` names, or with `resume` alone the newest run, of those that have been saved where there
+    are any; None for a new one to be named.
 
     Raises UsageError where `resume` finds nothing.
     """
@@ -202,16 +269,11 @@ def find_run(command: str, place: Place) -> Path | None:
         runs = list(runs_of(command, place.root))
         if not runs:
             raise UsageError(f"nothing to resume: there is no run of {command} under {place.root}")
-        return max(runs, key=lambda run: (run / "config.json").stat().st_mtime_ns)
+        begun = [run for run in runs if (run / "trainer.pt").exists() or holds_work(run)]
+        return max(begun or runs, key=lambda run: (run / "config.json").stat().st_mtime_ns)
     if not (folder / "config.json").exists():
         raise UsageError(f"nothing to resume: {folder} holds no run")
     return folder
-
-
-def goes_on(command: str, place: Place) -> bool:
-    """Whether `place` names a run that has been saved: all of its networks are in its `trainer.pt`."""
-    folder = find_run(command, place)
-    return folder is not None and (folder / "trainer.pt").exists()
 
 
 def absolute(path: str | None) -> str | None:
@@ -278,37 +340,27 @@ def next_folder(parent: Path) -> Path:
             return folder
 
 
-def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], groups: Mapping[str, Any]) -> None:
-    if old["command"] != new["command"]:
-        raise UsageError(f"{folder} is a run of {old['command']}; give another --out or --name")
-    if old["inputs"] != new["inputs"]:
-        raise UsageError(
-            f"{folder} was made from {' '.join(old['inputs'])}; give the same inputs to go on, or another --name"
-        )
-    for name, config in groups.items():
-        usual = to_dict(type(config)())  # what a setting was before there was a name for it
-        before, after = {**usual, **old["config"].get(name, {})}, new["config"][name]
-        live = {field.name for field in dataclasses.fields(config) if field.metadata.get("live")}
-        changed = [key for key in after if key not in live and before.get(key) != after[key]]
-        if changed:
-            key = changed[0]
-            raise UsageError(
-                f"{folder} has {key} {before.get(key)!r}, not {after[key]!r}; give the same to go on, or another --name"
-            )
-
-
 def _lock(folder: Path) -> IO[str]:
-    stream = (folder / ".lock").open("w")
+    path = folder / LOCK
+    with refusals(path):
+        stream = path.open("w")
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        lock(stream.fileno(), path)
+    except BlockingIOError:
         stream.close()
         raise UsageError(f"another process is working in {folder}; wait for it, or give another --name") from None
+    except BaseException:
+        stream.close()
+        raise
     return stream
 
 
 def _write_json(path: Path, value: Any) -> None:
     write_atomically(path, lambda temporary: _write_text(temporary, json.dumps(value, indent=2) + "\n"))
+
+
+def _copy(path: Path, to: Path) -> None:
+    shutil.copy(path, to)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from taming_cli.config.fields import one_of
+from taming_cli.data.disk import Disk, refusals
 from taming_cli.errors import BadFileError, MissingWeightsError, UsageError
 
 _log = logging.getLogger(__name__)
@@ -328,20 +329,22 @@ def _keep(
 ) -> str:
     """What a stream gives becomes the file `target`: a temporary name beside it, the sha256 checked, then one atomic
     rename. Returns the sha256; BadFileError where it is another than the known one."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as undo:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=known.file_name + ".", suffix=".part")
+        with refusals(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=known.file_name + ".", suffix=".part")
         undo.callback(Path(temporary).unlink, missing_ok=True)
         digest, done = hashlib.sha256(), 0
-        with os.fdopen(handle, "wb") as kept:
-            while chunk := stream.read(DOWNLOAD_CHUNK):
+        with Disk(handle, "w") as kept:
+            while kept.refusal is None and (chunk := stream.read(DOWNLOAD_CHUNK)):
                 kept.write(chunk)
                 digest.update(chunk)
                 done += len(chunk)
                 if on_bytes is not None:
                     on_bytes(done, total)
-            kept.flush()
-            os.fsync(kept.fileno())
+            kept.sync()
+        with refusals(target, Path(temporary), size=total):  # of the disk alone: the source has errors of its own
+            kept.check()
         if not known.has(digest.hexdigest()):
             raise BadFileError(
                 f"{source} gave {done} bytes with sha256 {digest.hexdigest()} instead of {known.expected}:"

@@ -12,6 +12,7 @@ from PIL import Image
 
 from taming_cli.config.size import Size
 from taming_cli.data.conditions.pose import JOINTS, Keypoints
+from taming_cli.data.disk import refusals
 from taming_cli.data.scenes.canvas import FIGURES, LABELS, PALETTE, Bytes, Floats
 from taming_cli.data.scenes.draw import Kind, check, label_of, scene
 from taming_cli.data.workers import cores, in_order, processes
@@ -157,11 +158,13 @@ def _coco(figures: list[Keypoints], name: str, width: int, height: int) -> dict[
 
 def _save(path: Path, image: Image.Image) -> None:
     part = path.with_name(path.name + ".part")
-    image.save(part, format="PNG")
-    part.replace(path)
+    with refusals(path, part):
+        image.save(part, format="PNG")
+        part.replace(path)
 
 
 def _replace(path: Path, content: bytes) -> None:
     part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)
+    with refusals(path, part):
+        part.write_bytes(content)
+        part.replace(path)
