@@ -21,13 +21,15 @@ from torch import Tensor
 
 from taming_cli.codec import tiles
 from taming_cli.codec.condition import Encoder, MapCodec, encoders
-from taming_cli.codec.hole import Known, known
+from taming_cli.codec.hole import Known, known, restored
 from taming_cli.codec.maps import Asked, Maps, ask
+from taming_cli.codec.reconstruct import codes_of
 from taming_cli.codec.vqgan import VQGAN, codec_from
 from taming_cli.config.fields import one_of
 from taming_cli.config.resolve import Layer, resolve
 from taming_cli.config.sampling import SampleConfig
-from taming_cli.config.size import Size
+from taming_cli.config.size import Frame, Size
+from taming_cli.data.contents import Pictures
 from taming_cli.errors import UsageError
 from taming_cli.prior.canvas import check_plan
 from taming_cli.prior.completion import complete
@@ -110,7 +112,8 @@ class Pipeline:
         on_progress: OnProgress | None = None,
         **settings: Any,
     ) -> Samples:
-        """New pictures, `images` uint8 (n, 3, H, W) and `codes` int64 (n, h, w) with H = f h and W = f w.
+        """New pictures, `images` uint8 (n, 3, H, W) and `codes` int64 (n, h, w), of the next larger grid where f does
+        not divide H or W.
 
         `cond` is a condition map, or a folder of maps that the samples take in turns; `{kind: path}` where the prior
         takes several kinds. `settings` are those of `SampleConfig`, above all `n`, `seed`, `class_name` and `size`
@@ -131,7 +134,8 @@ class Pipeline:
         **settings: Any,
     ) -> Samples:
         """The picture with what is white in `mask` (of its size, or "upper-half" to keep that) made anew; or, with a
-        larger `size`, continued around its place `at` (x, y).
+        larger `size`, continued around its place `at` (x, y). Its other pixels stay as they are; with `keep="codes"`
+        their codes do, and all is decoded.
 
         Otherwise as `sample`. Raises BadImageError for files that cannot be read.
         """
@@ -183,20 +187,23 @@ class Pipeline:
             "batch_size": config.batch_size,
             "on_progress": on_progress,
         }
-        given = None if asked.known is None else Given(*asked.known)
+        given = None if asked.known is None else Given(asked.known.codes, asked.known.keep)
         if given is not None and config.candidates > 1:
             codes = complete(self.gpt, given, candidates=config.candidates, **draw).codes
         else:
             codes = generate(self.gpt, size=(latent.height, latent.width), given=given, kept=self.kept, **draw)
         names = tuple(None if index is None else self.label(index) for index in classes)
-        return Samples(self.decode(codes, config.batch_size, on_decode), codes.cpu(), names)
+        rows, columns = asked.frame.place
+        images = self.decode(codes, config.batch_size, on_decode)[:, :, rows, columns].contiguous()
+        if asked.known is not None and config.keep == "pixels":
+            images = restored(images, asked.known)
+        return Samples(images, codes.cpu(), names)
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
-        """Pictures uint8 (n, 3, H, W) in [0, 255], sRGB, sides multiples of f -> codes int64 (n, H/f, W/f) on the CPU,
-        in fp32 and bounded memory. UsageError for other sides."""
-        self.codec.config.latent(Size(images.shape[3], images.shape[2]))
-        return torch.cat([tiles.encode(self.codec, image[None]).cpu() for image in images])
+        """Pictures uint8 (n, 3, H, W) in [0, 255], sRGB, of any size -> codes int64 (n, ceil(H/f), ceil(W/f)) on the
+        CPU, in fp32 and bounded memory. Sides that f does not divide are continued by their edge."""
+        return torch.cat([codes_of(self.codec, image[None], Pictures()).cpu() for image in images])
 
     @torch.inference_mode()
     def decode(self, codes: Tensor, batch_size: int = 16, on_progress: OnProgress | None = None) -> Tensor:
@@ -208,9 +215,9 @@ class Pipeline:
             return tiles.pictures(self.codec, codes.to(self.device), batch_size=batch_size, on_progress=on_progress)
 
     def ask(self, config: SampleConfig, maps: Maps = MappingProxyType({}), hole: Known | None = None) -> Asked:
-        """The codes of condition maps, on the grid of `config.size`: by default that of the first map, and of the
-        training's pictures where there is none. Cells that are known of a `hole` (`codec.hole.known`)
-        stay, and decide the size.
+        """The codes of condition maps, on the grid that covers `config.size`: by default the first map's size, and
+        that of the training's pictures where there is none. What is known of a `hole` (`codec.hole.known`) stays, and
+        decides the size.
 
         Raises UsageError for a kind that the prior does not have, or that it needs and is not given, and for maps that
         do not belong together; BadImageError for a map that cannot be read.
@@ -224,12 +231,11 @@ class Pipeline:
         for kind in has:
             if kind not in maps and needs:
                 raise UsageError(f"this prior makes pictures of {kind} maps alone; give one: --cond FILE")
-        f, size = self.codec.config.downsample_factor, config.size
+        f = self.codec.config.downsample_factor
+        frame = None if config.size is None else Frame(config.size, f)
         if hole is not None:
-            size = Size(f * hole.keep.shape[1], f * hole.keep.shape[0])
-        if size is not None:
-            self.codec.config.latent(size)
-        asked = ask(self.encoders, maps, f, size, self.learned)._replace(known=hole)
+            frame = hole.frame
+        asked = ask(self.encoders, maps, f, frame, self.learned)._replace(known=hole)
         check_plan(self.gpt.config, (asked.latent.height, asked.latent.width), self.stride(config))
         return asked
 

@@ -14,10 +14,11 @@ import taming_cli
 from taming_cli.codec.maps import Asked
 from taming_cli.config.fields import to_dict
 from taming_cli.config.sampling import SampleConfig
+from taming_cli.config.size import Size
 from taming_cli.data.arrays import write_pictures
 from taming_cli.data.images import SETTINGS, SHEET, grid, png_settings, read_image, write_png
 from taming_cli.data.token_writer import TokenJob
-from taming_cli.data.tokens import TokenHeader
+from taming_cli.data.tokens import TokenHeader, picture_in_grid
 from taming_cli.errors import UsageError
 from taming_cli.pipeline import Pipeline
 from taming_cli.runtime.checkpoint import write_atomically
@@ -32,12 +33,13 @@ GRID_MOST = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Sampled:
-    """One picture on disk: its file, the number of the sample, and its class."""
+    """One picture on disk: its file, the number of the sample, its class, its map and its size."""
 
     path: Path
     sample: int
     label: str | None
     map: str | None
+    size: Size
 
 
 def sample_to(
@@ -96,7 +98,7 @@ def sample_to(
             for number, index in zip(chunk, classes[start : start + step], strict=True):
                 label = None if index is None else pipeline.label(index)
                 name = asked.names[number % len(asked.names)] if asked.names else None
-                yield Sampled(path=targets[number], sample=number, label=label, map=name)
+                yield Sampled(path=targets[number], sample=number, label=label, map=name, size=asked.size)
             if stop.requested and chunk[-1] != numbers[-1]:
                 raise stop.interrupted(f"stopped; {start + len(chunk)} pictures are in {out}: run the same again")
         if job is not None:
@@ -136,7 +138,7 @@ def _job(
         codec_path=str(ckpt.resolve()) if ckpt else "",
         codebook_size=pipeline.codec.config.codebook_size,
         downsample_factor=pipeline.codec.config.downsample_factor,
-        preprocess={"sampled": True},
+        preprocess={"sampled": True, **picture_in_grid(asked.frame)},
         created_by=f"taming {taming_cli.__version__}",
         views=1,
         height=asked.latent.height,
@@ -162,6 +164,7 @@ def settings_of(pipeline: Pipeline, config: SampleConfig, asked: Asked, number: 
             "prior_sha256": pipeline.sha256,
             "sample": number,
             "class": None if index is None else pipeline.label(index),
+            "size": str(asked.size),
             "grid": str(asked.latent),
             "precision": precision_name(pipeline.precision),
             **values,

@@ -149,11 +149,6 @@ def test_pictures_have_the_size_asked_for(size: Size, pipeline: Pipeline) -> Non
     assert made.codes.shape == (2, size.height // 2, size.width // 2)
 
 
-def test_a_size_that_f_does_not_divide_is_refused(pipeline: Pipeline) -> None:
-    with pytest.raises(UsageError, match="nearest that does is 8x8"):
-        pipeline.draw(SampleConfig(size=Size(9, 8)))
-
-
 def test_progress_ends_with_all_cells(pipeline: Pipeline) -> None:
     told: list[tuple[int, int]] = []
     pipeline.draw(SampleConfig(n=3, batch_size=2), on_progress=lambda done, total: told.append((done, total)))

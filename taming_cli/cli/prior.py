@@ -218,7 +218,7 @@ def sample(
     place = find_run("sample", Place(out=out, name=name))
     part = _part(shard, gathers=bool(tokens or npz) or settings.accept_rate < 1, out=place)
     if dry_run:
-        return would_sample(output, pipeline, settings, asked.latent, part, place)
+        return would_sample(output, pipeline, settings, asked, part, place)
     judge = _judge(output, pipeline, settings, class_map, weights, offline) if settings.accept_rate < 1 else None
     stamp = None if judge is None else judge.stamp
     numbers: Sequence[int] = range(first, first + settings.n)
@@ -270,6 +270,7 @@ def _part(shard: str | None, *, gathers: bool, out: Path | None) -> Shard:
 def _tell(picture: "Sampled", seed: int) -> None:
     """A line of JSON."""
     line = {"path": str(picture.path), "sample": picture.sample, "seed": seed, "class": picture.label}
+    line |= {"size": str(picture.size)}
     line |= {"cond": picture.map} if picture.map is not None else {}
     sys.stdout.write(json_module.dumps(line, ensure_ascii=False) + "\n")
     sys.stdout.flush()

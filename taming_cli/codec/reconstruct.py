@@ -67,8 +67,6 @@ def reconstruct(
     """
     codec, model = load_codec(ckpt)
     content = content_in(model)
-    if size is not None:
-        codec.config.latent(size)
     paths = _targets(out, [item.name for item in items], [item.path for item in items])
     targets = dict(zip(items, paths, strict=True))
     where = pick_device(device)
@@ -124,7 +122,7 @@ def decode(
     """
     file = TokenFile(tokens)
     codec, _, _ = codec_for(file.header, tokens, codec_path)
-    views = file.header.views
+    views, place = file.header.views, file.header.frame.place
     targets = _targets(out, file.names(), views=views)
     where = pick_device(device)
     dtype = pick_precision(precision, where)
@@ -139,7 +137,7 @@ def decode(
         rows = slice(start, min(start + batch_size, mine.stop))
         codes = torch.from_numpy(file.codes(rows)).flatten(0, 1).to(where)
         with autocast(where, dtype):
-            decoded = tiles.pictures(codec, codes, on_progress=on_decode)
+            decoded = tiles.pictures(codec, codes, on_progress=on_decode)[:, :, place[0], place[1]]
         for index, picture in enumerate(decoded):
             write_png(_view(targets[start + index // views], index % views), picture, {SETTINGS: _text(made)})
         if on_item is not None:

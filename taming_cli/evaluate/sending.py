@@ -121,11 +121,8 @@ def sending(
     world: World = ALONE,
     on_item: Callable[[int, int], None] | None = None,
 ) -> Sending:
-    """Load the codec in a codec's or a prior's model file. UsageError where it is one of condition maps, or its f does
-    not divide `size`."""
+    """Load the codec in a codec's or a prior's model file. UsageError where it is one of condition maps."""
     network, _ = picture_codec(codec)
-    if size is not None:
-        network.config.latent(size)
     about = {
         "codec": {
             "name": str(codec),

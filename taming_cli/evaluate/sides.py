@@ -215,7 +215,8 @@ class Tokens(_Arrays):
         for start in range(0, len(wanted), at_once):
             numbers = list(wanted[start : start + at_once])
             codes = torch.from_numpy(self.file.codes(numbers)[:, 0]).to(self.device)
-            yield numbers, tiles.pictures(codec, codes)
+            rows, columns = header.frame.place
+            yield numbers, tiles.pictures(codec, codes)[:, :, rows, columns].contiguous()
 
 
 @dataclass(frozen=True)
