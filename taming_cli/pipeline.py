@@ -43,6 +43,7 @@ from taming_cli.prior.workspace import Kept
 from taming_cli.runtime.builtin import BUILTIN, named
 from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.device import autocast, pick_device, pick_precision
+from taming_cli.runtime.memory import USUAL, Room, room
 
 OnProgress = Callable[[int, int], None]
 SUGGESTED, WITH_MAPS = "sampling", "sampling_with_maps"
@@ -50,11 +51,13 @@ SUGGESTED, WITH_MAPS = "sampling", "sampling_with_maps"
 
 
 class Samples(NamedTuple):
-    """`images` uint8 (n, 3, H, W), `codes` int64 (n, h, w), both on the CPU; `classes` a name or None for each."""
+    """`images` uint8 (n, 3, H, W), `codes` int64 (n, h, w), both on the CPU; `classes` a name or None for each; and
+    whether they were decoded with `exact` statistics, not with estimated ones for want of memory."""
 
     images: Tensor
     codes: Tensor
     classes: tuple[str | None, ...]
+    exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class Pipeline:
     tuned: str = ""
     """The sha256 of the file whose codec is used in place of the prior's own."""
     kept: Kept = field(default_factory=Kept)
+    space: Room = USUAL
+    """Memory for coding pictures."""
 
     @classmethod
     def load(
@@ -81,14 +86,16 @@ class Pipeline:
         codec: str | Path | None = None,
         device: str = "auto",
         precision: str = "fp32",
+        memory: float | None = None,
     ) -> "Pipeline":
         """A prior's model file, ready on `device`; without a path, or as `builtin`, the model that comes with the
         package. `codec` is a file whose codec makes the pictures in place of the prior's own: one with another decoder
-        (`train-vqgan --train decoder`). Raises BadFileError where the file is not a prior's, UsageError for a codec of
-        other codes."""
+        (`train-vqgan --train decoder`). `memory` is GiB for coding a picture, by default half of what is free now for
+        decoding: a picture that fits is decoded exactly. Raises BadFileError where the file is not a prior's,
+        UsageError for a codec of other codes."""
         path = named(Path(BUILTIN if path is None else path))
         where = pick_device(device)
-        dtype = pick_precision(precision, where)
+        dtype, space = pick_precision(precision, where), room(where, memory)
         model = load_model(path, "taming-prior")
         gpt, own = prior_from(model, str(path)), codec_from(model, str(path))
         found = encoders(model, own, str(path))
@@ -96,13 +103,17 @@ class Pipeline:
         return cls(
             gpt=pack(gpt.to(where, dtype)),
             codec=used.to(where).to(memory_format=torch.channels_last),
-            encoders={kind: each.to(where) if isinstance(each, MapCodec) else each for kind, each in found.items()},
+            encoders={
+                kind: each.to(where, space.encode) if isinstance(each, MapCodec) else each
+                for kind, each in found.items()
+            },
             about=dict(model.about),
             sha256=_sha256(path),
             device=where,
             precision=dtype,
             labels=tuple(model.about.get("label_names", ())),
             tuned="" if codec is None else _sha256(Path(codec)),
+            space=space,
         )
 
     def sample(
@@ -140,7 +151,7 @@ class Pipeline:
         Otherwise as `sample`. Raises BadImageError for files that cannot be read.
         """
         config = self.settings(bool(cond), **settings)
-        hole = known(self.codec, Path(picture), mask, size=config.size, at=at)
+        hole = known(self.codec, Path(picture), mask, size=config.size, at=at, budget=self.space.encode)
         return self.draw(config, asked=self.ask(config, self._maps(cond), hole), on_progress=on_progress)
 
     def settings(self, maps: bool = False, /, **values: Any) -> SampleConfig:
@@ -197,13 +208,13 @@ class Pipeline:
         images = self.decode(codes, config.batch_size, on_decode)[:, :, rows, columns].contiguous()
         if asked.known is not None and config.keep == "pixels":
             images = restored(images, asked.known)
-        return Samples(images, codes.cpu(), names)
+        return Samples(images, codes.cpu(), names, self.exact(latent))
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
         """Pictures uint8 (n, 3, H, W) in [0, 255], sRGB, of any size -> codes int64 (n, ceil(H/f), ceil(W/f)) on the
         CPU, in fp32 and bounded memory. Sides that f does not divide are continued by their edge."""
-        return torch.cat([codes_of(self.codec, image[None], Pictures()).cpu() for image in images])
+        return torch.cat([codes_of(self.codec, image[None], Pictures(), self.space.encode).cpu() for image in images])
 
     @torch.inference_mode()
     def decode(self, codes: Tensor, batch_size: int = 16, on_progress: OnProgress | None = None) -> Tensor:
@@ -212,7 +223,17 @@ class Pipeline:
         `on_progress` is told (cells decoded, cells in all).
         """
         with autocast(self.device, self.precision):
-            return tiles.pictures(self.codec, codes.to(self.device), batch_size=batch_size, on_progress=on_progress)
+            return tiles.pictures(
+                self.codec,
+                codes.to(self.device),
+                batch_size=batch_size,
+                budget=self.space.decode,
+                on_progress=on_progress,
+            )
+
+    def exact(self, latent: Size) -> bool:
+        """Whether pictures on this grid fit the memory for decoding: their statistics are then those of the whole."""
+        return tiles.exact(self.codec, latent.height, latent.width, self.space.decode)
 
     def ask(self, config: SampleConfig, maps: Maps = MappingProxyType({}), hole: Known | None = None) -> Asked:
         """The codes of condition maps, on the grid that covers `config.size`: by default the first map's size, and

@@ -12,6 +12,7 @@ import torch
 
 import taming_cli
 from taming_cli.codec.maps import Asked
+from taming_cli.codec.reconstruct import DECODING, decoding
 from taming_cli.config.fields import to_dict
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.size import Size
@@ -33,13 +34,15 @@ GRID_MOST = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Sampled:
-    """One picture on disk: its file, the number of the sample, its class, its map and its size."""
+    """One picture on disk: its file, the number of the sample, its class, its map, its size in pixels, and whether it
+    was decoded exactly."""
 
     path: Path
     sample: int
     label: str | None
     map: str | None
     size: Size
+    exact: bool
 
 
 def sample_to(
@@ -75,6 +78,7 @@ def sample_to(
             raise UsageError(f"{target} exists and was made with other settings; give another --out")
     out.mkdir(parents=True, exist_ok=True)
     cells, step = asked.latent.width * asked.latent.height, pipeline.at_once(asked.latent, CHUNK)
+    exact = pipeline.exact(asked.latent)
     with ExitStack() as stack:
         job = stack.enter_context(_job(pipeline, config, asked, tokens, ckpt, numbers)) if tokens else None
         pending = {part.start: part for part in job.pending()} if job is not None else {}
@@ -98,7 +102,7 @@ def sample_to(
             for number, index in zip(chunk, classes[start : start + step], strict=True):
                 label = None if index is None else pipeline.label(index)
                 name = asked.names[number % len(asked.names)] if asked.names else None
-                yield Sampled(path=targets[number], sample=number, label=label, map=name, size=asked.size)
+                yield Sampled(path=targets[number], sample=number, label=label, map=name, size=asked.size, exact=exact)
             if stop.requested and chunk[-1] != numbers[-1]:
                 raise stop.interrupted(f"stopped; {start + len(chunk)} pictures are in {out}: run the same again")
         if job is not None:
@@ -121,6 +125,7 @@ def plan_of(pipeline: Pipeline, config: SampleConfig, asked: Asked, numbers: Seq
         "config": {**to_dict(config), "batch_size": None},
         "prior": pipeline.sha256,
         "precision": precision_name(pipeline.precision),
+        DECODING: decoding(pipeline.exact(asked.latent)),
         "numbers": hashlib.sha256(repr(list(numbers)).encode()).hexdigest(),
     }
     if hashes := asked.hashes(numbers):
@@ -167,6 +172,7 @@ def settings_of(pipeline: Pipeline, config: SampleConfig, asked: Asked, number: 
             "size": str(asked.size),
             "grid": str(asked.latent),
             "precision": precision_name(pipeline.precision),
+            DECODING: decoding(pipeline.exact(asked.latent)),
             **values,
             "stride": pipeline.stride(config),
         },

@@ -131,6 +131,7 @@ def reconstruct(
     batch_size: o.BatchSize = 8,
     device: o.Device = "auto",
     precision: o.Precision = "fp32",
+    memory: o.Memory = None,
     workers: o.Workers = 2,
     shard: o.ShardText = None,
     config: o.Config = None,
@@ -163,6 +164,7 @@ def reconstruct(
             batch_size=batch_size,
             device=device,
             precision=precision,
+            memory=memory,
             workers=workers,
             shard=part,
             dry_run=dry_run,
@@ -179,6 +181,7 @@ def reconstruct(
         {
             "path": str(written.folder),
             "count": written.count,
+            "estimated": written.estimated,
             **{name: mean for name in ("psnr", "accuracy") if (mean := getattr(written, name)) is not None},
             "skipped": dict(written.skipped),
         },
@@ -196,6 +199,7 @@ def decode(
     batch_size: o.BatchSize = 8,
     device: o.Device = "auto",
     precision: o.Precision = "fp32",
+    memory: o.Memory = None,
     shard: o.ShardText = None,
     config: o.Config = None,
     dry_run: o.DryRun = False,
@@ -216,6 +220,7 @@ def decode(
             batch_size=batch_size,
             device=device,
             precision=precision,
+            memory=memory,
             shard=part,
             dry_run=dry_run,
             on_item=lambda done, total: bar.update(done, total=total),
@@ -225,7 +230,7 @@ def decode(
         return would_write(output, written, part)
     output.result(
         f"{written.folder}: {written.count} pictures",
-        {"path": str(written.folder), "count": written.count},
+        {"path": str(written.folder), "count": written.count, "estimated": written.estimated},
         short=str(written.folder),
     )
     return 0

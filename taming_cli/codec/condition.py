@@ -67,6 +67,7 @@ class MapCodec(Encoder):
     reads: Content
     codec: VQGAN
     path: str = ""
+    budget: int = tiles.BUDGET
 
     @property
     def header(self) -> ConditionHeader:  # noqa: D102 - as of Encoder
@@ -81,11 +82,11 @@ class MapCodec(Encoder):
         return self.reads.cut(image, crop._replace(out=out))
 
     def encode(self, cuts: Tensor) -> Tensor:  # noqa: D102
-        return tiles.encode(self.codec, cuts, to_input=self.reads.to_input).cpu()
+        return tiles.encode(self.codec, cuts, to_input=self.reads.to_input, budget=self.budget).cpu()
 
-    def to(self, device: torch.device) -> "MapCodec":
-        """The same with its codec on `device`."""
-        return replace(self, codec=self.codec.to(device).to(memory_format=torch.channels_last))
+    def to(self, device: torch.device, budget: int = tiles.BUDGET) -> "MapCodec":
+        """The same with its codec on `device`, which encodes in `budget` bytes."""
+        return replace(self, codec=self.codec.to(device).to(memory_format=torch.channels_last), budget=budget)
 
 
 @dataclass(frozen=True)
