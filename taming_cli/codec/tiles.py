@@ -30,7 +30,7 @@ from taming_cli.codec.local import LocalDecoder, stages
 from taming_cli.codec.parts import Box, Stage, divided, memory
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.data.images import to_float, to_uint8
-from taming_cli.runtime.device import freed_memory_given_back
+from taming_cli.runtime.allocator import freed_memory_given_back
 from taming_cli.runtime.memory import GIB, USUAL
 
 _log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def encode(codec: VQGAN, pictures: Tensor, *, to_input: passes.ToInput = to_floa
     size = (pictures.shape[2] // f, pictures.shape[3] // f)
     each = memory(passes.toward_end(passes.stages(codec, to_input)), size, size)
     if each > budget:
-        with freed_memory_given_back(codec.quant_conv.weight.device):
+        with freed_memory_given_back():
             return torch.cat([passes.encode(codec, one, to_input, budget) for one in torch.split(pictures, 1)])
 
     def whole(some: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ def _pieces(codec: VQGAN, codes: Tensor, budget: int, batch_size: int) -> Iterat
             "estimated; --memory %.0f decodes it exactly",
             *(codes.shape[2], codes.shape[1], needed / GIB, budget / GIB, math.ceil(needed / GIB)),
         )
-    with freed_memory_given_back(codes.device):
+    with freed_memory_given_back():
         for first, one in enumerate(codes):
             local = LocalDecoder(codec, one, whole=plan.whole, patches=plan.patches, shares=plan.shares)
             for tile in plan.tiles:
