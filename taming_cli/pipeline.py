@@ -303,15 +303,23 @@ class Pipeline:
         return [min(int(index), len(counts) - 1) for index in torch.searchsorted(bounds, draws, right=True)]
 
     def class_index(self, name: str) -> int:
-        """A class by its name, or by its number. UsageError with the nearest one otherwise."""
+        """A class by its name; by `#` and its number, counted from 0; and where it has no name, by the number alone.
+
+        Folders may be named by numbers, so a number is never taken for an index where classes have names. UsageError
+        with the nearest name otherwise.
+        """
         if name in self.labels:
             return self.labels.index(name)
-        count = self.gpt.config.num_classes
-        if name.isdecimal() and int(name) < count:
-            return int(name)
-        if self.labels:
-            raise UsageError(f"class {name!r} is unknown; {one_of(self.labels, name)}")
-        raise UsageError(f"class {name!r} is unknown; this prior has classes 0 to {count - 1}")
+        count, number = self.gpt.config.num_classes, name.removeprefix("#")
+        index = int(number) if number.isdecimal() else count
+        if index < count and (name != number or index >= len(self.labels)):
+            return index
+        if not self.labels:
+            raise UsageError(f"class {name!r} is unknown; this prior has classes 0 to {count - 1}")
+        if name != number and number.isdecimal():
+            raise UsageError(f"class {name!r} is unknown; this prior has classes '#0' to '#{count - 1}'")
+        by_number = f"; class number {index} is '#{index}' ({self.labels[index]})" if index < count else ""
+        raise UsageError(f"class {name!r} is unknown{by_number}; {one_of(self.labels, name)}")
 
     def label(self, index: int) -> str:
         """The name of a class, or its number where it has none."""

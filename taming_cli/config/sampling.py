@@ -32,7 +32,11 @@ class SampleConfig(DecodingConfig):
 
     n: int = option(1, "How many pictures.", low=1, flag="-n")
     seed: int = option(0, "Same seed, same pictures, whatever the batch size.", low=0, high=2**63 - 1)
-    class_name: str | None = option(None, "Class to draw, by name or number; none: any.", flag="--class")
+    class_name: str | None = option(
+        None,
+        "Class to draw: its name, or '#N' for number N from 0, or N where classes have no names; none: any.",
+        flag="--class",
+    )
     size: Size | None = option(None, "Of the pictures, in pixels, any; none: as their map, or as in training.")
     candidates: int = option(
         1, "With --complete: so many fillings are drawn, and the one kept that what comes after it fits best.", low=1
