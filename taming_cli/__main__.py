@@ -4,11 +4,16 @@ import os
 import sys
 
 from taming_cli.cli.app import main
+from taming_cli.data.workers import without_pillows_warnings
+from taming_cli.runtime.allocator import keep_freed_memory
 
 
 def run() -> int:
-    """`main`, and for one of several processes its end at once: what torch's threads for talking to the others do while
-    an interpreter is taken down ends now and then in SIGABRT, after all is done and written."""
+    """`main`, in a process whose allocator and warnings are ours to set; and for one of several processes its end at
+    once: what torch's threads for talking to the others do while an interpreter is taken down ends now and then in
+    SIGABRT, after all is done and written."""
+    keep_freed_memory()
+    without_pillows_warnings()
     code = main()
     if os.environ.get("WORLD_SIZE", "1") != "1":
         sys.stdout.flush()

@@ -21,13 +21,15 @@ from torch import Tensor
 
 from taming_cli.codec import tiles
 from taming_cli.codec.condition import Encoder, MapCodec, encoders
-from taming_cli.codec.hole import Known, known
+from taming_cli.codec.hole import Known, known, restored
 from taming_cli.codec.maps import Asked, Maps, ask
+from taming_cli.codec.reconstruct import codes_of
 from taming_cli.codec.vqgan import VQGAN, codec_from
 from taming_cli.config.fields import one_of
 from taming_cli.config.resolve import Layer, resolve
 from taming_cli.config.sampling import SampleConfig
-from taming_cli.config.size import Size
+from taming_cli.config.size import Frame, Size
+from taming_cli.data.contents import Pictures
 from taming_cli.errors import UsageError
 from taming_cli.prior.canvas import check_plan
 from taming_cli.prior.completion import complete
@@ -41,6 +43,7 @@ from taming_cli.prior.workspace import Kept
 from taming_cli.runtime.builtin import BUILTIN, named
 from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.device import autocast, pick_device, pick_precision
+from taming_cli.runtime.memory import USUAL, Room, room
 
 OnProgress = Callable[[int, int], None]
 SUGGESTED, WITH_MAPS = "sampling", "sampling_with_maps"
@@ -48,11 +51,13 @@ SUGGESTED, WITH_MAPS = "sampling", "sampling_with_maps"
 
 
 class Samples(NamedTuple):
-    """`images` uint8 (n, 3, H, W), `codes` int64 (n, h, w), both on the CPU; `classes` a name or None for each."""
+    """`images` uint8 (n, 3, H, W), `codes` int64 (n, h, w), both on the CPU; `classes` a name or None for each; and
+    whether they were decoded with `exact` statistics, not with estimated ones for want of memory."""
 
     images: Tensor
     codes: Tensor
     classes: tuple[str | None, ...]
+    exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ class Pipeline:
     tuned: str = ""
     """The sha256 of the file whose codec is used in place of the prior's own."""
     kept: Kept = field(default_factory=Kept)
+    space: Room = USUAL
+    """Memory for coding pictures."""
 
     @classmethod
     def load(
@@ -79,14 +86,16 @@ class Pipeline:
         codec: str | Path | None = None,
         device: str = "auto",
         precision: str = "fp32",
+        memory: float | None = None,
     ) -> "Pipeline":
         """A prior's model file, ready on `device`; without a path, or as `builtin`, the model that comes with the
         package. `codec` is a file whose codec makes the pictures in place of the prior's own: one with another decoder
-        (`train-vqgan --train decoder`). Raises BadFileError where the file is not a prior's, UsageError for a codec of
-        other codes."""
+        (`train-vqgan --train decoder`). `memory` is GiB for coding a picture, by default half of what is free now for
+        decoding: a picture that fits is decoded exactly. Raises BadFileError where the file is not a prior's,
+        UsageError for a codec of other codes."""
         path = named(Path(BUILTIN if path is None else path))
         where = pick_device(device)
-        dtype = pick_precision(precision, where)
+        dtype, space = pick_precision(precision, where), room(where, memory)
         model = load_model(path, "taming-prior")
         gpt, own = prior_from(model, str(path)), codec_from(model, str(path))
         found = encoders(model, own, str(path))
@@ -94,13 +103,17 @@ class Pipeline:
         return cls(
             gpt=pack(gpt.to(where, dtype)),
             codec=used.to(where).to(memory_format=torch.channels_last),
-            encoders={kind: each.to(where) if isinstance(each, MapCodec) else each for kind, each in found.items()},
+            encoders={
+                kind: each.to(where, space.encode) if isinstance(each, MapCodec) else each
+                for kind, each in found.items()
+            },
             about=dict(model.about),
             sha256=_sha256(path),
             device=where,
             precision=dtype,
             labels=tuple(model.about.get("label_names", ())),
             tuned="" if codec is None else _sha256(Path(codec)),
+            space=space,
         )
 
     def sample(
@@ -110,7 +123,8 @@ class Pipeline:
         on_progress: OnProgress | None = None,
         **settings: Any,
     ) -> Samples:
-        """New pictures, `images` uint8 (n, 3, H, W) and `codes` int64 (n, h, w) with H = f h and W = f w.
+        """New pictures, `images` uint8 (n, 3, H, W) and `codes` int64 (n, h, w), of the next larger grid where f does
+        not divide H or W.
 
         `cond` is a condition map, or a folder of maps that the samples take in turns; `{kind: path}` where the prior
         takes several kinds. `settings` are those of `SampleConfig`, above all `n`, `seed`, `class_name` and `size`
@@ -131,12 +145,13 @@ class Pipeline:
         **settings: Any,
     ) -> Samples:
         """The picture with what is white in `mask` (of its size, or "upper-half" to keep that) made anew; or, with a
-        larger `size`, continued around its place `at` (x, y).
+        larger `size`, continued around its place `at` (x, y). Its other pixels stay as they are; with `keep="codes"`
+        their codes do, and all is decoded.
 
         Otherwise as `sample`. Raises BadImageError for files that cannot be read.
         """
         config = self.settings(bool(cond), **settings)
-        hole = known(self.codec, Path(picture), mask, size=config.size, at=at)
+        hole = known(self.codec, Path(picture), mask, size=config.size, at=at, budget=self.space.encode)
         return self.draw(config, asked=self.ask(config, self._maps(cond), hole), on_progress=on_progress)
 
     def settings(self, maps: bool = False, /, **values: Any) -> SampleConfig:
@@ -183,20 +198,23 @@ class Pipeline:
             "batch_size": config.batch_size,
             "on_progress": on_progress,
         }
-        given = None if asked.known is None else Given(*asked.known)
+        given = None if asked.known is None else Given(asked.known.codes, asked.known.keep)
         if given is not None and config.candidates > 1:
             codes = complete(self.gpt, given, candidates=config.candidates, **draw).codes
         else:
             codes = generate(self.gpt, size=(latent.height, latent.width), given=given, kept=self.kept, **draw)
         names = tuple(None if index is None else self.label(index) for index in classes)
-        return Samples(self.decode(codes, config.batch_size, on_decode), codes.cpu(), names)
+        rows, columns = asked.frame.place
+        images = self.decode(codes, config.batch_size, on_decode)[:, :, rows, columns].contiguous()
+        if asked.known is not None and config.keep == "pixels":
+            images = restored(images, asked.known)
+        return Samples(images, codes.cpu(), names, self.exact(latent))
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
-        """Pictures uint8 (n, 3, H, W) in [0, 255], sRGB, sides multiples of f -> codes int64 (n, H/f, W/f) on the CPU,
-        in fp32 and bounded memory. UsageError for other sides."""
-        self.codec.config.latent(Size(images.shape[3], images.shape[2]))
-        return torch.cat([tiles.encode(self.codec, image[None]).cpu() for image in images])
+        """Pictures uint8 (n, 3, H, W) in [0, 255], sRGB, of any size -> codes int64 (n, ceil(H/f), ceil(W/f)) on the
+        CPU, in fp32 and bounded memory. Sides that f does not divide are continued by their edge."""
+        return torch.cat([codes_of(self.codec, image[None], Pictures(), self.space.encode).cpu() for image in images])
 
     @torch.inference_mode()
     def decode(self, codes: Tensor, batch_size: int = 16, on_progress: OnProgress | None = None) -> Tensor:
@@ -205,12 +223,22 @@ class Pipeline:
         `on_progress` is told (cells decoded, cells in all).
         """
         with autocast(self.device, self.precision):
-            return tiles.pictures(self.codec, codes.to(self.device), batch_size=batch_size, on_progress=on_progress)
+            return tiles.pictures(
+                self.codec,
+                codes.to(self.device),
+                batch_size=batch_size,
+                budget=self.space.decode,
+                on_progress=on_progress,
+            )
+
+    def exact(self, latent: Size) -> bool:
+        """Whether pictures on this grid fit the memory for decoding: their statistics are then those of the whole."""
+        return tiles.exact(self.codec, latent.height, latent.width, self.space.decode)
 
     def ask(self, config: SampleConfig, maps: Maps = MappingProxyType({}), hole: Known | None = None) -> Asked:
-        """The codes of condition maps, on the grid of `config.size`: by default that of the first map, and of the
-        training's pictures where there is none. Cells that are known of a `hole` (`codec.hole.known`)
-        stay, and decide the size.
+        """The codes of condition maps, on the grid that covers `config.size`: by default the first map's size, and
+        that of the training's pictures where there is none. What is known of a `hole` (`codec.hole.known`) stays, and
+        decides the size.
 
         Raises UsageError for a kind that the prior does not have, or that it needs and is not given, and for maps that
         do not belong together; BadImageError for a map that cannot be read.
@@ -224,12 +252,11 @@ class Pipeline:
         for kind in has:
             if kind not in maps and needs:
                 raise UsageError(f"this prior makes pictures of {kind} maps alone; give one: --cond FILE")
-        f, size = self.codec.config.downsample_factor, config.size
+        f = self.codec.config.downsample_factor
+        frame = None if config.size is None else Frame(config.size, f)
         if hole is not None:
-            size = Size(f * hole.keep.shape[1], f * hole.keep.shape[0])
-        if size is not None:
-            self.codec.config.latent(size)
-        asked = ask(self.encoders, maps, f, size, self.learned)._replace(known=hole)
+            frame = hole.frame
+        asked = ask(self.encoders, maps, f, frame, self.learned)._replace(known=hole)
         check_plan(self.gpt.config, (asked.latent.height, asked.latent.width), self.stride(config))
         return asked
 
@@ -276,15 +303,23 @@ class Pipeline:
         return [min(int(index), len(counts) - 1) for index in torch.searchsorted(bounds, draws, right=True)]
 
     def class_index(self, name: str) -> int:
-        """A class by its name, or by its number. UsageError with the nearest one otherwise."""
+        """A class by its name; by `#` and its number, counted from 0; and where it has no name, by the number alone.
+
+        Folders may be named by numbers, so a number is never taken for an index where classes have names. UsageError
+        with the nearest name otherwise.
+        """
         if name in self.labels:
             return self.labels.index(name)
-        count = self.gpt.config.num_classes
-        if name.isdecimal() and int(name) < count:
-            return int(name)
-        if self.labels:
-            raise UsageError(f"class {name!r} is unknown; {one_of(self.labels, name)}")
-        raise UsageError(f"class {name!r} is unknown; this prior has classes 0 to {count - 1}")
+        count, number = self.gpt.config.num_classes, name.removeprefix("#")
+        index = int(number) if number.isdecimal() else count
+        if index < count and (name != number or index >= len(self.labels)):
+            return index
+        if not self.labels:
+            raise UsageError(f"class {name!r} is unknown; this prior has classes 0 to {count - 1}")
+        if name != number and number.isdecimal():
+            raise UsageError(f"class {name!r} is unknown; this prior has classes '#0' to '#{count - 1}'")
+        by_number = f"; class number {index} is '#{index}' ({self.labels[index]})" if index < count else ""
+        raise UsageError(f"class {name!r} is unknown{by_number}; {one_of(self.labels, name)}")
 
     def label(self, index: int) -> str:
         """The name of a class, or its number where it has none."""

@@ -12,13 +12,15 @@ import torch
 
 import taming_cli
 from taming_cli.codec.maps import Asked
+from taming_cli.codec.reconstruct import DECODING, decoding
 from taming_cli.config.fields import to_dict
 from taming_cli.config.sampling import SampleConfig
+from taming_cli.config.size import Size
 from taming_cli.data.arrays import write_pictures
 from taming_cli.data.disk import write_atomically
 from taming_cli.data.images import SETTINGS, SHEET, grid, png_settings, read_image, write_png
 from taming_cli.data.token_writer import TokenJob
-from taming_cli.data.tokens import TokenHeader
+from taming_cli.data.tokens import TokenHeader, picture_in_grid
 from taming_cli.errors import UsageError
 from taming_cli.pipeline import Pipeline
 from taming_cli.runtime.device import precision_name
@@ -32,12 +34,15 @@ GRID_MOST = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Sampled:
-    """One picture on disk: its file, the number of the sample, and its class."""
+    """One picture on disk: its file, the number of the sample, its class, its map, its size in pixels, and whether it
+    was decoded exactly."""
 
     path: Path
     sample: int
     label: str | None
     map: str | None
+    size: Size
+    exact: bool
 
 
 def sample_to(
@@ -73,6 +78,7 @@ def sample_to(
             raise UsageError(f"{target} exists and was made with other settings; give another --out")
     out.mkdir(parents=True, exist_ok=True)
     cells, step = asked.latent.width * asked.latent.height, pipeline.at_once(asked.latent, CHUNK)
+    exact = pipeline.exact(asked.latent)
     with ExitStack() as stack:
         job = stack.enter_context(_job(pipeline, config, asked, tokens, ckpt, numbers)) if tokens else None
         pending = {part.start: part for part in job.pending()} if job is not None else {}
@@ -96,7 +102,7 @@ def sample_to(
             for number, index in zip(chunk, classes[start : start + step], strict=True):
                 label = None if index is None else pipeline.label(index)
                 name = asked.names[number % len(asked.names)] if asked.names else None
-                yield Sampled(path=targets[number], sample=number, label=label, map=name)
+                yield Sampled(path=targets[number], sample=number, label=label, map=name, size=asked.size, exact=exact)
             if stop.requested and chunk[-1] != numbers[-1]:
                 raise stop.interrupted(f"stopped; {start + len(chunk)} pictures are in {out}: run the same again")
         if job is not None:
@@ -119,6 +125,7 @@ def plan_of(pipeline: Pipeline, config: SampleConfig, asked: Asked, numbers: Seq
         "config": {**to_dict(config), "batch_size": None},
         "prior": pipeline.sha256,
         "precision": precision_name(pipeline.precision),
+        DECODING: decoding(pipeline.exact(asked.latent)),
         "numbers": hashlib.sha256(repr(list(numbers)).encode()).hexdigest(),
     }
     if hashes := asked.hashes(numbers):
@@ -136,7 +143,7 @@ def _job(
         codec_path=str(ckpt.resolve()) if ckpt else "",
         codebook_size=pipeline.codec.config.codebook_size,
         downsample_factor=pipeline.codec.config.downsample_factor,
-        preprocess={"sampled": True},
+        preprocess={"sampled": True, **picture_in_grid(asked.frame)},
         created_by=f"taming {taming_cli.__version__}",
         views=1,
         height=asked.latent.height,
@@ -162,8 +169,10 @@ def settings_of(pipeline: Pipeline, config: SampleConfig, asked: Asked, number: 
             "prior_sha256": pipeline.sha256,
             "sample": number,
             "class": None if index is None else pipeline.label(index),
+            "size": str(asked.size),
             "grid": str(asked.latent),
             "precision": precision_name(pipeline.precision),
+            DECODING: decoding(pipeline.exact(asked.latent)),
             **values,
             "stride": pipeline.stride(config),
         },

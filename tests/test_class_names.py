@@ -64,6 +64,22 @@ def test_every_class_finds_itself_by_name_by_wordnet_id_and_by_number(judge: Cla
     assert match(backwards, judge).tolist() == expected[::-1]
 
 
+def test_folders_that_are_counted_from_one_are_no_classes_numbers(judge: Classifier) -> None:
+    with pytest.raises(UsageError, match=r"1 of the 1 classes asked for are no class .* the first is '1'"):
+        match([str(number + 1) for number in range(1000)], judge, needed=[0])
+
+
+def test_a_map_may_name_label_and_class_by_number(judge: Classifier) -> None:
+    labels = ["1", "2", "x"]
+    assert match(labels, judge, {"#0": "tabby", "2": "#0", "#2": 1}).tolist() == [281, 0, 1]
+    with pytest.raises(UsageError, match="'1' and '#0' are one label"):
+        match(labels, judge, {"1": "tabby", "#0": "tabby"})
+    with pytest.raises(UsageError, match="'#1000', for '1', is not one class"):
+        match(labels, judge, {"1": "#1000"})
+    with pytest.raises(UsageError, match="'#3' is no label of the prior"):
+        match(labels, judge, {"#3": 1})
+
+
 def test_numbers_say_nothing_where_the_label_sets_differ_in_length(judge: Classifier) -> None:
     with pytest.raises(UsageError, match=r"10 of the 10 .* silent, which has 1000; the first is '0'.*--class-map FILE"):
         match([str(number) for number in range(10)], judge)

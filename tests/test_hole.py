@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from taming_cli.cli.app import main
-from taming_cli.codec.hole import UPPER_HALF, known
+from taming_cli.codec.hole import UPPER_HALF, Known, known, restored
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.sampling import SampleConfig
-from taming_cli.config.size import Size
+from taming_cli.config.size import Frame, Size
 from taming_cli.data.images import read_image, to_float
 from taming_cli.data.tokens import TokenFile
 from taming_cli.errors import BadImageError, UsageError
@@ -103,9 +104,65 @@ def test_a_larger_canvas_is_made_around_the_picture(
     assert torch.equal(found.keep, expected)
 
 
-def test_sides_that_f_does_not_divide_are_cut(codec: VQGAN, tmp_path: Path) -> None:
+def test_a_side_that_f_does_not_divide_is_covered_by_a_larger_grid(codec: VQGAN, tmp_path: Path) -> None:
     Image.new("RGB", (15, 11)).save(tmp_path / "odd.png")
-    assert known(codec, tmp_path / "odd.png", UPPER_HALF).keep.shape == (5, 7)
+    found = known(codec, tmp_path / "odd.png", mask(tmp_path / "m.png", (slice(6, 9), slice(0, 15)), (11, 15)))
+    assert found.frame == Frame(Size(15, 11), 2)
+    expected = torch.ones(6, 8, dtype=torch.bool)
+    expected[3:5] = False
+    assert torch.equal(found.keep, expected), "what lies beyond the picture is no hole in it"
+
+
+def test_beyond_the_canvas_the_encoder_sees_the_edge_repeated(codec: VQGAN, picture: Path, tmp_path: Path) -> None:
+    Image.open(picture).crop((0, 0, 15, 11)).save(tmp_path / "odd.png")
+    odd = read_image((tmp_path / "odd.png").read_bytes(), "it")
+    found = known(codec, tmp_path / "odd.png", mask(tmp_path / "m.png", (slice(0, 2), slice(0, 2)), (11, 15)))
+    wider = F.pad(odd[None].float(), (0, 1, 0, 1), mode="replicate").to(torch.uint8)
+    wider[..., :2, :1], wider[..., :1, :2] = wider[..., 2:3, :1], wider[..., :1, 2:3]
+    wider[..., 1, 1] = wider[..., 1, 2]
+    near = codec.encode(to_float(wider))[0]
+    assert torch.equal(found.codes[0, 3:, 4:], near[3:, 4:])  # the hole's corner may be filled from either side
+
+
+@pytest.mark.parametrize(
+    ("size", "at", "corner"),
+    [
+        (Size(29, 21), (3, 5), (1, 1)),
+        (Size(29, 20), (3, 5), (1, 0)),
+        (Size(28, 20), (3, 5), (0, 0)),
+        (Size(29, 21), (4, 2), (0, 0)),
+    ],
+)
+def test_cells_begin_at_the_picture_where_the_grid_has_room(
+    size: Size, at: tuple[int, int], corner: tuple[int, int], codec: VQGAN, picture: Path
+) -> None:
+    found = known(codec, picture, size=size, at=at)
+    assert found.frame == Frame(size, 2, corner)
+    assert (
+        found.keep.shape
+        == (found.frame.grid.height, found.frame.grid.width)
+        == ((size.height + 1) // 2, 14 + size.width % 2)
+    )
+    there = np.zeros((size.height, size.width), bool)
+    there[at[1] : at[1] + 12, at[0] : at[0] + 16] = True
+    assert np.array_equal(found.pixels_known.numpy(), there)
+    assert np.array_equal(found.pixels.numpy()[:, there], np.asarray(Image.open(picture)).reshape(-1, 3).T)
+    if corner == (1, 1):
+        assert int(found.keep.sum()) == 8 * 6, "every cell of the picture"
+
+
+def test_known_pixels_come_back_and_the_colours_beside_them_follow() -> None:
+    there = torch.zeros(64, 64, dtype=torch.bool)
+    there[:, :32] = True
+    true = torch.full((3, 64, 64), 100, dtype=torch.uint8)
+    given = Known(torch.zeros(1, 4, 4), torch.zeros(4, 4), true * there, there, Frame(Size(64, 64), 16))
+    made = restored(torch.full((2, 3, 64, 64), 120, dtype=torch.uint8), given)
+    assert made.shape == (2, 3, 64, 64)
+    assert (made[..., :32] == 100).all()
+    row = made[0, 0, 32, 32:].int()
+    assert row[0] <= 102, "no edge"
+    assert (row.diff() >= 0).all()
+    assert (row[28:] == 120).all(), "far from it nothing changes"
 
 
 def test_what_cannot_be_completed_is_refused(codec: VQGAN, picture: Path, tmp_path: Path) -> None:
@@ -116,7 +173,7 @@ def test_what_cannot_be_completed_is_refused(codec: VQGAN, picture: Path, tmp_pa
         ({}, "nothing to make"),
         ({"size": Size(8, 8)}, "does not fit into 8x8"),
         ({"size": Size(28, 20), "at": (20, 0)}, "does not fit into 28x20 at 20,0"),
-        ({"size": Size(27, 20)}, "does not divide"),
+        ({"size": Size(15, 20)}, "does not fit into 15x20"),
     ):
         with pytest.raises(UsageError, match=word):
             known(codec, picture, **arguments)
@@ -160,7 +217,8 @@ def test_the_command_leaves_the_given_cells_untouched(
     for wrong, word in (
         (["--mask", "upper-half"], "exists and was made with other settings"),
         (["--at", "a"], "two numbers"),
-        (["--size", "15x12"], "does not divide"),
+        (["--size", "15x12"], "does not fit into 15x12"),
+        (["--keep", "pixel"], "did you mean 'pixels'"),
     ):
         capsys.readouterr()
         assert main([*line, *wrong]) == 2

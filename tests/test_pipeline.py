@@ -114,13 +114,34 @@ def test_greedy_takes_no_notice_of_the_seed(pipeline: Pipeline) -> None:
     assert torch.equal(codes[0], codes[1])
 
 
-def test_a_class_goes_by_name_or_number_and_a_name_that_is_a_number_comes_first(pipeline: Pipeline) -> None:
+def test_a_class_goes_by_name_and_its_number_behind_a_hash(pipeline: Pipeline) -> None:
     assert [pipeline.class_index(name) for name in ("cat", "dog", "7")] == [0, 1, 2]
-    assert [pipeline.class_index(name) for name in ("0", "1", "2")] == [0, 1, 2]
+    assert [pipeline.class_index(name) for name in ("#0", "#1", "#2")] == [0, 1, 2]
     by_name = pipeline.draw(SampleConfig(n=2, class_name="dog"))
-    by_number = pipeline.draw(SampleConfig(n=2, class_name="1"))
+    by_number = pipeline.draw(SampleConfig(n=2, class_name="#1"))
     assert torch.equal(by_name.codes, by_number.codes)
     assert by_name.classes == by_number.classes == ("dog", "dog")
+
+
+def test_a_number_that_is_no_name_is_refused_where_classes_have_names(
+    pipeline: Pipeline, ckpt: Path, tmp_path: Path, capsys: Any
+) -> None:
+    months = replace(pipeline, labels=("1", "10", "11"))
+    assert [months.class_index(name) for name in ("1", "11", "#0", "#1")] == [0, 2, 0, 1]
+    for name, word in (
+        ("0", r"class '0' is unknown; class number 0 is '#0' \(1\); .*valid: 1, 10, 11"),
+        ("2", r"class '2' is unknown; class number 2 is '#2' \(11\)"),
+        ("12", r"class '12' is unknown; did you mean '1"),
+        ("#3", r"class '#3' is unknown; this prior has classes '#0' to '#2'"),
+    ):
+        with pytest.raises(UsageError, match=word):
+            months.sample(class_name=name)
+    assert replace(pipeline, labels=()).class_index("2") == replace(pipeline, labels=()).class_index("#2") == 2
+    assert replace(pipeline, labels=("#1", "b")).class_index("#1") == 0, "a name comes first"
+    assert replace(pipeline, labels=("a", "b")).class_index("2") == 2, "one without a name goes by its number"
+    assert main(["sample", "--ckpt", str(ckpt), "--class", "0", "-o", str(tmp_path / "x")]) == 2
+    assert "class number 0 is '#0' (cat)" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("name", ["dgo", "3", "-1", "", "cats"])
@@ -147,11 +168,6 @@ def test_pictures_have_the_size_asked_for(size: Size, pipeline: Pipeline) -> Non
     made = pipeline.draw(SampleConfig(n=2, size=size))
     assert made.images.shape == (2, 3, size.height, size.width)
     assert made.codes.shape == (2, size.height // 2, size.width // 2)
-
-
-def test_a_size_that_f_does_not_divide_is_refused(pipeline: Pipeline) -> None:
-    with pytest.raises(UsageError, match="nearest that does is 8x8"):
-        pipeline.draw(SampleConfig(size=Size(9, 8)))
 
 
 def test_progress_ends_with_all_cells(pipeline: Pipeline) -> None:

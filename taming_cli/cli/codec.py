@@ -137,6 +137,7 @@ def reconstruct(
     batch_size: o.BatchSize = 8,
     device: o.Device = "auto",
     precision: o.Precision = "fp32",
+    memory: o.Memory = None,
     workers: o.Workers = 2,
     shard: o.ShardText = None,
     config: o.Config = None,
@@ -169,6 +170,7 @@ def reconstruct(
             batch_size=batch_size,
             device=device,
             precision=precision,
+            memory=memory,
             workers=workers,
             shard=part,
             dry_run=dry_run,
@@ -185,6 +187,7 @@ def reconstruct(
         {
             "path": str(written.folder),
             "count": written.count,
+            "estimated": written.estimated,
             **{name: mean for name in ("psnr", "accuracy") if (mean := getattr(written, name)) is not None},
             "skipped": dict(written.skipped),
         },
@@ -202,6 +205,7 @@ def decode(
     batch_size: o.BatchSize = 8,
     device: o.Device = "auto",
     precision: o.Precision = "fp32",
+    memory: o.Memory = None,
     shard: o.ShardText = None,
     config: o.Config = None,
     dry_run: o.DryRun = False,
@@ -222,6 +226,7 @@ def decode(
             batch_size=batch_size,
             device=device,
             precision=precision,
+            memory=memory,
             shard=part,
             dry_run=dry_run,
             on_item=lambda done, total: bar.update(done, total=total),
@@ -231,7 +236,7 @@ def decode(
         return would_write(output, written, part)
     output.result(
         f"{written.folder}: {written.count} pictures",
-        {"path": str(written.folder), "count": written.count},
+        {"path": str(written.folder), "count": written.count, "estimated": written.estimated},
         short=str(written.folder),
     )
     return 0

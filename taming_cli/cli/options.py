@@ -1,6 +1,7 @@
 """Flags: those every command shares, and those derived from the fields of config dataclasses."""
 
 import inspect
+import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -93,6 +94,37 @@ Precision = Annotated[
 Workers = Annotated[
     int,
     number("--workers", low=0, help="Threads that read pictures.", panel=SHARED, envvar="TAMING_WORKERS"),
+]
+
+
+def in_gibibytes(help: str) -> Any:
+    """The option `--memory`."""
+    return typer.Option(
+        "--memory",
+        metavar="GIB",
+        help=help,
+        parser=_gibibytes,
+        rich_help_panel=SHARED,
+        envvar="TAMING_MEMORY",
+        show_envvar=False,
+        show_default=False,
+    )
+
+
+def _gibibytes(text: object) -> float:
+    """UsageError for what is no number above 0."""
+    try:
+        value = float(str(text))
+    except ValueError:
+        raise UsageError(f"--memory is {text!r}; give a number of GiB, such as 6") from None
+    if not 0 < value < math.inf:
+        raise UsageError(f"--memory is {text}; give a number of GiB above 0, such as 6")
+    return value
+
+
+Memory = Annotated[
+    float | None,
+    in_gibibytes("Memory for coding a picture; one that fits is decoded exactly. By default half of what is free."),
 ]
 BatchSize = Annotated[int, number("--batch-size", low=1, help="Pictures at once.", envvar="TAMING_BATCH_SIZE")]
 SizeText = Annotated[

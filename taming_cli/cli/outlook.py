@@ -13,6 +13,7 @@ from taming_cli.config.size import Size
 if TYPE_CHECKING:
     import torch
 
+    from taming_cli.codec.maps import Asked
     from taming_cli.codec.reconstruct import Written
     from taming_cli.codec.tokenize import Prepared
     from taming_cli.data.sources import Listing
@@ -93,15 +94,14 @@ def would_write(output: Output, written: "Written", part: Shard) -> int:
 
 
 def would_sample(
-    output: Output, pipeline: "Pipeline", settings: SampleConfig, latent: Size, part: Shard, folder: Path | None
+    output: Output, pipeline: "Pipeline", settings: SampleConfig, asked: "Asked", part: Shard, folder: Path | None
 ) -> int:
     """What `sample` would draw, and what that takes."""
     from taming_cli.prior.estimate import drawing
 
     pictures = len(range(settings.n)[part.places])
     drawn = math.ceil(pictures / settings.accept_rate) * settings.candidates
-    f, stride = pipeline.codec.config.downsample_factor, pipeline.stride(settings)
-    size = Size(latent.width * f, latent.height * f)
+    latent, size, stride = asked.latent, asked.size, pipeline.stride(settings)
     found = drawing(pipeline.gpt.config, latent, stride, guided=settings.guidance != 1)
     values = {
         "count": pictures,

@@ -188,6 +188,7 @@ def sample(
     config: o.Config = None,
     device: o.Device = "auto",
     precision: o.Precision = "fp32",
+    memory: o.Memory = None,
     dry_run: o.DryRun = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -206,12 +207,13 @@ def sample(
 
     resolved = o.settle((SampleConfig,), flags, command="sample", config_file=config)
     path = prior_path(output, ckpt)
-    pipeline = Pipeline.load(path, codec=codec, device=device, precision=precision)
+    pipeline = Pipeline.load(path, codec=codec, device=device, precision=precision, memory=memory)
     resolved = o.suggest(resolved, pipeline.suggested(bool(cond)))
     (settings,) = resolved.configs
     hole = None
     if complete is not None:
-        hole = known(pipeline.codec, complete, mask, size=settings.size, at=_corner(at))
+        budget = pipeline.space.encode
+        hole = known(pipeline.codec, complete, mask, size=settings.size, at=_corner(at), budget=budget)
     elif mask or at:
         raise UsageError("--mask and --at belong to a picture that is completed; name it with --complete")
     asked = pipeline.ask(settings, _maps(pipeline.kinds, cond or []), hole)
@@ -225,7 +227,7 @@ def sample(
     place = find_run("sample", Place(out=out, name=name))
     part = _part(shard, gathers=bool(tokens or npz) or settings.accept_rate < 1, out=place)
     if dry_run:
-        return would_sample(output, pipeline, settings, asked.latent, part, place)
+        return would_sample(output, pipeline, settings, asked, part, place)
     judge = _judge(output, pipeline, settings, class_map, weights, offline) if settings.accept_rate < 1 else None
     stamp = None if judge is None else judge.stamp
     numbers: Sequence[int] = range(first, first + settings.n)
@@ -276,7 +278,10 @@ def _part(shard: str | None, *, gathers: bool, out: Path | None) -> Shard:
 
 def _tell(picture: "Sampled", seed: int) -> None:
     """A line of JSON."""
+    from taming_cli.codec.reconstruct import DECODING, decoding
+
     line = {"path": str(picture.path), "sample": picture.sample, "seed": seed, "class": picture.label}
+    line |= {"size": str(picture.size), DECODING: decoding(picture.exact)}
     line |= {"cond": picture.map} if picture.map is not None else {}
     say(json_module.dumps(line, ensure_ascii=False))
 

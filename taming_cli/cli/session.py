@@ -38,6 +38,7 @@ class Session:
         ] = None,
         batch_size: o.BatchSize = 32,
         device: o.Device = "auto",
+        memory: o.Memory = None,
         workers: o.Workers = 2,
         config: o.Config = None,
         json: o.Json = False,
@@ -45,6 +46,7 @@ class Session:
         debug: o.Debug = False,
     ) -> None:
         self.batch_size, self.device_name, self.workers, self.out = batch_size, device, workers, out
+        self.memory = memory
         self._json, self._quiet = json, quiet
         self._open, self._bar = ExitStack(), ExitStack()
         self._began = time.monotonic()
@@ -118,19 +120,23 @@ class Session:
         from taming_cli.evaluate.sides import Side, side
 
         published = features.features == "inception-v3-compat" and features.resize == "tf1" and features.size is None
-        made = side(self.newest(generated), codec=codec, device=self.device, statistics=published)
+        made = side(self.newest(generated), codec=codec, device=self.device, memory=self.memory, statistics=published)
         if reference is not None:
-            return Sides(made, side(reference, codec=codec, device=self.device, statistics=published), features)
+            return Sides(
+                made,
+                side(reference, codec=codec, device=self.device, memory=self.memory, statistics=published),
+                features,
+            )
         found = trained_on(Path(made.name))
         size = features.size or (made.first_size() if isinstance(made, Side) else None)
         self.output.note(f"reference: {found.pictures}, what the codec {found.codec} was trained on, cut to {size}")
-        return Sides(made, side(found.pictures, device=self.device), replace(features, size=size))
+        return Sides(made, side(found.pictures, device=self.device, memory=self.memory), replace(features, size=size))
 
     def pictures(self, path: Path, codec: Path | None) -> "Side":
         """What a path holds, where statistics are not enough."""
         from taming_cli.evaluate.sides import side
 
-        return pictures_of(side(path, codec=codec, device=self.device, statistics=False))
+        return pictures_of(side(path, codec=codec, device=self.device, memory=self.memory, statistics=False))
 
     def network(self, features: FeatureConfig, weights: Path | None, offline: bool) -> "FeatureNetwork":
         """The feature network, its weights fetched if need be."""
@@ -186,6 +192,7 @@ class Session:
             size=size,
             workers=self.workers,
             device=self.device,
+            memory=self.memory,
             world=self.world,
             on_item=self.told("reconstructing"),
         )

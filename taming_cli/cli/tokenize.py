@@ -68,6 +68,10 @@ def tokenize(
     batch_size: o.BatchSize = 16,
     device: o.Device = "auto",
     precision: o.Precision = "fp32",
+    memory: Annotated[
+        float | None,
+        o.in_gibibytes("Memory for encoding a picture, recorded in the file; 3 by default, on every machine."),
+    ] = None,
     workers: o.Workers = 2,
     config: o.Config = None,
     dry_run: o.DryRun = False,
@@ -94,6 +98,7 @@ def tokenize(
         "cond": _asked(cond or []),
         "cond_ckpts": cond_ckpt or [],
         "shard": part,
+        "memory": memory,
     }
     if dry_run:
         from taming_cli.runtime.device import pick_device, pick_precision

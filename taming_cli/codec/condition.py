@@ -45,9 +45,9 @@ class Encoder(ABC):
     def header(self) -> ConditionHeader:
         """What made the codes, and how many there are."""
 
-    def grid_of(self, size: Size, f: int) -> Size:
-        """The grid that a map of this size asks for, where the picture's codec has this f."""
-        return Size(max(1, round(size.width / f)), max(1, round(size.height / f)))
+    def picture_of(self, size: Size, f: int) -> Size:
+        """The size of the picture that a map of this size asks for, where the picture's codec has this f."""
+        return size
 
     @abstractmethod
     def cut(self, image: Image | None, crop: Crop, source: Size, grid: Size) -> Tensor:
@@ -67,6 +67,7 @@ class MapCodec(Encoder):
     reads: Content
     codec: VQGAN
     path: str = ""
+    budget: int = tiles.BUDGET
 
     @property
     def header(self) -> ConditionHeader:  # noqa: D102 - as of Encoder
@@ -81,11 +82,11 @@ class MapCodec(Encoder):
         return self.reads.cut(image, crop._replace(out=out))
 
     def encode(self, cuts: Tensor) -> Tensor:  # noqa: D102
-        return tiles.encode(self.codec, cuts, to_input=self.reads.to_input).cpu()
+        return tiles.encode(self.codec, cuts, to_input=self.reads.to_input, budget=self.budget).cpu()
 
-    def to(self, device: torch.device) -> "MapCodec":
-        """The same with its codec on `device`."""
-        return replace(self, codec=self.codec.to(device).to(memory_format=torch.channels_last))
+    def to(self, device: torch.device, budget: int = tiles.BUDGET) -> "MapCodec":
+        """The same with its codec on `device`, which encodes in `budget` bytes."""
+        return replace(self, codec=self.codec.to(device).to(memory_format=torch.channels_last), budget=budget)
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,9 @@ class Lowres(Encoder):
     def header(self) -> ConditionHeader:  # noqa: D102
         return ConditionHeader(codec_sha256=f"{RULE}lowres", codebook_size=LOWRES_CODES)
 
-    def grid_of(self, size: Size, f: int) -> Size:
+    def picture_of(self, size: Size, f: int) -> Size:
         """A pixel for each code."""
-        return size
+        return Size(f * size.width, f * size.height)
 
     def cut(self, image: Image | None, crop: Crop, source: Size, grid: Size) -> Tensor:  # noqa: D102
         assert image is not None

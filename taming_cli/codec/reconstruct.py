@@ -27,7 +27,10 @@ from taming_cli.errors import UsageError
 from taming_cli.metrics import psnr
 from taming_cli.runtime.checkpoint import tensors_sha256
 from taming_cli.runtime.device import autocast, pick_device, pick_precision, precision_name
+from taming_cli.runtime.memory import USUAL, Room, room
 
+DECODING = "decoding"
+"""In a picture's text chunk and in JSON: `exact` or `estimated`."""
 STRIP = 2**24
 """Numbers of a codec's input that are made at once of each picture to be shown."""
 
@@ -35,13 +38,15 @@ STRIP = 2**24
 @dataclass(frozen=True, kw_only=True)
 class Written:
     """Where pictures were written, how many, what was skipped. Where there are originals, means over them: `psnr` in
-    dB, or of label maps `accuracy`, the share of right pixels."""
+    dB, or of label maps `accuracy`, the share of right pixels. `estimated` of the pictures did not fit the memory, and
+    were decoded with estimated statistics."""
 
     folder: Path
     count: int
     skipped: tuple[Skipped, ...] = ()
     psnr: float | None = None
     accuracy: float | None = None
+    estimated: int = 0
 
 
 def reconstruct(
@@ -53,6 +58,7 @@ def reconstruct(
     batch_size: int = 8,
     device: str = "auto",
     precision: str = "fp32",
+    memory: float | None = None,
     workers: int = 2,
     shard: Shard | None = None,
     dry_run: bool = False,
@@ -61,14 +67,13 @@ def reconstruct(
     """Write each picture's reconstruction as `out/<name>.png`: its centre crop of `size`, or all of it at its own size.
 
     A codec of condition maps takes those, and paints them. A picture whose sides f does not divide is continued by its
-    edge for the codec, and cut again. `shard` takes every n-th picture; `dry_run` writes nothing, and counts what would
-    be written. Raises UsageError for a name that leads out of the folder, and where an original,
-    or a file made otherwise, would be overwritten.
+    edge for the codec, and cut again. A picture is decoded in `memory` GiB, by default half of what is free (`room`),
+    exactly if it fits: its text chunk says so. `shard` takes every n-th picture; `dry_run` writes nothing, and counts
+    what would be written. Raises UsageError for a name that leads out of the folder, and where an original, or a file
+    made otherwise, would be overwritten.
     """
     codec, model = load_codec(ckpt)
     content = content_in(model)
-    if size is not None:
-        codec.config.latent(size)
     paths = _targets(out, [item.name for item in items], [item.path for item in items])
     targets = dict(zip(items, paths, strict=True))
     where = pick_device(device)
@@ -80,26 +85,29 @@ def reconstruct(
     if dry_run:
         return Written(folder=out, count=len(items))
     codec = codec.to(where).to(memory_format=torch.channels_last)
-    total, count, skipped = 0.0, 0, list[Skipped]()
+    space = room(where, memory)
+    total, count, estimated, skipped = 0.0, 0, 0, list[Skipped]()
     with closing(eval_batches(items, size=size, batch_size=batch_size, workers=workers, content=content)) as batches:
         for batch in batches:
             if batch.items:
                 with autocast(where, dtype):
-                    rebuilt = through(codec, batch.images, content).rebuilt
+                    rebuilt, codes = through(codec, batch.images, content, space)
                 rec = _shown(rebuilt, content) if content.categorical else rebuilt
                 if content.categorical:
                     total += (rebuilt == batch.images).double().mean((1, 2, 3)).sum().item()
                 else:
                     total += psnr(_shown(batch.images, content), rec, data_range=255).sum().item()
+                whole = tiles.exact(codec, codes.shape[1], codes.shape[2], space.decode)
+                estimated += 0 if whole else len(batch.items)
                 for item, picture in zip(batch.items, rec, strict=True):
-                    write_png(targets[item], picture, {SETTINGS: _text(stamps[item])})
+                    write_png(targets[item], picture, {SETTINGS: _text(stamps[item], whole)})
             skipped += batch.skipped
             count += len(batch.items)
             if on_item is not None:
                 on_item(count + len(skipped), len(items))
     mean = total / count if count else None
     figure = {"accuracy" if content.categorical else "psnr": mean}
-    return Written(folder=out, count=count, skipped=tuple(skipped), **figure)
+    return Written(folder=out, count=count, skipped=tuple(skipped), estimated=estimated, **figure)
 
 
 def decode(
@@ -110,6 +118,7 @@ def decode(
     batch_size: int = 8,
     device: str = "auto",
     precision: str = "fp32",
+    memory: float | None = None,
     shard: Shard | None = None,
     dry_run: bool = False,
     on_item: Callable[[int, int], None] | None = None,
@@ -117,18 +126,20 @@ def decode(
 ) -> Written:
     """Write the pictures of a token file as `out/<name>.png`; further views as `out/<name>.view1.png` and so on.
 
-    `shard` takes a stretch of the file; `dry_run` writes nothing, and counts what would be written. `on_item` is told
-    (pictures written, pictures in all), `on_decode` (cells decoded, cells in all) of each batch.
-    Raises UsageError for a name that leads out of the folder and where a file made otherwise is in the way,
-    BadFileError for a file that is damaged or whose codec is not found.
+    A picture is decoded in `memory` GiB as by `reconstruct`. `shard` takes a stretch of the file; `dry_run` writes
+    nothing, and counts what would be written. `on_item` is told (pictures written, pictures in all), `on_decode` (cells
+    decoded, cells in all) of each batch. Raises UsageError for a name that leads out of the folder and where a file
+    made otherwise is in the way, BadFileError for a file that is damaged or whose codec is not found.
     """
     file = TokenFile(tokens)
     codec, _, _ = codec_for(file.header, tokens, codec_path)
-    views = file.header.views
+    views, place = file.header.views, file.header.frame.place
     targets = _targets(out, file.names(), views=views)
     where = pick_device(device)
     dtype = pick_precision(precision, where)
     made = _made(codec, of=_hidden(tokens), precision=precision_name(dtype))
+    budget = room(where, memory).decode
+    whole = tiles.exact(codec, file.header.height, file.header.width, budget)
     _refuse_others({_view(path, view): made for path in targets for view in range(views)})
     mine = (shard or Shard()).stretch(len(file))
     if dry_run:
@@ -139,12 +150,17 @@ def decode(
         rows = slice(start, min(start + batch_size, mine.stop))
         codes = torch.from_numpy(file.codes(rows)).flatten(0, 1).to(where)
         with autocast(where, dtype):
-            decoded = tiles.pictures(codec, codes, on_progress=on_decode)
+            decoded = tiles.pictures(codec, codes, budget=budget, on_progress=on_decode)[:, :, place[0], place[1]]
         for index, picture in enumerate(decoded):
-            write_png(_view(targets[start + index // views], index % views), picture, {SETTINGS: _text(made)})
+            write_png(_view(targets[start + index // views], index % views), picture, {SETTINGS: _text(made, whole)})
         if on_item is not None:
             on_item(rows.stop - mine.start, len(mine))
-    return Written(folder=out, count=len(mine) * views)
+    return Written(folder=out, count=len(mine) * views, estimated=0 if whole else len(mine) * views)
+
+
+def decoding(whole: bool) -> str:
+    """What is said of pictures under DECODING: whether their statistics were taken over the whole of each."""
+    return "exact" if whole else "estimated"
 
 
 class Through(NamedTuple):
@@ -155,22 +171,23 @@ class Through(NamedTuple):
     codes: Tensor
 
 
-def through(codec: VQGAN, images: Tensor, content: Content) -> Through:
+def through(codec: VQGAN, images: Tensor, content: Content, space: Room = USUAL) -> Through:
     """A content's tensors (B, C, H, W) of any size, there and back."""
     height, width = images.shape[-2:]
 
     def finish(x_rec: Tensor) -> Tensor:
         return (x_rec.argmax(1, keepdim=True) if content.categorical else content.show(x_rec)).cpu()
 
-    codes = codes_of(codec, images, content)
-    return Through(tiles.decode(codec, codes, finish=finish)[..., :height, :width], codes.cpu())
+    codes = codes_of(codec, images, content, space.encode)
+    rebuilt = tiles.decode(codec, codes, finish=finish, budget=space.decode)
+    return Through(rebuilt[..., :height, :width], codes.cpu())
 
 
-def codes_of(codec: VQGAN, images: Tensor, content: Content) -> Tensor:
+def codes_of(codec: VQGAN, images: Tensor, content: Content, budget: int = tiles.BUDGET) -> Tensor:
     """A content's tensors (B, C, H, W) of any size, continued by their edge to a multiple of f -> codes (B, h, w)."""
     f = codec.config.downsample_factor
     rows, columns = (torch.arange(math.ceil(n / f) * f).clamp(max=n - 1) for n in images.shape[-2:])
-    return tiles.encode(codec, images[:, :, rows][..., columns], to_input=content.to_input)
+    return tiles.encode(codec, images[:, :, rows][..., columns], to_input=content.to_input, budget=budget)
 
 
 def _shown(images: Tensor, content: Content) -> Tensor:
@@ -189,14 +206,14 @@ def _hidden(path: Path, member: str = "") -> str:
     return hashlib.sha256(f"{path.resolve()} {member}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def _text(stamp: Mapping[str, str]) -> str:
-    return json.dumps(stamp, sort_keys=True)
+def _text(stamp: Mapping[str, str], whole: bool) -> str:
+    return json.dumps({**stamp, DECODING: decoding(whole)}, sort_keys=True)
 
 
 def _refuse_others(stamps: Mapping[Path, Mapping[str, str]]) -> None:
     """UsageError where a file is there that was not made with the same: nothing is overwritten silently."""
     for path, stamp in stamps.items():
-        if path.exists() and png_settings(path) != _text(stamp):
+        if path.exists() and png_settings(path) not in (_text(stamp, True), _text(stamp, False)):
             raise UsageError(f"{path} exists and was made otherwise; give another folder")
 
 

@@ -1,5 +1,9 @@
 """Codes of any size to pictures, and pictures to codes, in bounded memory: small ones whole, large ones in tiles.
 
+A picture that fits the memory it is given is coded whole, exactly as `VQGAN` does. That memory is no fixed number: for
+decoding, whose result depends on it, callers pass a share of what is free (`runtime.memory`), and write down whether it
+was `exact`.
+
 Tiles that take statistics and attention on their own come out in different tints, and blending them only spreads the
 steps. Here all tiles of a picture share them, have the margin that their borders depend on, and every pixel is written
 once, by the one tile that it lies in. Decoding estimates statistics on patches (see `local`), encoding, whose result
@@ -11,6 +15,7 @@ whole; how near depends on the number of patches, and so on the budget: at 1024 
 be 20 or more, as one tone over the whole picture, with a codec of little training. Seams there are none at any budget.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,10 +30,12 @@ from taming_cli.codec.local import LocalDecoder, stages
 from taming_cli.codec.parts import Box, Stage, divided, memory
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.data.images import to_float, to_uint8
-from taming_cli.runtime.device import freed_memory_given_back
+from taming_cli.runtime.allocator import freed_memory_given_back
+from taming_cli.runtime.memory import GIB, USUAL
 
-BUDGET = 3 * 2**30
-"""Bytes for the activations of an encode or decode, in fp32, beside the model and the picture."""
+_log = logging.getLogger(__name__)
+BUDGET = USUAL.encode
+"""Bytes for the activations of an encode or decode, in fp32, beside the model and the picture, if no other is given."""
 PATCH = 32
 """Pixels a side of each patch of a large picture that statistics are taken on: many places count more than many pixels.
 At least 4 cells, so that those at the borders hold what the borders change."""
@@ -41,15 +48,22 @@ def at_once(codec: VQGAN, height: int, width: int, most: int) -> int:
     return max(1, min(most, MEMORY // (3 * height * width * codec.config.downsample_factor**2)))
 
 
+def exact(codec: VQGAN, height: int, width: int, budget: int = BUDGET) -> bool:
+    """Whether pictures of height x width codes are decoded with the statistics of all their pixels in `budget` bytes,
+    as `VQGAN.decode` does, rather than with those of patches."""
+    return Plan.of(stages(codec), height, width, budget).exact
+
+
 def pictures(
     codec: VQGAN,
     codes: Tensor,
     *,
     batch_size: int | None = None,
+    budget: int = BUDGET,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Codes (B, h, w) in [0, K) -> pictures uint8 (B, out_ch, f h, f w) on the CPU; see `decode`."""
-    return decode(codec, codes, finish=_finished, batch_size=batch_size, on_progress=on_progress)
+    return decode(codec, codes, finish=_finished, batch_size=batch_size, budget=budget, on_progress=on_progress)
 
 
 def decode(
@@ -66,9 +80,9 @@ def decode(
     `finish` makes (b, out_ch, H, W) fp32, about [-1, 1], of any sides into what is kept, (b, C, H, W): uint8 on the
     CPU, the number of the largest channel. It must treat each pixel alike. The result has its type and device.
 
-    Pictures of up to 128 x 128 codes that fit the budget are exactly `VQGAN.decode`, as many at a time as fit and
-    `batch_size` allows. Others are decoded one after another, in tiles that fit. `on_progress` is told (cells decoded,
-    cells in all).
+    Pictures of up to 128 x 128 codes that fit the budget are exactly `VQGAN.decode`, as many at a time as fit BUDGET
+    and `batch_size` allows. Others are decoded one after another, in tiles that fit. `on_progress` is told
+    (cells decoded, cells in all).
     """
     f = codec.config.downsample_factor
     batch, height, width = codes.shape
@@ -99,14 +113,14 @@ def encode(codec: VQGAN, pictures: Tensor, *, to_input: passes.ToInput = to_floa
     size = (pictures.shape[2] // f, pictures.shape[3] // f)
     each = memory(passes.toward_end(passes.stages(codec, to_input)), size, size)
     if each > budget:
-        with freed_memory_given_back(codec.quant_conv.weight.device):
+        with freed_memory_given_back():
             return torch.cat([passes.encode(codec, one, to_input, budget) for one in torch.split(pictures, 1)])
 
     def whole(some: Tensor) -> Tensor:
         x = to_input(some.to(codec.quant_conv.weight.device))
         return codec.encode(x.contiguous(memory_format=torch.channels_last))
 
-    return torch.cat([whole(some) for some in torch.split(pictures, budget // each)])
+    return torch.cat([whole(some) for some in torch.split(pictures, max(1, min(budget, BUDGET) // each))])
 
 
 def _finished(x: Tensor) -> Tensor:
@@ -130,7 +144,15 @@ def _pieces(codec: VQGAN, codes: Tensor, budget: int, batch_size: int) -> Iterat
         for number, some in enumerate(torch.split(codes, at_once)):
             yield _Piece(number * at_once, 0, 0, codec.decode(some))
         return
-    with freed_memory_given_back(codes.device):
+    size = (codes.shape[1], codes.shape[2])
+    if size[0] * size[1] <= ALL:
+        needed = memory(stages(codec), size, size)
+        _log.warning(
+            "a picture of %d x %d codes takes %.1f GiB to decode, more than the %.1f GiB it may: its statistics are "
+            "estimated; --memory %.0f decodes it exactly",
+            *(codes.shape[2], codes.shape[1], needed / GIB, budget / GIB, math.ceil(needed / GIB)),
+        )
+    with freed_memory_given_back():
         for first, one in enumerate(codes):
             local = LocalDecoder(codec, one, whole=plan.whole, patches=plan.patches, shares=plan.shares)
             for tile in plan.tiles:
@@ -154,7 +176,7 @@ class Plan:
         size = (height, width)
         each = memory(run, size, size)
         if height * width <= ALL and each <= budget:
-            return cls(True, budget // each, len(run), (), (), ())
+            return cls(True, max(1, min(budget, BUDGET) // each), len(run), (), (), ())
         whole, kept = 0, 0
         for stage in run:
             result = 4 * height * width * stage.after**2 * stage.channels

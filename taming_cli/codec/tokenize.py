@@ -26,6 +26,7 @@ from taming_cli.data.tokens import TokenHeader
 from taming_cli.errors import UsageError
 from taming_cli.runtime.device import autocast, pick_device, pick_precision
 from taming_cli.runtime.interrupt import StopRequest
+from taming_cli.runtime.memory import room
 
 PICTURE = ""
 """The pictures' own codes, among those of their conditions."""
@@ -78,6 +79,7 @@ def tokenize(
     batch_size: int = 16,
     device: str = "auto",
     precision: str = "fp32",
+    memory: float | None = None,
     workers: int = 2,
     shard: Shard | None = None,
     on_item: Callable[[int, int], None] | None = None,
@@ -89,7 +91,9 @@ def tokenize(
     in shards of 256 pictures: the same call goes on where a killed one stopped, and a finished one is left as it is.
     `shard` makes one part of the file, for `merge` to join with the others. `on_item` is told (done, total), at first
     what was done before. Raises UsageError where `out` was made with other settings, Interrupted after a signal. fp32
-    makes the codes the same on every machine, but for ties; bf16 is faster.
+    makes the codes the same on every machine, but for ties; bf16 is faster. `memory` is GiB for encoding: a picture
+    that does not fit is encoded in parts, with the statistics of the whole, so it changes codes no more than rounding
+    does; by default it is the same on every machine, and a given one is recorded in the file.
     """
     where = pick_device(device)
     prepared = prepare(
@@ -101,13 +105,15 @@ def tokenize(
         cond=cond,
         cond_ckpts=cond_ckpts,
         precision=pick_precision(precision, where),
+        memory=memory,
         shard=shard,
     )
+    budget = room(where, memory).encode
     job, dtype, header, chosen = prepared.job, prepared.precision, prepared.job.header, prepared.size
     latent = Size(header.width, header.height)
     codec = prepared.codec.to(where).to(memory_format=torch.channels_last)
     beside = [
-        replace(each, encoder=each.encoder.to(where)) if isinstance(each.encoder, MapCodec) else each
+        replace(each, encoder=each.encoder.to(where, budget)) if isinstance(each.encoder, MapCodec) else each
         for each in prepared.beside
     ]
 
@@ -134,7 +140,7 @@ def tokenize(
                 for batch in batches:
                     if batch.items:
                         with autocast(where, dtype):
-                            codes[PICTURE].append(tiles.encode(codec, batch.images).cpu())
+                            codes[PICTURE].append(tiles.encode(codec, batch.images, budget=budget).cpu())
                             for each in beside:
                                 cuts = batch.beside[each.encoder.kind]
                                 codes[each.encoder.kind].append(each.encoder.encode(cuts))
@@ -171,6 +177,7 @@ def prepare(
     cond: Mapping[str, Path | None] | None = None,
     cond_ckpts: Sequence[Path] = (),
     precision: torch.dtype = torch.float32,
+    memory: float | None = None,
     shard: Shard | None = None,
 ) -> Prepared:
     """What `tokenize` with the same arguments will do; nothing is written. UsageError for what does not fit."""
@@ -189,6 +196,7 @@ def prepare(
             "views": views,
             "range": [-1, 1],
             "precision": str(precision),
+            **({} if memory is None else {"memory_gib": memory}),
         },
         created_by=f"taming {taming_cli.__version__}",
         views=views,

@@ -1,6 +1,7 @@
 """What to draw from a prior, and how a token is chosen from its logits."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from taming_cli.config.fields import check, option
 from taming_cli.config.size import Size
@@ -31,10 +32,19 @@ class SampleConfig(DecodingConfig):
 
     n: int = option(1, "How many pictures.", low=1, flag="-n")
     seed: int = option(0, "Same seed, same pictures, whatever the batch size.", low=0, high=2**63 - 1)
-    class_name: str | None = option(None, "Class to draw, by name or number; none: any.", flag="--class")
-    size: Size | None = option(None, "Of the pictures, in pixels; none: as in training.")
+    class_name: str | None = option(
+        None,
+        "Class to draw: its name, or '#N' for number N from 0, or N where classes have no names; none: any.",
+        flag="--class",
+    )
+    size: Size | None = option(None, "Of the pictures, in pixels, any; none: as their map, or as in training.")
     candidates: int = option(
         1, "With --complete: so many fillings are drawn, and the one kept that what comes after it fits best.", low=1
+    )
+    keep: Literal["pixels", "codes"] = option(
+        "pixels",
+        "With --complete: `pixels` leaves what is known as it is, and fits the colours beside it; `codes` keeps its "
+        "codes, and decodes all.",
     )
     accept_rate: float = option(
         1.0, "Draw n / rate and keep the n that --classifier gives their class the most; 1: all.", low=1e-4, high=1

@@ -27,3 +27,33 @@ class Size:
 
     def __str__(self) -> str:
         return f"{self.width}x{self.height}"
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Where a picture of `size` pixels lies on a grid of cells of `f` x `f` pixels that covers it: its upper left
+    pixel is pixel `corner` (x, y) of the grid, which lies in the first cell."""
+
+    size: Size
+    f: int
+    corner: tuple[int, int] = (0, 0)
+
+    @property
+    def grid(self) -> Size:
+        """The smallest grid that covers the picture, in cells."""
+        width, height = (
+            -(-(start + side) // self.f)
+            for start, side in zip(self.corner, (self.size.width, self.size.height), strict=True)
+        )
+        return Size(width, height)
+
+    @property
+    def whole(self) -> Size:
+        """The grid in pixels."""
+        return Size(self.f * self.grid.width, self.f * self.grid.height)
+
+    @property
+    def place(self) -> tuple[slice, slice]:
+        """Rows and columns of the grid's pixels that are the picture's."""
+        left, top = self.corner
+        return slice(top, top + self.size.height), slice(left, left + self.size.width)

@@ -6,9 +6,7 @@ Everything that is particular about a file (rotation, colour space, bit depth, a
 
 import contextlib
 import math
-import re
 import secrets
-import warnings
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from io import BytesIO
@@ -51,10 +49,6 @@ _UPRIGHT = {
     8: Transpose.ROTATE_90,
 }
 
-# Pillow warns of damaged metadata and of large pictures that it then reads. The filter is process-wide, for Pillow's
-# modules only: `warnings.catch_warnings` swaps the whole list of filters and is not safe while other threads decode.
-_PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
-
 
 def read_rgb(data: bytes, name: str, *, min_size: Size | None = None) -> Image.Image:
     """A file's bytes -> upright 8-bit RGB picture in sRGB, its transparency laid on white, the first frame if several.
@@ -82,7 +76,6 @@ def opened(data: bytes, name: str) -> Iterator[ImageFile]:
     Whatever goes wrong within the `with` statement becomes a BadImageError with `name` in its one line: Pillow raises
     nearly every class there is on damaged data. A BadImageError raised there (without the name) gets the name.
     """
-    _without_warnings()
     if not data:
         raise BadImageError(f"{name}: the file is empty")
     Image.init()
@@ -98,11 +91,6 @@ def opened(data: bytes, name: str) -> Iterator[ImageFile]:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadImageError(f"{name}: damaged or unreadable picture ({reason})") from error
-
-
-def _without_warnings() -> None:
-    if _PILLOW_WARNINGS not in warnings.filters:
-        warnings.filterwarnings("ignore", module=_PILLOW_WARNINGS[3].pattern)
 
 
 def upright(image: Image.Image, pixels: Image.Image) -> Image.Image:
@@ -195,7 +183,6 @@ def read_image(data: bytes, name: str) -> Tensor:
 
 def png_settings(path: Path) -> str | None:
     """What a PNG of ours says it was made with; None for another file."""
-    _without_warnings()
     try:
         with Image.open(path) as image:
             found = image.info.get(SETTINGS)

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -94,9 +95,17 @@ def _ctrl_c_later() -> Iterator[None]:
 def _begin(first: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     # Ctrl-C goes to every process at the terminal: the parent saves its work first, and then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    without_pillows_warnings()
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     if first is not None:
         first(*arguments)
+
+
+def without_pillows_warnings() -> None:
+    """In this process, from now on: Pillow warns of damaged metadata and of large pictures that it then reads. For a
+    process of ours alone. There is no narrower way: `warnings.catch_warnings` is not safe while other threads decode.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _end_with_the_parent() -> None:

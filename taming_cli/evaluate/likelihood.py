@@ -135,7 +135,7 @@ def _measured(found: _Sums, prior: Path, file: TokenFile, stride: int, precision
     header = file.header
     positions = found.cells / found.count
     per_token = float(positions.mean())
-    pixels = 3 * (header.height * header.width) * header.downsample_factor**2
+    pixels = 3 * header.frame.size.width * header.frame.size.height
     protocol: dict[str, Any] = {
         "prior": {"name": str(prior), "sha256": sha256(prior)},
         "tokens": {"name": str(file.path), "sha256": sha256(file.path), "count": found.count, "views": header.views},

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from taming_cli.codec import tiles
 from taming_cli.codec.locate import picture_codec
-from taming_cli.codec.reconstruct import codes_of, through
+from taming_cli.codec.reconstruct import DECODING, codes_of, decoding, through
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.size import Size
 from taming_cli.data.batches import Batch, Skipped, eval_batches
@@ -20,6 +21,7 @@ from taming_cli.data.sources import Item, digest
 from taming_cli.errors import UsageError
 from taming_cli.evaluate.protocol import Measured, versions
 from taming_cli.runtime.distributed import ALONE, World
+from taming_cli.runtime.memory import USUAL, Room, room
 
 AT_ONCE = 8
 """Pictures of one size that a codec is given at once, the last of them again where there are fewer: in other batches
@@ -64,12 +66,13 @@ class Sending:
     workers: int
     world: World
     on_item: Callable[[int, int], None] | None
+    space: Room = USUAL
 
     @torch.inference_mode()
     def past(self, *measures: Measure) -> None:
         """Send this process's part of the pictures past them, once for all."""
         decodes = any(measure.decodes for measure in measures)
-        before = torch.Size()
+        before, whole = torch.Size(), True
         for batch in self._batches():
             for measure in measures:
                 measure.skipped += batch.skipped
@@ -77,8 +80,11 @@ class Sending:
                 alone = len(batch.items) == 1 and batch.images.shape[1:] != before
                 before = batch.images.shape[1:]
                 sent = Sent(batch.items, batch.images, *self._coded(batch.images, decodes, 1 if alone else AT_ONCE))
+                whole &= tiles.exact(self.codec, sent.codes.shape[1], sent.codes.shape[2], self.space.decode)
                 for measure in measures:
                     measure.add(sent)
+        if decodes:
+            self.about[DECODING] = decoding(all(self.world.gather(whole)))
 
     def measured(self, measure: Measure) -> Measured:
         """What one of them finds."""
@@ -95,8 +101,8 @@ class Sending:
         count = len(images)
         images = torch.cat([images, images[-1:].expand(at_once - count, -1, -1, -1)])
         if not decodes:
-            return codes_of(self.codec, images, Pictures())[:count].cpu(), None
-        found = through(self.codec, images, Pictures())
+            return codes_of(self.codec, images, Pictures(), self.space.encode)[:count].cpu(), None
+        found = through(self.codec, images, Pictures(), self.space)
         return found.codes[:count], found.rebuilt[:count]
 
     def _batches(self) -> Iterator[Batch]:
@@ -118,14 +124,13 @@ def sending(
     size: Size | None = None,
     workers: int = 2,
     device: torch.device,
+    memory: float | None = None,
     world: World = ALONE,
     on_item: Callable[[int, int], None] | None = None,
 ) -> Sending:
-    """Load the codec in a codec's or a prior's model file. UsageError where it is one of condition maps, or its f does
-    not divide `size`."""
+    """Load the codec in a codec's or a prior's model file. Pictures are coded in
+    `memory` GiB (`room`). UsageError where it is one of condition maps."""
     network, _ = picture_codec(codec)
-    if size is not None:
-        network.config.latent(size)
     about = {
         "codec": {
             "name": str(codec),
@@ -139,4 +144,4 @@ def sending(
         "versions": versions(),
     }
     network = network.to(device).to(memory_format=torch.channels_last)
-    return Sending(network, items, about, size, workers, world, on_item)
+    return Sending(network, items, about, size, workers, world, on_item, room(device, memory))

@@ -24,6 +24,8 @@ from torch import Tensor
 
 from taming_cli.codec import tiles
 from taming_cli.codec.locate import codec_for
+from taming_cli.codec.reconstruct import DECODING, decoding
+from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.size import Size
 from taming_cli.data import arrays
 from taming_cli.data.batches import Skipped, eval_batches
@@ -32,6 +34,7 @@ from taming_cli.data.images import SHEET, apply, centre_crop, png_settings, tens
 from taming_cli.data.sources import Item, digest, list_items
 from taming_cli.data.tokens import TokenFile
 from taming_cli.errors import BadFileError, BadImageError, UsageError
+from taming_cli.runtime.memory import BUDGET, room
 
 Prepare = Callable[[Tensor], Tensor]
 """A picture uint8 (3, H, W) -> what a network takes of it, of one shape for all."""
@@ -191,6 +194,7 @@ class Tokens(_Arrays):
     file: TokenFile
     codec: Path | None
     device: torch.device
+    budget: int = BUDGET
 
     form = "tokens"
 
@@ -203,7 +207,18 @@ class Tokens(_Arrays):
         whole = hashlib.sha256(super().content_sha256().encode())
         for name, value in codec.state_dict().items():
             whole.update(f"{name} ".encode() + value.contiguous().view(torch.uint8).numpy().tobytes())
+        if not self.exact(codec):
+            whole.update(str(self.budget).encode())
         return whole.hexdigest()
+
+    def exact(self, codec: VQGAN) -> bool:
+        """Whether the pictures fit the memory, and so have the statistics of the whole."""
+        return tiles.exact(codec, self.file.header.height, self.file.header.width, self.budget)
+
+    def about(self) -> dict[str, Any]:
+        """What a result says of it."""
+        codec, _, _ = codec_for(self.file.header, self.path, self.codec)
+        return super().about() | {DECODING: decoding(self.exact(codec))}
 
     @torch.inference_mode()
     def pieces(self, every: slice, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:  # noqa: D102
@@ -215,7 +230,8 @@ class Tokens(_Arrays):
         for start in range(0, len(wanted), at_once):
             numbers = list(wanted[start : start + at_once])
             codes = torch.from_numpy(self.file.codes(numbers)[:, 0]).to(self.device)
-            yield numbers, tiles.pictures(codec, codes)
+            rows, columns = header.frame.place
+            yield numbers, tiles.pictures(codec, codes, budget=self.budget)[:, :, rows, columns].contiguous()
 
 
 @dataclass(frozen=True)
@@ -259,19 +275,26 @@ class Statistics:
         return {"name": self.name, "form": "statistics", "list_sha256": sha256}
 
 
-def side(path: Path, *, codec: Path | None = None, device: torch.device, statistics: bool = True) -> Side | Statistics:
+def side(
+    path: Path,
+    *,
+    codec: Path | None = None,
+    device: torch.device,
+    memory: float | None = None,
+    statistics: bool = True,
+) -> Side | Statistics:
     """What a path holds: a folder, archive or picture, a token file, or an .npz.
 
-    `codec` is that of a token file, where it is not found. Of an .npz that holds both, as the ADM suite's references
-    do, the statistics are taken where `statistics` says so, else the pictures. UsageError for a path that does not
-    exist or holds nothing to compare, BadFileError for damaged files.
+    `codec` is that of a token file, where it is not found, which is decoded in `memory` GiB (`room`). Of an .npz that
+    holds both, as the ADM suite's references do, the statistics are taken where `statistics` says so, else the
+    pictures. UsageError for a path that does not exist or holds nothing to compare, BadFileError for damaged files.
     """
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder")
     if path.suffix.lower() == ".h5":
         file = TokenFile(path)
         codec_for(file.header, path, codec)
-        return Tokens(str(path), path, file, codec, device)
+        return Tokens(str(path), path, file, codec, device, room(device, memory).decode)
     if path.suffix.lower() == ".npz":
         return _npz(path, statistics)
     return Files(str(path), pictures_in([path]))

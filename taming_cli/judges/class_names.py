@@ -28,11 +28,13 @@ def match(
     """A prior's labels -> int64 (len(labels),): the classifier's class of each.
 
     For each label the first of these that finds one class:
-    1. `mapping`, from a label to one of the classes, by name (in any way of 2 and 3) or number: see `read_mapping`;
+    1. `mapping`, from a label (or `#` and its number) to one of the classes, by name (in any way of 2 and 3) or
+       number: see `read_mapping`;
     2. the name of a class, or else any of its synonyms; spaces, underscores and hyphens are equal, and upper and lower
        case too unless that leaves two classes (a Cardigan is a dog, a cardigan is knitted);
     3. the WordNet id that it starts with (`n02123045`, `n02085620-Chihuahua`);
-    4. a decimal number, where there are as many labels as classes: priors trained on ImageNet call their classes so.
+    4. a decimal number, where the labels are the numbers of all classes: priors trained on ImageNet call them so. Other
+       numbers are names like any.
     If that finds none at all, and the classes of the classifier have no names but their numbers, and there are as many,
     both are taken to be in the same order (both are of sorted folders).
 
@@ -42,9 +44,11 @@ def match(
     names = _Names(classifier)
     given = _resolve(mapping or {}, labels, names)
     numbered = len(labels) == len(classifier.classes)
+    counted = {label for label in labels if label.isascii() and label.isdecimal()}
+    numbers = {int(label) for label in counted} == set(range(len(classifier.classes)))
     found = []
     for label in labels:
-        classes = {given[label]} if label in given else names.find(label, numbers=numbered)
+        classes = {given[label]} if label in given else names.find(label, numbers=numbers)
         found.append(classes.pop() if len(classes) == 1 else -1)
     if numbered and max(found, default=-1) < 0 and not classifier.wordnet:
         found = list(range(len(labels)))
@@ -53,7 +57,7 @@ def match(
     without = [number for number in must if found[number] < 0]
     if without:
         first = labels[without[0]]
-        unclear = [classifier.classes[index] for index in sorted(names.find(first, numbers=numbered))]
+        unclear = [classifier.classes[index] for index in sorted(names.find(first, numbers=numbers))]
         several = f" (it can be {' or '.join(map(repr, unclear))})" if unclear else ""
         raise UsageError(
             f"{len(without)} of the {len(must)} classes asked for are no class of the classifier {classifier.name},"
@@ -107,6 +111,12 @@ class _Names:
             return {int(label)}
         return set()
 
+    def numbered(self, text: str) -> set[int]:
+        """The class that `#` and a number name."""
+        number = text.removeprefix("#")
+        fits = text != number and number.isascii() and number.isdecimal() and int(number) < len(self.classifier.classes)
+        return {int(number)} if fits else set()
+
 
 def _table(words: Sequence[tuple[str, ...]], fold: bool) -> dict[str, set[int]]:
     table: dict[str, set[int]] = defaultdict(set)
@@ -124,8 +134,12 @@ def _plain(word: str, fold: bool) -> str:
 def _resolve(mapping: Mapping[str, str | int], labels: Sequence[str], names: _Names) -> dict[str, int]:
     """A mapping in numbers: the label as the prior spells it -> the class."""
     known, classes = set(labels), names.classifier.classes
+    by_number = {f"#{number}": label for number, label in enumerate(labels)}
     resolved = {}
-    for label, value in mapping.items():
+    for given, value in mapping.items():
+        label = given if given in known else by_number.get(given, given)
+        if label in resolved:
+            raise UsageError(f"--class-map: {label!r} and {given!r} are one label; say its class once")
         if label not in known:
             raise UsageError(f"--class-map: {label!r} is no label of the prior; {one_of(labels, label)}")
         if isinstance(value, int):
@@ -136,7 +150,7 @@ def _resolve(mapping: Mapping[str, str | int], labels: Sequence[str], names: _Na
                 )
             resolved[label] = value
             continue
-        found = names.find(value, numbers=False)
+        found = names.find(value, numbers=False) or names.numbered(value)
         if len(found) != 1:
             wrong = f"may be any of {sorted(found)}; give the number" if found else one_of(classes, value)
             raise UsageError(

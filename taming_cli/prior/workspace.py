@@ -5,6 +5,7 @@ device in running them. A CUDA graph launches all of them at once, as long as no
 looked at are rounded up, and what is too much is masked.
 """
 
+import threading
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -42,17 +43,26 @@ class Workspace:
 
 
 class Kept:
-    """The last workspace, for as long as it fits: making one takes longer than a small picture does."""
+    """The last workspace of each thread, for as long as it fits: making one takes longer than a small picture does.
+
+    A workspace is written to from the first token to the last, so threads that draw at once must not share one. That of
+    a thread goes when the thread does.
+    """
 
     def __init__(self) -> None:
-        self._last: Workspace | None = None
+        self._of_thread = threading.local()
+
+    def __reduce__(self) -> tuple[type["Kept"], tuple[()]]:
+        """A copy begins with nothing."""
+        return type(self), ()
 
     def get(self, gpt: GPT, decoding: DecodingConfig, windows: int) -> Workspace:
-        """The last one, else a new one in its place."""
-        if self._last is None or not self._last.fits(gpt, decoding, windows):
-            self._last = None  # before the next one takes its memory
-            self._last = self.make(gpt, decoding, windows)
-        return self._last
+        """The last one of this thread, else a new one in its place."""
+        last: Workspace | None = getattr(self._of_thread, "last", None)
+        if last is None or not last.fits(gpt, decoding, windows):
+            self._of_thread.last = last = None  # before the next one takes its memory
+            self._of_thread.last = last = self.make(gpt, decoding, windows)
+        return last
 
     def make(self, gpt: GPT, decoding: DecodingConfig, windows: int) -> Workspace:
         """A new one."""
@@ -146,6 +156,6 @@ class RecordedSteps(Steps):
             self._codes.copy_(before[1])
             self._pool = self._pool or torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):  # others go on meanwhile
                 run()
         return graph.replay

@@ -1,7 +1,6 @@
 """Which device, and in which precision the heavy arithmetic runs there."""
 
 import contextlib
-import ctypes
 import logging
 import os
 import resource
@@ -20,10 +19,8 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 def pick_device(name: str) -> torch.device:
     """`auto` -> the first CUDA device, else Apple's, else the CPU; any other name as torch spells it. Of several
-    processes on a machine each has a CUDA device of its own: torchrun's LOCAL_RANK says which.
-
-    On the CPU, freed memory is kept from then on (`keep_freed_memory`). Raises UsageError where this machine does not
-    have what was asked for.
+    processes on a machine each has a CUDA device of its own, which becomes torch's current one: torchrun's LOCAL_RANK
+    says which. Raises UsageError where this machine does not have what was asked for.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -39,9 +36,7 @@ def pick_device(name: str) -> torch.device:
         raise UsageError("device 'mps' is not available here; use cpu")
     if device.type not in ("cpu", "cuda", "mps"):
         raise UsageError(f"device {name!r} is not supported; use auto, cpu, cuda, cuda:N or mps")
-    if device.type == "cpu":
-        keep_freed_memory()
-    if device.type == "cuda" and device.index is not None:
+    if device.type == "cuda" and device.index is not None and started().size > 1:
         torch.cuda.set_device(device)  # FSDP2 and NCCL go by it
     if _log.isEnabledFor(logging.INFO):
         _log.info("device: %s", _described(device))
@@ -54,51 +49,6 @@ def _described(device: torch.device) -> str:
         return f"{device}, {found.name}, {found.total_memory / 2**30:.0f} GiB"
     threads = torch.get_num_threads()
     return f"{device}, {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else str(device)
-
-
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # of mallopt(3)
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep what was freed, up to 2 GiB, rather than give it back and ask for it anew.
-
-    torch asks for each activation by itself, and the system clears every page of what it gives: a third of the time of
-    a large codec on two cores. Blocks above 256 MiB still come and go. Elsewhere than with glibc, nothing happens.
-    """
-    library = _glibc()
-    if library is None:
-        return
-    if not library.mallopt(_MMAP_THRESHOLD, 2**28):  # before glibc 2.35 it may not be so high
-        library.mallopt(_MMAP_MAX, 0)
-    library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-    library.mallopt(_TOP_PAD, 2**26)
-
-
-@contextlib.contextmanager
-def freed_memory_given_back(device: torch.device) -> Iterator[None]:
-    """Meanwhile, on a CPU, what is freed goes back to the system at once, as glibc has it by itself: the parts of a
-    large picture come in many sizes, and what one leaves would not do for the next."""
-    library = _glibc() if device.type == "cpu" else None
-    if library is None:
-        yield
-        return
-    for name, value in ((_MMAP_MAX, 65536), (_MMAP_THRESHOLD, 2**25), (_TRIM_THRESHOLD, 2**26), (_TOP_PAD, 2**17)):
-        library.mallopt(name, value)
-    library.malloc_trim(0)
-    try:
-        yield
-    finally:
-        keep_freed_memory()
-
-
-def _glibc() -> ctypes.CDLL | None:
-    try:
-        library = ctypes.CDLL(None)
-        assert library.mallopt
-        assert library.malloc_trim
-    except (AttributeError, OSError, TypeError):
-        return None
-    return library
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
