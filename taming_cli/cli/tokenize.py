@@ -133,7 +133,8 @@ def _asked(given: Sequence[str]) -> dict[str, Path | None]:
 
 def _listing(output: Output, images: Sequence[str] | None, nul: bool, ckpt: Path) -> "Listing":
     """The pictures named; or those whose paths stdin gives; or, at a terminal, those the codec was trained on."""
-    from taming_cli.data.sources import items_from_paths, list_items, read_paths
+    from taming_cli.data.lists import read_paths
+    from taming_cli.data.sources import items_from_paths, list_items
     from taming_cli.runtime.checkpoint import read_header
 
     if images and list(images) != ["-"]:
