@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="annotate", rich_help_panel="Use")
 
 
+@o.reads_pictures
 @o.with_flags(Network=SegmentationConfig)
 def segmentation(
     images: Places,
@@ -54,6 +55,7 @@ def segmentation(
     return _annotate(Output(json=json, quiet=quiet), images, out, chosen, shard, workers, dry_run, network)
 
 
+@o.reads_pictures
 @o.with_flags(Network=DepthConfig)
 def depth(
     images: Places,
@@ -77,6 +79,7 @@ def depth(
     return _annotate(Output(json=json, quiet=quiet), images, out, chosen, shard, workers, dry_run, network)
 
 
+@o.reads_pictures
 @o.with_flags(Drawn=PoseConfig)
 def pose(
     images: Places,
@@ -100,6 +103,7 @@ def pose(
     return _annotate(Output(json=json, quiet=quiet), images, out, chosen, shard, workers, dry_run, network)
 
 
+@o.reads_pictures
 def edges(
     images: Places,
     out: o.Out = None,

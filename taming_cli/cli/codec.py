@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from taming_cli.cli import options as o
+from taming_cli.cli import stdin
 from taming_cli.cli.console import Output
 from taming_cli.cli.launch import launched
 from taming_cli.cli.outlook import say_estimate, would_write
@@ -18,7 +19,11 @@ from taming_cli.errors import UsageError
 
 Images = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="IMAGES", help="Folders, picture files, zip and tar archives.", show_default=False),
+    typer.Argument(
+        metavar="[IMAGES|-]",
+        help="Folders, picture files, zip and tar archives, lists of paths (.txt); - reads paths from stdin.",
+        show_default=False,
+    ),
 ]
 
 
@@ -30,7 +35,9 @@ def register(app: typer.Typer) -> None:
     app.command("decode", rich_help_panel="Use")(decode)
 
 
+@o.reads_pictures
 @o.with_flags(Training=CodecTrainConfig, Architecture=CodecConfig, Critic=CriticConfig)
+@stdin.as_list
 def train_vqgan(
     images: Images = None,
     preset: o.PresetName = None,
@@ -38,6 +45,7 @@ def train_vqgan(
     out: o.Out = None,
     name: o.Name = None,
     resume: o.Resume = False,
+    nul: o.Nul = False,
     weights: o.Weights = None,
     offline: o.Offline = False,
     dry_run: o.DryRun = False,
@@ -49,7 +57,7 @@ def train_vqgan(
     flags: dict[str, Any],
 ) -> int:
     """Train a codec on pictures: a run folder with its checkpoints, curves and reconstructions."""
-    if not dry_run and (code := launched(nproc, flags["device"])) is not None:
+    if not dry_run and (code := launched(nproc, flags["device"], images or ())) is not None:
         return code
     from taming_cli.codec.train import COMMAND, fit
     from taming_cli.runtime.distributed import started, world
@@ -103,10 +111,12 @@ def _dry_run(
 ) -> int:
     from taming_cli.codec.estimate import estimate
     from taming_cli.codec.train import settled
+    from taming_cli.data.large import told_large
     from taming_cli.judges import perceptual
     from taming_cli.runtime.device import pick_device, pick_precision
 
     known = settled(images, codec, critic, train)
+    told_large([*known.pictures.train, *known.pictures.held])
     device = pick_device(train.device)
     dtype = pick_precision(train.precision, device)
     with output.bar("reckoning") as bar:
@@ -123,6 +133,7 @@ def _dry_run(
     return say_estimate(output, said, values, found, train, device, dtype, nproc)
 
 
+@o.reads_pictures
 def reconstruct(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES... OUT", help="Pictures, then the folder to write.")],
     ckpt: o.Ckpt = None,

@@ -20,10 +20,12 @@ from taming_cli.config.fields import from_dict
 from taming_cli.data.batches import Augment, train_batches
 from taming_cli.data.conditions.labels import read_colours
 from taming_cli.data.contents import Content, content, count_labels
+from taming_cli.data.large import told_large
 from taming_cli.data.sources import Item, Split, digest, list_items, split
 from taming_cli.errors import UsageError
 from taming_cli.judges import perceptual
 from taming_cli.metrics import perplexity, usage
+from taming_cli.runtime import kept
 from taming_cli.runtime.builtin import recorded
 from taming_cli.runtime.checkpoint import load_model, load_trainer, read_header, save_model, save_trainer
 from taming_cli.runtime.device import pick_device, pick_precision
@@ -31,7 +33,7 @@ from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.interrupt import StopRequest
 from taming_cli.runtime.progress import LOG_EVERY, Means, OnStep, tell
 from taming_cli.runtime.report import write_report
-from taming_cli.runtime.rundir import Place, Run, absolute, goes_on, open_run, read_settings
+from taming_cli.runtime.rundir import Place, Run, absolute, find_run, goes_on, open_run, read_settings
 from taming_cli.runtime.schedule import Budget, cosine, warm_up
 from taming_cli.runtime.tensorboard import check_installed
 from taming_cli.runtime.weights import OnBytes
@@ -66,7 +68,8 @@ def fit(
     on_bytes: OnBytes | None = None,
     world: World = ALONE,
 ) -> TrainedCodec:
-    """Train a codec on pictures or condition maps (folders, files, archives) and leave it in a run directory.
+    """Train a codec on pictures or condition maps (folders, files, archives, lists of paths in a `.txt`) and leave it
+    in a run directory, which keeps a copy of each list.
 
     Several processes share each batch: `train.batch_size` is that of all, and the first one writes and calls `on_step`,
     and `on_bytes` while the perceptual network's weights are fetched.
@@ -80,27 +83,30 @@ def fit(
     if train.tensorboard:
         check_installed()
     place = place or Place()
-    pictures, codec, train, holds = settled(images, codec, critic, train)
+    saved = world.by_first(lambda: find_run(COMMAND, place) if goes_on(COMMAND, place) else None)
+    pictures, codec, train, holds = settled(images, codec, critic, train, run=saved)
+    large = world.by_first(lambda: told_large([*pictures.train, *pictures.held]))
     part = world.by_first(lambda: world.share(train.batch_size))
     device = pick_device(train.device)
     torch.manual_seed(train.seed)
-    going_on = world.by_first(lambda: goes_on(COMMAND, place))
-    first = VQGAN(codec) if going_on else _first_codec(codec, train, holds)
+    first = VQGAN(codec) if saved else _first_codec(codec, train, holds)
     judge = world.first_ahead(
         lambda: perceptual.build(train.perceptual, weights=weights, offline=offline, on_bytes=on_bytes)
     )
     if judge is not None:
         judge = judge.to(device)
     groups = {"codec": codec, "critic": critic, "train": train}
-    inputs = [str(path.resolve()) for path in images]
+    inputs = kept.recorded(images)
     settings: dict[str, Any] = {"inputs": inputs, "origins": origins or {}, "tensorboard": train.tensorboard}
     with open_run(COMMAND, place, groups, **settings, world=world) as run:
         state = start(first, critic, train, device, pick_precision(train.precision, device), world)
         resumed = world.by_first(run.trainer.exists)
         if resumed:
             state.load_state_dict(load_trainer(run.trainer))
+        elif world.first:
+            kept.keep(run.folder, images, train.val)
         about = {
-            "images": inputs,
+            "images": [str(path) for path in kept.inputs_of(run.folder.resolve(), inputs)],
             "size": str(train.size),
             "data": {
                 "train": len(pictures.train),
@@ -126,7 +132,7 @@ def fit(
         world.agree(state.step)
         if resumed and world.first:
             _mend(session)
-        skipped = _loop(session, pictures.train)
+        skipped = {**large, **_loop(session, pictures.train)}
         return TrainedCodec(
             run=run.folder,
             last=run.last,
@@ -146,11 +152,19 @@ class Settled(NamedTuple):
     content: Content
 
 
-def settled(images: Sequence[Path], codec: CodecConfig, critic: CriticConfig, train: CodecTrainConfig) -> Settled:
-    """What `fit` trains on and with. UsageError for settings or inputs that do not fit."""
+def settled(
+    images: Sequence[Path],
+    codec: CodecConfig,
+    critic: CriticConfig,
+    train: CodecTrainConfig,
+    *,
+    run: Path | None = None,
+) -> Settled:
+    """What `fit` trains on and with; `run` is the folder of a run that goes on. UsageError for settings or inputs that
+    do not fit."""
     train = replace(train, val=absolute(train.val), init=recorded(train.init), colours=absolute(train.colours))
     _check_size(codec, critic, train)
-    pictures = _split(images, train)
+    pictures = _split(images, train, run)
     colours = read_colours(Path(train.colours)) if train.colours else None
     if train.kind == "segmentation" and not train.labels:
         maps = [*pictures.train, *pictures.held]
@@ -175,14 +189,14 @@ def held_out(run: Path) -> tuple[Item, ...]:
     """The pictures that the codec in a run folder never learned from, of those that are still there."""
     settings = read_settings(run)
     train = from_dict(CodecTrainConfig, settings["config"]["train"], str(run / "config.json"))
-    return _split([Path(path) for path in settings["inputs"]], train).held
+    return _split(kept.inputs_of(run, settings["inputs"]), train, run).held
 
 
-def _split(images: Sequence[Path], train: CodecTrainConfig) -> Split:
+def _split(images: Sequence[Path], train: CodecTrainConfig, run: Path | None) -> Split:
     extensions = content(train.kind).extensions
     listed = list_items(images, extensions=extensions).items
-    if train.val is not None:
-        return Split(listed, list_items([Path(train.val)], extensions=extensions).items)
+    if (val := kept.val_of(run, train.val)) is not None:
+        return Split(listed, list_items([Path(val)], extensions=extensions).items)
     return split(listed, held_fraction=train.held)
 
 

@@ -30,13 +30,14 @@ def is_list(path: Path) -> bool:
         return True
 
 
-def read_list(path: Path) -> list[Path]:
+def read_list(path: Path, *, quiet: bool = False) -> list[Path]:
     """The absolute paths that a list names, one on each line (or ended by NUL bytes), in its order.
 
     A relative path is looked for from the working directory, as on stdin, and then from the list's own folder. Empty
     lines are dropped, and so are lines that begin with `#` and name no file. Quotes and blanks around a path are taken
     off where there is no file of that very name. Text may be utf-8 or, with a byte order mark, utf-16; bytes that are
-    no valid utf-8 are kept as surrogates (PEP 383). Files that are missing stay in the list and are told of once.
+    no valid utf-8 are kept as surrogates (PEP 383). Files that are missing stay in the list; the first is
+    logged as a warning, with their number, unless `quiet`.
 
     Raises UsageError where the list cannot be read, or where nothing in it is there: then it is no list.
     """
@@ -65,7 +66,7 @@ def read_list(path: Path) -> list[Path]:
             f"{path}: not a list of pictures: of the {len(found)} lines none names a file that is there, {first}; "
             "give one path on each line, from the working directory or from the list's own folder"
         )
-    if missing:
+    if missing and not quiet:
         _log.warning(
             "%s: %d of the %d files are not there; the first is %s", path, len(missing), len(found), missing[0][:_SHOWN]
         )
