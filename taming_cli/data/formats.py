@@ -41,8 +41,12 @@ NO_PICTURES = RAW | frozenset(_NO_PICTURES_NAMES.split())
 """Suffixes of what may be meant as pictures, and is none that can be read. Raw files mostly lie beside the same picture
 as JPEG."""
 
-_HEIF = frozenset((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1"))
-_AVIF = frozenset((b"avif", b"avis"))
+# Brands of ISO/IEC 23008-12, annex B, the telling ones first: a file may have several.
+_BRANDS = (
+    (frozenset((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs")), "HEIF"),
+    (frozenset((b"avif", b"avis")), "AVIF"),
+    (frozenset((b"mif1", b"msf1")), "HEIF"),
+)
 _SIGNATURES = (
     (re.compile(rb"\xff\xd8\xff"), "JPEG"),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "PNG"),
@@ -62,7 +66,7 @@ def format_of(head: bytes) -> str | None:
     """The picture format that a file's first HEAD_BYTES bytes are of, in Pillow's words; None for all else."""
     if head[4:8] == b"ftyp":
         brands = {head[8:12], *(head[place : place + 4] for place in range(16, len(head) - 3, 4))}
-        return "AVIF" if head[8:12] in _AVIF else "HEIF" if brands & _HEIF else "AVIF" if brands & _AVIF else None
+        return next((name for telling, name in _BRANDS if brands & telling), None)
     return next((name for signature, name in _SIGNATURES if signature.match(head)), None)
 
 
