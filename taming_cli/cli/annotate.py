@@ -13,7 +13,9 @@ from taming_cli.errors import UsageError
 
 Places = Annotated[
     list[Path],
-    typer.Argument(metavar="IMAGES... OUT", help="Folders, pictures or archives, then the folder to write."),
+    typer.Argument(
+        metavar="IMAGES... OUT", help="Folders, pictures, archives or lists (.txt), then the folder to write."
+    ),
 ]
 
 

@@ -135,7 +135,12 @@ def _dry_run(
 
 @o.reads_pictures
 def reconstruct(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES... OUT", help="Pictures, then the folder to write.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGES... OUT", help="Folders, pictures, archives or lists (.txt), then the folder to write."
+        ),
+    ],
     ckpt: o.Ckpt = None,
     out: o.Out = None,
     size: o.SizeText = None,
