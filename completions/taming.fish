@@ -23,17 +23,17 @@ end
 function __taming_takes
     switch $argv[1]
         case 'train-vqgan'
-            contains -- $argv[2] --preset --config -o --out --name --weights --nproc --kind --labels --colours --size --steps --minutes --batch-size --accumulate --learning-rate --critic-learning-rate --betas --warmup --final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --disc-weight --critic-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --held --val-every --val-images --save-every --seed --device --precision --workers --cache --val --init --train --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --disc-ndf --disc-num-layers --disc-loss
+            contains -- $argv[2] --preset --config -o --out --name --weights --nproc --kind --labels --colours --size --steps --minutes --batch-size --accumulate --learning-rate --critic-learning-rate --betas --warmup --final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --disc-weight --critic-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --held --val-every --val-images --save-every --seed --device --precision --workers --cache --val --init --train --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --disc-ndf --disc-num-layers --disc-loss --max-pixels
         case 'tokenize'
-            contains -- $argv[2] --ckpt -o --out --size --views --cond --cond-ckpt --shard --batch-size --device --precision --workers --config
+            contains -- $argv[2] --ckpt -o --out --size --views --cond --cond-ckpt --shard --batch-size --device --precision --workers --config --max-pixels
         case 'reconstruct'
-            contains -- $argv[2] --ckpt -o --out --size --batch-size --device --precision --workers --shard --config
+            contains -- $argv[2] --ckpt -o --out --size --batch-size --device --precision --workers --shard --config --max-pixels
         case 'decode'
             contains -- $argv[2] --codec --batch-size --device --precision --shard --config
         case 'train-prior'
             contains -- $argv[2] --codec --cond-ckpt --preset --config -o --out --name --nproc --steps --minutes --batch-size --accumulate --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --samples --seed --device --precision --init --arch --n-layer --n-head --n-embd --window
         case 'sample'
-            contains -- $argv[2] --ckpt --codec --cond --complete --mask --at --class-map --weights -o --out --name --first --tokens --npz --shard --config --device --precision --temperature --top-k --top-p --min-p --guidance -n --seed --class --size --candidates --accept-rate --classifier --stride --batch-size
+            contains -- $argv[2] --ckpt --codec --cond --complete --mask --at --class-map --weights -o --out --name --first --tokens --npz --shard --config --device --precision --temperature --top-k --top-p --min-p --guidance -n --seed --class --size --candidates --accept-rate --classifier --stride --batch-size --max-pixels
         case 'import'
             contains -- $argv[2] --config -o --out
         case 'export'
@@ -45,31 +45,31 @@ function __taming_takes
         case 'report'
             contains -- $argv[2] -o --out --by
         case 'annotate segmentation'
-            contains -- $argv[2] -o --out --shard --weights --device --workers --config --model
+            contains -- $argv[2] -o --out --shard --weights --device --workers --config --model --max-pixels
         case 'annotate depth'
-            contains -- $argv[2] -o --out --shard --weights --device --workers --config --model
+            contains -- $argv[2] -o --out --shard --weights --device --workers --config --model --max-pixels
         case 'annotate pose'
-            contains -- $argv[2] -o --out --shard --weights --device --workers --config --score --joint-score
+            contains -- $argv[2] -o --out --shard --weights --device --workers --config --score --joint-score --max-pixels
         case 'annotate edges'
-            contains -- $argv[2] -o --out --shard --workers --config
+            contains -- $argv[2] -o --out --shard --workers --config --max-pixels
         case 'eval fid'
-            contains -- $argv[2] --codec --weights -o --out --batch-size --device --workers --config --features --resize --size
+            contains -- $argv[2] --codec --weights -o --out --batch-size --device --workers --config --features --resize --size --max-pixels
         case 'eval is'
-            contains -- $argv[2] --codec --weights -o --out --batch-size --device --workers --config --features --resize --size --splits --seed
+            contains -- $argv[2] --codec --weights -o --out --batch-size --device --workers --config --features --resize --size --splits --seed --max-pixels
         case 'eval kid'
-            contains -- $argv[2] --codec --weights -o --out --batch-size --device --workers --config --features --resize --size --subsets --subset-size --seed
+            contains -- $argv[2] --codec --weights -o --out --batch-size --device --workers --config --features --resize --size --subsets --subset-size --seed --max-pixels
         case 'eval prc'
-            contains -- $argv[2] --codec --weights -o --out --batch-size --device --workers --config --features --resize --size --neighbours
+            contains -- $argv[2] --codec --weights -o --out --batch-size --device --workers --config --features --resize --size --neighbours --max-pixels
         case 'eval rfid'
-            contains -- $argv[2] --weights -o --out --batch-size --device --workers --config --features --resize --size
+            contains -- $argv[2] --weights -o --out --batch-size --device --workers --config --features --resize --size --max-pixels
         case 'eval recon'
-            contains -- $argv[2] --size --perceptual --weights -o --out --batch-size --device --workers --config
+            contains -- $argv[2] --size --perceptual --weights -o --out --batch-size --device --workers --config --max-pixels
         case 'eval codebook'
-            contains -- $argv[2] --size -o --out --batch-size --device --workers --config
+            contains -- $argv[2] --size -o --out --batch-size --device --workers --config --max-pixels
         case 'eval nll'
-            contains -- $argv[2] --stride --precision -o --out --batch-size --device --workers --config
+            contains -- $argv[2] --stride --precision -o --out --batch-size --device --workers --config --max-pixels
         case 'eval all'
-            contains -- $argv[2] --perceptual --weights -o --out --batch-size --device --workers --config --features --resize --size
+            contains -- $argv[2] --perceptual --weights -o --out --batch-size --device --workers --config --features --resize --size --max-pixels
         case 'tokens merge'
             contains -- $argv[2] -o --out
         case 'weights ls'
@@ -233,7 +233,7 @@ complete -c taming -n '__taming_at 0 \'weights\'' -a ls -d 'List the weights tha
 complete -c taming -n '__taming_at 0 \'weights\'' -a verify -d 'Read the weights that are here, compare their sha256: exit code 1 for one that is wrong, or named and missing'
 complete -c taming -n '__taming_at 0 \'weights\'' -a fetch -d 'Download weights and verify them; what is here already is left, or copied to the folder of -o'
 
-complete -c taming -n '__taming_from 0 train-vqgan tokenize reconstruct \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -a '(__taming_files .avif .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz)'
+complete -c taming -n '__taming_from 0 train-vqgan tokenize reconstruct \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt)'
 complete -c taming -n '__taming_at 0 decode \'tokens verify\'' -a '(__taming_files .h5)'
 complete -c taming -n '__taming_at 1 decode' -a '(__taming_files)'
 complete -c taming -n '__taming_from 0 train-prior \'tokens merge\'' -a '(__taming_files .h5)'
@@ -242,10 +242,10 @@ complete -c taming -n '__taming_at 0 export \'eval rfid\' \'eval recon\' \'eval 
 complete -c taming -n '__taming_at 0 info' -a '(__taming_files .ckpt .pt .pth .bin .safetensors .h5)'
 complete -c taming -n '__taming_at 0 demo-data \'eval all\'' -a '(__taming_files)'
 complete -c taming -n '__taming_from 0 report' -a '(__taming_files)'
-complete -c taming -n '__taming_at 0 \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\'' -a '(__taming_files .avif .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .h5 .npz)'
-complete -c taming -n '__taming_at 1 \'eval fid\' \'eval kid\' \'eval prc\'' -a '(__taming_files .avif .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .h5 .npz)'
-complete -c taming -n '__taming_from 1 \'eval rfid\' \'eval recon\'' -a '(__taming_files .avif .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz)'
-complete -c taming -n '__taming_from 1 \'eval codebook\'' -a '(__taming_files .avif .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .h5)'
+complete -c taming -n '__taming_at 0 \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\'' -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt .h5 .npz)'
+complete -c taming -n '__taming_at 1 \'eval fid\' \'eval kid\' \'eval prc\'' -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt .h5 .npz)'
+complete -c taming -n '__taming_from 1 \'eval rfid\' \'eval recon\'' -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt)'
+complete -c taming -n '__taming_from 1 \'eval codebook\'' -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt .h5)'
 complete -c taming -n '__taming_at 1 \'eval nll\'' -a '(__taming_files .h5)'
 complete -c taming -n '__taming_at 0 \'presets show\'' -a 'tiny\\t small\\t f16-1024\\t f16-16384\\t'
 complete -c taming -n '__taming_from 0 \'weights verify\' \'weights fetch\'' -a 'efficientnet-lite0\\t vgg16\\t alexnet\\t squeezenet1_1\\t inception-v3-compat\\t deeplabv3_resnet50\\t keypointrcnn_resnet50_fpn\\t dinov2\\t depth\\t'
@@ -257,6 +257,7 @@ complete -c taming -n '__taming_may \'--config\' train-vqgan tokenize reconstruc
 complete -c taming -n '__taming_may \'-o --out\' train-vqgan reconstruct train-prior sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -s o -l out -d 'Run folder, output folder or file.' -x -a '(__taming_files)'
 complete -c taming -n '__taming_may \'--name\' train-vqgan train-prior sample' -l name -d 'The run\'s name under runs/; else it counts up.' -x
 complete -c taming -n '__taming_may \'--resume\' train-vqgan train-prior' -l resume -d 'Go on with the newest run, or with the one named.'
+complete -c taming -n '__taming_may \'-0 --null\' train-vqgan tokenize' -s 0 -l null -d 'Paths on stdin end with NUL, as of `find -print0`.'
 complete -c taming -n '__taming_may \'--weights\' train-vqgan sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval all\' \'weights ls\' \'weights verify\'' -l weights -d 'Pretrained weights: a file, or a folder of them.' -x -a '(__taming_files .pth .pt .safetensors)'
 complete -c taming -n '__taming_may \'--offline\' train-vqgan sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval all\' \'weights fetch\'' -l offline -d 'Never download.'
 complete -c taming -n '__taming_may \'--dry-run\' train-vqgan tokenize reconstruct decode train-prior sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -l dry-run -d 'Say what would be done, and write nothing.'
@@ -309,7 +310,7 @@ complete -c taming -n '__taming_may \'--device\' train-vqgan train-prior' -l dev
 complete -c taming -n '__taming_may \'--precision\' train-vqgan' -l precision -d 'Arithmetic of the networks; losses and quantisation are fp32. Default auto.' -x -a 'auto\\t fp32\\t bf16\\t'
 complete -c taming -n '__taming_may \'--workers\' train-vqgan' -l workers -d 'Processes that read pictures; 0: a thread. Default 0.' -x
 complete -c taming -n '__taming_may \'--cache\' train-vqgan' -l cache -d 'MiB of memory for decoded pictures. Default 1024.' -x
-complete -c taming -n '__taming_may \'--val\' train-vqgan' -l val -d 'Held-out pictures: a folder, file or archive.' -x -a '(__taming_files .avif .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz)'
+complete -c taming -n '__taming_may \'--val\' train-vqgan' -l val -d 'Held-out pictures: a folder, file or archive.' -x -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt)'
 complete -c taming -n '__taming_may \'--init\' train-vqgan' -l init -d 'Start from this codec\'s weights and architecture.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'--train\' train-vqgan' -l train -d '`decoder` leaves encoder and codebook as they are, and so tokens and priors valid. Default all.' -x -a 'all\\t decoder\\t'
 complete -c taming -n '__taming_may \'--ch\' train-vqgan' -l ch -d 'Channels at full resolution; a multiple of --norm-groups. Default 32.' -x
@@ -327,13 +328,13 @@ complete -c taming -n '__taming_may \'--disc-ndf\' train-vqgan' -l disc-ndf -d '
 complete -c taming -n '__taming_may \'--disc-num-layers\' train-vqgan' -l disc-num-layers -d 'Strided layers of the critic: 3 see 70 x 70 pixels each, 2 see 34 x 34. Default 2.' -x
 complete -c taming -n '__taming_may \'--disc-loss\' train-vqgan' -l disc-loss -d 'The adversarial loss. Default hinge.' -x -a 'hinge\\t vanilla\\t'
 complete -c taming -n '__taming_may \'-v --verbose\' train-vqgan tokenize reconstruct decode train-prior sample import export info demo-data report doctor \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\'' -s v -l verbose -d 'Say the settings and where each came from, and what is chosen.'
+complete -c taming -n '__taming_may \'--max-pixels\' train-vqgan tokenize reconstruct sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l max-pixels -d 'Pixels that a picture may have; larger ones are skipped. Default 178956970.' -x
 complete -c taming -n '__taming_may \'--ckpt\' tokenize reconstruct sample' -l ckpt -d 'Model file; else $TAMING_CKPT, else the newest run\'s, else `builtin`.' -x -a 'builtin\\t (__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'-o --out\' tokenize' -s o -l out -d 'Run folder, output folder or file.' -x -a '(__taming_files .h5)'
 complete -c taming -n '__taming_may \'--size\' tokenize reconstruct' -l size -d 'Size of the pictures; by default the codec\'s own.' -x
 complete -c taming -n '__taming_may \'--views\' tokenize' -l views -d 'Views of each picture: centre crop, its mirror image, random crops.' -x
 complete -c taming -n '__taming_may \'\' tokenize' -l cond -d 'Keep a condition beside the codes: with the folder of its maps, named like the pictures; edges, lowres and coords also as KIND alone, made of the picture.' -x -a 'edges\\t lowres\\t coords\\t (__taming_keys segmentation depth pose edges) (__taming_files_of_key)'
 complete -c taming -n '__taming_may \'\' tokenize' -l cond-ckpt -d 'Codec of such maps; its file says of which kind.' -x -a '(__taming_files .safetensors)'
-complete -c taming -n '__taming_may \'-0 --null\' tokenize' -s 0 -l null -d 'Paths on stdin end with NUL, as of `find -print0`.'
 complete -c taming -n '__taming_may \'--shard\' tokenize' -l shard -d 'Make the I-th of N parts, tokens.I-of-N.h5, for `taming tokens merge` to join.' -x
 complete -c taming -n '__taming_may \'--batch-size\' tokenize reconstruct decode \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l batch-size -d 'Pictures at once.' -x
 complete -c taming -n '__taming_may \'--device\' tokenize reconstruct decode sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l device -d 'auto, cpu, cuda, cuda:N or mps.' -x -a 'auto\\t cpu\\t cuda\\t mps\\t'
@@ -366,9 +367,9 @@ complete -c taming -n '__taming_may \'--n-head\' train-prior' -l n-head -d 'Atte
 complete -c taming -n '__taming_may \'--n-embd\' train-prior' -l n-embd -d 'Width of the network; a multiple of the heads. Default 256.' -x
 complete -c taming -n '__taming_may \'--window\' train-prior' -l window -d 'Cells that the prior sees at once; a token file with smaller grids makes it smaller. Default 16x16.' -x
 complete -c taming -n '__taming_may \'--codec\' sample' -l codec -d 'Codec with a decoder trained further, in place of the prior\'s.' -x -a '(__taming_files .safetensors)'
-complete -c taming -n '__taming_may \'\' sample' -l cond -d 'Condition map, or a folder with one for each picture; KIND=FILE where the prior takes several kinds.' -x -a '(__taming_keys segmentation depth pose edges) (__taming_files .avif .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp .npy .json)'
-complete -c taming -n '__taming_may \'--complete\' sample' -l complete -d 'Complete this picture; a larger --size continues it around.' -x -a '(__taming_files .avif .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
-complete -c taming -n '__taming_may \'--mask\' sample' -l mask -d 'What to make of it is white; `upper-half` keeps that and makes the lower.' -x -a 'upper-half\\t (__taming_files .avif .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
+complete -c taming -n '__taming_may \'\' sample' -l cond -d 'Condition map, or a folder with one for each picture; KIND=FILE where the prior takes several kinds.' -x -a '(__taming_keys segmentation depth pose edges) (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .npy .json)'
+complete -c taming -n '__taming_may \'--complete\' sample' -l complete -d 'Complete this picture; a larger --size continues it around.' -x -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
+complete -c taming -n '__taming_may \'--mask\' sample' -l mask -d 'What to make of it is white; `upper-half` keeps that and makes the lower.' -x -a 'upper-half\\t (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
 complete -c taming -n '__taming_may \'--at\' sample' -l at -d 'Its upper left corner in a larger --size; by default in the middle.' -x
 complete -c taming -n '__taming_may \'--class-map\' sample' -l class-map -d 'JSON from the prior\'s classes to the classifier\'s, where names differ.' -x -a '(__taming_files .json)'
 complete -c taming -n '__taming_may \'--first\' sample' -l first -d 'Number of the first sample: --first 17 -n 1 is the 18th of any set.' -x

@@ -63,8 +63,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("here")
     for place in ("my pictures", "out"):
         (folder / place).mkdir()
-    names = "tok.h5, vq.safetensors, old.ckpt, net.pth, set.toml, c.json, vq.yaml, x.npz, z.tar.gz, d.npy, note.txt"
-    pictures = "it's a.png, my pictures/a b.png, my pictures/C.JPG, my pictures/note.txt"
+    names = (
+        "tok.h5, vq.safetensors, old.ckpt, net.pth, set.toml, c.json, vq.yaml, x.npz, z.tar.gz, d.npy, note.md, l.txt"
+    )
+    pictures = "it's a.png, my pictures/a b.png, my pictures/C.JPG, my pictures/note.md"
     for name in (*names.split(", "), *pictures.split(", ")):
         (folder / name).touch()
     return folder
@@ -205,10 +207,10 @@ def test_words_are_offered_where_they_may_stand(line: str, words: str, offered: 
 @pytest.mark.parametrize(
     ("line", "files"),
     [
-        ("train-vqgan ", "it's a.png, z.tar.gz"),
+        ("train-vqgan ", "it's a.png, z.tar.gz, l.txt"),
         ("train-vqgan --init=", "vq.safetensors"),
         ("train-vqgan photos --config ", "set.toml, c.json"),
-        ("train-vqgan photos --val ", "it's a.png, z.tar.gz"),
+        ("train-vqgan photos --val ", "it's a.png, z.tar.gz, l.txt"),
         ("train-vqgan photos -o ", ""),
         ("train-prior --json ", "tok.h5"),
         ("tokenize photos --cond-ckpt ", "vq.safetensors"),
@@ -227,9 +229,9 @@ def test_words_are_offered_where_they_may_stand(line: str, words: str, offered: 
         ("import old.ckpt --config ", "vq.yaml"),
         ("export vq.safetensors --out ", "old.ckpt"),
         ("tokens merge a.h5 b.h5 -o ", "tok.h5"),
-        ("eval fid ", "it's a.png, z.tar.gz, tok.h5, x.npz"),
+        ("eval fid ", "it's a.png, z.tar.gz, l.txt, tok.h5, x.npz"),
         ("eval codebook ", "vq.safetensors"),
-        ("eval codebook vq.safetensors ", "it's a.png, z.tar.gz, tok.h5"),
+        ("eval codebook vq.safetensors ", "it's a.png, z.tar.gz, l.txt, tok.h5"),
         ("eval all ", ""),
     ],
 )
@@ -244,7 +246,7 @@ def test_files_are_offered_by_type_and_folders_with_them(line: str, files: str, 
         ("sample --ckpt v", "vq.safetensors"),
         ("info v", "vq.safetensors"),
         ("import o", "out, old.ckpt"),
-        ("train-prior note", "note.txt"),
+        ("train-prior note", "note.md"),
         ("train-vqgan --colours s", "set.toml"),
         ("tokenize --cond my", ""),
     ],

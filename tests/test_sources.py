@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from taming_cli.data.sources import Item, digest, items_from_paths, list_items, read_paths, split
+from taming_cli.data.lists import read_paths
+from taming_cli.data.sources import Item, digest, items_from_paths, list_items, split
 from taming_cli.errors import BadFileError, BadImageError, UsageError
 
 

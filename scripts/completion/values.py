@@ -39,6 +39,7 @@ class Value:
 
 PICTURES = tuple(sorted(EXTENSIONS))
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+LISTS = (".txt",)
 MODEL, TOKENS, ARRAYS, YAML = (".safetensors",), (".h5",), (".npz",), (".yaml", ".yml")
 WEIGHTS = (".pth", ".pt", ".safetensors")
 CHECKPOINTS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
@@ -53,14 +54,14 @@ BY_METAVAR = {
     "CODEC": MODEL,
     "FILE": (ANY,),
     "FOLDER": FOLDERS,
-    "GENERATED": (*PICTURES, *ARCHIVES, *TOKENS, *ARRAYS),
+    "GENERATED": (*PICTURES, *ARCHIVES, *LISTS, *TOKENS, *ARRAYS),
     "IMAGE": PICTURES,
-    "IMAGES": (*PICTURES, *ARCHIVES),
+    "IMAGES": (*PICTURES, *ARCHIVES, *LISTS),
     "MODEL": MODEL,
     "OUT": FOLDERS,
     "PATH": (ANY,),
     "PRIOR": MODEL,
-    "REFERENCE": (*PICTURES, *ARCHIVES, *TOKENS, *ARRAYS),
+    "REFERENCE": (*PICTURES, *ARCHIVES, *LISTS, *TOKENS, *ARRAYS),
     "RUN": FOLDERS,
     "TOKENS": TOKENS,
 }
@@ -79,7 +80,7 @@ BY_NAME = {
     "--out": Value(suffixes=FOLDERS),
     "--perceptual": Value(words=kinds(CodecTrainConfig)["perceptual"].choices),
     "--tokens": Value(suffixes=TOKENS),
-    "--val": Value(suffixes=(*PICTURES, *ARCHIVES)),
+    "--val": Value(suffixes=(*PICTURES, *ARCHIVES, *LISTS)),
     "--weights": Value(suffixes=WEIGHTS),
     "annotate segmentation --model": Value(
         words=(

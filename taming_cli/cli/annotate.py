@@ -13,7 +13,9 @@ from taming_cli.errors import UsageError
 
 Places = Annotated[
     list[Path],
-    typer.Argument(metavar="IMAGES... OUT", help="Folders, pictures or archives, then the folder to write."),
+    typer.Argument(
+        metavar="IMAGES... OUT", help="Folders, pictures, archives or lists (.txt), then the folder to write."
+    ),
 ]
 
 
@@ -31,6 +33,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="annotate", rich_help_panel="Use")
 
 
+@o.reads_pictures
 @o.with_flags(Network=SegmentationConfig)
 def segmentation(
     images: Places,
@@ -54,6 +57,7 @@ def segmentation(
     return _annotate(Output(json=json, quiet=quiet), images, out, chosen, shard, workers, dry_run, network)
 
 
+@o.reads_pictures
 @o.with_flags(Network=DepthConfig)
 def depth(
     images: Places,
@@ -77,6 +81,7 @@ def depth(
     return _annotate(Output(json=json, quiet=quiet), images, out, chosen, shard, workers, dry_run, network)
 
 
+@o.reads_pictures
 @o.with_flags(Drawn=PoseConfig)
 def pose(
     images: Places,
@@ -100,6 +105,7 @@ def pose(
     return _annotate(Output(json=json, quiet=quiet), images, out, chosen, shard, workers, dry_run, network)
 
 
+@o.reads_pictures
 def edges(
     images: Places,
     out: o.Out = None,

@@ -24,6 +24,8 @@ PACKAGES = ("torch", "torchvision", "numpy", "typer")
 """Whose versions are said."""
 CONTEXT = "context"
 """typer's own argument, which a command may ask for too."""
+LIMIT = "TAMING_MAX_PIXELS"
+"""What `data.formats` reads."""
 NO_SETTINGS = ("json", "quiet", "debug", "verbose")
 _ORIGINS = {"COMMANDLINE": "flag", "ENVIRONMENT": "environment", "DEFAULT_MAP": "config file", "DEFAULT": "default"}
 """How typer calls where a value came from, and how the run's config.json does."""
@@ -40,6 +42,10 @@ def surrounded(command: Callable[..., Any]) -> Callable[..., Any]:
     if not asks:
         more.append(inspect.Parameter(CONTEXT, inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
 
+    if getattr(command, "reads_pictures", False):
+        more.append(
+            inspect.Parameter("max_pixels", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=o.MaxPixels)
+        )
     settled: frozenset[str] = getattr(command, "settled", frozenset())
 
     def wrapper(*, verbose: bool, **arguments: Any) -> Any:
@@ -51,7 +57,8 @@ def surrounded(command: Callable[..., Any]) -> Callable[..., Any]:
         with stoppable(), heard(logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING):
             if verbose:
                 _say_what_is_used(context, {name: arguments[name] for name in arguments if name not in settled})
-            return command(**arguments)
+            with limited(arguments.pop("max_pixels", None)):
+                return command(**arguments)
 
     wrapper.__signature__ = inspect.Signature([*own, *more])  # type: ignore[attr-defined]
     wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *more)}
@@ -104,6 +111,21 @@ def heard(level: int) -> Iterator[None]:
             HEARD.info("%s", _taken(time.monotonic() - began))
         HEARD.setLevel(before)
         HEARD.removeHandler(voice)
+
+
+@contextmanager
+def limited(pixels: int | None) -> Iterator[None]:
+    """Meanwhile pictures may have so many pixels, in the processes too that are started: the environment says it."""
+    before = os.environ.get(LIMIT)
+    if pixels is not None:
+        os.environ[LIMIT] = str(pixels)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[LIMIT] = before
+        elif pixels is not None:
+            del os.environ[LIMIT]
 
 
 def _say_what_is_used(context: typer.Context, arguments: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from taming_cli.cli import options as o
+from taming_cli.cli import stdin
 from taming_cli.cli.console import Output
 from taming_cli.cli.launch import launched
 from taming_cli.cli.outlook import say_estimate, would_write
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 
 Images = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="IMAGES", help="Folders, picture files, zip and tar archives.", show_default=False),
+    typer.Argument(
+        metavar="[IMAGES|-]",
+        help="Folders, picture files, zip and tar archives, lists of paths (.txt); - reads paths from stdin.",
+        show_default=False,
+    ),
 ]
 
 
@@ -33,7 +38,9 @@ def register(app: typer.Typer) -> None:
     app.command("decode", rich_help_panel="Use")(decode)
 
 
+@o.reads_pictures
 @o.with_flags(Training=CodecTrainConfig, Architecture=CodecConfig, Critic=CriticConfig)
+@stdin.as_list
 def train_vqgan(
     images: Images = None,
     preset: o.PresetName = None,
@@ -41,6 +48,7 @@ def train_vqgan(
     out: o.Out = None,
     name: o.Name = None,
     resume: o.Resume = False,
+    nul: o.Nul = False,
     weights: o.Weights = None,
     offline: o.Offline = False,
     dry_run: o.DryRun = False,
@@ -52,7 +60,7 @@ def train_vqgan(
     flags: dict[str, Any],
 ) -> int:
     """Train a codec on pictures: a run folder with its checkpoints, curves and reconstructions."""
-    if not dry_run and (code := launched(nproc, flags["device"])) is not None:
+    if not dry_run and (code := launched(nproc, flags["device"], images or ())) is not None:
         return code
     from taming_cli.codec.train import COMMAND, fit
     from taming_cli.runtime.distributed import started, world
@@ -107,12 +115,14 @@ def _dry_run(
 ) -> int:
     from taming_cli.codec.estimate import estimate
     from taming_cli.codec.train import COMMAND, identity, settled
+    from taming_cli.data.large import told_large
     from taming_cli.judges import perceptual
     from taming_cli.runtime.device import pick_device, pick_precision
-    from taming_cli.runtime.rundir import look
+    from taming_cli.runtime.rundir import look, saved_run
 
-    known = settled(images, codec, critic, train)
+    known = settled(images, codec, critic, train, run=saved_run(COMMAND, place))
     look(COMMAND, place, **identity(images, critic, known))
+    told_large([*known.pictures.train, *known.pictures.held])
     device = pick_device(train.device)
     dtype = pick_precision(train.precision, device)
     with output.bar("reckoning") as bar:
@@ -129,8 +139,14 @@ def _dry_run(
     return say_estimate(output, said, values, found, train, device, dtype, nproc)
 
 
+@o.reads_pictures
 def reconstruct(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES... OUT", help="Pictures, then the folder to write.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGES... OUT", help="Folders, pictures, archives or lists (.txt), then the folder to write."
+        ),
+    ],
     ckpt: o.Ckpt = None,
     out: o.Out = None,
     size: o.SizeText = None,

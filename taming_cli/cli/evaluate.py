@@ -18,7 +18,7 @@ Generated = Annotated[
     Path | None,
     typer.Argument(
         metavar="[GENERATED]",
-        help="Folder, archive, token file, or .npz of pictures or statistics; else the newest samples.",
+        help="Folder, archive, list (.txt), token file, or .npz of pictures or statistics; else the newest samples.",
         show_default=False,
     ),
 ]
@@ -34,7 +34,7 @@ Codec = Annotated[
     Path | None, typer.Option("--codec", metavar="FILE", help="Of a token file, where that does not find its own.")
 ]
 CodecFile = Annotated[Path, typer.Argument(metavar="CODEC", help="A codec's model file, or a prior's.")]
-Images = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Folders, pictures or archives.")]
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Folders, pictures, archives or lists (.txt).")]
 Perceptual = Annotated[
     str,
     o.option(

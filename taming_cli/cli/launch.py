@@ -2,13 +2,19 @@
 
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
+from taming_cli.cli.stdin import FLAGS
 from taming_cli.errors import UsageError
 
 
-def launched(nproc: int, device: str | None) -> int | None:
+def launched(nproc: int, device: str | None, images: Sequence[Path] = ()) -> int | None:
     """The exit code of this command line, run by `nproc` processes; None where it is to be run by this one: as one of
-    several already, or alone. UsageError for more processes than GPUs, where there are some, and for one GPU of all."""
+    several already, or alone. UsageError for more processes than GPUs, where there are some, and for one GPU of all.
+
+    `images` are the inputs; where the command line asks for paths from stdin, they are the list that holds those.
+    """
     if nproc <= 1 or "WORLD_SIZE" in os.environ:
         return None
     import logging
@@ -42,7 +48,10 @@ def launched(nproc: int, device: str | None) -> int | None:
         max_restarts=0,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "taming_cli", *sys.argv[1:])
+        arguments = sys.argv[1:]
+        if not set(FLAGS).isdisjoint(arguments):
+            arguments = [*(each for each in arguments if each not in FLAGS), *map(str, images)]
+        elastic_launch(config, sys.executable)("-m", "taming_cli", *arguments)
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
         code: int = failure.exitcode

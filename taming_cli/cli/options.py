@@ -74,6 +74,7 @@ Ckpt = Annotated[
     Path | None,
     option("--ckpt", metavar="FILE", help="Model file; else $TAMING_CKPT, else the newest run's, else `builtin`."),
 ]
+Nul = Annotated[bool, option("-0", "--null", help="Paths on stdin end with NUL, as of `find -print0`.", panel=None)]
 Nproc = Annotated[
     int,
     number(
@@ -127,6 +128,16 @@ Memory = Annotated[
     in_gibibytes("Memory for coding a picture; one that fits is decoded exactly. By default half of what is free."),
 ]
 BatchSize = Annotated[int, number("--batch-size", low=1, help="Pictures at once.", envvar="TAMING_BATCH_SIZE")]
+MaxPixels = Annotated[
+    int | None,
+    number(
+        "--max-pixels",
+        low=1,
+        help="Pixels that a picture may have; larger ones are skipped. Default 178956970.",
+        panel=SHARED,
+        envvar="TAMING_MAX_PIXELS",
+    ),
+]
 SizeText = Annotated[
     str | None,
     option(
@@ -153,6 +164,12 @@ Verbose = Annotated[
     option("-v", "--verbose", help="Say the settings and where each came from, and what is chosen.", panel=OUTPUT),
 ]
 Debug = Annotated[bool, option("--debug", help="Show the traceback of an error.", panel=OUTPUT)]
+
+
+def reads_pictures(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator: the command reads people's pictures, and takes --max-pixels."""
+    command.reads_pictures = True  # type: ignore[attr-defined]
+    return command
 
 
 def own_part(shard: str | None) -> Shard:

@@ -135,6 +135,7 @@ def _dry_run(
     return say_estimate(output, said, values, estimate(prior, train, dtype), train, device, dtype, nproc)
 
 
+@o.reads_pictures
 @o.with_flags(Sampling=SampleConfig)
 def sample(
     ckpt: o.Ckpt = None,

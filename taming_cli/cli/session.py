@@ -233,6 +233,6 @@ def measures(**panels: type[Any]) -> Callable[[Callable[..., "Measured | int"]],
 
         run.__signature__ = inspect.Signature([*own, *shared.values()])  # type: ignore[attr-defined]
         run.__doc__, run.__name__ = command.__doc__, command.__name__
-        return o.with_flags(**panels)(run)
+        return o.reads_pictures(o.with_flags(**panels)(run))
 
     return decorate

@@ -1,7 +1,5 @@
 """`tokenize`: pictures, from wherever they come, to a token file."""
 
-import os
-import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from taming_cli.cli import options as o
+from taming_cli.cli import stdin
 from taming_cli.cli.console import Output
 from taming_cli.cli.outlook import would_tokenize
 from taming_cli.config.size import Size
@@ -19,12 +18,13 @@ if TYPE_CHECKING:
     from taming_cli.data.sources import Listing
 
 
+@o.reads_pictures
 def tokenize(
     images: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[IMAGES|-]",
-            help="Folders, files, archives; - reads paths from stdin, and so does a pipe.",
+            help="Folders, files, archives, lists of paths (.txt); - reads paths from stdin, and so does a pipe.",
             show_default=False,
         ),
     ] = None,
@@ -53,9 +53,7 @@ def tokenize(
         list[Path] | None,
         typer.Option("--cond-ckpt", metavar="FILE", help="Codec of such maps; its file says of which kind."),
     ] = None,
-    nul: Annotated[
-        bool, o.option("-0", "--null", help="Paths on stdin end with NUL, as of `find -print0`.", panel=None)
-    ] = False,
+    nul: o.Nul = False,
     shard: Annotated[
         str | None,
         o.option(
@@ -138,26 +136,16 @@ def _asked(given: Sequence[str]) -> dict[str, Path | None]:
 
 def _listing(output: Output, images: Sequence[str] | None, nul: bool, ckpt: Path) -> "Listing":
     """The pictures named; or those whose paths stdin gives; or, at a terminal, those the codec was trained on."""
-    from taming_cli.data.sources import items_from_paths, list_items, read_paths
+    from taming_cli.data.lists import read_paths
+    from taming_cli.data.sources import items_from_paths, list_items
     from taming_cli.runtime.checkpoint import read_header
 
-    if images and list(images) != ["-"]:
-        if "-" in images:
-            raise UsageError("- (paths from stdin) cannot be mixed with other inputs")
-        return list_items([Path(image) for image in images])
-    if images or nul or _stdin_is_given():
+    if stdin.asks(images, nul) or (not images and stdin.is_given()):
         return items_from_paths(read_paths(sys.stdin.buffer, nul=nul))
+    if images:
+        return list_items([Path(image) for image in images])
     recorded = read_header(ckpt).about.get("images")
     if not recorded:
         raise UsageError("name the pictures to tokenize; the codec's file does not say what it was trained on")
     output.note(f"pictures: {', '.join(recorded)} (what the codec was trained on)")
     return list_items([Path(path) for path in recorded])
-
-
-def _stdin_is_given() -> bool:
-    """Whether stdin is a pipe or a file: then its paths are meant."""
-    try:
-        mode = os.fstat(sys.stdin.fileno()).st_mode
-    except (OSError, ValueError, AttributeError):
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)

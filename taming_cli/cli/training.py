@@ -37,6 +37,7 @@ class Start(NamedTuple):
 
 def take_up(output: Output, command: str, place: Any, inputs: Sequence[Path] | None, usage: str) -> Start:
     """With `--resume`, what the run's config.json says, inputs included; else the inputs given. UsageError for none."""
+    from taming_cli.runtime.kept import inputs_of
     from taming_cli.runtime.resume import refuse_lost
     from taming_cli.runtime.rundir import find_run, read_settings
 
@@ -51,7 +52,7 @@ def take_up(output: Output, command: str, place: Any, inputs: Sequence[Path] | N
                 f"{folder} was made from {gone[0]}, which is not there; name where that is now, before --resume"
             )
         output.note(f"going on with {folder}")
-        return Start(list(inputs or map(Path, settings["inputs"])), flatten(settings["config"]))
+        return Start(list(inputs or inputs_of(folder, settings["inputs"])), flatten(settings["config"]))
     if not inputs:
         raise UsageError(usage)
     return Start(list(inputs), None)

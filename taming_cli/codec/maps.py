@@ -16,11 +16,11 @@ from taming_cli.codec.hole import Known
 from taming_cli.config.size import Frame, Size
 from taming_cli.data.conditions.pairs import partners
 from taming_cli.data.images import Crop, centre_crop
-from taming_cli.data.sources import Item, list_items
+from taming_cli.data.sources import Item, is_collection, list_items
 from taming_cli.errors import UsageError
 
 Maps = Mapping[str, Path]
-"""Condition maps by kind: a file, or a folder whose maps the samples take in turns."""
+"""Condition maps by kind: a file, or a folder, archive or list whose maps the samples take in turns."""
 
 
 class Asked(NamedTuple):
@@ -125,7 +125,7 @@ def _listed(encoders: Mapping[str, Encoder], maps: Maps) -> dict[str, list[Item]
     for kind, path in maps.items():
         reads = encoders[kind].reads
         assert reads is not None
-        if not path.is_dir():
+        if not is_collection(path):
             listed[kind] = [Item(path.name, path)]
         elif not first:
             first = list_items([path], extensions=reads.extensions).items

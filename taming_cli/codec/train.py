@@ -22,10 +22,12 @@ from taming_cli.config.fields import from_dict
 from taming_cli.data.batches import Augment, train_batches
 from taming_cli.data.conditions.labels import read_colours
 from taming_cli.data.contents import Content, content, count_labels
+from taming_cli.data.large import told_large
 from taming_cli.data.sources import Item, Split, content_keys, list_items, split
 from taming_cli.errors import UsageError
 from taming_cli.judges import perceptual
 from taming_cli.metrics import perplexity, usage
+from taming_cli.runtime import kept
 from taming_cli.runtime.builtin import recorded
 from taming_cli.runtime.checkpoint import load_model, read_header, save_model, save_trainer
 from taming_cli.runtime.device import pick_device, pick_precision
@@ -34,7 +36,7 @@ from taming_cli.runtime.interrupt import StopRequest
 from taming_cli.runtime.progress import LOG_EVERY, Means, OnStep, tell
 from taming_cli.runtime.report import write_report
 from taming_cli.runtime.resume import load_state, take_up_trainer
-from taming_cli.runtime.rundir import Place, Run, absolute, look, open_run, read_settings
+from taming_cli.runtime.rundir import Place, Run, absolute, look, open_run, read_settings, saved_run
 from taming_cli.runtime.schedule import Budget, cosine, warm_up
 from taming_cli.runtime.tensorboard import check_installed
 from taming_cli.runtime.weights import OnBytes
@@ -69,7 +71,8 @@ def fit(
     on_bytes: OnBytes | None = None,
     world: World = ALONE,
 ) -> TrainedCodec:
-    """Train a codec on pictures or condition maps (folders, files, archives) and leave it in a run directory.
+    """Train a codec on pictures or condition maps (folders, files, archives, lists of paths in a `.txt`) and leave it
+    in a run directory, which keeps a copy of each list.
 
     Several processes share each batch: `train.batch_size` is that of all, and the first one writes and calls `on_step`,
     and `on_bytes` while the perceptual network's weights are fetched.
@@ -83,10 +86,11 @@ def fit(
     if train.tensorboard:
         check_installed()
     place = place or Place()
-    known = settled(images, codec, critic, train)
+    known = settled(images, codec, critic, train, run=world.by_first(lambda: saved_run(COMMAND, place)))
     pictures, codec, train, holds = known.pictures, known.codec, known.train, known.content
     what = identity(images, critic, known)
     found = world.by_first(lambda: look(COMMAND, place, **what))
+    large = world.by_first(lambda: told_large([*pictures.train, *pictures.held]))
     part = world.by_first(lambda: world.share(train.batch_size))
     device = pick_device(train.device)
     torch.manual_seed(train.seed)
@@ -102,8 +106,10 @@ def fit(
         world.first_ahead(lambda: load_state(trainer, take_up_trainer(trainer, STATEFUL), state.load_state_dict))
     settings: dict[str, Any] = {"origins": origins or {}, "tensorboard": train.tensorboard}
     with open_run(COMMAND, place, **what, **settings, found=found, world=world) as run:
+        if world.first:
+            kept.keep(run.folder, images, train.val)
         about = {
-            "images": what["inputs"],
+            "images": [str(path) for path in kept.inputs_of(run.folder.resolve(), what["inputs"])],
             "size": str(train.size),
             "data": counts(pictures, train),
             "perceptual": judge.stamp if judge is not None else None,
@@ -124,7 +130,7 @@ def fit(
         world.agree(state.step)
         if found.saved and world.first:
             _mend(session)
-        skipped = _loop(session, pictures.train)
+        skipped = {**large, **_loop(session, pictures.train)}
         return TrainedCodec(
             run=run.folder,
             last=run.last,
@@ -146,11 +152,19 @@ class Settled(NamedTuple):
     """The pictures' content keys by name; none where `val` names the held-out ones, and nothing had to be read."""
 
 
-def settled(images: Sequence[Path], codec: CodecConfig, critic: CriticConfig, train: CodecTrainConfig) -> Settled:
-    """What `fit` trains on and with. UsageError for settings or inputs that do not fit."""
+def settled(
+    images: Sequence[Path],
+    codec: CodecConfig,
+    critic: CriticConfig,
+    train: CodecTrainConfig,
+    *,
+    run: Path | None = None,
+) -> Settled:
+    """What `fit` trains on and with; `run` is the folder of a run that goes on. UsageError for settings or inputs that
+    do not fit."""
     train = replace(train, val=absolute(train.val), init=recorded(train.init), colours=absolute(train.colours))
     _check_size(codec, critic, train)
-    pictures, keys = _split(images, train)
+    pictures, keys = _split(images, train, run)
     colours = read_colours(Path(train.colours)) if train.colours else None
     if train.kind == "segmentation" and not train.labels:
         maps = [*pictures.train, *pictures.held]
@@ -163,7 +177,7 @@ def settled(images: Sequence[Path], codec: CodecConfig, critic: CriticConfig, tr
 def identity(images: Sequence[Path], critic: CriticConfig, known: Settled) -> dict[str, Any]:
     """What makes a run the one to go on with, as `look` and `open_run` take it: its settings, and what it is made
     from."""
-    inputs = [str(path.resolve()) for path in images]
+    inputs = kept.recorded(images)
     groups = {"codec": known.codec, "critic": critic, "train": known.train}
     data = cache(lambda: data_of(known.pictures, known.keys, known.train, known.content, inputs))
     return {"groups": groups, "inputs": inputs, "data": data}
@@ -184,15 +198,15 @@ def held_out(run: Path) -> tuple[Item, ...]:
     """The pictures that the codec in a run folder never learned from, of those that are still there."""
     settings = read_settings(run)
     train = from_dict(CodecTrainConfig, settings["config"]["train"], str(run / "config.json"))
-    return _split([Path(path) for path in settings["inputs"]], train)[0].held
+    return _split(kept.inputs_of(run, settings["inputs"]), train, run)[0].held
 
 
-def _split(images: Sequence[Path], train: CodecTrainConfig) -> tuple[Split, Mapping[str, int | None]]:
+def _split(images: Sequence[Path], train: CodecTrainConfig, run: Path | None) -> tuple[Split, Mapping[str, int | None]]:
     """The two sides, and the content keys by name where the sides follow from them."""
     extensions = content(train.kind).extensions
     listed = list_items(images, extensions=extensions).items
-    if train.val is not None:
-        return Split(listed, list_items([Path(train.val)], extensions=extensions).items), {}
+    if (val := kept.val_of(run, train.val)) is not None:
+        return Split(listed, list_items([Path(val)], extensions=extensions).items), {}
     keys = content_keys(listed)
     found = split(listed, held_fraction=train.held, keys=keys)
     return found, {item.name: key for item, key in zip(listed, keys, strict=True)}

@@ -8,6 +8,7 @@ Archives are opened once per process, at the first read, and the last few stay o
 """
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
@@ -17,7 +18,8 @@ import tarfile
 import tempfile
 import threading
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
@@ -35,8 +37,19 @@ class Member(NamedTuple):
     """In a tar file: where its bytes start in the unpacked archive. In a zip file: 0."""
     length: int
     """Size in bytes."""
-    text: str | None
-    """What a `.cls` member of a tar file says; None for all others."""
+    start: bytes = b""
+    """As many of its first bytes as `members` was asked for."""
+    checksum: int | None = None
+    """In a zip file: of its content."""
+
+
+class Contents(NamedTuple):
+    """The files of an archive that are not hidden."""
+
+    members: dict[str, Member]
+    """By name. Of members with the same name the last counts, as when unpacking."""
+    replaced: list[tuple[str, Member]]
+    """Those that another of the same name came after."""
 
 
 def suffix(path: Path) -> str:
@@ -49,21 +62,29 @@ def is_archive(path: Path) -> bool:
     return suffix(path) != "" and path.is_file()
 
 
-def members(path: Path) -> dict[str, Member]:
-    """Name -> member for all files that are not hidden; BadFileError if the archive is damaged.
+def contents(path: Path, wanted: Callable[[str], int] = lambda name: 0) -> Contents:
+    """The files in an archive; BadFileError if it is damaged.
 
-    Names are made relative: none leads out of the folder it is put in. Of members with the same name the last counts,
-    as when unpacking.
+    Names are made relative: none leads out of the folder it is put in. `wanted` says of each name how many of its first
+    bytes to read.
     """
     found: dict[str, Member] = {}
+    replaced: list[tuple[str, Member]] = []
+
+    def visible(stored_name: str) -> str:
+        parts = [part for part in stored_name.split("/") if part not in ("", ".", "..")]
+        return "" if any(part.startswith(".") or part == "__MACOSX" for part in parts) else "/".join(parts)
+
+    walk = _zip_members if suffix(path) == ".zip" else _tar_members
     try:
-        for member in _zip_members(path) if suffix(path) == ".zip" else _tar_members(path):
-            parts = [part for part in member.stored_name.split("/") if part not in ("", ".", "..")]
-            if parts and not any(part.startswith(".") or part == "__MACOSX" for part in parts):
-                found["/".join(parts)] = member
+        for member in walk(path, lambda stored_name: wanted(visible(stored_name))):
+            if name := visible(member.stored_name):
+                if name in found:
+                    replaced.append((name, found[name]))
+                found[name] = member
     except Exception as error:  # OSError, and each kind of archive's own classes
         raise BadFileError(f"{path}: a damaged archive, or not of the kind that its name says: {error}") from error
-    return found
+    return Contents(found, replaced)
 
 
 def read(path: Path, stored_name: str, offset: int, count: int) -> bytes:
@@ -73,20 +94,26 @@ def read(path: Path, stored_name: str, offset: int, count: int) -> bytes:
     return archive.read(stored_name, offset, count)
 
 
-def _zip_members(path: Path) -> Iterator[Member]:
+def _zip_members(path: Path, wanted: Callable[[str], int]) -> Iterator[Member]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if not info.is_dir():
-                yield Member(info.filename, 0, info.file_size, None)
+                start = b""
+                encrypted = info.flag_bits & 1
+                if not encrypted and (count := wanted(info.filename)):
+                    # One damaged member leaves the others readable.
+                    with contextlib.suppress(zipfile.BadZipFile, zlib.error), archive.open(info) as stream:
+                        start = stream.read(count)
+                yield Member(info.filename, 0, info.file_size, start, info.CRC)
 
 
-def _tar_members(path: Path) -> Iterator[Member]:
+def _tar_members(path: Path, wanted: Callable[[str], int]) -> Iterator[Member]:
     with _unpacking(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
         for info in archive:
             if info.isreg() and not info.issparse():
-                content = archive.extractfile(info) if info.name.endswith(".cls") else None
-                text = content.read(4096).decode("utf-8", "surrogateescape").strip() if content else None
-                yield Member(info.name, info.offset_data, info.size, text)
+                count = wanted(info.name)
+                content = archive.extractfile(info) if count else None
+                yield Member(info.name, info.offset_data, info.size, content.read(count) if content else b"")
 
 
 def _unpacking(path: Path) -> BinaryIO:

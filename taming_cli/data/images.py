@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -22,10 +22,12 @@ from torch import Tensor
 
 from taming_cli.config.size import Size
 from taming_cli.data.disk import refusals
+from taming_cli.data.formats import RAW, max_pixels, open_picture
 from taming_cli.errors import BadImageError
 
 EXTENSIONS = frozenset(
-    ".avif .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()  # noqa: SIM905 - a list to read
+    ".avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png "  # noqa: SIM905 - a list to read
+    ".pnm .ppm .tif .tiff .webp".split()
 )
 """The suffixes, in lower case, of the files that a folder or an archive is searched for."""
 
@@ -34,9 +36,6 @@ SETTINGS = "taming"
 
 SHEET = '{"sheet": true}'
 """What it says of several pictures on one sheet."""
-
-# Only these decoders are let near a file: Pillow's others include one that starts Ghostscript.
-_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM")
 
 # EXIF's orientation -> what brings the picture upright (EXIF 2.32, tag 0x0112).
 _UPRIGHT = {
@@ -58,11 +57,11 @@ def read_rgb(data: bytes, name: str, *, min_size: Size | None = None) -> Image.I
     16-bit values are scaled by 255/65535. A floating-point picture has white at 1 (TIFF's convention), or at 255
     (Pillow's own) where it holds values above 2.
 
-    Raises BadImageError, with `name` in its one line, for what is not a picture, is damaged, or declares more than
-    twice `PIL.Image.MAX_IMAGE_PIXELS` pixels.
+    Raises BadImageError, with `name` in its one line, for what is not a picture, is damaged, or declares more pixels
+    than `formats.max_pixels`.
     """
     with opened(data, name) as image:
-        if min_size is not None:
+        if min_size is not None and image.format in ("JPEG", "MPO"):  # of HEIF files this would take the thumbnail
             sideways = _orientation(image) >= 5
             image.draft(None, (min_size.height, min_size.width) if sideways else (min_size.width, min_size.height))
         image.load()
@@ -78,16 +77,21 @@ def opened(data: bytes, name: str) -> Iterator[ImageFile]:
     """
     if not data:
         raise BadImageError(f"{name}: the file is empty")
-    Image.init()
+    if PurePosixPath(name).suffix.lower() in RAW:
+        raise BadImageError(f"{name}: a camera's raw file, which cannot be read; save it as TIFF or JPEG")
+    max_pixels()  # a faulty setting is no fault of the picture
     try:
-        with Image.open(BytesIO(data), formats=[each for each in _FORMATS if each in Image.OPEN]) as image:
+        with open_picture(data) as image:
             yield image
     except BadImageError as error:
         raise BadImageError(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
         raise BadImageError(f"{name}: not a picture in a format that can be read, or damaged at its start") from error
     except Image.DecompressionBombError as error:
-        raise BadImageError(f"{name}: larger than is safe to decode; scale it down first ({error})") from error
+        # Pillow's own limit, where a reader of its asks for that by itself.
+        raise BadImageError(
+            f"{name}: larger than this kind of picture can be decoded; scale it down ({error})"
+        ) from error
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadImageError(f"{name}: damaged or unreadable picture ({reason})") from error
@@ -183,10 +187,10 @@ def read_image(data: bytes, name: str) -> Tensor:
 
 def png_settings(path: Path) -> str | None:
     """What a PNG of ours says it was made with; None for another file."""
-    try:
-        with Image.open(path) as image:
+    try:  # not by `Image.open`: a picture of any size may say something
+        with path.open("rb") as stream, PngImagePlugin.PngImageFile(stream) as image:
             found = image.info.get(SETTINGS)
-    except (OSError, Image.DecompressionBombError):
+    except (OSError, SyntaxError, ValueError):
         return None
     return found if isinstance(found, str) else None
 

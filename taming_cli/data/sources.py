@@ -3,27 +3,33 @@
 An item is small and can be sent to another process; it opens nothing until it is read.
 
 A label is the first folder's name under the root, as in torchvision's ImageFolder; the root of an archive, like that of
-a list of paths, is the folder that all its pictures have in common. In tar shards with WebDataset's naming (`0001.jpg`,
-`0001.cls`, `0001.seg.png`) the text of the `.cls` member is the label, and where a sample has a plain picture, members
-with a dotted field (`0001.seg.png`) are that picture's companions, not pictures to take.
+a list of paths, is the folder that all its pictures have in common. Where a `.cls` file lies beside a picture, its text
+is the label: archives and folders may have WebDataset's naming, whose rules are in `webdataset`. By those, a map that
+lies beside its picture (`0001.seg.png`) is no picture to take.
+
+A file is a picture by its suffix. One with another suffix, or with none, is looked at: 32 bytes tell a picture too.
 """
 
 import hashlib
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple
 
-from taming_cli.data import archives
+from taming_cli.data import archives, lists, webdataset
+from taming_cli.data.archives import Member
+from taming_cli.data.formats import HEAD_BYTES, SIDECARS, format_of, holds_picture, is_unclear
 from taming_cli.data.images import EXTENSIONS
-from taming_cli.errors import BadImageError, UsageError
+from taming_cli.errors import BadFileError, BadImageError, UsageError
 
 _log = logging.getLogger(__name__)
 _HEAD_BYTES = 64 * 1024
+_NAMED = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,9 @@ class Listing(NamedTuple):
     ignored: int
     """Files (or members) passed over because they are not pictures; hidden ones are not counted."""
 
+    others: Mapping[str, int] = MappingProxyType({})
+    """How many of those there are by suffix; maps beside their pictures by the end of their name (`.seg.png`)."""
+
 
 class Split(NamedTuple):
     """Two sides of one listing, each in its order."""
@@ -94,36 +103,47 @@ class Split(NamedTuple):
 
 
 def list_items(inputs: Sequence[Path], *, extensions: frozenset[str] = EXTENSIONS) -> Listing:
-    """Folders (recursively), single files and archives -> their pictures (or other files ending in `extensions`).
+    """Folders (recursively), single files, archives and lists of paths (`.txt`, see `lists.read_list`) -> their
+    pictures (or other files ending in `extensions`).
 
-    Within an input, pictures are sorted by the bytes of their name, so that the order is the same on every file system.
-    Hidden files and folders are passed over; links to folders are followed, each folder taken once. A file named as an
-    input is taken whatever its suffix. Where several folders or archives are given, the name of each comes before its
-    pictures' names; a single file whose name is taken already gets its folder's name before its own.
+    Within an input, pictures are sorted by the bytes of their name, so that the order is the same on every file system;
+    those of a list keep its order. Hidden files and folders are passed over; links to folders are followed, each folder
+    taken once. A file named as an input is taken whatever its suffix. Where several folders, archives or lists are
+    given, the name of each comes before its pictures' names; a single file whose name is taken already gets its
+    folder's name before its own. What is passed over, and might have been meant, is logged as a warning.
 
     Raises UsageError for a path that does not exist or cannot be listed, for two pictures that would have the same
-    name, and where there is no picture at all; BadFileError for a damaged archive.
+    name, and where there is no picture at all; BadFileError for a damaged archive, and for labels that contradict each
+    other.
     """
     inputs = list({path.resolve(): path for path in inputs}.values())
-    several = sum(path.is_dir() or archives.is_archive(path) for path in inputs) > 1
+    several = sum(map(is_collection, inputs)) > 1
     items: list[Item] = []
     single: set[Path] = set()
+    others: Counter[str] = Counter()
     ignored = 0
     for path in inputs:
         if not path.exists():
             raise UsageError(f"{path}: no such file or folder")
-        if not path.is_dir() and not archives.is_archive(path):
+        if path.is_dir():
+            found, prefix = _list_folder(path, extensions), path.resolve().name
+        elif archives.is_archive(path):
+            found, prefix = _list_archive(path, extensions), path.name[: -len(archives.suffix(path))]
+        elif lists.is_list(path):
+            found, prefix = items_from_paths(lists.read_list(path)), path.stem
+        else:
             items.append(Item(path.name, path))
             single.add(path)
             continue
-        found = _list_folder(path, extensions) if path.is_dir() else _list_archive(path, extensions)
-        prefix = path.resolve().name if path.is_dir() else path.name[: -len(archives.suffix(path))]
         items += [replace(item, name=f"{prefix}/{item.name}") for item in found.items] if several else found.items
         ignored += found.ignored
+        others.update(found.others)
     if not items:
+        there = f" there are {_counted(others)};" if others else ""
         raise UsageError(
-            f"{', '.join(map(str, inputs)) or 'no input'}: no pictures found ({ignored} other files); looked for files "
-            f"ending in {' '.join(sorted(extensions))} (an archive inside a folder has to be given by its own name)"
+            f"{', '.join(map(str, inputs)) or 'no input'}: no pictures found ({ignored} other files);{there} looked "
+            f"for files ending in {' '.join(sorted(extensions))} (an archive inside a folder has to be given by its "
+            "own name)"
         )
     taken = Counter(item.name for item in items)
     items = [
@@ -140,23 +160,16 @@ def list_items(inputs: Sequence[Path], *, extensions: frozenset[str] = EXTENSION
                 f"two pictures would both be named {item.name}: from {both}; give their common folder instead"
             )
         places[item.name] = item.path
-    _log.info("found %d pictures in %s, and %d other files", len(items), ", ".join(map(str, inputs)), ignored)
-    return Listing(tuple(items), ignored)
+    where = ", ".join(map(str, inputs))
+    _log.info("found %d pictures in %s, and %d other files", len(items), where, ignored)
+    if noted := {end: count for end, count in others.items() if end not in SIDECARS}:
+        _log.warning("%s: %d files passed over: %s", where, sum(noted.values()), _counted(noted))
+    return Listing(tuple(items), ignored, others)
 
 
-def read_paths(stream: BinaryIO, *, nul: bool) -> list[Path]:
-    """A list of paths, ended by newlines (or by NUL bytes, for names that hold newlines); empty ones are dropped.
-
-    Bytes that are no valid utf-8 are kept as surrogates (PEP 383). Raises UsageError for NUL bytes where `nul` is off.
-    """
-    data = stream.read()
-    if nul:
-        parts = data.split(b"\0")
-    elif b"\0" in data:
-        raise UsageError("the list of paths holds NUL bytes, as `find -print0` writes them; add -0")
-    else:
-        parts = [part.removesuffix(b"\r") for part in data.split(b"\n")]
-    return [Path(os.fsdecode(part)) for part in parts if part]
+def is_collection(path: Path) -> bool:
+    """Whether a path names more than one file: a folder, an archive or a list of paths."""
+    return path.is_dir() or archives.is_archive(path) or lists.is_list(path)
 
 
 def items_from_paths(paths: Iterable[Path]) -> Listing:
@@ -232,8 +245,16 @@ def content_key(item: Item) -> int | None:
         return None
 
 
-def _is_wanted(name: str, extensions: frozenset[str]) -> bool:
-    return PurePosixPath(name).suffix.lower() in extensions
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _counted(others: Mapping[str, int]) -> str:
+    """`3 .mov, 2 .psd`, the most frequent first."""
+    ordered = sorted(others.items(), key=lambda each: (-each[1], each[0]))
+    named = [f"{count} {end or 'without a suffix'}" for end, count in ordered[:_NAMED]]
+    rest = sum(count for _, count in ordered[_NAMED:])
+    return ", ".join([*named, f"{rest} of other kinds"] if rest else named)
 
 
 def _name_bytes(named: Item | os.DirEntry[str]) -> bytes:
@@ -249,8 +270,9 @@ def _first_folders(names: Sequence[str]) -> list[str | None]:
 
 def _list_folder(root: Path, extensions: frozenset[str]) -> Listing:
     """Every picture below `root`. Links to folders are followed last, so that a folder keeps its own name."""
-    items: list[Item] = []
-    ignored = 0
+    names: list[str] = []
+    labels: dict[str, bytes] = {}
+    others: Counter[str] = Counter()
     seen: set[tuple[int, int]] = set()
     folders, links = deque([""]), deque[str]()
     while folders or links:
@@ -265,32 +287,92 @@ def _list_folder(root: Path, extensions: frozenset[str]) -> Listing:
         except OSError as error:
             raise UsageError(f"{root / below}: the folder cannot be listed: {error.strerror or error}") from error
         for entry in visible:
-            name = below + entry.name
+            name, suffix = below + entry.name, _suffix(entry.name)
             broken_link = entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110 - Path.exists may raise
             if not broken_link and entry.is_dir():
                 (links if entry.is_symlink() else folders).append(f"{name}/")
-            elif _is_wanted(name, extensions) and (broken_link or entry.is_file()):
-                # The former is reported when it is read.
-                items.append(Item(name, root / name, label=name.split("/")[0] if "/" in name else None))
-            else:  # pipes and devices too: reading one may wait for ever
-                ignored += 1
-    return Listing(tuple(sorted(items, key=_name_bytes)), ignored)
+                continue
+            regular = not broken_link and entry.is_file()  # reading a pipe or a device may wait for ever
+            if (suffix in extensions and (broken_link or regular)) or (
+                regular and is_unclear(suffix, extensions) and holds_picture(entry.path)
+            ):
+                names.append(name)  # a broken link is reported when it is read
+            else:
+                others[suffix] += 1
+                if regular and suffix == webdataset.LABEL:
+                    labels[name] = _label_file(root / name)
+    try:
+        found = webdataset.samples(names, labels, (), captions=False)
+    except BadFileError as error:
+        raise BadFileError(f"{root}: {error}") from error
+    others.update(map(_field, found.companions))
+    items = [
+        Item(name, root / name, label=found.labels.get(name, name.split("/")[0] if "/" in name else None))
+        for name in sorted(found.pictures, key=os.fsencode)
+    ]
+    return Listing(tuple(items), others.total(), others)
+
+
+def _label_file(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(webdataset.LONGEST + 1)
+    except OSError as error:
+        raise BadFileError(f"{path}: the label cannot be read: {error.strerror or error}") from error
+
+
+def _field(name: str) -> str:
+    """`a/0001.seg.png` -> `.seg.png`."""
+    return "".join(PurePosixPath(name).suffixes[-2:])
 
 
 def _list_archive(path: Path, extensions: frozenset[str]) -> Listing:
-    """Every picture in an archive, sorted by name. Of members with the same name the last counts, as when unpacking."""
-    members = archives.members(path)
-    # WebDataset: a sample's key is its path up to the first dot of the file name, the field is what follows.
-    keys = {name: name[: len(name) - len(PurePosixPath(name).name.partition(".")[2])] for name in members}
-    classes = {keys[name]: member.text for name, member in members.items() if member.text is not None}
-    names = sorted((name for name in members if _is_wanted(name, extensions)), key=os.fsencode)
-    plain = {keys[name] for name in names if "." not in name[len(keys[name]) :]}
-    if any(name[len(keys[name]) :] in ("cls", "json", "txt") and keys[name] in plain for name in members):
-        names = [name for name in names if keys[name] not in plain or "." not in name[len(keys[name]) :]]
+    """Every picture in an archive, sorted by name. Of members with the same name the last counts, as when unpacking,
+    but in a WebDataset, where each would be a sample, two that differ are an error."""
 
+    def wanted(name: str) -> int:
+        suffix = _suffix(name)
+        if suffix == webdataset.LABEL:
+            return webdataset.LONGEST + 1
+        return HEAD_BYTES if name and is_unclear(suffix, extensions) else 0
+
+    members, replaced = archives.contents(path, wanted)
+    labels = {name: member.start for name, member in members.items() if _suffix(name) == webdataset.LABEL}
+    pictures = [
+        name
+        for name, member in members.items()
+        if _suffix(name) in extensions
+        or (is_unclear(_suffix(name), extensions) and format_of(member.start) is not None)
+    ]
+    try:
+        found = webdataset.samples(sorted(pictures, key=os.fsencode), labels, members)
+        if found.labels:
+            kept = {*found.pictures, *labels}
+            _check_repeated(path, members, [(name, member) for name, member in replaced if name in kept])
+    except BadFileError as error:
+        raise BadFileError(f"{path}: {error}") from error
     items = []
-    for name, folder in zip(names, _first_folders(names), strict=True):
+    for name, folder in zip(found.pictures, _first_folders(found.pictures), strict=True):
         member = members[name]
-        label = classes.get(keys[name], folder)
+        label = found.labels.get(name, folder)
         items.append(Item(name, path, member.stored_name, label, member.offset, member.length))
-    return Listing(tuple(items), len(members) - len(items))
+    taken = {*pictures}
+    others = Counter(_suffix(name) for name in members if name not in taken)
+    others.update(map(_field, found.companions))
+    return Listing(tuple(items), len(members) - len(items), others)
+
+
+def _check_repeated(path: Path, members: Mapping[str, Member], replaced: Sequence[tuple[str, Member]]) -> None:
+    """Raise BadFileError, without the archive's name, where two members of one name differ."""
+
+    def content(member: Member) -> object:
+        if member.checksum is not None:
+            return member.length, member.checksum
+        return archives.read(path, member.stored_name, member.offset, member.length)
+
+    for name, earlier in replaced:
+        if earlier.length != members[name].length or content(earlier) != content(members[name]):
+            raise BadFileError(
+                f"{earlier.stored_name} and {members[name].stored_name} differ, and both are {name}; in a WebDataset "
+                "each key is one sample: rename the samples, or take one of the two out"
+            )

@@ -276,6 +276,12 @@ def find_run(command: str, place: Place) -> Path | None:
     return folder
 
 
+def saved_run(command: str, place: Place) -> Path | None:
+    """The folder of the run at `place` that goes on from its trainer file; None for a training that begins."""
+    folder = find_run(command, place)
+    return folder if folder is not None and (folder / "trainer.pt").exists() else None
+
+
 def absolute(path: str | None) -> str | None:
     """A path of the settings as a run records it: good from any working directory. None stays None."""
     return str(Path(path).resolve()) if path else path

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from taming_cli.config.size import Size
+from taming_cli.data.formats import check_pixels
 from taming_cli.data.images import read_rgb
 from taming_cli.errors import BadImageError, UsageError
 
@@ -92,8 +93,7 @@ def read_pose(data: bytes, name: str, *, size: Size | None = None) -> Image.Imag
         size = found.size or size
         if size is None:
             raise BadImageError("keypoints without the size of their picture; add `width` and `height` to the file")
-        if size.width * size.height > 2 * (Image.MAX_IMAGE_PIXELS or np.inf):
-            raise BadImageError(f"a drawing of {size} is larger than is safe; scale the keypoints down first")
+        check_pixels((size.width, size.height))
         places = [place for figure in found.figures for place in figure.values()]
         if len(places) > 2 and max(size.width, size.height) > 2 and np.abs(places).max() <= 1:
             raise BadImageError("the keypoints are shares of the picture's size; write them in pixels")
