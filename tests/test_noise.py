@@ -1,11 +1,18 @@
 """The counter-based generator: known answers, statistics, and that a number depends on nothing but its place."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from taming_cli.config.sampling import DecodingConfig
+from taming_cli.config.size import Size
+from taming_cli.prior import generate as generating
+from taming_cli.prior.generate import noise_block
 from taming_cli.prior.noise import Stream, below, cell, gumbel, philox, uniform, words
+from tests.test_generate import class_prior
 
 # From Random123's kat_vectors: counter, key, result of philox4x32-10.
 KNOWN = [
@@ -103,3 +110,36 @@ def test_integers_are_uniform_and_in_range() -> None:
     assert len(counts) == 7
     chi2 = ((counts - 1e5 / 7) ** 2 / (1e5 / 7)).sum().item()
     assert chi2 < 22.5  # 99.9 %, 6 degrees of freedom
+
+
+class Counted(TorchDispatchMode):
+    """Counts the operations that start something on a device: all but views."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not any(each.alias_info and not each.alias_info.is_write for each in func._schema.arguments)
+        return func(*args, **(kwargs or {}))
+
+
+def test_noise_takes_few_operations_and_on_a_gpu_few_for_each_step() -> None:
+    rows, codebook_size = 2, 64
+    samples, cells, attempts = torch.arange(rows)[:, None], torch.arange(3), torch.zeros(rows, 1, dtype=torch.int64)
+    with Counted() as counted:
+        gumbel(7, samples, cells, codebook_size, attempt=attempts)
+    assert counted.count <= 113  # 131 before the words were masked but once a round
+    steps = noise_block("cuda", 16 * 16384)
+    assert steps >= 32
+    assert counted.count / steps < 4, "for each recorded step of 16 windows of 16,384 codes"
+    assert noise_block("cuda", 2**30) == 1
+    assert noise_block("mps", 1024) == noise_block("cpu", 1024) == 256, "in cache"
+
+
+def test_what_is_drawn_does_not_depend_on_how_much_noise_is_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpt, drawn = class_prior(Size(6, 6)), []
+    for block in (1, 100, 2**23):
+        monkeypatch.setattr(generating, "NOISE_BLOCK", {"cpu": block})
+        given = {"samples": range(2), "seed": 3, "decoding": DecodingConfig()}
+        drawn.append(generating.generate(gpt, size=(6, 6), **given))
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2])
