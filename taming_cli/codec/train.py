@@ -1,5 +1,6 @@
 """Training a codec: `fit` is `taming train-vqgan`."""
 
+import logging
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from taming_cli.codec.estimate import check_memory
 from taming_cli.codec.locate import content_in
 from taming_cli.codec.state import CodecState, start
 from taming_cli.codec.step import codec_step, phase
@@ -18,8 +20,9 @@ from taming_cli.codec.vqgan import VQGAN, codec_file, codec_from
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
 from taming_cli.config.fields import from_dict
 from taming_cli.data.batches import Augment, train_batches
+from taming_cli.data.conditions.counts import Counted, count_labels
 from taming_cli.data.conditions.labels import read_colours
-from taming_cli.data.contents import Content, content, count_labels
+from taming_cli.data.contents import Content, content
 from taming_cli.data.sources import Item, Split, digest, list_items, split
 from taming_cli.errors import UsageError
 from taming_cli.judges import perceptual
@@ -36,6 +39,7 @@ from taming_cli.runtime.schedule import Budget, cosine, warm_up
 from taming_cli.runtime.tensorboard import check_installed
 from taming_cli.runtime.weights import OnBytes
 
+_log = logging.getLogger(__name__)
 COMMAND = "train-vqgan"
 _COLOUR = 4.0  # brightness varies 3 and 8 times as much as the two directions of colour in photographs
 
@@ -80,7 +84,7 @@ def fit(
     if train.tensorboard:
         check_installed()
     place = place or Place()
-    pictures, codec, train, holds = settled(images, codec, critic, train)
+    pictures, codec, train, holds, labels = settled(images, codec, critic, train)
     part = world.by_first(lambda: world.share(train.batch_size))
     device = pick_device(train.device)
     torch.manual_seed(train.seed)
@@ -109,6 +113,7 @@ def fit(
                 "held_sha256": digest(pictures.held[: train.val_images]),
             },
             "perceptual": judge.stamp if judge is not None else None,
+            **({"labels": str(labels)} if labels is not None else {}),
             **holds.about(),
         }
         session = _Session(
@@ -144,20 +149,31 @@ class Settled(NamedTuple):
     codec: CodecConfig
     train: CodecTrainConfig
     content: Content
+    labels: Counted | None
+    """Of segmentation maps."""
 
 
 def settled(images: Sequence[Path], codec: CodecConfig, critic: CriticConfig, train: CodecTrainConfig) -> Settled:
-    """What `fit` trains on and with. UsageError for settings or inputs that do not fit."""
+    """What `fit` trains on and with; of segmentation maps, the labels that occur are logged. UsageError for settings or
+    inputs that do not fit, and for more labels than memory holds."""
     train = replace(train, val=absolute(train.val), init=recorded(train.init), colours=absolute(train.colours))
     _check_size(codec, critic, train)
     pictures = _split(images, train)
     colours = read_colours(Path(train.colours)) if train.colours else None
-    if train.kind == "segmentation" and not train.labels:
+    stored: dict[str, Any] = {"unlabelled": train.unlabelled, "colours": colours}
+    labels = None
+    if train.kind == "segmentation":
+        known = train.labels or (codec.in_channels if train.init else 0)
         maps = [*pictures.train, *pictures.held]
-        counted = codec.in_channels if train.init else count_labels(maps, unlabelled=train.unlabelled, colours=colours)
-        train = replace(train, labels=counted)
-    holds = content(train.kind, labels=train.labels, unlabelled=train.unlabelled, colours=colours)
-    return Settled(pictures, replace(codec, in_channels=holds.channels, out_ch=holds.channels), train, holds)
+        labels = count_labels(maps, labels=known, values=train.label_values, **stored)
+        train = replace(train, labels=labels.labels)
+    holds = content(train.kind, labels=train.labels, label_values=train.label_values, **stored)
+    codec = replace(codec, in_channels=holds.channels, out_ch=holds.channels)
+    if labels is not None:
+        check_memory(codec, critic, train, str(labels), pick_device(train.device))
+        for line in (str(labels), *(f"warning: {warning}" for warning in labels.warnings)):
+            _log.warning("%s", line)
+    return Settled(pictures, codec, train, holds, labels)
 
 
 def _check_size(codec: CodecConfig, critic: CriticConfig, train: CodecTrainConfig) -> None:

@@ -86,6 +86,12 @@ class CodecTrainConfig:
     colours: str | None = option(
         None, "Colours of segmentation maps in true colour: a line `#rrggbb name` for each label.", metavar="FILE"
     )
+    label_values: tuple[int, ...] = option(
+        (),
+        "Stored values of segmentation maps that are labels 0, 1, 2 and so on, like 0,255 for masks.",
+        low=-(2**31),
+        high=2**31 - 1,
+    )
     size: Size = option(Size(128, 128), "Size of the training crops, in pixels.", metavar="WxH")
     steps: int = option(0, "Optimiser updates; 0: as many as --minutes allow.", low=0, live=True)
     minutes: float = option(8.0, "Wall-clock minutes; 0: as long as --steps take.", low=0, live=True)
@@ -164,5 +170,19 @@ class CodecTrainConfig:
                 f"kind is {self.kind!r}: a codec of maps has neither perceptual term nor critic; use --perceptual none "
                 "and --disc-weight 0"
             )
-        if self.kind != "segmentation" and (self.labels or self.unlabelled or self.colours):
-            raise UsageError(f"labels, unlabelled and colours are for segmentation maps, but kind is {self.kind!r}")
+        if self.kind != "segmentation" and (self.labels or self.unlabelled or self.colours or self.label_values):
+            raise UsageError(
+                f"labels, unlabelled, colours and label_values are for segmentation maps, but kind is {self.kind!r}"
+            )
+        if self.label_values:
+            self._check_label_values()
+
+    def _check_label_values(self) -> None:
+        values = self.label_values
+        if self.unlabelled or self.colours:
+            other = "unlabelled" if self.unlabelled else "colours"
+            raise UsageError(f"label_values and {other} both say what a stored value means; leave one of them out")
+        if len(set(values)) < len(values) or len(values) < 2:
+            raise UsageError(f"label_values is {','.join(map(str, values))}; give two or more different values")
+        if self.labels and self.labels != len(values):
+            raise UsageError(f"labels is {self.labels}, but label_values lists {len(values)}; leave labels out")

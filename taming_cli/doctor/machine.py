@@ -17,6 +17,7 @@ from taming_cli.data.workers import cores
 from taming_cli.doctor.findings import Finding, first_line
 from taming_cli.errors import UsageError
 from taming_cli.runtime.device import autocast, pick_device, pick_precision, precision_name
+from taming_cli.runtime.memory import machine_memory
 
 LEAST_MEMORY = 2 * 2**30
 """Bytes that a training of `tiny` takes, torch itself included."""
@@ -101,26 +102,12 @@ def _devices() -> list[torch.device]:
 
 
 def _memory() -> Finding:
-    total, free = _memory_bytes()
+    total, free = machine_memory()
     says = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB are free"
     values = {"bytes": total, "free_bytes": free}
     if free < LEAST_MEMORY:
         return Finding("note", "memory", f"{says}; a training of tiny takes {LEAST_MEMORY / 2**30:.0f} GiB", values)
     return Finding("ok", "memory", says, values)
-
-
-def _memory_bytes(system: Path = Path("/proc/meminfo"), limits: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
-    """Memory in all, and what is free of it, within the limit of the container where there is one."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    free = total
-    if system.exists():
-        fields = dict(line.split(":", 1) for line in system.read_text().splitlines() if ":" in line)
-        free = int(fields["MemAvailable"].split()[0]) * 1024
-    most, now = limits / "memory.max", limits / "memory.current"
-    if most.exists() and now.exists() and (limit := most.read_text().strip()).isdecimal():
-        total = min(total, int(limit))
-        free = min(free, max(0, int(limit) - int(now.read_text())))
-    return total, free
 
 
 def _processes() -> Finding:
