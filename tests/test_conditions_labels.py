@@ -130,7 +130,7 @@ def test_listed_values_are_labels_in_their_order() -> None:
     assert read(encoded(signed, "TIFF"), values=(-1, 33, 100_000)).tolist() == [[0, 1, 2]]
     with pytest.raises(BadImageError, match=r"holds labels from -1 to 100000; .* --label-values lists them"):
         read(encoded(signed, "TIFF"))
-    with pytest.raises(BadImageError, match=r"seg.png: holds 128 at \(2, 0\), which is not one of the label values 0, 255"):
+    with pytest.raises(BadImageError, match=r"holds 128 at \(2, 0\), which is not one of the label values 0, 255"):
         read(encoded(stored), values=(0, 255))
 
     # --- tables of colours ---_is_looked_up_in_the_table():

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from taming_cli.codec.condition import Encoder
 from taming_cli.codec.hole import Known
+from taming_cli.config.fields import one_of
 from taming_cli.config.size import Size
-from taming_cli.data.conditions.pairs import partners
+from taming_cli.data.conditions.pairs import chosen, each_picture, partners
 from taming_cli.data.images import centre_crop
 from taming_cli.data.sources import Item, list_items
 from taming_cli.errors import UsageError
@@ -50,10 +51,12 @@ def ask(encoders: Mapping[str, Encoder], maps: Maps, f: int, size: Size | None, 
     Without a size the first map's counts, brought to a multiple of f (a low-resolution picture has one pixel for each
     code); without maps too, the grid is `otherwise`. A map of another aspect is cut to it around its middle.
     Conditions that need no map are added. Every kind in `maps` has to have an encoder. Raises UsageError for maps that
-    are not in pairs, and without a size for maps of several sizes; BadImageError for one that cannot be read.
+    are not in pairs, without a size for maps of several sizes, and for a file of keypoints of many pictures of which
+    none is named; BadImageError for one that cannot be read. Keypoints that do not tell their picture's size have
+    `size`.
     """
     found = _listed(encoders, maps)
-    read = {kind: [_read(encoders[kind], item) for item in items] for kind, items in found.items()}
+    read = {kind: [_read(encoders[kind], item, size) for item in items] for kind, items in found.items()}
     if size is not None:
         grid = Size(size.width // f, size.height // f)
     else:
@@ -87,9 +90,9 @@ def _listed(encoders: Mapping[str, Encoder], maps: Maps) -> dict[str, list[Item]
         reads = encoders[kind].reads
         assert reads is not None
         if not path.is_dir():
-            listed[kind] = [Item(path.name, path)]
+            listed[kind] = [_one(path)]
         elif not first:
-            first = list_items([path], extensions=reads.extensions).items
+            first = each_picture(list_items([path], extensions=reads.extensions).items)
             listed[kind] = list(first)
         else:
             pairs = partners(first, path, reads.extensions)
@@ -99,6 +102,23 @@ def _listed(encoders: Mapping[str, Encoder], maps: Maps) -> dict[str, list[Item]
     return listed
 
 
-def _read(encoder: Encoder, item: Item) -> Image:
+def _one(path: Path) -> Item:
+    """A map's file; of keypoints of many pictures, those of the one that is chosen."""
+    file, name = chosen(path)
+    parts = each_picture([Item(file.name, file)])
+    if name is None:
+        if len(parts) > 1:
+            raise UsageError(f"{file} holds keypoints of {len(parts)} pictures; name one: {file}:{parts[0].name}")
+        return parts[0]
+    found = [part for part in parts if name in (part.name, PurePosixPath(part.name).stem)]
+    if len(found) != 1:
+        raise UsageError(
+            f"{file} holds no keypoints of a picture {name!r}; {one_of([part.name for part in parts], name)}"
+        )
+    return found[0]
+
+
+def _read(encoder: Encoder, item: Item, size: Size | None) -> Image:
     assert encoder.reads is not None
-    return encoder.reads.read(item.read(), str(item.path))
+    where = str(item.path) if item.content is None else f"{item.path}:{item.member}"
+    return encoder.reads.read(item.read(), where, beside=size)

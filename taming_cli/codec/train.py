@@ -22,6 +22,7 @@ from taming_cli.config.fields import from_dict
 from taming_cli.data.batches import Augment, train_batches
 from taming_cli.data.conditions.counts import Counted, count_labels
 from taming_cli.data.conditions.labels import read_colours
+from taming_cli.data.conditions.pairs import each_picture, with_pictures
 from taming_cli.data.contents import Content, content
 from taming_cli.data.sources import Item, Split, digest, list_items, split
 from taming_cli.errors import UsageError
@@ -157,6 +158,7 @@ def settled(images: Sequence[Path], codec: CodecConfig, critic: CriticConfig, tr
     """What `fit` trains on and with; of segmentation maps, the labels that occur are logged. UsageError for settings or
     inputs that do not fit, and for more labels than memory holds."""
     train = replace(train, val=absolute(train.val), init=recorded(train.init), colours=absolute(train.colours))
+    train = replace(train, pictures=absolute(train.pictures))
     _check_size(codec, critic, train)
     pictures = _split(images, train)
     colours = read_colours(Path(train.colours)) if train.colours else None
@@ -195,11 +197,15 @@ def held_out(run: Path) -> tuple[Item, ...]:
 
 
 def _split(images: Sequence[Path], train: CodecTrainConfig) -> Split:
-    extensions = content(train.kind).extensions
-    listed = list_items(images, extensions=extensions).items
+    listed = _listed(images, train)
     if train.val is not None:
-        return Split(listed, list_items([Path(train.val)], extensions=extensions).items)
+        return Split(listed, _listed([Path(train.val)], train))
     return split(listed, held_fraction=train.held)
+
+
+def _listed(paths: Sequence[Path], train: CodecTrainConfig) -> tuple[Item, ...]:
+    items = each_picture(list_items(paths, extensions=content(train.kind).extensions).items)
+    return items if train.pictures is None else with_pictures(items, Path(train.pictures), paths[0])
 
 
 def _first_codec(config: CodecConfig, train: CodecTrainConfig, holds: Content) -> VQGAN:

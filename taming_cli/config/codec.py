@@ -92,6 +92,11 @@ class CodecTrainConfig:
         low=-(2**31),
         high=2**31 - 1,
     )
+    pictures: str | None = option(
+        None,
+        "Pictures that keypoints belong to, paired by name: for files that do not tell their picture's size.",
+        metavar="PATH",
+    )
     size: Size = option(Size(128, 128), "Size of the training crops, in pixels.", metavar="WxH")
     steps: int = option(0, "Optimiser updates; 0: as many as --minutes allow.", low=0, live=True)
     minutes: float = option(8.0, "Wall-clock minutes; 0: as long as --steps take.", low=0, live=True)
@@ -174,6 +179,8 @@ class CodecTrainConfig:
             raise UsageError(
                 f"labels, unlabelled, colours and label_values are for segmentation maps, but kind is {self.kind!r}"
             )
+        if self.kind != "pose" and self.pictures is not None:
+            raise UsageError(f"pictures says which ones keypoints belong to, but kind is {self.kind!r}; leave it out")
         if self.label_values:
             self._check_label_values()
 

@@ -20,7 +20,8 @@ from taming_cli.data.conditions.depth import read_depth
 from taming_cli.data.conditions.edges import edges, read_edges
 from taming_cli.data.conditions.labels import Colours, paint, read_labels
 from taming_cli.data.conditions.pose import read_pose, swap_sides
-from taming_cli.data.images import EXTENSIONS, Crop, apply, read_rgb, tensor, to_float, to_uint8
+from taming_cli.data.images import EXTENSIONS, Crop, apply, read_rgb, tensor, to_float, to_uint8, upright_size
+from taming_cli.data.sources import Item
 from taming_cli.errors import BadImageError, UsageError
 
 
@@ -45,6 +46,11 @@ class Content(ABC):
 
         `beside` is the size of the picture that a map belongs to: key points may not tell theirs.
         """
+
+    def load(self, item: Item, *, min_size: Size | None = None) -> Image:
+        """An item's file, read; of a map that was given its picture, `beside` is the size of that."""
+        beside = None if item.picture is None else size_of(item.picture)
+        return self.read(item.read(), item.name, min_size=min_size, beside=beside)
 
     def cut(self, image: Image, crop: Crop) -> Tensor:
         """What lies under a crop, scaled and mirrored with all that mirroring means for such files -> as `tensor`."""
@@ -242,6 +248,15 @@ def content_of(about: Mapping[str, Any], channels: int) -> Content:
 
 COCO_STUFF = 183
 """Labels of the published COCO-Stuff codecs, which have one for what is unlabelled."""
+
+
+def size_of(picture: Item) -> Size:
+    """The upright size of a picture, by the beginning of its file where that is enough. BadImageError where it cannot
+    be read."""
+    try:
+        return upright_size(picture.head(), picture.name)
+    except BadImageError:
+        return upright_size(picture.read(), picture.name)
 
 
 def _one_hot(values: Tensor, labels: int) -> Tensor:

@@ -110,6 +110,17 @@ def upright(image: Image.Image, pixels: Image.Image) -> Image.Image:
     return pixels if turn is None else pixels.transpose(turn)
 
 
+def upright_size(data: bytes, name: str) -> Size:
+    """The size of the picture in a file's bytes as `read_rgb` returns it. Of most formats the beginning is enough.
+
+    Raises BadImageError for what is not a picture, and where the header is not whole.
+    """
+    with opened(data, name) as image:
+        # Pillow turns TIFF files by itself, and says so by the size at once.
+        sideways = image.format != "TIFF" and _orientation(image) >= 5
+        return Size(image.height, image.width) if sideways else Size(image.width, image.height)
+
+
 def _orientation(image: Image.Image) -> int:
     """EXIF's orientation, 1 to 8; 1 (upright) where there is none or it cannot be read."""
     try:
