@@ -17,7 +17,7 @@ from taming_cli.codec.train import settled
 from taming_cli.codec.vqgan import codec_file
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
 from taming_cli.config.size import Size
-from taming_cli.data.conditions.pose import JOINTS, paint_skeletons, read_pose
+from taming_cli.data.conditions.pose import paint_skeletons, read_pose
 from taming_cli.data.images import read_image
 from taming_cli.data.tokens import TokenFile
 from taming_cli.errors import BadImageError, TamingError, UsageError
@@ -30,6 +30,7 @@ PLACES: dict[str, tuple[float, float]] = {
     "left_wrist": (70, 68), "right_wrist": (30, 68), "left_hip": (58, 70), "right_hip": (42, 70),
     "left_knee": (58, 92), "right_knee": (42, 92), "left_ankle": (58, 115), "right_ankle": (42, 115), "neck": (50, 35),
 }  # fmt: skip
+JOINTS = tuple(PLACES)[:17]
 OPEN_POSE = (
     "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist",
     "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "right_eye", "left_eye",
@@ -196,9 +197,9 @@ def test_open_pose_files_are_drawn_at_the_size_of_the_pictures_named_for_them(tm
         write(folder / f"{name}_keypoints.json", {"people": [{"pose_keypoints_2d": numbers(OPEN_POSE, dx=dx)}]})
     maps = maps_of(folder, pictures=str(photos))
     sizes = {"a": Size(100, 128), "b": Size(110, 128), "d": Size(130, 128), "sub/c": Size(120, 128)}
-    dx = {"a": 0, "b": 1, "sub/c": 2, "d": 3}
+    shifts = {"a": 0, "b": 1, "sub/c": 2, "d": 3}
     for name, size in sizes.items():
-        assert np.array_equal(maps[f"{name}_keypoints.json"], drawn(dx[name], size)), name
+        assert np.array_equal(maps[f"{name}_keypoints.json"], drawn(shifts[name], size)), name
     assert "without the size of their picture" in maps["lost_keypoints.json"]
     with pytest.raises(UsageError, match="give maps the relative paths of their pictures"):
         maps_of(folder, pictures=str(photos / "sub"))

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from taming_cli.config.size import Size
-from taming_cli.data.conditions.pose import JOINTS, paint_skeletons, read_pose, swap_sides
+from taming_cli.data.conditions.keypoints import JOINTS
+from taming_cli.data.conditions.pose import paint_skeletons, read_pose, swap_sides
 from taming_cli.data.scenes import scene, write
 from taming_cli.errors import BadImageError
 

@@ -37,6 +37,7 @@ from taming_cli.errors import UsageError
 from taming_cli.evaluate import look
 from taming_cli.judges import catalogue
 from taming_cli.runtime import builtin, weights
+from taming_cli.runtime.memory import machine_memory
 from tests.served import put, without_weights
 
 UNPATCHED = installation._project
@@ -310,12 +311,12 @@ def test_memory_is_that_of_the_container_where_it_has_less(tmp_path: Path) -> No
     meminfo, limits = tmp_path / "meminfo", tmp_path / "cgroup"
     meminfo.write_text("MemTotal:   9000000 kB\nMemAvailable:   2000000 kB\n")
     limits.mkdir()
-    assert machine.machine_memory(meminfo, limits)[1] == 2_048_000_000
+    assert machine_memory(meminfo, limits)[1] == 2_048_000_000
     (limits / "memory.current").write_text("300000000\n")
     (limits / "memory.max").write_text("max\n")
-    assert machine.machine_memory(meminfo, limits)[1] == 2_048_000_000
+    assert machine_memory(meminfo, limits)[1] == 2_048_000_000
     (limits / "memory.max").write_text("1000000000\n")
-    assert machine.machine_memory(meminfo, limits) == (1_000_000_000, 700_000_000)
+    assert machine_memory(meminfo, limits) == (1_000_000_000, 700_000_000)
 
 
 def test_little_memory_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """Training a codec: `fit` is `taming train-vqgan`."""
 
-import logging
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from taming_cli.codec.estimate import check_memory
 from taming_cli.codec.locate import content_in
+from taming_cli.codec.material import material, tell_labels
 from taming_cli.codec.state import CodecState, start
 from taming_cli.codec.step import codec_step, phase
 from taming_cli.codec.validate import validate
@@ -20,8 +20,7 @@ from taming_cli.codec.vqgan import VQGAN, codec_file, codec_from
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
 from taming_cli.config.fields import from_dict
 from taming_cli.data.batches import Augment, train_batches
-from taming_cli.data.conditions.counts import Counted, count_labels
-from taming_cli.data.conditions.labels import read_colours
+from taming_cli.data.conditions.counts import Counted
 from taming_cli.data.conditions.pairs import each_picture, with_pictures
 from taming_cli.data.contents import Content, content
 from taming_cli.data.sources import Item, Split, digest, list_items, split
@@ -40,7 +39,6 @@ from taming_cli.runtime.schedule import Budget, cosine, warm_up
 from taming_cli.runtime.tensorboard import check_installed
 from taming_cli.runtime.weights import OnBytes
 
-_log = logging.getLogger(__name__)
 COMMAND = "train-vqgan"
 _COLOUR = 4.0  # brightness varies 3 and 8 times as much as the two directions of colour in photographs
 
@@ -161,20 +159,12 @@ def settled(images: Sequence[Path], codec: CodecConfig, critic: CriticConfig, tr
     train = replace(train, pictures=absolute(train.pictures))
     _check_size(codec, critic, train)
     pictures = _split(images, train)
-    colours = read_colours(Path(train.colours)) if train.colours else None
-    stored: dict[str, Any] = {"unlabelled": train.unlabelled, "colours": colours}
-    labels = None
-    if train.kind == "segmentation":
-        known = train.labels or (codec.in_channels if train.init else 0)
-        maps = [*pictures.train, *pictures.held]
-        labels = count_labels(maps, labels=known, values=train.label_values, **stored)
-        train = replace(train, labels=labels.labels)
-    holds = content(train.kind, labels=train.labels, label_values=train.label_values, **stored)
+    holds, labels = material([*pictures.train, *pictures.held], train, codec.in_channels)
     codec = replace(codec, in_channels=holds.channels, out_ch=holds.channels)
     if labels is not None:
+        train = replace(train, labels=labels.labels)
         check_memory(codec, critic, train, str(labels), pick_device(train.device))
-        for line in (str(labels), *(f"warning: {warning}" for warning in labels.warnings)):
-            _log.warning("%s", line)
+        tell_labels(labels)
     return Settled(pictures, codec, train, holds, labels)
 
 

@@ -92,6 +92,18 @@ class CodecTrainConfig:
         low=-(2**31),
         high=2**31 - 1,
     )
+    missing: tuple[str, ...] = option(
+        (),
+        "Values of depth maps where nothing was measured, like 0,65535 or nan: each such pixel takes the nearest "
+        "measured value.",
+        metavar="VALUE",
+    )
+    depth_range: tuple[float, ...] = option(
+        (0.0, 100.0),
+        "Percentiles of a depth map that become -1 and 1; 2,98 leaves outliers aside.",
+        low=0,
+        high=100,
+    )
     pictures: str | None = option(
         None,
         "Pictures that keypoints belong to, paired by name: for files that do not tell their picture's size.",
@@ -179,10 +191,23 @@ class CodecTrainConfig:
             raise UsageError(
                 f"labels, unlabelled, colours and label_values are for segmentation maps, but kind is {self.kind!r}"
             )
+        self._check_depth()
         if self.kind != "pose" and self.pictures is not None:
             raise UsageError(f"pictures says which ones keypoints belong to, but kind is {self.kind!r}; leave it out")
         if self.label_values:
             self._check_label_values()
+
+    def _check_depth(self) -> None:
+        if len(self.depth_range) != 2 or self.depth_range[0] >= self.depth_range[1]:
+            said = ",".join(f"{each:g}" for each in self.depth_range)
+            raise UsageError(f"depth_range is {said}; give two percentiles, the lower first, like 2,98")
+        for value in self.missing:
+            try:
+                float(value)
+            except ValueError:
+                raise UsageError(f"missing is {value!r}; give numbers, nan, inf or -inf, like 0,65535") from None
+        if self.kind != "depth" and (self.missing or self.depth_range != (0.0, 100.0)):
+            raise UsageError(f"missing and depth_range are for depth maps, but kind is {self.kind!r}; leave them out")
 
     def _check_label_values(self) -> None:
         values = self.label_values

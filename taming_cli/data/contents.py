@@ -16,7 +16,7 @@ from torch import Tensor
 
 from taming_cli.config.kinds import CodecKind
 from taming_cli.config.size import Size
-from taming_cli.data.conditions.depth import read_depth
+from taming_cli.data.conditions.depth import WHOLE, read_depth
 from taming_cli.data.conditions.edges import edges, read_edges
 from taming_cli.data.conditions.labels import Colours, paint, read_labels
 from taming_cli.data.conditions.pose import read_pose, swap_sides
@@ -117,7 +117,13 @@ class Poses(Pictures):
 
 @dataclass(frozen=True)
 class Depth(Content):
-    """Distance or its inverse, each map scaled to [-1, 1] by its own smallest and largest value: float32 (1, H, W)."""
+    """Distance or its inverse, each map scaled to [-1, 1] by its own smallest and largest value: float32 (1, H, W).
+
+    `missing` and `percentiles` as for `read_depth`; values that mean missing are kept as text, for nan is no JSON.
+    """
+
+    missing: tuple[str, ...] = ()
+    percentiles: tuple[float, float] = WHOLE
 
     kind: ClassVar[CodecKind] = "depth"
     extensions: ClassVar[frozenset[str]] = EXTENSIONS | {".npy"}
@@ -128,13 +134,21 @@ class Depth(Content):
         return 1
 
     def read(self, data: bytes, name: str, *, min_size: Size | None = None, beside: Size | None = None) -> Image:  # noqa: D102
-        return read_depth(data, name)
+        return read_depth(data, name, missing=[float(each) for each in self.missing], percentiles=self.percentiles)
 
     def tensor(self, image: Image) -> Tensor:  # noqa: D102
         return torch.from_numpy(np.array(image, dtype=np.float32))[None]
 
     def to_input(self, values: Tensor) -> Tensor:  # noqa: D102
         return values
+
+    def about(self) -> dict[str, Any]:  # noqa: D102
+        said: dict[str, Any] = {"content": self.kind}
+        if self.missing:
+            said["missing"] = list(self.missing)
+        if self.percentiles != WHOLE:
+            said["depth_range"] = list(self.percentiles)
+        return said
 
     def show(self, x: Tensor) -> Tensor:  # noqa: D102
         return to_uint8(x).expand(-1, 3, -1, -1)
@@ -222,20 +236,29 @@ def content(
     unlabelled: bool = False,
     colours: Colours | None = None,
     label_values: Sequence[int] = (),
+    missing: Sequence[str] = (),
+    depth_range: Sequence[float] = WHOLE,
 ) -> Content:
-    """The content of that kind. UsageError where only segmentation has what is given."""
+    """The content of that kind. UsageError where only another kind has what is given."""
     if kind == "segmentation":
         return Segmentation(labels, unlabelled, colours, tuple(label_values))
     if labels or unlabelled or colours is not None or label_values:
         raise UsageError(f"labels, unlabelled, colours and label_values describe segmentation maps, not {kind!r}")
-    others: dict[CodecKind, Content] = {"image": Pictures(), "depth": Depth(), "pose": Poses(), "edges": Edges()}
+    low, high = depth_range
+    if kind == "depth":
+        return Depth(tuple(missing), (low, high))
+    if missing or (low, high) != WHOLE:
+        raise UsageError(f"missing and depth_range describe depth maps, not {kind!r}")
+    others: dict[CodecKind, Content] = {"image": Pictures(), "pose": Poses(), "edges": Edges()}
     return others[kind]
 
 
 def content_of(about: Mapping[str, Any], channels: int) -> Content:
     """What a codec takes, by what its file says and by its input's channels."""
     kind = about.get("content", "image")
-    by_channels: dict[int, Content] = {1: Depth(), 3: Pictures(), 2: Edges() if kind == "edges" else Segmentation(2)}
+    low, high = about.get("depth_range", WHOLE)
+    depth = Depth(tuple(about.get("missing", ())), (low, high))
+    by_channels: dict[int, Content] = {1: depth, 3: Pictures(), 2: Edges() if kind == "edges" else Segmentation(2)}
     if kind == "pose" and channels == 3:
         return Poses()
     if channels in by_channels and kind != "segmentation":

@@ -15,8 +15,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 from PIL.Image import Resampling, Transpose
 from PIL.ImageFile import ImageFile
@@ -323,6 +325,16 @@ def _largest_box(source: Size, aspect: float) -> tuple[float, float]:
     if source.width <= source.height * aspect:
         return float(source.width), min(source.width / aspect, float(source.height))
     return min(source.height * aspect, float(source.width)), float(source.height)
+
+
+def nearest_known(unknown: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(H, W) -> for each pixel the place, in the flat picture, of the nearest one that is known: its own, if it is."""
+    _, nearest = cv2.distanceTransformWithLabels(
+        unknown.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    place = np.zeros(int(nearest.max()) + 1, np.int64)
+    place[nearest[~unknown]] = np.flatnonzero(~unknown)
+    return np.asarray(place[nearest])
 
 
 def apply(image: Image.Image, crop: Crop, resample: Resampling = Resampling.LANCZOS) -> Image.Image:

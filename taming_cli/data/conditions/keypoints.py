@@ -230,7 +230,8 @@ def _file_name(given: Any, key: str | None) -> str | None:
 
 
 def _names(given: Any) -> tuple[str, ...]:
-    return tuple(map(str, given)) if isinstance(given, list | tuple) else ()
+    names = tuple(map(str, given)) if isinstance(given, list | tuple) else ()
+    return () if names == JOINTS else names  # the usual ones need not be kept with each person
 
 
 def _dicts(content: Any) -> Iterable[Mapping[str, Any]]:

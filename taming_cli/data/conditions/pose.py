@@ -80,11 +80,11 @@ def read_pose(data: bytes, name: str, *, size: Size | None = None) -> Image.Imag
     return Image.fromarray(_paint(figures, drawn, [_estimate(figure) for figure in figures]))
 
 
-def _in_pixels(figures: Sequence[Mapping[str, Point]], size: Size) -> list[Mapping[str, Point]]:
+def _in_pixels(figures: list[dict[str, Point]], size: Size) -> list[dict[str, Point]]:
     """The same, where joints are written as shares of the picture's sides."""
     places = [place for figure in figures for place in figure.values()]
     if len(places) < 3 or max(size.width, size.height) < 8 or np.abs(places).max() > _SHARES:
-        return list(figures)
+        return figures
     return [{name: (x * size.width, y * size.height) for name, (x, y) in figure.items()} for figure in figures]
 
 
