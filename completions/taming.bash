@@ -6,9 +6,9 @@
 _taming_command() {
     case $1 in
     '') commands='train-vqgan tokenize reconstruct decode train-prior sample import export info demo-data report doctor annotate eval tokens presets weights' flags='--version -h,--help' ;;
-    'train-vqgan') commands='' flags='--preset --config -o,--out --name --resume --weights --offline --dry-run --nproc --json -q,--quiet --debug --kind --labels --unlabelled --colours --size --steps --minutes --batch-size --accumulate --gradient-checkpointing --learning-rate --critic-learning-rate --betas --warmup --final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --legacy --disc-weight --critic-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --flip,--no-flip --held --val-every --val-images --save-every --snapshots --tensorboard --seed --device --precision --workers --cache --val --init --train --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --normalize --disc-ndf --disc-num-layers --disc-loss -v,--verbose -h,--help' ;;
+    'train-vqgan') commands='' flags='--preset --config -o,--out --name --resume --weights --offline --dry-run --nproc --json -q,--quiet --debug --kind --labels --unlabelled --colours --label-values --missing --depth-range --pictures --size --steps --minutes --batch-size --accumulate --gradient-checkpointing --learning-rate --critic-learning-rate --betas --warmup --final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --legacy --disc-weight --critic-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --flip,--no-flip --held --val-every --val-images --save-every --snapshots --tensorboard --seed --device --precision --workers --cache --val --init --train --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --normalize --disc-ndf --disc-num-layers --disc-loss -v,--verbose -h,--help' ;;
     'tokenize') commands='' flags='--ckpt -o,--out --size --views +--cond +--cond-ckpt -0,--null --shard --batch-size --device --precision --workers --config --dry-run --json -q,--quiet --debug -v,--verbose -h,--help' ;;
-    'reconstruct') commands='' flags='--ckpt -o,--out --size --batch-size --device --precision --workers --shard --config --dry-run --json -q,--quiet --debug -v,--verbose -h,--help' ;;
+    'reconstruct') commands='' flags='--ckpt -o,--out --size --pictures --batch-size --device --precision --workers --shard --config --dry-run --json -q,--quiet --debug -v,--verbose -h,--help' ;;
     'decode') commands='' flags='--codec --batch-size --device --precision --shard --config --dry-run --json -q,--quiet --debug -v,--verbose -h,--help' ;;
     'train-prior') commands='' flags='--codec +--cond-ckpt --preset --config -o,--out --name --resume --dry-run --nproc --json -q,--quiet --debug --steps --minutes --batch-size --accumulate --gradient-checkpointing --fsdp --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --snapshots --samples --tensorboard --seed --device --precision --init --arch --n-layer --n-head --n-embd --window -v,--verbose -h,--help' ;;
     'sample') commands='' flags='--ckpt --codec +--cond --complete --mask --at --class-map --weights --offline -o,--out --name --first --tokens --npz --shard --config --device --precision --dry-run --json -q,--quiet --debug --temperature --top-k --top-p --min-p --guidance --greedy -n --seed --class --size --candidates --accept-rate --classifier --stride --batch-size -v,--verbose -h,--help' ;;
@@ -65,7 +65,7 @@ _taming_value_of_flag() {
     *' -o' | *' --out') suffixes='' ;;
     *' --weights') suffixes='.pth .pt .safetensors' ;;
     *' --kind') words='image segmentation depth pose edges' ;;
-    *' --colours') suffixes='any' ;;
+    *' --colours' | *' --pictures') suffixes='any' ;;
     *' --perceptual') words='lpips-vgg lpips-alex lpips-squeeze efficientnet-lite0 none' ;;
     *' --quantizer') words='ema vq' ;;
     *' --device') words='auto cpu cuda mps' ;;
@@ -124,6 +124,7 @@ _taming_help() {
     'train-vqgan --cache') help='MiB of memory for decoded pictures. Default 1024.' ;;
     'tokenize --size' | 'reconstruct --size') help='Size of the pictures; by default the codec'\''s own.' ;;
     'tokenize --shard') help='Make the I-th of N parts, tokens.I-of-N.h5, for `taming tokens merge` to join.' ;;
+    'reconstruct --pictures') help='Pictures that keypoints belong to, where these lack sizes.' ;;
     'decode --codec' | 'train-prior --codec') help='The codec, where the token file does not find it.' ;;
     'train-prior --cond-ckpt') help='A condition'\''s codec, where the token file does not find it.' ;;
     'train-prior --batch-size') help='Windows per step. Default 16.' ;;
@@ -213,6 +214,10 @@ _taming_help() {
     *' --labels') help='Labels of segmentation maps; 0: one more than the largest that occurs. Default 0.' ;;
     *' --unlabelled') help='In segmentation maps 255 means unlabelled and becomes label 0, the others move up (COCO-Stuff).' ;;
     *' --colours') help='Colours of segmentation maps in true colour: a line `#rrggbb name` for each label.' ;;
+    *' --label-values') help='Stored values of segmentation maps that are labels 0, 1, 2 and so on, like 0,255 for masks.' ;;
+    *' --missing') help='Values of depth maps where nothing was measured, like 0,65535 or nan: each such pixel takes the nearest measured value.' ;;
+    *' --depth-range') help='Percentiles of a depth map that become -1 and 1; 2,98 leaves outliers aside. Default 0.0,100.0.' ;;
+    *' --pictures') help='Pictures that keypoints belong to, paired by name: for files that do not tell their picture'\''s size.' ;;
     *' --size') help='First cut and scale every picture to this, around its middle; none: as it is.' ;;
     *' --steps') help='Optimiser updates; 0: as many as --minutes allow. Default 0.' ;;
     *' --minutes') help='Wall-clock minutes; 0: as long as --steps take. Default 8.' ;;

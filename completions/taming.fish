@@ -23,11 +23,11 @@ end
 function __taming_takes
     switch $argv[1]
         case 'train-vqgan'
-            contains -- $argv[2] --preset --config -o --out --name --weights --nproc --kind --labels --colours --size --steps --minutes --batch-size --accumulate --learning-rate --critic-learning-rate --betas --warmup --final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --disc-weight --critic-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --held --val-every --val-images --save-every --seed --device --precision --workers --cache --val --init --train --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --disc-ndf --disc-num-layers --disc-loss
+            contains -- $argv[2] --preset --config -o --out --name --weights --nproc --kind --labels --colours --label-values --missing --depth-range --pictures --size --steps --minutes --batch-size --accumulate --learning-rate --critic-learning-rate --betas --warmup --final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --disc-weight --critic-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --held --val-every --val-images --save-every --seed --device --precision --workers --cache --val --init --train --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --disc-ndf --disc-num-layers --disc-loss
         case 'tokenize'
             contains -- $argv[2] --ckpt -o --out --size --views --cond --cond-ckpt --shard --batch-size --device --precision --workers --config
         case 'reconstruct'
-            contains -- $argv[2] --ckpt -o --out --size --batch-size --device --precision --workers --shard --config
+            contains -- $argv[2] --ckpt -o --out --size --pictures --batch-size --device --precision --workers --shard --config
         case 'decode'
             contains -- $argv[2] --codec --batch-size --device --precision --shard --config
         case 'train-prior'
@@ -268,6 +268,10 @@ complete -c taming -n '__taming_may \'--kind\' train-vqgan' -l kind -d 'What the
 complete -c taming -n '__taming_may \'--labels\' train-vqgan' -l labels -d 'Labels of segmentation maps; 0: one more than the largest that occurs. Default 0.' -x
 complete -c taming -n '__taming_may \'--unlabelled\' train-vqgan' -l unlabelled -d 'In segmentation maps 255 means unlabelled and becomes label 0, the others move up (COCO-Stuff).'
 complete -c taming -n '__taming_may \'--colours\' train-vqgan' -l colours -d 'Colours of segmentation maps in true colour: a line `#rrggbb name` for each label.' -x -a '(__taming_files \'\')'
+complete -c taming -n '__taming_may \'--label-values\' train-vqgan' -l label-values -d 'Stored values of segmentation maps that are labels 0, 1, 2 and so on, like 0,255 for masks.' -x
+complete -c taming -n '__taming_may \'--missing\' train-vqgan' -l missing -d 'Values of depth maps where nothing was measured, like 0,65535 or nan: each such pixel takes the nearest measured value.' -x
+complete -c taming -n '__taming_may \'--depth-range\' train-vqgan' -l depth-range -d 'Percentiles of a depth map that become -1 and 1; 2,98 leaves outliers aside. Default 0.0,100.0.' -x
+complete -c taming -n '__taming_may \'--pictures\' train-vqgan' -l pictures -d 'Pictures that keypoints belong to, paired by name: for files that do not tell their picture\'s size.' -x -a '(__taming_files \'\')'
 complete -c taming -n '__taming_may \'--size\' train-vqgan' -l size -d 'Size of the training crops, in pixels. Default 128x128.' -x
 complete -c taming -n '__taming_may \'--steps\' train-vqgan train-prior' -l steps -d 'Optimiser updates; 0: as many as --minutes allow. Default 0.' -x
 complete -c taming -n '__taming_may \'--minutes\' train-vqgan train-prior' -l minutes -d 'Wall-clock minutes; 0: as long as --steps take. Default 8.' -x
@@ -339,6 +343,7 @@ complete -c taming -n '__taming_may \'--batch-size\' tokenize reconstruct decode
 complete -c taming -n '__taming_may \'--device\' tokenize reconstruct decode sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l device -d 'auto, cpu, cuda, cuda:N or mps.' -x -a 'auto\\t cpu\\t cuda\\t mps\\t'
 complete -c taming -n '__taming_may \'--precision\' tokenize reconstruct decode sample \'eval nll\'' -l precision -d 'Arithmetic of the networks.' -x -a 'auto\\t fp32\\t bf16\\t fp16\\t'
 complete -c taming -n '__taming_may \'--workers\' tokenize reconstruct \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l workers -d 'Threads that read pictures.' -x
+complete -c taming -n '__taming_may \'--pictures\' reconstruct' -l pictures -d 'Pictures that keypoints belong to, where these lack sizes.' -x -a '(__taming_files \'\')'
 complete -c taming -n '__taming_may \'--shard\' reconstruct decode sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -l shard -d 'Do every N-th picture, from the I-th: a part of the work.' -x
 complete -c taming -n '__taming_may \'--codec\' decode train-prior' -l codec -d 'The codec, where the token file does not find it.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'\' train-prior' -l cond-ckpt -d 'A condition\'s codec, where the token file does not find it.' -x -a '(__taming_files .safetensors)'
