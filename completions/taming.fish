@@ -23,17 +23,17 @@ end
 function __taming_takes
     switch $argv[1]
         case 'train-vqgan'
-            contains -- $argv[2] --preset --config -o --out --name --weights --nproc --kind --labels --colours --size --steps --minutes --batch-size --accumulate --learning-rate --critic-learning-rate --betas --warmup --final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --disc-weight --critic-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --held --val-every --val-images --save-every --seed --device --precision --workers --cache --val --init --train --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --disc-ndf --disc-num-layers --disc-loss --max-pixels
+            contains -- $argv[2] --preset --config -o --out --name --weights --nproc --kind --labels --colours --label-values --missing --depth-range --pictures --size --steps --minutes --batch-size --accumulate --learning-rate --critic-learning-rate --betas --warmup --final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --disc-weight --critic-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --held --val-every --val-images --save-every --seed --device --precision --workers --cache --val --init --train --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --disc-ndf --disc-num-layers --disc-loss --max-pixels
         case 'tokenize'
-            contains -- $argv[2] --ckpt -o --out --size --views --cond --cond-ckpt --shard --batch-size --device --precision --workers --config --max-pixels
+            contains -- $argv[2] --ckpt -o --out --size --views --cond --cond-ckpt --shard --batch-size --device --precision --memory --workers --config --max-pixels
         case 'reconstruct'
-            contains -- $argv[2] --ckpt -o --out --size --batch-size --device --precision --workers --shard --config --max-pixels
+            contains -- $argv[2] --ckpt -o --out --size --pictures --batch-size --device --precision --memory --workers --shard --config --max-pixels
         case 'decode'
-            contains -- $argv[2] --codec --batch-size --device --precision --shard --config
+            contains -- $argv[2] --codec --batch-size --device --precision --memory --shard --config
         case 'train-prior'
             contains -- $argv[2] --codec --cond-ckpt --preset --config -o --out --name --nproc --steps --minutes --batch-size --accumulate --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --samples --seed --device --precision --init --arch --n-layer --n-head --n-embd --window
         case 'sample'
-            contains -- $argv[2] --ckpt --codec --cond --complete --mask --at --class-map --weights -o --out --name --first --tokens --npz --shard --config --device --precision --temperature --top-k --top-p --min-p --guidance -n --seed --class --size --candidates --accept-rate --classifier --stride --batch-size --max-pixels
+            contains -- $argv[2] --ckpt --codec --cond --complete --mask --at --class-map --weights -o --out --name --first --tokens --npz --shard --config --device --precision --memory --temperature --top-k --top-p --min-p --guidance -n --seed --class --size --candidates --keep --accept-rate --classifier --stride --batch-size --max-pixels
         case 'import'
             contains -- $argv[2] --config -o --out
         case 'export'
@@ -53,23 +53,23 @@ function __taming_takes
         case 'annotate edges'
             contains -- $argv[2] -o --out --shard --workers --config --max-pixels
         case 'eval fid'
-            contains -- $argv[2] --codec --weights -o --out --batch-size --device --workers --config --features --resize --size --max-pixels
+            contains -- $argv[2] --codec --weights -o --out --batch-size --device --memory --workers --config --features --resize --size --max-pixels
         case 'eval is'
-            contains -- $argv[2] --codec --weights -o --out --batch-size --device --workers --config --features --resize --size --splits --seed --max-pixels
+            contains -- $argv[2] --codec --weights -o --out --batch-size --device --memory --workers --config --features --resize --size --splits --seed --max-pixels
         case 'eval kid'
-            contains -- $argv[2] --codec --weights -o --out --batch-size --device --workers --config --features --resize --size --subsets --subset-size --seed --max-pixels
+            contains -- $argv[2] --codec --weights -o --out --batch-size --device --memory --workers --config --features --resize --size --subsets --subset-size --seed --max-pixels
         case 'eval prc'
-            contains -- $argv[2] --codec --weights -o --out --batch-size --device --workers --config --features --resize --size --neighbours --max-pixels
+            contains -- $argv[2] --codec --weights -o --out --batch-size --device --memory --workers --config --features --resize --size --neighbours --max-pixels
         case 'eval rfid'
-            contains -- $argv[2] --weights -o --out --batch-size --device --workers --config --features --resize --size --max-pixels
+            contains -- $argv[2] --weights -o --out --batch-size --device --memory --workers --config --features --resize --size --max-pixels
         case 'eval recon'
-            contains -- $argv[2] --size --perceptual --weights -o --out --batch-size --device --workers --config --max-pixels
+            contains -- $argv[2] --size --perceptual --weights -o --out --batch-size --device --memory --workers --config --max-pixels
         case 'eval codebook'
-            contains -- $argv[2] --size -o --out --batch-size --device --workers --config --max-pixels
+            contains -- $argv[2] --size -o --out --batch-size --device --memory --workers --config --max-pixels
         case 'eval nll'
-            contains -- $argv[2] --stride --precision -o --out --batch-size --device --workers --config --max-pixels
+            contains -- $argv[2] --stride --precision -o --out --batch-size --device --memory --workers --config --max-pixels
         case 'eval all'
-            contains -- $argv[2] --perceptual --weights -o --out --batch-size --device --workers --config --features --resize --size --max-pixels
+            contains -- $argv[2] --perceptual --weights -o --out --batch-size --device --memory --workers --config --features --resize --size --max-pixels
         case 'tokens merge'
             contains -- $argv[2] -o --out
         case 'weights ls'
@@ -269,6 +269,10 @@ complete -c taming -n '__taming_may \'--kind\' train-vqgan' -l kind -d 'What the
 complete -c taming -n '__taming_may \'--labels\' train-vqgan' -l labels -d 'Labels of segmentation maps; 0: one more than the largest that occurs. Default 0.' -x
 complete -c taming -n '__taming_may \'--unlabelled\' train-vqgan' -l unlabelled -d 'In segmentation maps 255 means unlabelled and becomes label 0, the others move up (COCO-Stuff).'
 complete -c taming -n '__taming_may \'--colours\' train-vqgan' -l colours -d 'Colours of segmentation maps in true colour: a line `#rrggbb name` for each label.' -x -a '(__taming_files \'\')'
+complete -c taming -n '__taming_may \'--label-values\' train-vqgan' -l label-values -d 'Stored values of segmentation maps that are labels 0, 1, 2 and so on, like 0,255 for masks.' -x
+complete -c taming -n '__taming_may \'--missing\' train-vqgan' -l missing -d 'Values of depth maps where nothing was measured, like 0,65535 or nan: each such pixel takes the nearest measured value.' -x
+complete -c taming -n '__taming_may \'--depth-range\' train-vqgan' -l depth-range -d 'Percentiles of a depth map that become -1 and 1; 2,98 leaves outliers aside. Default 0.0,100.0.' -x
+complete -c taming -n '__taming_may \'--pictures\' train-vqgan' -l pictures -d 'Pictures that keypoints belong to, paired by name: for files that do not tell their picture\'s size.' -x -a '(__taming_files \'\')'
 complete -c taming -n '__taming_may \'--size\' train-vqgan' -l size -d 'Size of the training crops, in pixels. Default 128x128.' -x
 complete -c taming -n '__taming_may \'--steps\' train-vqgan train-prior' -l steps -d 'Optimiser updates; 0: as many as --minutes allow. Default 0.' -x
 complete -c taming -n '__taming_may \'--minutes\' train-vqgan train-prior' -l minutes -d 'Wall-clock minutes; 0: as long as --steps take. Default 8.' -x
@@ -339,7 +343,10 @@ complete -c taming -n '__taming_may \'--shard\' tokenize' -l shard -d 'Make the 
 complete -c taming -n '__taming_may \'--batch-size\' tokenize reconstruct decode \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l batch-size -d 'Pictures at once.' -x
 complete -c taming -n '__taming_may \'--device\' tokenize reconstruct decode sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l device -d 'auto, cpu, cuda, cuda:N or mps.' -x -a 'auto\\t cpu\\t cuda\\t mps\\t'
 complete -c taming -n '__taming_may \'--precision\' tokenize reconstruct decode sample \'eval nll\'' -l precision -d 'Arithmetic of the networks.' -x -a 'auto\\t fp32\\t bf16\\t fp16\\t'
+complete -c taming -n '__taming_may \'--memory\' tokenize' -l memory -d 'Memory for encoding a picture, recorded in the file; 3 by default, on every machine.' -x
 complete -c taming -n '__taming_may \'--workers\' tokenize reconstruct \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l workers -d 'Threads that read pictures.' -x
+complete -c taming -n '__taming_may \'--pictures\' reconstruct' -l pictures -d 'Pictures that keypoints belong to, where these lack sizes.' -x -a '(__taming_files \'\')'
+complete -c taming -n '__taming_may \'--memory\' reconstruct decode sample \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l memory -d 'Memory for coding a picture; one that fits is decoded exactly. By default half of what is free.' -x
 complete -c taming -n '__taming_may \'--shard\' reconstruct decode sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -l shard -d 'Do every N-th picture, from the I-th: a part of the work.' -x
 complete -c taming -n '__taming_may \'--codec\' decode train-prior' -l codec -d 'The codec, where the token file does not find it.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'\' train-prior' -l cond-ckpt -d 'A condition\'s codec, where the token file does not find it.' -x -a '(__taming_files .safetensors)'
@@ -383,9 +390,10 @@ complete -c taming -n '__taming_may \'--guidance\' sample' -l guidance -d 'Pull 
 complete -c taming -n '__taming_may \'--greedy\' sample' -l greedy -d 'Always take the most likely code.'
 complete -c taming -n '__taming_may \'-n\' sample' -s n -d 'How many pictures. Default 1.' -x
 complete -c taming -n '__taming_may \'--seed\' sample' -l seed -d 'Same seed, same pictures, whatever the batch size. Default 0.' -x
-complete -c taming -n '__taming_may \'--class\' sample' -l class -d 'Class to draw, by name or number; none: any.' -x
-complete -c taming -n '__taming_may \'--size\' sample' -l size -d 'Of the pictures, in pixels; none: as in training.' -x
+complete -c taming -n '__taming_may \'--class\' sample' -l class -d 'Class to draw: its name, or \'#N\' for number N from 0, or N where classes have no names; none: any.' -x
+complete -c taming -n '__taming_may \'--size\' sample' -l size -d 'Of the pictures, in pixels, any; none: as their map, or as in training.' -x
 complete -c taming -n '__taming_may \'--candidates\' sample' -l candidates -d 'With --complete: so many fillings are drawn, and the one kept that what comes after it fits best. Default 1.' -x
+complete -c taming -n '__taming_may \'--keep\' sample' -l keep -d 'With --complete: `pixels` leaves what is known as it is, and fits the colours beside it; `codes` keeps its codes, and decodes all. Default pixels.' -x -a 'pixels\\t codes\\t'
 complete -c taming -n '__taming_may \'--accept-rate\' sample' -l accept-rate -d 'Draw n / rate and keep the n that --classifier gives their class the most; 1: all. Default 1.' -x
 complete -c taming -n '__taming_may \'--classifier\' sample' -l classifier -d 'That judge: efficientnet-lite0 (no download) or one of torchvision, such as resnet50. Default efficientnet-lite0.' -x -a 'efficientnet-lite0\\t resnet50\\t'
 complete -c taming -n '__taming_may \'--stride\' sample' -l stride -d 'Columns that share a window: 1 is the paper\'s procedure, more is faster; 0: half the window\'s. Default 0.' -x

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from taming_cli.codec import losses
 from taming_cli.codec import train as training
+from taming_cli.codec.setup import held_out
 from taming_cli.codec.state import CodecState, start
 from taming_cli.codec.step import Phase, codec_step, phase
 from taming_cli.codec.train import TrainedCodec, fit
@@ -577,7 +578,7 @@ def test_the_run_folder_and_the_model_files_describe_themselves(first: TrainedCo
     assert last.about["metrics"] == first.validation
     assert last.about["perceptual"] is None
     assert last.about["data"]["train"] + last.about["data"]["held"] == 10
-    assert last.about["data"]["held_sha256"] == digest(training.held_out(first.run))
+    assert last.about["data"]["held_sha256"] == digest(held_out(first.run))
     for seen in lines(first.run, "validation"):
         assert sum(seen["code_use"]) == pytest.approx(16, abs=1e-3)  # K times the shares, of 16 codes each by itself
         assert sum(value > 0 for value in seen["code_use"]) == seen["codes_used"] * 16

@@ -120,7 +120,20 @@ def test_unlabelled_is_coco_stuffs_255():
         read(encoded(np.array([[300, 255]], np.uint16)), unlabelled=True)
 
 
-def test_true_colour_is_looked_up_in_the_table():
+def test_listed_values_are_labels_in_their_order() -> None:
+    stored = np.array([[255, 0, 128], [0, 0, 255]], np.uint8)
+    assert read(encoded(stored), values=(0, 128, 255)).tolist() == [[2, 0, 1], [0, 0, 2]]
+    assert read(encoded(stored), values=(255, 7, 0, 128)).tolist() == [[0, 2, 3], [2, 2, 0]]
+    assert read(encoded(np.array([[40000, 3]], np.uint16)), values=(3, 40000)).tolist() == [[1, 0]]
+    # Values that are no labels as they are stored.
+    signed = Image.fromarray(np.array([[-1, 33, 100_000]], np.int32))
+    assert read(encoded(signed, "TIFF"), values=(-1, 33, 100_000)).tolist() == [[0, 1, 2]]
+    with pytest.raises(BadImageError, match=r"holds labels from -1 to 100000; .* --label-values lists them"):
+        read(encoded(signed, "TIFF"))
+    with pytest.raises(BadImageError, match=r"holds 128 at \(2, 0\), which is not one of the label values 0, 255"):
+        read(encoded(stored), values=(0, 255))
+
+    # --- tables of colours ---_is_looked_up_in_the_table():
     values = RNG.integers(0, 4, (9, 13))
     for kwargs in ({}, {"unlabelled": True}):
         assert (read(encoded(TABLE.rgb[values]), colours=TABLE, **kwargs) == values).all()

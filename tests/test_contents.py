@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from taming_cli.config.size import Size
-from taming_cli.data.conditions.pose import JOINTS, paint_skeletons
+from taming_cli.data.conditions.keypoints import JOINTS
+from taming_cli.data.conditions.pose import paint_skeletons
 from taming_cli.data.contents import Content, Depth, Edges, Pictures, Poses, Segmentation
 from taming_cli.data.images import Crop, apply
 from taming_cli.data.scenes import scene

@@ -37,6 +37,7 @@ from taming_cli.errors import UsageError
 from taming_cli.evaluate import look
 from taming_cli.judges import catalogue
 from taming_cli.runtime import builtin, weights
+from taming_cli.runtime.memory import memory_bytes
 from tests.served import put, without_weights
 
 UNPATCHED = installation._project
@@ -310,16 +311,16 @@ def test_memory_is_that_of_the_container_where_it_has_less(tmp_path: Path) -> No
     meminfo, limits = tmp_path / "meminfo", tmp_path / "cgroup"
     meminfo.write_text("MemTotal:   9000000 kB\nMemAvailable:   2000000 kB\n")
     limits.mkdir()
-    assert machine._memory_bytes(meminfo, limits)[1] == 2_048_000_000
+    assert memory_bytes(meminfo, limits)[1] == 2_048_000_000
     (limits / "memory.current").write_text("300000000\n")
     (limits / "memory.max").write_text("max\n")
-    assert machine._memory_bytes(meminfo, limits)[1] == 2_048_000_000
+    assert memory_bytes(meminfo, limits)[1] == 2_048_000_000
     (limits / "memory.max").write_text("1000000000\n")
-    assert machine._memory_bytes(meminfo, limits) == (1_000_000_000, 700_000_000)
+    assert memory_bytes(meminfo, limits) == (1_000_000_000, 700_000_000)
 
 
 def test_little_memory_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_memory_bytes", lambda: (8 * 2**30, 2**30))
+    monkeypatch.setattr(machine, "memory_bytes", lambda: (8 * 2**30, 2**30))
     found = by_name(machine.devices())["memory"]
     assert (found.mark, found.says) == ("note", "1.0 of 8.0 GiB are free; a training of tiny takes 2 GiB")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from taming_cli.cli.app import main
-from taming_cli.codec.train import held_out
+from taming_cli.codec.setup import held_out
 from taming_cli.evaluate.defaults import newest_samples, trained_on
 from taming_cli.runtime.record import read_run
 from taming_cli.runtime.rundir import newest

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from taming_cli.codec import maps
-from taming_cli.codec.train import held_out
+from taming_cli.codec.setup import held_out
 from taming_cli.data.contents import Pictures
 from taming_cli.data.sources import list_items
 from taming_cli.errors import UsageError

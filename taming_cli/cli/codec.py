@@ -114,7 +114,8 @@ def _dry_run(
     nproc: int,
 ) -> int:
     from taming_cli.codec.estimate import estimate
-    from taming_cli.codec.train import COMMAND, identity, settled
+    from taming_cli.codec.setup import identity, settled
+    from taming_cli.codec.train import COMMAND
     from taming_cli.data.large import told_large
     from taming_cli.judges import perceptual
     from taming_cli.runtime.device import pick_device, pick_precision
@@ -150,6 +151,10 @@ def reconstruct(
     ckpt: o.Ckpt = None,
     out: o.Out = None,
     size: o.SizeText = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option("--pictures", metavar="PATH", help="Pictures that keypoints belong to, where these lack sizes."),
+    ] = None,
     batch_size: o.BatchSize = 8,
     device: o.Device = "auto",
     precision: o.Precision = "fp32",
@@ -167,6 +172,7 @@ def reconstruct(
     from taming_cli.cli.models import codec_path
     from taming_cli.codec import reconstruct as verb
     from taming_cli.codec.locate import content_in
+    from taming_cli.data.conditions.pairs import each_picture, with_pictures
     from taming_cli.data.sources import list_items
     from taming_cli.runtime.checkpoint import read_header
 
@@ -176,7 +182,9 @@ def reconstruct(
         *images, out = images
     part = o.own_part(shard)
     path = codec_path(output, ckpt)
-    items = list_items(images, extensions=content_in(read_header(path)).extensions).items
+    items = each_picture(list_items(images, extensions=content_in(read_header(path)).extensions).items)
+    if pictures is not None:
+        items = with_pictures(items, pictures, images[0])
     with output.bar("reconstructing", len(items[part.places]), "pictures") as bar:
         written = verb.reconstruct(
             items,

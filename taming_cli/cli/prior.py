@@ -303,17 +303,19 @@ def _free_way(npz: Path, plan: dict[str, Any]) -> str:
 
 def _maps(kinds: Sequence[str], given: Sequence[str]) -> dict[str, Path]:
     """`KIND=FILE`, or FILE alone where the prior takes but one kind of map."""
+    from taming_cli.data.conditions.pairs import chosen
+
     maps: dict[str, Path] = {}
     for text in given:
         kind, equals, path = text.partition("=")
-        if not equals or (kind not in kinds and Path(text).exists()):
+        if not equals or (kind not in kinds and chosen(Path(text)).file.exists()):
             if len(kinds) != 1:
                 has = f"several kinds of map; say which: {kinds[0]}={text}" if kinds else "no map: leave --cond out"
                 raise UsageError(f"this prior takes {has}")
             kind, path = kinds[0], text
         if kind in maps:
             raise UsageError(f"{kind} maps are given twice: {maps[kind]} and {path}")
-        if not Path(path).exists():
+        if not chosen(Path(path)).file.exists():
             raise UsageError(f"{path}: no such file or folder")
         maps[kind] = Path(path)
     return maps

@@ -7,8 +7,14 @@ from taming_cli.codec.state import arranged
 from taming_cli.codec.step import Aim, Phase, backward
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
+from taming_cli.errors import UsageError
 from taming_cli.judges.perceptual import Perceptual
 from taming_cli.runtime.cost import Estimate, cost, pretending
+from taming_cli.runtime.device import pick_precision
+from taming_cli.runtime.memory import free_bytes
+
+_COPIES = 4
+"""Arrays of a codec's input or output that a step on label maps holds at once, at the least."""
 
 
 def estimate(
@@ -35,3 +41,26 @@ def estimate(
     exchanged = 4 * (sum(trained) + averaged)
     memory = found.peak + 4 * (2 * sum(trained) + judged)
     return Estimate(parameters, memory, found.flops * parts, found.moved * parts, exchanged)
+
+
+def check_memory(
+    codec: CodecConfig, critic: CriticConfig, train: CodecTrainConfig, what: str, device: torch.device
+) -> None:
+    """UsageError where a training on label maps needs more memory than is free; `what` says how many labels there are.
+    Nothing is allocated."""
+    free = free_bytes(device)
+    pictures = -(-train.batch_size // min(train.accumulate, train.batch_size))
+    one_hot = 4 * codec.in_channels * pictures * train.size.width * train.size.height
+    least = _COPIES * one_hot
+    if least < free / 4:  # an estimate takes seconds
+        return
+    needed = least
+    if least <= free:
+        needed = estimate(codec, critic, train, None, pick_precision(train.precision, device)).memory
+    if needed > free:
+        raise UsageError(
+            f"{what}. A codec has a channel for each: at {train.size}, {pictures} maps at once need at least "
+            f"{needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free. If these numbers are instances, "
+            "give maps of labels instead; if few of them count, list those by --label-values; else use a smaller "
+            "--size or --batch-size, or --accumulate"
+        )

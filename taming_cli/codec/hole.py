@@ -14,7 +14,7 @@ from torch import Tensor
 from taming_cli.codec import tiles
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.size import Frame, Size
-from taming_cli.data.images import read_rgb
+from taming_cli.data.images import nearest_known, read_rgb
 from taming_cli.data.sources import Item
 from taming_cli.errors import UsageError
 
@@ -119,12 +119,7 @@ def restored(images: Tensor, given: Known) -> Tensor:
 
 def _filled(pixels: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """(H, W, 3) with the pixels of the hole in the colour of the nearest known one."""
-    _, nearest = cv2.distanceTransformWithLabels(
-        hole.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    place = np.zeros(int(nearest.max()) + 1, np.int64)
-    place[nearest[~hole]] = np.flatnonzero(~hole)
-    return np.asarray(pixels.reshape(-1, 3)[place[nearest]], np.uint8)
+    return np.asarray(pixels.reshape(-1, 3)[nearest_known(hole)], np.uint8)
 
 
 def _mask(mask: Path | str | None, image: Image, picture: Path) -> NDArray[np.bool_]:

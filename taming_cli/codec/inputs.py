@@ -29,12 +29,20 @@ def data_of(
         listings = {"inputs": _listing([*pictures.train, *pictures.held], keys)}
     else:
         listings = {"inputs": _listing(pictures.train, keys), "val": _listing(pictures.held, keys)}
+    if train.pictures is not None:  # of which the maps' sizes are taken
+        of_maps = [item.picture for item in (*pictures.train, *pictures.held) if item.picture is not None]
+        listings["pictures"] = _listing(of_maps, {})
     said = to_dict(train)
     tables = {"colour table": repr(content.about()["colours"])} if train.colours else {}
     return Data(
         what="pictures",
         listings=listings,
-        places={"inputs": " ".join(inputs), "val": f"--val {train.val}", "colour table": f"--colours {train.colours}"},
+        places={
+            "inputs": " ".join(inputs),
+            "val": f"--val {train.val}",
+            "pictures": f"--pictures {train.pictures}",
+            "colour table": f"--colours {train.colours}",
+        },
         about={"data": counts(pictures, train), **content.about()},
         by={name: said[name] for name in LISTED_BY},
         named=not keys,

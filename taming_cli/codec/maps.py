@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from taming_cli.codec.condition import Encoder
 from taming_cli.codec.hole import Known
+from taming_cli.config.fields import one_of
 from taming_cli.config.size import Frame, Size
-from taming_cli.data.conditions.pairs import partners
+from taming_cli.data.conditions.pairs import chosen, each_picture, partners
 from taming_cli.data.images import Crop, centre_crop
 from taming_cli.data.sources import Item, is_collection, list_items
 from taming_cli.errors import UsageError
@@ -65,17 +66,19 @@ def ask(encoders: Mapping[str, Encoder], maps: Maps, f: int, frame: Frame | None
     Without a frame the pictures have the map's size (a low-resolution picture has one pixel for each code), or that of
     the grid `otherwise` where there is no map either. A map of another aspect is cut to the picture's around its
     middle, and scaled. Where the grid reaches beyond the picture, it shows what the map has there, and then the map's
-    edge repeated. Conditions that need no map are added. Every kind in `maps` has to have an encoder. Raises UsageError
-    for maps that are not in pairs, and without a frame for maps of sizes that need several grids; BadImageError for one
-    that cannot be read.
+    edge repeated. Conditions that need no map are added. Every kind in `maps` has to have an encoder. Keypoints that do
+    not tell their picture's size have the frame's. Raises UsageError for maps that are not in pairs, without a frame
+    for maps of sizes that need several grids, and for a file of keypoints of many pictures of which none is named;
+    BadImageError for one that cannot be read.
     """
     found = _listed(encoders, maps)
-    read = {kind: [_read(encoders[kind], item) for item in items] for kind, items in found.items()}
+    beside = None if frame is None else frame.size
+    read = {kind: [_read(encoders[kind], item, beside) for item in items] for kind, items in found.items()}
     if frame is None:
         sizes = {
             encoders[kind].picture_of(Size(*image.size), f) for kind, images in read.items() for image in images
         } or {Size(f * otherwise.width, f * otherwise.height)}
-        frame = Frame(_one(sizes, f), f)
+        frame = Frame(_one_size(sizes, f), f)
     grid, codes = frame.grid, {}
     for kind, images in read.items():
         cuts = []
@@ -92,7 +95,7 @@ def ask(encoders: Mapping[str, Encoder], maps: Maps, f: int, frame: Frame | None
     return Asked(frame, codes, tuple(item.name for item in longest))
 
 
-def _one(sizes: set[Size], f: int) -> Size:
+def _one_size(sizes: set[Size], f: int) -> Size:
     """The size of all pictures: that of their maps, or of the grid that is nearest to all of them."""
     if len(sizes) == 1:
         return next(iter(sizes))
@@ -126,9 +129,9 @@ def _listed(encoders: Mapping[str, Encoder], maps: Maps) -> dict[str, list[Item]
         reads = encoders[kind].reads
         assert reads is not None
         if not is_collection(path):
-            listed[kind] = [Item(path.name, path)]
+            listed[kind] = [_one_map(path)]
         elif not first:
-            first = list_items([path], extensions=reads.extensions).items
+            first = each_picture(list_items([path], extensions=reads.extensions).items)
             listed[kind] = list(first)
         else:
             pairs = partners(first, path, reads.extensions)
@@ -138,6 +141,23 @@ def _listed(encoders: Mapping[str, Encoder], maps: Maps) -> dict[str, list[Item]
     return listed
 
 
-def _read(encoder: Encoder, item: Item) -> Image:
+def _one_map(path: Path) -> Item:
+    """A map's file; of keypoints of many pictures, those of the one that is chosen."""
+    file, name = chosen(path)
+    parts = each_picture([Item(file.name, file)])
+    if name is None:
+        if len(parts) > 1:
+            raise UsageError(f"{file} holds keypoints of {len(parts)} pictures; name one: {file}:{parts[0].name}")
+        return parts[0]
+    found = [part for part in parts if name in (part.name, PurePosixPath(part.name).stem)]
+    if len(found) != 1:
+        raise UsageError(
+            f"{file} holds no keypoints of a picture {name!r}; {one_of([part.name for part in parts], name)}"
+        )
+    return found[0]
+
+
+def _read(encoder: Encoder, item: Item, size: Size | None) -> Image:
     assert encoder.reads is not None
-    return encoder.reads.read(item.read(), str(item.path))
+    where = str(item.path) if item.content is None else f"{item.path}:{item.member}"
+    return encoder.reads.read(item.read(), where, beside=size)

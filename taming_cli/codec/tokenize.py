@@ -30,6 +30,8 @@ from taming_cli.runtime.memory import room
 
 PICTURE = ""
 """The pictures' own codes, among those of their conditions."""
+_READ = ("label_values", "missing", "depth_range")
+"""Of what a codec's file says of its maps, what changes how they are read."""
 SHARD_IMAGES = 256
 """Pictures per shard: what a kill can cost at most."""
 
@@ -197,6 +199,7 @@ def prepare(
             "range": [-1, 1],
             "precision": str(precision),
             **({} if memory is None else {"memory_gib": memory}),
+            **_maps_read(beside),
         },
         created_by=f"taming {taming_cli.__version__}",
         views=views,
@@ -210,6 +213,14 @@ def prepare(
         plan["maps"] = hashlib.sha256(repr(sorted(maps.items())).encode()).hexdigest()
     job = TokenJob(out, header=header, plan=plan, total=len(items), shard_size=SHARD_IMAGES, part=shard)
     return Prepared(codec=codec, beside=beside, size=chosen, precision=precision, job=job)
+
+
+def _maps_read(beside: Sequence[Condition]) -> dict[str, object]:
+    """How maps were read, where that is not the usual way: as their codecs say."""
+    said = {each.encoder.kind: each.encoder.reads.about() for each in beside if each.encoder.reads is not None}
+    unusual = {kind: {name: about[name] for name in _READ if name in about} for kind, about in said.items()}
+    maps = {kind: about for kind, about in unusual.items() if about}
+    return {"maps": maps} if maps else {}
 
 
 def training_size(about: object, codec: VQGAN) -> Size:

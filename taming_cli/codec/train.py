@@ -3,46 +3,39 @@
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from taming_cli.codec.inputs import counts, data_of
-from taming_cli.codec.locate import content_in
+from taming_cli.codec.inputs import counts
+from taming_cli.codec.setup import first_codec, identity, settled
 from taming_cli.codec.state import STATEFUL, CodecState, start
 from taming_cli.codec.step import codec_step, phase
 from taming_cli.codec.validate import validate
-from taming_cli.codec.vqgan import VQGAN, codec_file, codec_from
+from taming_cli.codec.vqgan import VQGAN, codec_file
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
-from taming_cli.config.fields import from_dict
 from taming_cli.data.batches import Augment, train_batches
-from taming_cli.data.conditions.labels import read_colours
-from taming_cli.data.contents import Content, content, count_labels
+from taming_cli.data.contents import Content
 from taming_cli.data.large import told_large
-from taming_cli.data.sources import Item, Split, content_keys, list_items, split
-from taming_cli.errors import UsageError
+from taming_cli.data.sources import Item
 from taming_cli.judges import perceptual
 from taming_cli.metrics import perplexity, usage
 from taming_cli.runtime import kept
-from taming_cli.runtime.builtin import recorded
-from taming_cli.runtime.checkpoint import load_model, read_header, save_model, save_trainer
+from taming_cli.runtime.checkpoint import read_header, save_model, save_trainer
 from taming_cli.runtime.device import pick_device, pick_precision
 from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.interrupt import StopRequest
 from taming_cli.runtime.progress import LOG_EVERY, Means, OnStep, tell
 from taming_cli.runtime.report import write_report
 from taming_cli.runtime.resume import load_state, take_up_trainer
-from taming_cli.runtime.rundir import Place, Run, absolute, look, open_run, read_settings, saved_run
+from taming_cli.runtime.rundir import Place, Run, look, open_run, saved_run
 from taming_cli.runtime.schedule import Budget, cosine, warm_up
 from taming_cli.runtime.tensorboard import check_installed
 from taming_cli.runtime.weights import OnBytes
 
 COMMAND = "train-vqgan"
-_COLOUR = 4.0  # brightness varies 3 and 8 times as much as the two directions of colour in photographs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +87,7 @@ def fit(
     part = world.by_first(lambda: world.share(train.batch_size))
     device = pick_device(train.device)
     torch.manual_seed(train.seed)
-    first = VQGAN(codec) if found.saved else _first_codec(codec, train, holds)
+    first = VQGAN(codec) if found.saved else first_codec(codec, train, holds)
     judge = world.first_ahead(
         lambda: perceptual.build(train.perceptual, weights=weights, offline=offline, on_bytes=on_bytes)
     )
@@ -113,6 +106,7 @@ def fit(
             "size": str(train.size),
             "data": counts(pictures, train),
             "perceptual": judge.stamp if judge is not None else None,
+            **({"labels": str(known.labels)} if known.labels is not None else {}),
             **holds.about(),
         }
         session = _Session(
@@ -139,109 +133,6 @@ def fit(
             validation=state.validation,
             skipped=skipped,
         )
-
-
-class Settled(NamedTuple):
-    """The pictures, split, and the settings with all that follows from them."""
-
-    pictures: Split
-    codec: CodecConfig
-    train: CodecTrainConfig
-    content: Content
-    keys: Mapping[str, int | None]
-    """The pictures' content keys by name; none where `val` names the held-out ones, and nothing had to be read."""
-
-
-def settled(
-    images: Sequence[Path],
-    codec: CodecConfig,
-    critic: CriticConfig,
-    train: CodecTrainConfig,
-    *,
-    run: Path | None = None,
-) -> Settled:
-    """What `fit` trains on and with; `run` is the folder of a run that goes on. UsageError for settings or inputs that
-    do not fit."""
-    train = replace(train, val=absolute(train.val), init=recorded(train.init), colours=absolute(train.colours))
-    _check_size(codec, critic, train)
-    pictures, keys = _split(images, train, run)
-    colours = read_colours(Path(train.colours)) if train.colours else None
-    if train.kind == "segmentation" and not train.labels:
-        maps = [*pictures.train, *pictures.held]
-        counted = codec.in_channels if train.init else count_labels(maps, unlabelled=train.unlabelled, colours=colours)
-        train = replace(train, labels=counted)
-    holds = content(train.kind, labels=train.labels, unlabelled=train.unlabelled, colours=colours)
-    return Settled(pictures, replace(codec, in_channels=holds.channels, out_ch=holds.channels), train, holds, keys)
-
-
-def identity(images: Sequence[Path], critic: CriticConfig, known: Settled) -> dict[str, Any]:
-    """What makes a run the one to go on with, as `look` and `open_run` take it: its settings, and what it is made
-    from."""
-    inputs = kept.recorded(images)
-    groups = {"codec": known.codec, "critic": critic, "train": known.train}
-    data = cache(lambda: data_of(known.pictures, known.keys, known.train, known.content, inputs))
-    return {"groups": groups, "inputs": inputs, "data": data}
-
-
-def _check_size(codec: CodecConfig, critic: CriticConfig, train: CodecTrainConfig) -> None:
-    """Refuse a size that f does not divide, or that leaves the critic no patch, before anything is made."""
-    codec.latent(train.size)
-    least = critic.smallest_side
-    if train.disc_weight and min(train.size.width, train.size.height) < least:
-        raise UsageError(
-            f"size {train.size} is below the {least} pixels a side that disc_num_layers {critic.disc_num_layers} "
-            "needs; use fewer layers, or --disc-weight 0"
-        )
-
-
-def held_out(run: Path) -> tuple[Item, ...]:
-    """The pictures that the codec in a run folder never learned from, of those that are still there."""
-    settings = read_settings(run)
-    train = from_dict(CodecTrainConfig, settings["config"]["train"], str(run / "config.json"))
-    return _split(kept.inputs_of(run, settings["inputs"]), train, run)[0].held
-
-
-def _split(images: Sequence[Path], train: CodecTrainConfig, run: Path | None) -> tuple[Split, Mapping[str, int | None]]:
-    """The two sides, and the content keys by name where the sides follow from them."""
-    extensions = content(train.kind).extensions
-    listed = list_items(images, extensions=extensions).items
-    if (val := kept.val_of(run, train.val)) is not None:
-        return Split(listed, list_items([Path(val)], extensions=extensions).items), {}
-    keys = content_keys(listed)
-    found = split(listed, held_fraction=train.held, keys=keys)
-    return found, {item.name: key for item, key in zip(listed, keys, strict=True)}
-
-
-def _first_codec(config: CodecConfig, train: CodecTrainConfig, holds: Content) -> VQGAN:
-    """A new codec, or the one that `init` names, whose architecture must be the one asked for."""
-    if train.init is None:
-        if train.train == "decoder":
-            raise UsageError("--train decoder trains the decoder of a finished codec; name it with --init FILE")
-        codec = VQGAN(config)
-        _whiten(codec.encoder.conv_in.weight, holds)
-        return codec
-    model = load_model(Path(train.init))
-    codec = codec_from(model, train.init)
-    if (found := content_in(model).kind) != train.kind:
-        raise UsageError(f"{train.init} is a codec of kind {found!r}, not {train.kind!r}; say --kind {found}")
-    for name, value in vars(codec.config).items():
-        if getattr(config, name) != value:
-            raise UsageError(f"{train.init} has {name} {value}, not {getattr(config, name)}; leave that setting out")
-    return codec
-
-
-@torch.no_grad()
-def _whiten(weight: Tensor, holds: Content) -> None:
-    """Scale the first layer's initial weights, (ch, C, 3, 3), as if the channels of its input varied alike.
-
-    Of one-hot channels one is 1 and the others 0, so that their sum is sqrt(C) smaller than the initialisation counts
-    on. The colours of pictures vary several times less than their brightness. What starts small drowns in the residual
-    branches, and is learned late.
-    """
-    if holds.categorical:
-        weight.mul_(holds.channels**0.5)
-    elif holds.kind == "image":
-        weight.copy_(_COLOUR * weight + (1 - _COLOUR) * weight.mean(1, keepdim=True))
 
 
 @dataclass(frozen=True, kw_only=True)

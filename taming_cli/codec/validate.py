@@ -18,6 +18,8 @@ from taming_cli.judges.perceptual import Perceptual
 from taming_cli.metrics import perplexity, psnr, usage, use_by_rank
 from taming_cli.runtime.device import autocast
 
+AT_ONCE = 2**27
+"""Bytes of a codec's input that are made at once: a one-hot map of many labels is large."""
 SHOWN = 8
 """Pictures in the grid of originals above reconstructions."""
 
@@ -74,7 +76,8 @@ def validate(
     totals: defaultdict[str, float] = defaultdict(float)
     shown: list[tuple[Tensor, Tensor]] = []
     images = 0
-    for batch in eval_batches(items, size=size, batch_size=8, workers=2, content=content):
+    at_once = max(1, min(8, AT_ONCE // (4 * content.channels * size.width * size.height)))
+    for batch in eval_batches(items, size=size, batch_size=at_once, workers=2, content=content):
         if not len(batch.images):
             continue
         x = content.to_input(batch.images.to(device)).contiguous(memory_format=torch.channels_last)

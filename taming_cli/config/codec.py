@@ -86,6 +86,29 @@ class CodecTrainConfig:
     colours: str | None = option(
         None, "Colours of segmentation maps in true colour: a line `#rrggbb name` for each label.", metavar="FILE"
     )
+    label_values: tuple[int, ...] = option(
+        (),
+        "Stored values of segmentation maps that are labels 0, 1, 2 and so on, like 0,255 for masks.",
+        low=-(2**31),
+        high=2**31 - 1,
+    )
+    missing: tuple[str, ...] = option(
+        (),
+        "Values of depth maps where nothing was measured, like 0,65535 or nan: each such pixel takes the nearest "
+        "measured value.",
+        metavar="VALUE",
+    )
+    depth_range: tuple[float, ...] = option(
+        (0.0, 100.0),
+        "Percentiles of a depth map that become -1 and 1; 2,98 leaves outliers aside.",
+        low=0,
+        high=100,
+    )
+    pictures: str | None = option(
+        None,
+        "Pictures that keypoints belong to, paired by name: for files that do not tell their picture's size.",
+        metavar="PATH",
+    )
     size: Size = option(Size(128, 128), "Size of the training crops, in pixels.", metavar="WxH")
     steps: int = option(0, "Optimiser updates; 0: as many as --minutes allow.", low=0, live=True)
     minutes: float = option(8.0, "Wall-clock minutes; 0: as long as --steps take.", low=0, live=True)
@@ -164,5 +187,34 @@ class CodecTrainConfig:
                 f"kind is {self.kind!r}: a codec of maps has neither perceptual term nor critic; use --perceptual none "
                 "and --disc-weight 0"
             )
-        if self.kind != "segmentation" and (self.labels or self.unlabelled or self.colours):
-            raise UsageError(f"labels, unlabelled and colours are for segmentation maps, but kind is {self.kind!r}")
+        if self.kind != "segmentation" and (self.labels or self.unlabelled or self.colours or self.label_values):
+            raise UsageError(
+                f"labels, unlabelled, colours and label_values are for segmentation maps, but kind is {self.kind!r}"
+            )
+        self._check_depth()
+        if self.kind != "pose" and self.pictures is not None:
+            raise UsageError(f"pictures says which ones keypoints belong to, but kind is {self.kind!r}; leave it out")
+        if self.label_values:
+            self._check_label_values()
+
+    def _check_depth(self) -> None:
+        if len(self.depth_range) != 2 or self.depth_range[0] >= self.depth_range[1]:
+            said = ",".join(f"{each:g}" for each in self.depth_range)
+            raise UsageError(f"depth_range is {said}; give two percentiles, the lower first, like 2,98")
+        for value in self.missing:
+            try:
+                float(value)
+            except ValueError:
+                raise UsageError(f"missing is {value!r}; give numbers, nan, inf or -inf, like 0,65535") from None
+        if self.kind != "depth" and (self.missing or self.depth_range != (0.0, 100.0)):
+            raise UsageError(f"missing and depth_range are for depth maps, but kind is {self.kind!r}; leave them out")
+
+    def _check_label_values(self) -> None:
+        values = self.label_values
+        if self.unlabelled or self.colours:
+            other = "unlabelled" if self.unlabelled else "colours"
+            raise UsageError(f"label_values and {other} both say what a stored value means; leave one of them out")
+        if len(set(values)) < len(values) or len(values) < 2:
+            raise UsageError(f"label_values is {','.join(map(str, values))}; give two or more different values")
+        if self.labels and self.labels != len(values):
+            raise UsageError(f"labels is {self.labels}, but label_values lists {len(values)}; leave labels out")

@@ -120,7 +120,7 @@ class TrainingSamples:
         if index in self._cache:
             return self._cache[index]
         item = self._items[index]
-        picture = self._content.read(item.read(), item.name, min_size=self._decoded)
+        picture = self._content.load(item, min_size=self._decoded)
         shrink = max(self._working.width / picture.width, self._working.height / picture.height)
         if shrink < 1:
             width = max(self._working.width, round(picture.width * shrink))
@@ -289,7 +289,7 @@ def eval_batches(
 
     def load(item: Item) -> _Viewed | Skipped:
         try:
-            picture = content.read(item.read(), item.name)
+            picture = content.load(item)
             crops = cut(item, Size(*picture.size))
             more = beside(item, picture, crops) if beside is not None else {}
         except BadImageError as error:

@@ -6,23 +6,21 @@ to be kept and sent about; makes a codec's input of a batch of those; and paints
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL.Image import Image, Resampling
 from torch import Tensor
 
 from taming_cli.config.kinds import CodecKind
 from taming_cli.config.size import Size
-from taming_cli.data.conditions.depth import read_depth
+from taming_cli.data.conditions.depth import WHOLE, read_depth
 from taming_cli.data.conditions.edges import edges, read_edges
 from taming_cli.data.conditions.labels import Colours, paint, read_labels
 from taming_cli.data.conditions.pose import read_pose, swap_sides
-from taming_cli.data.images import EXTENSIONS, Crop, apply, read_rgb, tensor, to_float, to_uint8
+from taming_cli.data.images import EXTENSIONS, Crop, apply, read_rgb, tensor, to_float, to_uint8, upright_size
 from taming_cli.data.sources import Item
 from taming_cli.errors import BadImageError, UsageError
 
@@ -48,6 +46,11 @@ class Content(ABC):
 
         `beside` is the size of the picture that a map belongs to: key points may not tell theirs.
         """
+
+    def load(self, item: Item, *, min_size: Size | None = None) -> Image:
+        """An item's file, read; of a map that was given its picture, `beside` is the size of that."""
+        beside = None if item.picture is None else size_of(item.picture)
+        return self.read(item.read(), item.name, min_size=min_size, beside=beside)
 
     def cut(self, image: Image, crop: Crop) -> Tensor:
         """What lies under a crop, scaled and mirrored with all that mirroring means for such files -> as `tensor`."""
@@ -114,7 +117,13 @@ class Poses(Pictures):
 
 @dataclass(frozen=True)
 class Depth(Content):
-    """Distance or its inverse, each map scaled to [-1, 1] by its own smallest and largest value: float32 (1, H, W)."""
+    """Distance or its inverse, each map scaled to [-1, 1] by its own smallest and largest value: float32 (1, H, W).
+
+    `missing` and `percentiles` as for `read_depth`; values that mean missing are kept as text, for nan is no JSON.
+    """
+
+    missing: tuple[str, ...] = ()
+    percentiles: tuple[float, float] = WHOLE
 
     kind: ClassVar[CodecKind] = "depth"
     extensions: ClassVar[frozenset[str]] = EXTENSIONS | {".npy"}
@@ -125,7 +134,7 @@ class Depth(Content):
         return 1
 
     def read(self, data: bytes, name: str, *, min_size: Size | None = None, beside: Size | None = None) -> Image:  # noqa: D102
-        return read_depth(data, name)
+        return read_depth(data, name, missing=[float(each) for each in self.missing], percentiles=self.percentiles)
 
     def tensor(self, image: Image) -> Tensor:  # noqa: D102
         return torch.from_numpy(np.array(image, dtype=np.float32))[None]
@@ -133,17 +142,26 @@ class Depth(Content):
     def to_input(self, values: Tensor) -> Tensor:  # noqa: D102
         return values
 
+    def about(self) -> dict[str, Any]:  # noqa: D102
+        said: dict[str, Any] = {"content": self.kind}
+        if self.missing:
+            said["missing"] = list(self.missing)
+        if self.percentiles != WHOLE:
+            said["depth_range"] = list(self.percentiles)
+        return said
+
     def show(self, x: Tensor) -> Tensor:  # noqa: D102
         return to_uint8(x).expand(-1, 3, -1, -1)
 
 
 @dataclass(frozen=True, eq=False)  # tables of colours cannot be compared so
 class Segmentation(Content):
-    """Maps of labels 0 to `labels` - 1, int32 (1, H, W); `unlabelled` and `colours` as for `read_labels`."""
+    """Maps of labels 0 to `labels` - 1, int32 (1, H, W); `unlabelled`, `colours` and `values` as for `read_labels`."""
 
     labels: int
     unlabelled: bool = False
     colours: Colours | None = None
+    values: tuple[int, ...] = ()
 
     kind: ClassVar[CodecKind] = "segmentation"
     categorical: ClassVar[bool] = True
@@ -154,12 +172,14 @@ class Segmentation(Content):
         return self.labels
 
     def read(self, data: bytes, name: str, *, min_size: Size | None = None, beside: Size | None = None) -> Image:  # noqa: D102
-        image = read_labels(data, name, colours=self.colours, unlabelled=self.unlabelled)
-        largest = _largest(image)
+        image = read_labels(data, name, colours=self.colours, unlabelled=self.unlabelled, values=self.values)
+        largest = int(np.asarray(image).max())
         if largest >= self.labels:
             names = ", ".join(filter(None, self.colours.names)) if self.colours is not None else ""
             said = f"0 to {self.labels - 1}" + (f" ({names})" if names else "")
-            raise BadImageError(f"{name}: holds label {largest}, but the labels are {said}")
+            void = "; what 255 means, --unlabelled or --label-values says when the codec is trained"
+            hint = void if largest == 255 and not self.unlabelled else ""
+            raise BadImageError(f"{name}: holds label {largest}, but the labels are {said}{hint}")
         return image
 
     def tensor(self, image: Image) -> Tensor:  # noqa: D102
@@ -175,6 +195,8 @@ class Segmentation(Content):
         said: dict[str, Any] = {"content": self.kind, "unlabelled": self.unlabelled}
         if self.colours is not None:
             said["colours"] = {"rgb": np.asarray(self.colours.rgb).tolist(), "names": list(self.colours.names)}
+        if self.values:
+            said["label_values"] = list(self.values)
         return said
 
 
@@ -207,58 +229,62 @@ EDGE = 64
 """A pixel of a scaled edge map is an edge from this value on: thin lines grow pale where a map is made smaller."""
 
 
-def content(kind: CodecKind, *, labels: int = 0, unlabelled: bool = False, colours: Colours | None = None) -> Content:
-    """The content of that kind. UsageError where only segmentation has what is given."""
+def content(
+    kind: CodecKind,
+    *,
+    labels: int = 0,
+    unlabelled: bool = False,
+    colours: Colours | None = None,
+    label_values: Sequence[int] = (),
+    missing: Sequence[str] = (),
+    depth_range: Sequence[float] = WHOLE,
+) -> Content:
+    """The content of that kind. UsageError where only another kind has what is given."""
     if kind == "segmentation":
-        return Segmentation(labels, unlabelled, colours)
-    if labels or unlabelled or colours is not None:
-        raise UsageError(f"labels, unlabelled and colours describe segmentation maps, but kind is {kind!r}")
-    others: dict[CodecKind, Content] = {"image": Pictures(), "depth": Depth(), "pose": Poses(), "edges": Edges()}
+        return Segmentation(labels, unlabelled, colours, tuple(label_values))
+    if labels or unlabelled or colours is not None or label_values:
+        raise UsageError(f"labels, unlabelled, colours and label_values describe segmentation maps, not {kind!r}")
+    low, high = depth_range
+    if kind == "depth":
+        return Depth(tuple(missing), (low, high))
+    if missing or (low, high) != WHOLE:
+        raise UsageError(f"missing and depth_range describe depth maps, not {kind!r}")
+    others: dict[CodecKind, Content] = {"image": Pictures(), "pose": Poses(), "edges": Edges()}
     return others[kind]
 
 
 def content_of(about: Mapping[str, Any], channels: int) -> Content:
     """What a codec takes, by what its file says and by its input's channels."""
     kind = about.get("content", "image")
-    by_channels: dict[int, Content] = {1: Depth(), 3: Pictures(), 2: Edges() if kind == "edges" else Segmentation(2)}
+    low, high = about.get("depth_range", WHOLE)
+    depth = Depth(tuple(about.get("missing", ())), (low, high))
+    by_channels: dict[int, Content] = {1: depth, 3: Pictures(), 2: Edges() if kind == "edges" else Segmentation(2)}
     if kind == "pose" and channels == 3:
         return Poses()
     if channels in by_channels and kind != "segmentation":
         return by_channels[channels]
     said = about.get("colours")
     colours = Colours(np.array(said["rgb"], dtype=np.uint8), tuple(said["names"])) if said else None
-    return Segmentation(channels, bool(about.get("unlabelled", channels == COCO_STUFF)), colours)
+    values = tuple(about.get("label_values", ()))
+    return Segmentation(channels, bool(about.get("unlabelled", channels == COCO_STUFF)), colours, values)
 
 
 COCO_STUFF = 183
 """Labels of the published COCO-Stuff codecs, which have one for what is unlabelled."""
 
 
-def count_labels(items: Sequence[Item], *, unlabelled: bool, colours: Colours | None) -> int:
-    """How many labels segmentation maps have: those of the table, or one more than the largest that occurs.
-
-    UsageError where no map can be read.
-    """
-    if colours is not None:
-        return len(colours.rgb)
-
-    def largest(item: Item) -> int:
-        try:
-            return _largest(read_labels(item.read(), item.name, unlabelled=unlabelled))
-        except BadImageError:
-            return -1  # whoever uses it will say so
-
-    with ThreadPoolExecutor(8) as readers:
-        found = max(readers.map(largest, items), default=-1)
-    if found < 0:
-        raise UsageError(f"none of the {len(items)} segmentation maps can be read; are they label images?")
-    return max(found + 1, 2)
-
-
-def _largest(image: Image) -> int:
-    return int(np.asarray(image).max())
+def size_of(picture: Item) -> Size:
+    """The upright size of a picture, by the beginning of its file where that is enough. BadImageError where it cannot
+    be read."""
+    try:
+        return upright_size(picture.head(), picture.name)
+    except BadImageError:
+        return upright_size(picture.read(), picture.name)
 
 
 def _one_hot(values: Tensor, labels: int) -> Tensor:
     """(B, 1, H, W) -> float32 (B, labels, H, W), channels last in memory."""
-    return F.one_hot(values[:, 0].long(), labels).permute(0, 3, 1, 2).float()
+    # torch's own makes int64 of it first, three times the memory of what is wanted.
+    batch, _, height, width = values.shape
+    hot = torch.zeros(batch, height, width, labels, device=values.device)
+    return hot.scatter_(3, values[:, 0, :, :, None].long(), 1).permute(0, 3, 1, 2)

@@ -13,8 +13,10 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 from PIL.Image import Resampling, Transpose
 from PIL.ImageFile import ImageFile
@@ -101,6 +103,17 @@ def upright(image: Image.Image, pixels: Image.Image) -> Image.Image:
     """`pixels`, made from a picture of a file that is loaded, turned as its EXIF data asks."""
     turn = _UPRIGHT.get(_orientation(image))  # asked after loading: Pillow turns TIFF files by itself
     return pixels if turn is None else pixels.transpose(turn)
+
+
+def upright_size(data: bytes, name: str) -> Size:
+    """The size of the picture in a file's bytes as `read_rgb` returns it. Of most formats the beginning is enough.
+
+    Raises BadImageError for what is not a picture, and where the header is not whole.
+    """
+    with opened(data, name) as image:
+        # Pillow turns TIFF files by itself, and says so by the size at once.
+        sideways = image.format != "TIFF" and _orientation(image) >= 5
+        return Size(image.height, image.width) if sideways else Size(image.width, image.height)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -297,6 +310,16 @@ def _largest_box(source: Size, aspect: float) -> tuple[float, float]:
     if source.width <= source.height * aspect:
         return float(source.width), min(source.width / aspect, float(source.height))
     return min(source.height * aspect, float(source.width)), float(source.height)
+
+
+def nearest_known(unknown: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(H, W) -> for each pixel the place, in the flat picture, of the nearest one that is known: its own, if it is."""
+    _, nearest = cv2.distanceTransformWithLabels(
+        unknown.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    place = np.zeros(int(nearest.max()) + 1, np.int64)
+    place[nearest[~unknown]] = np.flatnonzero(~unknown)
+    return np.asarray(place[nearest])
 
 
 def apply(image: Image.Image, crop: Crop, resample: Resampling = Resampling.LANCZOS) -> Image.Image:

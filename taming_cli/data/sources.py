@@ -53,6 +53,12 @@ class Item:
     length: int = 0
     """Of a member of an archive: its size in bytes."""
 
+    content: bytes | None = None
+    """Of a part of a file that holds many, as COCO's annotations do: its bytes. `member` is the part's name."""
+
+    picture: "Item | None" = None
+    """The picture that a map belongs to, where one was named for it: keypoints may not tell their picture's size."""
+
     def read(self) -> bytes:
         """All bytes. BadImageError if they cannot be read."""
         return self._read(None)
@@ -63,6 +69,8 @@ class Item:
 
     def size(self) -> int:
         """Size in bytes. BadImageError if the file is not there."""
+        if self.content is not None:
+            return len(self.content)
         if self.member is not None:
             return self.length
         try:
@@ -71,6 +79,8 @@ class Item:
             raise BadImageError(f"{self.name}: {error.strerror or error}") from error
 
     def _read(self, limit: int | None) -> bytes:
+        if self.content is not None:
+            return self.content[:limit]
         try:
             if self.member is None:
                 with self.path.open("rb") as stream:

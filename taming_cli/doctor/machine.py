@@ -101,11 +101,8 @@ def _devices() -> list[torch.device]:
     return found + ([torch.device("mps")] if torch.backends.mps.is_available() else [])
 
 
-_memory_bytes = memory_bytes
-
-
 def _memory() -> Finding:
-    total, free = _memory_bytes()
+    total, free = memory_bytes()
     says = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB are free"
     values = {"bytes": total, "free_bytes": free}
     if free < LEAST_MEMORY:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from taming_cli.codec.setup import held_out
 from taming_cli.codec.train import COMMAND as TRAIN_CODEC
-from taming_cli.codec.train import held_out
 from taming_cli.config.codec import CodecTrainConfig
 from taming_cli.config.evaluate import InceptionScoreConfig, KernelConfig, ManifoldConfig
 from taming_cli.config.fields import from_dict

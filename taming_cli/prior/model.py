@@ -41,7 +41,7 @@ def prior_file(
     )
 
 
-CONTENT = ("content", "unlabelled", "colours", "codec_sha256")
+CONTENT = ("content", "unlabelled", "colours", "label_values", "missing", "depth_range", "codec_sha256")
 """What a prior's file repeats of what a condition codec's file says."""
 
 

@@ -95,7 +95,7 @@ def compare(folder: Path, settings: Mapping[str, Any], inputs: Sequence[str], da
     for name, digest in data.hashes.items():
         if before.hashes.get(name, digest) != digest:
             return Verdict(f"{folder} was trained with another {name} than {data.places[name]} holds now")
-    moved = {"val", "colours"}
+    moved = {"val", "colours", "pictures"}
     if data.init is not None and "init" in before.hashes and _file_hash(data.init) == before.hashes["init"]:
         moved.add("init")
     return Verdict(None, frozenset(moved))

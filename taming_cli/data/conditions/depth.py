@@ -1,48 +1,84 @@
-"""Depth maps: a number for each pixel, of whatever unit, scaled by the map's own minimum and maximum to [-1, 1]."""
+"""Depth maps: a number for each pixel, of whatever unit, scaled to [-1, 1] by the map's own minimum and maximum, or by
+two of its percentiles."""
 
+from collections.abc import Sequence
 from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from taming_cli.data.images import opened, upright
+from taming_cli.data.images import nearest_known, opened, upright
 from taming_cli.errors import BadImageError
 
 Floats = NDArray[np.float64]
+WHOLE = (0.0, 100.0)
+"""The percentiles that are the minimum and the maximum."""
 
 _NPY = b"\x93NUMPY"
 _LARGEST = 1e15
 """Of numbers that are found in a picture's four channels, and its inverse the smallest besides 0."""
 
 
-def read_depth(data: bytes, name: str) -> Image.Image:
+def read_depth(
+    data: bytes, name: str, *, missing: Sequence[float] = (), percentiles: tuple[float, float] = WHOLE
+) -> Image.Image:
     """A depth map's bytes -> mode F, its smallest value at -1, its largest at 1, upright; a constant map is 0.
+
+    Pixels that hold one of the values `missing` (nan and infinities among them) were not measured: they do not count
+    for the range, and take the value of the nearest pixel that was. `percentiles` of the measured values become -1 and
+    1, and what is beyond them is clipped; where both are one value, minimum and maximum are taken.
 
     Read are grey pictures of any depth (16-bit and 8-bit PNG, floating-point TIFF), arrays in numpy's .npy format of
     shape (H, W), (1, H, W) or (H, W, 1), and PNGs whose four channels R, G, B, A are the bytes of a little-endian
     float32, as the authors of the paper published them.
 
-    Raises BadImageError for what is none of these, is damaged, or holds values that are infinite or not a number.
+    Raises BadImageError for what is none of these, is damaged, holds values that are infinite or not a number and not
+    among `missing`, or only missing ones.
     """
     with np.errstate(all="ignore"):  # what is not a number, or too large for float64, is found by `_scaled`
         if data.startswith(_NPY):
             try:
-                return Image.fromarray(_scaled(_array(data)))
+                return Image.fromarray(_scaled(_array(data), missing, percentiles))
             except BadImageError as error:
                 raise BadImageError(f"{name}: {error}") from error
         with opened(data, name) as image:
             image.load()
-            return upright(image, Image.fromarray(_scaled(_values(image))))
+            return upright(image, Image.fromarray(_scaled(_values(image), missing, percentiles)))
 
 
-def _scaled(values: Floats) -> NDArray[np.float32]:
-    low, high = float(values.min()), float(values.max())
+def _scaled(values: Floats, missing: Sequence[float], percentiles: tuple[float, float]) -> NDArray[np.float32]:
+    measured = values
+    if missing:
+        gone = _is_one_of(values, missing)
+        measured = values[~gone]
+        if not measured.size:
+            listed = ", ".join(f"{each:g}" for each in missing)
+            raise BadImageError(f"every pixel holds a value that means missing ({listed}): there is no depth in it")
+        if gone.any():
+            values = values.ravel()[nearest_known(gone)]
+    low, high = float(measured.min()), float(measured.max())
     if not np.isfinite(high - low):  # a minimum of anything that is not a number is not one
-        raise BadImageError("holds values that are infinite or not a number; fill them in first")
+        raise BadImageError(
+            "holds values that are infinite or not a number; where these mean that nothing was measured, train with "
+            "--missing nan,inf,-inf"
+        )
+    if percentiles != WHOLE:
+        below, above = np.percentile(measured, percentiles)
+        if above > below:
+            low, high = float(below), float(above)
+            values = values.clip(low, high)
     if high == low:
         return np.zeros(values.shape, np.float32)
     return ((values - low) / (high - low) * 2 - 1).astype(np.float32)
+
+
+def _is_one_of(values: Floats, missing: Sequence[float]) -> NDArray[np.bool_]:
+    """Where values are one of `missing`, be it as the file's float32 has it."""
+    found = np.zeros(values.shape, bool)
+    for each in missing:
+        found |= np.isnan(values) if np.isnan(each) else (values == each) | (values == float(np.float32(each)))
+    return found
 
 
 def _array(data: bytes) -> Floats:

@@ -5,6 +5,7 @@ nothing is scaled or converted on the way.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,16 +72,19 @@ def read_colours(path: Path) -> Colours:
     return Colours(rgb, tuple(found.values()))
 
 
-def read_labels(data: bytes, name: str, *, colours: Colours | None = None, unlabelled: bool = False) -> Image.Image:
+def read_labels(
+    data: bytes, name: str, *, colours: Colours | None = None, unlabelled: bool = False, values: Sequence[int] = ()
+) -> Image.Image:
     """A label map's bytes -> its labels, upright: mode L where all are below 256, else mode I (up to 65535).
 
     The label is the grey value as it is stored (1 to 16 bits a pixel, or three equal channels), or a palette picture's
     index. `unlabelled` is for COCO-Stuff's files, whose stored 255 means unlabelled: the label is (value + 1) mod 256,
-    so 255 becomes 0, and 0 to 181 become 1 to 182. True-colour pictures need a table: with `colours`, the label of a
-    picture of three channels is its colour's place in that (and `unlabelled` has no effect on it).
+    so 255 becomes 0, and 0 to 181 become 1 to 182. With `values`, the label is the place of the stored value among
+    them: `(0, 255)` makes labels 0 and 1 of a mask of 0 and 255. True-colour pictures need a table: with `colours`, the
+    label of a picture of three channels is its colour's place in that (and `unlabelled` has no effect on it).
 
     Raises BadImageError for what is not a picture, damaged, or not stored without loss; for true colour without a
-    table; and for a colour that the table lacks.
+    table; for a colour that the table lacks; and for a stored value that `values` lacks.
     """
     with opened(data, name) as image:
         _check_lossless(image)
@@ -89,24 +93,32 @@ def read_labels(data: bytes, name: str, *, colours: Colours | None = None, unlab
             raise BadImageError("stores its grey values inverted, so that its labels are in doubt; save it as PNG")
         image.load()
         if image.mode in ("1", "L", "P", "I") or image.mode.startswith("I;16"):
-            values = np.asarray(image).astype(np.int64) // _SPREAD.get(storage.removesuffix("R"), 1)
-            if values.min() < 0 or values.max() > _LARGEST:
-                raise BadImageError(f"holds labels from {values.min()} to {values.max()}; 0 to {_LARGEST} can be read")
+            stored = np.asarray(image).astype(np.int64) // _SPREAD.get(storage.removesuffix("R"), 1)
         elif image.mode in ("LA", "RGB", "RGBA") and "16" not in storage:
             pixels = _opaque(image)
             if colours is not None and image.mode != "LA":
                 turned = np.asarray(upright(image, Image.fromarray(pixels)))
                 return _as_picture(_look_up(turned, colours))
             if not (pixels == pixels[..., :1]).all():
-                raise BadImageError("a picture in colour; give a table of colours that says which label each one is")
-            values = pixels[..., 0].astype(np.int64)
+                raise BadImageError(
+                    "a picture in colour; give a table of colours that says which label each one is (train-vqgan "
+                    "--colours FILE)"
+                )
+            stored = pixels[..., 0].astype(np.int64)
         else:
             raise BadImageError(f"pixels stored as {storage} are no labels; save the map as grey PNG of 8 or 16 bits")
+        if values:
+            stored = _numbered(stored, values)
+        if stored.min() < 0 or stored.max() > _LARGEST:
+            raise BadImageError(
+                f"holds labels from {stored.min()} to {stored.max()}; 0 to {_LARGEST} can be read, others where "
+                "train-vqgan --label-values lists them"
+            )
         if unlabelled:
-            if values.max() > 255:
-                raise BadImageError(f"holds the label {values.max()}; maps whose 255 means unlabelled end at 255")
-            values = (values + 1) % 256
-        return upright(image, _as_picture(values))
+            if stored.max() > 255:
+                raise BadImageError(f"holds the label {stored.max()}; maps whose 255 means unlabelled end at 255")
+            stored = (stored + 1) % 256
+        return upright(image, _as_picture(stored))
 
 
 def paint(labels: Tensor, colours: Colours | None = None) -> Tensor:
@@ -160,6 +172,19 @@ def _opaque(image: Image.Image) -> NDArray[np.uint8]:
     if "A" in image.mode and image.getchannel("A").getextrema() != (255, 255):
         raise BadImageError("is transparent in places, which have no label; fill them with one")
     return np.asarray(image.convert("RGB"))
+
+
+def _numbered(stored: NDArray[np.int64], values: Sequence[int]) -> NDArray[np.int64]:
+    """Each stored value's place among `values`; BadImageError for one that is not there."""
+    known = np.array(values, np.int64)
+    order = np.argsort(known)
+    place = order[np.searchsorted(known[order], stored).clip(max=len(known) - 1)]
+    missing = known[place] != stored
+    if missing.any():
+        y, x = np.argwhere(missing)[0]
+        listed = ", ".join(map(str, values[:12])) + (", ..." if len(values) > 12 else "")
+        raise BadImageError(f"holds {stored[y, x]} at ({x}, {y}), which is not one of the label values {listed}")
+    return np.asarray(place, np.int64)
 
 
 def _look_up(pixels: NDArray[np.uint8], colours: Colours) -> NDArray[np.int64]:

@@ -3,42 +3,20 @@
 Positions are in pixels from the top left corner of the picture, x to the right and y down.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from taming_cli.config.size import Size
+from taming_cli.data.conditions.keypoints import BODY_18, JOINTS, Point, named, sheets
 from taming_cli.data.formats import check_pixels
 from taming_cli.data.images import read_rgb
-from taming_cli.errors import BadImageError, UsageError
+from taming_cli.errors import BadImageError
 
-Point = tuple[float, float]
 Keypoints = list[tuple[float, float, float]]
 """A figure's joints in the order of JOINTS, each x, y, and 0 where it is missing."""
-
-# COCO's 17 joints, in its order.
-JOINTS: tuple[str, ...] = (
-    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
-    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
-    "right_ankle",
-)  # fmt: skip
-
-# OpenPose's two bodies; of BODY_25 the middle of the hips and the feet are not drawn.
-_BODY_18: tuple[str, ...] = (
-    "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist",
-    "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "right_eye", "left_eye",
-    "right_ear", "left_ear",
-)  # fmt: skip
-_BODY_25: tuple[str, ...] = (
-    "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist",
-    "mid_hip", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "right_eye", "left_eye",
-    "right_ear", "left_ear", "left_big_toe", "left_small_toe", "left_heel", "right_big_toe", "right_small_toe",
-    "right_heel",
-)  # fmt: skip
 
 # OpenPose's limbs, with its colours; "neck" is the middle of the shoulders.
 _LIMBS: tuple[tuple[str, str, str], ...] = (
@@ -61,48 +39,64 @@ _VIVID = 0.7
 # ControlNet's limbs have 60 % of the full brightness, and its joints, in colours of their own, all of it.
 _DIM, _BRIGHT = 153, 204
 
-_FARTHEST = 1e6  # pixels: joints may lie outside of the picture, but not where arithmetic goes wrong
-
-
-class _Found(NamedTuple):
-    """What a file of keypoints says."""
-
-    figures: list[dict[str, Point]]
-    """Of each person the joints that are there, by name."""
-
-    size: Size | None
-    """Of the picture, where the file says it."""
+_SHARES = 1.5
+"""The farthest that joints lie from the corner where they are written as shares of the picture's sides: some are
+outside of it."""
 
 
 def read_pose(data: bytes, name: str, *, size: Size | None = None) -> Image.Image:
     """A rendered skeleton, as `images.read_rgb` reads it, or keypoints in JSON, drawn -> RGB.
 
-    JSON is known by its content: COCO's (a file with `annotations`, a list of them, or one; `keypoints` of 17 joints
-    x, y, v) or OpenPose's (`people`, each with `pose_keypoints_2d` of 18 or 25 joints x, y, confidence). Joints whose
-    third number is 0 are missing. The drawing has the size that the file says (`width` and `height`, `canvas_width`
-    and `canvas_height`, or those of the only one of its `images`), else `size`.
+    JSON is known by its content (see `keypoints`). The drawing has the size that the file says (`width` and `height`,
+    `canvas_width` and `canvas_height`, or those of the only one of its `images`), else `size`. Joints that are all
+    within 1.5 of the corner are shares of the picture's sides.
 
-    Raises BadImageError for what `read_rgb` refuses, other JSON, keypoints of several pictures, and where no size is
-    known.
+    Raises BadImageError for what `read_rgb` refuses, other JSON, keypoints of several pictures, where no size is known,
+    and where most joints lie outside of `size`.
     """
     text = data.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text[:1] not in (b"{", b"["):  # no format of pictures begins with either
         return read_rgb(data, name)
     try:
-        found = _parse(json.loads(text))
-        size = found.size or size
-        if size is None:
-            raise BadImageError("keypoints without the size of their picture; add `width` and `height` to the file")
-        check_pixels((size.width, size.height))
-        places = [place for figure in found.figures for place in figure.values()]
-        if len(places) > 2 and max(size.width, size.height) > 2 and np.abs(places).max() <= 1:
-            raise BadImageError("the keypoints are shares of the picture's size; write them in pixels")
+        found = sheets(text)
+        if len(found) > 1:
+            raise BadImageError(
+                f"keypoints of {len(found)} pictures; split the file into one for each, named like the picture"
+            )
+        sheet = found[0]
+        figures = [named(person, number) for number, person in enumerate(sheet.people)]
+        drawn = sheet.size or size
+        if drawn is None:
+            raise BadImageError(
+                "keypoints without the size of their picture; name the pictures (--pictures), give the size (--size), "
+                "or add `width` and `height` to the file"
+            )
+        check_pixels((drawn.width, drawn.height))
+        figures = _in_pixels(figures, drawn)
+        if sheet.size is None:
+            _check_inside(figures, drawn)
     except BadImageError as error:
         raise BadImageError(f"{name}: {error}") from error
-    except (ValueError, RecursionError) as error:
-        raise BadImageError(f"{name}: neither a picture nor valid JSON ({error})") from error
-    sizes = [_estimate(figure) for figure in found.figures]
-    return Image.fromarray(_paint(found.figures, size, sizes))
+    return Image.fromarray(_paint(figures, drawn, [_estimate(figure) for figure in figures]))
+
+
+def _in_pixels(figures: list[dict[str, Point]], size: Size) -> list[dict[str, Point]]:
+    """The same, where joints are written as shares of the picture's sides."""
+    places = [place for figure in figures for place in figure.values()]
+    if len(places) < 3 or max(size.width, size.height) < 8 or np.abs(places).max() > _SHARES:
+        return figures
+    return [{name: (x * size.width, y * size.height) for name, (x, y) in figure.items()} for figure in figures]
+
+
+def _check_inside(figures: Sequence[Mapping[str, Point]], size: Size) -> None:
+    """Refuse a size that cannot be the picture's: joints may lie outside of it, but not most."""
+    places = np.array([place for figure in figures for place in figure.values()]).reshape(-1, 2)
+    outside = (places < 0).any(1) | (places > (size.width, size.height)).any(1)
+    if outside.sum() > len(places) / 2:
+        x, y = places[outside][places[outside].sum(1).argmax()]
+        raise BadImageError(
+            f"most joints lie outside of {size}, one at ({x:.0f}, {y:.0f}): that is not the size of their picture"
+        )
 
 
 def paint_skeletons(
@@ -113,10 +107,10 @@ def paint_skeletons(
     `sizes` are the heights of the whole bodies in pixels, on which the widths of the strokes depend; without them they
     are estimated from the joints that are there.
     """
-    named = [
+    found = [
         {name: (x, y) for name, (x, y, there) in zip(JOINTS, joints, strict=True) if there > 0} for joints in figures
     ]
-    return _paint(named, Size(width, height), [_estimate(each) for each in named] if sizes is None else sizes)
+    return _paint(found, Size(width, height), [_estimate(each) for each in found] if sizes is None else sizes)
 
 
 def swap_sides(skeletons: Image.Image) -> Image.Image:
@@ -161,7 +155,7 @@ def _turns(numbers: Mapping[tuple[str, ...], int]) -> NDArray[np.float32]:
 
 _LIMB_TURNS = _turns({(start, end): number for number, (start, end, _) in enumerate(_LIMBS)})
 # ControlNet's joints, in its order. Knees stay: the left one's blue is also that of all the joints of hands.
-_JOINT_TURNS = _turns({(joint,): number for number, joint in enumerate(_BODY_18) if "knee" not in joint})
+_JOINT_TURNS = _turns({(joint,): number for number, joint in enumerate(BODY_18) if "knee" not in joint})
 
 
 def _paint(figures: Sequence[Mapping[str, Point]], size: Size, heights: Sequence[float]) -> NDArray[np.uint8]:
@@ -205,72 +199,3 @@ def _estimate(joints: Mapping[str, Point]) -> float:
         return 0.0
     places = np.array(list(joints.values()))
     return float((places.max(0) - places.min(0)).max() / 0.96)
-
-
-def _parse(content: Any) -> _Found:
-    """The content of a JSON file, of COCO's or OpenPose's kind; BadImageError (without the file's name) for others."""
-    if isinstance(content, list):
-        annotations, about = content, {}
-    elif not isinstance(content, dict):
-        raise BadImageError("JSON, but no keypoints in it")
-    elif "people" in content:
-        figures = [_open_pose(person, number) for number, person in enumerate(_listed(content, "people"))]
-        return _Found(figures, _size(content))
-    elif "annotations" in content:
-        annotations, about = _listed(content, "annotations"), content
-    else:
-        annotations, about = [content], content
-    pictures = _listed(about, "images") if "images" in about else []
-    of = {str(each["image_id"]) for each in annotations if isinstance(each, dict) and "image_id" in each}
-    if len(pictures) > 1 or len(of) > 1:
-        count = max(len(pictures), len(of))
-        raise BadImageError(f"keypoints of {count} pictures; split the file into one for each, named like the picture")
-    # Where people are annotated, so may be things, which have no keypoints.
-    people = [each for each in annotations if isinstance(each, dict) and each.get("keypoints") is not None]
-    if annotations and not people:
-        raise BadImageError("JSON, but no keypoints in it: neither COCO's `keypoints` nor OpenPose's `people`")
-    figures = [_joints(each["keypoints"], {17: JOINTS}, number) for number, each in enumerate(people)]
-    return _Found(figures, _size(about) or (_size(pictures[0]) if pictures else None))
-
-
-def _listed(content: Mapping[str, Any], key: str) -> list[Any]:
-    if not isinstance(content[key], list):
-        raise BadImageError(f"`{key}` is not a list")
-    return list(content[key])
-
-
-def _open_pose(person: Any, number: int) -> dict[str, Point]:
-    if not isinstance(person, dict) or "pose_keypoints_2d" not in person:
-        raise BadImageError(f"figure {number} has no `pose_keypoints_2d`")
-    values = person["pose_keypoints_2d"]
-    return _joints(values, {18: _BODY_18, 25: _BODY_25}, number) if values else {}  # a hand may be all that is seen
-
-
-def _joints(values: Any, bodies: Mapping[int, Sequence[str]], number: int) -> dict[str, Point]:
-    """x, y and a third number for each joint -> the joints that are there."""
-    counts = " or ".join(map(str, bodies))
-    if not isinstance(values, list) or len(values) % 3 or len(values) // 3 not in bodies:
-        given = f"{len(values)} numbers" if isinstance(values, list) else "no list"
-        raise BadImageError(f"figure {number} has {given} where x, y and visibility of {counts} joints are expected")
-    found = {}
-    for name, *numbers in zip(bodies[len(values) // 3], values[::3], values[1::3], values[2::3], strict=True):
-        if not all(isinstance(value, int | float) and abs(value) <= _FARTHEST for value in numbers):
-            raise BadImageError(f"figure {number} has its joint {name} at {numbers}, which is no place in a picture")
-        x, y, there = map(float, numbers)
-        if there > 0:
-            found[name] = (x, y)
-    return found
-
-
-def _size(about: Any) -> Size | None:
-    """The picture's size, where it is said."""
-    for keys in (("width", "height"), ("canvas_width", "canvas_height")):
-        if isinstance(about, dict) and all(about.get(key) is not None for key in keys):
-            width, height = (about[key] for key in keys)
-            if not isinstance(width, int) or not isinstance(height, int):
-                raise BadImageError(f"the size {width!r} x {height!r} is not in whole pixels")
-            try:
-                return Size(width, height)
-            except UsageError as error:
-                raise BadImageError(str(error)) from error
-    return None

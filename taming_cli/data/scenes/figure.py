@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from taming_cli.data.conditions.pose import JOINTS, Keypoints
+from taming_cli.data.conditions.keypoints import JOINTS
+from taming_cli.data.conditions.pose import Keypoints
 from taming_cli.data.scenes.canvas import Dice, Floats, ink
 from taming_cli.data.scenes.drawing import Brush, Patch, Point
 from taming_cli.data.scenes.skeleton import Pose, skeleton

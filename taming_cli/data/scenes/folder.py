@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from taming_cli.config.size import Size
-from taming_cli.data.conditions.pose import JOINTS, Keypoints
+from taming_cli.data.conditions.keypoints import JOINTS
+from taming_cli.data.conditions.pose import Keypoints
 from taming_cli.data.disk import refusals
 from taming_cli.data.scenes.canvas import FIGURES, LABELS, PALETTE, Bytes, Floats
 from taming_cli.data.scenes.draw import Kind, check, label_of, scene

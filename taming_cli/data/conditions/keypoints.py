@@ -1,0 +1,258 @@
+"""Keypoints in JSON, as data sets and programs write them: the people of each picture, and each one's joints by name.
+
+Read are COCO's annotations (one file for many pictures or one for each, with `images` or without, as of COCO itself,
+COCO-WholeBody, OCHuman, AlphaPose and MMPose) and OpenPose's `people`. Positions are in pixels from the top left corner
+of the picture, x to the right and y down.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from taming_cli.config.size import Size
+from taming_cli.errors import BadImageError, UsageError
+
+Point = tuple[float, float]
+
+# COCO's 17 joints, in its order.
+JOINTS: tuple[str, ...] = (
+    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
+    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
+    "right_ankle",
+)  # fmt: skip
+
+# OpenPose's bodies; of BODY_25 the middle of the hips and the feet are not drawn, and of MPI's head and chest.
+BODY_18: tuple[str, ...] = (
+    "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist",
+    "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "right_eye", "left_eye",
+    "right_ear", "left_ear",
+)  # fmt: skip
+_BODY_25 = (
+    *BODY_18[:8], "mid_hip", *BODY_18[8:], "left_big_toe", "left_small_toe", "left_heel", "right_big_toe",
+    "right_small_toe", "right_heel",
+)  # fmt: skip
+_MPI_15 = ("head", *BODY_18[1:14], "chest")
+
+# With feet, face and hands after the body: COCO-WholeBody's 23 and 133, Halpe's 26 and 136.
+_COCO = {count: (*JOINTS, *[""] * (count - 17)) for count in (17, 23, 26, 133, 136)}
+_OPEN_POSE = {**_COCO, 15: _MPI_15, 18: BODY_18, 25: _BODY_25}
+_FEWEST_NAMED = 5
+"""Joints that must be known by the names that a file gives, for these to count."""
+
+_FARTHEST = 1e6  # pixels: joints may lie outside of the picture, but not where arithmetic goes wrong
+
+_SHORT = re.compile(r"(l|r|left|right)_?(eye|ear|shoulder|elbow|wrist|hip|knee|ankle)")
+
+
+class Person(NamedTuple):
+    """Somebody's joints as the file has them: numbers in one list or in one for each joint, or None for nobody; the
+    visibility where it stands apart; and the names of the joints where the file says them."""
+
+    values: Any
+    scores: Any = None
+    names: tuple[str, ...] = ()
+    open_pose: bool = False
+
+
+class Sheet(NamedTuple):
+    """One picture's people; its name and size where the file says them."""
+
+    name: str | None
+    size: Size | None
+    people: tuple[Person, ...]
+
+    def to_json(self) -> bytes:
+        """A file of this picture alone; the inverse of `sheets`, but for the name."""
+        size = {} if self.size is None else {"width": self.size.width, "height": self.size.height}
+        keys = ("keypoints", "keypoint_scores", "keypoint_names")
+        people = [{key: value for key, value in zip(keys, each, strict=False) if value} for each in self.people]
+        return json.dumps({**size, "annotations": people}).encode()
+
+
+def sheets(text: bytes) -> list[Sheet]:
+    """What a JSON file holds, by picture; joints are looked at by `named`. BadImageError (without the file's name) for
+    what is no JSON, or JSON without keypoints."""
+    try:
+        content = json.loads(text.removeprefix(b"\xef\xbb\xbf"))
+    except (ValueError, RecursionError) as error:
+        raise BadImageError(f"neither a picture nor valid JSON ({error})") from error
+    if isinstance(content, list):
+        frames = [each for each in content if isinstance(each, dict) and "people" in each]
+        if frames and len(frames) == len([each for each in content if each is not None]):
+            return [_open_pose(each) for each in frames]
+        return _coco({"annotations": content})
+    if not isinstance(content, dict):
+        raise BadImageError("JSON, but no keypoints in it")
+    if "people" in content or "bodies" in content:
+        return [_open_pose(content)]
+    if "instance_info" in content:  # MMPose, a list of frames
+        return [_coco({**content, "annotations": each["instances"]})[0] for each in _frames(content)]
+    if "annotations" not in content and "images" not in content:
+        return _coco({**content, "annotations": [content]})
+    return _coco(content)
+
+
+def named(person: Person, number: int) -> dict[str, Point]:
+    """The joints of figure `number` that are there, by name: those whose third number is above 0, and of joints that
+    have none, those that are not at 0, 0. BadImageError (without the file's name) for what is none of the layouts
+    known."""
+    rows = _rows(person, number)
+    names = tuple(map(_name, person.names))
+    if len(names) != len(rows) or len({*names} & {*BODY_18}) < _FEWEST_NAMED:
+        names = (_OPEN_POSE if person.open_pose else _COCO).get(len(rows), ())
+    if rows and not names:
+        raise _unknown(person, number, sum(map(len, rows)))
+    found: dict[str, Point] = {}
+    for name, row in zip(names, rows, strict=True):
+        if any(value is None for value in row):
+            continue
+        if not all(isinstance(value, int | float) and abs(value) <= _FARTHEST for value in row):
+            raise BadImageError(f"figure {number} has its joint {name} at {list(row)}, which is no place in a picture")
+        x, y, there = map(float, row)
+        if there > 0 and name in _DRAWN:
+            found[name] = (x, y)
+    return found
+
+
+_DRAWN = frozenset(BODY_18)
+
+
+def _rows(person: Person, number: int) -> list[tuple[Any, Any, Any]]:
+    """x, y and a third number of each joint."""
+    values = person.values
+    if not values:
+        return []
+    while isinstance(values, list) and len(values) == 1 and isinstance(values[0], list):
+        values = values[0]
+    if not isinstance(values, list):
+        raise BadImageError(f"figure {number} has no list of numbers as its keypoints, but {json.dumps(values)[:40]}")
+    if all(isinstance(each, list) and len(each) in (2, 3) for each in values):
+        rows = [tuple(each) for each in values]
+    else:
+        pairs = len(values) // 2 in {*_OPEN_POSE, len(person.names)} and len(values) % 3
+        width = 2 if pairs else 3
+        if len(values) % width or any(isinstance(each, list | dict) for each in values):
+            raise _unknown(person, number, len(values))
+        rows = [tuple(values[start : start + width]) for start in range(0, len(values), width)]
+    if isinstance(person.scores, list) and len(person.scores) == len(rows):
+        return [(*row[:2], score) for row, score in zip(rows, person.scores, strict=True)]
+    return [row if len(row) == 3 else (*row, float(any(row))) for row in rows]
+
+
+def _unknown(person: Person, number: int, count: int) -> BadImageError:
+    if any(isinstance(each, dict) for each in person.values):
+        return BadImageError(f"figure {number} has {count} objects as its keypoints, where numbers are expected")
+    if person.open_pose:
+        known = "OpenPose's 18 joints (x, y and confidence of each) nor its 25 or 15, nor COCO's 17 or 133"
+    else:
+        known = (
+            "COCO's 17 joints (x, y and visibility of each) nor the 23, 26, 133 or 136 that begin with those; other "
+            "joints can be named: `keypoint_names`, a list"
+        )
+    return BadImageError(f"figure {number} has {count} numbers, which are neither {known}")
+
+
+def _name(text: Any) -> str:
+    """A joint's name as ours are: `Left Shoulder`, `LShoulder` and `l_shoulder` are `left_shoulder`."""
+    name = re.sub(r"[\s-]+", "_", str(text).strip()).lower()
+    short = _SHORT.fullmatch(name)
+    return f"{'left' if short[1].startswith('l') else 'right'}_{short[2]}" if short else name
+
+
+def _open_pose(content: Mapping[str, Any]) -> Sheet:
+    people = []
+    key = "people" if "people" in content else "bodies"
+    for number, person in enumerate(_listed(content, key)):
+        if person is None:
+            continue
+        keys = ("pose_keypoints_2d", "pose_keypoints", "joints")
+        body = next((key for key in keys if isinstance(person, dict) and key in person), None)
+        if body is None:
+            raise BadImageError(f"figure {number} has no `pose_keypoints_2d`")
+        people.append(Person(person[body], open_pose=True))  # which may be empty: a hand may be all that is seen
+    return Sheet(None, _size(content), tuple(people))
+
+
+def _frames(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    frames = _listed(content, "instance_info")
+    if not all(isinstance(each, dict) and isinstance(each.get("instances"), list) for each in frames):
+        raise BadImageError("`instance_info` is not a list of `instances`")
+    return frames
+
+
+def _coco(content: Mapping[str, Any]) -> list[Sheet]:
+    """By picture: in the order of `images`, then of the annotations."""
+    pictures = [each for each in _listed(content, "images") if isinstance(each, dict)] if "images" in content else []
+    annotations = [*_listed(content, "annotations")] if "annotations" in content else []
+    for picture in pictures:  # OCHuman keeps annotations within their picture
+        inner = picture.get("annotations")
+        annotations += [{"image_id": _id(picture), **each} for each in inner or [] if isinstance(each, dict)]
+    known = [each for each in annotations if isinstance(each, dict)]
+    # Where people are annotated, so may be things, which have no keypoints.
+    if any(each is not None for each in annotations) and not any("keypoints" in each for each in known):
+        raise BadImageError("JSON, but no keypoints in it: neither COCO's `keypoints` nor OpenPose's `people`")
+    of_category = {each.get("id"): each.get("keypoints") for each in _dicts(content.get("categories"))}
+    of_all = content.get("keypoint_names")
+    people: dict[str | None, list[Person]] = {_id(each): [] for each in pictures}
+    only = next(iter(people)) if len(people) == 1 else None
+    for each in known:
+        if "keypoints" not in each:
+            continue
+        names = each.get("keypoint_names") or of_all or of_category.get(each.get("category_id")) or ()
+        person = Person(each.get("keypoints"), each.get("keypoint_scores"), _names(names))
+        of_picture = people.setdefault(_key(each["image_id"]) if "image_id" in each else only, [])
+        if person.values:
+            of_picture.append(person)
+    about = {_id(each): each for each in pictures}
+    found = []
+    for key, persons in people.items():
+        picture = about.get(key, {})
+        size = _size(picture) or _size(content)
+        found.append(Sheet(_file_name(picture.get("file_name"), key), size, tuple(persons)))
+    return found or [Sheet(None, _size(content), ())]
+
+
+def _id(picture: Mapping[str, Any]) -> str | None:
+    return next((_key(picture[key]) for key in ("id", "image_id", "file_name") if picture.get(key) is not None), None)
+
+
+def _key(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _file_name(given: Any, key: str | None) -> str | None:
+    """A picture's relative path; without one, its number as COCO names its pictures by it."""
+    if not given and key is not None:
+        given = key.zfill(12) if key.isdecimal() else key
+    parts = [part for part in re.split(r"[/\\]", str(given or "")) if part not in ("", ".", "..")]
+    return "/".join(parts) or None
+
+
+def _names(given: Any) -> tuple[str, ...]:
+    names = tuple(map(str, given)) if isinstance(given, list | tuple) else ()
+    return () if names == JOINTS else names  # the usual ones need not be kept with each person
+
+
+def _dicts(content: Any) -> Iterable[Mapping[str, Any]]:
+    return [each for each in content if isinstance(each, dict)] if isinstance(content, list) else []
+
+
+def _listed(content: Mapping[str, Any], key: str) -> list[Any]:
+    if not isinstance(content[key], list):
+        raise BadImageError(f"`{key}` is not a list")
+    return list(content[key])
+
+
+def _size(about: Mapping[str, Any]) -> Size | None:
+    """The picture's size, where it is said."""
+    for keys in (("width", "height"), ("canvas_width", "canvas_height")):
+        if all(about.get(key) is not None for key in keys):
+            width, height = (about[key] for key in keys)
+            if not all(isinstance(side, int | float) and side == int(side) for side in (width, height)):
+                raise BadImageError(f"the size {width!r} x {height!r} is not in whole pixels")
+            try:
+                return Size(int(width), int(height))
+            except UsageError as error:
+                raise BadImageError(str(error)) from error
+    return None
