@@ -63,7 +63,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("here")
     for place in ("my pictures", "out"):
         (folder / place).mkdir()
-    names = "tok.h5, vq.safetensors, old.ckpt, net.pth, set.toml, c.json, vq.yaml, x.npz, z.tar.gz, d.npy, note.md, l.txt"
+    names = (
+        "tok.h5, vq.safetensors, old.ckpt, net.pth, set.toml, c.json, vq.yaml, x.npz, z.tar.gz, d.npy, note.md, l.txt"
+    )
     pictures = "it's a.png, my pictures/a b.png, my pictures/C.JPG, my pictures/note.md"
     for name in (*names.split(", "), *pictures.split(", ")):
         (folder / name).touch()
