@@ -131,13 +131,19 @@ def test_damaged_files_of_the_new_kinds_give_a_picture_or_one_line(encode):
             assert "\n" not in str(error)  # noqa: PT017 - or there is no error
 
 
-def test_where_a_decoder_is_missing_it_is_named(monkeypatch: pytest.MonkeyPatch):
+def test_where_a_decoder_is_missing_it_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch):
+    from taming_cli.doctor import installation
+
+    data = {"a.heic": heic(PICTURE), "a.jp2": encoded(PICTURE, "JPEG2000")}
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(BadImageError, match=r"a\.heic: .*pip install pillow-heif"):
-        read_rgb(heic(PICTURE), "a.heic")
-    monkeypatch.setattr(features, "check_codec", lambda name: False)
-    with pytest.raises(BadImageError, match=r"a\.jp2: JPEG 2000, which this build of Pillow cannot read"):
-        read_rgb(encoded(PICTURE, "JPEG2000"), "a.jp2")
+    monkeypatch.setattr(features, "check", lambda name: name != "jpg_2000")
+    remedies = {"a.heic": r"HEIF, .*`pip install pillow-heif`", "a.jp2": r"JPEG2000, .*`pip install .* pillow`"}
+    for name, remedy in remedies.items():
+        with pytest.raises(BadImageError, match=rf"^{name}: {remedy}$"):
+            read_rgb(data[name], name)
+    ok, *notes = installation.pictures()
+    assert "JPEG, PNG" in ok.says
+    assert [note.mark for note in notes] == ["note", "note"]
 
 
 def test_lossy_kinds_are_no_label_maps():

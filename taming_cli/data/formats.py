@@ -23,6 +23,9 @@ HEAD_BYTES = 32
 # Only these decoders are let near a file: Pillow's others include one that starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM", "JPEG2000")
 
+_FEATURES = {"JPEG": "jpg", "WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
+"""What a build of Pillow may have been made without, as `PIL.features` calls it."""
+
 RAW = frozenset(".3fr .arw .cr2 .dng .erf .iiq .kdc .mef .mos .nef .nrw .orf .pef .rw2 .srw".split())  # noqa: SIM905 - a list to read
 """Suffixes of cameras' raw files that look like TIFF: a TIFF reader finds a thumbnail in them."""
 
@@ -84,6 +87,21 @@ def holds_picture(path: str) -> bool:
         return False
 
 
+def remedy_for(kind: str) -> str | None:
+    """What to install so that a format can be read; None where it can be."""
+    if kind == "HEIF":
+        try:
+            import pillow_heif  # noqa: F401
+        except ImportError:
+            return "`pip install pillow-heif`"
+        return None
+    feature = _FEATURES.get(kind)
+    known = feature in features.modules or feature in features.codecs  # Pillow before 11.3 does not know AVIF
+    if feature is None or (known and features.check(feature)):
+        return None
+    return "`pip install --upgrade --force-reinstall pillow`"
+
+
 def max_pixels() -> float:
     """Pixels that a picture may have: $TAMING_MAX_PIXELS, or else twice `PIL.Image.MAX_IMAGE_PIXELS`.
 
@@ -122,10 +140,8 @@ def open_picture(data: bytes) -> ImageFile:
     kind = format_of(data[:HEAD_BYTES])
     if kind == "JPEG XL":
         raise BadImageError("JPEG XL, which cannot be read; save it as PNG or JPEG")
-    if kind == "JPEG2000" and not features.check_codec("jpg_2000"):
-        raise BadImageError("JPEG 2000, which this build of Pillow cannot read: `pip install --force-reinstall pillow`")
-    if kind == "AVIF" and not features.check_module("avif"):
-        raise BadImageError("AVIF, which this build of Pillow cannot read: `pip install --upgrade pillow`")
+    if kind is not None and (remedy := remedy_for(kind)) is not None:
+        raise BadImageError(f"{kind}, which cannot be read here: {remedy}")
     image = _open_heif(data) if kind == "HEIF" else _open(_Sips(data))
     check_pixels(image.size)
     return image
@@ -183,10 +199,8 @@ def _open(stream: BinaryIO) -> ImageFile:
 
 
 def _open_heif(data: bytes) -> ImageFile:
-    try:
-        from pillow_heif import HeifImageFile
-    except ImportError as error:
-        raise BadImageError("HEIF, which pillow-heif reads, and that is not here: `pip install pillow-heif`") from error
+    from pillow_heif import HeifImageFile
+
     try:
         return HeifImageFile(BytesIO(data), "")  # type: ignore[no-untyped-call]
     except SyntaxError as error:

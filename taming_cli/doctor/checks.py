@@ -16,6 +16,7 @@ def checks(line: CommandLine | None = None) -> tuple[Check, ...]:
         Check(group="Weights", look=_of("judges", "needed")),
         Check(group="Weights", look=_of("judges", "others")),
         Check(group="Models", look=_of("models", "built_in")),
+        Check(group="Pictures", look=_of("installation", "pictures")),
         Check(group="Folders", look=_of("places", "folders")),
         Check(group="Extras", look=_of("installation", "extras"), broken="note"),
     )

@@ -84,6 +84,18 @@ def versions() -> Iterator[Finding]:
         yield Finding("ok", "libraries", ", ".join(f"{name}=={version}" for name, version in right.items()), right)
 
 
+def pictures() -> Iterator[Finding]:
+    """Formats of pictures that can be read, and what to install for the others."""
+    from taming_cli.data.formats import FORMATS, remedy_for
+
+    remedies = {name: remedy_for(name) for name in (*FORMATS, "HEIF")}
+    missing = {name: remedy for name, remedy in remedies.items() if remedy is not None}
+    read = [name for name in remedies if name not in missing]
+    yield Finding("ok", "pictures", f"reads {', '.join(read)}", {"formats": read})
+    for name, remedy in missing.items():
+        yield Finding("note", "pictures", f"{name} cannot be read: {remedy}", {"format": name})
+
+
 def extras() -> Iterator[Finding]:
     """Optional dependencies: there, or how to install them."""
     project = _project()
