@@ -7,11 +7,11 @@ _taming_command() {
     case $1 in
     '') commands='train-vqgan tokenize reconstruct decode train-prior sample import export info demo-data report doctor annotate eval tokens presets weights' flags='--version -h,--help' ;;
     'train-vqgan') commands='' flags='--preset --config -o,--out --name --resume --weights --offline --dry-run --nproc --json -q,--quiet --debug --kind --labels --unlabelled --colours --size --steps --minutes --batch-size --accumulate --gradient-checkpointing --learning-rate --critic-learning-rate --betas --warmup --final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --legacy --disc-weight --critic-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --flip,--no-flip --held --val-every --val-images --save-every --snapshots --tensorboard --seed --device --precision --workers --cache --val --init --train --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --normalize --disc-ndf --disc-num-layers --disc-loss -v,--verbose -h,--help' ;;
-    'tokenize') commands='' flags='--ckpt -o,--out --size --views +--cond +--cond-ckpt -0,--null --shard --batch-size --device --precision --workers --config --dry-run --json -q,--quiet --debug -v,--verbose -h,--help' ;;
-    'reconstruct') commands='' flags='--ckpt -o,--out --size --batch-size --device --precision --workers --shard --config --dry-run --json -q,--quiet --debug -v,--verbose -h,--help' ;;
-    'decode') commands='' flags='--codec --batch-size --device --precision --shard --config --dry-run --json -q,--quiet --debug -v,--verbose -h,--help' ;;
+    'tokenize') commands='' flags='--ckpt -o,--out --size --views +--cond +--cond-ckpt -0,--null --shard --batch-size --device --precision --memory --workers --config --dry-run --json -q,--quiet --debug -v,--verbose -h,--help' ;;
+    'reconstruct') commands='' flags='--ckpt -o,--out --size --batch-size --device --precision --memory --workers --shard --config --dry-run --json -q,--quiet --debug -v,--verbose -h,--help' ;;
+    'decode') commands='' flags='--codec --batch-size --device --precision --memory --shard --config --dry-run --json -q,--quiet --debug -v,--verbose -h,--help' ;;
     'train-prior') commands='' flags='--codec +--cond-ckpt --preset --config -o,--out --name --resume --dry-run --nproc --json -q,--quiet --debug --steps --minutes --batch-size --accumulate --gradient-checkpointing --fsdp --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --snapshots --samples --tensorboard --seed --device --precision --init --arch --n-layer --n-head --n-embd --window -v,--verbose -h,--help' ;;
-    'sample') commands='' flags='--ckpt --codec +--cond --complete --mask --at --class-map --weights --offline -o,--out --name --first --tokens --npz --shard --config --device --precision --dry-run --json -q,--quiet --debug --temperature --top-k --top-p --min-p --guidance --greedy -n --seed --class --size --candidates --accept-rate --classifier --stride --batch-size -v,--verbose -h,--help' ;;
+    'sample') commands='' flags='--ckpt --codec +--cond --complete --mask --at --class-map --weights --offline -o,--out --name --first --tokens --npz --shard --config --device --precision --memory --dry-run --json -q,--quiet --debug --temperature --top-k --top-p --min-p --guidance --greedy -n --seed --class --size --candidates --keep --accept-rate --classifier --stride --batch-size -v,--verbose -h,--help' ;;
     'import') commands='' flags='--config -o,--out --json -q,--quiet --debug -v,--verbose -h,--help' ;;
     'export') commands='' flags='-o,--out --to --json -q,--quiet --debug -v,--verbose -h,--help' ;;
     'info') commands='' flags='--config --json -q,--quiet --debug -v,--verbose -h,--help' ;;
@@ -24,15 +24,15 @@ _taming_command() {
     'annotate pose') commands='' flags='-o,--out --shard --weights --offline --device --workers --config --dry-run --json -q,--quiet --debug --score --joint-score -v,--verbose -h,--help' ;;
     'annotate edges') commands='' flags='-o,--out --shard --workers --config --dry-run --json -q,--quiet --debug -v,--verbose -h,--help' ;;
     'eval') commands='fid is kid prc rfid recon codebook nll all' flags='-h,--help' ;;
-    'eval fid') commands='' flags='--codec --weights --offline -o,--out --batch-size --device --workers --config --json -q,--quiet --debug --features --resize --size --cache,--no-cache -v,--verbose -h,--help' ;;
-    'eval is') commands='' flags='--codec --weights --offline -o,--out --batch-size --device --workers --config --json -q,--quiet --debug --features --resize --size --cache,--no-cache --splits --seed -v,--verbose -h,--help' ;;
-    'eval kid') commands='' flags='--codec --weights --offline -o,--out --batch-size --device --workers --config --json -q,--quiet --debug --features --resize --size --cache,--no-cache --subsets --subset-size --seed -v,--verbose -h,--help' ;;
-    'eval prc') commands='' flags='--codec --weights --offline -o,--out --batch-size --device --workers --config --json -q,--quiet --debug --features --resize --size --cache,--no-cache --neighbours -v,--verbose -h,--help' ;;
-    'eval rfid') commands='' flags='--weights --offline -o,--out --batch-size --device --workers --config --json -q,--quiet --debug --features --resize --size --cache,--no-cache -v,--verbose -h,--help' ;;
-    'eval recon') commands='' flags='--size --perceptual --weights --offline -o,--out --batch-size --device --workers --config --json -q,--quiet --debug -v,--verbose -h,--help' ;;
-    'eval codebook') commands='' flags='--size -o,--out --batch-size --device --workers --config --json -q,--quiet --debug -v,--verbose -h,--help' ;;
-    'eval nll') commands='' flags='--stride --precision -o,--out --batch-size --device --workers --config --json -q,--quiet --debug -v,--verbose -h,--help' ;;
-    'eval all') commands='' flags='--perceptual --weights --offline -o,--out --batch-size --device --workers --config --json -q,--quiet --debug --features --resize --size --cache,--no-cache -v,--verbose -h,--help' ;;
+    'eval fid') commands='' flags='--codec --weights --offline -o,--out --batch-size --device --memory --workers --config --json -q,--quiet --debug --features --resize --size --cache,--no-cache -v,--verbose -h,--help' ;;
+    'eval is') commands='' flags='--codec --weights --offline -o,--out --batch-size --device --memory --workers --config --json -q,--quiet --debug --features --resize --size --cache,--no-cache --splits --seed -v,--verbose -h,--help' ;;
+    'eval kid') commands='' flags='--codec --weights --offline -o,--out --batch-size --device --memory --workers --config --json -q,--quiet --debug --features --resize --size --cache,--no-cache --subsets --subset-size --seed -v,--verbose -h,--help' ;;
+    'eval prc') commands='' flags='--codec --weights --offline -o,--out --batch-size --device --memory --workers --config --json -q,--quiet --debug --features --resize --size --cache,--no-cache --neighbours -v,--verbose -h,--help' ;;
+    'eval rfid') commands='' flags='--weights --offline -o,--out --batch-size --device --memory --workers --config --json -q,--quiet --debug --features --resize --size --cache,--no-cache -v,--verbose -h,--help' ;;
+    'eval recon') commands='' flags='--size --perceptual --weights --offline -o,--out --batch-size --device --memory --workers --config --json -q,--quiet --debug -v,--verbose -h,--help' ;;
+    'eval codebook') commands='' flags='--size -o,--out --batch-size --device --memory --workers --config --json -q,--quiet --debug -v,--verbose -h,--help' ;;
+    'eval nll') commands='' flags='--stride --precision -o,--out --batch-size --device --memory --workers --config --json -q,--quiet --debug -v,--verbose -h,--help' ;;
+    'eval all') commands='' flags='--perceptual --weights --offline -o,--out --batch-size --device --memory --workers --config --json -q,--quiet --debug --features --resize --size --cache,--no-cache -v,--verbose -h,--help' ;;
     'tokens') commands='verify merge' flags='-h,--help' ;;
     'tokens verify') commands='' flags='--json -q,--quiet --debug -v,--verbose -h,--help' ;;
     'tokens merge') commands='' flags='-o,--out --json -q,--quiet --debug -v,--verbose -h,--help' ;;
@@ -82,6 +82,7 @@ _taming_value_of_flag() {
     *' --class-map') suffixes='.json' ;;
     *' --tokens') suffixes='.h5' ;;
     *' --npz') suffixes='.npz' ;;
+    *' --keep') words='pixels codes' ;;
     *' --classifier') words='efficientnet-lite0 resnet50' ;;
     *' --to') words='compvis diffusers' ;;
     *' --by') words='step images time' ;;
@@ -124,6 +125,7 @@ _taming_help() {
     'train-vqgan --cache') help='MiB of memory for decoded pictures. Default 1024.' ;;
     'tokenize --size' | 'reconstruct --size') help='Size of the pictures; by default the codec'\''s own.' ;;
     'tokenize --shard') help='Make the I-th of N parts, tokens.I-of-N.h5, for `taming tokens merge` to join.' ;;
+    'tokenize --memory') help='Memory for encoding a picture, recorded in the file; 3 by default, on every machine.' ;;
     'decode --codec' | 'train-prior --codec') help='The codec, where the token file does not find it.' ;;
     'train-prior --cond-ckpt') help='A condition'\''s codec, where the token file does not find it.' ;;
     'train-prior --batch-size') help='Windows per step. Default 16.' ;;
@@ -139,8 +141,9 @@ _taming_help() {
     'train-prior --init') help='Prior to start from: a model file, whose architecture is used.' ;;
     'sample --codec') help='Codec with a decoder trained further, in place of the prior'\''s.' ;;
     'sample --cond') help='Condition map, or a folder with one for each picture; KIND=FILE where the prior takes several kinds.' ;;
+    'sample --precision') help='Arithmetic; by default auto: bf16 for priors from 512 channels where it is fast, else fp32.' ;;
     'sample --seed') help='Same seed, same pictures, whatever the batch size. Default 0.' ;;
-    'sample --size') help='Of the pictures, in pixels; none: as in training.' ;;
+    'sample --size') help='Of the pictures, in pixels, any; none: as their map, or as in training.' ;;
     'sample --batch-size') help='Windows computed at once; changes memory and speed, not the pictures. Default 16.' ;;
     'import --config') help='The yaml that came with it, which a prior needs.' ;;
     'export -o' | 'export --out') help='A .ckpt file, or for diffusers the folder to write.' ;;
@@ -278,6 +281,7 @@ _taming_help() {
     *' --cond-ckpt') help='Codec of such maps; its file says of which kind.' ;;
     *' -0' | *' --null') help='Paths on stdin end with NUL, as of `find -print0`.' ;;
     *' --shard') help='Do every N-th picture, from the I-th: a part of the work.' ;;
+    *' --memory') help='Memory for coding a picture; one that fits is decoded exactly. By default half of what is free.' ;;
     *' --codec') help='Of a token file, where that does not find its own.' ;;
     *' --fsdp') help='Share weights, gradients and optimiser out among the processes (FSDP2): for priors that do not fit one.' ;;
     *' --weight-decay') help='AdamW'\''s decay, on the weights of linear layers only. Default 0.05.' ;;
@@ -305,8 +309,9 @@ _taming_help() {
     *' --guidance') help='Pull towards the condition: unconditional + guidance x (conditional - unconditional); 1: none. Default 1.' ;;
     *' --greedy') help='Always take the most likely code.' ;;
     *' -n') help='How many pictures. Default 1.' ;;
-    *' --class') help='Class to draw, by name or number; none: any.' ;;
+    *' --class') help='Class to draw: its name, or '\''#N'\'' for number N from 0, or N where classes have no names; none: any.' ;;
     *' --candidates') help='With --complete: so many fillings are drawn, and the one kept that what comes after it fits best. Default 1.' ;;
+    *' --keep') help='With --complete: `pixels` leaves what is known as it is, and fits the colours beside it; `codes` keeps its codes, and decodes all. Default pixels.' ;;
     *' --accept-rate') help='Draw n / rate and keep the n that --classifier gives their class the most; 1: all. Default 1.' ;;
     *' --classifier') help='That judge: efficientnet-lite0 (no download) or one of torchvision, such as resnet50. Default efficientnet-lite0.' ;;
     *' --stride') help='Columns that share a window: 1 is the paper'\''s procedure, more is faster; 0: half the window'\''s. Default 0.' ;;

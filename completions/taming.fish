@@ -25,15 +25,15 @@ function __taming_takes
         case 'train-vqgan'
             contains -- $argv[2] --preset --config -o --out --name --weights --nproc --kind --labels --colours --size --steps --minutes --batch-size --accumulate --learning-rate --critic-learning-rate --betas --warmup --final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --disc-weight --critic-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --held --val-every --val-images --save-every --seed --device --precision --workers --cache --val --init --train --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --disc-ndf --disc-num-layers --disc-loss
         case 'tokenize'
-            contains -- $argv[2] --ckpt -o --out --size --views --cond --cond-ckpt --shard --batch-size --device --precision --workers --config
+            contains -- $argv[2] --ckpt -o --out --size --views --cond --cond-ckpt --shard --batch-size --device --precision --memory --workers --config
         case 'reconstruct'
-            contains -- $argv[2] --ckpt -o --out --size --batch-size --device --precision --workers --shard --config
+            contains -- $argv[2] --ckpt -o --out --size --batch-size --device --precision --memory --workers --shard --config
         case 'decode'
-            contains -- $argv[2] --codec --batch-size --device --precision --shard --config
+            contains -- $argv[2] --codec --batch-size --device --precision --memory --shard --config
         case 'train-prior'
             contains -- $argv[2] --codec --cond-ckpt --preset --config -o --out --name --nproc --steps --minutes --batch-size --accumulate --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --samples --seed --device --precision --init --arch --n-layer --n-head --n-embd --window
         case 'sample'
-            contains -- $argv[2] --ckpt --codec --cond --complete --mask --at --class-map --weights -o --out --name --first --tokens --npz --shard --config --device --precision --temperature --top-k --top-p --min-p --guidance -n --seed --class --size --candidates --accept-rate --classifier --stride --batch-size
+            contains -- $argv[2] --ckpt --codec --cond --complete --mask --at --class-map --weights -o --out --name --first --tokens --npz --shard --config --device --precision --memory --temperature --top-k --top-p --min-p --guidance -n --seed --class --size --candidates --keep --accept-rate --classifier --stride --batch-size
         case 'import'
             contains -- $argv[2] --config -o --out
         case 'export'
@@ -53,23 +53,23 @@ function __taming_takes
         case 'annotate edges'
             contains -- $argv[2] -o --out --shard --workers --config
         case 'eval fid'
-            contains -- $argv[2] --codec --weights -o --out --batch-size --device --workers --config --features --resize --size
+            contains -- $argv[2] --codec --weights -o --out --batch-size --device --memory --workers --config --features --resize --size
         case 'eval is'
-            contains -- $argv[2] --codec --weights -o --out --batch-size --device --workers --config --features --resize --size --splits --seed
+            contains -- $argv[2] --codec --weights -o --out --batch-size --device --memory --workers --config --features --resize --size --splits --seed
         case 'eval kid'
-            contains -- $argv[2] --codec --weights -o --out --batch-size --device --workers --config --features --resize --size --subsets --subset-size --seed
+            contains -- $argv[2] --codec --weights -o --out --batch-size --device --memory --workers --config --features --resize --size --subsets --subset-size --seed
         case 'eval prc'
-            contains -- $argv[2] --codec --weights -o --out --batch-size --device --workers --config --features --resize --size --neighbours
+            contains -- $argv[2] --codec --weights -o --out --batch-size --device --memory --workers --config --features --resize --size --neighbours
         case 'eval rfid'
-            contains -- $argv[2] --weights -o --out --batch-size --device --workers --config --features --resize --size
+            contains -- $argv[2] --weights -o --out --batch-size --device --memory --workers --config --features --resize --size
         case 'eval recon'
-            contains -- $argv[2] --size --perceptual --weights -o --out --batch-size --device --workers --config
+            contains -- $argv[2] --size --perceptual --weights -o --out --batch-size --device --memory --workers --config
         case 'eval codebook'
-            contains -- $argv[2] --size -o --out --batch-size --device --workers --config
+            contains -- $argv[2] --size -o --out --batch-size --device --memory --workers --config
         case 'eval nll'
-            contains -- $argv[2] --stride --precision -o --out --batch-size --device --workers --config
+            contains -- $argv[2] --stride --precision -o --out --batch-size --device --memory --workers --config
         case 'eval all'
-            contains -- $argv[2] --perceptual --weights -o --out --batch-size --device --workers --config --features --resize --size
+            contains -- $argv[2] --perceptual --weights -o --out --batch-size --device --memory --workers --config --features --resize --size
         case 'tokens merge'
             contains -- $argv[2] -o --out
         case 'weights ls'
@@ -337,8 +337,10 @@ complete -c taming -n '__taming_may \'-0 --null\' tokenize' -s 0 -l null -d 'Pat
 complete -c taming -n '__taming_may \'--shard\' tokenize' -l shard -d 'Make the I-th of N parts, tokens.I-of-N.h5, for `taming tokens merge` to join.' -x
 complete -c taming -n '__taming_may \'--batch-size\' tokenize reconstruct decode \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l batch-size -d 'Pictures at once.' -x
 complete -c taming -n '__taming_may \'--device\' tokenize reconstruct decode sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l device -d 'auto, cpu, cuda, cuda:N or mps.' -x -a 'auto\\t cpu\\t cuda\\t mps\\t'
-complete -c taming -n '__taming_may \'--precision\' tokenize reconstruct decode sample \'eval nll\'' -l precision -d 'Arithmetic of the networks.' -x -a 'auto\\t fp32\\t bf16\\t fp16\\t'
+complete -c taming -n '__taming_may \'--precision\' tokenize reconstruct decode \'eval nll\'' -l precision -d 'Arithmetic of the networks.' -x -a 'auto\\t fp32\\t bf16\\t fp16\\t'
+complete -c taming -n '__taming_may \'--memory\' tokenize' -l memory -d 'Memory for encoding a picture, recorded in the file; 3 by default, on every machine.' -x
 complete -c taming -n '__taming_may \'--workers\' tokenize reconstruct \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l workers -d 'Threads that read pictures.' -x
+complete -c taming -n '__taming_may \'--memory\' reconstruct decode sample \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l memory -d 'Memory for coding a picture; one that fits is decoded exactly. By default half of what is free.' -x
 complete -c taming -n '__taming_may \'--shard\' reconstruct decode sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -l shard -d 'Do every N-th picture, from the I-th: a part of the work.' -x
 complete -c taming -n '__taming_may \'--codec\' decode train-prior' -l codec -d 'The codec, where the token file does not find it.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'\' train-prior' -l cond-ckpt -d 'A condition\'s codec, where the token file does not find it.' -x -a '(__taming_files .safetensors)'
@@ -374,6 +376,7 @@ complete -c taming -n '__taming_may \'--class-map\' sample' -l class-map -d 'JSO
 complete -c taming -n '__taming_may \'--first\' sample' -l first -d 'Number of the first sample: --first 17 -n 1 is the 18th of any set.' -x
 complete -c taming -n '__taming_may \'--tokens\' sample' -l tokens -d 'Also write the codes, as a token file.' -x -a '(__taming_files .h5)'
 complete -c taming -n '__taming_may \'--npz\' sample' -l npz -d 'Also write the pictures as one array, as the ADM suite reads it.' -x -a '(__taming_files .npz)'
+complete -c taming -n '__taming_may \'--precision\' sample' -l precision -d 'Arithmetic; by default auto: bf16 for priors from 512 channels where it is fast, else fp32.' -x -a 'auto\\t fp32\\t bf16\\t fp16\\t'
 complete -c taming -n '__taming_may \'--temperature\' sample' -l temperature -d 'Divides the logits: below 1 safer, above 1 wilder. Default 1.' -x
 complete -c taming -n '__taming_may \'--top-k\' sample' -l top-k -d 'Keep the k most likely codes; 0: all. Default 0.' -x
 complete -c taming -n '__taming_may \'--top-p\' sample' -l top-p -d 'Keep the most likely codes that together reach this probability; 1: all. Default 1.' -x
@@ -382,9 +385,10 @@ complete -c taming -n '__taming_may \'--guidance\' sample' -l guidance -d 'Pull 
 complete -c taming -n '__taming_may \'--greedy\' sample' -l greedy -d 'Always take the most likely code.'
 complete -c taming -n '__taming_may \'-n\' sample' -s n -d 'How many pictures. Default 1.' -x
 complete -c taming -n '__taming_may \'--seed\' sample' -l seed -d 'Same seed, same pictures, whatever the batch size. Default 0.' -x
-complete -c taming -n '__taming_may \'--class\' sample' -l class -d 'Class to draw, by name or number; none: any.' -x
-complete -c taming -n '__taming_may \'--size\' sample' -l size -d 'Of the pictures, in pixels; none: as in training.' -x
+complete -c taming -n '__taming_may \'--class\' sample' -l class -d 'Class to draw: its name, or \'#N\' for number N from 0, or N where classes have no names; none: any.' -x
+complete -c taming -n '__taming_may \'--size\' sample' -l size -d 'Of the pictures, in pixels, any; none: as their map, or as in training.' -x
 complete -c taming -n '__taming_may \'--candidates\' sample' -l candidates -d 'With --complete: so many fillings are drawn, and the one kept that what comes after it fits best. Default 1.' -x
+complete -c taming -n '__taming_may \'--keep\' sample' -l keep -d 'With --complete: `pixels` leaves what is known as it is, and fits the colours beside it; `codes` keeps its codes, and decodes all. Default pixels.' -x -a 'pixels\\t codes\\t'
 complete -c taming -n '__taming_may \'--accept-rate\' sample' -l accept-rate -d 'Draw n / rate and keep the n that --classifier gives their class the most; 1: all. Default 1.' -x
 complete -c taming -n '__taming_may \'--classifier\' sample' -l classifier -d 'That judge: efficientnet-lite0 (no download) or one of torchvision, such as resnet50. Default efficientnet-lite0.' -x -a 'efficientnet-lite0\\t resnet50\\t'
 complete -c taming -n '__taming_may \'--stride\' sample' -l stride -d 'Columns that share a window: 1 is the paper\'s procedure, more is faster; 0: half the window\'s. Default 0.' -x

@@ -50,7 +50,7 @@ class Frame:
         try:
             x, y = values["corner"]
             frame = cls(Size.parse(values["size"]), f, (int(x), int(y)))
-            return frame if frame.grid == grid and 0 <= min(x, y) and max(x, y) < f else cls(grid.times(f), f)
+            return frame if frame.grid == grid and min(x, y) >= 0 and max(x, y) < f else cls(grid.times(f), f)
         except (KeyError, TypeError, ValueError, UsageError):
             return cls(grid.times(f), f)
 
