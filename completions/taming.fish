@@ -342,7 +342,7 @@ complete -c taming -n '__taming_may \'\' tokenize' -l cond-ckpt -d 'Codec of suc
 complete -c taming -n '__taming_may \'--shard\' tokenize' -l shard -d 'Make the I-th of N parts, tokens.I-of-N.h5, for `taming tokens merge` to join.' -x
 complete -c taming -n '__taming_may \'--batch-size\' tokenize reconstruct decode \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l batch-size -d 'Pictures at once.' -x
 complete -c taming -n '__taming_may \'--device\' tokenize reconstruct decode sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l device -d 'auto, cpu, cuda, cuda:N or mps.' -x -a 'auto\\t cpu\\t cuda\\t mps\\t'
-complete -c taming -n '__taming_may \'--precision\' tokenize reconstruct decode sample \'eval nll\'' -l precision -d 'Arithmetic of the networks.' -x -a 'auto\\t fp32\\t bf16\\t fp16\\t'
+complete -c taming -n '__taming_may \'--precision\' tokenize reconstruct decode \'eval nll\'' -l precision -d 'Arithmetic of the networks.' -x -a 'auto\\t fp32\\t bf16\\t fp16\\t'
 complete -c taming -n '__taming_may \'--memory\' tokenize' -l memory -d 'Memory for encoding a picture, recorded in the file; 3 by default, on every machine.' -x
 complete -c taming -n '__taming_may \'--workers\' tokenize reconstruct \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l workers -d 'Threads that read pictures.' -x
 complete -c taming -n '__taming_may \'--pictures\' reconstruct' -l pictures -d 'Pictures that keypoints belong to, where these lack sizes.' -x -a '(__taming_files \'\')'
@@ -382,6 +382,7 @@ complete -c taming -n '__taming_may \'--class-map\' sample' -l class-map -d 'JSO
 complete -c taming -n '__taming_may \'--first\' sample' -l first -d 'Number of the first sample: --first 17 -n 1 is the 18th of any set.' -x
 complete -c taming -n '__taming_may \'--tokens\' sample' -l tokens -d 'Also write the codes, as a token file.' -x -a '(__taming_files .h5)'
 complete -c taming -n '__taming_may \'--npz\' sample' -l npz -d 'Also write the pictures as one array, as the ADM suite reads it.' -x -a '(__taming_files .npz)'
+complete -c taming -n '__taming_may \'--precision\' sample' -l precision -d 'Arithmetic; by default auto: bf16 for priors from 512 channels where it is fast, else fp32.' -x -a 'auto\\t fp32\\t bf16\\t fp16\\t'
 complete -c taming -n '__taming_may \'--temperature\' sample' -l temperature -d 'Divides the logits: below 1 safer, above 1 wilder. Default 1.' -x
 complete -c taming -n '__taming_may \'--top-k\' sample' -l top-k -d 'Keep the k most likely codes; 0: all. Default 0.' -x
 complete -c taming -n '__taming_may \'--top-p\' sample' -l top-p -d 'Keep the most likely codes that together reach this probability; 1: all. Default 1.' -x

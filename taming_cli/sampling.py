@@ -20,7 +20,7 @@ from taming_cli.data.arrays import write_pictures
 from taming_cli.data.disk import write_atomically
 from taming_cli.data.images import SETTINGS, SHEET, grid, png_settings, read_image, write_png
 from taming_cli.data.token_writer import TokenJob
-from taming_cli.data.tokens import TokenHeader, picture_in_grid
+from taming_cli.data.tokens import TokenHeader
 from taming_cli.errors import UsageError
 from taming_cli.pipeline import Pipeline
 from taming_cli.runtime.device import precision_name
@@ -143,7 +143,7 @@ def _job(
         codec_path=str(ckpt.resolve()) if ckpt else "",
         codebook_size=pipeline.codec.config.codebook_size,
         downsample_factor=pipeline.codec.config.downsample_factor,
-        preprocess={"sampled": True, **picture_in_grid(asked.frame)},
+        preprocess={"sampled": True, **asked.frame.to_say()},
         created_by=f"taming {taming_cli.__version__}",
         views=1,
         height=asked.latent.height,

@@ -23,7 +23,7 @@ from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.shard import Shard
 from taming_cli.config.size import Size
 from taming_cli.data.arrays import made_of, read_pictures
-from taming_cli.data.images import read_image, to_uint8
+from taming_cli.data.images import png_settings, read_image, to_uint8
 from taming_cli.data.tokens import TokenFile, verify
 from taming_cli.errors import BadFileError, Interrupted, UsageError
 from taming_cli.pipeline import Pipeline
@@ -31,6 +31,7 @@ from taming_cli.prior.gpt import GPT
 from taming_cli.prior.model import prior_file
 from taming_cli.prior.workspace import Kept
 from taming_cli.runtime.checkpoint import save_model
+from taming_cli.runtime.device import precision_name
 from taming_cli.sampling import Sampled, sample_to, write_npz
 from tests.toys import CODEC, toy_codec
 
@@ -420,3 +421,24 @@ def test_a_decoder_trained_further_draws_the_same_codes(ckpt: Path, pipeline: Pi
     assert main(line[:-1]) == 2, "other pictures are in the way"
     with pytest.raises(UsageError, match=r"other.safetensors has other codes than .* only the decoder may differ"):
         Pipeline.load(ckpt, codec=tmp_path / "other.safetensors", device="cpu")
+
+
+def test_auto_is_bf16_for_wide_priors_where_the_device_multiplies_it(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = PriorConfig(n_layer=1, n_head=4, n_embd=512, window=Size(2, 2), codebook_size=64)
+    save_model(tmp_path / "wide.safetensors", prior_file(GPT(wide), codec_file(toy_codec(), {}), {"grid": "2x2"}))
+    small = saved(tmp_path / "small.safetensors", classes=False)
+    for here, path, used in ((True, "wide", "bf16"), (False, "wide", "fp32"), (True, "small", "fp32")):
+        monkeypatch.setattr("taming_cli.runtime.device._multiplies_bf16", lambda _, here=here: here)
+        assert precision_name(Pipeline.load(tmp_path / f"{path}.safetensors", device="cpu").precision) == used
+    monkeypatch.setattr("taming_cli.runtime.device._multiplies_bf16", lambda _: True)
+    line = ["sample", "--ckpt", str(tmp_path / "wide.safetensors"), "--device", "cpu", "--json", "-o"]
+    for more, used in (([], "bf16"), (["--precision", "fp32"], "fp32")):
+        assert main([*line, str(tmp_path / used), *more]) == 0
+        said = capsys.readouterr()
+        assert json.loads(said.out)["precision"] == used
+        assert json.loads(png_settings(tmp_path / used / "000000.png") or "")["precision"] == used
+        assert ("--precision fp32 draws the same" in said.err) is (used == "bf16")
+    assert main(["sample", "--ckpt", str(small), "--device", "cpu", "--json", "-o", str(tmp_path / "s")]) == 0
+    assert json.loads(capsys.readouterr().out)["precision"] == "fp32"

@@ -88,10 +88,14 @@ Nproc = Annotated[
 Device = Annotated[
     str, option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.", envvar="TAMING_DEVICE")
 ]
-Precision = Annotated[
-    str,
-    option("--precision", metavar="|".join(PRECISIONS), help="Arithmetic of the networks.", envvar="TAMING_PRECISION"),
-]
+
+
+def in_precision(help: str) -> Any:
+    """The option `--precision`."""
+    return option("--precision", metavar="|".join(PRECISIONS), help=help, envvar="TAMING_PRECISION")
+
+
+Precision = Annotated[str, in_precision("Arithmetic of the networks.")]
 Workers = Annotated[
     int,
     number("--workers", low=0, help="Threads that read pictures.", panel=SHARED, envvar="TAMING_WORKERS"),

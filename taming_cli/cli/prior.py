@@ -188,7 +188,10 @@ def sample(
     shard: o.ShardText = None,
     config: o.Config = None,
     device: o.Device = "auto",
-    precision: o.Precision = "fp32",
+    precision: Annotated[
+        str,
+        o.in_precision("Arithmetic; by default auto: bf16 for priors from 512 channels where it is fast, else fp32."),
+    ] = "auto",
     memory: o.Memory = None,
     dry_run: o.DryRun = False,
     json: o.Json = False,
@@ -209,12 +212,12 @@ def sample(
     resolved = o.settle((SampleConfig,), flags, command="sample", config_file=config)
     path = prior_path(output, ckpt)
     pipeline = Pipeline.load(path, codec=codec, device=device, precision=precision, memory=memory)
+    used = _precision(output, pipeline, precision)
     resolved = o.suggest(resolved, pipeline.suggested(bool(cond)))
     (settings,) = resolved.configs
     hole = None
     if complete is not None:
-        budget = pipeline.space.encode
-        hole = known(pipeline.codec, complete, mask, size=settings.size, at=_corner(at), budget=budget)
+        hole = known(pipeline.codec, complete, mask, size=settings.size, at=_corner(at), budget=pipeline.space.encode)
     elif mask or at:
         raise UsageError("--mask and --at belong to a picture that is completed; name it with --complete")
     asked = pipeline.ask(settings, _maps(pipeline.kinds, cond or []), hole)
@@ -256,7 +259,7 @@ def sample(
         ):
             count += 1
             if json:
-                _tell(picture, settings.seed)
+                _tell(picture, settings.seed, used)
     if npz is not None and numbers:
         pictures = [folder / f"{number:06d}.png" for number in numbers]
         write_npz(npz, pictures, pipeline.classes(settings, numbers, asked), made)
@@ -264,6 +267,16 @@ def sample(
         together = f"; together in {folder / 'grid.png'}" if count else ""
         output.result(f"{folder}: {count} pictures{together}", {}, short=str(folder))
     return 0
+
+
+def _precision(output: Output, pipeline: "Pipeline", asked: str) -> str:
+    """The precision that is used, said where it was chosen and another machine would draw another picture."""
+    from taming_cli.runtime.device import precision_name
+
+    used = precision_name(pipeline.precision)
+    if asked == "auto" and used != "fp32":
+        output.note(f"precision: {used}, faster here; --precision fp32 draws the same pictures on every machine")
+    return used
 
 
 def _part(shard: str | None, *, gathers: bool, out: Path | None) -> Shard:
@@ -277,12 +290,12 @@ def _part(shard: str | None, *, gathers: bool, out: Path | None) -> Shard:
     return part
 
 
-def _tell(picture: "Sampled", seed: int) -> None:
+def _tell(picture: "Sampled", seed: int, precision: str) -> None:
     """A line of JSON."""
     from taming_cli.codec.reconstruct import DECODING, decoding
 
     line = {"path": str(picture.path), "sample": picture.sample, "seed": seed, "class": picture.label}
-    line |= {"size": str(picture.size), DECODING: decoding(picture.exact)}
+    line |= {"size": str(picture.size), "precision": precision, DECODING: decoding(picture.exact)}
     line |= {"cond": picture.map} if picture.map is not None else {}
     say(json_module.dumps(line, ensure_ascii=False))
 

@@ -102,7 +102,7 @@ class Lowres(Encoder):
 
     def picture_of(self, size: Size, f: int) -> Size:
         """A pixel for each code."""
-        return Size(f * size.width, f * size.height)
+        return size.times(f)
 
     def cut(self, image: Image | None, crop: Crop, source: Size, grid: Size) -> Tensor:  # noqa: D102
         assert image is not None

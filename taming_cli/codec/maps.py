@@ -77,7 +77,7 @@ def ask(encoders: Mapping[str, Encoder], maps: Maps, f: int, frame: Frame | None
     if frame is None:
         sizes = {
             encoders[kind].picture_of(Size(*image.size), f) for kind, images in read.items() for image in images
-        } or {Size(f * otherwise.width, f * otherwise.height)}
+        } or {otherwise.times(f)}
         frame = Frame(_one_size(sizes, f), f)
     grid, codes = frame.grid, {}
     for kind, images in read.items():

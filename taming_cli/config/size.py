@@ -1,7 +1,9 @@
 """Width x height, as people write it on a command line."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from taming_cli.errors import UsageError
 
@@ -25,6 +27,10 @@ class Size:
             raise UsageError(f"size {text!r} is not WIDTHxHEIGHT; write it as 256x256 or 1280x832")
         return cls(int(match[1]), int(match[2] or match[1]))
 
+    def times(self, f: int) -> "Size":
+        """Both sides f times as long."""
+        return Size(f * self.width, f * self.height)
+
     def __str__(self) -> str:
         return f"{self.width}x{self.height}"
 
@@ -38,6 +44,20 @@ class Frame:
     f: int
     corner: tuple[int, int] = (0, 0)
 
+    @classmethod
+    def said(cls, values: Mapping[str, Any], f: int, grid: Size) -> "Frame":
+        """What `to_say` made, among other values; or pictures that fill the grid, where these are of no such frame."""
+        try:
+            x, y = values["corner"]
+            frame = cls(Size.parse(values["size"]), f, (int(x), int(y)))
+            return frame if frame.grid == grid and min(x, y) >= 0 and max(x, y) < f else cls(grid.times(f), f)
+        except (KeyError, TypeError, ValueError, UsageError):
+            return cls(grid.times(f), f)
+
+    def to_say(self) -> dict[str, Any]:
+        """As a token file says of the pictures on its grid."""
+        return {"size": str(self.size), "corner": list(self.corner)}
+
     @property
     def grid(self) -> Size:
         """The smallest grid that covers the picture, in cells."""
@@ -50,7 +70,7 @@ class Frame:
     @property
     def whole(self) -> Size:
         """The grid in pixels."""
-        return Size(self.f * self.grid.width, self.f * self.grid.height)
+        return self.grid.times(self.f)
 
     @property
     def place(self) -> tuple[slice, slice]:

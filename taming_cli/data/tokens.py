@@ -33,8 +33,6 @@ from taming_cli.errors import BadFileError, UsageError
 
 FORMAT = "taming-tokens"
 FORMAT_VERSION = 1
-CORNER = "corner"
-"""In `preprocess`: the pixel (x, y) of the grid that is a picture's upper left one."""
 RULE = "rule:"
 """What stands before a rule's name where a codec's hash would be."""
 BLOCK_BYTES = 1024 * 1024  # how much is read or written in one go where a whole file passes through
@@ -135,18 +133,7 @@ class TokenHeader:
     def frame(self) -> Frame:
         """Where the pictures lie on the grid: `preprocess` says so of samples whose sides f does not divide, else they
         fill it."""
-        whole = Frame(Size(self.width * self.downsample_factor, self.height * self.downsample_factor), 1)
-        try:
-            corner = self.preprocess[CORNER]
-            said = Frame(Size.parse(self.preprocess["size"]), self.downsample_factor, (int(corner[0]), int(corner[1])))
-        except (KeyError, IndexError, TypeError, ValueError, UsageError):
-            return whole
-        return said if said.grid == Size(self.width, self.height) else whole
-
-
-def picture_in_grid(frame: Frame) -> dict[str, Any]:
-    """What `preprocess` says of pictures in a frame; the partner of `TokenHeader.frame`."""
-    return {"size": str(frame.size), CORNER: list(frame.corner)}
+        return Frame.said(self.preprocess, self.downsample_factor, Size(self.width, self.height))
 
 
 def write_text(attributes: Any, name: str, text: str) -> None:
