@@ -9,7 +9,7 @@ from torch import nn
 
 from taming_cli.codec.critic import BatchNorm, Critic
 from taming_cli.codec.forward import Comparing, Reconstructing
-from taming_cli.codec.quantizers import CodebookAverages, Quantized, Quantizer
+from taming_cli.codec.quantizers import CodebookAverages, Quantized, Quantizer, Use
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.codec import CodecTrainConfig, CriticConfig
 from taming_cli.runtime.distributed import ALONE, World
@@ -42,18 +42,21 @@ class CodecState:
     best_step: int = 0
     validation: dict[str, float] = field(default_factory=dict)
 
-    def update_codebook(self, quantized: Quantized, config: CodecTrainConfig) -> None:
-        """Let the codebook learn from one batch and revive entries out of use; their optimiser state starts anew."""
+    def update_codebook(self, quantized: Quantized, config: CodecTrainConfig, use: Use, dead: int) -> None:
+        """Let the codebook learn from one batch and revive entries out of use; their optimiser state starts anew.
+
+        `use` is what `codebook.look` found, and `dead` how many entries of it are.
+        """
         if config.train == "decoder":
             return
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) % 2**63)
-        revived = self.codebook.update(quantized, generator, self.world)
+        revived = self.codebook.update(quantized, generator, self.world, use, dead)
         if not len(revived):
             return
         weight = self.codec.quantize.embedding.weight
         for value in self.codec_optimizer.state.get(weight, {}).values():
             if isinstance(value, torch.Tensor) and value.shape == weight.shape:
-                value[revived] = 0
+                value.index_fill_(0, revived, 0)
         with torch.no_grad():
             self.average.quantize.embedding.weight[revived] = weight[revived]
 

@@ -26,7 +26,7 @@ from taming_cli.judges import perceptual
 from taming_cli.metrics import perplexity, usage
 from taming_cli.runtime.builtin import recorded
 from taming_cli.runtime.checkpoint import load_model, load_trainer, read_header, save_model, save_trainer
-from taming_cli.runtime.device import pick_device, pick_precision
+from taming_cli.runtime.device import pick_device, pick_precision, to_device, to_host
 from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.interrupt import StopRequest
 from taming_cli.runtime.progress import LOG_EVERY, Means, OnStep, tell
@@ -243,7 +243,8 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
     budget = Budget(steps=train.steps, minutes=train.minutes)
     spent = budget.spent(state.step, state.seconds)
     means = Means()
-    counts = torch.zeros(state.codec.config.codebook_size)
+    device = state.codec.quantize.embedding.weight.device
+    counts = torch.zeros(state.codec.config.codebook_size, device=device)
     saved = time.monotonic()
     batches = train_batches(
         items,
@@ -261,7 +262,7 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
         while spent < 1:
             with means.waiting():
                 images = next(batches)
-            x = session.content.to_input(images.to(state.codec.quantize.embedding.weight.device))
+            x = session.content.to_input(to_device(images, device))
             rate = train.learning_rate * warm_up(state.step, train.warmup) * cosine(spent, train.final_lr)
             # dropout's draws depend on step and process alone, so a resume is exact
             torch.manual_seed((train.seed + state.step + (world.rank << 40)) % 2**63)
@@ -273,15 +274,16 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
                 config=train,
                 now=phase(train, spent),
                 learning_rate=rate,
+                disc_learning_rate=train.critic_learning_rate * cosine(spent, train.disc_final_lr),
             )
 
             (state.seconds,) = world.most(time.monotonic() - session.began)
             before, spent = spent, budget.spent(state.step, state.seconds)
             means.add(report.terms, train.batch_size)
-            counts += torch.bincount(report.codes.flatten(), minlength=len(counts)).cpu()
+            counts += report.counts
             values: dict[str, float] = {}
             if state.step % LOG_EVERY == 0:
-                used = world.total(counts)
+                used = to_host(counts)
                 values = {**means.take(), "codes_used": usage(used), "codebook_perplexity": perplexity(used)}
                 values |= {"learning_rate": rate, "images_per_second": means.images_per_second}
                 values["waiting_seconds"] = means.waiting_seconds

@@ -31,12 +31,14 @@ def option(
     metavar: str | None = None,
     hidden: bool = False,
     live: bool = False,
+    before: Any = None,
 ) -> Any:
     """A dataclass field with what a flag needs: help text, inclusive limits, another spelling, or none at all.
 
     `flag` replaces the flag's name (`--learning-rate` for `learning_rate` is the rule). `hidden` gives it no flag: such
     a value comes from a preset or a config file only. `live` marks what may change when a run is resumed: it decides
-    how long or where the run goes, not what it computes.
+    how long or where the run goes, not what it computes. `before` is what the program did before it had this setting,
+    where the default does something else: a run that was recorded without the setting keeps to it.
     """
     metadata = {
         "help": help,
@@ -46,6 +48,7 @@ def option(
         "metavar": metavar,
         "hidden": hidden,
         "live": live,
+        "before": default if before is None else before,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
