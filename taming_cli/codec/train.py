@@ -12,7 +12,7 @@ from torch import Tensor
 
 from taming_cli.codec.locate import content_in
 from taming_cli.codec.state import CodecState, start
-from taming_cli.codec.step import codec_step, phase
+from taming_cli.codec.step import Phase, codec_step, phase
 from taming_cli.codec.validate import validate
 from taming_cli.codec.vqgan import VQGAN, codec_file, codec_from
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
@@ -31,7 +31,7 @@ from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.interrupt import StopRequest
 from taming_cli.runtime.progress import LOG_EVERY, Means, OnStep, tell
 from taming_cli.runtime.report import write_report
-from taming_cli.runtime.rundir import Place, Run, absolute, goes_on, open_run, read_settings
+from taming_cli.runtime.rundir import Place, Run, absolute, best_of, goes_on, open_run, read_settings
 from taming_cli.runtime.schedule import Budget, cosine, warm_up
 from taming_cli.runtime.tensorboard import check_installed
 from taming_cli.runtime.weights import OnBytes
@@ -42,13 +42,20 @@ _COLOUR = 4.0  # brightness varies 3 and 8 times as much as the two directions o
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedCodec:
-    """Where the codec is, how it does on held-out pictures, and which training pictures could not be read."""
+    """Where the codec is, how it does on held-out pictures, and which training pictures could not be read.
+
+    `step` and `validation` are those of the last model, `best_step` and `best_validation` those of the best one: of the
+    validations with the adversarial term at its largest weight so far, the one with the smallest texture distance, or
+    before that term counts the smallest sum of L1 and perceptual distance.
+    """
 
     run: Path
     last: Path
     best: Path
     step: int
     validation: Mapping[str, float]
+    best_step: int
+    best_validation: Mapping[str, float]
     skipped: Mapping[str, str]
 
 
@@ -127,12 +134,15 @@ def fit(
         if resumed and world.first:
             _mend(session)
         skipped = _loop(session, pictures.train)
+        best = best_of(run, world)
         return TrainedCodec(
             run=run.folder,
             last=run.last,
-            best=run.best if run.best.exists() else run.last,
+            best=best.path,
             step=state.step,
             validation=state.validation,
+            best_step=best.step,
+            best_validation=best.validation,
             skipped=skipped,
         )
 
@@ -293,7 +303,7 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
             _tell(session, spent, values, means.images_per_second)
             if spent >= 1 or int(before / train.val_every) < int(spent / train.val_every):
                 if world.first:
-                    _validate(session, spent, means.images_per_second)
+                    _validate(session, spent, phase(train, before), means.images_per_second)
                     _save(session)
                     if train.snapshots:
                         run.keep(state.step)
@@ -310,11 +320,13 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
     return {name: reason for bad in world.gather(batches.bad) for name, reason in bad.items()}
 
 
-def _validate(session: _Session, spent: float, rate: float) -> None:
-    """Look at the held-out pictures, log what is seen, and note whether the codec is the best so far."""
+def _validate(session: _Session, spent: float, now: Phase, rate: float) -> None:
+    """Look at the held-out pictures, log what is seen, and note whether the codec is the best so far; `now` is the
+    phase of the last step."""
     state, run, train = session.state, session.run, session.train
     held = session.held[: train.val_images]
-    found = validate(state.average, held, train.size, session.judge, state.precision, session.content)
+    how = (train.size, session.judge, state.precision, session.content, bool(train.disc_weight))
+    found = validate(state.average, held, *how)
     if found is None:
         return
     state.validation = found.figures()
@@ -322,8 +334,7 @@ def _validate(session: _Session, spent: float, rate: float) -> None:
     run.log(kind="validation", **how_far, **state.validation, code_use=found.code_use)
     run.show(state.step, found.sheet)
     _tell(session, spent, state.validation, rate, validation=True)
-    if found.score > state.best:
-        state.best, state.best_step = found.score, state.step
+    state.note_best(found.judged(adversarial=now.adversarial > 0), now.adversarial)
 
 
 def _save(session: _Session) -> None:
@@ -339,7 +350,8 @@ def _save_models(session: _Session) -> None:
     model = codec_file(state.average, about)
     save_model(run.last, model)
     if state.best_step == state.step:
-        save_model(run.best, model)
+        chosen = {"by": state.best_by, "adversarial_weight": state.best_weight}
+        save_model(run.best, replace(model, about={**model.about, "best": chosen}))
 
 
 def _mend(session: _Session) -> None:

@@ -80,6 +80,12 @@ def _kind(hint: Any) -> Kind:
     return Kind(hint, (), many=False, optional=False)
 
 
+def before(config: type[Any]) -> dict[str, Any]:
+    """As `to_dict`, what each setting of a config dataclass was before it had a name: what a run keeps to that was
+    recorded without it."""
+    return {field.name: _plain(field.metadata["before"]) for field in dataclasses.fields(config)}
+
+
 def flag_name(field: dataclasses.Field[Any]) -> str:
     """`learning_rate` -> `--learning-rate`, unless the field names its own."""
     return str(field.metadata.get("flag") or "--" + field.name.replace("_", "-"))

@@ -15,16 +15,17 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 import taming_cli
+from taming_cli.config.fields import before as usual
 from taming_cli.config.fields import to_dict
 from taming_cli.data.images import write_png
 from taming_cli.errors import BadFileError, UsageError
-from taming_cli.runtime.checkpoint import write_atomically
+from taming_cli.runtime.checkpoint import read_header, write_atomically
 from taming_cli.runtime.distributed import ALONE, World
 
 if TYPE_CHECKING:
@@ -123,6 +124,22 @@ class Run:
             from taming_cli.runtime.tensorboard import FOLDER, Board
 
             self._board = Board(self.folder / FOLDER, step, kept)
+
+
+class Best(NamedTuple):
+    """The best model of a run, its step, and the figures of its own validation."""
+
+    path: Path
+    step: int
+    validation: Mapping[str, float]
+
+
+def best_of(run: Run, world: World = ALONE) -> Best:
+    """The best model of a run that has been saved; the last one, where there was nothing to validate on. Processes but
+    the first do not read it, since it may not be written yet."""
+    path = run.best if run.best.exists() else run.last
+    about = read_header(path).about if world.first else {}
+    return Best(path, about.get("step", 0), about.get("metrics", {}))
 
 
 def open_run(
@@ -286,8 +303,7 @@ def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], gr
             f"{folder} was made from {' '.join(old['inputs'])}; give the same inputs to go on, or another --name"
         )
     for name, config in groups.items():
-        usual = to_dict(type(config)())  # what a setting was before there was a name for it
-        before, after = {**usual, **old["config"].get(name, {})}, new["config"][name]
+        before, after = {**usual(type(config)), **old["config"].get(name, {})}, new["config"][name]
         live = {field.name for field in dataclasses.fields(config) if field.metadata.get("live")}
         changed = [key for key in after if key not in live and before.get(key) != after[key]]
         if changed:
