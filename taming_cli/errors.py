@@ -30,7 +30,7 @@ class MissingWeightsError(TamingError):
 
 
 class NonFiniteLossError(TamingError):
-    """A loss term became NaN or infinite; the step's update was not applied."""
+    """A loss term, a gradient or a weight became NaN or infinite; it was neither applied nor saved."""
 
 
 class DiskError(TamingError):

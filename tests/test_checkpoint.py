@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from taming_cli.data.disk import write_atomically
-from taming_cli.errors import BadFileError
+from taming_cli.errors import BadFileError, NonFiniteLossError
 from taming_cli.runtime.checkpoint import (
     FORMAT_VERSION,
     ModelFile,
@@ -101,6 +101,21 @@ def test_a_trainer_file_is_read_back_with_its_optimiser(tmp_path: Path) -> None:
     found = load_trainer(tmp_path / "t.pt")
     assert (found["step"], found["best"], found["names"]) == (3, float("-inf"), ["a", "b"])
     assert torch.equal(found["optimizer"]["state"][0]["exp_avg"], optimizer.state[weight]["exp_avg"])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_state_that_is_not_finite_is_neither_saved_nor_gone_on_with(value: float, tmp_path: Path) -> None:
+    path = tmp_path / "trainer.pt"
+    save_trainer(path, {"step": 3, "critic": {"weight": torch.ones(3)}})
+    before = path.read_bytes()
+    broken = {"step": 4, "critic": {"weight": torch.ones(3)}, "optimizer": {"state": [torch.tensor([1.0, value])]}}
+    with pytest.raises(NonFiniteLossError, match=r"optimizer\.state\.0 is not finite after step 4; .*--init"):
+        save_trainer(path, broken)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    torch.save(broken, path)  # as an earlier version did
+    with pytest.raises(BadFileError, match=r"optimizer\.state\.0 is not finite.*--init"):
+        load_trainer(path)
 
 
 class Evil:

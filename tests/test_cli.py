@@ -18,15 +18,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 import typer
 from PIL import Image
 
 from taming_cli.cli.app import app, main
+from taming_cli.codec.state import CodecState
 from taming_cli.config.annotate import DepthConfig, PoseConfig, SegmentationConfig
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
 from taming_cli.config.fields import kinds
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.sampling import SampleConfig
+from taming_cli.prior.state import PriorState
+from taming_cli.runtime.checkpoint import read_header
 
 CODEC = shlex.split(
     "--ch 32 --ch-mult 1,1 --num-res-blocks 1 --z-channels 4 --resolution 32 --codebook-size 16 --codebook-dim 4 "
@@ -352,6 +356,37 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(line: str, code: int,
 
 
 # --- results and everything else --------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _damage(layer: torch.nn.Module) -> None:
+    for weight in layer.parameters():
+        weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.ndim)))
+
+
+@pytest.mark.parametrize("what", ["train-vqgan", "train-prior"])
+def test_a_training_ends_with_the_figures_of_its_best_model_and_of_its_last(
+    what: str, house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The networks of which validations are made get worse and worse, so that the best model is not the last."""
+    if what == "train-vqgan":
+        monkeypatch.setattr(CodecState, "update_average", lambda self, decay: _damage(self.average.decoder.conv_out))
+    else:
+        true = PriorState.state_dict
+        monkeypatch.setattr(PriorState, "state_dict", lambda self: (_damage(self.average.head), true(self))[1])
+    inputs = [house.pictures, *CODEC, "--disc-weight", 0] if what == "train-vqgan" else [house.tokens, *PRIOR]
+    line = [what, *inputs, "--steps", 8, "--learning-rate", 0]
+    said = taming(*line, "--val-every", 0.25, "--out", tmp_path / "run", "--json").json
+    figure = {"train-vqgan": "l1", "train-prior": "val_nats_per_token"}[what]
+    best, last = (read_header(Path(said[name])).about for name in ("best", "last"))
+    assert said[figure] == best["metrics"][figure] < last["metrics"][figure]
+    assert (said["best_step"], said["step"]) == (best["step"], last["step"])
+    assert (said["best_figures"], said["last_figures"]) == (best["metrics"], last["metrics"])
+    again = taming(what, "--resume", "--out", tmp_path / "run").out.splitlines()  # nothing is left to do
+    assert again[0] == said["best"]
+    assert [each.partition(": ")[0] for each in again[1:]] == [f"best, step {best['step']}", "last, step 8"]
+    assert f"{best['metrics'][figure]:#.3g}" in again[1]
+    assert f"{last['metrics'][figure]:#.3g}" in again[2]
 
 
 def test_the_main_job_ends_well_and_names_what_it_made(house: House) -> None:

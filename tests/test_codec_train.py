@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from taming_cli.cli.options import settle
 from taming_cli.codec import losses
 from taming_cli.codec import train as training
 from taming_cli.codec.setup import held_out
@@ -27,6 +28,7 @@ from taming_cli.codec.validate import validate
 from taming_cli.codec.vqgan import VQGAN, codec_from
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
 from taming_cli.config.fields import from_dict
+from taming_cli.config.resolve import flatten
 from taming_cli.config.size import Size
 from taming_cli.data.batches import train_batches
 from taming_cli.data.images import to_float
@@ -531,8 +533,7 @@ def test_a_non_finite_term_stops_before_the_update_and_is_named(
     monkeypatch.setattr(f"taming_cli.codec.losses.{function}", lambda *a, **k: true(*a, **k) * value)
     with pytest.raises(NonFiniteLossError, match=rf"step 2: {term} is -?(nan|inf); .*--learning-rate"):
         take(state, TRAIN, Phase(True, 1.0))
-    running = {name for name in differing(before, state.state_dict()) if "running" in name or "batches" in name}
-    assert set(differing(before, state.state_dict())) == running  # the critic's statistics are no update
+    assert differing(before, state.state_dict()) == []
 
 
 def test_a_non_finite_gradient_of_finite_losses_stops_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -564,6 +565,32 @@ def test_a_non_finite_loss_leaves_the_saved_run_as_it_was(
     assert_same_end(first, run("broken"))
 
 
+def test_weights_that_are_not_finite_are_never_saved(
+    run: Callable[..., TrainedCodec], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever made them so: here the update itself, at the end, where best and last would be written."""
+    true = codec_step
+
+    def poisons_at_12(state: CodecState, images: Tensor, **options: Any) -> Any:
+        report = true(state, images, **options)
+        if state.step == 12:
+            with torch.no_grad():
+                state.critic.main[0].bias.fill_(math.inf)  # type: ignore[union-attr]
+        return report
+
+    monkeypatch.setattr(training, "codec_step", poisons_at_12)
+    with pytest.raises(
+        NonFiniteLossError, match=r"critic\.main\.0\.bias is not finite after step 12; nothing was saved"
+    ):
+        run("poisoned")
+    folder = tmp_path / "runs" / "train-vqgan" / "poisoned"
+    assert (
+        load_trainer(folder / "trainer.pt")["step"]
+        == load_model(folder / "checkpoints" / "last.safetensors").about["step"]
+        == 9
+    )
+
+
 # --- the files --------------------------------------------------------------------------------------------------------
 
 
@@ -586,12 +613,119 @@ def test_the_run_folder_and_the_model_files_describe_themselves(first: TrainedCo
     assert codec_from(last, "last").config == CODEC
 
 
-def test_best_is_the_validation_with_the_smallest_error(first: TrainedCodec) -> None:
-    validations = lines(first.run, "validation")
+def test_best_is_the_validation_with_the_smallest_error(run: Callable[..., TrainedCodec]) -> None:
+    done = run("plain", train=replace(TRAIN, disc_weight=0.0, learning_rate=0.02))
+    validations = lines(done.run, "validation")
     assert [line["step"] for line in validations] == [3, 6, 9, 12]
     best = min(validations, key=lambda line: line["l1"])
-    about = load_model(first.best).about
+    about = load_model(done.best).about
     assert (about["step"], about["metrics"]["l1"]) == (best["step"], best["l1"])
+    assert about["best"] == {"by": "l1", "adversarial_weight": 0.0}
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, **figures: Sequence[float]) -> None:
+    """Validations of a training find these figures, one after the other, whatever it has learned."""
+    found = iter([dict(zip(figures, each, strict=True)) for each in zip(*figures.values(), strict=True)])
+    true = validate
+    monkeypatch.setattr(training, "validate", lambda *how: replace(true(*how), **next(found)))
+    monkeypatch.setattr(training, "write_report", lambda folder: None)  # takes longer than all the rest
+
+
+LATE = replace(TRAIN, steps=8, disc_start=0.25, disc_ramp=0.25, critic_start=0.0, val_every=0.125)
+"""A validation at each step: at 1 to 3 the adversarial term does not count, at 4 it is at half of its weight, and from
+5 on at all of it."""
+
+
+@pytest.mark.parametrize("network", ["none", "efficientnet-lite0"])
+def test_best_is_one_that_was_trained_with_the_adversarial_term_at_full_weight(
+    network: str, run: Callable[..., TrainedCodec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texture = {"perceptual": [0.5] * 8, "texture": [0.9, 0.9, 0.01, 0.01, 0.5, 0.4, 0.3, 0.6]}
+    scripted(monkeypatch, l1=[0.9, 0.1, 0.1, 0.3, 0.5, 0.4, 0.6, 0.7], **(texture if network != "none" else {}))
+    done = run("late", train=replace(LATE, perceptual=network))
+    step, by = (6, "l1") if network == "none" else (7, "texture")
+    about = load_model(done.best).about
+    assert about["step"] == step
+    assert about["best"] == {"by": by, "adversarial_weight": 1.0}
+    assert (done.best_step, done.best_validation["l1"]) == (step, about["metrics"]["l1"])
+    assert (done.step, done.validation["l1"]) == (8, 0.7)
+
+
+def test_best_is_the_last_where_the_training_ends_before_the_term_has_its_full_weight(
+    run: Callable[..., TrainedCodec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, l1=[0.1] * 6 + [0.5, 0.6])
+    done = run("short", train=replace(LATE, disc_start=0.7, disc_ramp=0.9))
+    assert (load_model(done.best).about["step"], done.best_validation["l1"]) == (8, 0.6)
+
+
+def test_a_longer_training_keeps_best_until_one_at_full_weight_is_better(
+    run: Callable[..., TrainedCodec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice as long, the adversarial term does not count at first, and only from step 14 on in full again."""
+    more = replace(LATE, disc_start=0.75, disc_ramp=0.0)
+    scripted(monkeypatch, l1=[0.1] * 6 + [0.5, 0.6])
+    assert load_model(run("long", train=more).best).about["step"] == 7
+    scripted(monkeypatch, l1=[0.1, 0.1, 0.7, 0.4])
+    assert load_model(run("long", train=replace(more, steps=16)).best).about["step"] == 16
+
+
+def test_a_run_of_before_goes_on_and_its_best_is_replaced_once_the_adversarial_term_counts(
+    run: Callable[..., TrainedCodec], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    scripted(monkeypatch, l1=[0.1, 0.15, 0.3, 0.7, 0.6, 0.5, 0.5, 0.5])
+    with pytest.raises(Interrupted):
+        run("old", train=LATE, on_step=stop_at(2))
+    trainer = tmp_path / "runs" / "train-vqgan" / "old" / "trainer.pt"
+    state = load_trainer(trainer)
+    assert (state["best_step"], state.pop("best_weight"), state.pop("best_by")) == (1, 0.0, "l1")
+    torch.save({**state, "best": -0.1}, trainer)  # as it was kept then: larger was better
+    with pytest.raises(Interrupted):
+        run("old", train=LATE, on_step=stop_at(3))
+    assert load_model(trainer.parent / "checkpoints" / "best.safetensors").about["step"] == 1
+    assert load_model(run("old", train=LATE).best).about["step"] == 6
+
+
+def test_a_run_of_before_keeps_the_discriminators_constant_rate_or_says_so(
+    run: Callable[..., TrainedCodec], taken: Path
+) -> None:
+    settings = json.loads((taken / "config.json").read_text())
+    settings["config"]["train"].pop("disc_final_lr")
+    (taken / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UsageError, match=r"disc_final_lr 1.0, not 0.02"):
+        run("taken")
+    run("taken", train=replace(TRAIN, disc_final_lr=1.0))
+    (taken / "config.json").write_text(json.dumps(settings))
+    resolved = settle(
+        (CodecConfig, CriticConfig, CodecTrainConfig), {}, command="", recorded=flatten(settings["config"])
+    )
+    assert resolved.configs[2] == replace(TRAIN, disc_final_lr=1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rates"),
+    [({}, (0.755e-3, 0.0367e-3)), ({"disc_final_lr": 1.0}, (1e-3, 1e-3))],  # at a third and at eleven twelfths
+    ids=["usual", "constant"],
+)
+def test_the_discriminators_learning_rate_is_annealed_too(
+    changes: dict[str, float],
+    rates: tuple[float, float],
+    run: Callable[..., TrainedCodec],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found: list[float] = []
+    true = codec_step
+
+    def watched(state: CodecState, *given: Any, **options: Any) -> Any:
+        report = true(state, *given, **options)
+        found.append(state.critic_optimizer.param_groups[0]["lr"])
+        return report
+
+    monkeypatch.setattr(training, "codec_step", watched)
+    run("rates", train=replace(TRAIN, val_every=1.0, **changes))
+    begun = 4  # steps of 12 without a discriminator
+    assert (found[begun], found[-1]) == pytest.approx(rates, rel=1e-3)
+    assert found[begun:] == sorted(found[begun:], reverse=True)
 
 
 def test_the_codec_learns(first: TrainedCodec, run: Callable[..., TrainedCodec]) -> None:

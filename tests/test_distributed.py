@@ -27,7 +27,7 @@ from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.codec import CodecTrainConfig, CriticConfig
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
-from taming_cli.errors import UsageError
+from taming_cli.errors import NonFiniteLossError, UsageError
 from taming_cli.prior import state as prior_state
 from taming_cli.prior.batches import Batch
 from taming_cli.prior.estimate import estimate as prior_estimate
@@ -207,8 +207,8 @@ def test_what_the_first_process_refuses_is_said_once(house: Path) -> None:
 
 
 def exchanged(rank: int, port: int, said: Any) -> None:
-    """Floats that one process of two gives away in a step of a codec and in one of a prior, as torch's profiler counts
-    them."""
+    """What one process of two says of itself: the floats that it gives away in a step of a codec and in one of a prior,
+    as torch's profiler counts them, and then how a step ends where the other one's gradient is not finite."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     with world() as together:
@@ -229,19 +229,38 @@ def exchanged(rank: int, port: int, said: Any) -> None:
                 step()
             sums = [event for event in found.events() if event.name == "gloo:all_reduce"]
             shapes = [shape for event in sums for shape in event.input_shapes]
-            if rank == 0:
-                said.put(sum(math.prod(shape) for shape in shapes if shape))
+            said.put((rank, sum(math.prod(shape) for shape in shapes if shape)))
+        if rank == 1:
+            for network in (state.critic, prior.gpt):
+                next(network.parameters()).register_hook(lambda gradient: gradient * math.nan)
+        for step in steps:
+            try:
+                step()
+            except NonFiniteLossError as error:
+                said.put((rank, str(error)))
+            else:
+                said.put((rank, "nothing was noticed"))
 
 
-def test_a_step_exchanges_what_was_reckoned() -> None:
+@pytest.fixture(scope="module")
+def of_two() -> list[list[Any]]:
+    """What each of two processes says of itself, in order."""
     context = multiprocessing.get_context("spawn")
     said, port = context.Queue(), free_port()
     processes = [context.Process(target=exchanged, args=(rank, port, said)) for rank in (0, 1)]
     for process in processes:
         process.start()
-    counted = [4 * said.get(timeout=120) for _ in range(2)]
+    told: list[list[Any]] = [[], []]
+    for _ in range(8):
+        rank, what = said.get(timeout=120)
+        told[rank].append(what)
     for process in processes:
         process.join()
+    return told
+
+
+def test_a_step_exchanges_what_was_reckoned(of_two: list[list[Any]]) -> None:
+    counted = [4 * floats for floats in of_two[0][:2]]
     train = CodecTrainConfig(perceptual="none", revive=0.0, size=Size(32, 32))
     reckoned = [
         codec_estimate(toys.CODEC, CRITIC, train, None, torch.float32).exchanged,
@@ -249,6 +268,11 @@ def test_a_step_exchanges_what_was_reckoned() -> None:
     ]
     assert counted == pytest.approx(reckoned, rel=0.02)  # the rest: terms, the critic's statistics, the last layer
     assert all(one >= other for one, other in zip(counted, reckoned, strict=True))
+
+
+def test_a_gradient_that_is_not_finite_in_one_process_stops_all(of_two: list[list[Any]]) -> None:
+    for told in of_two:
+        assert [reason.partition(" is ")[0] for reason in told[2:]] == ["step 3: disc_gradient", "step 3: gradient"]
 
 
 def _until(true: Any, seconds: float = 60) -> None:

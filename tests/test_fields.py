@@ -1,13 +1,14 @@
 """Config fields: declared once; parsed, checked, turned to JSON and back."""
 
 import dataclasses
+import typing
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
 
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
-from taming_cli.config.fields import check, flag_name, from_dict, kinds, one_of, option, parse, to_dict
+from taming_cli.config.fields import before, check, flag_name, from_dict, kinds, one_of, option, parse, to_dict
 from taming_cli.config.prior import ConditionSpec, PriorConfig, PriorTrainConfig
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.size import Size
@@ -108,6 +109,30 @@ def test_flags_follow_the_names_unless_they_have_their_own() -> None:
     assert (flags["whole"], flags["real"]) == ("-w", "--real")
     (rate,) = [field for field in dataclasses.fields(CodecTrainConfig) if field.name == "learning_rate"]
     assert flag_name(rate) == "--learning-rate"
+
+
+def test_the_types_of_a_class_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Pair:
+        one: int = option(1, "One.")
+        other: float = option(2.0, "The other.")
+
+        def __post_init__(self) -> None:
+            check(self)
+
+    read: list[type] = []
+    true = typing.get_type_hints
+    monkeypatch.setattr(typing, "get_type_hints", lambda config: (read.append(config), true(config))[1])
+    for _ in range(3):
+        Pair()
+    assert read == [Pair]
+
+
+def test_what_a_setting_was_before_it_had_a_name_is_known() -> None:
+    """A run that was recorded without it keeps to that."""
+    assert to_dict(CodecTrainConfig())["disc_final_lr"] == 0.02
+    assert before(CodecTrainConfig) == {**to_dict(CodecTrainConfig()), "disc_final_lr": 1.0}
+    assert before(Tree) == to_dict(Tree())
 
 
 def test_kinds_take_types_apart() -> None:

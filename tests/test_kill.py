@@ -260,10 +260,18 @@ MOMENTS = [
 
 
 def improvements(run: Path) -> int:
-    """How often a validation was the best so far, and so how often best.safetensors was written."""
+    """How often a validation was the best so far, and so how often best.safetensors was written: the smallest of those
+    at which the adversarial term had its largest weight so far."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    scores = [line.get("val_nats_per_token", line.get("l1")) for line in lines if line["kind"] == "validation"]
-    return sum(score < min(scores[:place], default=math.inf) for place, score in enumerate(scores))
+    train = json.loads((run / "config.json").read_text())["config"]["train"]
+    best, found = (0.0, math.inf), 0
+    for line in lines:
+        if line["kind"] == "validation":
+            before = (line["step"] - 1) / train["steps"]
+            ramp = (before - train["disc_start"]) / train["disc_ramp"] if train.get("disc_weight") else 0.0
+            this = (-min(1.0, max(0.0, ramp)), line.get("val_nats_per_token", line.get("l1")))
+            best, found = min(this, best), found + (this < best)
+    return found
 
 
 def training_command(what: str, material: Path, tokens: Path, out: Path) -> list[object]:

@@ -190,6 +190,24 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(
     assert not any(p.isnan().any() for p in seen[0].average.parameters())
 
 
+def test_weights_that_are_not_finite_are_never_saved(
+    train_in: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def poisons_at_30(state: PriorState, *rest: Any) -> dict[str, Tensor]:
+        terms = prior_step(state, *rest)
+        if state.step == 30:
+            with torch.no_grad():
+                state.gpt.ln_f.weight[0] = torch.inf  # type: ignore[index, operator, union-attr]
+        return terms
+
+    monkeypatch.setattr(training, "prior_step", poisons_at_30)
+    with pytest.raises(NonFiniteLossError, match=r"gpt\.ln_f\.weight is not finite after step 30; nothing was saved"):
+        train_in("poisoned")
+    folder = tmp_path / "runs" / "train-prior" / "poisoned"
+    assert load_trainer(folder / "trainer.pt")["step"] == 15
+    assert load_model(folder / "checkpoints" / "last.safetensors").about["step"] == 15
+
+
 def test_samples_are_drawn_with_render(train_in: Callable[..., Any]) -> None:
     shapes = []
 

@@ -22,6 +22,7 @@ _SPOKEN = {
     "codes_used": "codes {}",
     "codebook_perplexity": "perplexity {}",
     "perceptual": "perceptual {}",
+    "texture": "texture {}",
     "critic": "critic {}",
 }
 """How figures of a training are said, the most important first; the others stand in the log."""
@@ -94,15 +95,22 @@ def teller(bar: "Bar") -> "OnStep":
 
 
 def last_word(output: Output, trained: Any, **more: Any) -> None:
-    """The best checkpoint's path, and how it does on what was held out."""
+    """The best checkpoint's path, and how it and the last one do on what was held out, each with its step."""
+    best = {"step": trained.best_step, **trained.best_validation}
+    last = {"step": trained.step, **trained.validation}
+    models = {"best": best, "last": last} if best["step"] != last["step"] else {"best and last": last}
+    lines = [f"{name}, step {each['step']}: {'  '.join(words(each))}" for name, each in models.items() if words(each)]
     output.result(
-        f"{trained.best}\n{'  '.join(words(trained.validation))}".strip(),
+        "\n".join([str(trained.best), *lines]),
         {
             "run": str(trained.run),
             "best": str(trained.best),
             "last": str(trained.last),
             "step": trained.step,
-            **trained.validation,
+            **trained.best_validation,
+            "best_step": trained.best_step,
+            "best_figures": dict(trained.best_validation),
+            "last_figures": dict(trained.validation),
             **more,
         },
         short=str(trained.best),

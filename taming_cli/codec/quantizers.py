@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from taming_cli.runtime.device import to_device
 from taming_cli.runtime.distributed import ALONE, World
 
 _DISTANCES = 2**23
@@ -100,6 +101,15 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     return torch.cat(found)
 
 
+class Use(NamedTuple):
+    """How a batch uses a codebook, each (K,) fp32 or bool: `counts` of each code in the batch, `uses` their moving
+    averages with this batch, and `dead`, the entries that fall out of use with it."""
+
+    counts: Tensor
+    uses: Tensor
+    dead: Tensor
+
+
 class CodebookAverages:
     """The codebook as moving averages of what is assigned to it, and the revival of entries that fall out of use.
 
@@ -118,33 +128,55 @@ class CodebookAverages:
         self.trained, self.updates = trained, 0
 
     @torch.no_grad()
-    def update(self, quantized: Quantized, generator: torch.Generator, world: World = ALONE) -> Tensor:
+    def look(self, quantized: Quantized, world: World = ALONE) -> Use:
+        """How a batch, of which each process has a part, uses the codebook. Nothing is updated, and nothing waits for
+        the device."""
+        codes, size = quantized.codes.flatten(), len(self.uses)
+        ones = torch.ones((), device=self.uses.device).expand(len(codes))
+        counts = world.total(torch.zeros_like(self.uses).index_add_(0, codes, ones))
+        even = len(codes) * world.size / size
+        if self.updates == 0 and self.revive and not self.trained:
+            return Use(counts, self.uses, torch.ones_like(self.uses, dtype=torch.bool))
+        before = torch.full_like(self.uses, even) if self.updates == 0 and self.trained else self.uses
+        uses = before.lerp(counts, 1 - self.decay)
+        return Use(counts, uses, uses < self.revive * even)
+
+    @torch.no_grad()
+    def update(
+        self,
+        quantized: Quantized,
+        generator: torch.Generator,
+        world: World = ALONE,
+        use: Use | None = None,
+        dead: int | None = None,
+    ) -> Tensor:
         """Take in one batch, of which each process has a part; returns the indices of revived entries, (R,) int64.
 
         The first call places an untrained codebook on vectors of the batch. Later, an entry whose share of use falls
         below `revive` times an even share 1/K is put on a random vector of the batch, its averages with it. `generator`
         (CPU) makes the choice reproducible, and the same in every process.
+
+        `use` is what `look` found, and `dead` how many entries of it are; given both, nothing waits for the device.
         """
         weight = self.quantizer.embedding.weight
-        size = len(weight)
+        use = self.look(quantized, world) if use is None else use
         vectors = quantized.z_e.detach().permute(0, 2, 3, 1).reshape(-1, weight.shape[1])
-        count = len(vectors) * world.size
+        if self.updates == 0 and self.revive and not self.trained:
+            return self._place(torch.arange(len(weight), device=weight.device), world.rows(vectors), generator)
         if self.updates == 0 and self.trained:
-            self.uses.fill_(count / size)
-            self.sums.copy_(weight * self.uses[:, None])
-        elif self.updates == 0 and self.revive:
-            return self._place(torch.arange(size, device=weight.device), world.rows(vectors), generator)
-        codes = quantized.codes.flatten()
-        counts = world.total(torch.bincount(codes, minlength=size).float())
-        self.uses.lerp_(counts, 1 - self.decay)
+            self.sums.copy_(weight * (len(vectors) * world.size / len(weight)))
+        self.uses.copy_(use.uses)
         if self.learn:
-            sums = world.total(torch.zeros_like(self.sums).index_add_(0, codes, vectors))
+            sums = world.total(torch.zeros_like(self.sums).index_add_(0, quantized.codes.flatten(), vectors))
             self.sums.lerp_(sums, 1 - self.decay)
             alive = self.uses > 1e-6
-            weight[alive] = self.sums[alive] / self.uses[alive, None]
+            weight.copy_(torch.where(alive[:, None], self.sums / self.uses[:, None], weight))
         self.updates += 1
-        dead = (self.uses < self.revive * count / size).nonzero().flatten()
-        return self._place(dead, world.rows(vectors), generator) if len(dead) and self.revive else dead[:0]
+        dead = int(use.dead.sum()) if dead is None else dead
+        if not dead:
+            return torch.empty(0, dtype=torch.int64, device=weight.device)
+        entries = use.dead.byte().argsort(descending=True, stable=True)[:dead]  # as nonzero(), which has to wait
+        return self._place(entries, world.rows(vectors), generator)
 
     def _place(self, entries: Tensor, vectors: Tensor, generator: torch.Generator) -> Tensor:
         """Put `entries` on random vectors (with a little noise where there are fewer vectors than entries)."""
@@ -152,14 +184,15 @@ class CodebookAverages:
         chosen = torch.randperm(len(vectors), generator=generator)
         if len(vectors) < len(entries):
             chosen = torch.randint(len(vectors), (len(entries),), generator=generator)
-        placed = vectors[chosen[: len(entries)].to(vectors.device)]
+        placed = vectors[to_device(chosen[: len(entries)], vectors.device)]
         if len(vectors) < len(entries):
-            noise = torch.randn(placed.shape, generator=generator).to(placed.device)
-            placed = placed + 0.02 * vectors.std(0) * noise
-        weight[entries] = placed
+            noise = to_device(torch.randn(placed.shape, generator=generator), placed.device)
+            spread = vectors.std(0) if len(vectors) > 1 else torch.zeros_like(vectors[0])  # of one vector it is NaN
+            placed = placed + 0.02 * spread * noise
+        weight.index_copy_(0, entries, placed.to(weight.dtype))
         even = len(vectors) / len(weight)
-        self.uses[entries] = even
-        self.sums[entries] = placed * even
+        self.uses.index_fill_(0, entries, even)
+        self.sums.index_copy_(0, entries, placed * even)
         self.updates = max(self.updates, 1)
         return entries
 

@@ -1,19 +1,27 @@
 """All that a codec's training changes as it goes, and its way to a trainer file and back."""
 
 import copy
+import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from taming_cli.codec.critic import BatchNorm, Critic
 from taming_cli.codec.forward import Comparing, Reconstructing
-from taming_cli.codec.quantizers import CodebookAverages, Quantized, Quantizer
+from taming_cli.codec.quantizers import CodebookAverages, Quantized, Quantizer, Use
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.codec import CodecTrainConfig, CriticConfig
 from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.recompute import recompute
+
+
+class Judged(NamedTuple):
+    """The figures that a model is judged by, added up: the smaller, the better."""
+
+    by: str
+    value: float
 
 
 @dataclass(kw_only=True)
@@ -21,7 +29,9 @@ class CodecState:
     """Networks, optimisers, averages and counters. `average` is the codec to use: the moving average of the weights.
 
     `reconstructing` and `comparing` are the forward passes of codec and critic; in several processes their gradients
-    are averaged. All else is the same in each.
+    are averaged. All else is the same in each. `best` is what the best model is judged by, `best_by` names those
+    figures, and `best_weight` is how much the adversarial term counted when it was trained (0 to 1). `validation` holds
+    the last validation's figures.
     """
 
     codec: VQGAN
@@ -38,22 +48,27 @@ class CodecState:
     step: int = 0
     images_seen: int = 0
     seconds: float = 0.0
-    best: float = float("-inf")
+    best: float = math.inf
     best_step: int = 0
+    best_by: str = ""
+    best_weight: float = 0.0
     validation: dict[str, float] = field(default_factory=dict)
 
-    def update_codebook(self, quantized: Quantized, config: CodecTrainConfig) -> None:
-        """Let the codebook learn from one batch and revive entries out of use; their optimiser state starts anew."""
+    def update_codebook(self, quantized: Quantized, config: CodecTrainConfig, use: Use, dead: int) -> None:
+        """Let the codebook learn from one batch and revive entries out of use; their optimiser state starts anew.
+
+        `use` is what `codebook.look` found, and `dead` how many entries of it are.
+        """
         if config.train == "decoder":
             return
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) % 2**63)
-        revived = self.codebook.update(quantized, generator, self.world)
+        revived = self.codebook.update(quantized, generator, self.world, use, dead)
         if not len(revived):
             return
         weight = self.codec.quantize.embedding.weight
         for value in self.codec_optimizer.state.get(weight, {}).values():
             if isinstance(value, torch.Tensor) and value.shape == weight.shape:
-                value[revived] = 0
+                value.index_fill_(0, revived, 0)
         with torch.no_grad():
             self.average.quantize.embedding.weight[revived] = weight[revived]
 
@@ -73,12 +88,23 @@ class CodecState:
         """The inverse of `state_dict`."""
         for name in STATEFUL:
             getattr(self, name).load_state_dict(state[name])
+        if "best_weight" not in state:  # before there was one, every training was judged as if it had no such term
+            state = {**state, "best": -state["best"], "best_by": "", "best_weight": 0.0}
         for name in _COUNTERS:
             setattr(self, name, state[name])
 
+    def note_best(self, judged: Judged, weight: float) -> None:
+        """Take note of a validation whose model is the best so far: the one with the smallest value among those that
+        were trained with the adversarial term at the largest `weight` so far."""
+        if math.isnan(judged.value) or weight < self.best_weight:
+            return
+        if weight > self.best_weight or judged.value < self.best:
+            self.best, self.best_by = judged.value, judged.by
+            self.best_step, self.best_weight = self.step, weight
+
 
 STATEFUL = ("codec", "critic", "average", "codebook", "codec_optimizer", "critic_optimizer")
-_COUNTERS = ("step", "images_seen", "seconds", "best", "best_step", "validation")
+_COUNTERS = ("step", "images_seen", "seconds", "best", "best_step", "best_by", "best_weight", "validation")
 
 
 def start(

@@ -1,11 +1,13 @@
 """One training step of the codec: one autoencoder forward serves codec and critic."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from taming_cli.codec import losses
 from taming_cli.codec.quantizers import Quantized
@@ -13,7 +15,7 @@ from taming_cli.codec.state import CodecState
 from taming_cli.config.codec import CodecTrainConfig
 from taming_cli.errors import NonFiniteLossError
 from taming_cli.judges.perceptual import Perceptual
-from taming_cli.runtime.device import autocast
+from taming_cli.runtime.device import autocast, to_host
 from taming_cli.runtime.distributed import apart
 
 
@@ -26,10 +28,12 @@ class Phase(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """The loss terms of one step before weighting, scalars on the device, and the codes used, (B, h, w)."""
+    """The loss terms of one step before weighting and the gradients' norms, scalars on the CPU; of the device the codes
+    of this process's pictures, (B, h, w), and how often each code occurs in the whole batch, (K,) fp32."""
 
     terms: dict[str, Tensor]
     codes: Tensor
+    counts: Tensor
 
 
 def phase(config: CodecTrainConfig, spent: float) -> Phase:
@@ -53,6 +57,7 @@ def codec_step(
     config: CodecTrainConfig,
     now: Phase,
     learning_rate: float,
+    disc_learning_rate: float | None = None,
 ) -> StepReport:
     """Update codec, codebook, critic and the moving average on `x`, float32 (B, C, H, W) on the state's device.
 
@@ -60,14 +65,18 @@ def codec_step(
     cross-entropy alone. The gradients of the pixel, perceptual and adversarial terms are taken at the reconstruction,
     once each, compared at the last layer (equation 7 of the paper), and only their weighted sum runs back through the
     codec. With `config.accumulate` parts the gradients of all are added up: the adaptive weight and the critic's
-    statistics are each part's own. Raises NonFiniteLossError, before any update, where a term or the gradient is not
-    finite.
+    statistics are each part's own. `disc_learning_rate` is the discriminator's, by default its peak. The step waits for
+    the device once.
+
+    Raises NonFiniteLossError where a term, the norm of the codec's or the discriminator's gradient, or a running
+    statistic of the discriminator is not finite. The state is then bit for bit what it was before.
     """
     codec = state.codec
     x = x.contiguous(memory_format=torch.channels_last)
     trained = [parameter for parameter in codec.parameters() if parameter.requires_grad]
     state.codec_optimizer.zero_grad(set_to_none=True)
     state.critic_optimizer.zero_grad(set_to_none=True)
+    buffers = [buffer.clone() for buffer in state.critic.buffers()]  # a forward pass already changes them
 
     world, joined = state.world, (state.reconstructing, state.comparing)
     reports, done = list[Part](), world.rank * len(x)
@@ -82,19 +91,29 @@ def codec_step(
     )
     terms = dict(zip(reports[0].terms, world.mean(found), strict=True))
     quantized = Quantized(*(torch.cat(tensors) for tensors in zip(*(each.quantized for each in reports), strict=True)))
-    terms["gradient"] = torch.nn.utils.clip_grad_norm_(trained, config.clip or float("inf"))
-    _refuse_non_finite(terms, state.step)
+    terms["gradient"] = clip_grad_norm_(trained, config.clip or float("inf"))
+    if now.critic:
+        terms["disc_gradient"] = get_total_norm([each.grad for each in state.critic.parameters()])
+    use = state.codebook.look(quantized, world)
+    statistics = get_total_norm([buffer.float() for buffer in state.critic.buffers()])
+    *values, dead = to_host(torch.stack([*terms.values(), statistics, use.dead.sum().float()]))
+    if reason := _non_finite((*terms, "disc_statistics"), values):
+        for buffer, value in zip(state.critic.buffers(), buffers, strict=True):
+            buffer.copy_(value)
+        raise NonFiniteLossError(f"step {state.step + 1}: {reason}")
 
     for group in state.codec_optimizer.param_groups:
         group["lr"] = learning_rate
     state.codec_optimizer.step()
     if now.critic:
+        for group in state.critic_optimizer.param_groups:
+            group["lr"] = config.critic_learning_rate if disc_learning_rate is None else disc_learning_rate
         state.critic_optimizer.step()
-    state.update_codebook(quantized, config)
+    state.update_codebook(quantized, config, use, int(dead))
     state.step += 1
     state.images_seen += len(x) * world.size
     state.update_average(config.ema)
-    return StepReport(terms=terms, codes=quantized.codes)
+    return StepReport(terms=dict(zip(terms, values, strict=False)), codes=quantized.codes, counts=use.counts)
 
 
 class Aim(NamedTuple):
@@ -183,11 +202,13 @@ def _critic(x: Tensor, seen: Tensor, state: CodecState) -> dict[str, Tensor]:
     }
 
 
-def _refuse_non_finite(terms: dict[str, Tensor], step: int) -> None:
-    values = torch.stack([term.detach().float() for term in terms.values()])
-    if bool(values.isfinite().all()):  # the step's one wait for the device
-        return
-    name, value = next((n, v) for n, v in zip(terms, values.tolist(), strict=True) if not math.isfinite(v))
-    raise NonFiniteLossError(
-        f"step {step + 1}: {name} is {value}; nothing was updated. Lower --learning-rate, or use --precision fp32"
-    )
+_OF_DISCRIMINATOR = ("critic", "logits_real", "logits_fake", "disc_gradient", "disc_statistics")
+
+
+def _non_finite(names: Sequence[str], values: Sequence[Tensor]) -> str:
+    """Which of the values, scalars on the CPU, is not finite, and what to do; empty where all are."""
+    for name, value in zip(names, values, strict=True):
+        if not math.isfinite(value):
+            rate = "--critic-learning-rate or --learning-rate" if name in _OF_DISCRIMINATOR else "--learning-rate"
+            return f"{name} is {value.item()}; nothing was updated. Lower {rate}, or use --precision fp32"
+    return ""

@@ -3,7 +3,7 @@
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from taming_cli.codec.inputs import counts
 from taming_cli.codec.setup import first_codec, identity, settled
 from taming_cli.codec.state import STATEFUL, CodecState, start
-from taming_cli.codec.step import codec_step, phase
+from taming_cli.codec.step import Phase, codec_step, phase
 from taming_cli.codec.validate import validate
 from taming_cli.codec.vqgan import VQGAN, codec_file
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
@@ -24,13 +24,13 @@ from taming_cli.judges import perceptual
 from taming_cli.metrics import perplexity, usage
 from taming_cli.runtime import kept
 from taming_cli.runtime.checkpoint import read_header, save_model, save_trainer
-from taming_cli.runtime.device import pick_device, pick_precision
+from taming_cli.runtime.device import pick_device, pick_precision, to_device, to_host
 from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.interrupt import StopRequest
 from taming_cli.runtime.progress import LOG_EVERY, Means, OnStep, tell
 from taming_cli.runtime.report import write_report
 from taming_cli.runtime.resume import load_state, take_up_trainer
-from taming_cli.runtime.rundir import Place, Run, look, open_run, saved_run
+from taming_cli.runtime.rundir import Place, Run, best_of, look, open_run, saved_run
 from taming_cli.runtime.schedule import Budget, cosine, warm_up
 from taming_cli.runtime.tensorboard import check_installed
 from taming_cli.runtime.weights import OnBytes
@@ -40,13 +40,20 @@ COMMAND = "train-vqgan"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedCodec:
-    """Where the codec is, how it does on held-out pictures, and which training pictures could not be read."""
+    """Where the codec is, how it does on held-out pictures, and which training pictures could not be read.
+
+    `step` and `validation` are those of the last model, `best_step` and `best_validation` those of the best one: of the
+    validations with the adversarial term at its largest weight so far, the one with the smallest texture distance, or
+    before that term counts the smallest sum of L1 and perceptual distance.
+    """
 
     run: Path
     last: Path
     best: Path
     step: int
     validation: Mapping[str, float]
+    best_step: int
+    best_validation: Mapping[str, float]
     skipped: Mapping[str, str]
 
 
@@ -125,12 +132,15 @@ def fit(
         if found.saved and world.first:
             _mend(session)
         skipped = {**large, **_loop(session, pictures.train)}
+        best = best_of(run, world)
         return TrainedCodec(
             run=run.folder,
             last=run.last,
-            best=run.best if run.best.exists() else run.last,
+            best=best.path,
             step=state.step,
             validation=state.validation,
+            best_step=best.step,
+            best_validation=best.validation,
             skipped=skipped,
         )
 
@@ -160,7 +170,8 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
     budget = Budget(steps=train.steps, minutes=train.minutes)
     spent = budget.spent(state.step, state.seconds)
     means = Means()
-    counts = torch.zeros(state.codec.config.codebook_size)
+    device = state.codec.quantize.embedding.weight.device
+    counts = torch.zeros(state.codec.config.codebook_size, device=device)
     saved = time.monotonic()
     batches = train_batches(
         items,
@@ -178,7 +189,7 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
         while spent < 1:
             with means.waiting():
                 images = next(batches)
-            x = session.content.to_input(images.to(state.codec.quantize.embedding.weight.device))
+            x = session.content.to_input(to_device(images, device))
             rate = train.learning_rate * warm_up(state.step, train.warmup) * cosine(spent, train.final_lr)
             # dropout's draws depend on step and process alone, so a resume is exact
             torch.manual_seed((train.seed + state.step + (world.rank << 40)) % 2**63)
@@ -190,15 +201,16 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
                 config=train,
                 now=phase(train, spent),
                 learning_rate=rate,
+                disc_learning_rate=train.critic_learning_rate * cosine(spent, train.disc_final_lr),
             )
 
             (state.seconds,) = world.most(time.monotonic() - session.began)
             before, spent = spent, budget.spent(state.step, state.seconds)
             means.add(report.terms, train.batch_size)
-            counts += torch.bincount(report.codes.flatten(), minlength=len(counts)).cpu()
+            counts += report.counts
             values: dict[str, float] = {}
             if state.step % LOG_EVERY == 0:
-                used = world.total(counts)
+                used = to_host(counts)
                 values = {**means.take(), "codes_used": usage(used), "codebook_perplexity": perplexity(used)}
                 values |= {"learning_rate": rate, "images_per_second": means.images_per_second}
                 values["waiting_seconds"] = means.waiting_seconds
@@ -208,7 +220,7 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
             _tell(session, spent, values, means.images_per_second)
             if spent >= 1 or int(before / train.val_every) < int(spent / train.val_every):
                 if world.first:
-                    _validate(session, spent, means.images_per_second)
+                    _validate(session, spent, phase(train, before), means.images_per_second)
                     _save(session)
                     if train.snapshots:
                         run.keep(state.step)
@@ -225,11 +237,13 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
     return {name: reason for bad in world.gather(batches.bad) for name, reason in bad.items()}
 
 
-def _validate(session: _Session, spent: float, rate: float) -> None:
-    """Look at the held-out pictures, log what is seen, and note whether the codec is the best so far."""
+def _validate(session: _Session, spent: float, now: Phase, rate: float) -> None:
+    """Look at the held-out pictures, log what is seen, and note whether the codec is the best so far; `now` is the
+    phase of the last step."""
     state, run, train = session.state, session.run, session.train
     held = session.held[: train.val_images]
-    found = validate(state.average, held, train.size, session.judge, state.precision, session.content)
+    how = (train.size, session.judge, state.precision, session.content, bool(train.disc_weight))
+    found = validate(state.average, held, *how)
     if found is None:
         return
     state.validation = found.figures()
@@ -237,8 +251,7 @@ def _validate(session: _Session, spent: float, rate: float) -> None:
     run.log(kind="validation", **how_far, **state.validation, code_use=found.code_use)
     run.show(state.step, found.sheet)
     _tell(session, spent, state.validation, rate, validation=True)
-    if found.score > state.best:
-        state.best, state.best_step = found.score, state.step
+    state.note_best(found.judged(adversarial=now.adversarial > 0), now.adversarial)
 
 
 def _save(session: _Session) -> None:
@@ -254,7 +267,8 @@ def _save_models(session: _Session) -> None:
     model = codec_file(state.average, about)
     save_model(run.last, model)
     if state.best_step == state.step:
-        save_model(run.best, model)
+        chosen = {"by": state.best_by, "adversarial_weight": state.best_weight}
+        save_model(run.best, replace(model, about={**model.about, "best": chosen}))
 
 
 def _mend(session: _Session) -> None:

@@ -1,5 +1,6 @@
 """How a codec does on held-out pictures, and what that looks like."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from taming_cli.codec.state import Judged
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.size import Size
 from taming_cli.data.batches import eval_batches
 from taming_cli.data.contents import Content
 from taming_cli.data.images import grid, to_uint8
 from taming_cli.data.sources import Item
-from taming_cli.judges.perceptual import Perceptual
-from taming_cli.metrics import perplexity, psnr, usage, use_by_rank
+from taming_cli.errors import BadFileError
+from taming_cli.judges.perceptual import Features, Perceptual
+from taming_cli.metrics import Moments, frechet_distance, perplexity, psnr, usage, use_by_rank
 from taming_cli.runtime.device import autocast
 
 AT_ONCE = 2**27
@@ -28,12 +31,14 @@ SHOWN = 8
 class Validation:
     """Means over the pictures: `psnr` in dB of the 8-bit pictures, `l1` in [0, 2], `perceptual` the judge's distance
     (None without one); of label maps instead the share of right pixels, `accuracy`, and their `cross_entropy` in nats.
+    `texture` is the distance of the reconstructions' local features from the originals', see `Textures`.
     `codes_used` is the share of the codebook that occurs at all, beside its `codebook_perplexity`; `code_use` says how
     often each part of it does, as `use_by_rank`."""
 
     psnr: float | None = None
     l1: float | None = None
     perceptual: float | None = None
+    texture: float | None = None
     accuracy: float | None = None
     cross_entropy: float | None = None
     codes_used: float
@@ -42,10 +47,16 @@ class Validation:
     count: int
     pictures: Tensor
 
-    @property
-    def score(self) -> float:
-        """What "best" means: the smallest cross-entropy, or sum of L1 and perceptual distance, negated."""
-        return -sum(value or 0.0 for value in (self.l1, self.perceptual, self.cross_entropy))
+    def judged(self, *, adversarial: bool) -> Judged:
+        """What `best` goes by. With the `adversarial` term, which trades L1 and perceptual distance for texture, it is
+        the texture distance, where it was measured; otherwise the cross-entropy, or the sum of L1 and perceptual
+        distance.
+        """
+        if adversarial and self.texture is not None:
+            return Judged("texture", self.texture)
+        names = ("cross_entropy",) if self.cross_entropy is not None else ("l1", "perceptual")
+        values = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return Judged(" + ".join(values), sum(values.values()))
 
     def figures(self) -> dict[str, float]:
         """The numbers, for logs and tables."""
@@ -58,7 +69,52 @@ class Validation:
         return grid(self.pictures, columns=len(self.pictures) // 2)
 
 
-_MEANS = ("psnr", "l1", "perceptual", "accuracy", "cross_entropy")
+_MEANS = ("psnr", "l1", "perceptual", "texture", "accuracy", "cross_entropy")
+
+
+class Textures:
+    """Whether reconstructions are made of the same textures as the originals, wherever those lie: the Frechet distance
+    between the perceptual network's local features of both, the mean over its stages.
+
+    Each stage's features, of length one, are averaged over the cells of a grid of at most CELLS a side, and the cells
+    of all pictures are the samples. So a few pictures are enough, where the features of whole pictures would be too few
+    to have a covariance. Blur shows in it, and a shift by a pixel does not: what a PatchGAN is for.
+    """
+
+    def __init__(self) -> None:
+        self._real: list[Moments] = []
+        self._seen: list[Moments] = []
+
+    def add(self, real: Features, seen: Features) -> None:
+        """Take in a batch."""
+        self._real = _joined(self._real, real)
+        self._seen = _joined(self._seen, seen)
+
+    def distance(self) -> float | None:
+        """The distance, at least 0; NaN where a feature was not finite, and None where nothing was added."""
+        if not self._real:
+            return None
+        try:
+            apart = [
+                frechet_distance(seen.mean, seen.sigma, real.mean, real.sigma)
+                for real, seen in zip(self._real, self._seen, strict=True)
+            ]
+        except BadFileError:
+            return math.nan
+        return sum(apart) / len(apart)
+
+
+CELLS = 16
+"""Cells a side of the grid that local features are averaged over."""
+
+
+def _joined(before: Sequence[Moments], features: Features) -> list[Moments]:
+    cells = [
+        F.adaptive_avg_pool2d(stage, [min(CELLS, side) for side in stage.shape[2:]]).permute(0, 2, 3, 1).flatten(0, 2)
+        for stage in features.stages
+    ]
+    found = [Moments.of(stage) for stage in cells]  # of (B h w, C)
+    return [one.merge(other) for one, other in zip(before, found, strict=True)] if before else found
 
 
 @torch.no_grad()
@@ -69,13 +125,17 @@ def validate(
     judge: Perceptual | None,
     precision: torch.dtype,
     content: Content,
+    texture: bool = False,
 ) -> Validation | None:
-    """Encode and decode centre crops of `size`, in the training's precision; None if no picture can be read."""
+    """Encode and decode centre crops of `size`, in the training's precision; None if no picture can be read.
+
+    With a judge and `texture`, the texture distance is measured too.
+    """
     device = codec.quantize.embedding.weight.device
     counts = torch.zeros(codec.config.codebook_size)
     totals: defaultdict[str, float] = defaultdict(float)
     shown: list[tuple[Tensor, Tensor]] = []
-    images = 0
+    images, textures = 0, Textures() if texture else None
     at_once = max(1, min(8, AT_ONCE // (4 * content.channels * size.width * size.height)))
     for batch in eval_batches(items, size=size, batch_size=at_once, workers=2, content=content):
         if not len(batch.images):
@@ -84,7 +144,7 @@ def validate(
         with autocast(device, precision):
             codes = codec.encode(x)
             x_rec = codec.decode(codes)
-        for name, values in _compare(content, x, x_rec, judge, precision).items():
+        for name, values in _compare(content, x, x_rec, judge, precision, textures).items():
             totals[name] += values.double().sum().item()
         counts += torch.bincount(codes.flatten().cpu(), minlength=len(counts))
         if len(shown) < SHOWN:
@@ -95,6 +155,7 @@ def validate(
     originals, reconstructions = zip(*shown[:SHOWN], strict=True)
     return Validation(
         **{name: total / images for name, total in totals.items()},
+        texture=textures.distance() if textures is not None else None,
         codes_used=usage(counts),
         codebook_perplexity=perplexity(counts),
         code_use=[round(value, 4) for value in use_by_rank(counts)],
@@ -104,7 +165,12 @@ def validate(
 
 
 def _compare(
-    content: Content, x: Tensor, x_rec: Tensor, judge: Perceptual | None, precision: torch.dtype
+    content: Content,
+    x: Tensor,
+    x_rec: Tensor,
+    judge: Perceptual | None,
+    precision: torch.dtype,
+    textures: Textures | None,
 ) -> dict[str, Tensor]:
     """Figures of each picture, (B,): of inputs and outputs (B, C, H, W)."""
     if content.categorical:
@@ -120,5 +186,8 @@ def _compare(
     }
     if judge is not None:
         with autocast(x.device, precision):
-            found["perceptual"] = judge(x, x_rec).float()
+            real, seen = judge.features(x), judge.features(x_rec)
+            found["perceptual"] = judge.between(real, seen).float()
+        if textures is not None:
+            textures.add(real, seen)
     return found

@@ -84,8 +84,11 @@ class Perceptual(Frozen, ABC):
 
     def distance(self, real: Features, generated: Tensor) -> Tensor:
         """Features of the real batch and the generated pictures (B, 3, H, W) -> (B,) distances, 0 where they agree."""
-        seen = self.features(generated, real.step)
-        with torch.autocast(generated.device.type, enabled=False):
+        return self.between(real, self.features(generated, real.step))
+
+    def between(self, real: Features, seen: Features) -> Tensor:
+        """Features of two batches -> (B,) distances, 0 where they agree."""
+        with torch.autocast(seen.stages[0].device.type, enabled=False):
             terms = [
                 (mine - theirs).square().mean((2, 3)) @ weight
                 for mine, theirs, weight in zip(seen.stages, real.stages, self.channel_weights, strict=True)

@@ -31,7 +31,7 @@ from taming_cli.prior.sharded import (
 )
 from taming_cli.prior.widen import widened
 from taming_cli.runtime.checkpoint import ModelFile, load_model
-from taming_cli.runtime.device import autocast
+from taming_cli.runtime.device import autocast, to_device, to_host
 from taming_cli.runtime.distributed import ALONE, World, apart
 from taming_cli.runtime.recompute import recompute
 from taming_cli.runtime.resume import take_up_trainer
@@ -272,7 +272,8 @@ def _nats(gpt: GPT, x: Tensor, targets: Tensor) -> Tensor:
 
 
 def prior_step(state: PriorState, batch: Batch, config: PriorTrainConfig, learning_rate: float) -> dict[str, Tensor]:
-    """Update network and average on this process's part of a batch; the terms of the step, scalars on the device.
+    """Update network and average on this process's part of a batch; the terms of the step, scalars on the CPU. The
+    step waits for the device once.
 
     Raises NonFiniteLossError, before any update, where the loss or the gradient is not finite.
     """
@@ -280,8 +281,8 @@ def prior_step(state: PriorState, batch: Batch, config: PriorTrainConfig, learni
     world = state.world
     # dropout too follows from seed, step and process alone
     torch.manual_seed((config.seed * 1_000_003 + state.step + (world.rank << 40)) % 2**63)
-    targets, inputs = batch.targets.to(device), batch.inputs.to(device)
-    conditions = {kind: codes.to(device) for kind, codes in batch.conditions.items()}
+    targets, inputs = to_device(batch.targets, device), to_device(batch.inputs, device)
+    conditions = {kind: to_device(codes, device) for kind, codes in batch.conditions.items()}
     tokens = prefix(gpt.config, conditions, len(targets), device)
 
     state.optimizer.zero_grad(set_to_none=True)
@@ -296,7 +297,8 @@ def prior_step(state: PriorState, batch: Batch, config: PriorTrainConfig, learni
         total += loss.detach()
     world.mean(total)
     gradient = whole(torch.nn.utils.clip_grad_norm_(gpt.parameters(), config.clip or math.inf))
-    terms = {"nats_per_token": total, "gradient": gradient.detach()}
+    values = to_host(torch.stack([total, gradient.detach().float()]))
+    terms = dict(zip(("nats_per_token", "gradient"), values, strict=True))
     _refuse_non_finite(terms, state.step)
 
     for group in state.optimizer.param_groups:
@@ -312,10 +314,9 @@ def prior_step(state: PriorState, batch: Batch, config: PriorTrainConfig, learni
 
 
 def _refuse_non_finite(terms: dict[str, Tensor], step: int) -> None:
-    values = torch.stack([term.float() for term in terms.values()]).tolist()  # the step's one wait for the device
-    for name, value in zip(terms, values, strict=True):
+    for name, value in terms.items():
         if not math.isfinite(value):
             raise NonFiniteLossError(
-                f"step {step + 1}: {name} is {value}; nothing was updated. Lower --learning-rate, or use "
+                f"step {step + 1}: {name} is {value.item()}; nothing was updated. Lower --learning-rate, or use "
                 "--precision fp32"
             )

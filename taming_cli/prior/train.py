@@ -33,7 +33,7 @@ from taming_cli.runtime.interrupt import StopRequest
 from taming_cli.runtime.progress import LOG_EVERY, Means, OnStep, tell
 from taming_cli.runtime.report import write_report
 from taming_cli.runtime.resume import anew, load_state
-from taming_cli.runtime.rundir import Place, Run, look, open_run
+from taming_cli.runtime.rundir import Place, Run, best_of, look, open_run
 from taming_cli.runtime.schedule import Budget, cosine, warm_up
 from taming_cli.runtime.sheets import CONDITION, Layout, stamp
 from taming_cli.runtime.tensorboard import check_installed
@@ -45,13 +45,19 @@ Render = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedPrior:
-    """Where the prior is and how it does on held-out pictures; `notes` is what the user should be told."""
+    """Where the prior is and how it does on held-out pictures; `notes` is what the user should be told.
+
+    `step` and `validation` are those of the last model, `best_step` and `best_validation` those of the best one, which
+    has the fewest nats/token.
+    """
 
     run: Path
     last: Path
     best: Path
     step: int
     validation: Mapping[str, float]
+    best_step: int
+    best_validation: Mapping[str, float]
     notes: tuple[str, ...]
 
 
@@ -121,12 +127,15 @@ def fit(
             _go_on(session)
         world.agree(state.step)
         _loop(session)
+        best = best_of(run, world)
         return TrainedPrior(
             run=run.folder,
             last=run.last,
-            best=run.best if run.best.exists() else run.last,
+            best=best.path,
             step=state.step,
             validation=state.validation,
+            best_step=best.step,
+            best_validation=best.validation,
             notes=_notes(session),
         )
 

@@ -92,7 +92,7 @@ def _of_codec(record: RunRecord, name: str, exact: bool) -> Conditions:
         "number of pictures": str(best_line(record).get("count", NOT_KNOWN)),
         "size": str(about.get("size") or train.get("size", NOT_KNOWN)),
     }
-    if name == "perceptual":
+    if name in ("perceptual", "texture"):
         network = str(judge.get("name") or train.get("perceptual", NOT_KNOWN))
         found["network"] = f"{network} ({judge['sha256'][:8]})" if "sha256" in judge else network
     if name in ("codes_used", "codebook_perplexity"):

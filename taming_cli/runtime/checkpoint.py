@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from taming_cli.data.disk import write_atomically, write_stream
-from taming_cli.errors import BadFileError
+from taming_cli.errors import BadFileError, NonFiniteLossError
 
 _log = logging.getLogger(__name__)
 FORMAT_VERSION = 1
@@ -148,7 +148,17 @@ def _read(path: Path, *, with_tensors: bool) -> ModelFile:
 
 
 def save_trainer(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a trainer file, atomically: tensors, numbers, strings and plain containers only."""
+    """Write a trainer file, atomically: tensors, numbers, strings and plain containers only.
+
+    Raises NonFiniteLossError, before anything is written, where a tensor holds NaN or infinity: no training can go on
+    from there.
+    """
+    if name := non_finite(state):
+        raise NonFiniteLossError(
+            f"{name} is not finite after step {state.get('step', '?')}; nothing was saved, and the files of the last "
+            f"save in {path.parent} are whole. Start a new run from them with --init and a lower --learning-rate, or "
+            "with --precision fp32"
+        )
     write_atomically(path, lambda temporary: save_torch(temporary, dict(state)))
     _log.info("wrote %s", path)
 
@@ -159,7 +169,8 @@ def save_torch(path: Path, value: object) -> None:
 
 
 def load_trainer(path: Path) -> dict[str, Any]:
-    """A trainer file, tensors on the CPU; it is read with `weights_only=True`. BadFileError where it is damaged."""
+    """A trainer file, tensors on the CPU; it is read with `weights_only=True`. BadFileError where it is damaged, or
+    holds values that are not finite."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's unpickler raises whatever it stumbles over in damaged bytes
@@ -167,7 +178,32 @@ def load_trainer(path: Path) -> dict[str, Any]:
         raise BadFileError(f"trainer file {path} cannot be read: {reason}") from None
     if not isinstance(state, dict):
         raise BadFileError(f"trainer file {path} holds no training state")
+    if name := non_finite(state):
+        raise BadFileError(
+            f"trainer file {path}: {name} is not finite, so the training cannot go on; start a new run with --init "
+            "and a model file of this one"
+        )
     return state
+
+
+def non_finite(state: Any) -> str:
+    """The name, with dots, of the first tensor in nested containers that holds NaN or infinity; empty where none does.
+    Waits once for each device."""
+    tensors = {name: tensor for name, tensor in _tensors(state, "") if tensor.is_floating_point() and tensor.numel()}
+    for device in {tensor.device for tensor in tensors.values()}:
+        here = [name for name, tensor in tensors.items() if tensor.device == device]
+        finite = torch.stack([tensors[name].isfinite().all() for name in here]).tolist()
+        if not all(finite):
+            return here[finite.index(False)]
+    return ""
+
+
+def _tensors(state: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(state, Tensor):
+        yield name, state
+    elif isinstance(state, Mapping | list | tuple):
+        for key, value in state.items() if isinstance(state, Mapping) else enumerate(state):
+            yield from _tensors(value, f"{name}.{key}" if name else str(key))
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor | Stored], config: Mapping[str, Any]) -> str:

@@ -50,6 +50,7 @@ GROUPS: Mapping[str, Sequence[Curves]] = {
         _curves("Right labels", "%", validation="accuracy", low=0, high=100),
         _curves("Cross-entropy", "nats/pixel", "cross_entropy", "cross_entropy", note="lower is better"),
         _curves("Perceptual distance", "distance", "perceptual", "perceptual", note="lower is better"),
+        _curves("Texture distance", "Frechet distance", validation="texture", note="lower is better"),
         _curves("Weighted sum", "", "reconstruction", note="of these terms"),
     ),
     "Codebook": (
@@ -70,6 +71,7 @@ GROUPS: Mapping[str, Sequence[Curves]] = {
     "Training": (
         _curves("Learning rate", "", "learning_rate", low=0),
         _curves("Gradient norm", "", "gradient", log=True),
+        _curves("Gradient norm of the discriminator", "", "disc_gradient", log=True),
         _curves("Speed", "images/s", "images_per_second", low=0),
         _curves("Waiting for the next batch", "s a step", "waiting_seconds", low=0),
     ),

@@ -104,6 +104,20 @@ def exact(device: torch.device) -> Iterator[None]:
         cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`tensor` on `device`. A plain copy from the CPU to a GPU first waits for all work queued there; this one does
+    not."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def to_host(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` on the CPU, which waits for all work queued on its device. Training loops read values only through
+    this."""
+    return tensor.cpu()
+
+
 def peak_memory() -> int:
     """The most memory that this process has held at once on the machine's own side, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

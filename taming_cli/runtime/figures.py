@@ -25,6 +25,7 @@ FIGURES: Mapping[str, Figure] = {
     "accuracy": Figure("Right labels", "%", "higher"),
     "cross_entropy": Figure("Cross-entropy", "nats/pixel", "lower"),
     "perceptual": Figure("Perceptual distance", "distance", "lower"),
+    "texture": Figure("Texture distance", "Frechet distance", "lower"),
     "codes_used": Figure("Codes in use", "%", "higher"),
     "codebook_perplexity": Figure("Codebook perplexity", "codes", "higher"),
     "l1": Figure("L1", "of 2", "lower"),
@@ -33,7 +34,16 @@ FIGURES: Mapping[str, Figure] = {
 }
 """In the order of tables. Others have their own name for a title."""
 
-HEADLINE = ("val_nats_per_token", "bits_per_dim", "psnr", "accuracy", "perceptual", "codes_used", "codebook_perplexity")
+HEADLINE = (
+    "val_nats_per_token",
+    "bits_per_dim",
+    "psnr",
+    "accuracy",
+    "perceptual",
+    "texture",
+    "codes_used",
+    "codebook_perplexity",
+)
 SHARES = ("codes_used", "accuracy")
 """Figures between 0 and 1 that are shown in percent."""
 
@@ -54,6 +64,8 @@ def unit_of(name: str, record: RunRecord) -> str:
     judge = (record.about.get("perceptual") or {}).get("name")
     if name == "perceptual" and judge:
         return f"distance by {judge}"
+    if name == "texture" and judge:
+        return f"Frechet distance by {judge}"
     if name == "codes_used" and size:
         return f"% of {size:,}"
     return "of 2, mean per value" if name == "l1" else figure(name).unit

@@ -54,7 +54,7 @@ class Means:
         self._waiting += time.monotonic() - began
 
     def add(self, terms: Mapping[str, Tensor], images: int) -> None:
-        """One step's scalar terms, on any device; nothing waits for them here."""
+        """One step's scalar terms, on the CPU."""
         for name, value in terms.items():
             self._terms.setdefault(name, []).append(value)
         self._images += images

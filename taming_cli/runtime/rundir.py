@@ -25,6 +25,7 @@ from taming_cli.data.disk import appending, refusals, write_atomically
 from taming_cli.data.images import write_png
 from taming_cli.data.locks import lock
 from taming_cli.errors import BadFileError, UsageError
+from taming_cli.runtime.checkpoint import read_header
 from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.inputs import DATA, Data, write_data
 from taming_cli.runtime.resume import check_same, holds_work, logged, refuse_lost
@@ -125,6 +126,22 @@ class Run:
             from taming_cli.runtime.tensorboard import FOLDER, Board
 
             self._board = Board(self.folder / FOLDER, step, kept)
+
+
+class Best(NamedTuple):
+    """The best model of a run, its step, and the figures of its own validation."""
+
+    path: Path
+    step: int
+    validation: Mapping[str, float]
+
+
+def best_of(run: Run, world: World = ALONE) -> Best:
+    """The best model of a run that has been saved; the last one, where there was nothing to validate on. Processes but
+    the first do not read it, since it may not be written yet."""
+    path = run.best if run.best.exists() else run.last
+    about = read_header(path).about if world.first else {}
+    return Best(path, about.get("step", 0), about.get("metrics", {}))
 
 
 class Found(NamedTuple):
