@@ -94,18 +94,18 @@ def test_the_layout_is_the_designs(tmp_path: Path) -> None:
         assert len(attributes.pop("plan_sha256")) == 64
         assert json.loads(attributes.pop("preprocess")) == {"size": [32, 24]}
         assert attributes == {
-            "format": b"taming-tokens",
+            "format": "taming-tokens",
             "format_version": 1,
-            "codec_sha256": b"c" * 64,
-            "codec_path": b"codec.safetensors",
+            "codec_sha256": "c" * 64,
+            "codec_path": "codec.safetensors",
             "codebook_size": 300,
             "downsample_factor": 8,
-            "created_by": b"taming test",
+            "created_by": "taming test",
         }
         assert dict(file["conditions/segmentation"].attrs) == {
-            "codec_sha256": b"d" * 64,
+            "codec_sha256": "d" * 64,
             "codebook_size": 100_000,
-            "codec_path": b"",
+            "codec_path": "",
         }
         assert file["codes"].dtype == np.uint16
         assert file["conditions/segmentation"].dtype == np.uint32

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from taming_cli.data.token_columns import chunk_shape
+from taming_cli.data.token_writer import merge
 from taming_cli.data.tokens import (
     ConditionHeader,
     TokenFile,
@@ -22,6 +23,8 @@ from taming_cli.data.tokens import (
     verify,
 )
 from taming_cli.errors import BadFileError, UsageError
+from tests.test_token_writer import fill, job_at
+from tests.test_token_writer import run as written
 
 COUNT, VIEWS, HEIGHT, WIDTH = 75, 2, 3, 5
 CODES = np.random.default_rng(0).integers(0, 1000, (COUNT, VIEWS, HEIGHT, WIDTH))
@@ -343,3 +346,115 @@ def test_a_header_refuses_a_kind_that_cannot_name_a_dataset(kind: str) -> None:
             width=1,
             conditions={kind: ConditionHeader(codec_sha256="", codebook_size=4)},
         )
+
+
+# --- text attributes --------------------------------------------------------------------------------------------------
+
+
+TEXTS = ("format", "codec_sha256", "codec_path", "preprocess", "created_by", "plan_sha256")
+
+
+def as_before(path: Path) -> None:
+    """Write the text attributes again as the version before did, of fixed length."""
+    with h5py.File(path, "r+") as file:
+        for thing in (file, *file.get("conditions", {}).values()):
+            for name, value in list(thing.attrs.items()):
+                if isinstance(value, str):
+                    dtype = h5py.string_dtype("utf-8", max(1, len(value.encode())))
+                    thing.attrs.create(name, np.bytes_(value.encode()), dtype=dtype)
+
+
+def test_text_attributes_are_strings_to_who_reads_them_with_h5py(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.h5"
+    written(path)
+    with h5py.File(path) as file:
+        assert file.attrs["format"] == "taming-tokens"
+        assert {name: type(file.attrs[name]) for name in TEXTS} == dict.fromkeys(TEXTS, str)
+        for name in ("codec_sha256", "codec_path"):
+            assert type(file["conditions/segmentation"].attrs[name]) is str
+        assert type(file["label_names"].asstr()[0]) is type(file["names"].asstr()[0]) is str
+
+
+def test_files_of_the_version_before_are_read_merged_and_gone_on_with(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.h5", tmp_path / "new.h5"
+    written(old)
+    summary = verify(old)
+    as_before(old)
+    with h5py.File(old) as file:
+        assert isinstance(file.attrs["format"], bytes)
+    assert verify(old) == summary
+    with job_at(old) as job:  # it is what this job would make
+        assert job.done
+    count = summary.count + written(new, 1000).count
+    for paths in ([old, new], [new, old]):
+        joined = tmp_path / f"{paths[0].stem} first.h5"
+        assert merge(paths, joined).count == count
+        with h5py.File(joined) as file:
+            assert file.attrs["codec_sha256"] == "c" * 64
+    with job_at(tmp_path / "parts.h5") as job:
+        for shard in job.pending()[:2]:
+            fill(job, shard)
+    for shard in (tmp_path / "parts.h5.parts").glob("shard-*.h5"):
+        as_before(shard)
+    with job_at(tmp_path / "parts.h5") as job:
+        assert [shard.index for shard in job.pending()] == [2, 3]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
+    """A token file as it is written today, and as the version before wrote it."""
+    path = tmp_path_factory.mktemp("files") / "tokens.h5"
+    written(path)
+    today = path.read_bytes()
+    as_before(path)
+    return today, path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["format", "codec_sha256", "codec_path", "preprocess", "created_by"])
+@pytest.mark.parametrize("value", [np.bytes_(b"\xff\xfe"), 7, np.array([1.5, 2.5]), h5py.Empty("S1"), None], ids=repr)
+@pytest.mark.parametrize("old", [False, True], ids=["new", "old"])
+def test_a_text_attribute_that_is_no_text_or_is_gone_is_one_line(
+    name: str, value: Any, old: bool, files: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / "tokens.h5"
+    path.write_bytes(files[old])
+    with h5py.File(path, "r+") as file:
+        del file.attrs[name]
+        if value is not None:
+            file.attrs[name] = value
+    with pytest.raises(BadFileError) as caught:
+        TokenFile(path)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_no_flipped_bit_of_a_text_attribute_goes_unseen_or_stops_the_reader(tmp_path: Path) -> None:
+    """HDF5 itself does not come back from some of these: the reader has to look before it asks."""
+    path = tmp_path / "tokens.h5"
+    written(path)
+    whole, first = path.read_bytes(), verify(path)
+    place = whole.index(b"GCOL")
+    used = whole.index(b"\0" * 64, place) - place
+    assert used > 300
+    with h5py.File(path) as file:
+        assert file["names"].attrs["text_heaps"].startswith(b"%d:4096:" % place)
+    for offset in range(4, used):
+        damaged = bytearray(whole)
+        damaged[place + offset] ^= 1 << offset % 8
+        path.write_bytes(damaged)
+        with pytest.raises(BadFileError):
+            TokenFile(path)
+    path.write_bytes(whole)
+    assert verify(path) == first
+
+
+def test_a_file_that_another_program_wrote_anew_is_read(tmp_path: Path) -> None:
+    path, copy = tmp_path / "tokens.h5", tmp_path / "copy.h5"
+    written(path)
+    with h5py.File(path) as file, h5py.File(copy, "w") as other:
+        other.create_dataset("before", data=np.arange(1000))
+        for name in file:
+            file.copy(name, other)
+        for name, value in file.attrs.items():
+            other.attrs[name] = value
+    assert verify(copy).header == verify(path).header

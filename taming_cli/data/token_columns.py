@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from taming_cli.data.disk import Disk
+from taming_cli.data.token_text import TextDisk, seal_text, write_text
 from taming_cli.data.tokens import (
     TokenFile,
     TokenHeader,
@@ -18,7 +18,6 @@ from taming_cli.data.tokens import (
     code_dtype,
     encode_name,
     write_header,
-    write_text,
 )
 
 CHUNK_BYTES = 32 * 1024
@@ -54,7 +53,7 @@ def write_tokens(path: Path, content: TokenContent) -> None:
     """
     header, count = content.header, content.count
     groups = ["conditions"] * bool(content.conditions) + ["skipped"] * bool(content.skipped)
-    with Disk(path, "w+") as disk, _create_file(disk, groups) as file:
+    with TextDisk(path) as disk, _create_file(disk, groups) as file:
 
         def write(name: str, pieces: Pieces, count: int, row: tuple[int, ...], dtype: np.dtype[Any]) -> None:
             start = 0
@@ -83,6 +82,7 @@ def write_tokens(path: Path, content: TokenContent) -> None:
             write_text(file.attrs, "plan_sha256", content.plan_sha256)
         if content.part is not None:
             write_text(file.attrs, "part", json.dumps(asdict(content.part)))
+        seal_text(file, disk)
         file.close()
         disk.check()
     written = TokenFile(path)
@@ -106,7 +106,7 @@ def chunk_shape(row: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _create_file(disk: Disk, groups: Sequence[str]) -> h5py.File:
+def _create_file(disk: TextDisk, groups: Sequence[str]) -> h5py.File:
     """Return a new HDF5 file with these groups, in the format of HDF5 1.10: the first with checksums on all metadata.
 
     h5py's own constructors give no way, in its older versions, to leave out times of creation, without which equal

@@ -10,8 +10,9 @@
                                     or "rule:NAME"), codebook_size and, of a codec, codec_path
     /skipped/...      names and reasons of the pictures that could not be read, where there were any
 
-Text is of fixed length in the file, attributes too: HDF5 keeps text of varying length where no checksum covers it,
-and may not come back from reading it when damaged.
+Columns of text are of fixed length: HDF5 keeps text of varying length where no checksum covers it. Attributes are of
+varying length, as h5py gives back strings, and covered by a checksum of our own (see `token_text`); earlier versions
+wrote them of fixed length.
 """
 
 import json
@@ -29,6 +30,7 @@ import numpy.typing as npt
 
 from taming_cli.config.shard import Shard
 from taming_cli.config.size import Frame, Size
+from taming_cli.data.token_text import check_text, read_text, write_text
 from taming_cli.errors import BadFileError, UsageError
 
 FORMAT = "taming-tokens"
@@ -136,18 +138,6 @@ class TokenHeader:
         return Frame.said(self.preprocess, self.downsample_factor, Size(self.width, self.height))
 
 
-def write_text(attributes: Any, name: str, text: str) -> None:
-    """Write a text attribute of an HDF5 object; the partner of `read_text`."""
-    stored = text.encode("utf-8")
-    attributes.create(name, np.bytes_(stored), dtype=h5py.string_dtype("utf-8", max(1, len(stored))))
-
-
-def read_text(attributes: Any, name: str) -> str:
-    """Read a text attribute, of fixed or (from other writers) of varying length; raises `KeyError` or `ValueError`."""
-    stored = attributes[name]
-    return stored.decode("utf-8") if isinstance(stored, bytes) else str(stored)
-
-
 def write_header(file: h5py.File, header: TokenHeader) -> None:
     """Write what is not said by the datasets themselves; the partner of `read_header`."""
     write_text(file.attrs, "format", FORMAT)
@@ -167,6 +157,7 @@ def write_header(file: h5py.File, header: TokenHeader) -> None:
 
 def read_header(file: h5py.File) -> TokenHeader:
     """Read the header and check every dataset against it; raises `BadFileError` without the file's name."""
+    check_text(file)
     if "format" not in file.attrs or read_text(file.attrs, "format") != FORMAT:
         raise BadFileError(f"not a token file (it has no attribute format = {FORMAT!r})")
     if file.attrs["format_version"] != FORMAT_VERSION:
