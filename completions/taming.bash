@@ -139,7 +139,7 @@ _taming_help() {
     'train-prior --precision') help='Arithmetic of the network; weights and loss are fp32. Default auto.' ;;
     'train-prior --init') help='Prior to start from: a model file, whose architecture is used.' ;;
     'sample --codec') help='Codec with a decoder trained further, in place of the prior'\''s.' ;;
-    'sample --cond') help='Condition map, or a folder with one for each picture; KIND=FILE where the prior takes several kinds.' ;;
+    'sample --cond') help='Condition map, or a folder with one for each picture; KIND=FILE where the prior takes several kinds. people.json:NAME chooses one picture'\''s keypoints.' ;;
     'sample --seed') help='Same seed, same pictures, whatever the batch size. Default 0.' ;;
     'sample --size') help='Of the pictures, in pixels; none: as in training.' ;;
     'sample --batch-size') help='Windows computed at once; changes memory and speed, not the pictures. Default 16.' ;;
