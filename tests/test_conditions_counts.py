@@ -81,6 +81,9 @@ def test_masks_are_trained_as_two_labels_once_their_values_are_listed(tmp_path: 
     header = read_header(run / "checkpoints/last.safetensors")
     assert header.config["codec"]["in_channels"] == 2
     assert header.about["labels"] == "2 labels, of which 2 occur: 0, 1"
+    assert "2 labels, of which 2 occur: 0, 1" in (run / "report.html").read_text()
+    assert main(["info", str(run / "checkpoints/last.safetensors")]) == 0
+    assert "2 labels, of which 2 occur: 0, 1" in capsys.readouterr().out
     # The codec's file says how maps are read, so that nothing is asked for again.
     assert settle(folder, init=str(run / "checkpoints/last.safetensors")).content.about()["label_values"] == [0, 255]
     out = tmp_path / "out"

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from taming_cli.cli.app import main
+from taming_cli.cli.prior import _maps
 from taming_cli.codec.maps import ask
 from taming_cli.codec.setup import settled
 from taming_cli.codec.vqgan import codec_file
@@ -293,6 +294,7 @@ def test_a_sample_is_asked_for_one_of_many_by_name(tmp_path: Path, codecs: Path)
     Image.fromarray(drawn(2, Size(120, 128))).save(image)
     for path in (f"{file}:c.png", f"{file}:c"):
         assert torch.equal(asked(path), asked(str(image)))
+        assert _maps(["pose"], [path]) == _maps(["pose", "depth"], [f"pose={path}"]) == {"pose": Path(path)}
     with pytest.raises(UsageError, match=r"holds keypoints of 4 pictures; name one: .*all\.json:a\.jpg"):
         asked(str(file))
     with pytest.raises(UsageError, match=r"no keypoints of a picture 'd\.png'; did you mean 'c\.png'"):

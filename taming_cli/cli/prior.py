@@ -148,7 +148,8 @@ def sample(
         typer.Option(
             "--cond",
             metavar="FILE",
-            help="Condition map, or a folder with one for each picture; KIND=FILE where the prior takes several kinds.",
+            help="Condition map, or a folder with one for each picture; KIND=FILE where the prior takes several kinds. "
+            "people.json:NAME chooses one picture's keypoints.",
         ),
     ] = None,
     complete: Annotated[

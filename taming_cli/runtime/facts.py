@@ -65,6 +65,7 @@ def data(record: RunRecord) -> dict[str, str]:
         "Grid": f"{about['grid']} codes" if "grid" in about else None,
         "Pixels per code": f"{about['downsample_factor']} along a side" if "downsample_factor" in about else None,
         "Classes": ", ".join(labels[:MOST_CLASSES]) + more,
+        "Labels": about.get("labels"),
         "sha256 of the data": counts.get("sha256"),
         "Perceptual network": f"{judge['name']}, sha256 {judge['sha256']}" if "sha256" in judge else None,
     }

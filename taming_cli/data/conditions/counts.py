@@ -194,7 +194,7 @@ def _folder(name: str) -> str:
     return str(PurePosixPath(name).parent)
 
 
-def _ranges(numbers: Sequence[int], most: int = 12) -> str:
+def _ranges(numbers: Sequence[int], most: int = 8) -> str:
     """`0 to 4, 255`; of many only the first."""
     steps = np.flatnonzero(np.diff(numbers) > 1) + 1
     runs = np.split(np.array(numbers), steps)
