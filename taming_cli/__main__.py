@@ -4,13 +4,14 @@ import os
 import sys
 
 from taming_cli.cli.app import main
+from taming_cli.runtime.processes import several
 
 
 def run() -> int:
     """`main`, and for one of several processes its end at once: what torch's threads for talking to the others do while
     an interpreter is taken down ends now and then in SIGABRT, after all is done and written."""
     code = main()
-    if os.environ.get("WORLD_SIZE", "1") != "1":
+    if several():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

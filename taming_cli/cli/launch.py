@@ -6,10 +6,15 @@ import sys
 from taming_cli.errors import UsageError
 
 
-def launched(nproc: int, device: str | None) -> int | None:
+def launched(nproc: int, device: str | None, dry_run: bool) -> int | None:
     """The exit code of this command line, run by `nproc` processes; None where it is to be run by this one: as one of
-    several already, or alone. UsageError for more processes than GPUs, where there are some, and for one GPU of all."""
-    if nproc <= 1 or "WORLD_SIZE" in os.environ:
+    them, alone, or as a `dry_run`. UsageError for more processes than GPUs, where there are some, for one GPU of all,
+    and where torchrun or srun has started several processes already, or left variables behind that say so."""
+    if nproc <= 1:
+        return None
+    from taming_cli.runtime.processes import LAUNCH_ID, launched_here
+
+    if launched_here(nproc) or dry_run:
         return None
     import logging
     import signal
@@ -35,7 +40,7 @@ def launched(nproc: int, device: str | None) -> int | None:
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=nproc,
-        run_id=str(uuid.uuid4()),
+        run_id=f"{LAUNCH_ID}{uuid.uuid4()}",
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         local_addr="localhost",

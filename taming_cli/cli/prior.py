@@ -59,14 +59,15 @@ def train_prior(
     flags: dict[str, Any],
 ) -> int:
     """Train a prior on token files: a run folder with its checkpoints, curves and samples."""
-    if not dry_run and (code := launched(nproc, flags["device"])) is not None:
+    if (code := launched(nproc, flags["device"], dry_run)) is not None:
         return code
     from taming_cli.codec.condition import renders
     from taming_cli.codec.locate import codec_for, condition_codecs
     from taming_cli.codec.tiles import pictures
     from taming_cli.data.tokens import TokenFile
     from taming_cli.prior.train import COMMAND, fit
-    from taming_cli.runtime.distributed import started, world
+    from taming_cli.runtime.distributed import world
+    from taming_cli.runtime.processes import started
     from taming_cli.runtime.rundir import Place
 
     output = Output(json=json, quiet=quiet, silent=not started().first)
@@ -198,6 +199,7 @@ def sample(
     from taming_cli.sampling import plan_of, sample_to, write_npz
 
     resolved = o.settle((SampleConfig,), flags, command="sample", config_file=config)
+    part = o.own_part(output, shard)
     path = prior_path(output, ckpt)
     pipeline = Pipeline.load(path, codec=codec, device=device, precision=precision)
     resolved = o.suggest(resolved, pipeline.suggested(bool(cond)))
@@ -216,7 +218,7 @@ def sample(
             f"this prior learned whole pictures of {pipeline.learned} codes: one of {asked.latent} will repeat itself"
         )
     place = find_run("sample", Place(out=out, name=name))
-    part = _part(shard, gathers=bool(tokens or npz) or settings.accept_rate < 1, out=place)
+    _check_part(part, gathers=bool(tokens or npz) or settings.accept_rate < 1, out=place)
     if dry_run:
         return would_sample(output, pipeline, settings, asked.latent, part, place)
     judge = _judge(output, pipeline, settings, class_map, weights, offline) if settings.accept_rate < 1 else None
@@ -252,19 +254,18 @@ def sample(
         write_npz(npz, pictures, pipeline.classes(settings, numbers, asked), made)
     if not json:
         together = f"; together in {folder / 'grid.png'}" if count else ""
-        output.result(f"{folder}: {count} pictures{together}", {}, short=str(folder))
+        said = f", {part.spelled()}" if part.count > 1 else ""
+        output.result(f"{folder}: {count} pictures{said}{together}", {}, short=str(folder))
     return 0
 
 
-def _part(shard: str | None, *, gathers: bool, out: Path | None) -> Shard:
-    """The part of the samples to draw."""
-    part = o.own_part(shard)
+def _check_part(part: Shard, *, gathers: bool, out: Path | None) -> None:
+    """UsageError where a part of the samples is to be drawn by a command that needs all of them."""
     if part.count > 1 and (gathers or out is None):
         raise UsageError(
             "--shard draws a part of one folder, named with -o; --npz and --tokens gather all of it: give them to the "
             "same command without --shard afterwards, and --accept-rate there too"
         )
-    return part
 
 
 def _tell(picture: "Sampled", seed: int) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import logging
-import os
 import resource
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import torch
 
 from taming_cli.config.fields import one_of
 from taming_cli.errors import UsageError
-from taming_cli.runtime.distributed import started
+from taming_cli.runtime.processes import started
 
 _log = logging.getLogger(__name__)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -20,15 +19,15 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 def pick_device(name: str) -> torch.device:
     """`auto` -> the first CUDA device, else Apple's, else the CPU; any other name as torch spells it. Of several
-    processes on a machine each has a CUDA device of its own: torchrun's LOCAL_RANK says which.
+    processes on a machine each has a CUDA device of its own: its number among them says which.
 
     On the CPU, freed memory is kept from then on (`keep_freed_memory`). Raises UsageError where this machine does not
     have what was asked for.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name == "cuda" and started().size > 1 and torch.cuda.device_count() > 1:  # else Slurm gives each its only one
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    if name == "cuda" and torch.cuda.device_count() and (found := started()).size > 1:
+        name = f"cuda:{_own_gpu(found.local_rank)}"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -46,6 +45,19 @@ def pick_device(name: str) -> torch.device:
     if _log.isEnabledFor(logging.INFO):
         _log.info("device: %s", _described(device))
     return device
+
+
+def _own_gpu(local_rank: int | None) -> int:
+    """The CUDA device of one of several processes of this machine; Slurm may show each of them its only one."""
+    count = torch.cuda.device_count()
+    if count == 1:
+        return 0
+    if local_rank is None:
+        raise UsageError(
+            f"torch sees {count} CUDA devices, but LOCAL_RANK does not say which one to use; start the processes "
+            "by torchrun, or name one with --device cuda:N"
+        )
+    return local_rank
 
 
 def _described(device: torch.device) -> str:
