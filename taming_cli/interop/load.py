@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,31 @@ from taming_cli.interop import compvis, diffusers, llamagen
 from taming_cli.interop.ledger import Imported
 from taming_cli.interop.pickles import read
 from taming_cli.runtime.checkpoint import Stored
+from taming_cli.runtime.finite import MARK, non_finite, refused_when_read
 
 PRIOR = "transformer.tok_emb.weight"
 STATES = ("state_dict", "ema", "model", "module", "params")
 """Where trainers put the weights, the ones to prefer first."""
 
 
-def import_file(path: Path, config: Path | None = None) -> Imported:
+def import_file(path: Path, config: Path | None = None, *, allow_non_finite: bool = False) -> Imported:
     """A published checkpoint as ours, its tensors still in the file. `config` is the yaml that came with it.
 
     BadFileError, in one line, for a file that is damaged, of no kind known here, or that holds anything that cannot be
-    accounted for.
+    accounted for. A tensor that is NaN or infinite raises it as soon as it is loaded; with `allow_non_finite` the
+    model's `about` lists all such tensors instead, and the file that is made of them can be loaded.
     """
+    found = _imported(path, config)
+    if not allow_non_finite:
+        remedy = "the model computes nothing with it; fetch the file again, or insist with --allow-non-finite"
+        return replace(found, tensors=refused_when_read(found.tensors, str(path), remedy))
+    names = non_finite(found.tensors)
+    if not names:
+        return found
+    return replace(found, model=replace(found.model, about={**found.model.about, MARK: names}))
+
+
+def _imported(path: Path, config: Path | None) -> Imported:
     if path.is_dir():
         return diffusers.import_folder(path)
     tensors, about = _open(path)
@@ -45,7 +59,7 @@ def describe(path: Path, config: Path | None = None) -> dict[str, Any]:
         tensors, about = _open(path)
         if PRIOR in tensors:
             return {"kind": "prior", **about, **compvis.outline(tensors)}
-    found = import_file(path, config)
+    found = _imported(path, config)
     sizes: Counter[str] = Counter()
     for name, tensor in found.tensors.items():
         part = name.partition(".")[0] if found.model.format == "taming-prior" else "codec"

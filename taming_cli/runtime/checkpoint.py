@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from taming_cli.errors import BadFileError
+from taming_cli.runtime.finite import marked, named_tensors, non_finite, refuse, refuse_tensors
 
 _log = logging.getLogger(__name__)
 FORMAT_VERSION = 1
@@ -133,8 +134,17 @@ def is_ours(path: Path) -> bool:
 
 
 def load_model(path: Path, format: str | None = None) -> ModelFile:
-    """A model file, tensors on the CPU. BadFileError where it is damaged, not ours, or not of `format`."""
+    """A model file, tensors on the CPU. BadFileError where it is damaged, not ours, or not of `format`, and where a
+    tensor is not finite, unless `import --allow-non-finite` has made it so."""
     model = _read(path, with_tensors=True)
+    bad, insisted = non_finite(model.tensors), marked(model.about)
+    refuse(
+        [name for name in bad if name not in insisted],
+        str(path),
+        "nothing can be computed with it; use another checkpoint of the run, or import the original again",
+    )
+    if bad:
+        _log.warning("%s: %d tensors are not finite, such as %s, which its import allowed", path, len(bad), bad[0])
     if format is not None and model.format != format:
         names = {"taming-codec": "a codec", "taming-prior": "a prior"}
         raise BadFileError(f"{path} is {names.get(model.format, model.format)}; {names[format]} is needed here")
@@ -171,7 +181,8 @@ def save_trainer(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_trainer(path: Path) -> dict[str, Any]:
-    """A trainer file, tensors on the CPU; it is read with `weights_only=True`. BadFileError where it is damaged."""
+    """A trainer file, tensors on the CPU; it is read with `weights_only=True`. BadFileError where it is damaged,
+    and where a tensor in it is not finite."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's unpickler raises whatever it stumbles over in damaged bytes
@@ -179,6 +190,11 @@ def load_trainer(path: Path) -> dict[str, Any]:
         raise BadFileError(f"trainer file {path} cannot be read: {reason}") from None
     if not isinstance(state, dict):
         raise BadFileError(f"trainer file {path} holds no training state")
+    refuse_tensors(
+        dict(named_tensors(state)),
+        f"trainer file {path}",
+        "the training cannot go on from it; start a new run from a model file that is whole, with --init",
+    )
     return state
 
 
