@@ -85,12 +85,13 @@ class Pipeline:
         (`train-vqgan --train decoder`). Raises BadFileError where the file is not a prior's, UsageError for a codec of
         other codes."""
         path = named(Path(BUILTIN if path is None else path))
+        codec = None if codec is None else named(Path(codec))
         where = pick_device(device)
         dtype = pick_precision(precision, where)
         model = load_model(path, "taming-prior")
         gpt, own = prior_from(model, str(path)), codec_from(model, str(path))
         found = encoders(model, own, str(path))
-        used = own if codec is None else _of_same_codes(Path(codec), own, path)
+        used = own if codec is None else _of_same_codes(codec, own, path)
         return cls(
             gpt=pack(gpt.to(where, dtype)),
             codec=used.to(where).to(memory_format=torch.channels_last),
@@ -100,7 +101,7 @@ class Pipeline:
             device=where,
             precision=dtype,
             labels=tuple(model.about.get("label_names", ())),
-            tuned="" if codec is None else _sha256(Path(codec)),
+            tuned="" if codec is None else _sha256(codec),
         )
 
     def sample(

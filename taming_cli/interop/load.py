@@ -13,12 +13,16 @@ from taming_cli.errors import BadFileError
 from taming_cli.interop import compvis, diffusers, llamagen
 from taming_cli.interop.ledger import Imported
 from taming_cli.interop.pickles import read
+from taming_cli.interop.published import OtherConfigError
+from taming_cli.interop.wrappers import bare
 from taming_cli.runtime.checkpoint import Stored
 from taming_cli.runtime.finite import MARK, non_finite, refused_when_read
 
 PRIOR = "transformer.tok_emb.weight"
 STATES = ("state_dict", "ema", "model", "module", "params")
 """Where trainers put the weights, the ones to prefer first."""
+_DEPTH = 3
+"""How deep these may lie in each other."""
 
 
 def import_file(path: Path, config: Path | None = None, *, allow_non_finite: bool = False) -> Imported:
@@ -43,6 +47,13 @@ def _imported(path: Path, config: Path | None) -> Imported:
         return diffusers.import_folder(path)
     tensors, about = _open(path)
     known = read_yaml(config) if config is not None else {}
+    try:
+        return _of_kind(path, tensors, known, about)
+    except OtherConfigError as error:
+        raise BadFileError(f"{config} {error}; give the config that came with the checkpoint") from None
+
+
+def _of_kind(path: Path, tensors: Mapping[str, Stored], known: Mapping[str, Any], about: Mapping[str, Any]) -> Imported:
     if PRIOR in tensors:
         return compvis.import_prior(tensors, known, str(path), about)
     if "encoder.conv_blocks.0.res.0.conv1.weight" in tensors:
@@ -94,13 +105,11 @@ def _open(path: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
 
 
 def _tensors(value: Any, path: Path) -> dict[str, Stored]:
-    """The weights by name, wherever the file keeps them."""
+    """The weights by name, wherever the file keeps them, without what training put before the names."""
     if isinstance(value, Mapping):
-        for key in STATES:
-            if isinstance(value.get(key), Mapping):
-                value = value[key]
-                break
+        for _ in range(_DEPTH):
+            value = next((value[key] for key in STATES if isinstance(value.get(key), Mapping)), value)
         found = {name: tensor for name, tensor in value.items() if isinstance(tensor, Stored)}
         if found and all(isinstance(name, str) for name in found):
-            return found
+            return bare(found, str(path))
     raise BadFileError(f"{path} holds no weights")

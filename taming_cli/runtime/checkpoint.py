@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from taming_cli.errors import BadFileError
+from taming_cli.runtime.builtin import named
 from taming_cli.runtime.finite import marked, named_tensors, non_finite, refuse, refuse_tensors
 
 _log = logging.getLogger(__name__)
@@ -120,8 +122,8 @@ def _bytes(tensor: Tensor | Stored) -> memoryview:
 
 
 def read_header(path: Path) -> ModelFile:
-    """A model file without its tensors. BadFileError where it is none of ours."""
-    return _read(path, with_tensors=False)
+    """A model file without its tensors; `path` as for `load_model`. BadFileError where it is none of ours."""
+    return _read(named(path), with_tensors=False)
 
 
 def is_ours(path: Path) -> bool:
@@ -134,8 +136,12 @@ def is_ours(path: Path) -> bool:
 
 
 def load_model(path: Path, format: str | None = None) -> ModelFile:
-    """A model file, tensors on the CPU. BadFileError where it is damaged, not ours, or not of `format`, and where a
-    tensor is not finite, unless `import --allow-non-finite` has made it so."""
+    """A model file, tensors on the CPU; `path` may be a run's folder, or `builtin` (see `named`).
+
+    BadFileError where it is damaged, not ours, or not of `format`, and where a tensor is not finite, unless `import
+    --allow-non-finite` has made it so.
+    """
+    path = named(path)
     model = _read(path, with_tensors=True)
     bad, insisted = non_finite(model.tensors), marked(model.about)
     refuse(
@@ -154,8 +160,10 @@ def load_model(path: Path, format: str | None = None) -> ModelFile:
 
 
 def _read(path: Path, *, with_tensors: bool) -> ModelFile:
-    if not path.is_file():
+    if not path.exists():
         raise BadFileError(f"model file {path} does not exist")
+    if found := mistaken(path):
+        raise BadFileError(found)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -163,7 +171,7 @@ def _read(path: Path, *, with_tensors: bool) -> ModelFile:
     except (SafetensorError, OSError) as error:
         raise BadFileError(f"{path} is not a readable safetensors file: {error}") from None
     if not str(metadata.get("format", "")).startswith("taming-"):
-        raise BadFileError(f"{path} was not written by taming; published checkpoints come in through `taming import`")
+        raise BadFileError(f"{path} was not written by taming; import it first: {_import_of(path)}")
     try:
         version = int(metadata["format_version"])
         config, about = json.loads(metadata["config"]), json.loads(metadata["about"])
@@ -172,6 +180,39 @@ def _read(path: Path, *, with_tensors: bool) -> ModelFile:
     if version > FORMAT_VERSION:
         raise BadFileError(f"{path} has format version {version}; this program reads up to {FORMAT_VERSION}: update it")
     return ModelFile(format=metadata["format"], config=config, about=about, tensors=tensors)
+
+
+_ZIP, _PICKLE, _HDF5 = b"PK\x03\x04", b"\x80", b"\x89HDF\r\n"
+
+
+def mistaken(path: Path) -> str:
+    """Why something cannot be a model file of ours, by its first bytes, with what to do instead; empty where it may
+    be one."""
+    if path.is_dir():
+        if any((path / name).is_file() for name in ("model_index.json", "config.json")):
+            return f"{path} is a model's folder of another program; import it first: {_import_of(path)}"
+        return f"{path} is a folder without a model; name a model file, or the folder of a run"
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(8)
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    if start.startswith(_HDF5):
+        return f"{path} is an HDF5 file, such as `taming tokenize` writes; a model file is needed here"
+    if path.name == "trainer.pt" and start.startswith(_ZIP):
+        return f"{path} is what a training goes on from; name its model, such as {path.parent / 'checkpoints'}"
+    # A safetensors file begins with its header's length, whose first byte may be 128 and whose last four are zero.
+    if start.startswith(_ZIP) or (start.startswith(_PICKLE) and start[4:] != bytes(4)):
+        return f"{path} is a checkpoint of another program (a pickle); import it first: {_import_of(path)}"
+    return ""
+
+
+def _import_of(path: Path) -> str:
+    """The command that makes a model file of a foreign one."""
+    target = Path(path.name).with_suffix(".safetensors")
+    if target == Path(path.name):
+        target = target.with_suffix(".taming.safetensors")
+    return shlex.join(["taming", "import", str(path), "-o", str(target)])
 
 
 def save_trainer(path: Path, state: Mapping[str, Any]) -> None:
