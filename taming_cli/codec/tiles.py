@@ -26,6 +26,7 @@ from taming_cli.codec.parts import Box, Stage, divided, memory
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.data.images import to_float, to_uint8
 from taming_cli.runtime.device import freed_memory_given_back
+from taming_cli.runtime.fp32 import ieee
 
 BUDGET = 3 * 2**30
 """Bytes for the activations of an encode or decode, in fp32, beside the model and the picture."""
@@ -52,6 +53,7 @@ def pictures(
     return decode(codec, codes, finish=_finished, batch_size=batch_size, on_progress=on_progress)
 
 
+@ieee()
 def decode(
     codec: VQGAN,
     codes: Tensor,

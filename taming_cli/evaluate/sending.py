@@ -20,6 +20,7 @@ from taming_cli.data.sources import Item, digest
 from taming_cli.errors import UsageError
 from taming_cli.evaluate.protocol import Measured, versions
 from taming_cli.runtime.distributed import ALONE, World
+from taming_cli.runtime.fp32 import exact
 
 AT_ONCE = 8
 """Pictures of one size that a codec is given at once, the last of them again where there are fewer: in other batches
@@ -76,9 +77,10 @@ class Sending:
             if batch.items:
                 alone = len(batch.items) == 1 and batch.images.shape[1:] != before
                 before = batch.images.shape[1:]
-                sent = Sent(batch.items, batch.images, *self._coded(batch.images, decodes, 1 if alone else AT_ONCE))
-                for measure in measures:
-                    measure.add(sent)
+                with exact(self.codec.quant_conv.weight.device):
+                    sent = Sent(batch.items, batch.images, *self._coded(batch.images, decodes, 1 if alone else AT_ONCE))
+                    for measure in measures:
+                        measure.add(sent)
 
     def measured(self, measure: Measure) -> Measured:
         """What one of them finds."""

@@ -215,9 +215,11 @@ def _kind(codec: Codec, said: Mapping[str, Any]) -> str:
 
 def _known(params: Mapping[str, Any]) -> dict[str, Any]:
     """What a codec's params say, by our names."""
-    network = params.get("ddconfig") or {}
-    same = ("resolution", "in_channels", "out_ch", "z_channels", "dropout", "num_res_blocks", "ch", "ch_mult")
-    same = (*same, "attn_resolutions")
+    network = params.get("ddconfig")
+    if not isinstance(network, Mapping):
+        network = {}
+    single = ("resolution", "in_channels", "out_ch", "z_channels", "dropout", "num_res_blocks", "ch")
+    same = (*single, "ch_mult", "attn_resolutions")
     known = {name: network[name] for name in same if name in network}
     renamed = {"n_embed": "codebook_size", "embed_dim": "codebook_dim"}
     known |= {ours: params[name] for name, ours in renamed.items() if name in params}

@@ -24,7 +24,7 @@ from taming_cli.config.evaluate import FeatureNetworkName, Resize
 from taming_cli.errors import BadFileError, MissingWeightsError
 from taming_cli.judges.efficientnet import EfficientNetLite0
 from taming_cli.judges.frozen import Frozen
-from taming_cli.runtime.device import exact
+from taming_cli.runtime.fp32 import exact
 from taming_cli.runtime.weights import Found, OnBytes, find, load, sha256
 
 

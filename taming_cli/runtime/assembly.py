@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import Store
 
 from taming_cli.errors import LostProcessError, UsageError
 from taming_cli.runtime.processes import Started, listed, to_run_alone
@@ -20,7 +21,7 @@ NOTICE, AGAIN = 5.0, 60.0
 _PAUSE, _NAMED = 0.1, 8
 
 
-def assembled(found: Started) -> dist.Store:
+def assembled(found: Started) -> Store:
     """The store through which the processes of `found` exchange their addresses, once all of them are there.
 
     The first process serves it, or torchrun's agent does. LostProcessError where a process is missing after ASSEMBLY
@@ -31,7 +32,7 @@ def assembled(found: Started) -> dist.Store:
     if not serves:
         _wait(found, end, lambda: _unreached(found, "torchrun" if agent else "process 0"), says=True)
     try:
-        store = dist.TCPStore(
+        store: Store = dist.TCPStore(  # type: ignore[attr-defined] # which torch documents and does not list
             "localhost" if serves else found.address,  # the server listens at every address of this machine
             found.port,
             found.size,
@@ -84,7 +85,7 @@ def _unreached(found: Started, name: str) -> str:
     return ""
 
 
-def _missing(store: dist.Store, keys: list[str]) -> str:
+def _missing(store: Store, keys: list[str]) -> str:
     """The processes whose key is not set yet: `process 1, 2 and 5`; empty where all are there."""
     if store.check(keys):
         return ""

@@ -11,6 +11,7 @@ import torch
 
 from taming_cli.config.fields import one_of
 from taming_cli.errors import UsageError
+from taming_cli.runtime.fp32 import ieee
 from taming_cli.runtime.processes import started
 
 _log = logging.getLogger(__name__)
@@ -140,9 +141,10 @@ def precision_name(dtype: torch.dtype) -> str:
 
 @contextlib.contextmanager
 def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """torch's autocast to `dtype` on `device`; nothing at all for float32."""
+    """torch's autocast to `dtype` on `device`; for float32 that is fp32 in full, without TF32 (see `fp32.ieee`)."""
     if dtype == torch.float32:
-        yield
+        with ieee():
+            yield
         return
     with torch.autocast(device.type, dtype):
         yield
@@ -151,19 +153,6 @@ def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
 def full_precision(device: torch.device) -> torch.autocast:
     """Autocast off: for quantisation, losses, and whatever else must be computed in the dtype it is given."""
     return torch.autocast(device.type, enabled=False)
-
-
-@contextlib.contextmanager
-def exact(device: torch.device) -> Iterator[None]:
-    """fp32 as it is written: no autocast, and on CUDA no TF32, whose ten bits would show in what is measured."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32
-    cudnn.allow_tf32 = matmul.allow_tf32 = False
-    try:
-        with full_precision(device):
-            yield
-    finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def peak_memory() -> int:
