@@ -6,6 +6,7 @@ import sys
 from taming_cli.cli.app import main
 from taming_cli.data.workers import without_pillows_warnings
 from taming_cli.runtime.allocator import keep_freed_memory
+from taming_cli.runtime.processes import several
 
 
 def run() -> int:
@@ -15,7 +16,7 @@ def run() -> int:
     keep_freed_memory()
     without_pillows_warnings()
     code = main()
-    if os.environ.get("WORLD_SIZE", "1") != "1":
+    if several():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

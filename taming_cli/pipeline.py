@@ -98,13 +98,14 @@ class Pipeline:
         prior of 512 channels or more where the device multiplies it, else fp32. Raises BadFileError where the file is
         not a prior's, UsageError for a codec of other codes."""
         path = named(Path(BUILTIN if path is None else path))
+        codec = None if codec is None else named(Path(codec))
         where = pick_device(device)
         space = room(where, memory)
         model = load_model(path, "taming-prior")
         gpt, own = prior_from(model, str(path)), codec_from(model, str(path))
         found = encoders(model, own, str(path))
         dtype = pick_precision(drawing_precision(precision, gpt.config.n_embd), where)
-        used = own if codec is None else _of_same_codes(Path(codec), own, path)
+        used = own if codec is None else _of_same_codes(codec, own, path)
         return cls(
             gpt=pack(gpt.to(where, dtype)),
             codec=used.to(where).to(memory_format=torch.channels_last),
@@ -117,7 +118,7 @@ class Pipeline:
             device=where,
             precision=dtype,
             labels=tuple(model.about.get("label_names", ())),
-            tuned="" if codec is None else _sha256(Path(codec)),
+            tuned="" if codec is None else _sha256(codec),
             space=space,
         )
 

@@ -23,6 +23,7 @@ from taming_cli.data.token_writer import TokenJob
 from taming_cli.data.tokens import TokenHeader
 from taming_cli.errors import UsageError
 from taming_cli.pipeline import Pipeline
+from taming_cli.runtime.builtin import named
 from taming_cli.runtime.device import precision_name
 from taming_cli.runtime.interrupt import StopRequest
 
@@ -140,7 +141,7 @@ def _job(
 ) -> TokenJob:
     header = TokenHeader(
         codec_sha256=pipeline.codec.sha256(),
-        codec_path=str(ckpt.resolve()) if ckpt else "",
+        codec_path=str(named(ckpt).resolve()) if ckpt else "",
         codebook_size=pipeline.codec.config.codebook_size,
         downsample_factor=pipeline.codec.config.downsample_factor,
         preprocess={"sampled": True, **asked.frame.to_say()},

@@ -39,8 +39,9 @@ def test_a_gpu_that_is_here_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     assert pick_device("cuda:1") == torch.device("cuda", 1)
     assert not taken, "the current device is the caller's"
-    for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1"), ("MASTER_ADDR", "localhost")):
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", "29500")
     assert pick_device("cuda") == torch.device("cuda", 1)  # each process has its own
     assert taken == [torch.device("cuda", 1)]
 

@@ -34,7 +34,7 @@ from taming_cli.prior.estimate import estimate as prior_estimate
 from taming_cli.prior.gpt import GPT
 from taming_cli.prior.state import prior_step
 from taming_cli.runtime.checkpoint import load_model
-from taming_cli.runtime.distributed import World, first_host, started, world
+from taming_cli.runtime.distributed import World, world
 from tests import toys
 from tests.processes import children, free_port, torchrun
 from tests.test_cli import PRIOR
@@ -280,39 +280,6 @@ def _until(true: Any, seconds: float = 60) -> None:
     while not true():
         assert time.monotonic() < end
         time.sleep(0.1)
-
-
-@pytest.mark.parametrize(
-    ("listed", "first"),
-    [
-        ("node", "node"),
-        ("a1,a2", "a1"),
-        ("node[03-07,11],other", "node03"),
-        ("n[1,3]-ib", "n1-ib"),
-        ("gpu,n[1-3]", "gpu"),
-    ],
-)
-def test_slurm_lists_hosts(listed: str, first: str) -> None:
-    assert first_host(listed) == first
-
-
-def test_tasks_of_one_srun_are_processes_of_one_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.setenv(name, "")  # restored afterwards
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("SLURM_NTASKS", "4")  # a batch script has these too, and is one process
-    monkeypatch.setenv("SLURM_PROCID", "0")
-    assert started() == World()
-    for name, value in (
-        ("SLURM_STEP_NUM_TASKS", "4"),
-        ("SLURM_PROCID", "3"),
-        ("SLURM_LOCALID", "1"),
-        ("SLURM_STEP_NODELIST", "gpu[04-05]"),
-        ("SLURM_JOB_ID", "123456"),
-    ):
-        monkeypatch.setenv(name, value)
-    assert started() == World(3, 4)
-    assert [os.environ[name] for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")] == ["1", "gpu04", "23456"]
 
 
 def test_a_batch_is_shared_evenly() -> None:

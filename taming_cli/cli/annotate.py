@@ -8,6 +8,7 @@ import typer
 
 from taming_cli.cli import options as o
 from taming_cli.cli.console import Output
+from taming_cli.cli.outlook import made
 from taming_cli.config.annotate import AnnotateConfig, DepthConfig, EdgesConfig, PoseConfig, SegmentationConfig
 from taming_cli.errors import UsageError
 
@@ -135,7 +136,7 @@ def _annotate(
         if len(images) < 2:
             raise UsageError(f"name the folder to write: taming annotate {config.kind} IMAGES OUT")
         *images, out = images
-    part = o.own_part(shard)
+    part = o.own_part(output, shard)
     from taming_cli.annotate import LABELS, annotate
 
     with output.bar("annotating", unit="pictures") as bar:
@@ -159,14 +160,16 @@ def _annotate(
         return 0
     output.skipped(dict(annotated.skipped))
     there = f" ({annotated.present} were there)" if annotated.present else ""
+    said = f"; {part.spelled()}" if part.count > 1 else ""
     labels = f"; {len(annotated.labels)} labels, named in {out / LABELS}" if annotated.labels else ""
     output.result(
-        f"{annotated.folder}: {annotated.count} maps{there}{labels}",
+        f"{annotated.folder}: {annotated.count} maps{there}{labels}{said}",
         {
             "path": str(annotated.folder),
             "kind": annotated.kind,
             "count": annotated.count,
             "made": annotated.made,
+            **made(part),
             **({"labels": list(annotated.labels)} if annotated.labels else {}),
             "skipped": dict(annotated.skipped),
         },

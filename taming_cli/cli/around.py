@@ -77,9 +77,10 @@ def stoppable() -> Iterator[None]:
 
     Of several processes those who started them end each: there TERM ends at once, as without this context.
     """
-    several = os.environ.keys() & {"WORLD_SIZE", "SLURM_STEP_NUM_TASKS"}
+    from taming_cli.runtime.processes import several
+
     own, main = os.getpid(), threading.current_thread() is threading.main_thread()
-    taken = main and not several and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    taken = main and not several() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
     def end(number: int, frame: FrameType | None) -> None:
         if os.getpid() == own:
@@ -160,10 +161,13 @@ class _Voice(logging.Handler):
 
 def _speaks(arguments: Mapping[str, Any]) -> bool:
     """Of several processes the first alone; and what starts them has nothing to say itself."""
-    if os.environ.keys() & {"WORLD_SIZE", "SLURM_STEP_NUM_TASKS"}:
-        from taming_cli.runtime.distributed import started
+    from taming_cli.runtime.processes import several, started
 
-        return started().first
+    if several():
+        try:
+            return started().first
+        except UsageError:  # a command that is not done by several processes goes on; any other refuses it by itself
+            return True
     return arguments.get("nproc", 1) == 1 or bool(arguments.get("dry_run"))
 
 

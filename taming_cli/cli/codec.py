@@ -10,7 +10,7 @@ from taming_cli.cli import options as o
 from taming_cli.cli import stdin
 from taming_cli.cli.console import Output
 from taming_cli.cli.launch import launched
-from taming_cli.cli.outlook import say_estimate, would_write
+from taming_cli.cli.outlook import made, say_estimate, would_write
 from taming_cli.cli.tokenize import tokenize
 from taming_cli.cli.training import architecture_of, last_word, take_up, teller
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
@@ -60,10 +60,11 @@ def train_vqgan(
     flags: dict[str, Any],
 ) -> int:
     """Train a codec on pictures: a run folder with its checkpoints, curves and reconstructions."""
-    if not dry_run and (code := launched(nproc, flags["device"], images or ())) is not None:
+    if (code := launched(nproc, flags["device"], dry_run, images or ())) is not None:
         return code
     from taming_cli.codec.train import COMMAND, fit
-    from taming_cli.runtime.distributed import started, world
+    from taming_cli.runtime.distributed import world
+    from taming_cli.runtime.processes import started
     from taming_cli.runtime.rundir import Place
 
     output = Output(json=json, quiet=quiet, silent=not started().first)
@@ -180,7 +181,7 @@ def reconstruct(
         if len(images) < 2:
             raise UsageError("name the folder to write: taming reconstruct IMAGES OUT")
         *images, out = images
-    part = o.own_part(shard)
+    part = o.own_part(output, shard)
     path = codec_path(output, ckpt)
     items = each_picture(list_items(images, extensions=content_in(read_header(path)).extensions).items)
     if pictures is not None:
@@ -203,15 +204,17 @@ def reconstruct(
     if dry_run:
         return would_write(output, written, part)
     output.skipped(dict(written.skipped))
+    said = f", {part.spelled()}" if part.count > 1 else ""
     mean = f", mean PSNR {written.psnr:.2f} dB" if written.psnr is not None else ""
     if written.accuracy is not None:
         mean = f", {100 * written.accuracy:.1f} % of the pixels with their own label"
     output.result(
-        f"{written.folder}: {written.count} pictures{mean}",
+        f"{written.folder}: {written.count} pictures{said}{mean}",
         {
             "path": str(written.folder),
             "count": written.count,
             "estimated": written.estimated,
+            **made(part),
             **{name: mean for name in ("psnr", "accuracy") if (mean := getattr(written, name)) is not None},
             "skipped": dict(written.skipped),
         },
@@ -241,7 +244,7 @@ def decode(
     output = Output(json=json, quiet=quiet)
     from taming_cli.codec import reconstruct as verb
 
-    part = o.own_part(shard)
+    part = o.own_part(output, shard)
     with output.bar("decoding", unit="pictures") as bar:
         written = verb.decode(
             tokens,
@@ -258,9 +261,10 @@ def decode(
         )
     if dry_run:
         return would_write(output, written, part)
+    said = f", {part.spelled()}" if part.count > 1 else ""
     output.result(
-        f"{written.folder}: {written.count} pictures",
-        {"path": str(written.folder), "count": written.count, "estimated": written.estimated},
+        f"{written.folder}: {written.count} pictures{said}",
+        {"path": str(written.folder), "count": written.count, "estimated": written.estimated, **made(part)},
         short=str(written.folder),
     )
     return 0

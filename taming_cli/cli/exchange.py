@@ -22,6 +22,10 @@ def import_(
         Path | None, typer.Option("--config", metavar="FILE", help="The yaml that came with it, which a prior needs.")
     ] = None,
     out: o.Out = None,
+    allow_non_finite: Annotated[
+        bool,
+        o.option("--allow-non-finite", help="Import it though weights are NaN or infinite.", panel=None),
+    ] = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -30,12 +34,15 @@ def import_(
     output = Output(json=json, quiet=quiet)
     from taming_cli.interop.load import import_file
     from taming_cli.runtime.checkpoint import save_model
+    from taming_cli.runtime.finite import marked
 
     target = out or Path(file.name).with_suffix(".safetensors")
     if target.exists():
         raise UsageError(f"{target} exists; name another file with -o")
-    found = import_file(file, config)
+    found = import_file(file, config, allow_non_finite=allow_non_finite)
     save_model(target, found.model, found.tensors)
+    if names := marked(found.model.about):
+        output.warn(f"{file}: {len(names)} tensors are not finite: {', '.join(names)}")
     kept = sum(name.startswith("extra.") for name in found.tensors)
     counts = [f"{len(found.tensors) - kept} tensors taken"]
     counts += [f"{kept} kept for an export"] if kept else []

@@ -9,13 +9,18 @@ from taming_cli.cli.stdin import FLAGS
 from taming_cli.errors import UsageError
 
 
-def launched(nproc: int, device: str | None, images: Sequence[Path] = ()) -> int | None:
+def launched(nproc: int, device: str | None, dry_run: bool, images: Sequence[Path] = ()) -> int | None:
     """The exit code of this command line, run by `nproc` processes; None where it is to be run by this one: as one of
-    several already, or alone. UsageError for more processes than GPUs, where there are some, and for one GPU of all.
+    them, alone, or as a `dry_run`. UsageError for more processes than GPUs, where there are some, for one GPU of all,
+    and where torchrun or srun has started several processes already, or left variables behind that say so.
 
     `images` are the inputs; where the command line asks for paths from stdin, they are the list that holds those.
     """
-    if nproc <= 1 or "WORLD_SIZE" in os.environ:
+    if nproc <= 1:
+        return None
+    from taming_cli.runtime.processes import LAUNCH_ID, launched_here
+
+    if launched_here(nproc) or dry_run:
         return None
     import logging
     import signal
@@ -41,7 +46,7 @@ def launched(nproc: int, device: str | None, images: Sequence[Path] = ()) -> int
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=nproc,
-        run_id=str(uuid.uuid4()),
+        run_id=f"{LAUNCH_ID}{uuid.uuid4()}",
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         local_addr="localhost",

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from taming_cli.cli.console import HEARD
+from taming_cli.cli.console import HEARD, Output
 from taming_cli.config.fields import Kind, before, flag_name, kinds, one_of, to_dict
 from taming_cli.config.presets import MAPS, PRESETS, preset
 from taming_cli.config.resolve import COMMANDS, Layer, Resolved, from_environment, from_file, from_flags, resolve
@@ -176,23 +176,27 @@ def reads_pictures(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def own_part(shard: str | None) -> Shard:
+def own_part(output: Output, shard: str | None) -> Shard:
     """The part of the work that is this process's: as named, else the one that its number among those of torchrun or
-    srun gives it. UsageError for both at once."""
-    from taming_cli.runtime.distributed import started
+    srun gives it, which stderr then says. UsageError for both at once."""
+    from taming_cli.runtime.processes import started
 
     together = started()
-    if shard is None:
-        return Shard(together.rank + 1, together.size)
+    if shard is not None:
+        if together.size > 1:
+            raise UsageError(f"--shard {shard} names a part, and so does this process's number; leave one of them out")
+        return Shard.parse(shard)
+    part = Shard(together.rank + 1, together.size)
     if together.size > 1:
-        raise UsageError(f"--shard {shard} names a part, and so does this process's number; leave one of them out")
-    return Shard.parse(shard)
+        names = "SLURM_PROCID, SLURM_STEP_NUM_TASKS" if together.by == "srun" else "RANK, WORLD_SIZE"
+        output.note(f"{part.spelled()} of the work, by {names} of {together.by}; the other processes do the others")
+    return part
 
 
 def skipped_code(skipped: object) -> int:
     """3 where inputs were skipped; but 0 of one of several processes: torch's launcher would take it for a failure and
     end the others."""
-    from taming_cli.runtime.distributed import started
+    from taming_cli.runtime.processes import started
 
     return 3 if skipped and started().size == 1 else 0
 

@@ -56,6 +56,11 @@ def say_estimate(
     return 0
 
 
+def made(part: Shard) -> dict[str, str]:
+    """What a result's JSON says of a part of the work: nothing where it is all of it."""
+    return {"part": str(part)} if part.count > 1 else {}
+
+
 def would_tokenize(output: Output, listing: "Listing", part: Shard, prepared: "Prepared") -> int:
     """The token file that `tokenize` would write."""
     job, header = prepared.job, prepared.job.header
@@ -84,7 +89,7 @@ def would_tokenize(output: Output, listing: "Listing", part: Shard, prepared: "P
 
 def would_write(output: Output, written: "Written", part: Shard) -> int:
     """How many pictures `reconstruct` or `decode` would write."""
-    said = f", part {part} of the work" if part.count > 1 else ""
+    said = f", {part.spelled()}" if part.count > 1 else ""
     output.result(
         f"{written.folder}: {written.count} pictures would be written{said}",
         {"path": str(written.folder), "count": written.count},

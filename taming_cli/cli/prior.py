@@ -20,6 +20,7 @@ from taming_cli.config.shard import Shard
 from taming_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from taming_cli.codec.hole import Known
     from taming_cli.pipeline import Pipeline
     from taming_cli.rejection import Judge
     from taming_cli.runtime.rundir import Place
@@ -59,14 +60,15 @@ def train_prior(
     flags: dict[str, Any],
 ) -> int:
     """Train a prior on token files: a run folder with its checkpoints, curves and samples."""
-    if not dry_run and (code := launched(nproc, flags["device"])) is not None:
+    if (code := launched(nproc, flags["device"], dry_run)) is not None:
         return code
     from taming_cli.codec.condition import renders
     from taming_cli.codec.locate import codec_for, condition_codecs
     from taming_cli.codec.tiles import pictures
     from taming_cli.data.tokens import TokenFile
     from taming_cli.prior.train import COMMAND, fit
-    from taming_cli.runtime.distributed import started, world
+    from taming_cli.runtime.distributed import world
+    from taming_cli.runtime.processes import started
     from taming_cli.runtime.rundir import Place
 
     output = Output(json=json, quiet=quiet, silent=not started().first)
@@ -204,23 +206,19 @@ def sample(
     """Draw new pictures: PNGs and a grid, in the folder -o (by default under runs/sample/)."""
     output = Output(json=json, quiet=quiet)
     from taming_cli.cli.models import prior_path
-    from taming_cli.codec.hole import known
     from taming_cli.pipeline import Pipeline
     from taming_cli.rejection import accepted
     from taming_cli.runtime.rundir import Place, find_run, next_folder
     from taming_cli.sampling import plan_of, sample_to, write_npz
 
     resolved = o.settle((SampleConfig,), flags, command="sample", config_file=config)
+    part = o.own_part(output, shard)
     path = prior_path(output, ckpt)
     pipeline = Pipeline.load(path, codec=codec, device=device, precision=precision, memory=memory)
     used = _precision(output, pipeline, precision)
     resolved = o.suggest(resolved, pipeline.suggested(bool(cond)))
     (settings,) = resolved.configs
-    hole = None
-    if complete is not None:
-        hole = known(pipeline.codec, complete, mask, size=settings.size, at=_corner(at), budget=pipeline.space.encode)
-    elif mask or at:
-        raise UsageError("--mask and --at belong to a picture that is completed; name it with --complete")
+    hole = _hole(pipeline, settings, complete, mask, at)
     asked = pipeline.ask(settings, _maps(pipeline.kinds, cond or []), hole)
     pipeline.classes(settings, [first], asked)  # a wrong one is refused before anything is made
     if resolved.origins["n"] == "default":
@@ -230,7 +228,7 @@ def sample(
             f"this prior learned whole pictures of {pipeline.learned} codes: one of {asked.latent} will repeat itself"
         )
     place = find_run("sample", Place(out=out, name=name))
-    part = _part(shard, gathers=bool(tokens or npz) or settings.accept_rate < 1, out=place)
+    _check_part(part, gathers=bool(tokens or npz) or settings.accept_rate < 1, out=place)
     if dry_run:
         return would_sample(output, pipeline, settings, asked, part, place)
     judge = _judge(output, pipeline, settings, class_map, weights, offline) if settings.accept_rate < 1 else None
@@ -266,7 +264,8 @@ def sample(
         write_npz(npz, pictures, pipeline.classes(settings, numbers, asked), made)
     if not json:
         together = f"; together in {folder / 'grid.png'}" if count else ""
-        output.result(f"{folder}: {count} pictures{together}", {}, short=str(folder))
+        said = f", {part.spelled()}" if part.count > 1 else ""
+        output.result(f"{folder}: {count} pictures{said}{together}", {}, short=str(folder))
     return 0
 
 
@@ -280,15 +279,26 @@ def _precision(output: Output, pipeline: "Pipeline", asked: str) -> str:
     return used
 
 
-def _part(shard: str | None, *, gathers: bool, out: Path | None) -> Shard:
-    """The part of the samples to draw."""
-    part = o.own_part(shard)
+def _hole(
+    pipeline: "Pipeline", settings: SampleConfig, complete: Path | None, mask: str | None, at: str | None
+) -> "Known | None":
+    """What is known of a picture to complete; None where none is named."""
+    from taming_cli.codec.hole import known
+
+    if complete is not None:
+        return known(pipeline.codec, complete, mask, size=settings.size, at=_corner(at), budget=pipeline.space.encode)
+    if mask or at:
+        raise UsageError("--mask and --at belong to a picture that is completed; name it with --complete")
+    return None
+
+
+def _check_part(part: Shard, *, gathers: bool, out: Path | None) -> None:
+    """UsageError where a part of the samples is to be drawn by a command that needs all of them."""
     if part.count > 1 and (gathers or out is None):
         raise UsageError(
             "--shard draws a part of one folder, named with -o; --npz and --tokens gather all of it: give them to the "
             "same command without --shard afterwards, and --accept-rate there too"
         )
-    return part
 
 
 def _tell(picture: "Sampled", seed: int, precision: str) -> None:

@@ -42,8 +42,9 @@ def as_list(command: Callable[..., Any]) -> Callable[..., Any]:
         if not asks(images, nul):
             return command(images=images, nul=nul, **arguments)
         from taming_cli.data.lists import read_paths, written
+        from taming_cli.runtime.processes import several
 
-        if os.environ.get("WORLD_SIZE", "1") != "1" or os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1":
+        if several():
             raise UsageError("several processes cannot share the paths on stdin; write them to a file, and name that")
         paths = read_paths(sys.stdin.buffer, nul=nul)
         if not paths:

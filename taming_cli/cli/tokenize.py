@@ -10,7 +10,7 @@ import typer
 from taming_cli.cli import options as o
 from taming_cli.cli import stdin
 from taming_cli.cli.console import Output
-from taming_cli.cli.outlook import would_tokenize
+from taming_cli.cli.outlook import made, would_tokenize
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 
@@ -81,8 +81,8 @@ def tokenize(
     from taming_cli.cli.models import codec_path
     from taming_cli.codec import tokenize as verb
 
-    part = o.own_part(shard)
     output = Output(json=json, quiet=quiet)
+    part = o.own_part(output, shard)
     path = codec_path(output, ckpt)
     listing = _listing(output, images, nul, path)
     target = out or Path("tokens.h5")
@@ -114,10 +114,10 @@ def tokenize(
             on_item=lambda done, total: bar.update(done, total=total),
         )
     output.skipped(dict(finished.skipped))
-    said = f", part {part} of the work; join them: taming tokens merge" if part.count > 1 else ""
+    said = f", {part.spelled()}; join the parts: taming tokens merge" if part.count > 1 else ""
     output.result(
         f"{finished.path}: {finished.count} pictures{said}",
-        {"path": str(finished.path), "count": finished.count, "skipped": dict(finished.skipped)},
+        {"path": str(finished.path), "count": finished.count, **made(part), "skipped": dict(finished.skipped)},
         short=str(finished.path),
     )
     return o.skipped_code(finished.skipped)

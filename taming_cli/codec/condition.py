@@ -27,6 +27,7 @@ from taming_cli.data.images import Crop, apply, tensor
 from taming_cli.data.sources import Item
 from taming_cli.data.tokens import RULE, ConditionHeader
 from taming_cli.errors import BadImageError, UsageError
+from taming_cli.runtime.builtin import named
 from taming_cli.runtime.checkpoint import ModelFile
 
 COORDS_LEVELS = 1024
@@ -186,7 +187,7 @@ def conditions(asked: Mapping[str, Path | None], codecs: Sequence[Path], items: 
     """The conditions that `tokenize` is asked for: kinds with the folder of their maps, None for what the picture
     gives; and the files of their codecs, each of which knows its kind. UsageError where these do not fit together."""
     networks: dict[str, MapCodec] = {}
-    for path in codecs:
+    for path in map(named, codecs):
         network, model = load_codec(path)
         reads = content_in(model)
         if reads.kind == "image":

@@ -7,6 +7,7 @@ from taming_cli.codec.vqgan import VQGAN, codec_from
 from taming_cli.data.contents import Content, content_of
 from taming_cli.data.tokens import RULE, TokenHeader
 from taming_cli.errors import BadFileError, UsageError
+from taming_cli.runtime.builtin import named
 from taming_cli.runtime.checkpoint import ModelFile, load_model, read_header
 
 
@@ -37,6 +38,7 @@ def codec_for(header: TokenHeader, tokens: Path, given: Path | None) -> tuple[VQ
     hash decides. Raises UsageError where `given` is another codec, BadFileError where none is found.
     """
     if given is not None:
+        given = named(given)
         found = _holding(header.codec_sha256, [given])
         if found is None:
             raise UsageError(
@@ -61,6 +63,7 @@ def condition_codecs(
     `kinds` are those wanted, without any all. UsageError where one of `given` made none of them, BadFileError where one
     is not found.
     """
+    given = [named(path) for path in given]
     found: dict[str, ModelFile] = {}
     used: set[Path] = set()
     for kind, condition in header.conditions.items():

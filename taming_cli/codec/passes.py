@@ -32,6 +32,7 @@ from taming_cli.codec.autoencoder import Encoder
 from taming_cli.codec.held import ALL, SEEN, Base, HeldAttention, HeldNorm, Sight, Unsettled, held, through
 from taming_cli.codec.parts import Box, Stage, divided
 from taming_cli.codec.vqgan import VQGAN
+from taming_cli.runtime.fp32 import ieee
 
 ToInput = Callable[[Tensor], Tensor]
 """Pictures or maps (B, c, H, W), of a small type -> a codec's input (B, in_channels, H, W), each pixel by itself."""
@@ -105,6 +106,7 @@ def legs(run: Sequence[Stage], size: tuple[int, int], budget: int) -> Iterator[L
 
 
 @torch.no_grad()
+@ieee()
 def encode(codec: VQGAN, picture: Tensor, to_input: ToInput, budget: int) -> Tensor:
     """One picture (1, c, f h, f w), as `to_input` takes it -> its codes (1, h, w) int64, in about `budget` bytes."""
     f, sight = codec.config.downsample_factor, Sight(_pick)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from taming_cli.runtime.device import to_device
 from taming_cli.runtime.distributed import ALONE, World
+from taming_cli.runtime.fp32 import exact
 
 _DISTANCES = 2**23
 """Held at once, whatever the batch and the codebook: so many vectors are compared at a time."""
@@ -45,8 +46,8 @@ class Quantizer(nn.Module):
         return F.normalize(weight, dim=1) if self.normalize else weight
 
     def forward(self, z: Tensor) -> Quantized:
-        """(B, D, h, w) -> Quantized, in fp32 whatever the caller's autocast."""
-        with torch.autocast(z.device.type, enabled=False):
+        """(B, D, h, w) -> Quantized, in fp32 whatever the caller's autocast, without TF32."""
+        with exact(z.device):
             z_e = F.normalize(z.float(), dim=1) if self.normalize else z.float()
             codes = nearest(z_e.permute(0, 2, 3, 1).reshape(-1, z.shape[1]), self.codebook)
             codes = codes.view(z.shape[0], z.shape[2], z.shape[3])
@@ -76,7 +77,7 @@ class GumbelQuantizer(nn.Module):
 
     def forward(self, z: Tensor) -> Quantized:
         """(B, D, h, w) -> Quantized, in fp32; in training `z_e` is `z_q`, so that losses between the two vanish."""
-        with torch.autocast(z.device.type, enabled=False):
+        with exact(z.device):
             logits = self.proj(z.float())  # (B, K, h, w)
             if not self.training:
                 codes = logits.argmax(1)

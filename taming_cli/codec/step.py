@@ -17,6 +17,7 @@ from taming_cli.errors import NonFiniteLossError
 from taming_cli.judges.perceptual import Perceptual
 from taming_cli.runtime.device import autocast, to_host
 from taming_cli.runtime.distributed import apart
+from taming_cli.runtime.fp32 import promised
 
 
 class Phase(NamedTuple):
@@ -83,7 +84,7 @@ def codec_step(
     parts = x.tensor_split(min(config.accumulate, len(x)))
     for number, part in enumerate(parts, 1):
         aim = Aim(trained, config, now, categorical, judge, share=len(part) / len(x), first=done)
-        with apart(joined, last=number == len(parts)):
+        with apart(joined, last=number == len(parts)), promised(state.precision):
             reports.append(backward(state, part, aim))
         done += len(part)
     found = torch.stack(

@@ -31,6 +31,7 @@ from taming_cli.codec.parts import Box, Stage, divided, memory
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.data.images import to_float, to_uint8
 from taming_cli.runtime.allocator import freed_memory_given_back
+from taming_cli.runtime.fp32 import ieee
 from taming_cli.runtime.memory import GIB, USUAL
 
 _log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ def pictures(
     return decode(codec, codes, finish=_finished, batch_size=batch_size, budget=budget, on_progress=on_progress)
 
 
+@ieee()
 def decode(
     codec: VQGAN,
     codes: Tensor,

@@ -24,6 +24,7 @@ from taming_cli.data.sources import Item, digest
 from taming_cli.data.token_writer import Finished, TokenJob
 from taming_cli.data.tokens import TokenHeader
 from taming_cli.errors import UsageError
+from taming_cli.runtime.builtin import named
 from taming_cli.runtime.device import autocast, pick_device, pick_precision
 from taming_cli.runtime.interrupt import StopRequest
 from taming_cli.runtime.memory import room
@@ -183,6 +184,7 @@ def prepare(
     shard: Shard | None = None,
 ) -> Prepared:
     """What `tokenize` with the same arguments will do; nothing is written. UsageError for what does not fit."""
+    ckpt = named(ckpt)
     codec, model = picture_codec(ckpt)
     chosen = size or training_size(model.about, codec)
     latent = codec.config.latent(chosen)

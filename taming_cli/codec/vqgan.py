@@ -14,6 +14,7 @@ from taming_cli.config.fields import from_dict, to_dict
 from taming_cli.errors import BadFileError
 from taming_cli.runtime.builtin import named
 from taming_cli.runtime.checkpoint import ModelFile, Stored, load_model, tensors_sha256
+from taming_cli.runtime.fp32 import ieee
 
 _DECODER = ("decoder.", "post_quant_conv.")
 _LATER = ("codebook",)
@@ -62,14 +63,19 @@ class VQGAN(nn.Module):
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1], sides multiples of f -> codes (B, h, w) int64."""
-        return self.quantized(x).codes
+        """Pictures (B, 3, H, W) in [-1, 1], sides multiples of f -> codes (B, h, w) int64.
+
+        Without an autocast around it in fp32, and never in TF32 (see `runtime.fp32.ieee`).
+        """
+        with ieee():
+            return self.quantized(x).codes
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, h, w) in [0, K) -> pictures (B, out_ch, f h, f w) fp32, about [-1, 1]: clamp before showing."""
-        x: Tensor = self.decoder(self.post_quant_conv(self.quantize.lookup(codes)))
-        return x.float()
+        with ieee():
+            x: Tensor = self.decoder(self.post_quant_conv(self.quantize.lookup(codes)))
+            return x.float()
 
     def sha256(self) -> str:
         """Covers encoder, codebook and config; not the weights of the decoder."""

@@ -35,5 +35,9 @@ class Shard:
         """Of `total` places the `index`-th of `count` stretches that are as long as whole numbers allow."""
         return range((self.index - 1) * total // self.count, self.index * total // self.count)
 
+    def spelled(self) -> str:
+        """As results say it: `part 2 of 4`."""
+        return f"part {self.index} of {self.count}"
+
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"

@@ -16,6 +16,7 @@ from taming_cli.evaluate.protocol import Measured, versions
 from taming_cli.prior.layout import NOT_GIVEN
 from taming_cli.prior.likelihood import log_likelihood
 from taming_cli.prior.model import prior_from
+from taming_cli.runtime.builtin import named
 from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.device import autocast, pick_device, pick_precision, precision_name
 from taming_cli.runtime.distributed import ALONE, World
@@ -44,6 +45,7 @@ def nll(
     """
     where = pick_device(device)
     dtype = pick_precision(precision, where)
+    prior = named(prior)
     model = load_model(prior, "taming-prior")
     gpt = prior_from(model, str(prior)).to(where, dtype)
     file = TokenFile(tokens)

@@ -160,6 +160,8 @@ def _read(path: Path) -> Seen | None:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             moments = Moments(int(arrays["count"]), arrays["mean"], arrays["scatter"])
+            if not (np.isfinite(moments.mean).all() and np.isfinite(moments.scatter).all()):
+                return None
             smallest, largest = (Size.parse(str(arrays[name])) for name in ("smallest", "largest"))
             return Seen(moments.count, smallest, largest, moments, cached=True)
     except Exception:  # numpy, zip and zlib raise a dozen kinds for a damaged file

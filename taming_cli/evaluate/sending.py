@@ -21,6 +21,7 @@ from taming_cli.data.sources import Item, digest
 from taming_cli.errors import UsageError
 from taming_cli.evaluate.protocol import Measured, versions
 from taming_cli.runtime.distributed import ALONE, World
+from taming_cli.runtime.fp32 import exact
 from taming_cli.runtime.memory import USUAL, Room, room
 
 AT_ONCE = 8
@@ -79,10 +80,11 @@ class Sending:
             if batch.items:
                 alone = len(batch.items) == 1 and batch.images.shape[1:] != before
                 before = batch.images.shape[1:]
-                sent = Sent(batch.items, batch.images, *self._coded(batch.images, decodes, 1 if alone else AT_ONCE))
-                whole &= tiles.exact(self.codec, sent.codes.shape[1], sent.codes.shape[2], self.space.decode)
-                for measure in measures:
-                    measure.add(sent)
+                with exact(self.codec.quant_conv.weight.device):
+                    sent = Sent(batch.items, batch.images, *self._coded(batch.images, decodes, 1 if alone else AT_ONCE))
+                    whole &= tiles.exact(self.codec, sent.codes.shape[1], sent.codes.shape[2], self.space.decode)
+                    for measure in measures:
+                        measure.add(sent)
         if decodes:
             self.about[DECODING] = decoding(all(self.world.gather(whole)))
 

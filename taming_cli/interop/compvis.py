@@ -6,8 +6,9 @@ and yaml what they are, and to account for everything else.
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -19,7 +20,17 @@ from taming_cli.config.prior import ConditionSpec, Order, PriorConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import BadFileError
 from taming_cli.interop.ledger import Imported, Ledger
-from taming_cli.interop.published import Codec, as_float, built, check, count, extra, imported_codec, published_codec
+from taming_cli.interop.published import (
+    Codec,
+    OtherConfigError,
+    as_float,
+    built,
+    check,
+    count,
+    extra,
+    imported_codec,
+    published_codec,
+)
 from taming_cli.prior.gpt import GPT
 from taming_cli.prior.order import cells
 from taming_cli.runtime.checkpoint import ModelFile, Stored
@@ -42,11 +53,16 @@ def import_codec(
 ) -> Imported:
     """A `VQModel` and its like, alone or as the first stage of a latent diffusion model."""
     ledger = Ledger(where, dict(tensors))
+    params = _model_params(said)
+    if "transformer_config" in params:
+        raise OtherConfigError(
+            f"is a prior's (it has a transformer_config), but {where} holds no transformer.* tensors"
+        )
     if "first_stage_model.encoder.conv_in.weight" in tensors:
-        codec = _part(ledger, "first_stage_model.", _params(_params(said), "first_stage_config"))
+        codec = _part(ledger, "first_stage_model.", _params(params, "first_stage_config"))
         ledger.drop(".*", "the diffusion model around it")
     else:
-        codec = _codec(ledger, _params(said))
+        codec = _codec(ledger, params)
     return imported_codec(codec, about, ledger.dropped, _kind(codec, said))
 
 
@@ -59,7 +75,9 @@ def import_prior(
             f"{where} is a prior, whose n_head and condition its weights cannot tell: give --config FILE"
         )
     ledger = Ledger(where, dict(tensors))
-    params = _params(said)
+    params = _model_params(said)
+    if "transformer_config" not in params:
+        raise OtherConfigError(f"is no prior's (it has no transformer_config), but {where} holds transformer.* tensors")
     codec = _part(ledger, "first_stage_model.", _params(params, "first_stage_config"))
     named, condition = _condition(ledger, params, codec)
     gpt = _without(ledger.take("transformer."), "transformer.")
@@ -69,6 +87,8 @@ def import_prior(
     config = _prior_config(inner.tensors, _params(params, "transformer_config"), where, codec.config, named, params)
     with torch.device("meta"):
         check(GPT(config), inner.tensors, where)
+    if any(name.startswith("cond_stage_model.") for name in ledger.tensors):
+        raise OtherConfigError(f"has a cond_stage_config without weights, but {where} holds cond_stage_model.* tensors")
     _check_order(ledger, config)
     ledger.close()
     kept = {f"first_stage_model.{name}": tensor for name, tensor in codec.kept.items()}
@@ -117,7 +137,20 @@ def _check_order(ledger: Ledger, config: PriorConfig) -> None:
     for name, expected in (("forward", order), ("backward", order.argsort())):
         for found in ledger.take(f"permuter.{name}_shuffle_idx").values():
             if found.shape != (config.cells,) or not torch.equal(found.load().long(), expected):
-                raise BadFileError(f"{ledger.where} has a permutation that is not the order {config.order!r}")
+                _refuse_order(config, name, found, ledger.where)
+
+
+def _refuse_order(config: PriorConfig, name: str, found: Stored, where: str) -> NoReturn:
+    """The permutation of another order is the config's fault, any other one the file's."""
+    if found.shape == (config.cells,):
+        for order in ORDERS.values():
+            known = cells(replace(config, order=order))
+            if torch.equal(found.load().long(), known if name == "forward" else known.argsort()):
+                raise OtherConfigError(
+                    f"gives the order {config.order!r} by its permuter_config; permuter.{name}_shuffle_idx of {where} "
+                    f"is not the order {config.order!r} but {order!r}"
+                )
+    raise BadFileError(f"{where} has a permutation that is not the order {config.order!r}")
 
 
 def outline(tensors: Mapping[str, Stored]) -> dict[str, Any]:
@@ -135,7 +168,8 @@ def outline(tensors: Mapping[str, Stored]) -> dict[str, Any]:
 
 
 def _part(ledger: Ledger, prefix: str, params: Mapping[str, Any]) -> Codec:
-    return _codec(Ledger(ledger.where, _without(ledger.take(prefix), prefix), ledger.dropped), params)
+    where = f"the {prefix.removesuffix('.')} of {ledger.where}"
+    return _codec(Ledger(where, _without(ledger.take(prefix), prefix), ledger.dropped), params)
 
 
 def _codec(ledger: Ledger, params: Mapping[str, Any]) -> Codec:
@@ -181,11 +215,20 @@ def _kind(codec: Codec, said: Mapping[str, Any]) -> str:
 
 def _known(params: Mapping[str, Any]) -> dict[str, Any]:
     """What a codec's params say, by our names."""
-    network = params.get("ddconfig") or {}
-    same = ("resolution", "in_channels", "out_ch", "z_channels", "dropout", "num_res_blocks", "ch")
+    network = params.get("ddconfig")
+    if not isinstance(network, Mapping):
+        network = {}
+    single = ("resolution", "in_channels", "out_ch", "z_channels", "dropout", "num_res_blocks", "ch")
+    same = (*single, "ch_mult", "attn_resolutions")
     known = {name: network[name] for name in same if name in network}
     renamed = {"n_embed": "codebook_size", "embed_dim": "codebook_dim"}
-    return known | {ours: params[name] for name, ours in renamed.items() if name in params}
+    known |= {ours: params[name] for name, ours in renamed.items() if name in params}
+    for name, value in known.items():
+        numbers = value if name in ("ch_mult", "attn_resolutions") else [value]
+        if not isinstance(numbers, list) or not all(type(each) is int or name == "dropout" for each in numbers):
+            theirs = next((key for key, ours in renamed.items() if ours == name), name)
+            raise OtherConfigError(f"says {theirs} {value!r}, where whole numbers are expected")
+    return known
 
 
 def _condition(ledger: Ledger, params: Mapping[str, Any], codec: Codec) -> tuple[ConditionSpec | int, Codec | None]:
@@ -209,6 +252,10 @@ def _condition(ledger: Ledger, params: Mapping[str, Any], codec: Codec) -> tuple
     if target == "CoordStage":
         return ConditionSpec(kind="coords", vocabulary=_number(inner, "n_embed", ledger.where) + 1, form="grid"), None
     if target in ("VQModel", "VQSegmentationModel", "VQNoDiscModel", "GumbelVQ"):
+        if "cond_stage_model.encoder.conv_in.weight" not in ledger.tensors:
+            raise OtherConfigError(
+                f"has the cond_stage_config {target}, but {ledger.where} holds no cond_stage_model.encoder"
+            )
         condition = _part(ledger, "cond_stage_model.", inner)
         return ConditionSpec(kind=key, vocabulary=condition.config.codebook_size, form="grid"), condition
     raise BadFileError(f"{ledger.where} has the condition {target or given!r}, which is not known here")
@@ -233,12 +280,27 @@ def _prior_config(
     conditions: tuple[ConditionSpec, ...] = () if isinstance(before, int) else (before,)
     grid = bool(conditions) and conditions[0].form == "grid"
     side = min(16, math.isqrt((block_size + 1) // 2 if grid else block_size))
+    proofs = {
+        "vocab_size": ("tok_emb.weight", tensors["tok_emb.weight"].shape[0]),
+        "n_embd": ("tok_emb.weight", tensors["tok_emb.weight"].shape[-1]),
+        "block_size": ("pos_emb", block_size),
+        "n_layer": ("blocks.*", count(tensors, r"blocks\.(\d+)\.")),
+    }
+    for key, (tensor, seen) in proofs.items():
+        if params.get(key, seen) != seen:
+            raise OtherConfigError(f"says {key} {params[key]}, but transformer.{tensor} of {where} has {seen}")
+    heads = _number(params, "n_head", where)
+    if not heads or tensors["tok_emb.weight"].shape[-1] % heads:
+        width = tensors["tok_emb.weight"].shape[-1]
+        raise OtherConfigError(
+            f"says n_head {heads}, which does not divide the {width} of transformer.tok_emb in {where}"
+        )
     return built(
         PriorConfig,
         where,
         arch="published",
         n_layer=count(tensors, r"blocks\.(\d+)\."),
-        n_head=_number(params, "n_head", where),
+        n_head=heads,
         n_embd=tensors["tok_emb.weight"].shape[1],
         window=Size(_side(shuffle, "W", side), _side(shuffle, "H", side)),
         order=ORDERS[name],
@@ -260,8 +322,16 @@ def _side(shuffle: Mapping[str, Any], name: str, default: int) -> int:
 def _number(params: Mapping[str, Any], name: str, where: str, default: int | None = None) -> int:
     value = params.get(name, default)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise BadFileError(f"the config of {where} has no number {name}; {one_of(map(str, params), name)}")
+        raise OtherConfigError(f"has no number {name}, which {where} needs; {one_of(map(str, params), name)}")
     return value
+
+
+def _model_params(said: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a config says of the whole model; empty where there is no config."""
+    params = _params(said)
+    if said and not params:
+        raise OtherConfigError("has no model.params, as the config of a checkpoint has")
+    return params
 
 
 def _params(config: Mapping[str, Any], name: str = "model") -> Mapping[str, Any]:

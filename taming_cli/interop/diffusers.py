@@ -16,6 +16,7 @@ from taming_cli.interop.ledger import Imported
 from taming_cli.interop.names import DIFFUSERS, OLD_DIFFUSERS, from_published, to_published
 from taming_cli.interop.pickles import read
 from taming_cli.interop.published import imported_codec, published_codec
+from taming_cli.interop.wrappers import bare
 from taming_cli.runtime.checkpoint import ModelFile, Stored, write_safetensors
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
@@ -39,6 +40,7 @@ def import_folder(folder: Path) -> Imported:
         raise BadFileError(f"{folder} holds no weights; one of {', '.join(WEIGHTS)} is needed")
     value = read(path)
     tensors = {name: t for name, t in value.items() if isinstance(t, Stored)} if isinstance(value, dict) else {}
+    tensors = bare(tensors, str(path))
     old = any(name.endswith("attentions.0.proj_attn.weight") for name in tensors)
     names = to_published(tensors, OLD_DIFFUSERS if old else DIFFUSERS, str(path))
     renamed = {names[name]: _as_convolution(names[name], tensor) for name, tensor in tensors.items()}

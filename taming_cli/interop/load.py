@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,47 @@ from taming_cli.errors import BadFileError
 from taming_cli.interop import compvis, diffusers, llamagen
 from taming_cli.interop.ledger import Imported
 from taming_cli.interop.pickles import read
+from taming_cli.interop.published import OtherConfigError
+from taming_cli.interop.wrappers import bare
 from taming_cli.runtime.checkpoint import Stored
+from taming_cli.runtime.finite import MARK, non_finite, refused_when_read
 
 PRIOR = "transformer.tok_emb.weight"
 STATES = ("state_dict", "ema", "model", "module", "params")
 """Where trainers put the weights, the ones to prefer first."""
+_DEPTH = 3
+"""How deep these may lie in each other."""
 
 
-def import_file(path: Path, config: Path | None = None) -> Imported:
+def import_file(path: Path, config: Path | None = None, *, allow_non_finite: bool = False) -> Imported:
     """A published checkpoint as ours, its tensors still in the file. `config` is the yaml that came with it.
 
     BadFileError, in one line, for a file that is damaged, of no kind known here, or that holds anything that cannot be
-    accounted for.
+    accounted for. A tensor that is NaN or infinite raises it as soon as it is loaded; with `allow_non_finite` the
+    model's `about` lists all such tensors instead, and the file that is made of them can be loaded.
     """
+    found = _imported(path, config)
+    if not allow_non_finite:
+        remedy = "the model computes nothing with it; fetch the file again, or insist with --allow-non-finite"
+        return replace(found, tensors=refused_when_read(found.tensors, str(path), remedy))
+    names = non_finite(found.tensors)
+    if not names:
+        return found
+    return replace(found, model=replace(found.model, about={**found.model.about, MARK: names}))
+
+
+def _imported(path: Path, config: Path | None) -> Imported:
     if path.is_dir():
         return diffusers.import_folder(path)
     tensors, about = _open(path)
     known = read_yaml(config) if config is not None else {}
+    try:
+        return _of_kind(path, tensors, known, about)
+    except OtherConfigError as error:
+        raise BadFileError(f"{config} {error}; give the config that came with the checkpoint") from None
+
+
+def _of_kind(path: Path, tensors: Mapping[str, Stored], known: Mapping[str, Any], about: Mapping[str, Any]) -> Imported:
     if PRIOR in tensors:
         return compvis.import_prior(tensors, known, str(path), about)
     if "encoder.conv_blocks.0.res.0.conv1.weight" in tensors:
@@ -45,7 +70,7 @@ def describe(path: Path, config: Path | None = None) -> dict[str, Any]:
         tensors, about = _open(path)
         if PRIOR in tensors:
             return {"kind": "prior", **about, **compvis.outline(tensors)}
-    found = import_file(path, config)
+    found = _imported(path, config)
     sizes: Counter[str] = Counter()
     for name, tensor in found.tensors.items():
         part = name.partition(".")[0] if found.model.format == "taming-prior" else "codec"
@@ -80,13 +105,11 @@ def _open(path: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
 
 
 def _tensors(value: Any, path: Path) -> dict[str, Stored]:
-    """The weights by name, wherever the file keeps them."""
+    """The weights by name, wherever the file keeps them, without what training put before the names."""
     if isinstance(value, Mapping):
-        for key in STATES:
-            if isinstance(value.get(key), Mapping):
-                value = value[key]
-                break
+        for _ in range(_DEPTH):
+            value = next((value[key] for key in STATES if isinstance(value.get(key), Mapping)), value)
         found = {name: tensor for name, tensor in value.items() if isinstance(tensor, Stored)}
         if found and all(isinstance(name, str) for name in found):
-            return found
+            return bare(found, str(path))
     raise BadFileError(f"{path} holds no weights")

@@ -18,6 +18,11 @@ from taming_cli.runtime.checkpoint import ModelFile, Stored
 Config = TypeVar("Config")
 
 
+class OtherConfigError(BadFileError):
+    """A config that belongs to another checkpoint. Its message goes on from the config's name: `says n_embed 1024, but
+    ...`, which whoever read it puts before."""
+
+
 class Codec(NamedTuple):
     """A codec's architecture, its tensors by the published names, and those that are only kept."""
 
@@ -36,7 +41,7 @@ def codec_config(tensors: Mapping[str, Stored], where: str, **known: Any) -> Cod
     """The architecture of a codec with the published names.
 
     `known` is what the file's own config says, by our names: it fills in what the weights cannot tell (`resolution`,
-    `norm_groups`, `dropout`), and where it contradicts them, BadFileError names both.
+    `norm_groups`, `dropout`), and where it contradicts them, OtherConfigError names both.
     """
 
     def side(name: str, dimension: int) -> int:
@@ -68,10 +73,34 @@ def codec_config(tensors: Mapping[str, Stored], where: str, **known: Any) -> Cod
         "codebook_size": side(entries, 0),
         "codebook_dim": side(entries, 1),
     }
-    for name, value in known.items():
-        if name in seen and name != "attn_resolutions" and seen[name] != value:
-            raise BadFileError(f"{where} has {name} {seen[name]}, but its config says {value}")
-    return built(CodecConfig, where, **{"norm_groups": 32, **known, **seen, "resolution": resolution})
+    proofs = {
+        "codebook_size": ("n_embed", entries),
+        "codebook_dim": ("embed_dim", entries),
+        "ch": ("ch", "encoder.conv_in.weight"),
+        "ch_mult": ("ch_mult", "encoder.down.*.block.0.conv1.weight"),
+        "num_res_blocks": ("num_res_blocks", "encoder.down.0.block.*"),
+        "attn_resolutions": (f"resolution {resolution} with attn_resolutions", "encoder.down.*.attn"),
+        "z_channels": ("z_channels", "encoder.conv_out.weight"),
+        "in_channels": ("in_channels", "encoder.conv_in.weight"),
+        "out_ch": ("out_ch", "decoder.conv_out.weight"),
+    }
+    for name, (key, tensor) in proofs.items():
+        said = known.get(name, seen[name])
+        if name == "attn_resolutions" and isinstance(said, list | tuple):  # those that no level has are of no effect
+            said = tuple(side for side in (resolution // 2**level for level in range(levels)) if side in said)
+        if (tuple(said) if isinstance(said, list) else said) != seen[name]:
+            raise OtherConfigError(f"says {key} {_shown(said)}, but {tensor} of {where} has {_shown(seen[name])}")
+    try:
+        return built(CodecConfig, where, **{"norm_groups": 32, **known, **seen, "resolution": resolution})
+    except BadFileError as error:
+        if not known:
+            raise
+        codec_config(tensors, where)  # where the weights by themselves are possible, what is known is at fault
+        raise OtherConfigError(f"is not of this checkpoint: {error}") from None
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) or "none" if isinstance(value, tuple | list) else str(value)
 
 
 def built(config: type[Config], where: str, **values: Any) -> Config:

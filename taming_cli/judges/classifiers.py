@@ -22,6 +22,7 @@ from taming_cli.errors import MissingWeightsError, UsageError
 from taming_cli.judges import efficientnet
 from taming_cli.judges.frozen import Frozen
 from taming_cli.judges.published import classes_in, fill, version
+from taming_cli.runtime.fp32 import exact
 from taming_cli.runtime.weights import Found, OnBytes, find, load, published
 
 DEFAULT = "efficientnet-lite0"
@@ -87,7 +88,7 @@ class Classifier(Frozen, ABC):
         assert pictures.ndim == 4, tuple(pictures.shape)
         assert pictures.shape[1] == 3, tuple(pictures.shape)
         eight_bits = pictures if pictures.dtype == torch.uint8 else to_uint8(pictures)
-        with torch.autocast(pictures.device.type, enabled=False):  # what is near has to be ranked
+        with exact(pictures.device):  # what is near has to be ranked
             return self.logits(self.recipe(eight_bits)).float().log_softmax(1)
 
 

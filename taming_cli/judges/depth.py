@@ -24,6 +24,7 @@ from torch import Tensor
 
 from taming_cli.errors import BadFileError, BadImageError, MissingWeightsError, TamingError
 from taming_cli.judges.annotators import Annotator, Stamp, shown
+from taming_cli.runtime.finite import refuse_tensors
 from taming_cli.runtime.weights import FOLDER_VARIABLE, Fetched, Located, Origin, sha256
 
 _INDEX = "model.safetensors.index.json"
@@ -67,6 +68,7 @@ class DepthModel(Annotator):
             raise BadFileError(
                 f"{folder} is no depth model that transformers can load: {_first_line(error)}"
             ) from error
+        refuse_tensors(self.network.state_dict(), str(folder), "fetch the model again")
         self.freeze()
         if loaded["missing_keys"]:
             self._check_unused(loaded["missing_keys"], folder)

@@ -26,7 +26,7 @@ from taming_cli.errors import BadFileError, MissingWeightsError
 from taming_cli.judges.efficientnet import EfficientNetLite0
 from taming_cli.judges.frozen import Frozen
 from taming_cli.runtime.checkpoint import save_torch
-from taming_cli.runtime.device import exact
+from taming_cli.runtime.fp32 import exact
 from taming_cli.runtime.weights import Found, OnBytes, find, load, sha256
 
 
@@ -184,7 +184,7 @@ class DINOv2(FeatureNetwork):
         super().__init__(found, resize)
         import timm
 
-        tensors = _finite(load(found), found)
+        tensors = load(found)
         positions = tensors.get("pos_embed", torch.empty(0))
         size = self._SIZES.get(positions.shape[-1]) if positions.ndim == 3 else None
         if size is None:
@@ -251,7 +251,7 @@ def _of_dinov2(given: Path | None) -> Found:
 @contextlib.contextmanager
 def _only_tensors(found: Found) -> Iterator[Path]:
     """A file that torch-fidelity may unpickle: the known one, or another's tensors, read safely and written anew."""
-    tensors = _finite(load(found), found)
+    tensors = load(found)
     if found.known:
         yield found.path
         return
@@ -260,15 +260,6 @@ def _only_tensors(found: Found) -> Iterator[Path]:
         with refusals(path, path):
             save_torch(path, tensors)
         yield path
-
-
-def _finite(tensors: dict[str, Tensor], found: Found) -> dict[str, Tensor]:
-    for name, value in tensors.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise BadFileError(
-                f"{found.path}: tensor {name} holds values that are not finite; these weights are no use"
-            )
-    return tensors
 
 
 def _built(found: Found, make: Callable[[], Any]) -> Any:

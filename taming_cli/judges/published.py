@@ -44,7 +44,7 @@ def fill(
 
     Left out on both sides are batch counters, which old files do not carry; and of the file what begins with one of
     `without`: heads that exist to be trained. BadFileError names the first tensor that is missing, of another shape,
-    not finite, or too many.
+    or too many.
     """
     wanted = {key: place for key, place in network.state_dict().items() if not key.endswith("num_batches_tracked")}
     offered = {
@@ -59,8 +59,6 @@ def fill(
                 f"{path}: tensor {key} is {there} where {tuple(place.shape)} is expected;"
                 f" give a state dict of torchvision's {name}"
             )
-        if not offered[key].isfinite().all():
-            raise BadFileError(f"{path}: tensor {key} holds values that are not finite; these weights are of no use")
     for key in offered:
         if key not in wanted:
             raise BadFileError(f"{path}: tensor {key} is not part of {name}; these are the weights of another network")

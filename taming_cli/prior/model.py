@@ -12,6 +12,7 @@ from taming_cli.config.prior import PriorConfig
 from taming_cli.errors import BadFileError
 from taming_cli.prior.gpt import GPT
 from taming_cli.runtime.checkpoint import ModelFile
+from taming_cli.runtime.finite import MARK, marked
 
 
 def prior_file(
@@ -31,6 +32,11 @@ def prior_file(
         said["conditions"] = {
             kind: {name: model.about[name] for name in CONTENT if name in model.about} for kind, model in beside.items()
         }
+    names = _allowed("codec.", codec)
+    for kind, model in beside.items():
+        names += _allowed(f"condition.{kind}.", model)
+    if names:
+        said[MARK] = names
     parts = {"prior": gpt.state_dict(), "codec": _codec_tensors(codec)}
     parts |= {f"condition.{kind}": _codec_tensors(model) for kind, model in beside.items()}
     return ModelFile(
@@ -62,6 +68,13 @@ def prior_from(model: ModelFile, where: str, *, dropout: float = 0.0) -> GPT:
     if gpt.config.arch == "modern":
         gpt.build_tables()
     return gpt.eval().requires_grad_(False)
+
+
+def _allowed(prefix: str, codec: ModelFile) -> list[str]:
+    """The tensors of a codec that its import has allowed not to be finite, as a prior's file names them."""
+    own = "" if codec.format == "taming-codec" else "codec."
+    names = [name.removeprefix(own) for name in marked(codec.about) if name.startswith(own)]
+    return [f"{prefix}{name}" for name in names if not name.startswith("extra.")]
 
 
 def _codec_tensors(codec: ModelFile) -> Mapping[str, Tensor]:

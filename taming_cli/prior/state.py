@@ -33,6 +33,7 @@ from taming_cli.prior.widen import widened
 from taming_cli.runtime.checkpoint import ModelFile, load_model
 from taming_cli.runtime.device import autocast, to_device, to_host
 from taming_cli.runtime.distributed import ALONE, World, apart
+from taming_cli.runtime.fp32 import promised
 from taming_cli.runtime.recompute import recompute
 from taming_cli.runtime.resume import take_up_trainer
 
@@ -290,7 +291,7 @@ def prior_step(state: PriorState, batch: Batch, config: PriorTrainConfig, learni
     parts = torch.arange(len(targets)).tensor_split(min(config.accumulate, len(targets)))
     for number, part in enumerate(parts, 1):
         here = slice(int(part[0]), int(part[-1]) + 1)
-        with apart([state.likelihood], last=number == len(parts)):
+        with apart([state.likelihood], last=number == len(parts)), promised(state.precision):
             loss = state.likelihood(inputs[here], targets[here], tokens[here], state.precision)
             loss = loss * (len(part) / len(targets))
             loss.backward()

@@ -8,7 +8,8 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+import shlex
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ from torch import Tensor
 
 from taming_cli.data.disk import write_atomically, write_stream
 from taming_cli.errors import BadFileError, NonFiniteLossError
+from taming_cli.runtime.builtin import named
+from taming_cli.runtime.finite import marked, named_tensors, non_finite, refuse, refuse_tensors
 
 _log = logging.getLogger(__name__)
 FORMAT_VERSION = 1
@@ -102,8 +105,8 @@ def _bytes(tensor: Tensor | Stored) -> memoryview:
 
 
 def read_header(path: Path) -> ModelFile:
-    """A model file without its tensors. BadFileError where it is none of ours."""
-    return _read(path, with_tensors=False)
+    """A model file without its tensors; `path` as for `load_model`. BadFileError where it is none of ours."""
+    return _read(named(path), with_tensors=False)
 
 
 def is_ours(path: Path) -> bool:
@@ -116,8 +119,21 @@ def is_ours(path: Path) -> bool:
 
 
 def load_model(path: Path, format: str | None = None) -> ModelFile:
-    """A model file, tensors on the CPU. BadFileError where it is damaged, not ours, or not of `format`."""
+    """A model file, tensors on the CPU; `path` may be a run's folder, or `builtin` (see `named`).
+
+    BadFileError where it is damaged, not ours, or not of `format`, and where a tensor is not finite, unless `import
+    --allow-non-finite` has made it so.
+    """
+    path = named(path)
     model = _read(path, with_tensors=True)
+    bad, insisted = non_finite(model.tensors), marked(model.about)
+    refuse(
+        [name for name in bad if name not in insisted],
+        str(path),
+        "nothing can be computed with it; use another checkpoint of the run, or import the original again",
+    )
+    if bad:
+        _log.warning("%s: %d tensors are not finite, such as %s, which its import allowed", path, len(bad), bad[0])
     if format is not None and model.format != format:
         names = {"taming-codec": "a codec", "taming-prior": "a prior"}
         raise BadFileError(f"{path} is {names.get(model.format, model.format)}; {names[format]} is needed here")
@@ -127,8 +143,10 @@ def load_model(path: Path, format: str | None = None) -> ModelFile:
 
 
 def _read(path: Path, *, with_tensors: bool) -> ModelFile:
-    if not path.is_file():
+    if not path.exists():
         raise BadFileError(f"model file {path} does not exist")
+    if found := mistaken(path):
+        raise BadFileError(found)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -136,7 +154,7 @@ def _read(path: Path, *, with_tensors: bool) -> ModelFile:
     except (SafetensorError, OSError) as error:
         raise BadFileError(f"{path} is not a readable safetensors file: {error}") from None
     if not str(metadata.get("format", "")).startswith("taming-"):
-        raise BadFileError(f"{path} was not written by taming; published checkpoints come in through `taming import`")
+        raise BadFileError(f"{path} was not written by taming; import it first: {_import_of(path)}")
     try:
         version = int(metadata["format_version"])
         config, about = json.loads(metadata["config"]), json.loads(metadata["about"])
@@ -147,17 +165,50 @@ def _read(path: Path, *, with_tensors: bool) -> ModelFile:
     return ModelFile(format=metadata["format"], config=config, about=about, tensors=tensors)
 
 
+_ZIP, _PICKLE, _HDF5 = b"PK\x03\x04", b"\x80", b"\x89HDF\r\n"
+
+
+def mistaken(path: Path) -> str:
+    """Why something cannot be a model file of ours, by its first bytes, with what to do instead; empty where it may
+    be one."""
+    if path.is_dir():
+        if any((path / name).is_file() for name in ("model_index.json", "config.json")):
+            return f"{path} is a model's folder of another program; import it first: {_import_of(path)}"
+        return f"{path} is a folder without a model; name a model file, or the folder of a run"
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(8)
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    if start.startswith(_HDF5):
+        return f"{path} is an HDF5 file, such as `taming tokenize` writes; a model file is needed here"
+    if path.name == "trainer.pt" and start.startswith(_ZIP):
+        return f"{path} is what a training goes on from; name its model, such as {path.parent / 'checkpoints'}"
+    # A safetensors file begins with its header's length, whose first byte may be 128 and whose last four are zero.
+    if start.startswith(_ZIP) or (start.startswith(_PICKLE) and start[4:] != bytes(4)):
+        return f"{path} is a checkpoint of another program (a pickle); import it first: {_import_of(path)}"
+    return ""
+
+
+def _import_of(path: Path) -> str:
+    """The command that makes a model file of a foreign one."""
+    target = Path(path.name).with_suffix(".safetensors")
+    if target == Path(path.name):
+        target = target.with_suffix(".taming.safetensors")
+    return shlex.join(["taming", "import", str(path), "-o", str(target)])
+
+
 def save_trainer(path: Path, state: Mapping[str, Any]) -> None:
     """Write a trainer file, atomically: tensors, numbers, strings and plain containers only.
 
     Raises NonFiniteLossError, before anything is written, where a tensor holds NaN or infinity: no training can go on
     from there.
     """
-    if name := non_finite(state):
+    if names := non_finite(dict(named_tensors(state))):
         raise NonFiniteLossError(
-            f"{name} is not finite after step {state.get('step', '?')}; nothing was saved, and the files of the last "
-            f"save in {path.parent} are whole. Start a new run from them with --init and a lower --learning-rate, or "
-            "with --precision fp32"
+            f"{names[0]} is not finite after step {state.get('step', '?')}; nothing was saved, and the files of the "
+            f"last save in {path.parent} are whole. Start a new run from them with --init and a lower "
+            "--learning-rate, or with --precision fp32"
         )
     write_atomically(path, lambda temporary: save_torch(temporary, dict(state)))
     _log.info("wrote %s", path)
@@ -169,8 +220,8 @@ def save_torch(path: Path, value: object) -> None:
 
 
 def load_trainer(path: Path) -> dict[str, Any]:
-    """A trainer file, tensors on the CPU; it is read with `weights_only=True`. BadFileError where it is damaged, or
-    holds values that are not finite."""
+    """A trainer file, tensors on the CPU; it is read with `weights_only=True`. BadFileError where it is damaged,
+    and where a tensor in it is not finite."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's unpickler raises whatever it stumbles over in damaged bytes
@@ -178,32 +229,12 @@ def load_trainer(path: Path) -> dict[str, Any]:
         raise BadFileError(f"trainer file {path} cannot be read: {reason}") from None
     if not isinstance(state, dict):
         raise BadFileError(f"trainer file {path} holds no training state")
-    if name := non_finite(state):
-        raise BadFileError(
-            f"trainer file {path}: {name} is not finite, so the training cannot go on; start a new run with --init "
-            "and a model file of this one"
-        )
+    refuse_tensors(
+        dict(named_tensors(state)),
+        f"trainer file {path}",
+        "the training cannot go on from it; start a new run from a model file that is whole, with --init",
+    )
     return state
-
-
-def non_finite(state: Any) -> str:
-    """The name, with dots, of the first tensor in nested containers that holds NaN or infinity; empty where none does.
-    Waits once for each device."""
-    tensors = {name: tensor for name, tensor in _tensors(state, "") if tensor.is_floating_point() and tensor.numel()}
-    for device in {tensor.device for tensor in tensors.values()}:
-        here = [name for name, tensor in tensors.items() if tensor.device == device]
-        finite = torch.stack([tensors[name].isfinite().all() for name in here]).tolist()
-        if not all(finite):
-            return here[finite.index(False)]
-    return ""
-
-
-def _tensors(state: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(state, Tensor):
-        yield name, state
-    elif isinstance(state, Mapping | list | tuple):
-        for key, value in state.items() if isinstance(state, Mapping) else enumerate(state):
-            yield from _tensors(value, f"{name}.{key}" if name else str(key))
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor | Stored], config: Mapping[str, Any]) -> str:

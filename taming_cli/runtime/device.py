@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import resource
 import sys
 from collections.abc import Iterator
@@ -11,7 +10,8 @@ import torch
 
 from taming_cli.config.fields import one_of
 from taming_cli.errors import UsageError
-from taming_cli.runtime.distributed import started
+from taming_cli.runtime.fp32 import ieee
+from taming_cli.runtime.processes import started
 
 _log = logging.getLogger(__name__)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -19,13 +19,13 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 def pick_device(name: str) -> torch.device:
     """`auto` -> the first CUDA device, else Apple's, else the CPU; any other name as torch spells it. Of several
-    processes on a machine each has a CUDA device of its own, which becomes torch's current one: torchrun's LOCAL_RANK
+    processes on a machine each has a CUDA device of its own, which becomes torch's current one: its number among them
     says which. Raises UsageError where this machine does not have what was asked for.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name == "cuda" and started().size > 1 and torch.cuda.device_count() > 1:  # else Slurm gives each its only one
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    if name == "cuda" and torch.cuda.device_count() and (found := started()).size > 1:
+        name = f"cuda:{_own_gpu(found.local_rank)}"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -41,6 +41,19 @@ def pick_device(name: str) -> torch.device:
     if _log.isEnabledFor(logging.INFO):
         _log.info("device: %s", _described(device))
     return device
+
+
+def _own_gpu(local_rank: int | None) -> int:
+    """The CUDA device of one of several processes of this machine; Slurm may show each of them its only one."""
+    count = torch.cuda.device_count()
+    if count == 1:
+        return 0
+    if local_rank is None:
+        raise UsageError(
+            f"torch sees {count} CUDA devices, but LOCAL_RANK does not say which one to use; start the processes "
+            "by torchrun, or name one with --device cuda:N"
+        )
+    return local_rank
 
 
 def _described(device: torch.device) -> str:
@@ -78,9 +91,10 @@ def precision_name(dtype: torch.dtype) -> str:
 
 @contextlib.contextmanager
 def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """torch's autocast to `dtype` on `device`; nothing at all for float32."""
+    """torch's autocast to `dtype` on `device`; for float32 that is fp32 in full, without TF32 (see `fp32.ieee`)."""
     if dtype == torch.float32:
-        yield
+        with ieee():
+            yield
         return
     with torch.autocast(device.type, dtype):
         yield
@@ -89,19 +103,6 @@ def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
 def full_precision(device: torch.device) -> torch.autocast:
     """Autocast off: for quantisation, losses, and whatever else must be computed in the dtype it is given."""
     return torch.autocast(device.type, enabled=False)
-
-
-@contextlib.contextmanager
-def exact(device: torch.device) -> Iterator[None]:
-    """fp32 as it is written: no autocast, and on CUDA no TF32, whose ten bits would show in what is measured."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32
-    cudnn.allow_tf32 = matmul.allow_tf32 = False
-    try:
-        with full_precision(device):
-            yield
-    finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

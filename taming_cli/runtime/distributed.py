@@ -2,7 +2,6 @@
 and what they agree on."""
 
 import inspect
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,10 +14,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from taming_cli.errors import LostProcessError, OfOneProcessError, TamingError, UsageError
+from taming_cli.runtime.assembly import assembled
+from taming_cli.runtime.processes import started
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=1)
-"""How long one process waits for another: a validation is made by one alone. That one has ended is noticed at once."""
+"""How long one process waits for another at work: a validation is made by one alone. That one has ended is noticed at
+once."""
 
 _NAMES = inspect.signature(DistributedDataParallel).parameters
 _SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers"  # before torch 2.13
@@ -156,21 +158,19 @@ ALONE = World()
 def world() -> Iterator[World]:
     """The processes that torchrun or srun started together with this one, or this one alone.
 
-    What is on the CPU they exchange by gloo, what is on a GPU by NCCL. UsageError where the variables that say so make
-    no sense; LostProcessError where another process has ended; OfOneProcessError for any other error of a process but
-    the first.
+    What is on the CPU they exchange by gloo, what is on a GPU by NCCL. UsageError where the variables that say so are
+    incomplete; LostProcessError where another process does not come, or has ended; OfOneProcessError
+    for any other error of a process but the first.
     """
     found = started()
     if found.size == 1:
-        yield found
+        yield ALONE
         return
-    for variable in ("MASTER_ADDR", "MASTER_PORT"):
-        if not os.environ.get(variable):
-            raise UsageError(f"WORLD_SIZE is {found.size}, but {variable} is not set; start the processes by torchrun")
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, rank=found.rank, world_size=found.size, timeout=PATIENCE)
+    store = assembled(found)
     try:
-        yield found
+        dist.init_process_group(backend, store=store, rank=found.rank, world_size=found.size, timeout=PATIENCE)
+        yield World(found.rank, found.size)
         dist.destroy_process_group()  # not after an error: it would wait for processes that wait for this one
     except TamingError as error:
         if not found.first and not isinstance(error, LostProcessError | OfOneProcessError):
@@ -190,48 +190,3 @@ def _of_exchange(error: RuntimeError) -> bool:
     their class."""
     text = str(error)
     return isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "NCCL", "Connection closed"))
-
-
-def started() -> World:
-    """Which of how many processes this is, by torchrun's variables, else Slurm's. UsageError where they make no
-    sense."""
-    _from_slurm()
-    size = _number("WORLD_SIZE", 1)
-    if size == 1:
-        return ALONE
-    rank = _number("RANK", 0)
-    if not 0 <= rank < size:
-        raise UsageError(f"RANK is {rank} of WORLD_SIZE {size}; start the processes by torchrun")
-    return World(rank, size)
-
-
-_SLURM = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "WORLD_SIZE": "SLURM_STEP_NUM_TASKS"}
-
-
-def _from_slurm() -> None:
-    """Several tasks of one srun are as many processes of one command. A batch script itself is no such task, nor is a
-    job array."""
-    if "WORLD_SIZE" in os.environ or os.environ.get("SLURM_STEP_NUM_TASKS", "1") == "1":
-        return
-    for ours, theirs in _SLURM.items():
-        os.environ[ours] = os.environ.get(theirs, "")
-    os.environ.setdefault("MASTER_ADDR", os.environ.get("SLURM_LAUNCH_NODE_IPADDR", ""))
-    if os.environ.get("SLURM_STEP_NODELIST", ""):
-        os.environ["MASTER_ADDR"] = first_host(os.environ["SLURM_STEP_NODELIST"])
-    os.environ.setdefault("MASTER_PORT", str(20_000 + _number("SLURM_JOB_ID", 0) % 20_000))
-
-
-def first_host(listed: str) -> str:
-    """The first of hosts as Slurm lists them: `node[03-07,11],other` is node03."""
-    before, bracket, inside = listed.partition("[")
-    if not bracket or "," in before:
-        return before.partition(",")[0]
-    numbers, _, after = inside.partition("]")
-    return before + numbers.partition(",")[0].partition("-")[0] + after.partition(",")[0]
-
-
-def _number(variable: str, otherwise: int) -> int:
-    text = os.environ.get(variable, str(otherwise))
-    if not text.isdecimal():
-        raise UsageError(f"{variable} is {text!r}; torchrun sets it to a number")
-    return int(text)

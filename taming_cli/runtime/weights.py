@@ -29,6 +29,7 @@ from torch import Tensor
 from taming_cli.config.fields import one_of
 from taming_cli.data.disk import Disk, refusals
 from taming_cli.errors import BadFileError, MissingWeightsError, UsageError
+from taming_cli.runtime.finite import refuse_tensors
 
 _log = logging.getLogger(__name__)
 FOLDER_VARIABLE = "TAMING_WEIGHTS_DIR"
@@ -211,7 +212,7 @@ def _found(known: Known, given: Path | None, offline: bool, on_bytes: OnBytes | 
 def load(found: Found) -> dict[str, Tensor]:
     """The tensors of a weights file, on the CPU, in the file's order; nothing but tensors is unpickled.
 
-    Raises BadFileError where the file is not a plain table of tensors.
+    Raises BadFileError where the file is not a plain table of tensors, or where one of them is not finite.
     """
     try:
         if found.path.suffix == ".safetensors":
@@ -223,6 +224,8 @@ def load(found: Found) -> dict[str, Tensor]:
         raise BadFileError(f"{found.path} cannot be read as weights of {found.name}: {reason}") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise BadFileError(f"{found.path} is not a table of tensors; give the weights of {found.name} as a state dict")
+    if not found.known:  # the others are those that were published
+        refuse_tensors(tensors, str(found.path), f"fetch the weights of {found.name} again")
     return tensors
 
 

@@ -1,0 +1,87 @@
+"""Weights that are NaN or infinite: a network with one of them computes nothing, and mostly without an error."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from taming_cli.errors import BadFileError
+
+if TYPE_CHECKING:
+    from taming_cli.runtime.checkpoint import Stored
+
+MARK = "non_finite"
+"""Under which a model file's `about` lists such tensors, where a person insisted on having them."""
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity; whole numbers hold neither."""
+    return bool(_finite(tensor))
+
+
+def non_finite(tensors: "Mapping[str, Tensor | Stored]") -> list[str]:
+    """The names of those that are not finite, in their order. Waits once for each device."""
+    found = {name: _finite(tensor if isinstance(tensor, Tensor) else tensor.load()) for name, tensor in tensors.items()}
+    finite: dict[str, bool] = {}
+    for device in {flag.device for flag in found.values()}:
+        here = [name for name, flag in found.items() if flag.device == device]
+        finite |= zip(here, torch.stack([found[name] for name in here]).tolist(), strict=True)
+    return [name for name in tensors if not finite[name]]
+
+
+def _finite(tensor: Tensor) -> Tensor:
+    """`is_finite`, a scalar on the tensor's device.
+
+    One pass and no copy: the smallest and the largest value are finite only where all are, and NaN becomes both.
+    """
+    if not tensor.is_floating_point() or not tensor.numel():
+        return torch.ones((), dtype=torch.bool)
+    low, high = torch.aminmax(tensor)
+    return low.isfinite() & high.isfinite()
+
+
+def refuse(names: Sequence[str], where: str, remedy: str) -> None:
+    """BadFileError that names the first of these tensors; nothing where there are none."""
+    if names:
+        others = len(names) - 1
+        more = f", as {'does' if others == 1 else 'do'} {others} other{'s' * (others > 1)}" if others else ""
+        raise BadFileError(
+            f"{where}: tensor {names[0]} holds values that are not finite (NaN or infinite){more}; {remedy}"
+        )
+
+
+def refuse_tensors(tensors: Mapping[str, Tensor], where: str, remedy: str) -> None:
+    """BadFileError where one is not finite."""
+    refuse(non_finite(tensors), where, remedy)
+
+
+def refused_when_read(tensors: "Mapping[str, Stored]", where: str, remedy: str) -> "dict[str, Stored]":
+    """The same tensors, each of which is looked at as it is read: BadFileError where it is not finite."""
+
+    def checked(load: Callable[[], Tensor]) -> Tensor:
+        tensor = load()
+        if not is_finite(tensor):
+            refuse(non_finite(tensors), where, remedy)
+        return tensor
+
+    return {name: tensor._replace(load=partial(checked, tensor.load)) for name, tensor in tensors.items()}
+
+
+def named_tensors(state: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in nested containers, by the dotted way to it."""
+    if isinstance(state, Tensor):
+        yield path, state
+    elif isinstance(state, Mapping):
+        for name, value in state.items():
+            yield from named_tensors(value, f"{path}.{name}" if path else str(name))
+    elif isinstance(state, list | tuple):
+        for place, value in enumerate(state):
+            yield from named_tensors(value, f"{path}.{place}")
+
+
+def marked(about: Mapping[str, Any]) -> Collection[str]:
+    """The tensors of a model file that are not finite because a person insisted on them."""
+    names = about.get(MARK, ())
+    return names if isinstance(names, list) else ()
