@@ -173,7 +173,8 @@ def list_items(inputs: Sequence[Path], *, extensions: frozenset[str] = EXTENSION
     where = ", ".join(map(str, inputs))
     _log.info("found %d pictures in %s, and %d other files", len(items), where, ignored)
     if noted := {end: count for end, count in others.items() if end not in SIDECARS}:
-        _log.warning("%s: %d files passed over: %s", where, sum(noted.values()), _counted(noted))
+        total = sum(noted.values())
+        _log.warning("%s: %d file%s passed over: %s", where, total, "s" if total > 1 else "", _counted(noted))
     return Listing(tuple(items), ignored, others)
 
 
