@@ -1,7 +1,7 @@
 """Text attributes of token files: strings of varying length, as h5py gives them back, and safe where damaged.
 
-HDF5 keeps such text in a heap that no checksum covers, and may not come back from reading one that is damaged. So a
-token file says where its heaps are, and their checksums, in an attribute of fixed length, which HDF5 protects.
+HDF5 keeps such text in heaps that no checksum covers, and may not come back from reading one that is damaged. So a
+token file says where its heaps are, and the checksum of its text, in an attribute of fixed length, which HDF5 protects.
 """
 
 import zlib
@@ -15,8 +15,10 @@ import numpy as np
 from taming_cli.data.disk import Disk
 from taming_cli.errors import BadFileError
 
-HEAPS = ("names", "text_heaps")
-"""Dataset and attribute, of fixed length: of each heap "PLACE:SIZE:CRC32", in bytes and hexadecimal."""
+CHECK = ("names", "text_check")
+"""Dataset and attribute, of fixed length: the CRC-32 of the text, then of each heap PLACE:SIZE in bytes."""
+TEXTS = ("format", "codec_sha256", "codec_path", "preprocess", "created_by", "plan_sha256", "part")
+"""Text attributes of the file and of its conditions, as far as they have them."""
 _MAGIC = b"GCOL\x01\0\0\0"
 _LARGEST = 2**24
 
@@ -56,48 +58,83 @@ class TextDisk(Disk):
             place = content.find(_MAGIC, place + 1)
         return super().write(data)
 
-    def heaps(self) -> Iterator[tuple[int, int, int]]:
-        """Place, size and CRC-32 of each heap that has been written."""
+    def heaps(self) -> Iterator[tuple[int, int]]:
+        """Place and size of each heap that has been written."""
         end = self.seek(0, 2)
         for place in sorted(self._heaps):
             self.seek(place)
             size = int.from_bytes(self.read(16)[8:], "little")
-            if size <= min(_LARGEST, end - place):
-                self.seek(place)
-                yield place, size, zlib.crc32(self.read(size))
+            self.seek(place)
+            if size <= min(_LARGEST, end - place) and _is_sound(self.read(size)):
+                yield place, size
 
 
 def seal_text(file: h5py.File, disk: TextDisk) -> None:
-    """Write where the heaps are, once all text is; the partner of `check_text`."""
+    """Write where the heaps are and the checksum of all text; the partner of `check_text`."""
     file.flush()
     if disk.refusal is None:
-        said = " ".join(f"{place}:{size}:{checksum:08x}" for place, size, checksum in disk.heaps())
-        file[HEAPS[0]].attrs[HEAPS[1]] = np.bytes_(said)
+        heaps = " ".join(f"{place}:{size}" for place, size in disk.heaps())
+        file[CHECK[0]].attrs[CHECK[1]] = np.bytes_(f"{_checksum(file):08x} {heaps}")
 
 
 def check_text(file: h5py.File) -> None:
     """BadFileError where text is not as it was written. To be called before any is read.
 
-    Files of earlier versions have text of fixed length and no heaps; in those that another program wrote anew the heaps
-    lie elsewhere, and are not known.
+    Files of earlier versions have text of fixed length, and no checksum. Where another program wrote the file anew, the
+    heaps lie elsewhere and are not known.
     """
-    column = file.get(HEAPS[0])
-    if column is None or HEAPS[1] not in column.attrs or not any(map(_varies, _attributes(file))):
+    column = file.get(CHECK[0])
+    if column is None or CHECK[1] not in column.attrs:
         return
-    with Path(file.filename).open("rb") as stream:
-        for said in column.attrs[HEAPS[1]].decode("ascii").split():
-            place, size, checksum = said.split(":")
-            stream.seek(int(place))
-            content = stream.read(min(int(size), _LARGEST))
-            if content.startswith(_MAGIC[:4]) and zlib.crc32(content) != int(checksum, 16):
-                raise BadFileError("damaged: its text attributes are not as taming wrote them; make it again")
+    checksum, *heaps = column.attrs[CHECK[1]].decode("ascii").split()
+    if any(map(_varies, _attributes(file))):
+        with Path(file.filename).open("rb") as stream:
+            for heap in heaps:
+                place, size = map(int, heap.split(":"))
+                stream.seek(place)
+                content = stream.read(min(size, _LARGEST))
+                if content.startswith(_MAGIC[:4]) and not _is_sound(content):
+                    raise BadFileError("damaged: its text attributes cannot be read")
+    if _checksum(file) != int(checksum, 16):
+        raise BadFileError("damaged: its text attributes are not as taming wrote them")
+
+
+def _checksum(file: h5py.File) -> int:
+    texts = [read_text(each.attrs, name) for each in _things(file) for name in TEXTS if name in each.attrs]
+    return zlib.crc32("\0".join(texts).encode())
+
+
+def _is_sound(heap: bytes) -> bool:
+    """Whether HDF5 would come to the heap's end: its objects fill it, each with a number of its own.
+
+    A heap is its header of 16 bytes (signature, version, size), then objects: number (2 bytes), references (2), nothing
+    (4), size (8), and content, padded to 8 bytes. Number 0 is the room that is left, its own header counted.
+    """
+    if not heap.startswith(_MAGIC[:5]) or int.from_bytes(heap[8:16], "little") != len(heap):
+        return False
+    place, numbers = 16, set[int]()
+    while len(heap) - place >= 16:
+        number = int.from_bytes(heap[place : place + 2], "little")
+        size = int.from_bytes(heap[place + 8 : place + 16], "little")
+        if number == 0:
+            return size == len(heap) - place
+        if number in numbers:
+            return False
+        numbers.add(number)
+        place += 16 + -(-size // 8) * 8
+    return place <= len(heap)
+
+
+def _things(file: h5py.File) -> Iterator[Any]:
+    """What has text attributes: the file and its conditions, in order."""
+    yield file
+    conditions = file.get("conditions")
+    if isinstance(conditions, h5py.Group):
+        yield from (conditions[kind] for kind in sorted(conditions) if conditions.get(kind) is not None)
 
 
 def _attributes(file: h5py.File) -> Iterator[Any]:
-    conditions = file.get("conditions")
-    kinds = conditions.values() if isinstance(conditions, h5py.Group) else ()
-    for each in (file, *(kind for kind in kinds if kind is not None)):
-        yield from (each.attrs.get_id(name) for name in each.attrs)
+    return (each.attrs.get_id(name) for each in _things(file) for name in each.attrs)
 
 
 def _varies(attribute: Any) -> bool:
