@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from taming_cli.codec.estimate import check_memory
-from taming_cli.codec.locate import content_in
 from taming_cli.codec.material import material, tell_labels
 from taming_cli.codec.state import CodecState, start
 from taming_cli.codec.step import codec_step, phase
@@ -34,7 +33,7 @@ from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.interrupt import StopRequest
 from taming_cli.runtime.progress import LOG_EVERY, Means, OnStep, tell
 from taming_cli.runtime.report import write_report
-from taming_cli.runtime.rundir import Place, Run, absolute, goes_on, open_run, read_settings
+from taming_cli.runtime.rundir import Place, Run, absolute, find_run, goes_on, open_run, read_settings
 from taming_cli.runtime.schedule import Budget, cosine, warm_up
 from taming_cli.runtime.tensorboard import check_installed
 from taming_cli.runtime.weights import OnBytes
@@ -83,11 +82,12 @@ def fit(
     if train.tensorboard:
         check_installed()
     place = place or Place()
-    pictures, codec, train, holds, labels = settled(images, codec, critic, train)
+    going_on = world.by_first(lambda: goes_on(COMMAND, place))
+    before = find_run(COMMAND, place) if going_on else None
+    pictures, codec, train, holds, labels = settled(images, codec, critic, train, before)
     part = world.by_first(lambda: world.share(train.batch_size))
     device = pick_device(train.device)
     torch.manual_seed(train.seed)
-    going_on = world.by_first(lambda: goes_on(COMMAND, place))
     first = VQGAN(codec) if going_on else _first_codec(codec, train, holds)
     judge = world.first_ahead(
         lambda: perceptual.build(train.perceptual, weights=weights, offline=offline, on_bytes=on_bytes)
@@ -152,14 +152,21 @@ class Settled(NamedTuple):
     """Of segmentation maps."""
 
 
-def settled(images: Sequence[Path], codec: CodecConfig, critic: CriticConfig, train: CodecTrainConfig) -> Settled:
-    """What `fit` trains on and with; of segmentation maps, the labels that occur are logged. UsageError for settings or
-    inputs that do not fit, and for more labels than memory holds."""
+def settled(
+    images: Sequence[Path],
+    codec: CodecConfig,
+    critic: CriticConfig,
+    train: CodecTrainConfig,
+    run: Path | None = None,
+) -> Settled:
+    """What `fit` trains on and with, `run` being the folder of a run that goes on; of segmentation maps, the labels
+    that occur are logged. UsageError for settings or inputs that do not fit, and for more labels than memory holds."""
     train = replace(train, val=absolute(train.val), init=recorded(train.init), colours=absolute(train.colours))
     train = replace(train, pictures=absolute(train.pictures))
     _check_size(codec, critic, train)
     pictures = _split(images, train)
-    holds, labels = material([*pictures.train, *pictures.held], train, codec.in_channels)
+    last = None if run is None else run / "checkpoints" / "last.safetensors"
+    holds, labels = material([*pictures.train, *pictures.held], train, codec.in_channels, last)
     codec = replace(codec, in_channels=holds.channels, out_ch=holds.channels)
     if labels is not None:
         train = replace(train, labels=labels.labels)
@@ -208,8 +215,6 @@ def _first_codec(config: CodecConfig, train: CodecTrainConfig, holds: Content) -
         return codec
     model = load_model(Path(train.init))
     codec = codec_from(model, train.init)
-    if (found := content_in(model).kind) != train.kind:
-        raise UsageError(f"{train.init} is a codec of kind {found!r}, not {train.kind!r}; say --kind {found}")
     for name, value in vars(codec.config).items():
         if getattr(config, name) != value:
             raise UsageError(f"{train.init} has {name} {value}, not {getattr(config, name)}; leave that setting out")
