@@ -13,6 +13,7 @@ from taming_cli.data.conditions.depth import WHOLE
 from taming_cli.data.conditions.labels import read_colours
 from taming_cli.data.contents import Content, Depth, Segmentation, content
 from taming_cli.data.sources import Item
+from taming_cli.errors import UsageError
 from taming_cli.runtime.checkpoint import read_header
 
 _log = logging.getLogger(__name__)
@@ -25,12 +26,13 @@ class Material(NamedTuple):
     labels: Counted | None
 
 
-def material(items: Sequence[Item], train: CodecTrainConfig, channels: int) -> Material:
+def material(items: Sequence[Item], train: CodecTrainConfig, channels: int, last: Path | None = None) -> Material:
     """What a training on `items` reads them as; `channels` are those of the codec that `train.init` names.
 
-    What the settings leave open of how maps are read, they are read as the codec that the training starts from was
-    trained on them. The labels of segmentation maps are counted (see `count_labels`). Raises UsageError for maps that
-    do not fit the settings.
+    What the settings leave open of how maps are read is taken from the codec that the training starts from: of a run
+    that goes on, from its `last` model, so that the file of `train.init` may be gone. The labels of segmentation maps
+    are counted (see `count_labels`). Raises UsageError for a codec of another kind, and for maps that do not fit the
+    settings.
     """
     holds = content(
         train.kind,
@@ -41,8 +43,14 @@ def material(items: Sequence[Item], train: CodecTrainConfig, channels: int) -> M
         missing=train.missing,
         depth_range=train.depth_range,
     )
-    if train.init is not None:
-        holds = _as_before(holds, content_in(read_header(Path(train.init))))
+    start = last if last is not None and last.exists() else Path(train.init or "")
+    if train.init is not None and (last is None or start.exists()):
+        before = content_in(read_header(start))
+        if before.kind != train.kind:
+            raise UsageError(
+                f"{train.init} is a codec of kind {before.kind!r}, not {train.kind!r}; say --kind {before.kind}"
+            )
+        holds = _as_before(holds, before)
     if not isinstance(holds, Segmentation):
         return Material(holds, None)
     known = train.labels or (channels if train.init else 0)

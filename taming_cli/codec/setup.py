@@ -12,7 +12,6 @@ from torch import Tensor
 
 from taming_cli.codec.estimate import check_memory
 from taming_cli.codec.inputs import data_of
-from taming_cli.codec.locate import content_in
 from taming_cli.codec.material import material, tell_labels
 from taming_cli.codec.vqgan import VQGAN, codec_from
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
@@ -62,7 +61,8 @@ def settled(
     train = replace(train, pictures=absolute(train.pictures))
     _check_size(codec, critic, train)
     pictures, keys = _split(images, train, run)
-    holds, labels = material([*pictures.train, *pictures.held], train, codec.in_channels)
+    last = None if run is None else run / "checkpoints" / "last.safetensors"
+    holds, labels = material([*pictures.train, *pictures.held], train, codec.in_channels, last)
     codec = replace(codec, in_channels=holds.channels, out_ch=holds.channels)
     if labels is not None:
         train = replace(train, labels=labels.labels)
@@ -123,8 +123,6 @@ def first_codec(config: CodecConfig, train: CodecTrainConfig, holds: Content) ->
         return codec
     model = load_model(Path(train.init))
     codec = codec_from(model, train.init)
-    if (found := content_in(model).kind) != train.kind:
-        raise UsageError(f"{train.init} is a codec of kind {found!r}, not {train.kind!r}; say --kind {found}")
     for name, value in vars(codec.config).items():
         if getattr(config, name) != value:
             raise UsageError(f"{train.init} has {name} {value}, not {getattr(config, name)}; leave that setting out")
