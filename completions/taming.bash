@@ -6,7 +6,7 @@
 _taming_command() {
     case $1 in
     '') commands='train-vqgan tokenize reconstruct decode train-prior sample import export info demo-data report doctor annotate eval tokens presets weights' flags='--version -h,--help' ;;
-    'train-vqgan') commands='' flags='--preset --config -o,--out --name --resume --weights --offline --dry-run --nproc --json -q,--quiet --debug --kind --labels --unlabelled --colours --size --steps --minutes --batch-size --accumulate --gradient-checkpointing --learning-rate --critic-learning-rate --betas --warmup --final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --legacy --disc-weight --critic-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --flip,--no-flip --held --val-every --val-images --save-every --snapshots --tensorboard --seed --device --precision --workers --cache --val --init --train --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --normalize --disc-ndf --disc-num-layers --disc-loss -v,--verbose -h,--help' ;;
+    'train-vqgan') commands='' flags='--preset --config -o,--out --name --resume --weights --offline --dry-run --nproc --json -q,--quiet --debug --kind --labels --unlabelled --colours --size --steps --minutes --batch-size --accumulate --gradient-checkpointing --learning-rate --critic-learning-rate --betas --warmup --final-lr --disc-final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --legacy --disc-weight --critic-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --flip,--no-flip --held --val-every --val-images --save-every --snapshots --tensorboard --seed --device --precision --workers --cache --val --init --train --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --normalize --disc-ndf --disc-num-layers --disc-loss -v,--verbose -h,--help' ;;
     'tokenize') commands='' flags='--ckpt -o,--out --size --views +--cond +--cond-ckpt -0,--null --shard --batch-size --device --precision --workers --config --dry-run --json -q,--quiet --debug -v,--verbose -h,--help' ;;
     'reconstruct') commands='' flags='--ckpt -o,--out --size --batch-size --device --precision --workers --shard --config --dry-run --json -q,--quiet --debug -v,--verbose -h,--help' ;;
     'decode') commands='' flags='--codec --batch-size --device --precision --shard --config --dry-run --json -q,--quiet --debug -v,--verbose -h,--help' ;;
@@ -220,10 +220,11 @@ _taming_help() {
     *' --accumulate') help='Parts that a step'\''s pictures are taken in, one after the other; their gradients are added up. Default 1.' ;;
     *' --gradient-checkpointing') help='Make activations once more on the way back instead of keeping them: less memory, a third slower.' ;;
     *' --learning-rate') help='Peak learning rate of the codec. Default 0.0003.' ;;
-    *' --critic-learning-rate') help='Learning rate of the critic. Default 0.0002.' ;;
+    *' --critic-learning-rate') help='Peak learning rate of the discriminator. Default 0.0002.' ;;
     *' --betas') help='Adam'\''s two betas. Default 0.5,0.9.' ;;
     *' --warmup') help='Steps of linear warm-up. Default 50.' ;;
     *' --final-lr') help='Learning rate at the end as a share of its peak (cosine). Default 0.02.' ;;
+    *' --disc-final-lr') help='The same of the discriminator'\''s learning rate; 1: constant. Default 0.02.' ;;
     *' --clip') help='Largest gradient norm of the codec; 0: no limit. Default 1.' ;;
     *' --ema') help='Decay of the moving average of the weights; 0: none. Default 0.998.' ;;
     *' --l1-weight') help='Weight of the L1 term. Default 1.' ;;

@@ -23,7 +23,7 @@ end
 function __taming_takes
     switch $argv[1]
         case 'train-vqgan'
-            contains -- $argv[2] --preset --config -o --out --name --weights --nproc --kind --labels --colours --size --steps --minutes --batch-size --accumulate --learning-rate --critic-learning-rate --betas --warmup --final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --disc-weight --critic-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --held --val-every --val-images --save-every --seed --device --precision --workers --cache --val --init --train --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --disc-ndf --disc-num-layers --disc-loss
+            contains -- $argv[2] --preset --config -o --out --name --weights --nproc --kind --labels --colours --size --steps --minutes --batch-size --accumulate --learning-rate --critic-learning-rate --betas --warmup --final-lr --disc-final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --disc-weight --critic-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --held --val-every --val-images --save-every --seed --device --precision --workers --cache --val --init --train --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --disc-ndf --disc-num-layers --disc-loss
         case 'tokenize'
             contains -- $argv[2] --ckpt -o --out --size --views --cond --cond-ckpt --shard --batch-size --device --precision --workers --config
         case 'reconstruct'
@@ -275,10 +275,11 @@ complete -c taming -n '__taming_may \'--batch-size\' train-vqgan' -l batch-size 
 complete -c taming -n '__taming_may \'--accumulate\' train-vqgan' -l accumulate -d 'Parts that a step\'s pictures are taken in, one after the other; their gradients are added up. Default 1.' -x
 complete -c taming -n '__taming_may \'--gradient-checkpointing\' train-vqgan train-prior' -l gradient-checkpointing -d 'Make activations once more on the way back instead of keeping them: less memory, a third slower.'
 complete -c taming -n '__taming_may \'--learning-rate\' train-vqgan' -l learning-rate -d 'Peak learning rate of the codec. Default 0.0003.' -x
-complete -c taming -n '__taming_may \'--critic-learning-rate\' train-vqgan' -l critic-learning-rate -d 'Learning rate of the critic. Default 0.0002.' -x
+complete -c taming -n '__taming_may \'--critic-learning-rate\' train-vqgan' -l critic-learning-rate -d 'Peak learning rate of the discriminator. Default 0.0002.' -x
 complete -c taming -n '__taming_may \'--betas\' train-vqgan' -l betas -d 'Adam\'s two betas. Default 0.5,0.9.' -x
 complete -c taming -n '__taming_may \'--warmup\' train-vqgan train-prior' -l warmup -d 'Steps of linear warm-up. Default 50.' -x
 complete -c taming -n '__taming_may \'--final-lr\' train-vqgan' -l final-lr -d 'Learning rate at the end as a share of its peak (cosine). Default 0.02.' -x
+complete -c taming -n '__taming_may \'--disc-final-lr\' train-vqgan' -l disc-final-lr -d 'The same of the discriminator\'s learning rate; 1: constant. Default 0.02.' -x
 complete -c taming -n '__taming_may \'--clip\' train-vqgan' -l clip -d 'Largest gradient norm of the codec; 0: no limit. Default 1.' -x
 complete -c taming -n '__taming_may \'--ema\' train-vqgan train-prior' -l ema -d 'Decay of the moving average of the weights; 0: none. Default 0.998.' -x
 complete -c taming -n '__taming_may \'--l1-weight\' train-vqgan' -l l1-weight -d 'Weight of the L1 term. Default 1.' -x
