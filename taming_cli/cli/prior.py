@@ -193,7 +193,7 @@ def sample(
     device: o.Device = "auto",
     precision: Annotated[
         str,
-        o.in_precision("Arithmetic; by default auto: bf16 for priors from 512 channels where it is fast, else fp32."),
+        o.in_precision("Arithmetic; by default auto: bf16 for priors from 1024 channels where it is fast, else fp32."),
     ] = "auto",
     memory: o.Memory = None,
     dry_run: o.DryRun = False,
