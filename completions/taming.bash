@@ -12,7 +12,7 @@ _taming_command() {
     'decode') commands='' flags='--codec --batch-size --device --precision --shard --config --dry-run --json -q,--quiet --debug -v,--verbose -h,--help' ;;
     'train-prior') commands='' flags='--codec +--cond-ckpt --preset --config -o,--out --name --resume --dry-run --nproc --json -q,--quiet --debug --steps --minutes --batch-size --accumulate --gradient-checkpointing --fsdp --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --snapshots --samples --tensorboard --seed --device --precision --init --arch --n-layer --n-head --n-embd --window -v,--verbose -h,--help' ;;
     'sample') commands='' flags='--ckpt --codec +--cond --complete --mask --at --class-map --weights --offline -o,--out --name --first --tokens --npz --shard --config --device --precision --dry-run --json -q,--quiet --debug --temperature --top-k --top-p --min-p --guidance --greedy -n --seed --class --size --candidates --accept-rate --classifier --stride --batch-size -v,--verbose -h,--help' ;;
-    'import') commands='' flags='--config -o,--out --json -q,--quiet --debug -v,--verbose -h,--help' ;;
+    'import') commands='' flags='--config -o,--out --allow-non-finite --json -q,--quiet --debug -v,--verbose -h,--help' ;;
     'export') commands='' flags='-o,--out --to --json -q,--quiet --debug -v,--verbose -h,--help' ;;
     'info') commands='' flags='--config --json -q,--quiet --debug -v,--verbose -h,--help' ;;
     'demo-data') commands='' flags='-n,--count --size --seed --kind --workers --json -q,--quiet --debug -v,--verbose -h,--help' ;;
@@ -59,7 +59,7 @@ _taming_value_of_flag() {
     'export -o' | 'export --out') suffixes='.ckpt' ;;
     'demo-data --kind') words='landscape figure' ;;
     'annotate depth --model') suffixes='' ;;
-    *' --version' | *' -h' | *' --help' | *' --resume' | *' --offline' | *' --dry-run' | *' --json' | *' -q' | *' --quiet' | *' --debug' | *' --unlabelled' | *' --gradient-checkpointing' | *' --legacy' | *' --flip' | *' --no-flip' | *' --snapshots' | *' --tensorboard' | *' --cache' | *' --normalize' | *' -v' | *' --verbose' | *' -0' | *' --null' | *' --fsdp' | *' --greedy' | *' --no-cache' | *' --all') return 1 ;;
+    *' --version' | *' -h' | *' --help' | *' --resume' | *' --offline' | *' --dry-run' | *' --json' | *' -q' | *' --quiet' | *' --debug' | *' --unlabelled' | *' --gradient-checkpointing' | *' --legacy' | *' --flip' | *' --no-flip' | *' --snapshots' | *' --tensorboard' | *' --cache' | *' --normalize' | *' -v' | *' --verbose' | *' -0' | *' --null' | *' --fsdp' | *' --greedy' | *' --allow-non-finite' | *' --no-cache' | *' --all') return 1 ;;
     *' --preset') words='tiny small f16-1024 f16-16384' ;;
     *' --config') suffixes='.toml .json' ;;
     *' -o' | *' --out') suffixes='' ;;
@@ -310,6 +310,7 @@ _taming_help() {
     *' --accept-rate') help='Draw n / rate and keep the n that --classifier gives their class the most; 1: all. Default 1.' ;;
     *' --classifier') help='That judge: efficientnet-lite0 (no download) or one of torchvision, such as resnet50. Default efficientnet-lite0.' ;;
     *' --stride') help='Columns that share a window: 1 is the paper'\''s procedure, more is faster; 0: half the window'\''s. Default 0.' ;;
+    *' --allow-non-finite') help='Import it though weights are NaN or infinite.' ;;
     *' --to') help='Whose layout: the authors'\'', or diffusers'\'' VQModel.' ;;
     *' --count') help='Scenes.' ;;
     *' --by') help='What the charts of several runs count along; by default steps, or images where batches differ.' ;;

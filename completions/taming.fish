@@ -391,6 +391,7 @@ complete -c taming -n '__taming_may \'--stride\' sample' -l stride -d 'Columns t
 complete -c taming -n '__taming_may \'--batch-size\' sample' -l batch-size -d 'Windows computed at once; changes memory and speed, not the pictures. Default 16.' -x
 complete -c taming -n '__taming_may \'--config\' import' -l config -d 'The yaml that came with it, which a prior needs.' -x -a '(__taming_files .yaml .yml)'
 complete -c taming -n '__taming_may \'-o --out\' import' -s o -l out -d 'Run folder, output folder or file.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'--allow-non-finite\' import' -l allow-non-finite -d 'Import it though weights are NaN or infinite.'
 complete -c taming -n '__taming_may \'-o --out\' export' -s o -l out -d 'A .ckpt file, or for diffusers the folder to write.' -x -a '(__taming_files .ckpt)'
 complete -c taming -n '__taming_may \'--to\' export' -l to -d 'Whose layout: the authors\', or diffusers\' VQModel.' -x -a 'compvis\\t diffusers\\t'
 complete -c taming -n '__taming_may \'--config\' info' -l config -d 'The yaml that came with a published checkpoint.' -x -a '(__taming_files .yaml .yml)'
