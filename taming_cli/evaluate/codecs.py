@@ -54,8 +54,9 @@ class Reconstruction(Measure):
         if min(originals.shape[2:]) < self._least:
             self.skipped += [Skipped(item.name, f"below {self._least} pixels a side") for item in sent.items]
             return
-        parts = [torch.split(pictures, at_once(originals)) for pictures in (originals, rebuilt)]
-        found = [_figures(*pair, self.judge) for pair in zip(*parts, strict=True)]
+        some = at_once(originals)
+        parts = zip(torch.split(originals, some), torch.split(rebuilt, some), strict=True)
+        found = [_figures(before, after, self.judge) for before, after in parts]
         figures = {name: torch.cat([each[name] for each in found]) for name in found[0]}
         bits = self._bits * sent.codes[0].numel() / originals[0, 0].numel()
         for number, item in enumerate(sent.items):
@@ -187,7 +188,8 @@ def _figures(originals: Tensor, rebuilt: Tensor, judge: Perceptual | None) -> di
 
 def _seen(network: FeatureNetwork, pictures: Tensor) -> Tensor:
     prepared = torch.stack([network.prepare(picture) for picture in pictures])
-    return network(prepared.to(next(network.parameters()).device)).features
+    features: Tensor = network(prepared.to(next(network.parameters()).device)).features
+    return features
 
 
 def _outermost(found: list[tuple[float, str, Tensor]]) -> list[tuple[float, str, Tensor]]:
