@@ -4,18 +4,25 @@ import json
 import math
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from taming_cli.cli.app import main
+from taming_cli.codec import autoencoder
 from taming_cli.codec.vqgan import VQGAN, codec_file
 from taming_cli.data.images import SETTINGS, SHEET, read_image, to_float, write_png
+from taming_cli.evaluate import codecs
 from taming_cli.evaluate.codecs import SIDE
+from taming_cli.evaluate.sending import Sent
+from taming_cli.judges.features import FeatureNetwork, Seen
 from taming_cli.runtime.checkpoint import save_model
+from tests import toys
 from tests.judged import folder_of_pictures, vgg16_weights
 from tests.toys import CODEC, toy_codec
 
@@ -157,3 +164,55 @@ def test_tokens_of_another_codec_are_refused(setting: Setting, capsys: Capture, 
     capsys.readouterr()
     assert main(["eval", "codebook", str(tmp_path / "other.safetensors"), str(out)]) == 2
     assert "is not the codec" in capsys.readouterr().err
+
+
+def test_a_batch_of_features_needs_no_matrix_of_its_own() -> None:
+    class Toy(nn.Module):
+        dimensions = 1024
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def prepare(self, picture: Tensor) -> Tensor:
+            return picture.float()
+
+        def forward(self, prepared: Tensor) -> Seen:
+            return Seen(prepared.flatten(1)[:, :1024], None)
+
+    measure = codecs.Distribution(cast(FeatureNetwork, Toy()))
+    pictures = toys.pictures(32, 32, batch=8)
+    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        for _ in range(4):
+            measure.add(Sent([], pictures, torch.zeros(8, 4, 4), pictures))
+    assert max(event.cpu_memory_usage for event in found.events()) < 8 * 1024 * 1024  # bytes of one in float64
+
+
+def test_large_pictures_of_mixed_sizes_are_computed_on_one_by_one(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [(64, 48), (64, 48), (48, 64), (16, 16), (16, 16)]
+    monkeypatch.setattr("taming_cli.evaluate.sending.PIXELS", 8 * 32 * 32, raising=False)
+    (tmp_path / "in").mkdir()
+    for number, size in enumerate(sizes):
+        pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{number}.png")
+    save_model(tmp_path / "vq.safetensors", codec_file(toy_codec(), {}))
+    computed: list[tuple[int, ...]] = []
+    original = autoencoder.Encoder.forward
+
+    def forward(encoder: autoencoder.Encoder, x: Tensor) -> Tensor:
+        computed.append(tuple(x.shape))
+        return original(encoder, x)
+
+    monkeypatch.setattr(autoencoder.Encoder, "forward", forward)
+    found = measured(capsys, "recon", tmp_path / "vq.safetensors", tmp_path / "in", "--perceptual", "none")
+    assert found["protocol"]["pictures"]["count"] == 5
+    assert sum(shape[0] * shape[2] * shape[3] for shape in computed) <= 4 * 64 * 48 + 8 * 16 * 16
+    assert max(shape[0] * shape[2] * shape[3] for shape in computed) <= 8 * 32 * 32
+    # Each has the figures that it has by itself, whatever its neighbours.
+    by_picture = found["details"]["by_picture"]
+    for number in range(len(sizes)):
+        line = ("recon", tmp_path / "vq.safetensors", tmp_path / "in" / f"{number}.png", "--perceptual", "none")
+        (alone,) = measured(capsys, *line)["details"]["by_picture"].values()
+        assert by_picture[f"{number}.png"] == pytest.approx(alone, rel=1e-5)

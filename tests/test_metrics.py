@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.metrics import (
     Moments,
+    RunningMoments,
     frechet_distance,
     inception_score,
     kernel_distance,
@@ -192,6 +194,33 @@ def test_moments_of_parts_merge_to_those_of_all_far_from_zero_too(parts: tuple[i
     assert np.allclose(merged.mean, whole.numpy().mean(0), rtol=1e-13)
     expected = np.cov(whole.numpy(), rowvar=False)
     assert np.abs(merged.sigma - expected).max() < 1e-9 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("batch", [1, 7, 512, 700, 1700])
+def test_running_moments_are_those_of_all_and_the_same_for_any_batches(batch: int) -> None:
+    whole = features(1700, 3) + 1000
+    running = RunningMoments(whole.shape[1])
+    for part in torch.split(whole, batch):
+        running.add(part)
+        running.add(part[:0])
+    found = running.moments()
+    assert found.count == 1700
+    expected = Moments.of(whole)
+    assert np.abs(found.mean - expected.mean).max() < 1e-12 * np.abs(expected.mean).max()
+    assert np.abs(found.scatter - expected.scatter).max() < 1e-12 * np.abs(expected.scatter).max()
+    at_once = RunningMoments(whole.shape[1])
+    at_once.add(whole)
+    assert np.array_equal(found.scatter, at_once.moments().scatter)
+    assert np.array_equal(found.mean, at_once.moments().mean)
+
+
+def test_batches_go_into_one_matrix_in_place() -> None:
+    running, whole = RunningMoments(1024), torch.randn(2048, 1024)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        for part in torch.split(whole, 32):
+            running.add(part)
+    largest = max(event.cpu_memory_usage for event in found.events())
+    assert largest < 1024 * 1024 * 8  # bytes of one such matrix
 
 
 def test_one_picture_has_no_covariance() -> None:

@@ -16,10 +16,10 @@ from taming_cli.data.images import grid, tensor, to_float
 from taming_cli.data.tokens import TokenFile, blocks
 from taming_cli.evaluate.plots import histogram
 from taming_cli.evaluate.protocol import Measured, named, versions, warnings
-from taming_cli.evaluate.sending import Measure, Sending, Sent
+from taming_cli.evaluate.sending import Measure, Sending, Sent, at_once
 from taming_cli.judges.features import FeatureNetwork
 from taming_cli.judges.perceptual import SMALLEST_SIDE, Perceptual
-from taming_cli.metrics import SSIM_RADIUS, Moments, frechet_distance, perplexity, psnr, ssim, usage
+from taming_cli.metrics import SSIM_RADIUS, Moments, RunningMoments, frechet_distance, perplexity, psnr, ssim, usage
 
 SHOWN = 4
 """Pictures of the worst and of the best that are shown."""
@@ -54,7 +54,10 @@ class Reconstruction(Measure):
         if min(originals.shape[2:]) < self._least:
             self.skipped += [Skipped(item.name, f"below {self._least} pixels a side") for item in sent.items]
             return
-        figures = _figures(originals, rebuilt, self.judge)
+        some = at_once(originals)
+        parts = zip(torch.split(originals, some), torch.split(rebuilt, some), strict=True)
+        found = [_figures(before, after, self.judge) for before, after in parts]
+        figures = {name: torch.cat([each[name] for each in found]) for name in found[0]}
         bits = self._bits * sent.codes[0].numel() / originals[0, 0].numel()
         for number, item in enumerate(sent.items):
             own = {name: float(values[number]) for name, values in figures.items()} | {"bits_per_pixel": bits}
@@ -87,15 +90,15 @@ class Distribution(Measure):
     def __init__(self, network: FeatureNetwork) -> None:
         super().__init__()
         self.network = network
-        self._real = self._rebuilt = Moments.of(torch.empty(0, network.dimensions))
+        self._real, self._rebuilt = RunningMoments(network.dimensions), RunningMoments(network.dimensions)
 
     def add(self, sent: Sent) -> None:  # noqa: D102
         assert sent.rebuilt is not None
-        self._real = self._real.merge(_seen(self.network, sent.originals))
-        self._rebuilt = self._rebuilt.merge(_seen(self.network, sent.rebuilt))
+        self._real.add(_seen(self.network, sent.originals))
+        self._rebuilt.add(_seen(self.network, sent.rebuilt))
 
     def result(self, sending: Sending) -> Measured:  # noqa: D102
-        gathered = sending.world.gather((self._real, self._rebuilt, self.skipped))
+        gathered = sending.world.gather((self._real.moments(), self._rebuilt.moments(), self.skipped))
         real = Moments.together(part[0] for part in gathered)
         rebuilt = Moments.together(part[1] for part in gathered)
         skipped = [each for part in gathered for each in part[2]]
@@ -183,9 +186,10 @@ def _figures(originals: Tensor, rebuilt: Tensor, judge: Perceptual | None) -> di
     return found
 
 
-def _seen(network: FeatureNetwork, pictures: Tensor) -> Moments:
+def _seen(network: FeatureNetwork, pictures: Tensor) -> Tensor:
     prepared = torch.stack([network.prepare(picture) for picture in pictures])
-    return Moments.of(network(prepared.to(next(network.parameters()).device)).features)
+    features: Tensor = network(prepared.to(next(network.parameters()).device)).features
+    return features
 
 
 def _outermost(found: list[tuple[float, str, Tensor]]) -> list[tuple[float, str, Tensor]]:

@@ -24,7 +24,7 @@ from taming_cli.errors import DiskError, UsageError
 from taming_cli.evaluate.protocol import versions
 from taming_cli.evaluate.sides import Side
 from taming_cli.judges.features import FeatureNetwork
-from taming_cli.metrics import Moments
+from taming_cli.metrics import Moments, RunningMoments
 from taming_cli.runtime.distributed import World
 
 CACHE_VARIABLE = "TAMING_CACHE_DIR"
@@ -76,7 +76,7 @@ def look(side: Side, how: Look, *, keep: Keep | None = None) -> Seen:
     device = next(network.parameters()).device
     every = slice(world.rank, None, world.size)
     total = len(range(len(side))[every])
-    mine = _Part(Moments.of(torch.empty(0, network.dimensions)))
+    mine, running = _Part(), RunningMoments(network.dimensions)
     if keep is not None:
         mine.kept = torch.empty(total, network.width(keep), dtype=torch.float64)
     for batch in side.batches(
@@ -88,13 +88,15 @@ def look(side: Side, how: Look, *, keep: Keep | None = None) -> Seen:
             seen = network(batch.prepared.to(device))
             mine.numbers += batch.numbers
             if keep is None:
-                mine.moments = mine.moments.merge(Moments.of(seen.features))
+                running.add(seen.features)
             else:
                 assert mine.kept is not None
                 places = torch.tensor(batch.numbers) // world.size
                 mine.kept[places] = getattr(seen, keep).to("cpu", torch.float64)
         if how.on_item is not None:
             how.on_item(len(mine.numbers) + len(mine.skipped), total)
+    if keep is None:
+        mine.moments = running.moments()
     return _together(side, world.gather(mine))
 
 
@@ -102,7 +104,7 @@ def look(side: Side, how: Look, *, keep: Keep | None = None) -> Seen:
 class _Part:
     """What one process saw: every `world.size`-th picture of the side, from its rank on."""
 
-    moments: Moments
+    moments: Moments | None = None
     kept: Tensor | None = None
     """A row for each of them, of which those at `numbers` are filled."""
 
@@ -123,7 +125,7 @@ def _together(side: Side, parts: list[_Part]) -> Seen:
     seen = Seen(len(numbers), sizes[0], sizes[-1], skipped=skipped)
     kept = [part.kept for part in parts if part.kept is not None]
     if not kept:
-        return replace(seen, moments=Moments.together(part.moments for part in parts))
+        return replace(seen, moments=Moments.together(part.moments for part in parts if part.moments))
     whole = kept[0]
     if len(kept) > 1:
         whole = torch.empty(len(side), whole.shape[1], dtype=whole.dtype)

@@ -27,6 +27,8 @@ from taming_cli.runtime.memory import USUAL, Room, room
 AT_ONCE = 8
 """Pictures of one size that a codec is given at once, the last of them again where there are fewer: in other batches
 convolutions differ by 1e-7, which is another code or another level in some places."""
+PIXELS = AT_ONCE * 256 * 256
+"""Of the pictures that are computed on at once."""
 
 
 class Sent(NamedTuple):
@@ -36,6 +38,14 @@ class Sent(NamedTuple):
     originals: Tensor
     codes: Tensor
     rebuilt: Tensor | None
+
+
+def at_once(images: Tensor) -> int:
+    """How many pictures (B, 3, H, W) are computed on at once, 1 to AT_ONCE: as many as have PIXELS together.
+
+    Large ones by themselves keep the processor busy, and more of them would only be held in memory.
+    """
+    return max(1, min(AT_ONCE, PIXELS // (images.shape[2] * images.shape[3])))
 
 
 class Measure(ABC):
@@ -81,7 +91,7 @@ class Sending:
                 alone = len(batch.items) == 1 and batch.images.shape[1:] != before
                 before = batch.images.shape[1:]
                 with exact(self.codec.quant_conv.weight.device):
-                    sent = Sent(batch.items, batch.images, *self._coded(batch.images, decodes, 1 if alone else AT_ONCE))
+                    sent = Sent(batch.items, batch.images, *self._coded(batch.images, decodes, alone))
                     whole &= tiles.exact(self.codec, sent.codes.shape[1], sent.codes.shape[2], self.space.decode)
                     for measure in measures:
                         measure.add(sent)
@@ -99,13 +109,18 @@ class Sending:
         read, count = len(self.items) - len(skipped), len(self.items)
         return UsageError(f"{read} of {count} pictures can be measured, {least} or more are needed{first}")
 
-    def _coded(self, images: Tensor, decodes: bool, at_once: int) -> tuple[Tensor, Tensor | None]:
-        count = len(images)
-        images = torch.cat([images, images[-1:].expand(at_once - count, -1, -1, -1)])
+    def _coded(self, images: Tensor, decodes: bool, alone: bool) -> tuple[Tensor, Tensor | None]:
+        """Codes and reconstructions of a batch. What is computed at once is as many pictures as their size allows,
+        whatever the batch holds, so that rounding does not depend on a picture's neighbours."""
+        count, some = len(images), 1 if alone else at_once(images)
+        images = torch.cat([images, images[-1:].expand(-count % some, -1, -1, -1)])
         if not decodes:
-            return codes_of(self.codec, images, Pictures(), self.space.encode)[:count].cpu(), None
-        found = through(self.codec, images, Pictures(), self.space)
-        return found.codes[:count], found.rebuilt[:count]
+            budget = self.space.encode
+            codes = [codes_of(self.codec, part, Pictures(), budget).cpu() for part in torch.split(images, some)]
+            return torch.cat(codes)[:count], None
+        found = [through(self.codec, part, Pictures(), self.space) for part in torch.split(images, some)]
+        codes, rebuilt = [each.codes for each in found], [each.rebuilt for each in found]
+        return torch.cat(codes)[:count], torch.cat(rebuilt)[:count]
 
     def _batches(self) -> Iterator[Batch]:
         mine = self.items[self.world.rank :: self.world.size]
