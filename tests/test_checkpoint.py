@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from taming_cli.data.disk import write_atomically
 from taming_cli.errors import BadFileError
 from taming_cli.runtime.checkpoint import (
     FORMAT_VERSION,
@@ -23,7 +24,6 @@ from taming_cli.runtime.checkpoint import (
     save_model,
     save_trainer,
     tensors_sha256,
-    write_atomically,
 )
 
 MODEL = ModelFile(

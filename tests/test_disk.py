@@ -17,12 +17,13 @@ from PIL import Image
 
 from taming_cli.annotate import _write_labels
 from taming_cli.codec.vqgan import codec_file
+from taming_cli.data.disk import write_atomically
 from taming_cli.data.images import write_png
 from taming_cli.data.token_writer import merge
 from taming_cli.errors import TamingError
 from taming_cli.interop.compvis_export import export_checkpoint
 from taming_cli.runtime import weights
-from taming_cli.runtime.checkpoint import save_model, save_trainer, write_atomically
+from taming_cli.runtime.checkpoint import save_model, save_trainer
 from taming_cli.runtime.report import write_page
 from taming_cli.runtime.rundir import Place, Run, open_run
 from taming_cli.sampling import write_npz
