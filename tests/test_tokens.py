@@ -394,8 +394,8 @@ def test_files_of_the_version_before_are_read_merged_and_gone_on_with(tmp_path: 
     with job_at(tmp_path / "parts.h5") as job:
         for shard in job.pending()[:2]:
             fill(job, shard)
-    for shard in (tmp_path / "parts.h5.parts").glob("shard-*.h5"):
-        as_before(shard)
+    for made in (tmp_path / "parts.h5.parts").glob("shard-*.h5"):
+        as_before(made)
     with job_at(tmp_path / "parts.h5") as job:
         assert [shard.index for shard in job.pending()] == [2, 3]
 
