@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 import taming_cli
-from taming_cli.config.fields import before as usual
 from taming_cli.config.fields import to_dict
 from taming_cli.data.images import write_png
 from taming_cli.errors import BadFileError, UsageError
@@ -303,7 +302,8 @@ def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], gr
             f"{folder} was made from {' '.join(old['inputs'])}; give the same inputs to go on, or another --name"
         )
     for name, config in groups.items():
-        before, after = {**usual(type(config)), **old["config"].get(name, {})}, new["config"][name]
+        usual = to_dict(type(config)())  # what a setting was before there was a name for it
+        before, after = {**usual, **old["config"].get(name, {})}, new["config"][name]
         live = {field.name for field in dataclasses.fields(config) if field.metadata.get("live")}
         changed = [key for key in after if key not in live and before.get(key) != after[key]]
         if changed:
