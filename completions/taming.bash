@@ -233,7 +233,7 @@ _taming_help() {
     *' --betas') help='Adam'\''s two betas. Default 0.5,0.9.' ;;
     *' --warmup') help='Steps of linear warm-up. Default 50.' ;;
     *' --final-lr') help='Learning rate at the end as a share of its peak (cosine). Default 0.02.' ;;
-    *' --disc-final-lr') help='The same of the discriminator'\''s learning rate; 1: constant. Default 0.02.' ;;
+    *' --disc-final-lr') help='The same of the discriminator'\''s learning rate; 1: constant. Default 1.' ;;
     *' --clip') help='Largest gradient norm of the codec; 0: no limit. Default 1.' ;;
     *' --ema') help='Decay of the moving average of the weights; 0: none. Default 0.998.' ;;
     *' --l1-weight') help='Weight of the L1 term. Default 1.' ;;

@@ -284,7 +284,7 @@ complete -c taming -n '__taming_may \'--critic-learning-rate\' train-vqgan' -l c
 complete -c taming -n '__taming_may \'--betas\' train-vqgan' -l betas -d 'Adam\'s two betas. Default 0.5,0.9.' -x
 complete -c taming -n '__taming_may \'--warmup\' train-vqgan train-prior' -l warmup -d 'Steps of linear warm-up. Default 50.' -x
 complete -c taming -n '__taming_may \'--final-lr\' train-vqgan' -l final-lr -d 'Learning rate at the end as a share of its peak (cosine). Default 0.02.' -x
-complete -c taming -n '__taming_may \'--disc-final-lr\' train-vqgan' -l disc-final-lr -d 'The same of the discriminator\'s learning rate; 1: constant. Default 0.02.' -x
+complete -c taming -n '__taming_may \'--disc-final-lr\' train-vqgan' -l disc-final-lr -d 'The same of the discriminator\'s learning rate; 1: constant. Default 1.' -x
 complete -c taming -n '__taming_may \'--clip\' train-vqgan' -l clip -d 'Largest gradient norm of the codec; 0: no limit. Default 1.' -x
 complete -c taming -n '__taming_may \'--ema\' train-vqgan train-prior' -l ema -d 'Decay of the moving average of the weights; 0: none. Default 0.998.' -x
 complete -c taming -n '__taming_may \'--l1-weight\' train-vqgan' -l l1-weight -d 'Weight of the L1 term. Default 1.' -x

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
-from taming_cli.config.fields import before, check, flag_name, from_dict, kinds, one_of, option, parse, to_dict
+from taming_cli.config.fields import check, flag_name, from_dict, kinds, one_of, option, parse, to_dict
 from taming_cli.config.prior import ConditionSpec, PriorConfig, PriorTrainConfig
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.size import Size
@@ -126,13 +126,6 @@ def test_the_types_of_a_class_are_read_once(monkeypatch: pytest.MonkeyPatch) -> 
     for _ in range(3):
         Pair()
     assert read == [Pair]
-
-
-def test_what_a_setting_was_before_it_had_a_name_is_known() -> None:
-    """A run that was recorded without it keeps to that."""
-    assert to_dict(CodecTrainConfig())["disc_final_lr"] == 0.02
-    assert before(CodecTrainConfig) == {**to_dict(CodecTrainConfig()), "disc_final_lr": 1.0}
-    assert before(Tree) == to_dict(Tree())
 
 
 def test_kinds_take_types_apart() -> None:

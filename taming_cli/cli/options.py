@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from taming_cli.cli.console import HEARD, Output
-from taming_cli.config.fields import Kind, before, flag_name, kinds, one_of, to_dict
+from taming_cli.config.fields import Kind, flag_name, kinds, one_of, to_dict
 from taming_cli.config.presets import MAPS, PRESETS, preset
 from taming_cli.config.resolve import COMMANDS, Layer, Resolved, from_environment, from_file, from_flags, resolve
 from taming_cli.config.shard import Shard
@@ -306,8 +306,7 @@ def settle(
     """The command's configs from all origins.
 
     `command` says which half of a preset counts, if any. `recorded` is a resumed run's config, over which only flags
-    count; what it lacks was no setting when the run began, and stays as it was then. `fixed` is what a model file says
-    of the architecture; it stands below the flags, which must agree with it.
+    count. `fixed` is what a model file says of the architecture; it stands below the flags, which must agree with it.
     """
     given = from_flags(classes, flags)
     if recorded is not None:
@@ -315,8 +314,7 @@ def settle(
             raise UsageError("a resumed run keeps its settings; leave out --preset and --config")
         from taming_cli.runtime.rundir import RESUMED
 
-        layers = [given, Layer(RESUMED, recorded), *(Layer(RESUMED, before(config)) for config in classes)]
-        return _said(resolve(classes, layers))
+        return _said(resolve(classes, [given, Layer(RESUMED, recorded)]))
     layers = [given]
     if fixed is not None:
         layers.append(fixed)

@@ -94,7 +94,7 @@ def codec_step(
     quantized = Quantized(*(torch.cat(tensors) for tensors in zip(*(each.quantized for each in reports), strict=True)))
     terms["gradient"] = clip_grad_norm_(trained, config.clip or float("inf"))
     if now.critic:
-        terms["disc_gradient"] = get_total_norm([each.grad for each in state.critic.parameters()])
+        terms["disc_gradient"] = get_total_norm([p.grad for p in state.critic.parameters() if p.grad is not None])
     use = state.codebook.look(quantized, world)
     statistics = get_total_norm([buffer.float() for buffer in state.critic.buffers()])
     *values, dead = to_host(torch.stack([*terms.values(), statistics, use.dead.sum().float()]))

@@ -110,7 +110,9 @@ CELLS = 16
 
 def _joined(before: Sequence[Moments], features: Features) -> list[Moments]:
     cells = [
-        F.adaptive_avg_pool2d(stage, [min(CELLS, side) for side in stage.shape[2:]]).permute(0, 2, 3, 1).flatten(0, 2)
+        F.adaptive_avg_pool2d(stage, (min(CELLS, stage.shape[2]), min(CELLS, stage.shape[3])))
+        .permute(0, 2, 3, 1)
+        .flatten(0, 2)
         for stage in features.stages
     ]
     found = [Moments.of(stage) for stage in cells]  # of (B h w, C)

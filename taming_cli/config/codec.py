@@ -124,13 +124,7 @@ class CodecTrainConfig:
     betas: tuple[float, ...] = option((0.5, 0.9), "Adam's two betas.", low=0, high=0.9999)
     warmup: int = option(50, "Steps of linear warm-up.", low=0)
     final_lr: float = option(0.02, "Learning rate at the end as a share of its peak (cosine).", low=0, high=1)
-    disc_final_lr: float = option(
-        0.02,
-        "The same of the discriminator's learning rate; 1: constant.",
-        low=0,
-        high=1,
-        before=1.0,
-    )
+    disc_final_lr: float = option(1.0, "The same of the discriminator's learning rate; 1: constant.", low=0, high=1)
     clip: float = option(1.0, "Largest gradient norm of the codec; 0: no limit.", low=0)
     ema: float = option(0.998, "Decay of the moving average of the weights; 0: none.", low=0, high=0.99999)
 

@@ -10,7 +10,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union
 
 from taming_cli.config.size import Size
@@ -32,14 +32,12 @@ def option(
     metavar: str | None = None,
     hidden: bool = False,
     live: bool = False,
-    before: Any = None,
 ) -> Any:
     """A dataclass field with what a flag needs: help text, inclusive limits, another spelling, or none at all.
 
     `flag` replaces the flag's name (`--learning-rate` for `learning_rate` is the rule). `hidden` gives it no flag: such
     a value comes from a preset or a config file only. `live` marks what may change when a run is resumed: it decides
-    how long or where the run goes, not what it computes. `before` is what the program did before it had this setting,
-    where the default does something else: a run that was recorded without the setting keeps to it.
+    how long or where the run goes, not what it computes.
     """
     metadata = {
         "help": help,
@@ -49,7 +47,6 @@ def option(
         "metavar": metavar,
         "hidden": hidden,
         "live": live,
-        "before": default if before is None else before,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -63,9 +60,14 @@ class Kind(typing.NamedTuple):
     optional: bool
 
 
-@functools.cache  # reading a class's annotations takes a tenth of a millisecond, and each field of a config asks
 def kinds(config: type[Any]) -> Mapping[str, Kind]:
     """The kind of each field of a config dataclass, in order."""
+    return _kinds(config)
+
+
+@functools.cache  # reading a class's annotations takes a tenth of a millisecond, and each field of a config asks
+def _kinds(config: Hashable) -> Mapping[str, Kind]:
+    assert isinstance(config, type)
     hints = typing.get_type_hints(config)
     found = {field.name: _kind(hints[field.name]) for field in dataclasses.fields(config)}
     return types.MappingProxyType(found)  # all callers share it
@@ -81,12 +83,6 @@ def _kind(hint: Any) -> Kind:
     if origin is tuple:
         return _kind(arguments[0])._replace(many=True)
     return Kind(hint, (), many=False, optional=False)
-
-
-def before(config: type[Any]) -> dict[str, Any]:
-    """As `to_dict`, what each setting of a config dataclass was before it had a name: what a run keeps to that was
-    recorded without it."""
-    return {field.name: _plain(field.metadata["before"]) for field in dataclasses.fields(config)}
 
 
 def flag_name(field: dataclasses.Field[Any]) -> str:

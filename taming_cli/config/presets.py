@@ -47,7 +47,6 @@ _PAPER_CODEC = MappingProxyType(
         "learning_rate": 5.4e-5,
         "critic_learning_rate": 5.4e-5,
         "final_lr": 1.0,
-        "disc_final_lr": 1.0,
         "warmup": 0,
         "ema": 0.9999,
         "l2_weight": 0.0,

@@ -2,15 +2,15 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
-from taming_cli.config.fields import before, to_dict
+from taming_cli.config.fields import to_dict
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.runtime.record import RunRecord
 
-CONFIGS: Mapping[str, Mapping[str, type[Any]]] = {
+CONFIGS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
     "train-vqgan": {"codec": CodecConfig, "critic": CriticConfig, "train": CodecTrainConfig},
     "train-prior": {"prior": PriorConfig, "train": PriorTrainConfig},
 }
@@ -75,12 +75,13 @@ def data(record: RunRecord) -> dict[str, str]:
 def settings(record: RunRecord) -> list[Setting]:
     """Each setting, in order; those too that an older run had no name for, with what was usual."""
     found = []
-    configs = CONFIGS.get(record.command or "", {})
-    made = {group: to_dict(make()) for group, make in configs.items()}
+    made = {group: to_dict(make()) for group, make in CONFIGS.get(record.command or "", {}).items()}
     for group in dict.fromkeys((*record.config, *made)) if record.config else ():
         defaults, values = made.get(group, {}), record.config.get(group, {})
-        unrecorded = before(configs[group]) if group in configs else {}
-        for name, value in {**values, **{name: v for name, v in unrecorded.items() if name not in values}}.items():
+        for name, value in {
+            **values,
+            **{name: usual for name, usual in defaults.items() if name not in values},
+        }.items():
             default = shown(defaults[name]) if name in defaults else ""
             usual = name in defaults and defaults[name] == value
             found.append(Setting(name, shown(value), default, record.origins.get(name, ""), usual))

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from taming_cli.config.fields import before as usual
 from taming_cli.config.fields import to_dict
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.runtime.checkpoint import load_trainer
@@ -77,7 +76,8 @@ def check_same(
     if found.different:
         raise UsageError(f"{found.different}; give the same inputs to go on, or {anew(folder)}")
     for name, config in groups.items():
-        before, after = {**usual(type(config)), **old["config"].get(name, {})}, to_dict(config)
+        usual = to_dict(type(config)())  # what a setting was before there was a name for it
+        before, after = {**usual, **old["config"].get(name, {})}, to_dict(config)
         live = {field.name for field in dataclasses.fields(config) if field.metadata.get("live")}
         for key, value in after.items():
             was = before.get(key)
