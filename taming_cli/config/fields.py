@@ -62,7 +62,7 @@ class Kind(typing.NamedTuple):
 
 def kinds(config: type[Any]) -> Mapping[str, Kind]:
     """The kind of each field of a config dataclass, in order."""
-    return _kinds(config)
+    return _kinds(typing.cast(Hashable, config))
 
 
 @functools.cache  # reading a class's annotations takes a tenth of a millisecond, and each field of a config asks
