@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.utils.checkpoint import checkpoint
 
 from taming_cli.config.fields import from_dict, to_dict
@@ -297,10 +298,12 @@ def prior_step(state: PriorState, batch: Batch, config: PriorTrainConfig, learni
             loss.backward()
         total += loss.detach()
     world.mean(total)
-    gradient = whole(torch.nn.utils.clip_grad_norm_(gpt.parameters(), config.clip or math.inf))
-    values = to_host(torch.stack([total, gradient.detach().float()]))
+    norm = get_total_norm([p.grad for p in gpt.parameters() if p.grad is not None])
+    values = to_host(torch.stack([total, whole(norm).float()]))
     terms = dict(zip(("nats_per_token", "gradient"), values, strict=True))
     _refuse_non_finite(terms, state.step)
+    if config.clip and terms["gradient"] > 0.99 * config.clip:  # below, scaling by 1 would only read and write them all
+        clip_grads_with_norm_(gpt.parameters(), config.clip, norm)
 
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate
