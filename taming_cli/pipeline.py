@@ -91,8 +91,8 @@ class Pipeline:
         """A prior's model file, ready on `device`; without a path, or as `builtin`, the model that comes with the
         package. `codec` is a file whose codec makes the pictures in place of the prior's own: one with another decoder
         (`train-vqgan --train decoder`). `memory` is GiB for coding a picture, by default half of what is free now for
-        decoding: a picture that fits is decoded exactly. `precision` is `fp32`, which draws
-        the same picture on every device, `bf16`, `fp16`, or `auto`: bf16 where the device multiplies it. Raises BadFileError where the file is
+        decoding: a picture that fits is decoded exactly. `precision` is `fp32`, which draws the same picture on every
+        device, `bf16`, `fp16`, or `auto`: bf16 where the device multiplies it. Raises BadFileError where the file is
         not a prior's, UsageError for a codec of other codes."""
         path = named(Path(BUILTIN if path is None else path))
         where = pick_device(device)
