@@ -9,6 +9,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 """Ctrl-C is tested too, and whoever starts the tests in the background may have it ignored."""
 
 
+LONGEST = ("test_distributed", "test_readme", "test_evaluate", "test_evaluate_all", "test_command_line", "test_cli")
+"""Files that take minutes. They are begun first, so that none is left to one process while the others have ended."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; the order within a file stays."""
+    first = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: first.get(item.path.stem, len(first)))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real pictures and golden models that lies beside a developer's checkout."""

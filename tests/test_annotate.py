@@ -332,6 +332,7 @@ def test_the_command_says_what_it_made_and_3_for_what_it_skipped(photos: Path, t
         "kind": "edges",
         "count": 2,
         "made": 2,
+        "part": "2/2",
         "skipped": {"broken.jpg": "not a picture in a format that can be read, or damaged at its start"},
     }
     assert "broken.jpg" in said.err

@@ -114,7 +114,7 @@ def test_a_state_that_is_not_finite_is_neither_saved_nor_gone_on_with(value: flo
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
     torch.save(broken, path)  # as an earlier version did
-    with pytest.raises(BadFileError, match=r"optimizer\.state\.0 is not finite.*--init"):
+    with pytest.raises(BadFileError, match=r"optimizer\.state\.0 holds values that are not finite.*--init"):
         load_trainer(path)
 
 

@@ -27,7 +27,7 @@ from taming_cli.errors import NonFiniteLossError
 from taming_cli.prior import state as prior_state
 from taming_cli.prior import train as prior_training
 from taming_cli.runtime.progress import Progress
-from taming_cli.runtime.rundir import Place
+from taming_cli.runtime.rundir import Best, Place
 from tests import test_prior_train as priors
 from tests.test_codec_train import CODEC, CRITIC, TRAIN, differing, fresh, take
 
@@ -124,6 +124,7 @@ def device_without_values(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
                 monkeypatch.setattr(module, replacement.__name__, replacement)
     for module in (codec_training, prior_training):
         monkeypatch.setattr(module, "pick_device", lambda name: torch.device("meta"))
+        monkeypatch.setattr(module, "best_of", lambda run, world: Best(run.last, 0, {}))  # nothing is saved
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # which does not know `meta`
     with waits:
         yield waits

@@ -290,11 +290,13 @@ def test_a_codec_of_depth_says_in_its_file_how_its_maps_are_read(tmp_path: Path)
     data = (tmp_path / "maps/0.png").read_bytes()
     wanted = np.asarray(read_depth(data, "0", missing=[0], percentiles=(2, 98)))
     assert np.array_equal(np.asarray(reads.read(data, "0")), wanted)
-    # A training that starts from it reads maps like it; tokens say so; and a prior's file repeats it.
+    # A training that starts from it, or goes on, reads maps like it; tokens say so; and a prior's file repeats it.
     init = CodecTrainConfig(kind="depth", init=str(run / last), perceptual="none", disc_weight=0.0, size=Size(16, 16))
     assert settled([tmp_path / "maps"], toys.CODEC, CriticConfig(), init).content == reads
     gone = replace(init, init=str(tmp_path / "gone.safetensors"))
-    assert settled([tmp_path / "maps"], toys.CODEC, CriticConfig(), gone, run).content == reads  # of a run that goes on
+    assert (
+        settled([tmp_path / "maps"], toys.CODEC, CriticConfig(), gone, run=run).content == reads
+    )  # of a run that goes on
     save_model(tmp_path / "codec.safetensors", codec_file(toys.toy_codec(), {"size": "16x16"}))
     codec = ["--ckpt", str(tmp_path / "codec.safetensors")]
     out = tmp_path / "t.h5"

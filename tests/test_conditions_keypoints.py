@@ -17,7 +17,7 @@ from taming_cli.codec.maps import ask
 from taming_cli.codec.setup import settled
 from taming_cli.codec.vqgan import codec_file
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
-from taming_cli.config.size import Size
+from taming_cli.config.size import Frame, Size
 from taming_cli.data.conditions.pose import paint_skeletons, read_pose
 from taming_cli.data.images import read_image
 from taming_cli.data.tokens import TokenFile
@@ -288,7 +288,8 @@ def test_a_sample_is_asked_for_one_of_many_by_name(tmp_path: Path, codecs: Path)
     file = write(tmp_path / "all.json", annotations())
 
     def asked(path: str, size: Size | None = None) -> torch.Tensor:
-        return ask(encoders, {"pose": Path(path)}, 2, size, Size(8, 8)).codes["pose"]
+        frame = None if size is None else Frame(size, 2)
+        return ask(encoders, {"pose": Path(path)}, 2, frame, Size(8, 8)).codes["pose"]
 
     image = tmp_path / "c.png"
     Image.fromarray(drawn(2, Size(120, 128))).save(image)

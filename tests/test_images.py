@@ -563,7 +563,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", fail)
-    with pytest.raises(TamingError, match=r"a\.png: cannot be written: No space left"):
+    with pytest.raises(TamingError, match=r"a\.png: cannot be written \(No space left"):
         write_png(path, torch.ones(3, 2, 2, dtype=torch.uint8))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -572,7 +572,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeyp
 def test_a_missing_folder_is_made_and_an_impossible_one_is_named(tmp_path: Path):
     write_png(tmp_path / "away" / "a.png", torch.zeros(3, 2, 2, dtype=torch.uint8))
     assert (tmp_path / "away" / "a.png").exists()
-    with pytest.raises(TamingError, match=r"a\.png/b\.png: cannot be written: "):
+    with pytest.raises(TamingError, match=r"a\.png/b\.png: cannot be written \("):
         write_png(tmp_path / "away" / "a.png" / "b.png", torch.zeros(3, 2, 2, dtype=torch.uint8))
 
 

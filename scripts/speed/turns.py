@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from taming_cli.runtime.allocator import keep_freed_memory
 from taming_cli.runtime.cost import synchronize
-from taming_cli.runtime.device import pick_device
 
 Way = Callable[[], object]
 PLAIN, OURS, PEER = "plain fp32", "taming", "authors"
@@ -138,7 +138,7 @@ def _worker(stages: Stages, way: str, device: torch.device) -> Iterator[_Worker]
 def _serve(connection: Connection, stages: Stages, way: str, device: torch.device) -> None:
     """One way of all stages, as it is asked for, in their order."""
     if way in (OURS, PARTS):
-        pick_device(str(device))  # as every command does: it sets up the allocator
+        keep_freed_memory()  # as the executable does
     made: Way | None = None
     at = -1
     made_stages = stages()

@@ -150,7 +150,7 @@ def said(path: Path, reason: OSError, *, size: int | None = None, written: int |
     """What a disk's refusal of a file is to a person, in one line."""
     why = os.strerror(reason.errno) if reason.errno else " ".join(str(reason).split())
     if reason.errno not in FULL:
-        return f"{path}: cannot be written ({why}); mend that, or write to another place"
+        return f"{path}: cannot be written ({why}); write to another place, or remove what is in the way"
     size = reason.size if isinstance(reason, RefusedError) else size
     need = f"it needs {amount(size)}, and " if size else ""
     if written and not size:
