@@ -142,7 +142,7 @@ _taming_help() {
     'train-prior --init') help='Prior to start from: a model file, whose architecture is used.' ;;
     'sample --codec') help='Codec with a decoder trained further, in place of the prior'\''s.' ;;
     'sample --cond') help='Condition map, or a folder with one for each picture; KIND=FILE where the prior takes several kinds. people.json:NAME chooses one picture'\''s keypoints.' ;;
-    'sample --precision') help='Arithmetic; by default fp32, which draws the same pictures on every machine.' ;;
+    'sample --precision') help='Arithmetic; by default auto: bf16 for priors from 1024 channels where it is fast, else fp32.' ;;
     'sample --seed') help='Same seed, same pictures, whatever the batch size. Default 0.' ;;
     'sample --size') help='Of the pictures, in pixels, any; none: as their map, or as in training.' ;;
     'sample --batch-size') help='Windows computed at once; changes memory and speed, not the pictures. Default 16.' ;;

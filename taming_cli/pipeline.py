@@ -45,6 +45,10 @@ from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.device import autocast, pick_device, pick_precision
 from taming_cli.runtime.memory import USUAL, Room, room
 
+WIDE = 1024
+"""Channels of a prior from which on bf16 is the default, where a device multiplies it. A step of a wide prior is bound
+by reading weights, of which bf16 has half the bytes. Narrow priors gain nothing, and keep drawing the same pictures on
+every machine."""
 OnProgress = Callable[[int, int], None]
 SUGGESTED, WITH_MAPS = "sampling", "sampling_with_maps"
 """What a model file may suggest: settings to draw with where none are given, and those that differ where maps are."""
@@ -85,14 +89,14 @@ class Pipeline:
         *,
         codec: str | Path | None = None,
         device: str = "auto",
-        precision: str = "fp32",
+        precision: str = "auto",
         memory: float | None = None,
     ) -> "Pipeline":
         """A prior's model file, ready on `device`; without a path, or as `builtin`, the model that comes with the
         package. `codec` is a file whose codec makes the pictures in place of the prior's own: one with another decoder
         (`train-vqgan --train decoder`). `memory` is GiB for coding a picture, by default half of what is free now for
-        decoding: a picture that fits is decoded exactly. `precision` is `fp32`, which draws the same picture on every
-        device, `bf16`, `fp16`, or `auto`: bf16 where the device multiplies it. Raises BadFileError where the file is
+        decoding: a picture that fits is decoded exactly. `precision` is `fp32`, `bf16`, `fp16`, or `auto`: bf16 for a
+        prior of 1024 channels or more where the device multiplies it, else fp32. Raises BadFileError where the file is
         not a prior's, UsageError for a codec of other codes."""
         path = named(Path(BUILTIN if path is None else path))
         codec = None if codec is None else named(Path(codec))
@@ -101,7 +105,7 @@ class Pipeline:
         model = load_model(path, "taming-prior")
         gpt, own = prior_from(model, str(path)), codec_from(model, str(path))
         found = encoders(model, own, str(path))
-        dtype = pick_precision(precision, where)
+        dtype = pick_precision(drawing_precision(precision, gpt.config.n_embd), where)
         used = own if codec is None else _of_same_codes(codec, own, path)
         return cls(
             gpt=pack(gpt.to(where, dtype)),
@@ -336,6 +340,12 @@ class Pipeline:
             has = f"kinds of map: give {{kind: path}} with {', '.join(self.kinds)}" if self.kinds else "no map"
             raise UsageError(f"this prior takes {has}")
         return {self.kinds[0]: Path(cond)}
+
+
+def drawing_precision(name: str, width: int) -> str:
+    """`auto` for a prior of so many channels: as the device has it where the prior is wide, else fp32, which draws the
+    same picture on every device. Any other name is itself."""
+    return "fp32" if name == "auto" and width < WIDE else name
 
 
 def _of_same_codes(file: Path, own: VQGAN, prior: Path) -> VQGAN:

@@ -31,6 +31,7 @@ from taming_cli.prior.gpt import GPT
 from taming_cli.prior.model import prior_file
 from taming_cli.prior.workspace import Kept
 from taming_cli.runtime.checkpoint import save_model
+from taming_cli.runtime.device import precision_name
 from taming_cli.sampling import Sampled, sample_to, write_npz
 from tests.toys import CODEC, toy_codec
 
@@ -422,15 +423,23 @@ def test_a_decoder_trained_further_draws_the_same_codes(ckpt: Path, pipeline: Pi
         Pipeline.load(ckpt, codec=tmp_path / "other.safetensors", device="cpu")
 
 
-def test_which_precision_drew_a_picture_is_said(
-    ckpt: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+def test_auto_is_bf16_for_wide_priors_where_the_device_multiplies_it(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("taming_cli.pipeline.WIDE", 64)
+    wide = PriorConfig(n_layer=1, n_head=4, n_embd=64, window=Size(2, 2), codebook_size=64)
+    save_model(tmp_path / "wide.safetensors", prior_file(GPT(wide), codec_file(toy_codec(), {}), {"grid": "2x2"}))
+    small = saved(tmp_path / "small.safetensors", classes=False)
+    for here, path, used in ((True, "wide", "bf16"), (False, "wide", "fp32"), (True, "small", "fp32")):
+        monkeypatch.setattr("taming_cli.runtime.device._multiplies_bf16", lambda _, here=here: here)
+        assert precision_name(Pipeline.load(tmp_path / f"{path}.safetensors", device="cpu").precision) == used
     monkeypatch.setattr("taming_cli.runtime.device._multiplies_bf16", lambda _: True)
-    assert Pipeline.load(ckpt, device="cpu").precision == torch.float32
-    line = ["sample", "--ckpt", str(ckpt), "--device", "cpu", "--json", "-o"]
-    for name, more, used in (("a", [], "fp32"), ("b", ["--precision", "auto"], "bf16")):
-        assert main([*line, str(tmp_path / name), *more]) == 0
+    line = ["sample", "--ckpt", str(tmp_path / "wide.safetensors"), "--device", "cpu", "--json", "-o"]
+    for more, used in (([], "bf16"), (["--precision", "fp32"], "fp32")):
+        assert main([*line, str(tmp_path / used), *more]) == 0
         said = capsys.readouterr()
         assert json.loads(said.out)["precision"] == used
-        assert json.loads(png_settings(tmp_path / name / "000000.png") or "")["precision"] == used
+        assert json.loads(png_settings(tmp_path / used / "000000.png") or "")["precision"] == used
         assert ("--precision fp32 draws the same" in said.err) is (used == "bf16")
+    assert main(["sample", "--ckpt", str(small), "--device", "cpu", "--json", "-o", str(tmp_path / "s")]) == 0
+    assert json.loads(capsys.readouterr().out)["precision"] == "fp32"
