@@ -264,7 +264,7 @@ _taming_help() {
     *' --precision') help='Arithmetic of the networks.' ;;
     *' --workers') help='Threads that read pictures.' ;;
     *' --cache') help='Keep the statistics of reference pictures for the next time. On by default.' ;;
-    *' --val') help='Held-out pictures: a folder, file or archive.' ;;
+    *' --val') help='Held-out pictures: a folder, file, archive or list of paths.' ;;
     *' --init') help='Start from this codec'\''s weights and architecture.' ;;
     *' --train') help='`decoder` leaves encoder and codebook as they are, and so tokens and priors valid. Default all.' ;;
     *' --ch') help='Channels at full resolution; a multiple of --norm-groups. Default 32.' ;;

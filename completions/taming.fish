@@ -315,7 +315,7 @@ complete -c taming -n '__taming_may \'--device\' train-vqgan train-prior' -l dev
 complete -c taming -n '__taming_may \'--precision\' train-vqgan' -l precision -d 'Arithmetic of the networks; losses and quantisation are fp32. Default auto.' -x -a 'auto\\t fp32\\t bf16\\t'
 complete -c taming -n '__taming_may \'--workers\' train-vqgan' -l workers -d 'Processes that read pictures; 0: a thread. Default 0.' -x
 complete -c taming -n '__taming_may \'--cache\' train-vqgan' -l cache -d 'MiB of memory for decoded pictures. Default 1024.' -x
-complete -c taming -n '__taming_may \'--val\' train-vqgan' -l val -d 'Held-out pictures: a folder, file or archive.' -x -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt)'
+complete -c taming -n '__taming_may \'--val\' train-vqgan' -l val -d 'Held-out pictures: a folder, file, archive or list of paths.' -x -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt)'
 complete -c taming -n '__taming_may \'--init\' train-vqgan' -l init -d 'Start from this codec\'s weights and architecture.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'--train\' train-vqgan' -l train -d '`decoder` leaves encoder and codebook as they are, and so tokens and priors valid. Default all.' -x -a 'all\\t decoder\\t'
 complete -c taming -n '__taming_may \'--ch\' train-vqgan' -l ch -d 'Channels at full resolution; a multiple of --norm-groups. Default 32.' -x

@@ -122,7 +122,7 @@ def _dry_run(
     from taming_cli.runtime.device import pick_device, pick_precision
     from taming_cli.runtime.rundir import look, saved_run
 
-    known = settled(images, codec, critic, train, run=saved_run(COMMAND, place))
+    known = settled(images, codec, critic, train, run=saved_run(COMMAND, place), processes=max(1, nproc))
     look(COMMAND, place, **identity(images, critic, known))
     told_large([*known.pictures.train, *known.pictures.held])
     device = pick_device(train.device)

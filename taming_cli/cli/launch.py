@@ -55,7 +55,10 @@ def launched(nproc: int, device: str | None, dry_run: bool, images: Sequence[Pat
     try:
         arguments = sys.argv[1:]
         if not set(FLAGS).isdisjoint(arguments):
-            arguments = [*(each for each in arguments if each not in FLAGS), *map(str, images)]
+            arguments = [
+                *(each for each in arguments if each not in FLAGS),
+                *(str(each) for each in images if str(each) not in arguments),
+            ]
         elastic_launch(config, sys.executable)("-m", "taming_cli", *arguments)
     except ChildFailedError as error:
         _, failure = error.get_first_failure()

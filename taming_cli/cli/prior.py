@@ -117,16 +117,21 @@ def _dry_run(
 ) -> int:
     from taming_cli.prior.batches import TokenSet
     from taming_cli.prior.estimate import estimate
-    from taming_cli.prior.state import first_prior, fitted
+    from taming_cli.prior.state import first_prior, fitted, saved_prior
     from taming_cli.prior.train import COMMAND, identity
     from taming_cli.runtime.builtin import recorded
     from taming_cli.runtime.device import pick_device, pick_precision
+    from taming_cli.runtime.resume import take_up_trainer
     from taming_cli.runtime.rundir import look
 
     data = TokenSet(files, kinds=train.cond)
     train = replace(train, init=recorded(train.init))
-    look(COMMAND, place, **identity(files, prior, train, data))
-    prior = fitted(prior, data) if train.init is None else first_prior(prior, train, data).config
+    found = look(COMMAND, place, **identity(files, prior, train, data))
+    if found.folder is not None and found.saved:
+        trainer = found.folder / "trainer.pt"
+        prior = saved_prior(take_up_trainer(trainer, ("prior",)), train, str(trainer)).config
+    else:
+        prior = fitted(prior, data) if train.init is None else first_prior(prior, train, data).config
     device = pick_device(train.device)
     dtype = pick_precision(train.precision, device)
     rows, _ = data.split(train.held)

@@ -38,7 +38,7 @@ class Start(NamedTuple):
 
 def take_up(output: Output, command: str, place: Any, inputs: Sequence[Path] | None, usage: str) -> Start:
     """With `--resume`, what the run's config.json says, inputs included; else the inputs given. UsageError for none."""
-    from taming_cli.runtime.kept import inputs_of
+    from taming_cli.runtime.kept import check_lists, inputs_of
     from taming_cli.runtime.resume import refuse_lost
     from taming_cli.runtime.rundir import find_run, read_settings
 
@@ -52,6 +52,8 @@ def take_up(output: Output, command: str, place: Any, inputs: Sequence[Path] | N
             raise UsageError(
                 f"{folder} was made from {gone[0]}, which is not there; name where that is now, before --resume"
             )
+        if not inputs:
+            check_lists(folder, settings["inputs"])
         output.note(f"going on with {folder}")
         return Start(list(inputs or inputs_of(folder, settings["inputs"])), flatten(settings["config"]))
     if not inputs:

@@ -51,9 +51,10 @@ def settled(
     train: CodecTrainConfig,
     *,
     run: Path | None = None,
+    processes: int = 1,
 ) -> Settled:
-    """What a training is made from and with; `run` is the folder of a run that goes on. Of segmentation maps, the
-    labels that occur are logged.
+    """What a training is made from and with; `run` is the folder of a run that goes on, and `processes` share each
+    batch. Of segmentation maps, the labels that occur are logged.
 
     Raises UsageError for settings or inputs that do not fit, and for more labels than memory holds.
     """
@@ -66,7 +67,9 @@ def settled(
     codec = replace(codec, in_channels=holds.channels, out_ch=holds.channels)
     if labels is not None:
         train = replace(train, labels=labels.labels)
-        check_memory(codec, critic, train, str(labels), pick_device(train.device))
+        device = pick_device(train.device)
+        own = -(-train.batch_size // processes) if device.type == "cuda" else train.batch_size  # each has its own GPU
+        check_memory(codec, critic, replace(train, batch_size=own), str(labels), device)
         tell_labels(labels)
     return Settled(pictures, codec, train, holds, labels, keys)
 

@@ -86,7 +86,8 @@ def fit(
     if train.tensorboard:
         check_installed()
     place = place or Place()
-    known = settled(images, codec, critic, train, run=world.by_first(lambda: saved_run(COMMAND, place)))
+    run_before = world.by_first(lambda: saved_run(COMMAND, place))
+    known = settled(images, codec, critic, train, run=run_before, processes=world.size)
     pictures, codec, train, holds = known.pictures, known.codec, known.train, known.content
     what = identity(images, critic, known)
     found = world.by_first(lambda: look(COMMAND, place, **what))

@@ -169,7 +169,7 @@ class CodecTrainConfig:
     )
     workers: int = option(0, "Processes that read pictures; 0: a thread.", low=0, live=True)
     cache: int = option(1024, "MiB of memory for decoded pictures.", low=0, live=True)
-    val: str | None = option(None, "Held-out pictures: a folder, file or archive.", metavar="PATH")
+    val: str | None = option(None, "Held-out pictures: a folder, file, archive or list of paths.", metavar="PATH")
     init: str | None = option(None, "Start from this codec's weights and architecture.", metavar="FILE")
     train: Literal["all", "decoder"] = option(
         "all", "`decoder` leaves encoder and codebook as they are, and so tokens and priors valid."

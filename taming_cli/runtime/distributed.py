@@ -167,8 +167,8 @@ def world() -> Iterator[World]:
         yield ALONE
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    store = assembled(found)
     try:
+        store = assembled(found)
         dist.init_process_group(backend, store=store, rank=found.rank, world_size=found.size, timeout=PATIENCE)
         yield World(found.rank, found.size)
         dist.destroy_process_group()  # not after an error: it would wait for processes that wait for this one

@@ -173,11 +173,11 @@ def look(
         if any(path.name != LOCK and not path.match(TEMPORARY) for path in folder.iterdir()):
             raise UsageError(f"{folder} exists and is not a run; give another --out or --name")
         return Found(folder, None)
+    before = read_settings(folder)
+    if before["command"] != command:
+        raise UsageError(f"{folder} is a run of {before['command']}; give another --out or --name")
     trainer = folder / "trainer.pt"
     if trainer.exists():
-        before = read_settings(folder)
-        if before["command"] != command:
-            raise UsageError(f"{folder} is a run of {before['command']}; give another --out or --name")
         check_same(folder, before, groups, inputs, data)
         status = trainer.stat()
         return Found(folder, (status.st_ino, status.st_mtime_ns, status.st_size))
@@ -301,7 +301,7 @@ def saved_run(command: str, place: Place) -> Path | None:
 
 def absolute(path: str | None) -> str | None:
     """A path of the settings as a run records it: good from any working directory. None stays None."""
-    return str(Path(path).resolve()) if path else path
+    return os.path.abspath(path) if path else path  # noqa: PTH100 - a link's own name says what kind of file it is
 
 
 def newest(
