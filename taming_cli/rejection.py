@@ -63,6 +63,8 @@ def accepted(
     if not classes:
         raise UsageError("accept_rate is below 1, but beside a map no class is drawn to judge by; name one: --class")
     made = {**judge.stamp, **json.loads(settings_of(pipeline, config, asked, first, None))}
+    if hashes := asked.hashes(range(max(1, len(asked.names)))):  # of all maps: the numbers may grow
+        made["asked"] = hashes
     found = _seen(out / SEEN, made)
     cells, at_once = asked.latent.width * asked.latent.height, pipeline.at_once(asked.latent, CHUNK)
     out.mkdir(parents=True, exist_ok=True)

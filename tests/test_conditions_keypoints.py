@@ -18,6 +18,7 @@ from taming_cli.codec.setup import settled
 from taming_cli.codec.vqgan import codec_file
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
 from taming_cli.config.size import Frame, Size
+from taming_cli.data.conditions.keypoints import sheets
 from taming_cli.data.conditions.pose import paint_skeletons, read_pose
 from taming_cli.data.images import read_image
 from taming_cli.data.tokens import TokenFile
@@ -328,3 +329,32 @@ def test_the_shared_keypoints_train_a_codec(shared: Path, tmp_path: Path) -> Non
     assert len(whole) == 4
     for one, other in zip(whole.values(), maps.values(), strict=True):
         assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"people": [], "width": NaN, "height": 3}',
+        '{"people": [], "width": Infinity, "height": 3}',
+        '{"images": [{"id": 1, "annotations": 5}]}',
+        '{"images": [{"id": 1}], "annotations": [{"image_id": 1, "category_id": [1]}], "categories": [{"id": [1]}]}',
+        '{"images": [{"id": 1, "file_name": "\\ud800.jpg"}], "annotations": [{"image_id": 1, "keypoints": [1, 2, 2]}]}',
+        '{"images": [{"id": 1, "file_name": "a\\u0000.jpg"}], "annotations": [{"image_id": 1, "keypoints": [1, 2]}]}',
+    ],
+)
+def test_json_that_is_odd_inside_is_one_line_and_no_traceback(content: str) -> None:
+    with pytest.raises(BadImageError):
+        sheets(content.encode())
+
+
+def test_a_file_without_frames_holds_nobody() -> None:
+    (sheet,) = sheets(b'{"instance_info": [], "width": 8, "height": 8}')
+    assert (sheet.people, sheet.size) == ((), Size(8, 8))
+
+
+def test_maps_beside_their_pictures_are_no_folder_of_maps(tmp_path: Path) -> None:
+    for name in ("1.jpg", "1.pose.png"):
+        Image.new("RGB", (32, 32)).save(tmp_path / name)
+    train = CodecTrainConfig(kind="pose", perceptual="none", disc_weight=0.0, size=Size(32, 32))
+    with pytest.raises(UsageError, match=r"\.pose\.png\) lie beside their pictures.*a folder of their own"):
+        settled([tmp_path], CodecConfig(), CriticConfig(), train)

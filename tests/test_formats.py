@@ -323,3 +323,27 @@ def test_what_a_large_picture_of_ours_says_is_read(tmp_path: Path, monkeypatch: 
     assert png_settings(tmp_path / "gone.png") is None
     (tmp_path / "b.png").write_bytes(os.urandom(64))
     assert png_settings(tmp_path / "b.png") is None
+
+
+def test_one_member_of_a_zip_that_cannot_be_unpacked_leaves_the_others(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("notes", b"some text")
+        archive.writestr("a.png", made(tmp_path))
+    data = bytearray((tmp_path / "x.zip").read_bytes())
+    data[8] = data[data.index(b"PK\x01\x02") + 10] = 9  # the first member's method: deflate64, which Python lacks
+    (tmp_path / "x.zip").write_bytes(data)
+    assert [item.name for item in list_items([tmp_path / "x.zip"]).items] == ["a.png"]
+
+
+def made(folder: Path) -> bytes:
+    Image.new("RGB", (4, 4)).save(folder / "made.png")
+    return (folder / "made.png").read_bytes()
+
+
+def test_an_array_obeys_the_limit_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.BytesIO()
+    np.save(stream, np.arange(2500, dtype=np.float32).reshape(1, 50, 50))
+    assert read_depth(stream.getvalue(), "a.npy").size == (50, 50)
+    monkeypatch.setenv("TAMING_MAX_PIXELS", "100")
+    with pytest.raises(BadImageError, match="2500 pixels"):
+        read_depth(stream.getvalue(), "a.npy")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from taming_cli.config.fields import check, option
-from taming_cli.errors import BadFileError, UsageError
+from taming_cli.errors import BadFileError, TamingError, UsageError
 from taming_cli.runtime.rundir import Place, Run, find_run, look, newest, next_folder, open_run, read_settings, runs_of
 
 
@@ -189,3 +189,19 @@ def test_a_damaged_config_is_refused_by_name(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(BadFileError, match=r"config\.json"):
         read_settings(tmp_path)
+
+
+@pytest.mark.parametrize("command", ["train-vqgan", "train-prior"])
+def test_a_folder_of_something_else_is_no_run_that_was_never_saved(command: str, tmp_path: Path) -> None:
+    """A model of another program has a config.json too, and a run of the other training is not this one's."""
+    folder = tmp_path / "model"
+    (folder / "samples").mkdir(parents=True)
+    (folder / "samples" / "step_1.png").write_bytes(b"x")
+    other = {"command": "train-prior" if command == "train-vqgan" else "train-vqgan", "inputs": [], "config": {}}
+    foreign = (json.dumps({"_class_name": "VQModel"}), "is not a run's config")
+    for text, words in (foreign, (json.dumps(other), "is a run of")):
+        (folder / "config.json").write_text(text)
+        with pytest.raises(TamingError, match=words):
+            open_run(command, Place(out=folder), {}, inputs=[], origins={})
+        assert (folder / "config.json").read_text() == text
+        assert sorted(path.name for path in folder.rglob("*")) == ["config.json", "samples", "step_1.png"]

@@ -254,6 +254,7 @@ def everything(
         judge=judge,
         device=session.device_name,
         note=session.output.note,
+        memory=session.memory,
     )
     results = dict(verb(run, means))
     session.end_bar()

@@ -280,7 +280,7 @@ def _precision(output: Output, pipeline: "Pipeline", asked: str) -> str:
 
     used = precision_name(pipeline.precision)
     if asked == "auto" and used != "fp32":
-        output.note(f"precision: {used}, faster here; --precision fp32 draws the same pictures on every machine")
+        output.note(f"precision: {used}, faster here; --precision fp32 draws the same codes on every machine")
     return used
 
 

@@ -159,5 +159,5 @@ def _one_map(path: Path) -> Item:
 
 def _read(encoder: Encoder, item: Item, size: Size | None) -> Image:
     assert encoder.reads is not None
-    where = str(item.path) if item.content is None else f"{item.path}:{item.member}"
+    where = str(item.path) if item.member is None else f"{item.path}:{item.member}"
     return encoder.reads.read(item.read(), where, beside=size)

@@ -112,7 +112,14 @@ def _split(images: Sequence[Path], train: CodecTrainConfig, run: Path | None) ->
 
 
 def _listed(paths: Sequence[Path], train: CodecTrainConfig) -> tuple[Item, ...]:
-    items = each_picture(list_items(paths, extensions=content(train.kind).extensions).items)
+    found = list_items(paths, extensions=content(train.kind).extensions)
+    beside = [end for end in found.others if end.count(".") > 1]
+    if beside and train.kind in ("segmentation", "depth", "pose"):
+        raise UsageError(
+            f"{paths[0]}: the maps ({beside[0]}) lie beside their pictures, which would be read as maps; put the maps "
+            "into a folder of their own"
+        )
+    items = each_picture(found.items)
     return items if train.pictures is None else with_pictures(items, Path(train.pictures), paths[0])
 
 

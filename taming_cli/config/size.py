@@ -51,12 +51,12 @@ class Frame:
             x, y = values["corner"]
             frame = cls(Size.parse(values["size"]), f, (int(x), int(y)))
             return frame if frame.grid == grid and min(x, y) >= 0 and max(x, y) < f else cls(grid.times(f), f)
-        except (KeyError, TypeError, ValueError, UsageError):
+        except (KeyError, OverflowError, TypeError, ValueError, UsageError):
             return cls(grid.times(f), f)
 
     def to_say(self) -> dict[str, Any]:
-        """As a token file says of the pictures on its grid."""
-        return {"size": str(self.size), "corner": list(self.corner)}
+        """As a token file says of the pictures on its grid; nothing of pictures that fill it."""
+        return {} if self.size == self.whole else {"size": str(self.size), "corner": list(self.corner)}
 
     @property
     def grid(self) -> Size:

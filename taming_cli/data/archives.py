@@ -18,7 +18,6 @@ import tarfile
 import tempfile
 import threading
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -101,8 +100,8 @@ def _zip_members(path: Path, wanted: Callable[[str], int]) -> Iterator[Member]:
                 start = b""
                 encrypted = info.flag_bits & 1
                 if not encrypted and (count := wanted(info.filename)):
-                    # One damaged member leaves the others readable.
-                    with contextlib.suppress(zipfile.BadZipFile, zlib.error), archive.open(info) as stream:
+                    # One that is damaged, or packed in a way that Python lacks, leaves the others readable.
+                    with contextlib.suppress(Exception), archive.open(info) as stream:
                         start = stream.read(count)
                 yield Member(info.filename, 0, info.file_size, start, info.CRC)
 

@@ -37,6 +37,8 @@ class Means:
     judge: Perceptual | None
     device: str
     note: Callable[[str], None]
+    memory: float | None = None
+    """GiB for coding a picture, as `runtime.memory.room` takes them."""
 
 
 def everything(run: Path, means: Means) -> Iterator[tuple[str, Measured]]:
@@ -70,6 +72,7 @@ def _of_codec(run: Path, model: Path, settings: dict[str, Any], means: Means) ->
         workers=look.workers,
         device=next(look.network.parameters()).device,
         world=look.world,
+        memory=means.memory,
         on_item=look.on_item,
     )
     size = sent.codec.config.codebook_size

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from taming_cli.data.formats import check_pixels
 from taming_cli.data.images import nearest_known, opened, upright
 from taming_cli.errors import BadImageError
 
@@ -94,6 +95,8 @@ def _array(data: bytes) -> Floats:
         raise BadImageError(f"an array of {kind}, where floating-point numbers or integers are expected")
     if not (len(shape) == 2 or (len(shape) == 3 and 1 in (shape[0], shape[2]))) or min(shape) < 1:
         raise BadImageError(f"an array of shape {shape}; a depth map is (H, W), (1, H, W) or (H, W, 1)")
+    height, width = shape if len(shape) == 2 else sorted(shape)[1:]
+    check_pixels((width, height))
     count = int(np.prod(shape, dtype=object))
     if len(data) - stream.tell() < count * kind.itemsize:
         raise BadImageError(f"the .npy file ends before its {count} values do")

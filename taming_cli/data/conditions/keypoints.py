@@ -77,6 +77,13 @@ def sheets(text: bytes) -> list[Sheet]:
         content = json.loads(text.removeprefix(b"\xef\xbb\xbf"))
     except (ValueError, RecursionError) as error:
         raise BadImageError(f"neither a picture nor valid JSON ({error})") from error
+    try:
+        return _sheets(content)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:  # anything may stand anywhere
+        raise BadImageError(f"JSON, but its keypoints are in no known layout ({error})") from error
+
+
+def _sheets(content: Any) -> list[Sheet]:
     if isinstance(content, list):
         frames = [each for each in content if isinstance(each, dict) and "people" in each]
         if frames and len(frames) == len([each for each in content if each is not None]):
@@ -87,7 +94,8 @@ def sheets(text: bytes) -> list[Sheet]:
     if "people" in content or "bodies" in content:
         return [_open_pose(content)]
     if "instance_info" in content:  # MMPose, a list of frames
-        return [_coco({**content, "annotations": each["instances"]})[0] for each in _frames(content)]
+        frames = [_coco({**content, "annotations": each["instances"]})[0] for each in _frames(content)]
+        return frames or [Sheet(None, _size(content), ())]
     if "annotations" not in content and "images" not in content:
         return _coco({**content, "annotations": [content]})
     return _coco(content)
@@ -226,7 +234,10 @@ def _file_name(given: Any, key: str | None) -> str | None:
     if not given and key is not None:
         given = key.zfill(12) if key.isdecimal() else key
     parts = [part for part in re.split(r"[/\\]", str(given or "")) if part not in ("", ".", "..")]
-    return "/".join(parts) or None
+    name = "/".join(parts)
+    if "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise BadImageError(f"{name!r} is no file name")
+    return name or None
 
 
 def _names(given: Any) -> tuple[str, ...]:
