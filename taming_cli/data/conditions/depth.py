@@ -95,11 +95,11 @@ def _array(data: bytes) -> Floats:
         raise BadImageError(f"an array of {kind}, where floating-point numbers or integers are expected")
     if not (len(shape) == 2 or (len(shape) == 3 and 1 in (shape[0], shape[2]))) or min(shape) < 1:
         raise BadImageError(f"an array of shape {shape}; a depth map is (H, W), (1, H, W) or (H, W, 1)")
-    height, width = shape if len(shape) == 2 else sorted(shape)[1:]
-    check_pixels((width, height))
     count = int(np.prod(shape, dtype=object))
     if len(data) - stream.tell() < count * kind.itemsize:
         raise BadImageError(f"the .npy file ends before its {count} values do")
+    height, width = shape if len(shape) == 2 else sorted(shape)[1:]
+    check_pixels((width, height))
     values = np.frombuffer(data, kind, count, stream.tell()).reshape(shape, order="F" if by_columns else "C")
     if len(shape) == 3:
         values = values[0] if shape[0] == 1 else values[..., 0]
