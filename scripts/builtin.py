@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from taming_cli.codec.vqgan import codec_file, codec_from
-from taming_cli.data.scenes.canvas import LABELS, PALETTE
+from taming_cli.report.record import read_run
 from taming_cli.runtime.checkpoint import load_model, save_model
-from taming_cli.runtime.record import read_run
+from taming_cli.scenes.canvas import LABELS, PALETTE
 
 SUGGESTED = {"sampling_with_maps": {"guidance": 1.5, "min_p": 0.02}}
 """What is drawn with where nothing else is said: with a map some pull towards it, and no rare codes. Without one they

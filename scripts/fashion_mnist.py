@@ -1,6 +1,6 @@
-"""Fashion-MNIST for `scripts/fashion-mnist`: its pictures as PNGs in class folders, and a judge of samples.
+"""Fashion-MNIST for `scripts/fashion-mnist`: its pictures as PNGs in class folders, and a network of samples.
 
-The judge is a small convolutional classifier trained here on the real training pictures, never on anything sampled.
+The network is a small convolutional classifier trained here on the real training pictures, never on anything sampled.
 """
 
 import gzip
@@ -79,7 +79,7 @@ def mean_distance(x: Tensor) -> float:
 
 
 @torch.no_grad()
-def judge(data: Path, samples: Path) -> dict[str, object]:
+def network(data: Path, samples: Path) -> dict[str, object]:
     """How often the classifier sees the asked-for class, and how varied each class is beside the real pictures."""
     images, labels = read(data, "train")
     x, y = torch.from_numpy(images.copy())[:, None].float() / 255, torch.from_numpy(labels.astype(np.int64))
@@ -113,4 +113,4 @@ if __name__ == "__main__":
     if verb == "pictures":
         write_pictures(data, target)
     else:
-        print(json.dumps(judge(data, target), indent=2))
+        print(json.dumps(network(data, target), indent=2))

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from taming_cli.codec import tiles
 from taming_cli.codec.locate import picture_codec
+from taming_cli.codec.tiling import tiles
 from taming_cli.codec.tokenize import training_size
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.data.batches import eval_batches

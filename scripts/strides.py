@@ -13,9 +13,9 @@ from pathlib import Path
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.size import Size
 from taming_cli.data.images import write_png
-from taming_cli.pipeline import Pipeline
 from taming_cli.prior.likelihood import log_likelihood
 from taming_cli.prior.windows import plan
+from taming_cli.sampling.pipeline import Pipeline
 
 STRIDES = (1, 2, 4, 8)
 

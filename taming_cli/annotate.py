@@ -26,8 +26,8 @@ from taming_cli.data.disk import refusals
 from taming_cli.data.images import EXTENSIONS, SETTINGS, png_settings, save_png
 from taming_cli.data.sources import Item, content_key, list_items
 from taming_cli.errors import BadImageError, UsageError
-from taming_cli.judges.annotators import Annotator, pose_finder, segmenter
-from taming_cli.judges.depth import depth_model
+from taming_cli.pretrained.annotators import Annotator, pose_finder, segmenter
+from taming_cli.pretrained.depth import depth_model
 from taming_cli.runtime.device import pick_device
 from taming_cli.runtime.interrupt import StopRequest
 from taming_cli.runtime.weights import OnBytes

@@ -27,8 +27,8 @@ from taming_cli.data.images import EXTENSIONS, png_settings, read_rgb, tensor
 from taming_cli.data.sources import list_items
 from taming_cli.data.tokens import TokenFile
 from taming_cli.errors import Interrupted, MissingWeightsError, UsageError
-from taming_cli.judges.annotators import PoseFinder, pose_finder, segmenter
-from taming_cli.judges.depth import depth_model
+from taming_cli.pretrained.annotators import PoseFinder, pose_finder, segmenter
+from taming_cli.pretrained.depth import depth_model
 from taming_cli.runtime import weights
 from tests.test_cli import taming
 from tests.toys import depth_models, few_persons, loud
@@ -120,13 +120,13 @@ def test_segmentation_is_a_label_map_that_our_reader_reads_and_labels_txt_names_
 ) -> None:
     out = tmp_path / "seg"
     made = annotate([photos], out, SEGMENTATION, weights=files[0], offline=True, device="cpu")
-    judge = segmenter(SMALL, weights=files[0])
-    assert made.labels == judge.labels
-    assert (out / "labels.txt").read_text().splitlines() == list(judge.labels)
+    network = segmenter(SMALL, weights=files[0])
+    assert made.labels == network.labels
+    assert (out / "labels.txt").read_text().splitlines() == list(network.labels)
     assert len(maps(out)) == 6
     for item in list_items([photos]).items:
         path = out / item.name.replace(".jpg", ".png").replace(".webp", ".png")
-        expected = judge(tensor(read_rgb(item.read(), item.name)))
+        expected = network(tensor(read_rgb(item.read(), item.name)))
         assert np.array_equal(np.array(read_labels(path.read_bytes(), path.name)), np.array(expected))
     stamp = json.loads(png_settings(path) or "")
     assert stamp.pop("of")
@@ -139,11 +139,11 @@ def test_depth_is_16_bit_and_says_its_model(photos: Path, tmp_path: Path) -> Non
     folder = depth_models(tmp_path / "models") / "dpt"
     made = annotate([photos], tmp_path / "depth", DepthConfig(model=str(folder)), offline=True, device="cpu")
     assert (made.kind, made.made, made.labels) == ("depth", 5, ())
-    judge = depth_model(str(folder))
+    network = depth_model(str(folder))
     for item in list_items([photos]).items:
         path = tmp_path / "depth" / item.name.replace(".jpg", ".png").replace(".webp", ".png")
         picture = read_rgb(item.read(), item.name)
-        near = judge.depth(tensor(picture)).numpy()
+        near = network.depth(tensor(picture)).numpy()
         read = np.array(read_depth(path.read_bytes(), path.name))
         assert np.abs(read - (2 * (near - near.min()) / np.ptp(near) - 1)).max() < 1e-4
         with Image.open(path) as image:

@@ -19,10 +19,10 @@ from taming_cli.config.size import Size
 from taming_cli.data.conditions.depth import read_depth
 from taming_cli.data.conditions.pose import paint_skeletons
 from taming_cli.errors import BadFileError, BadImageError, MissingWeightsError, TamingError, UsageError
-from taming_cli.judges import annotators, depth
-from taming_cli.judges.annotators import LONGEST, PoseFinder, most_likely, pose_finder, segmenter, shown
-from taming_cli.judges.depth import DepthModel, depth_model
-from taming_cli.judges.published import classes_in
+from taming_cli.pretrained import annotators, depth
+from taming_cli.pretrained.annotators import LONGEST, PoseFinder, most_likely, pose_finder, segmenter, shown
+from taming_cli.pretrained.depth import DepthModel, depth_model
+from taming_cli.pretrained.published import classes_in
 from taming_cli.runtime import weights
 from tests.toys import depth_models, few_persons, loud, pictures
 
@@ -75,12 +75,12 @@ def lraspp(home: Path) -> nn.Module:
 def test_labels_are_those_of_torchvisions_transforms_and_network(
     home: Path, lraspp: nn.Module, size: tuple[int, int]
 ) -> None:
-    judge, x = segmenter(SMALL, weights=file_of(SMALL, home), offline=True), picture(*size)
+    network, x = segmenter(SMALL, weights=file_of(SMALL, home), offline=True), picture(*size)
     transform = models.get_model_weights(SMALL).DEFAULT.transforms()
     with torch.inference_mode():
         logits = lraspp(transform(x)[None])["out"]
     expected = F.interpolate(logits, size, mode="bilinear", antialias=True)[0].topk(2, 0)
-    image = judge(x)
+    image = network(x)
     labels = torch.from_numpy(np.array(image))
     assert (image.mode, image.size) == ("P", size[::-1])
     assert len(labels.unique()) > 3
@@ -94,22 +94,22 @@ def test_the_default_network_is_filled_from_the_published_layout_with_its_traini
     with torch.random.fork_rng(devices=[]):
         random = models.get_model(name, weights=None, weights_backbone=None, aux_loss=True)
     reference = published(name, random, home)
-    judge, x = segmenter(name, weights=file_of(name, home)), torch.randn(1, 3, 65, 40)
+    network, x = segmenter(name, weights=file_of(name, home)), torch.randn(1, 3, 65, 40)
     assert any(key.startswith("aux_classifier.") for key in torch.load(file_of(name, home), weights_only=True))
-    assert torch.equal(judge.network(x)["out"], reference(x)["out"])
-    assert judge.stamp == (name, weights.sha256(file_of(name, home)), False)
-    assert judge.labels[0] == "background"
-    assert judge.labels[15] == "person"
-    assert len(judge.labels) == 21
+    assert torch.equal(network.network(x)["out"], reference(x)["out"])
+    assert network.stamp == (name, weights.sha256(file_of(name, home)), False)
+    assert network.labels[0] == "background"
+    assert network.labels[15] == "person"
+    assert len(network.labels) == 21
 
 
 def test_a_file_of_another_number_of_labels_has_numbers_for_names(tmp_path: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         network = models.get_model(SMALL, weights=None, weights_backbone=None, num_classes=3)
     torch.save(network.state_dict(), tmp_path / "mine.pth")
-    judge = segmenter(SMALL, weights=tmp_path / "mine.pth")
-    assert judge.labels == ("0", "1", "2")
-    assert np.array(judge(picture(40, 40))).max() <= 2
+    network = segmenter(SMALL, weights=tmp_path / "mine.pth")
+    assert network.labels == ("0", "1", "2")
+    assert np.array(network(picture(40, 40))).max() <= 2
     tensors = network.state_dict()
     tensors |= {key: torch.zeros(300, *tensors[key].shape[1:]) for key in tensors if "_classifier" in key}
     torch.save(tensors, tmp_path / "mine.pth")
@@ -135,12 +135,12 @@ def test_every_network_of_torchvision_is_built_with_its_head_at_the_end() -> Non
 
 
 def test_long_pictures_are_shown_smaller_and_strips_are_refused(home: Path, lraspp: nn.Module) -> None:
-    judge = segmenter(SMALL, weights=file_of(SMALL, home))
-    assert judge.prepared(picture(10, 900)).shape == (1, 3, round(10 * LONGEST / 900), LONGEST)
-    assert judge.prepared(picture(100, 500)).shape == (1, 3, 520, 2600)
-    assert judge(picture(4, 200)).size == (200, 4)
+    network = segmenter(SMALL, weights=file_of(SMALL, home))
+    assert network.prepared(picture(10, 900)).shape == (1, 3, round(10 * LONGEST / 900), LONGEST)
+    assert network.prepared(picture(100, 500)).shape == (1, 3, 520, 2600)
+    assert network(picture(4, 200)).size == (200, 4)
     with pytest.raises(BadImageError, match="a strip of 201x4 pixels is too narrow"):
-        judge(picture(4, 201))
+        network(picture(4, 201))
     assert shown(picture(30, 6000)).shape == (3, 13, LONGEST)
     assert torch.equal(shown(picture(30, LONGEST)), picture(30, LONGEST))
 
@@ -227,7 +227,7 @@ def test_the_threshold_and_the_version_of_the_file_reach_the_network(
         known = weights.published(name, url)
         return known._replace(sha256=digest[:8]) if url == versions.COCO_LEGACY.url else known
 
-    monkeypatch.setattr("taming_cli.judges.published.published", as_published)
+    monkeypatch.setattr("taming_cli.pretrained.published.published", as_published)
     made = pose_finder(score=0.75, joint_score=2.0, weights=path)
     assert made.network.roi_heads.score_thresh == 0.75
     assert made.settings == {"score": 0.75, "joint_score": 2.0}
@@ -295,10 +295,10 @@ def test_depth_is_that_of_transformers_own_pipeline(toys: Path, name: str, size:
             device="cpu",
         )
         expected = theirs(Image.fromarray(x.permute(1, 2, 0).numpy()))["predicted_depth"]
-    judge = depth_model(str(toys / name), offline=True)
+    network = depth_model(str(toys / name), offline=True)
     assert expected.std() > 0.01
-    assert torch.allclose(judge.depth(x), expected, atol=1e-5)
-    image = judge(x)
+    assert torch.allclose(network.depth(x), expected, atol=1e-5)
+    image = network(x)
     assert image.size == size[::-1]
     scaled = (expected - expected.min()) / (expected.max() - expected.min())
     assert np.abs(np.array(image) / 65535 - scaled.numpy()).max() < 1e-4
@@ -308,36 +308,36 @@ def test_depth_is_that_of_transformers_own_pipeline(toys: Path, name: str, size:
 
 
 def test_depth_says_what_made_it(toys: Path) -> None:
-    judge = depth_model(str(toys / "dpt"))
-    assert judge.stamp == ("dpt", weights.sha256(toys / "dpt" / "model.safetensors"), False)
-    assert judge.settings["preprocessor_config"] == weights.sha256(toys / "dpt" / "preprocessor_config.json")[:16]
-    assert not judge.training
-    assert not any(parameter.requires_grad for parameter in judge.parameters())
+    network = depth_model(str(toys / "dpt"))
+    assert network.stamp == ("dpt", weights.sha256(toys / "dpt" / "model.safetensors"), False)
+    assert network.settings["preprocessor_config"] == weights.sha256(toys / "dpt" / "preprocessor_config.json")[:16]
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
 def test_long_pictures_and_single_pixels_have_a_depth_of_their_own_size(
     toys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge = depth_model(str(toys / "anything"))
+    network = depth_model(str(toys / "anything"))
     for size in ((1, 1), (3, 3), (3, 9)):
-        assert judge(picture(*size)).size == size[::-1]
-    assert judge(picture(50, 7)).size == (7, 50)
+        assert network(picture(*size)).size == size[::-1]
+    assert network(picture(50, 7)).size == (7, 50)
     with pytest.raises(BadImageError, match="anything cannot take 290x8 pixels: "):
-        judge(picture(8, 290))
+        network(picture(8, 290))
     x = picture(100, 160)
-    exact = judge.depth(x)
+    exact = network.depth(x)
     monkeypatch.setattr(annotators, "LONGEST", 80)
-    assert judge.depth(x).shape == (100, 160)
-    assert 1e-5 < (judge.depth(x) - exact).abs().mean() < exact.std()
+    assert network.depth(x).shape == (100, 160)
+    assert 1e-5 < (network.depth(x) - exact).abs().mean() < exact.std()
 
 
 def test_a_constant_map_is_0_and_what_is_no_number_is_refused(toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    judge = depth_model(str(toys / "dpt"))
+    network = depth_model(str(toys / "dpt"))
     monkeypatch.setattr(DepthModel, "depth", lambda self, picture: torch.full((4, 5), 7.0))
-    assert not np.array(judge(picture(4, 5))).any()
+    assert not np.array(network(picture(4, 5))).any()
     monkeypatch.setattr(DepthModel, "depth", lambda self, picture: torch.tensor([[1.0, torch.inf]]))
     with pytest.raises(BadImageError, match="dpt gives depths that are infinite"):
-        judge(picture(1, 2))
+        network(picture(1, 2))
 
 
 def changed(folder: Path, target: Path, leave_out: str) -> Path:
@@ -388,10 +388,10 @@ def test_a_model_in_parts_is_read_and_its_parts_are_hashed(toys: Path, tmp_path:
     shutil.copy(toys / "dpt" / "preprocessor_config.json", tmp_path / "parts")
     parts = sorted((tmp_path / "parts").glob("model-*.safetensors"))
     assert len(parts) > 1
-    judge, x = depth_model(str(tmp_path / "parts")), picture(40, 60)
-    assert torch.equal(judge.depth(x), depth_model(str(toys / "dpt")).depth(x))
+    network, x = depth_model(str(tmp_path / "parts")), picture(40, 60)
+    assert torch.equal(network.depth(x), depth_model(str(toys / "dpt")).depth(x))
     digests = "".join(f"{weights.sha256(part)}\n" for part in parts)
-    assert judge.stamp.sha256 == hashlib.sha256(digests.encode()).hexdigest()
+    assert network.stamp.sha256 == hashlib.sha256(digests.encode()).hexdigest()
     parts[0].unlink()
     with pytest.raises(BadFileError, match=r"lacks model\.safetensors"):
         depth_model(str(tmp_path / "parts"))
@@ -419,9 +419,9 @@ def hub(toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_name_is_found_in_the_given_folder_then_in_the_hubs_cache(
     toys: Path, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge = depth_model("toy/dpt", offline=True)
-    assert judge.stamp == ("toy/dpt", weights.sha256(toys / "dpt" / "model.safetensors"), False)
-    assert depth_model("toy/dpt").stamp == judge.stamp  # what is here is not asked for again
+    network = depth_model("toy/dpt", offline=True)
+    assert network.stamp == ("toy/dpt", weights.sha256(toys / "dpt" / "model.safetensors"), False)
+    assert depth_model("toy/dpt").stamp == network.stamp  # what is here is not asked for again
     other = weights.sha256(toys / "anything" / "model.safetensors")
     shutil.copytree(toys / "anything", tmp_path / "mine" / "dpt")
     assert depth_model("toy/dpt", weights=tmp_path / "mine").stamp == ("toy/dpt", other, False)

@@ -21,11 +21,11 @@ from taming_cli.data.contents import Segmentation
 from taming_cli.data.images import png_settings, read_image, to_float
 from taming_cli.data.tokens import TokenFile
 from taming_cli.errors import UsageError
-from taming_cli.evaluate.sides import Side, side
-from taming_cli.pipeline import Pipeline
-from taming_cli.prior.gpt import GPT
+from taming_cli.evaluate.image_sets import Side, side
 from taming_cli.prior.model import prior_file
+from taming_cli.prior.networks.gpt import GPT
 from taming_cli.runtime.checkpoint import save_model
+from taming_cli.sampling.pipeline import Pipeline
 from tests.test_pipeline import saved
 from tests.toys import CODEC, toy_codec
 

@@ -11,16 +11,16 @@ from PIL import Image
 
 import taming_cli
 from taming_cli import VQGAN, Pipeline
-from taming_cli.codec.hole import known
 from taming_cli.codec.vqgan import codec_file
 from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
-from taming_cli.prior.gpt import GPT
 from taming_cli.prior.model import prior_file
-from taming_cli.runtime.builtin import named
+from taming_cli.prior.networks.gpt import GPT
 from taming_cli.runtime.checkpoint import load_model, save_model
+from taming_cli.runtime.model_files import named
+from taming_cli.sampling.inpainting import known
 from tests.test_pipeline import saved
 from tests.toys import pictures, toy_codec
 

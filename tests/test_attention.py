@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from taming_cli.prior import attention
-from taming_cli.prior.attention import attend_before, attend_from_one
+from taming_cli.prior.networks import attention
+from taming_cli.prior.networks.attention import attend_before, attend_from_one
 
 
 def drawn(*shape: int) -> Tensor:

@@ -106,9 +106,13 @@ def test_a_trainer_file_is_read_back_with_its_optimiser(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_state_that_is_not_finite_is_neither_saved_nor_gone_on_with(value: float, tmp_path: Path) -> None:
     path = tmp_path / "trainer.pt"
-    save_trainer(path, {"step": 3, "critic": {"weight": torch.ones(3)}})
+    save_trainer(path, {"step": 3, "discriminator": {"weight": torch.ones(3)}})
     before = path.read_bytes()
-    broken = {"step": 4, "critic": {"weight": torch.ones(3)}, "optimizer": {"state": [torch.tensor([1.0, value])]}}
+    broken = {
+        "step": 4,
+        "discriminator": {"weight": torch.ones(3)},
+        "optimizer": {"state": [torch.tensor([1.0, value])]},
+    }
     with pytest.raises(NonFiniteLossError, match=r"optimizer\.state\.0 is not finite after step 4; .*--init"):
         save_trainer(path, broken)
     assert path.read_bytes() == before

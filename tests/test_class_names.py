@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from taming_cli.errors import UsageError
-from taming_cli.judges.class_names import match, read_mapping
-from taming_cli.judges.classifiers import Classes, Classifier, Recipe, imagenet
+from taming_cli.pretrained.class_names import match, read_mapping
+from taming_cli.pretrained.classifiers import Classes, Classifier, Recipe, imagenet
 from taming_cli.runtime.weights import Found
 
 
@@ -25,7 +25,7 @@ class Silent(Classifier):
 
 
 @pytest.fixture(scope="module")
-def judge() -> Classifier:
+def network() -> Classifier:
     return Silent(imagenet())
 
 
@@ -33,7 +33,7 @@ def numbered(count: int) -> Classifier:
     return Silent(Classes(tuple(map(str, range(count)))))
 
 
-def test_names_synonyms_and_wordnet_ids_find_their_class(judge: Classifier) -> None:
+def test_names_synonyms_and_wordnet_ids_find_their_class(network: Classifier) -> None:
     found = {
         "tabby": 281,
         "Tabby": 281,
@@ -49,65 +49,65 @@ def test_names_synonyms_and_wordnet_ids_find_their_class(judge: Classifier) -> N
         "crane bird": 134,
         "crayfish": 124,  # a class's own name before another's synonym
     }
-    classes = match(list(found), judge)
+    classes = match(list(found), network)
     assert classes.dtype == torch.int64
     assert classes.tolist() == list(found.values())
 
 
-def test_every_class_finds_itself_by_name_by_wordnet_id_and_by_number(judge: Classifier) -> None:
+def test_every_class_finds_itself_by_name_by_wordnet_id_and_by_number(network: Classifier) -> None:
     expected = list(range(1000))
-    assert match(judge.classes, judge).tolist() == expected
-    assert match([name.replace(" ", "_") for name in judge.classes], judge).tolist() == expected
-    assert match(judge.wordnet, judge).tolist() == expected
-    assert match([str(number) for number in expected], judge).tolist() == expected
+    assert match(network.classes, network).tolist() == expected
+    assert match([name.replace(" ", "_") for name in network.classes], network).tolist() == expected
+    assert match(network.wordnet, network).tolist() == expected
+    assert match([str(number) for number in expected], network).tolist() == expected
     backwards = [str(number) for number in reversed(expected)]
-    assert match(backwards, judge).tolist() == expected[::-1]
+    assert match(backwards, network).tolist() == expected[::-1]
 
 
-def test_folders_that_are_counted_from_one_are_no_classes_numbers(judge: Classifier) -> None:
+def test_folders_that_are_counted_from_one_are_no_classes_numbers(network: Classifier) -> None:
     with pytest.raises(UsageError, match=r"1 of the 1 classes asked for are no class .* the first is '1'"):
-        match([str(number + 1) for number in range(1000)], judge, needed=[0])
+        match([str(number + 1) for number in range(1000)], network, needed=[0])
 
 
-def test_a_map_may_name_label_and_class_by_number(judge: Classifier) -> None:
+def test_a_map_may_name_label_and_class_by_number(network: Classifier) -> None:
     labels = ["1", "2", "x"]
-    assert match(labels, judge, {"#0": "tabby", "2": "#0", "#2": 1}).tolist() == [281, 0, 1]
+    assert match(labels, network, {"#0": "tabby", "2": "#0", "#2": 1}).tolist() == [281, 0, 1]
     with pytest.raises(UsageError, match="'1' and '#0' are one label"):
-        match(labels, judge, {"1": "tabby", "#0": "tabby"})
+        match(labels, network, {"1": "tabby", "#0": "tabby"})
     with pytest.raises(UsageError, match="'#1000', for '1', is not one class"):
-        match(labels, judge, {"1": "#1000"})
+        match(labels, network, {"1": "#1000"})
     with pytest.raises(UsageError, match="'#3' is no label of the prior"):
-        match(labels, judge, {"#3": 1})
+        match(labels, network, {"#3": 1})
 
 
-def test_numbers_say_nothing_where_the_label_sets_differ_in_length(judge: Classifier) -> None:
+def test_numbers_say_nothing_where_the_label_sets_differ_in_length(network: Classifier) -> None:
     with pytest.raises(UsageError, match=r"10 of the 10 .* silent, which has 1000; the first is '0'.*--class-map FILE"):
-        match([str(number) for number in range(10)], judge)
+        match([str(number) for number in range(10)], network)
 
 
-def test_position_counts_only_where_the_classifier_has_no_names(judge: Classifier) -> None:
+def test_position_counts_only_where_the_classifier_has_no_names(network: Classifier) -> None:
     labels = ["dog", "cat", "bird"]
     assert match(labels, numbered(3)).tolist() == [0, 1, 2]
     with pytest.raises(UsageError, match="3 of the 3"):
         match(labels, numbered(4))
     with pytest.raises(UsageError, match="1000 of the 1000"):
-        match([f"my class {number}" for number in range(1000)], judge)
+        match([f"my class {number}" for number in range(1000)], network)
     with pytest.raises(UsageError, match="2 of the 3"):  # one of them was found, so the order means nothing
         match(["dog", "0", "bird"], numbered(3))
 
 
-def test_a_map_goes_before_everything(judge: Classifier) -> None:
+def test_a_map_goes_before_everything(network: Classifier) -> None:
     labels = ["tabby", "my_dog", "ship", "n01440764"]
     mapping: dict[str, str | int] = {"my_dog": "Chihuahua", "ship": 510, "tabby": "n02123159"}
-    assert match(labels, judge, mapping).tolist() == [282, 151, 510, 0]
+    assert match(labels, network, mapping).tolist() == [282, 151, 510, 0]
 
 
-def test_only_the_classes_that_are_asked_for_need_one(judge: Classifier) -> None:
+def test_only_the_classes_that_are_asked_for_need_one(network: Classifier) -> None:
     labels = ["unicorn", "tabby", "dragon"]
-    assert match(labels, judge, needed=[1]).tolist() == [-1, 281, -1]
+    assert match(labels, network, needed=[1]).tolist() == [-1, 281, -1]
     with pytest.raises(UsageError, match=r"1 of the 2 .* the first is 'dragon'"):
-        match(labels, judge, needed=[2, 1])
-    assert match([], judge).tolist() == []
+        match(labels, network, needed=[2, 1])
+    assert match([], network).tolist() == []
 
 
 @pytest.mark.parametrize(
@@ -124,10 +124,10 @@ def test_only_the_classes_that_are_asked_for_need_one(judge: Classifier) -> None
     ],
 )
 def test_what_finds_no_class_is_one_line_with_the_remedy(
-    judge: Classifier, labels: list[str], mapping: dict[str, str | int], message: str
+    network: Classifier, labels: list[str], mapping: dict[str, str | int], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message) as error:
-        match(labels, judge, mapping)
+        match(labels, network, mapping)
     assert "\n" not in str(error.value)
 
 

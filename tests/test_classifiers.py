@@ -12,9 +12,9 @@ from torchvision import models
 
 from taming_cli.data.images import read_image, tensor, to_float
 from taming_cli.errors import BadFileError, MissingWeightsError, UsageError
-from taming_cli.judges import classifiers
-from taming_cli.judges.classifiers import Classifier, build, imagenet, names, select
-from taming_cli.judges.published import classes_in
+from taming_cli.pretrained import classifiers
+from taming_cli.pretrained.classifiers import Classifier, build, imagenet, names, select
+from taming_cli.pretrained.published import classes_in
 from taming_cli.runtime import weights
 from tests.toys import loud, pictures
 
@@ -45,13 +45,13 @@ def lite() -> Classifier:
 def test_log_probabilities_are_those_of_torchvisions_transforms_and_network(
     files: dict[str, Path], networks: dict[str, nn.Module], name: str, size: tuple[int, int]
 ) -> None:
-    judge, x = build(name, weights=files[name], offline=True), pictures(*size)
+    network, x = build(name, weights=files[name], offline=True), pictures(*size)
     transform = models.get_model_weights(name).DEFAULT.transforms()
-    seen, expected = judge(x), networks[name](transform(x)).log_softmax(1)
+    seen, expected = network(x), networks[name](transform(x)).log_softmax(1)
     assert seen.shape == (3, RECIPES[name])
     assert (expected[0] - expected[1]).abs().max() > 0.02
     assert torch.allclose(seen, expected, atol=1e-4)
-    assert judge.stamp == {"name": name, "sha256": weights.sha256(files[name]), "known": False}
+    assert network.stamp == {"name": name, "sha256": weights.sha256(files[name]), "known": False}
 
 
 @pytest.mark.parametrize("name", ["convnext_base", "efficientnet_b0"])  # bilinear, bicubic
@@ -68,7 +68,7 @@ def test_pictures_are_prepared_as_torchvision_prepares_those_of_pillow(name: str
     assert levels.mean() < 0.25
 
 
-def test_pictures_in_floating_point_are_judged_as_they_will_be_saved(lite: Classifier) -> None:
+def test_pictures_in_floating_point_are_scored_as_they_will_be_saved(lite: Classifier) -> None:
     x = pictures(64, 64)
     assert torch.equal(lite(to_float(x) + 0.002), lite(x))
     assert torch.equal(lite(to_float(x).double()), lite(x))
@@ -107,9 +107,9 @@ def test_classes_are_imagenets_with_their_wordnet_ids(lite: Classifier) -> None:
 
 
 def test_a_file_of_another_number_of_classes_has_numbers_for_names(files: dict[str, Path]) -> None:
-    judge = build("squeezenet1_1", weights=files["squeezenet1_1"], offline=True)
-    assert judge.classes == ("0", "1", "2", "3", "4", "5", "6")
-    assert (judge.wordnet, judge.synonyms) == ((), ())
+    network = build("squeezenet1_1", weights=files["squeezenet1_1"], offline=True)
+    assert network.classes == ("0", "1", "2", "3", "4", "5", "6")
+    assert (network.wordnet, network.synonyms) == ((), ())
     thousand = build("mobilenet_v3_small", weights=files["mobilenet_v3_small"])
     assert thousand.classes == imagenet().names
 
@@ -127,10 +127,10 @@ def test_files_of_older_layouts_are_read(name: str, tmp_path: Path) -> None:
     }
     assert any(key.startswith("aux1.") or ".norm.1." in key for key in tensors)
     torch.save(tensors, tmp_path / "old.pth")
-    judge, x = build(name, weights=tmp_path / "old.pth"), pictures(70, 70, batch=2)
+    network, x = build(name, weights=tmp_path / "old.pth"), pictures(70, 70, batch=2)
     expected = network(models.get_model_weights(name).DEFAULT.transforms()(x)).log_softmax(1)
     assert (expected[0] - expected[1]).abs().max() > 0.01
-    assert torch.allclose(judge(x), expected, atol=1e-4)
+    assert torch.allclose(network(x), expected, atol=1e-4)
 
 
 def test_every_network_of_torchvision_has_known_files_a_recipe_and_its_head_at_the_end() -> None:
@@ -168,10 +168,10 @@ def test_another_published_version_is_known_and_gets_its_own_recipe(
         known = weights.published(name, url)
         return known._replace(sha256=digest[:8]) if url == first.url else known
 
-    monkeypatch.setattr("taming_cli.judges.published.published", published)
-    judge = build("mobilenet_v2", weights=tmp_path / "first.pth")
-    assert (judge.recipe.resize, second.transforms().resize_size) == (256, [232])
-    assert judge.stamp == {"name": "mobilenet_v2", "sha256": digest, "known": True}
+    monkeypatch.setattr("taming_cli.pretrained.published.published", published)
+    network = build("mobilenet_v2", weights=tmp_path / "first.pth")
+    assert (network.recipe.resize, second.transforms().resize_size) == (256, [232])
+    assert network.stamp == {"name": "mobilenet_v2", "sha256": digest, "known": True}
 
 
 def test_what_does_not_fit_the_network_is_named(files: dict[str, Path], tmp_path: Path) -> None:
@@ -222,11 +222,11 @@ def test_it_stays_frozen_and_leaves_the_random_stream_alone(files: dict[str, Pat
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    judge = build("mobilenet_v3_small", weights=files["mobilenet_v3_small"])
+    network = build("mobilenet_v3_small", weights=files["mobilenet_v3_small"])
     assert torch.equal(torch.rand(3), expected)
-    nn.Sequential(judge).train()
-    assert not any(module.training for module in judge.modules())
-    assert not any(parameter.requires_grad for parameter in judge.parameters())
+    nn.Sequential(network).train()
+    assert not any(module.training for module in network.modules())
+    assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
 def test_the_best_are_kept_in_their_order_and_of_equals_the_earlier() -> None:

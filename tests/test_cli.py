@@ -25,7 +25,7 @@ from PIL import Image
 from taming_cli.cli.app import app, main
 from taming_cli.codec.state import CodecState
 from taming_cli.config.annotate import DepthConfig, PoseConfig, SegmentationConfig
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
+from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.fields import kinds
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.sampling import SampleConfig
@@ -170,7 +170,7 @@ def test_help_of_every_command_names_each_of_its_flags(path: tuple[str, ...], mo
 @pytest.mark.parametrize(
     ("path", "configs"),
     [
-        ("train-vqgan", (CodecConfig, CriticConfig, CodecTrainConfig)),
+        ("train-vqgan", (CodecConfig, DiscriminatorConfig, CodecTrainConfig)),
         ("train-prior", (PriorConfig, PriorTrainConfig)),
         ("sample", (SampleConfig,)),
         *((f"annotate {config.kind}", (config,)) for config in (SegmentationConfig, DepthConfig, PoseConfig)),
@@ -315,10 +315,10 @@ def test_a_refused_training_leaves_no_run_behind(
     assert not (tmp_path / "runs").exists()
 
 
-def test_pictures_too_small_for_the_critic_are_refused_before_training(tmp_path: Path) -> None:
+def test_pictures_too_small_for_the_discriminator_are_refused_before_training(tmp_path: Path) -> None:
     for number in range(3):
         picture(tmp_path / "in" / f"{number}.png", (number, 1, 1))
-    small = ["--size", "16x16", "--disc-num-layers", 3, "--steps", 2, "--critic-start", 0, "--disc-start", 0]
+    small = ["--size", "16x16", "--disc-num-layers", 3, "--steps", 2, "--disc-train-start", 0, "--disc-start", 0]
     said = taming("train-vqgan", tmp_path / "in", *CODEC, *small, "--out", tmp_path / "run")
     assert said.code == 2
     assert "disc_num_layers" in said.refusal or "disc-num-layers" in said.refusal
@@ -579,7 +579,7 @@ def test_flag_before_environment_before_config_file_before_preset_before_default
         picture(tmp_path / "pictures" / f"{number}.png", (number, 9, 9))
     (tmp_path / "settings.toml").write_text(
         "steps = 11\nbatch_size = 3\nch = 32\nch_mult = [1, 1]\nsize = '32x32'\nz_channels = 4\nperceptual = 'none'\n"
-        "workers = 0\n[codec]\ncodebook_size = 8\ncodebook_dim = 4\nnum_res_blocks = 1\n[critic]\ndisc_ndf = 4\n"
+        "workers = 0\n[codec]\ncodebook_size = 8\ncodebook_dim = 4\nnum_res_blocks = 1\n[discriminator]\ndisc_ndf = 4\n"
     )
     monkeypatch.setenv("TAMING_STEPS", "9")
     monkeypatch.setenv("TAMING_BATCH_SIZE", "2")

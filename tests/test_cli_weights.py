@@ -14,7 +14,7 @@ import pytest
 from torchvision import models
 
 from taming_cli.cli.app import main
-from taming_cli.judges import catalogue, classifiers, perceptual
+from taming_cli.pretrained import catalogue, classifiers, perceptual
 from taming_cli.runtime import weights
 from tests.served import CONTENT, Server, put, serving, without_weights
 
@@ -315,7 +315,7 @@ def test_what_has_no_checksum_is_not_fetched(said: Any) -> None:
 def test_every_default_network_is_in_the_catalogue() -> None:
     from taming_cli.config.annotate import DepthConfig, SegmentationConfig
     from taming_cli.config.evaluate import FeatureConfig, FeatureNetworkName
-    from taming_cli.judges.annotators import POSE
+    from taming_cli.pretrained.annotators import POSE
 
     usual = catalogue.usual()
     assert {FeatureConfig().features, SegmentationConfig().model, POSE, classifiers.DEFAULT} <= set(usual)

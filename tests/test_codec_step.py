@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from taming_cli.codec import quantizers, step
 from taming_cli.codec import train as codec_training
-from taming_cli.codec.critic import Critic
+from taming_cli.codec.discriminator import Discriminator
 from taming_cli.codec.quantizers import CodebookAverages, Quantized, Quantizer
 from taming_cli.codec.state import CodecState, arranged
 from taming_cli.codec.step import Phase, codec_step
@@ -26,12 +26,12 @@ from taming_cli.config.codec import CodecTrainConfig
 from taming_cli.errors import NonFiniteLossError
 from taming_cli.prior import state as prior_state
 from taming_cli.prior import train as prior_training
-from taming_cli.runtime.progress import Progress
-from taming_cli.runtime.rundir import Best, Place
+from taming_cli.runtime.run.folder import Best, Place
+from taming_cli.runtime.run.progress import Progress
 from tests import test_prior_train as priors
-from tests.test_codec_train import CODEC, CRITIC, TRAIN, differing, fresh, take
+from tests.test_codec_train import CODEC, DISCRIMINATOR, TRAIN, differing, fresh, take
 
-FULL = Phase(critic=True, adversarial=1.0)
+FULL = Phase(discriminator=True, adversarial=1.0)
 
 
 # --- values that are not finite ---------------------------------------------------------------------------------------
@@ -46,21 +46,21 @@ def refused(state: CodecState, train: CodecTrainConfig, now: Phase, what: str) -
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("now", [Phase(critic=True, adversarial=0.0), FULL], ids=["learning", "counting"])
+@pytest.mark.parametrize("now", [Phase(discriminator=True, adversarial=0.0), FULL], ids=["learning", "counting"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_non_finite_gradient_of_the_discriminator_updates_nothing(value: float, now: Phase, accumulate: int) -> None:
     train = replace(TRAIN, accumulate=accumulate)
     training = fresh(train)
     take(training, train, FULL)  # so that optimisers and averages hold something
-    training.critic.main[0].weight.register_hook(lambda gradient: gradient * value)
-    refused(training, train, now, r"step 2: disc_gradient is (nan|inf); .*--critic-learning-rate")
+    training.discriminator.main[0].weight.register_hook(lambda gradient: gradient * value)
+    refused(training, train, now, r"step 2: disc_gradient is (nan|inf); .*--disc-learning-rate")
 
 
 def test_an_overflow_in_the_discriminators_statistics_updates_nothing() -> None:
     """What a batch norm divides by an infinite variance is zero: loss and gradient stay finite."""
     training = fresh()
     with torch.no_grad():
-        training.critic.main[2].weight.mul_(1e24)
+        training.discriminator.main[2].weight.mul_(1e24)
     refused(training, TRAIN, FULL, "step 1: disc_statistics is (nan|inf)")
 
 
@@ -141,10 +141,10 @@ def test_a_codecs_step_waits_once_for_the_device(
     codec, train = replace(CODEC, codebook_size=codes), replace(TRAIN, **changes)
     with device_without_values(monkeypatch) as waits:
         with torch.device("meta"):
-            training = arranged(VQGAN(codec), VQGAN(codec), Critic(CRITIC), train, torch.float32)
+            training = arranged(VQGAN(codec), VQGAN(codec), Discriminator(DISCRIMINATOR), train, torch.float32)
             x = torch.empty(2, 3, 32, 32)
         waits.count = 0
-        codec_step(training, x, judge=None, config=train, now=FULL, learning_rate=1e-3)
+        codec_step(training, x, perceptual=None, config=train, now=FULL, learning_rate=1e-3)
         assert waits.count == 1
     assert training.codebook.updates == 1
 
@@ -154,13 +154,15 @@ def test_a_codecs_training_waits_once_a_step_and_once_more_for_each_line_of_its_
 ) -> None:
     for number in range(4):
         Image.new("RGB", (32, 32), (60 * number, 90, 30)).save(tmp_path / f"{number}.png")
-    train = replace(TRAIN, steps=3, critic_start=0.0, disc_start=0.0, disc_ramp=0.0)
+    train = replace(TRAIN, steps=3, disc_train_start=0.0, disc_start=0.0, disc_ramp=0.0)
     with device_without_values(monkeypatch) as waits:
         for module, name in ((codec_training, "_validate"), (codec_training, "_save")):
             monkeypatch.setattr(module, name, lambda *_: None)  # they read the device, each at its own time
         monkeypatch.setattr(codec_training, "LOG_EVERY", 2)
         place = Place(out=tmp_path / "run")
-        codec_training.fit([tmp_path], codec=CODEC, critic=CRITIC, train=train, place=place, on_step=waits.on_step)
+        codec_training.fit(
+            [tmp_path], codec=CODEC, discriminator=DISCRIMINATOR, train=train, place=place, on_step=waits.on_step
+        )
     assert waits.steps[1:] == [2, 1]  # before the first step the networks are copied
 
 

@@ -25,35 +25,35 @@ from taming_cli.codec.step import Phase, codec_step, phase
 from taming_cli.codec.train import TrainedCodec, fit
 from taming_cli.codec.validate import validate
 from taming_cli.codec.vqgan import VQGAN, codec_from
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
+from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.fields import from_dict
 from taming_cli.config.size import Size
 from taming_cli.data.batches import train_batches
 from taming_cli.data.images import to_float
 from taming_cli.data.sources import digest
 from taming_cli.errors import Interrupted, NonFiniteLossError, UsageError
-from taming_cli.judges import perceptual
+from taming_cli.pretrained.perceptual import build as build_perceptual
 from taming_cli.runtime.checkpoint import load_model, load_trainer
 from taming_cli.runtime.cost import cost
-from taming_cli.runtime.progress import Progress
-from taming_cli.runtime.rundir import Place, read_settings
+from taming_cli.runtime.run.folder import Place, read_settings
+from taming_cli.runtime.run.progress import Progress
 from tests import toys
 
 CODEC = replace(toys.CODEC, dropout=0.1, codebook_size=16)
-CRITIC = CriticConfig(disc_ndf=4, disc_num_layers=2, disc_loss="hinge")
+DISCRIMINATOR = DiscriminatorConfig(disc_ndf=4, disc_num_layers=2, disc_loss="hinge")
 TRAIN = CodecTrainConfig(
     size=Size(32, 32),
     steps=12,
     minutes=0.0,
     batch_size=2,
     learning_rate=2e-3,
-    critic_learning_rate=1e-3,
+    disc_learning_rate=1e-3,
     warmup=2,
     clip=1.0,
     ema=0.9,
     perceptual="none",
     disc_weight=0.5,
-    critic_start=0.25,
+    disc_train_start=0.25,
     disc_start=0.5,
     disc_ramp=0.25,
     quantizer="ema",
@@ -87,7 +87,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(pictures: Path, tmp_path: Path) -> Callable[..., TrainedCodec]:
     def train_as(name: str, *, train: CodecTrainConfig = TRAIN, **options: Any) -> TrainedCodec:
         place = Place(name=name, root=tmp_path / "runs")
-        return fit([pictures], **{"codec": CODEC, "critic": CRITIC, "train": train, "place": place, **options})
+        return fit(
+            [pictures], **{"codec": CODEC, "discriminator": DISCRIMINATOR, "train": train, "place": place, **options}
+        )
 
     return train_as
 
@@ -98,7 +100,7 @@ def first(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedCo
     place = Place(out=tmp_path_factory.mktemp("first") / "run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "LOG_EVERY", 1)
-        return fit([pictures], codec=CODEC, critic=CRITIC, train=TRAIN, place=place)
+        return fit([pictures], codec=CODEC, discriminator=DISCRIMINATOR, train=TRAIN, place=place)
 
 
 @pytest.fixture
@@ -185,7 +187,7 @@ def test_a_stopped_and_resumed_training_ends_bit_for_bit_like_an_undisturbed_one
         assert logged[0] == logged[1]
 
 
-@pytest.mark.parametrize("part", ["codebook.sums", "critic_optimizer.state.0.exp_avg"])
+@pytest.mark.parametrize("part", ["codebook.sums", "discriminator_optimizer.state.0.exp_avg"])
 def test_a_resume_that_forgot_something_would_be_noticed(
     part: str, run: Callable[..., TrainedCodec], first: TrainedCodec, tmp_path: Path
 ) -> None:
@@ -245,7 +247,7 @@ def test_what_a_kill_after_the_trainer_file_left_unwritten_is_written_on_resume(
     [
         ({"train": replace(TRAIN, batch_size=3)}, "batch_size"),
         ({"codec": replace(CODEC, codebook_size=32)}, "codebook_size"),
-        ({"critic": replace(CRITIC, disc_ndf=8)}, "disc_ndf"),
+        ({"discriminator": replace(DISCRIMINATOR, disc_ndf=8)}, "disc_ndf"),
     ],
 )
 def test_another_config_under_the_same_name_is_refused(
@@ -263,7 +265,7 @@ def test_other_pictures_under_the_same_name_are_refused(pictures: Path, taken: P
     (others / "odd" / "1.png").unlink()
     place = Place(name="taken", root=tmp_path / "runs")
     with pytest.raises(UsageError, match=r"0 added, 1 gone in .*others\).* --init .*taken/checkpoints/last"):
-        fit([others], codec=CODEC, critic=CRITIC, train=TRAIN, place=place)
+        fit([others], codec=CODEC, discriminator=DISCRIMINATOR, train=TRAIN, place=place)
     assert contents(taken) == before
 
 
@@ -339,34 +341,34 @@ def test_init_of_another_architecture_is_refused(first: TrainedCodec, run: Calla
         run("other", codec=replace(CODEC, codebook_size=32), train=replace(TRAIN, init=str(first.best)))
 
 
-# --- the critic's timing ----------------------------------------------------------------------------------------------
+# --- the discriminator's timing ---------------------------------------------------------------------------------------
 
 
-def test_the_critic_trains_first_and_its_term_then_ramps_in() -> None:
-    assert phase(TRAIN, 0.0) == Phase(critic=False, adversarial=0.0)
-    assert phase(TRAIN, 0.2499) == Phase(critic=False, adversarial=0.0)
-    assert phase(TRAIN, 0.25) == Phase(critic=True, adversarial=0.0)
-    assert phase(TRAIN, 0.4999) == Phase(critic=True, adversarial=0.0)
-    assert phase(TRAIN, 0.625) == Phase(critic=True, adversarial=0.5)
-    assert phase(TRAIN, 0.75) == Phase(critic=True, adversarial=1.0)
-    assert phase(TRAIN, 1.0) == Phase(critic=True, adversarial=1.0)
+def test_the_discriminator_trains_first_and_its_term_then_ramps_in() -> None:
+    assert phase(TRAIN, 0.0) == Phase(discriminator=False, adversarial=0.0)
+    assert phase(TRAIN, 0.2499) == Phase(discriminator=False, adversarial=0.0)
+    assert phase(TRAIN, 0.25) == Phase(discriminator=True, adversarial=0.0)
+    assert phase(TRAIN, 0.4999) == Phase(discriminator=True, adversarial=0.0)
+    assert phase(TRAIN, 0.625) == Phase(discriminator=True, adversarial=0.5)
+    assert phase(TRAIN, 0.75) == Phase(discriminator=True, adversarial=1.0)
+    assert phase(TRAIN, 1.0) == Phase(discriminator=True, adversarial=1.0)
 
 
-def test_without_a_ramp_the_term_counts_at_once_and_without_weight_there_is_no_critic() -> None:
-    assert phase(replace(TRAIN, disc_ramp=0.0), 0.5) == Phase(critic=True, adversarial=1.0)
-    assert phase(replace(TRAIN, disc_ramp=0.0), 0.4999) == Phase(critic=True, adversarial=0.0)
-    assert phase(replace(TRAIN, disc_weight=0.0), 0.9) == Phase(critic=False, adversarial=0.0)
+def test_without_a_ramp_the_term_counts_at_once_and_without_weight_there_is_no_discriminator() -> None:
+    assert phase(replace(TRAIN, disc_ramp=0.0), 0.5) == Phase(discriminator=True, adversarial=1.0)
+    assert phase(replace(TRAIN, disc_ramp=0.0), 0.4999) == Phase(discriminator=True, adversarial=0.0)
+    assert phase(replace(TRAIN, disc_weight=0.0), 0.9) == Phase(discriminator=False, adversarial=0.0)
 
 
-def test_a_critic_never_starts_after_its_term_counts() -> None:
-    late = replace(TRAIN, critic_start=0.9, disc_start=0.5)
-    assert phase(late, 0.6).critic
+def test_a_discriminator_never_starts_after_its_term_counts() -> None:
+    late = replace(TRAIN, disc_train_start=0.9, disc_start=0.5)
+    assert phase(late, 0.6).discriminator
 
 
-def test_the_log_shows_critic_and_generator_from_their_steps_on(first: TrainedCodec) -> None:
+def test_the_log_shows_discriminator_and_generator_from_their_steps_on(first: TrainedCodec) -> None:
     logged = lines(first.run)
     assert [line["step"] for line in logged] == list(range(1, 13))
-    assert [line["step"] for line in logged if "critic" in line] == list(range(4, 13))
+    assert [line["step"] for line in logged if "discriminator" in line] == list(range(4, 13))
     # At step 7 half is spent, and the ramp is at its foot, where the term has no weight yet.
     assert [line["step"] for line in logged if "adaptive" in line] == list(range(8, 13))
 
@@ -376,7 +378,7 @@ def test_the_log_shows_critic_and_generator_from_their_steps_on(first: TrainedCo
 
 def fresh(train: CodecTrainConfig = TRAIN, codec: CodecConfig = CODEC) -> CodecState:
     torch.manual_seed(5)
-    return start(VQGAN(replace(codec, dropout=0.0)), CRITIC, train, torch.device("cpu"), torch.float32)
+    return start(VQGAN(replace(codec, dropout=0.0)), DISCRIMINATOR, train, torch.device("cpu"), torch.float32)
 
 
 def batch(seed: int = 0) -> Tensor:
@@ -388,7 +390,7 @@ def take(
     state: CodecState, train: CodecTrainConfig, now: Phase, images: Tensor | None = None, rate: float = 1e-3
 ) -> Any:
     images = batch() if images is None else images
-    return codec_step(state, to_float(images), judge=None, config=train, now=now, learning_rate=rate)
+    return codec_step(state, to_float(images), perceptual=None, config=train, now=now, learning_rate=rate)
 
 
 @pytest.mark.parametrize("loss", ["hinge", "vanilla"])
@@ -398,16 +400,16 @@ def test_the_gradients_are_those_of_the_whole_loss_differentiated_at_once(legacy
     train = replace(TRAIN, quantizer="vq", revive=0.0, clip=0.0, legacy=legacy, **weights)
     torch.manual_seed(5)
     codec = VQGAN(replace(CODEC, dropout=0.0))
-    state = start(codec, replace(CRITIC, disc_loss=loss), train, torch.device("cpu"), torch.float32)
+    state = start(codec, replace(DISCRIMINATOR, disc_loss=loss), train, torch.device("cpu"), torch.float32)
     with torch.no_grad():
         state.codec.quantize.embedding.weight.normal_()
-    twin, critic = copy.deepcopy(state.codec), copy.deepcopy(state.critic)
-    report = take(state, train, Phase(critic=True, adversarial=0.5), rate=0.0)
+    twin, discriminator = copy.deepcopy(state.codec), copy.deepcopy(state.discriminator)
+    report = take(state, train, Phase(discriminator=True, adversarial=0.5), rate=0.0)
 
     x = to_float(batch())
     x_rec, quantized = twin(x)
     rec = 0.7 * (x - x_rec).abs().mean() + 0.3 * (x - x_rec).square().mean()
-    gen = -critic(x_rec).mean()
+    gen = -discriminator(x_rec).mean()
     last = twin.decoder.conv_out.weight
     norms = [torch.autograd.grad(term, last, retain_graph=True)[0].norm() for term in (rec, gen)]
     adaptive = (norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4)
@@ -427,15 +429,15 @@ def test_the_gradients_are_those_of_the_whole_loss_differentiated_at_once(legacy
     torch.testing.assert_close(report.terms["gradient"], norm, rtol=1e-3, atol=1e-6)
 
 
-def test_the_critic_learns_from_the_same_reconstruction_by_its_own_loss() -> None:
+def test_the_discriminator_learns_from_the_same_reconstruction_by_its_own_loss() -> None:
     train = replace(TRAIN, quantizer="vq", revive=0.0)
     state = fresh(train)
-    twin, critic = copy.deepcopy(state.codec), copy.deepcopy(state.critic)
-    take(state, train, Phase(critic=True, adversarial=0.0))
+    twin, discriminator = copy.deepcopy(state.codec), copy.deepcopy(state.discriminator)
+    take(state, train, Phase(discriminator=True, adversarial=0.0))
     x = to_float(batch())
-    real, fake = critic(x), critic(twin(x).x_rec.detach())
+    real, fake = discriminator(x), discriminator(twin(x).x_rec.detach())
     ((1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean()).div(2).backward()
-    for ours, theirs in zip(state.critic.parameters(), critic.parameters(), strict=True):
+    for ours, theirs in zip(state.discriminator.parameters(), discriminator.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-6)
 
 
@@ -443,19 +445,19 @@ def test_one_autoencoder_forward_serves_both_optimisers() -> None:
     state, calls = fresh(), []
     state.codec.encoder.register_forward_hook(lambda *_: calls.append("encoder"))
     state.codec.decoder.conv_out.register_forward_hook(lambda *_: calls.append("decoder"))
-    take(state, TRAIN, Phase(critic=True, adversarial=1.0))
+    take(state, TRAIN, Phase(discriminator=True, adversarial=1.0))
     assert calls == ["encoder", "decoder"]
 
 
-def test_a_critic_whose_term_does_not_count_changes_nothing_of_the_codec() -> None:
-    alone, watched, judged = fresh(), fresh(), fresh()
-    critic = copy.deepcopy(watched.critic.state_dict())
-    for state, now in ((alone, Phase(False, 0.0)), (watched, Phase(True, 0.0)), (judged, Phase(True, 1.0))):
+def test_a_discriminator_whose_term_does_not_count_changes_nothing_of_the_codec() -> None:
+    alone, watched, criterion = fresh(), fresh(), fresh()
+    discriminator = copy.deepcopy(watched.discriminator.state_dict())
+    for state, now in ((alone, Phase(False, 0.0)), (watched, Phase(True, 0.0)), (criterion, Phase(True, 1.0))):
         take(state, TRAIN, now)
     assert differing(alone.codec.state_dict(), watched.codec.state_dict()) == []
-    assert differing(alone.codec.state_dict(), judged.codec.state_dict())
-    assert differing(critic, watched.critic.state_dict())
-    assert differing(critic, alone.critic.state_dict()) == []
+    assert differing(alone.codec.state_dict(), criterion.codec.state_dict())
+    assert differing(discriminator, watched.discriminator.state_dict())
+    assert differing(discriminator, alone.discriminator.state_dict()) == []
 
 
 def four() -> Tensor:
@@ -469,7 +471,7 @@ def gradients(state: CodecState) -> dict[str, Tensor]:
 @pytest.mark.parametrize("accumulate", [2, 3, 9])
 def test_the_parts_of_a_step_add_up_to_the_whole(accumulate: int) -> None:
     train = replace(TRAIN, quantizer="vq", clip=0.0)
-    now = Phase(critic=False, adversarial=0.0)
+    now = Phase(discriminator=False, adversarial=0.0)
     whole, parted = fresh(train), fresh(train)
     reports = [
         take(state, replace(train, accumulate=parts), now, four())
@@ -482,22 +484,24 @@ def test_the_parts_of_a_step_add_up_to_the_whole(accumulate: int) -> None:
 
 
 def test_a_perceptual_network_looks_at_each_picture_alike_in_one_part_and_in_two() -> None:
-    judge = perceptual.build("efficientnet-lite0")
+    perceptual = build_perceptual("efficientnet-lite0")
     terms = []
     for parts in (1, 2):
-        train, now = replace(TRAIN, accumulate=parts), Phase(critic=False, adversarial=0.0)
+        train, now = replace(TRAIN, accumulate=parts), Phase(discriminator=False, adversarial=0.0)
         x = to_float(four())
-        terms.append(codec_step(fresh(), x, judge=judge, config=train, now=now, learning_rate=0.0).terms["perceptual"])
+        terms.append(
+            codec_step(fresh(), x, perceptual=perceptual, config=train, now=now, learning_rate=0.0).terms["perceptual"]
+        )
     torch.testing.assert_close(terms[1], terms[0], rtol=1e-4, atol=1e-6)
 
 
 def test_activations_made_again_are_the_same_and_fewer_are_kept() -> None:
     codec = replace(CODEC, num_res_blocks=2)
-    now, kept, found = Phase(critic=True, adversarial=1.0), [], []
+    now, kept, found = Phase(discriminator=True, adversarial=1.0), [], []
     for again in (False, True):
         train = replace(TRAIN, gradient_checkpointing=again)
         torch.manual_seed(5)
-        state = start(VQGAN(codec), CRITIC, train, torch.device("cpu"), torch.float32)  # with dropout
+        state = start(VQGAN(codec), DISCRIMINATOR, train, torch.device("cpu"), torch.float32)  # with dropout
         torch.manual_seed(6)
         kept.append(cost(lambda state=state, train=train: take(state, train, now)).peak)
         found.append(state.codec.state_dict())
@@ -518,12 +522,17 @@ def test_the_average_follows_the_weights_by_its_formula() -> None:
         torch.testing.assert_close(p, expected[name], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("term", ["l1", "codebook", "critic", "generator"])
+@pytest.mark.parametrize("term", ["l1", "codebook", "discriminator", "generator"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_non_finite_term_stops_before_the_update_and_is_named(
     term: str, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    function = {"l1": "l1", "codebook": "codebook_loss", "critic": "critic_loss", "generator": "generator_loss"}[term]
+    function = {
+        "l1": "l1",
+        "codebook": "codebook_loss",
+        "discriminator": "discriminator_loss",
+        "generator": "generator_loss",
+    }[term]
     state = fresh()
     take(state, TRAIN, Phase(True, 1.0))
     before = copy.deepcopy(state.state_dict())
@@ -573,12 +582,12 @@ def test_weights_that_are_not_finite_are_never_saved(
         report = true(state, images, **options)
         if state.step == 12:
             with torch.no_grad():
-                state.critic.main[0].bias.fill_(math.inf)  # type: ignore[union-attr]
+                state.discriminator.main[0].bias.fill_(math.inf)  # type: ignore[union-attr]
         return report
 
     monkeypatch.setattr(training, "codec_step", poisons_at_12)
     with pytest.raises(
-        NonFiniteLossError, match=r"critic\.main\.0\.bias is not finite after step 12; nothing was saved"
+        NonFiniteLossError, match=r"discriminator\.main\.0\.bias is not finite after step 12; nothing was saved"
     ):
         run("poisoned")
     folder = tmp_path / "runs" / "train-vqgan" / "poisoned"
@@ -626,10 +635,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch, **figures: Sequence[float]) -> Non
     found = iter([dict(zip(figures, each, strict=True)) for each in zip(*figures.values(), strict=True)])
     true: Any = validate
     monkeypatch.setattr(training, "validate", lambda *how: replace(true(*how), **next(found)))
-    monkeypatch.setattr(training, "write_report", lambda folder: None)  # takes longer than all the rest
 
 
-LATE = replace(TRAIN, steps=8, disc_start=0.25, disc_ramp=0.25, critic_start=0.0, val_every=0.125)
+LATE = replace(TRAIN, steps=8, disc_start=0.25, disc_ramp=0.25, disc_train_start=0.0, val_every=0.125)
 """A validation at each step: at 1 to 3 the adversarial term does not count, at 4 it is at half of its weight, and from
 5 on at all of it."""
 
@@ -700,7 +708,7 @@ def test_the_discriminators_learning_rate_is_annealed_where_that_is_asked_for(
 
     def watched(state: CodecState, *given: Any, **options: Any) -> Any:
         report = true(state, *given, **options)
-        found.append(state.critic_optimizer.param_groups[0]["lr"])
+        found.append(state.discriminator_optimizer.param_groups[0]["lr"])
         return report
 
     monkeypatch.setattr(training, "codec_step", watched)
@@ -754,7 +762,7 @@ def test_val_names_the_held_out_pictures_and_leaves_all_others_to_training(
 def test_a_single_picture_trains_without_validation(pictures: Path, tmp_path: Path) -> None:
     place = Place(out=tmp_path / "one")
     train = replace(TRAIN, steps=2)
-    done = fit([pictures / "even" / "0.png"], codec=CODEC, critic=CRITIC, train=train, place=place)
+    done = fit([pictures / "even" / "0.png"], codec=CODEC, discriminator=DISCRIMINATOR, train=train, place=place)
     assert (done.step, dict(done.validation)) == (2, {})
     assert done.best.exists()
 
@@ -763,7 +771,7 @@ def test_pictures_that_cannot_be_read_are_reported(pictures: Path, tmp_path: Pat
     shutil.copytree(pictures, tmp_path / "in")
     (tmp_path / "in" / "even" / "bad.png").write_bytes(b"\x89PNG but no more")
     place = Place(out=tmp_path / "run")
-    done = fit([tmp_path / "in"], codec=CODEC, critic=CRITIC, train=TRAIN, place=place)
+    done = fit([tmp_path / "in"], codec=CODEC, discriminator=DISCRIMINATOR, train=TRAIN, place=place)
     assert list(done.skipped) == ["even/bad.png"]
 
 
@@ -784,7 +792,13 @@ def test_what_varies_less_in_the_input_starts_as_strong(run: Callable[..., Train
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(labels).save(path)
     maps = replace(untouched, kind="segmentation", labels=5)
-    trained = fit([path.parent], codec=CODEC, critic=CRITIC, train=maps, place=Place(name="maps", root=tmp_path / "r"))
+    trained = fit(
+        [path.parent],
+        codec=CODEC,
+        discriminator=DISCRIMINATOR,
+        train=maps,
+        place=Place(name="maps", root=tmp_path / "r"),
+    )
     one_hot = first_layer(trained)
     assert one_hot.shape[1] == 5
     assert 9 * one_hot.square().mean() == pytest.approx(1 / 3, rel=0.1)  # as torch's initialisation for one channel

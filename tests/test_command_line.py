@@ -25,18 +25,18 @@ import pytest
 import torch
 from PIL import Image
 
+from taming_cli import scenes
 from taming_cli.cli.app import app
 from taming_cli.cli.console import HEARD
 from taming_cli.cli.options import settle
 from taming_cli.codec import train as training
 from taming_cli.codec.vqgan import codec_file
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
+from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.prior import ConditionSpec, PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
-from taming_cli.data import scenes
 from taming_cli.data.tokens import TokenFile
-from taming_cli.prior.gpt import GPT
 from taming_cli.prior.model import prior_file
+from taming_cli.prior.networks.gpt import GPT
 from taming_cli.runtime.checkpoint import save_model
 from tests.test_cli import CODEC, COMMANDS, Said, picture, program, taming
 from tests.toys import toy_codec
@@ -163,7 +163,7 @@ def test_the_preset_follows_the_device_and_the_length_the_preset(
     monkeypatch.setattr("taming_cli.runtime.device.pick_device", lambda _: torch.device(device))
     monkeypatch.delenv("TAMING_PRESET", raising=False)
     for command, classes in (
-        ("train-vqgan", (CodecConfig, CriticConfig, CodecTrainConfig)),
+        ("train-vqgan", (CodecConfig, DiscriminatorConfig, CodecTrainConfig)),
         ("train-prior", (PriorConfig, PriorTrainConfig)),
     ):
         found, asked = (settle(classes, {}, command=command, preset_name=name) for name in (None, chosen))

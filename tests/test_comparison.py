@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from taming_cli.errors import BadFileError, TamingError, UsageError
-from taming_cli.runtime.alike import Verdict, judged
-from taming_cli.runtime.charts import DASHES, HUES, one_of_several
-from taming_cli.runtime.comparison import names, report
-from taming_cli.runtime.page import about_of, page
-from taming_cli.runtime.record import find_runs, read_run
-from taming_cli.runtime.report import write_report
-from taming_cli.runtime.style import STYLE
+from taming_cli.report.charts import DASHES, HUES, one_of_several
+from taming_cli.report.comparable import Verdict
+from taming_cli.report.comparison import names, report
+from taming_cli.report.html import about_of, page
+from taming_cli.report.page import write_report
+from taming_cli.report.record import find_runs, read_run
+from taming_cli.report.style import STYLE
 from tests.test_report import Tree, assert_self_contained, codec_lines, draw_samples, line, make_run, seen
 
 
@@ -68,7 +68,7 @@ def test_every_run_has_its_own_stroke_the_same_in_all_charts_and_in_the_legend(t
         "Perceptual distance: a 1, b 0.909, c 0.833",
         "Codes in use: a 50, b 50, c 50",
         "Perplexity: a 50, b 50, c 50",
-        "Loss: critic: a 1, b 1, c 1",
+        "Loss: discriminator: a 1, b 1, c 1",
         "Loss: codec: a 0.5, b 0.5, c 0.5",
     ]
     for chart in charts:
@@ -168,7 +168,7 @@ def test_colours_are_apart_for_colour_blind_eyes_and_from_the_page() -> None:
 def test_the_best_is_sought_among_those_measured_alike(
     values: list[float | None], data: str, better: Any, verdict: Verdict
 ) -> None:
-    assert judged(values, [{"data": one} for one in data], better) == verdict
+    assert verdict(values, [{"data": one} for one in data], better) == verdict
 
 
 def test_of_the_figures_the_best_is_marked_and_the_unit_said(tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_pictures_stop_before_the_page_grows_too_large(tmp_path: Path, monkeypat
     sizes = [len(draw_samples(run / "samples" / "step_0000001.png").flatten()) for run in runs]
     assert sizes
     one = (runs[0] / "samples" / "step_0000001.png").stat().st_size
-    monkeypatch.setattr("taming_cli.runtime.pictures.SIDE_BY_SIDE_BYTES", 2 * one)
+    monkeypatch.setattr("taming_cli.report.pictures.SIDE_BY_SIDE_BYTES", 2 * one)
     tree, text = compared(tmp_path, runs)
     assert len(seen(tree)) == 2
     assert "too large with those of c:" in text

@@ -12,10 +12,10 @@ from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
-from taming_cli.prior.completion import complete, judging_cells
+from taming_cli.prior.candidates import complete, scoring_cells
 from taming_cli.prior.generate import Given, generate
-from taming_cli.prior.gpt import GPT
 from taming_cli.prior.layout import prefix
+from taming_cli.prior.networks.gpt import GPT
 from tests.test_generate import brute_force, random_conditions
 from tests.test_gpt import toy
 from tests.test_likelihood import one_forward_per_cell
@@ -23,7 +23,7 @@ from tests.test_order import PUBLISHED
 from tests.test_order import prior as ordered
 
 
-def judging_by_hand(keep: Tensor, window: Size, stride: int) -> Tensor:
+def scoring_by_hand(keep: Tensor, window: Size, stride: int) -> Tensor:
     """Known cells, one by one, each looking for an unknown cell before it in its window."""
     (h, w), a, b = keep.shape, window.height, window.width
     found = torch.zeros(h, w, dtype=torch.bool)
@@ -37,7 +37,7 @@ def judging_by_hand(keep: Tensor, window: Size, stride: int) -> Tensor:
 
 
 @pytest.mark.parametrize("trial", range(100))
-def test_known_cells_judge_where_their_window_shows_an_unknown_one_before_them(trial: int) -> None:
+def test_known_cells_score_where_their_window_shows_an_unknown_one_before_them(trial: int) -> None:
     rng = random.Random(trial)
     torch.manual_seed(trial)
     window = Size(rng.randint(1, 8), rng.randint(1, 6))
@@ -45,15 +45,15 @@ def test_known_cells_judge_where_their_window_shows_an_unknown_one_before_them(t
     stride = rng.choice([s for s in range(1, half + 1) if half % s == 0])
     keep = torch.rand(rng.randint(1, 15), rng.randint(1, 20)) < rng.choice([0.5, 0.9, 0.98])
     config = PriorConfig(n_layer=1, n_head=1, n_embd=4, window=window)
-    assert torch.equal(judging_cells(config, keep, stride), judging_by_hand(keep, window, stride))
+    assert torch.equal(scoring_cells(config, keep, stride), scoring_by_hand(keep, window, stride))
 
 
 @pytest.mark.parametrize("order", PUBLISHED)
 def test_before_is_meant_in_the_priors_order(order: Any) -> None:
     keep = torch.ones(4, 4, dtype=torch.bool)
     keep.view(-1)[PUBLISHED[order][6]] = False
-    judging = judging_cells(ordered(order), keep)
-    assert sorted(judging.flatten().nonzero().flatten().tolist()) == sorted(PUBLISHED[order][7:])
+    scoring = scoring_cells(ordered(order), keep)
+    assert sorted(scoring.flatten().nonzero().flatten().tolist()) == sorted(PUBLISHED[order][7:])
 
 
 @pytest.mark.parametrize("trial", range(15))
@@ -84,12 +84,12 @@ def test_the_best_candidate_is_kept(trial: int) -> None:
         **options,
     )
     assert got.scores.shape == (len(numbers), candidates)
-    judging = judging_by_hand(keep, window, stride)
+    scoring = scoring_by_hand(keep, window, stride)
     for n, number in enumerate(numbers):
         own = {kind: values[n] for kind, values in conditions.items()}
         given = (known[n % len(known)], keep)
         drawn = [brute_force(gpt, size, number, seed, decoding, own, stride, given, c) for c in range(candidates)]
-        scores = [(one_forward_per_cell(gpt, codes, own, stride) * judging).sum() for codes in drawn]
+        scores = [(one_forward_per_cell(gpt, codes, own, stride) * scoring).sum() for codes in drawn]
         torch.testing.assert_close(got.scores[n], torch.stack(scores), rtol=0, atol=1e-8)
         assert torch.equal(got.codes[n], drawn[int(got.chosen[n])])
         assert scores[int(got.chosen[n])] > max(scores) - 1e-8
@@ -137,7 +137,7 @@ def test_a_completion_depends_on_its_number_alone() -> None:
     torch.testing.assert_close(more.scores[0, :5], alone.scores[0], rtol=0, atol=1e-9)
 
 
-def test_without_cells_that_judge_one_candidate_is_drawn() -> None:
+def test_without_cells_that_score_one_candidate_is_drawn() -> None:
     gpt, upper = class_prior(), torch.zeros(7, 9, dtype=torch.bool)
     upper[:3] = True
     told: list[tuple[int, int]] = []

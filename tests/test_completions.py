@@ -17,19 +17,19 @@ import typer
 
 from taming_cli.cli.app import app
 from taming_cli.config.annotate import DepthConfig, PoseConfig, SegmentationConfig
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
+from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.evaluate import FeatureConfig
 from taming_cli.config.fields import flag_name, kinds
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.data import archives
-from taming_cli.judges.perceptual import NAMES
+from taming_cli.pretrained.perceptual import NAMES
 from tests.shells import SHELLS
 
 ROOT = Path(__file__).parents[1]
 FILES = {"bash": "taming.bash", "zsh": "_taming", "fish": "taming.fish"}
 CONFIGS: dict[str, tuple[type[Any], ...]] = {
-    "train-vqgan": (CodecConfig, CriticConfig, CodecTrainConfig),
+    "train-vqgan": (CodecConfig, DiscriminatorConfig, CodecTrainConfig),
     "train-prior": (PriorConfig, PriorTrainConfig),
     "sample": (SampleConfig,),
     "annotate segmentation": (SegmentationConfig,),

@@ -17,7 +17,7 @@ from taming_cli.cli.app import main
 from taming_cli.codec.condition import COORDS_LEVELS, Coords, Lowres, MapCodec, renders
 from taming_cli.codec.train import fit
 from taming_cli.codec.vqgan import codec_from
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
+from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.fields import from_dict
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.size import Size
@@ -25,10 +25,10 @@ from taming_cli.data.contents import Pictures, Poses, content_of
 from taming_cli.data.images import centre_crop
 from taming_cli.data.tokens import TokenFile
 from taming_cli.errors import UsageError
-from taming_cli.pipeline import Pipeline
+from taming_cli.report.record import read_run
 from taming_cli.runtime.checkpoint import load_model
-from taming_cli.runtime.record import read_run
-from taming_cli.runtime.rundir import Place
+from taming_cli.runtime.run.folder import Place
+from taming_cli.sampling.pipeline import Pipeline
 from tests.toys import CODEC, toy_codec
 
 MAPS = CodecTrainConfig(
@@ -46,7 +46,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained(kind: Any, images: Path, out: Path, **changes: Any) -> Path:
     train = replace(MAPS, kind=kind, **changes)
-    return fit([images], codec=CODEC, critic=CriticConfig(), train=train, place=Place(out=out)).last
+    return fit([images], codec=CODEC, discriminator=DiscriminatorConfig(), train=train, place=Place(out=out)).last
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +100,8 @@ def test_a_segmentation_codec_learns_its_labels(tmp_path: Path) -> None:
 def test_settings_of_one_kind_are_refused_for_another() -> None:
     for changes, word in (
         ({"kind": "depth", "labels": 3}, "labels"),
-        ({"kind": "depth", "perceptual": "efficientnet-lite0"}, "neither perceptual term nor critic"),
-        ({"kind": "edges", "disc_weight": 0.1}, "neither perceptual term nor critic"),
+        ({"kind": "depth", "perceptual": "efficientnet-lite0"}, "neither perceptual term nor discriminator"),
+        ({"kind": "edges", "disc_weight": 0.1}, "neither perceptual term nor discriminator"),
     ):
         with pytest.raises(UsageError, match=word):
             replace(MAPS, **changes)
@@ -111,7 +111,7 @@ def test_a_codec_of_maps_goes_on_from_its_file_and_not_as_another_kind(
     scenes: Path, codecs: dict[str, Path], tmp_path: Path
 ) -> None:
     config = load_model(codecs["segmentation"]).config["codec"]
-    common = {"images": [scenes / "segmentation"], "critic": CriticConfig()}
+    common = {"images": [scenes / "segmentation"], "discriminator": DiscriminatorConfig()}
     codec = from_dict(CodecConfig, config, "it")
     init = replace(MAPS, kind="segmentation", init=str(codecs["segmentation"]))
     made = fit(**common, codec=codec, train=init, place=Place(out=tmp_path / "a"))
@@ -131,8 +131,8 @@ def test_the_command_trains_on_maps_by_kind_alone(scenes: Path, tmp_path: Path, 
     assert settings["config"]["train"]["perceptual"] == "none"
     assert settings["origins"]["perceptual"] == "kind segmentation"
     assert main(["train-vqgan", "--resume", "--out", str(tmp_path / "run"), "--steps", "3", "-q"]) == 0
-    assert main([*line, "--critic-start", "0.1", "--disc-weight", "1"]) == 2
-    assert "neither perceptual term nor critic" in capsys.readouterr().err
+    assert main([*line, "--disc-train-start", "0.1", "--disc-weight", "1"]) == 2
+    assert "neither perceptual term nor discriminator" in capsys.readouterr().err
 
 
 # --- tokens with conditions -------------------------------------------------------------------------------------------

@@ -14,15 +14,15 @@ from PIL import Image
 from taming_cli.cli.app import main
 from taming_cli.codec.setup import settled
 from taming_cli.codec.vqgan import codec_file
-from taming_cli.config.codec import CodecTrainConfig, CriticConfig
+from taming_cli.config.codec import CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.size import Size
 from taming_cli.data.conditions.depth import read_depth
 from taming_cli.data.contents import content_of
 from taming_cli.data.tokens import TokenFile
 from taming_cli.errors import BadImageError, UsageError
-from taming_cli.prior.gpt import GPT
 from taming_cli.prior.model import prior_file
+from taming_cli.prior.networks.gpt import GPT
 from taming_cli.runtime.checkpoint import load_model, read_header, save_model
 from tests import toys
 
@@ -292,10 +292,10 @@ def test_a_codec_of_depth_says_in_its_file_how_its_maps_are_read(tmp_path: Path)
     assert np.array_equal(np.asarray(reads.read(data, "0")), wanted)
     # A training that starts from it, or goes on, reads maps like it; tokens say so; and a prior's file repeats it.
     init = CodecTrainConfig(kind="depth", init=str(run / last), perceptual="none", disc_weight=0.0, size=Size(16, 16))
-    assert settled([tmp_path / "maps"], toys.CODEC, CriticConfig(), init).content == reads
+    assert settled([tmp_path / "maps"], toys.CODEC, DiscriminatorConfig(), init).content == reads
     gone = replace(init, init=str(tmp_path / "gone.safetensors"))
     assert (
-        settled([tmp_path / "maps"], toys.CODEC, CriticConfig(), gone, run=run).content == reads
+        settled([tmp_path / "maps"], toys.CODEC, DiscriminatorConfig(), gone, run=run).content == reads
     )  # of a run that goes on
     save_model(tmp_path / "codec.safetensors", codec_file(toys.toy_codec(), {"size": "16x16"}))
     codec = ["--ckpt", str(tmp_path / "codec.safetensors")]

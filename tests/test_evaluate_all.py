@@ -10,8 +10,8 @@ import pytest
 from taming_cli.cli.app import main
 from taming_cli.codec.setup import held_out
 from taming_cli.evaluate.defaults import newest_samples, trained_on
-from taming_cli.runtime.record import read_run
-from taming_cli.runtime.rundir import newest
+from taming_cli.report.record import read_run
+from taming_cli.runtime.run.folder import newest
 from tests.processes import torchrun
 from tests.test_cli import CODEC, PRIOR
 

@@ -19,11 +19,11 @@ from taming_cli.codec.vqgan import VQGAN, codec_file
 from taming_cli.data.images import SETTINGS, SHEET, read_image, to_float, write_png
 from taming_cli.evaluate import codecs
 from taming_cli.evaluate.codecs import SIDE
-from taming_cli.evaluate.sending import Sent
-from taming_cli.judges.features import FeatureNetwork, Seen
+from taming_cli.evaluate.coding import Sent
+from taming_cli.pretrained.features import FeatureNetwork, Seen
 from taming_cli.runtime.checkpoint import save_model
 from tests import toys
-from tests.judged import folder_of_pictures, vgg16_weights
+from tests.pretrained_files import folder_of_pictures, vgg16_weights
 from tests.toys import CODEC, toy_codec
 
 Capture = pytest.CaptureFixture[str]
@@ -192,7 +192,7 @@ def test_large_pictures_of_mixed_sizes_are_computed_on_one_by_one(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = [(64, 48), (64, 48), (48, 64), (16, 16), (16, 16)]
-    monkeypatch.setattr("taming_cli.evaluate.sending.PIXELS", 8 * 32 * 32, raising=False)
+    monkeypatch.setattr("taming_cli.evaluate.coding.PIXELS", 8 * 32 * 32, raising=False)
     (tmp_path / "in").mkdir()
     for number, size in enumerate(sizes):
         pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from taming_cli.errors import BadFileError, MissingWeightsError
-from taming_cli.judges import features
-from taming_cli.judges.efficientnet import load_in_order
-from taming_cli.judges.features import build
+from taming_cli.pretrained import features
+from taming_cli.pretrained.efficientnet import load_in_order
+from taming_cli.pretrained.features import build
 from taming_cli.runtime.weights import find, load, sha256
-from tests.judged import inception_weights, vgg16_weights
+from tests.pretrained_files import inception_weights, vgg16_weights
 from tests.toys import pictures
 
 
@@ -102,17 +102,17 @@ def test_dinov2_takes_the_authors_files_and_sees_its_class_token(tmp_path: Path,
             torch.nn.init.normal_(value, std=0.05)
     tensors = {**network.state_dict(), "mask_token": torch.zeros(1, width)}
     torch.save(tensors, tmp_path / "dinov2.pth")
-    judge = build("dinov2", weights=tmp_path / "dinov2.pth")
-    assert judge.dimensions == width
-    assert judge.layer == f"class token, {size}"
+    network = build("dinov2", weights=tmp_path / "dinov2.pth")
+    assert network.dimensions == width
+    assert network.layer == f"class token, {size}"
     x = pictures(518, 518, batch=2)
-    seen = judge(prepared(judge, x)).features
+    seen = network(prepared(network, x)).features
     # The same by hand: the authors' code scales positions by (16 + 0.1) / 37 before it adds them.
     grid = tensors["pos_embed"][:, 1:].reshape(1, 37, 37, width).permute(0, 3, 1, 2)
     scaled = torch.nn.functional.interpolate(grid, scale_factor=(16.1 / 37, 16.1 / 37), mode="bicubic")
     positions = torch.cat([tensors["pos_embed"][:, :1], scaled.permute(0, 2, 3, 1).reshape(1, 256, width)], 1)
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    y = (prepared(judge, x) / 255 - mean[:, None, None]) / deviation[:, None, None]
+    y = (prepared(network, x) / 255 - mean[:, None, None]) / deviation[:, None, None]
     with torch.inference_mode():
         hidden = network.patch_embed.proj(y).flatten(2).transpose(1, 2)
         hidden = torch.cat([network.cls_token.expand(2, -1, -1), hidden], 1) + positions

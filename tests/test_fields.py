@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
+from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.fields import check, flag_name, from_dict, kinds, one_of, option, parse, to_dict
 from taming_cli.config.prior import ConditionSpec, PriorConfig, PriorTrainConfig
 from taming_cli.config.sampling import SampleConfig
@@ -142,7 +142,7 @@ def test_kinds_take_types_apart() -> None:
     [
         Tree(whole=4, text="x", size=Size(3, 4), many=(), leaves=(Leaf(depth=2), Leaf())),
         CodecConfig(ch=64, ch_mult=(1, 2)),
-        CriticConfig(disc_loss="vanilla"),
+        DiscriminatorConfig(disc_loss="vanilla"),
         CodecTrainConfig(steps=4, val="here", size=Size(64, 32)),
         PriorConfig(conditions=(ConditionSpec(kind="class", vocabulary=9), ConditionSpec(kind="depth", form="grid"))),
         PriorTrainConfig(steps=3),
@@ -174,7 +174,7 @@ def test_one_of_names_the_nearest_only_where_one_is_near() -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [CodecConfig, CriticConfig, CodecTrainConfig, PriorConfig, PriorTrainConfig, SampleConfig]
+    "config", [CodecConfig, DiscriminatorConfig, CodecTrainConfig, PriorConfig, PriorTrainConfig, SampleConfig]
 )
 def test_every_setting_has_a_default_that_passes_its_own_checks_and_a_help_text(config: type[Any]) -> None:
     config()

@@ -16,12 +16,12 @@ from taming_cli.codec.vqgan import VQGAN, codec_file
 from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import BadFileError
-from taming_cli.evaluate import look
-from taming_cli.judges import efficientnet
-from taming_cli.judges.perceptual import LPIPS
+from taming_cli.evaluate import extraction
 from taming_cli.metrics import Moments
-from taming_cli.prior.gpt import GPT
+from taming_cli.pretrained import efficientnet
+from taming_cli.pretrained.perceptual import LPIPS
 from taming_cli.prior.model import prior_file
+from taming_cli.prior.networks.gpt import GPT
 from taming_cli.runtime.checkpoint import load_model, load_trainer, save_model, save_trainer
 from taming_cli.runtime.weights import Found
 from tests.toys import toy_codec
@@ -193,9 +193,9 @@ def test_weights_of_pretrained_networks_are_refused(tmp_path: Path) -> None:
 
 
 def test_cached_statistics_that_are_not_finite_are_taken_again(tmp_path: Path) -> None:
-    seen = look.Seen(4, Size(8, 8), Size(8, 8), Moments(4, np.zeros(2), np.zeros((2, 2))))
-    look._write(tmp_path / "kept.npz", seen)
-    assert look._read(tmp_path / "kept.npz") is not None
+    seen = extraction.Seen(4, Size(8, 8), Size(8, 8), Moments(4, np.zeros(2), np.zeros((2, 2))))
+    extraction._write(tmp_path / "kept.npz", seen)
+    assert extraction._read(tmp_path / "kept.npz") is not None
     seen.moments.mean[1] = NAN  # type: ignore[union-attr]
-    look._write(tmp_path / "kept.npz", seen)
-    assert look._read(tmp_path / "kept.npz") is None
+    extraction._write(tmp_path / "kept.npz", seen)
+    assert extraction._read(tmp_path / "kept.npz") is None

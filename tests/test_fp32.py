@@ -14,22 +14,22 @@ from torch import Tensor, nn
 
 from taming_cli.cli.app import main
 from taming_cli.codec import state as codec_state
-from taming_cli.codec import tiles
 from taming_cli.codec.autoencoder import Decoder, Encoder
 from taming_cli.codec.quantizers import GumbelQuantizer, Quantizer
 from taming_cli.codec.step import Phase, codec_step
+from taming_cli.codec.tiling import tiles
 from taming_cli.codec.vqgan import codec_file
-from taming_cli.config.codec import CodecTrainConfig, CriticConfig
+from taming_cli.config.codec import CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
-from taming_cli.judges.classifiers import Classifier
-from taming_cli.judges.perceptual import EfficientNetDistance
-from taming_cli.pipeline import Pipeline
+from taming_cli.pretrained.classifiers import Classifier
+from taming_cli.pretrained.perceptual import EfficientNetDistance
 from taming_cli.prior import state as prior_state
 from taming_cli.prior.batches import Batch
-from taming_cli.prior.gpt import GPT
+from taming_cli.prior.networks.gpt import GPT
 from taming_cli.runtime.checkpoint import save_model
 from taming_cli.runtime.device import autocast
+from taming_cli.sampling.pipeline import Pipeline
 from tests.toys import CODEC, toy_codec
 
 CPU = torch.device("cpu")
@@ -174,9 +174,9 @@ def test_a_training_in_fp32_is_exact_forward_and_back(precision: torch.dtype, ex
     seen.watch(nn.Conv2d, backward=True)
     seen.watch(nn.Linear, backward=True)
     train = CodecTrainConfig(perceptual="none", revive=0.0, size=Size(32, 32))
-    state = codec_state.start(toy_codec(CODEC).train(), CriticConfig(disc_ndf=8), train, CPU, precision)
-    now = Phase(critic=True, adversarial=1.0)
-    codec_step(state, torch.rand(2, 3, 32, 32), judge=None, config=train, now=now, learning_rate=1e-4)
+    state = codec_state.start(toy_codec(CODEC).train(), DiscriminatorConfig(disc_ndf=8), train, CPU, precision)
+    now = Phase(discriminator=True, adversarial=1.0)
+    codec_step(state, torch.rand(2, 3, 32, 32), perceptual=None, config=train, now=now, learning_rate=1e-4)
     gpt = GPT(PriorConfig(n_layer=1, n_head=1, n_embd=8, window=Size(2, 2), codebook_size=64))
     settled = PriorTrainConfig(dropout=0.0)
     prior = prior_state.start(gpt, settled, CPU, precision)

@@ -14,12 +14,12 @@ from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.sampling import DecodingConfig, SampleConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
-from taming_cli.prior import canvas, workspace
-from taming_cli.prior.cache import KVCache
+from taming_cli.prior import buffers, canvas
+from taming_cli.prior.buffers import Kept, Workspace
 from taming_cli.prior.generate import Given, generate
-from taming_cli.prior.gpt import GPT
 from taming_cli.prior.layout import NOT_GIVEN, prefix
-from taming_cli.prior.workspace import Kept, Workspace
+from taming_cli.prior.networks.cache import KVCache
+from taming_cli.prior.networks.gpt import GPT
 from tests.test_gpt import golden_prior, golden_segmentation, toy
 
 MASK = 2**32 - 1
@@ -145,7 +145,7 @@ def test_waves_equal_brute_force_token_for_token(trial: int, monkeypatch: pytest
         given = Given(torch.randint(config.codebook_size, (1, *size)), torch.rand(size) < rng.choice([0.3, 0.9]))
     steps: list[tuple[int, int]] = []
     batch_size = rng.choice([1, 2, 3, 5, 64])
-    monkeypatch.setattr(workspace, "REACH", 16)
+    monkeypatch.setattr(buffers, "REACH", 16)
     codes, recorded = (
         generate(
             gpt,
@@ -217,7 +217,7 @@ def test_what_is_kept_from_a_wider_batch_changes_nothing() -> None:
 def test_no_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """On tensors without values, anything that needs one on the host fails. Conditions are looked at once, before."""
     monkeypatch.setattr(canvas, "check_conditions", lambda *given: None)
-    monkeypatch.setattr(workspace.RecordedSteps, "_captured", lambda self, run: run)
+    monkeypatch.setattr(buffers.RecordedSteps, "_captured", lambda self, run: run)
     with FakeTensorMode(), torch.device("cuda"):
         drawn = generate(
             GPT(class_prior_config(Size(6, 6))).eval(),

@@ -1,4 +1,4 @@
-"""The codec, its losses and its critic against a model in the published format with recorded inputs and outputs."""
+"""Codec, losses and discriminator against a model in the published format with recorded inputs and outputs."""
 
 import json
 from pathlib import Path
@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from taming_cli.codec import losses
-from taming_cli.codec.critic import Critic
+from taming_cli.codec.discriminator import Discriminator
 from taming_cli.codec.vqgan import VQGAN
-from taming_cli.config.codec import CodecConfig, CriticConfig
+from taming_cli.config.codec import CodecConfig, DiscriminatorConfig
 
 GOLDEN = Path(__file__).parent / "golden"
 CONFIG = CodecConfig(
@@ -41,12 +41,12 @@ def codec(tensors: dict[str, torch.Tensor]) -> VQGAN:
 
 
 @pytest.fixture(scope="module")
-def critic(tensors: dict[str, torch.Tensor]) -> Critic:
-    critic = Critic(CriticConfig(disc_ndf=16, disc_num_layers=3))
+def discriminator(tensors: dict[str, torch.Tensor]) -> Discriminator:
+    discriminator = Discriminator(DiscriminatorConfig(disc_ndf=16, disc_num_layers=3))
     prefix = "loss.discriminator."
     own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    critic.load_state_dict(own, strict=True)
-    return critic.eval()
+    discriminator.load_state_dict(own, strict=True)
+    return discriminator.eval()
 
 
 @pytest.fixture(scope="module")
@@ -75,33 +75,35 @@ def test_legacy_codebook_term_is_the_published_one(codec: VQGAN, recorded: dict[
     torch.testing.assert_close(term, recorded["codebook_term"].to(term), rtol=1e-5, atol=0)
 
 
-def test_critic_logits_are_the_published_ones(critic: Critic, recorded: dict[str, torch.Tensor]) -> None:
-    torch.testing.assert_close(critic(recorded["x"]), recorded["disc_logits"], rtol=0, atol=1e-4)
+def test_discriminator_logits_are_the_published_ones(
+    discriminator: Discriminator, recorded: dict[str, torch.Tensor]
+) -> None:
+    torch.testing.assert_close(discriminator(recorded["x"]), recorded["disc_logits"], rtol=0, atol=1e-4)
 
 
 def test_training_losses_are_the_published_ones(
-    codec: VQGAN, critic: Critic, recorded: dict[str, torch.Tensor]
+    codec: VQGAN, discriminator: Discriminator, recorded: dict[str, torch.Tensor]
 ) -> None:
     expected = json.loads((GOLDEN / "vqgan_losses.json").read_text())
-    critic.train()
+    discriminator.train()
     x = recorded["x"]
     x_rec, quantized = codec(x)
     rec = losses.l1(x, x_rec)
-    gen = losses.generator_loss(critic(x_rec))
+    gen = losses.generator_loss(discriminator(x_rec))
     last = codec.decoder.last_layer
     (grad_rec,) = torch.autograd.grad(rec, last, retain_graph=True)
     (grad_gen,) = torch.autograd.grad(gen, last, retain_graph=True)
     weight = 0.8 * losses.adaptive_weight(grad_rec, grad_gen)
     term = losses.codebook_loss(quantized.z_e, quantized.z_q, 0.25, legacy=True)
-    logits = losses.CriticLogits(critic(x), critic(x_rec.detach()))
-    critic.eval()
+    logits = losses.DiscriminatorLogits(discriminator(x), discriminator(x_rec.detach()))
+    discriminator.eval()
     found = {
         "quant_loss": term,
         "nll_loss": rec,
         "d_weight": weight,
         "g_loss": gen,
         "total_loss": rec + weight * gen + term,
-        "disc_loss": losses.critic_loss(logits, "hinge"),
+        "disc_loss": losses.discriminator_loss(logits, "hinge"),
         "logits_real": logits.real.mean(),
         "logits_fake": logits.fake.mean(),
     }

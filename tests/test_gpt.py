@@ -16,10 +16,10 @@ from taming_cli.config.fields import from_dict, to_dict
 from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
-from taming_cli.prior import cache as cache_module
-from taming_cli.prior.cache import KVCache
-from taming_cli.prior.gpt import GPT
 from taming_cli.prior.layout import NOT_GIVEN, check_conditions, offsets, prefix, table_rows
+from taming_cli.prior.networks import cache as cache_module
+from taming_cli.prior.networks.cache import KVCache
+from taming_cli.prior.networks.gpt import GPT
 
 GOLDEN = Path(__file__).parent / "golden"
 CLASS = ConditionSpec(kind="class", vocabulary=7)

@@ -25,8 +25,8 @@ from taming_cli.interop.compvis_export import export_checkpoint
 from taming_cli.interop.diffusers import export_folder
 from taming_cli.interop.load import describe, import_file
 from taming_cli.interop.names import DIFFUSERS, LLAMAGEN, OLD_DIFFUSERS, from_published, to_published
-from taming_cli.prior.gpt import GPT
 from taming_cli.prior.model import prior_file, prior_from
+from taming_cli.prior.networks.gpt import GPT
 from taming_cli.runtime.checkpoint import ModelFile, load_model, save_model
 from tests.toys import toy_codec
 

@@ -36,7 +36,7 @@ TINY = CodecConfig(ch=32, ch_mult=(1, 1), attn_resolutions=(), z_channels=4, cod
 COMMON = shlex.split("--steps 12 --minutes 0 --precision fp32 --device cpu --val-every 0.25 --seed 1")
 CODEC = COMMON + shlex.split(
     "--ch 32 --ch-mult 1,1 --z-channels 4 --codebook-size 16 --codebook-dim 4 --disc-ndf 4 --size 32x32 --batch-size 2 "
-    "--perceptual none --critic-start 0.3 --disc-start 0.5 --quantizer ema"
+    "--perceptual none --disc-train-start 0.3 --disc-start 0.5 --quantizer ema"
 )
 PRIOR = COMMON + shlex.split("--n-layer 1 --n-head 2 --n-embd 16 --batch-size 4 --samples 1 --dropout 0.2")
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from taming_cli.data.images import write_png
-from taming_cli.pipeline import Pipeline
-from taming_cli.prior.workspace import Kept
+from taming_cli.prior.buffers import Kept
+from taming_cli.sampling.pipeline import Pipeline
 from tests.test_pipeline import saved
 from tests.toys import pictures
 

@@ -15,9 +15,9 @@ from taming_cli.config.sampling import DecodingConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 from taming_cli.prior.generate import generate
-from taming_cli.prior.gpt import GPT
 from taming_cli.prior.layout import NOT_GIVEN, prefix
 from taming_cli.prior.likelihood import log_likelihood
+from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.order import in_order
 from taming_cli.prior.state import nats
 from tests.test_generate import random_conditions

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from taming_cli.codec import maps
 from taming_cli.codec.setup import held_out
 from taming_cli.data.contents import Pictures
 from taming_cli.data.sources import list_items
 from taming_cli.errors import UsageError
 from taming_cli.runtime.checkpoint import read_header
+from taming_cli.sampling import conditions
 from tests.test_cli import CODEC, Said, taming
 
 
@@ -217,4 +217,4 @@ def test_every_command_that_takes_pictures_takes_a_list(elsewhere: Path):
     assert taming("annotate", "edges", path, out / "edges", "--json").json["count"] == 2
     assert taming("eval", "codebook", codec, path, *on_cpu).json["codes_counted"] == 2 * 20 * 18
     encoders: Any = {"image": SimpleNamespace(reads=Pictures())}
-    assert [item.name for item in maps._listed(encoders, {"image": path})["image"]] == ["1.png", "3.png"]
+    assert [item.name for item in conditions._listed(encoders, {"image": path})["image"]] == ["1.png", "3.png"]

@@ -12,7 +12,7 @@ from taming_cli.codec.vqgan import codec_file
 from taming_cli.data.token_writer import merge
 from taming_cli.errors import TamingError
 from taming_cli.runtime.checkpoint import save_model
-from taming_cli.runtime.rundir import Place, open_run
+from taming_cli.runtime.run.folder import Place, open_run
 from tests import toys
 from tests.test_cli import taming
 from tests.test_resume import CODEC, picture

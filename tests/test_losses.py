@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from taming_cli.codec.losses import CriticLogits, adaptive_weight, codebook_loss, critic_loss, generator_loss, l1
+from taming_cli.codec.losses import (
+    DiscriminatorLogits,
+    adaptive_weight,
+    codebook_loss,
+    discriminator_loss,
+    generator_loss,
+    l1,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -41,25 +48,25 @@ def test_the_codebook_loss_and_its_gradients_are_the_papers(legacy: bool, learne
 
 
 @pytest.mark.parametrize("kind", ["hinge", "vanilla"])
-def test_the_critic_loss_is_its_closed_form(kind: str) -> None:
+def test_the_discriminator_loss_is_its_closed_form(kind: str) -> None:
     real, fake = 2 * array(2, 1, 3, 3), 2 * array(2, 1, 3, 3)
     r, f = real.astype(np.float64), fake.astype(np.float64)
     if kind == "hinge":
         expected = 0.5 * (np.maximum(0, 1 - r).mean() + np.maximum(0, 1 + f).mean())
     else:
         expected = 0.5 * (np.log1p(np.exp(-r)).mean() + np.log1p(np.exp(f)).mean())
-    loss = critic_loss(CriticLogits(torch.tensor(real), torch.tensor(fake)), kind)  # type: ignore[arg-type]
+    loss = discriminator_loss(DiscriminatorLogits(torch.tensor(real), torch.tensor(fake)), kind)  # type: ignore[arg-type]
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_critic_loss_at_known_points() -> None:
-    sure = CriticLogits(real=torch.full((1, 1, 2, 2), 3.0), fake=torch.full((1, 1, 2, 2), -3.0))
-    unsure = CriticLogits(real=torch.zeros(1, 1, 2, 2), fake=torch.zeros(1, 1, 2, 2))
-    assert critic_loss(sure, "hinge").item() == 0.0
-    assert critic_loss(unsure, "hinge").item() == 1.0
-    assert critic_loss(unsure, "vanilla").item() == pytest.approx(np.log(2))
-    huge = CriticLogits(real=torch.full((1,), -1e4), fake=torch.full((1,), 1e4))
-    assert critic_loss(huge, "vanilla").item() == pytest.approx(1e4)  # no overflow
+def test_the_discriminator_loss_at_known_points() -> None:
+    sure = DiscriminatorLogits(real=torch.full((1, 1, 2, 2), 3.0), fake=torch.full((1, 1, 2, 2), -3.0))
+    unsure = DiscriminatorLogits(real=torch.zeros(1, 1, 2, 2), fake=torch.zeros(1, 1, 2, 2))
+    assert discriminator_loss(sure, "hinge").item() == 0.0
+    assert discriminator_loss(unsure, "hinge").item() == 1.0
+    assert discriminator_loss(unsure, "vanilla").item() == pytest.approx(np.log(2))
+    huge = DiscriminatorLogits(real=torch.full((1,), -1e4), fake=torch.full((1,), 1e4))
+    assert discriminator_loss(huge, "vanilla").item() == pytest.approx(1e4)  # no overflow
 
 
 def test_the_generator_loss_is_minus_the_mean() -> None:
@@ -75,7 +82,7 @@ def test_the_adaptive_weight_is_the_ratio_of_norms() -> None:
     assert not weight.requires_grad
 
 
-def test_the_adaptive_weight_is_clamped_and_defined_for_a_dead_critic() -> None:
+def test_the_adaptive_weight_is_clamped_and_defined_for_a_dead_discriminator() -> None:
     one, none = torch.ones(4), torch.zeros(4)
     assert adaptive_weight(one, none).item() == 1e4
     assert adaptive_weight(none, one).item() == 0.0
@@ -85,11 +92,11 @@ def test_the_adaptive_weight_is_clamped_and_defined_for_a_dead_critic() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_inputs_are_computed_in_float32(dtype: torch.dtype) -> None:
     x, y = torch.tensor(array(2, 3, 8, 8)).to(dtype), torch.tensor(array(2, 3, 8, 8)).to(dtype)
-    logits = CriticLogits(x, y)
+    logits = DiscriminatorLogits(x, y)
     for half, full in (
         (l1(x, y), l1(x.float(), y.float())),
         (codebook_loss(x, y, 0.25), codebook_loss(x.float(), y.float(), 0.25)),
-        (critic_loss(logits, "hinge"), critic_loss(CriticLogits(x.float(), y.float()), "hinge")),
+        (discriminator_loss(logits, "hinge"), discriminator_loss(DiscriminatorLogits(x.float(), y.float()), "hinge")),
         (generator_loss(x), generator_loss(x.float())),
         (adaptive_weight(100 * x, y), adaptive_weight((100 * x).float(), y.float())),
     ):

@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from taming_cli.cli.app import main
-from taming_cli.codec import tiles
-from taming_cli.codec.local import stages
-from taming_cli.codec.parts import memory
+from taming_cli.codec.tiling import tiles
+from taming_cli.codec.tiling.boxes import memory
+from taming_cli.codec.tiling.decoding import stages
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.codec import CodecConfig
 from taming_cli.data.images import png_settings, write_png
 from taming_cli.data.tokens import TokenFile
 from taming_cli.errors import UsageError
-from taming_cli.pipeline import Pipeline
 from taming_cli.runtime import memory as machine
 from taming_cli.runtime.memory import GIB, LEAST, Room, memory_bytes, room
+from taming_cli.sampling.pipeline import Pipeline
 from tests.test_pipeline import saved
 from tests.toys import pictures
 

@@ -18,11 +18,11 @@ from taming_cli.config.prior import PriorConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import BadFileError
 from taming_cli.interop.load import import_file
-from taming_cli.pipeline import Pipeline
-from taming_cli.prior.gpt import GPT
 from taming_cli.prior.model import prior_file
-from taming_cli.runtime.builtin import named
+from taming_cli.prior.networks.gpt import GPT
 from taming_cli.runtime.checkpoint import load_model, save_model
+from taming_cli.runtime.model_files import named
+from taming_cli.sampling.pipeline import Pipeline
 from tests.toys import toy_codec
 
 GOLDEN = Path(__file__).parent / "golden"

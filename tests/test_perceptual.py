@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from taming_cli.errors import BadFileError, MissingWeightsError, UsageError
-from taming_cli.judges.perceptual import Perceptual, build, placement
+from taming_cli.pretrained.perceptual import Perceptual, build, placement
 from taming_cli.runtime import weights
 
 BACKBONES: dict[str, tuple[str, Callable[..., nn.Module]]] = {
@@ -44,9 +44,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def lite() -> Perceptual:
-    judge = build("efficientnet-lite0", offline=True)
-    assert judge is not None
-    return judge
+    network = build("efficientnet-lite0", offline=True)
+    assert network is not None
+    return network
 
 
 def lpips_from(file: Path, name: str) -> nn.Module:
@@ -70,20 +70,20 @@ def pictures(seed: int, height: int = 64, width: int = 64, batch: int = 2) -> Te
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("size", [(64, 64), (32, 45)])
 def test_lpips_equals_the_lpips_package(files: dict[str, Path], name: str, size: tuple[int, int]) -> None:
-    judge = build(name, weights=files[name], offline=True)
-    assert judge is not None
+    network = build(name, weights=files[name], offline=True)
+    assert network is not None
     x, y = pictures(1, *size), pictures(2, *size)
     with torch.no_grad():
-        distance, expected = judge(x, y), lpips_from(files[name], name)(x, y).flatten()
+        distance, expected = network(x, y), lpips_from(files[name], name)(x, y).flatten()
     assert distance.shape == (2,)
     assert expected.min() > 1e-3
     assert torch.allclose(distance, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_lpips_is_stamped_with_the_file_it_was_given(files: dict[str, Path]) -> None:
-    judge = build("lpips-squeeze", weights=files["lpips-squeeze"])
-    assert judge is not None
-    assert judge.stamp == {"name": "lpips-squeeze", "sha256": weights.sha256(files["lpips-squeeze"]), "known": False}
+    network = build("lpips-squeeze", weights=files["lpips-squeeze"])
+    assert network is not None
+    assert network.stamp == {"name": "lpips-squeeze", "sha256": weights.sha256(files["lpips-squeeze"]), "known": False}
 
 
 def test_a_backbone_file_must_fit_entirely(files: dict[str, Path], tmp_path: Path) -> None:
@@ -120,19 +120,19 @@ def test_none_is_none_and_an_unknown_name_is_refused() -> None:
 @pytest.mark.parametrize("name", ["lpips-alex", "efficientnet-lite0"])
 def test_distances_are_a_sum_over_cells_of_unit_activations(files: dict[str, Path], name: str) -> None:
     """The formula of the module, by loops over stages and cells."""
-    judge = build(name, weights=files.get(name), offline=True)
-    assert judge is not None
+    network = build(name, weights=files.get(name), offline=True)
+    assert network is not None
     x, y = pictures(3, 32, 40), pictures(4, 32, 40)
     with torch.no_grad():
         expected = torch.zeros(2, dtype=torch.float64)
-        stages = zip(judge.activations(x, None), judge.activations(y, None), judge.channel_weights, strict=True)
+        stages = zip(network.activations(x, None), network.activations(y, None), network.channel_weights, strict=True)
         for a, b, weight in stages:
             for i in range(a.shape[2]):
                 for j in range(a.shape[3]):
                     u, v = a[:, :, i, j].double(), b[:, :, i, j].double()
                     u, v = (z / z.norm(dim=1, keepdim=True).clamp(min=1e-10) for z in (u, v))
                     expected += ((u - v) ** 2 * weight).sum(1) / (a.shape[2] * a.shape[3])
-        assert torch.allclose(judge(x, y).double(), expected, rtol=1e-4)
+        assert torch.allclose(network(x, y).double(), expected, rtol=1e-4)
 
 
 def test_a_distance_is_zero_for_equal_pictures_symmetric_and_one_per_picture(lite: Perceptual) -> None:
@@ -147,10 +147,10 @@ def test_a_distance_is_zero_for_equal_pictures_symmetric_and_one_per_picture(lit
 
 def test_lpips_gradients_equal_those_of_the_lpips_package(files: dict[str, Path]) -> None:
     name = "lpips-squeeze"
-    judge = build(name, weights=files[name])
-    assert judge is not None
+    network = build(name, weights=files[name])
+    assert network is not None
     x, y = (pictures(seed, 48, 48).requires_grad_() for seed in (7, 8))
-    ours = torch.autograd.grad(judge(x, y).sum(), (x, y))
+    ours = torch.autograd.grad(network(x, y).sum(), (x, y))
     theirs = torch.autograd.grad(lpips_from(files[name], name)(x, y).sum(), (x, y))
     for mine, other in zip(ours, theirs, strict=True):
         assert other.abs().max() > 1e-5
@@ -176,10 +176,10 @@ def test_the_gradient_of_the_efficientnet_distance_is_its_slope(lite: Perceptual
 def test_distance_and_gradient_are_zero_where_every_activation_is(files: dict[str, Path], tmp_path: Path) -> None:
     tensors = torch.load(files["lpips-squeeze"], weights_only=True)
     torch.save({name: torch.zeros_like(value) for name, value in tensors.items()}, tmp_path / "zeros.pth")
-    judge = build("lpips-squeeze", weights=tmp_path / "zeros.pth")
-    assert judge is not None
+    network = build("lpips-squeeze", weights=tmp_path / "zeros.pth")
+    assert network is not None
     y = pictures(1).requires_grad_()
-    distance = judge(pictures(2), y)
+    distance = network(pictures(2), y)
     distance.sum().backward()
     assert torch.equal(distance, torch.zeros(2))
     assert y.grad is not None
@@ -204,33 +204,33 @@ def test_bf16_autocast_does_not_change_the_efficientnet_distance(lite: Perceptua
 
 
 def test_lpips_under_bf16_autocast_is_close_and_fp32(files: dict[str, Path]) -> None:
-    judge = build("lpips-alex", weights=files["lpips-alex"])
-    assert judge is not None
+    network = build("lpips-alex", weights=files["lpips-alex"])
+    assert network is not None
     x, y = pictures(1), pictures(2)
     with torch.autocast("cpu", torch.bfloat16):
-        distance = judge(x, y)
+        distance = network(x, y)
     assert distance.dtype == torch.float32
-    assert torch.allclose(distance, judge(x, y), rtol=0.05)
+    assert torch.allclose(distance, network(x, y), rtol=0.05)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 31, 64), (1, 1, 64, 64), (3, 64, 64)])
-def test_pictures_that_cannot_be_judged_are_refused(lite: Perceptual, shape: tuple[int, ...]) -> None:
+def test_pictures_that_cannot_be_scored_are_refused(lite: Perceptual, shape: tuple[int, ...]) -> None:
     with pytest.raises(UsageError, match="efficientnet-lite0"):
         lite(torch.zeros(shape), torch.zeros(shape))
 
 
-def test_judges_stay_frozen_and_take_no_randomness(files: dict[str, Path]) -> None:
+def test_networks_stay_frozen_and_take_no_randomness(files: dict[str, Path]) -> None:
     for name in ("lpips-vgg", "efficientnet-lite0"):
         torch.manual_seed(3)
         expected = torch.rand(2)
         torch.manual_seed(3)
-        judge = build(name, weights=files.get(name), offline=True)
-        assert judge is not None
-        judge(pictures(1), pictures(2))
+        network = build(name, weights=files.get(name), offline=True)
+        assert network is not None
+        network(pictures(1), pictures(2))
         assert torch.equal(torch.rand(2), expected)
-        nn.ModuleList([judge]).train()
-        assert not any(module.training for module in judge.modules())
-        assert not any(parameter.requires_grad for parameter in judge.parameters())
+        nn.ModuleList([network]).train()
+        assert not any(module.training for module in network.modules())
+        assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
 def test_any_sixteen_placements_in_a_row_are_all_different() -> None:

@@ -23,7 +23,8 @@ from torch import nn
 from taming_cli.errors import BadFileError
 from taming_cli.interop.pickles import read
 from taming_cli.interop.unpickler import STORAGES, VIEWS, Inert
-from taming_cli.runtime.checkpoint import SAFETENSORS, Stored
+from taming_cli.runtime.checkpoint import SAFETENSORS
+from taming_cli.runtime.stored import Stored
 
 DTYPES = sorted(set(STORAGES.values()), key=str)
 FORMATS = {"zip": True, "old": False}

@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 
-from taming_cli import sampling as room
 from taming_cli.cli.app import main
 from taming_cli.codec.reconstruct import decode
 from taming_cli.codec.vqgan import VQGAN, codec_file
@@ -26,13 +25,14 @@ from taming_cli.data.arrays import made_of, read_pictures
 from taming_cli.data.images import png_settings, read_image, to_uint8
 from taming_cli.data.tokens import TokenFile, verify
 from taming_cli.errors import BadFileError, Interrupted, UsageError
-from taming_cli.pipeline import Pipeline
-from taming_cli.prior.gpt import GPT
+from taming_cli.prior.buffers import Kept
 from taming_cli.prior.model import prior_file
-from taming_cli.prior.workspace import Kept
+from taming_cli.prior.networks.gpt import GPT
 from taming_cli.runtime.checkpoint import save_model
 from taming_cli.runtime.device import precision_name
-from taming_cli.sampling import Sampled, sample_to, write_npz
+from taming_cli.sampling import files as room
+from taming_cli.sampling.files import Sampled, sample_to, write_npz
+from taming_cli.sampling.pipeline import Pipeline
 from tests.toys import CODEC, toy_codec
 
 LABELS = ("cat", "dog", "7")
@@ -426,7 +426,7 @@ def test_a_decoder_trained_further_draws_the_same_codes(ckpt: Path, pipeline: Pi
 def test_auto_is_bf16_for_wide_priors_where_the_device_multiplies_it(
     tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("taming_cli.pipeline.WIDE", 64)
+    monkeypatch.setattr("taming_cli.sampling.pipeline.WIDE", 64)
     wide = PriorConfig(n_layer=1, n_head=4, n_embd=64, window=Size(2, 2), codebook_size=64)
     save_model(tmp_path / "wide.safetensors", prior_file(GPT(wide), codec_file(toy_codec(), {}), {"grid": "2x2"}))
     small = saved(tmp_path / "small.safetensors", classes=False)

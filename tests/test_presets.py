@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
+from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.presets import PRESETS, preset
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.resolve import Layer, resolve
@@ -12,7 +12,7 @@ from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 
 STAGES: dict[str, tuple[type[Any], ...]] = {
-    "codec": (CodecConfig, CriticConfig, CodecTrainConfig),
+    "codec": (CodecConfig, DiscriminatorConfig, CodecTrainConfig),
     "prior": (PriorConfig, PriorTrainConfig),
 }
 
@@ -39,12 +39,12 @@ def test_the_presets_for_first_use_need_no_download(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "codes"), [("f16-1024", 1024), ("f16-16384", 16384)])
 def test_the_paper_presets_are_the_papers(name: str, codes: int) -> None:
-    codec, critic, train = resolve(STAGES["codec"], [Layer("preset", preset(name).codec)]).configs
+    codec, discriminator, train = resolve(STAGES["codec"], [Layer("preset", preset(name).codec)]).configs
     assert codec.downsample_factor == 16
     assert (codec.ch, codec.ch_mult, codec.num_res_blocks) == (128, (1, 1, 2, 2, 4), 2)
     assert (codec.z_channels, codec.codebook_dim, codec.codebook_size) == (256, 256, codes)
     assert (codec.attn_resolutions, codec.resolution, train.size) == ((16,), 256, Size(256, 256))
-    assert (critic.disc_ndf, critic.disc_num_layers, critic.disc_loss) == (64, 3, "hinge")
+    assert (discriminator.disc_ndf, discriminator.disc_num_layers, discriminator.disc_loss) == (64, 3, "hinge")
     assert (train.perceptual, train.perceptual_weight, train.disc_weight) == ("lpips-vgg", 1.0, 0.8)
     prior, _ = resolve(STAGES["prior"], [Layer("preset", preset(name).prior)]).configs
     assert prior.arch == "published"

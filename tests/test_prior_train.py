@@ -24,17 +24,17 @@ from taming_cli.prior import state as prior_state
 from taming_cli.prior import train as training
 from taming_cli.prior.batches import TokenSet, fixed_windows, train_batch
 from taming_cli.prior.generate import generate
-from taming_cli.prior.gpt import GPT
 from taming_cli.prior.layout import NOT_GIVEN
 from taming_cli.prior.model import prior_file, prior_from
+from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.state import PriorState, prior_step
 from taming_cli.prior.train import fit
+from taming_cli.report.record import read_run
 from taming_cli.runtime.checkpoint import ModelFile, load_model, load_trainer
 from taming_cli.runtime.cost import cost
-from taming_cli.runtime.progress import Progress
-from taming_cli.runtime.record import read_run
-from taming_cli.runtime.rundir import Place, Run, read_settings
-from taming_cli.runtime.sheets import Layout, layout_of
+from taming_cli.runtime.run.folder import Place, Run, read_settings
+from taming_cli.runtime.run.progress import Progress
+from taming_cli.runtime.run.sheets import Layout, layout_of
 
 CODES = 8
 PRIOR = PriorConfig(n_layer=1, n_head=2, n_embd=16, window=Size(4, 4))

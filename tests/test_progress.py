@@ -16,10 +16,10 @@ from taming_cli.cli.bar import Bar, Pace, fitting
 from taming_cli.cli.console import Output, duration, figure
 from taming_cli.cli.training import teller, words
 from taming_cli.codec.train import fit
-from taming_cli.config.codec import CodecTrainConfig, CriticConfig
+from taming_cli.config.codec import CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.size import Size
-from taming_cli.runtime.progress import Means, Progress
-from taming_cli.runtime.rundir import Place
+from taming_cli.runtime.run.folder import Place
+from taming_cli.runtime.run.progress import Means, Progress
 from tests.test_cli import picture
 from tests.toys import CODEC
 
@@ -27,8 +27,8 @@ from tests.toys import CODEC
 def test_means_are_over_the_steps_in_which_a_term_was_there() -> None:
     means = Means()
     means.add({"l1": torch.tensor(1.0)}, 4)
-    means.add({"l1": torch.tensor(3.0), "critic": torch.tensor(5.0)}, 4)
-    assert means.take() == {"l1": 2.0, "critic": 5.0}
+    means.add({"l1": torch.tensor(3.0), "discriminator": torch.tensor(5.0)}, 4)
+    assert means.take() == {"l1": 2.0, "discriminator": 5.0}
 
 
 def test_taking_them_begins_anew() -> None:
@@ -109,7 +109,13 @@ def drawn(bar: Bar, columns: int) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.getvalue())
 
 
-FIGURES = {"l1": 0.19951, "codes_used": 0.71875, "codebook_perplexity": 46.59, "perceptual": 0.12345, "critic": 0.9}
+FIGURES = {
+    "l1": 0.19951,
+    "codes_used": 0.71875,
+    "codebook_perplexity": 46.59,
+    "perceptual": 0.12345,
+    "discriminator": 0.9,
+}
 
 
 def step(number: int, spent: float, values: dict[str, float] | None = None, rate: float = 7.2) -> Progress:
@@ -139,7 +145,7 @@ def test_eighty_columns_show_time_left_step_loss_codes_and_rate(terminal: Callab
     clock.now += 60
     tell(step(20, 0.20))
     assert re.fullmatch(r"training ━+ +20%  8:00 left  step 20  L1 0\.200  codes 72%  7\.20 images/s", drawn(bar, 80))
-    assert drawn(bar, 140).endswith("images/s  perplexity 46.6  perceptual 0.123  critic 0.900")
+    assert drawn(bar, 140).endswith("images/s  perplexity 46.6  perceptual 0.123  discriminator 0.900")
     places = set()
     for spent in (0.25, 0.5, 0.75):  # without colours too, nothing moves but the bar
         tell(step(30, spent))
@@ -293,11 +299,11 @@ def test_a_training_tells_each_step_and_the_codes_in_use_at_each_tenth(tmp_path:
         precision="fp32",
         val_every=1.0,
     )
-    critic = CriticConfig(disc_ndf=4)
+    discriminator = DiscriminatorConfig(disc_ndf=4)
     done = fit(
         [tmp_path / "in"],
         codec=CODEC,
-        critic=critic,
+        discriminator=discriminator,
         train=train,
         place=Place(out=tmp_path / "run"),
         on_step=told.append,

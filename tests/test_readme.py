@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from taming_cli import scenes
 from taming_cli.cli.app import main
 from taming_cli.config.size import Size
-from taming_cli.data import scenes
 from tests.processes import free_port
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,9 +12,9 @@ from taming_cli.cli.app import main
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.data.images import read_image
 from taming_cli.errors import UsageError
-from taming_cli.pipeline import Pipeline
-from taming_cli.rejection import SEEN, Judge, accepted, keep
-from taming_cli.sampling import sample_to
+from taming_cli.sampling.files import sample_to
+from taming_cli.sampling.pipeline import Pipeline
+from taming_cli.sampling.rejection import SEEN, Scorer, accepted, keep
 from tests.test_pipeline import saved
 
 
@@ -41,13 +41,13 @@ ORDER = torch.tensor([0, 1, 2])
 
 def test_the_best_of_their_class_are_kept_in_their_order(pipeline: Pipeline, tmp_path: Path) -> None:
     config = SampleConfig(n=3, seed=4, class_name="cat", accept_rate=0.25)
-    judge = Judge(Brightness(), ORDER)
-    kept = accepted(pipeline, config, tmp_path, judge, asked=pipeline.ask(config), first=5)
-    assert judge.classifier.seen == 12
+    scorer = Scorer(Brightness(), ORDER)
+    kept = accepted(pipeline, config, tmp_path, scorer, asked=pipeline.ask(config), first=5)
+    assert scorer.classifier.seen == 12
     every = pipeline.draw(config, numbers=range(5, 17)).images.float().mean((1, 2, 3))
     best = every.argsort(descending=True, stable=True)[:3].sort().values
     assert kept == [5 + index for index in best.tolist()]
-    dark = Judge(Brightness(), torch.tensor([1, 0, 2]))
+    dark = Scorer(Brightness(), torch.tensor([1, 0, 2]))
     with pytest.raises(UsageError, match="other settings"):
         accepted(pipeline, SampleConfig(n=3, seed=5, accept_rate=0.25), tmp_path, dark, asked=pipeline.ask(config))
 
@@ -55,14 +55,14 @@ def test_the_best_of_their_class_are_kept_in_their_order(pipeline: Pipeline, tmp
 def test_a_killed_job_goes_on_with_what_it_has_seen(pipeline: Pipeline, tmp_path: Path) -> None:
     config = SampleConfig(n=2, seed=4, class_name="cat", accept_rate=0.2)
     asked = pipeline.ask(config)
-    whole = accepted(pipeline, config, tmp_path / "a", Judge(Brightness(), ORDER), asked=asked)
+    whole = accepted(pipeline, config, tmp_path / "a", Scorer(Brightness(), ORDER), asked=asked)
     lines = (tmp_path / "a" / SEEN).read_text().splitlines(keepends=True)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / SEEN).write_text("".join(lines[:5]) + lines[5][:4])
-    judge = Judge(Brightness(), ORDER)
-    assert accepted(pipeline, config, tmp_path / "b", judge, asked=asked) == whole
-    assert judge.classifier.seen == 10 - 4
-    again = Judge(Brightness(), ORDER)
+    scorer = Scorer(Brightness(), ORDER)
+    assert accepted(pipeline, config, tmp_path / "b", scorer, asked=asked) == whole
+    assert scorer.classifier.seen == 10 - 4
+    again = Scorer(Brightness(), ORDER)
     assert accepted(pipeline, config, tmp_path / "b", again, asked=asked) == whole
     assert again.classifier.seen == 0
 
@@ -79,8 +79,8 @@ def test_classes_compete_within_themselves() -> None:
 def test_a_prior_without_classes_is_refused(tmp_path: Path) -> None:
     plain = Pipeline.load(saved(tmp_path / "plain.safetensors", classes=False), device="cpu")
     config = SampleConfig(n=1, accept_rate=0.5)
-    with pytest.raises(UsageError, match="no classes to judge by"):
-        accepted(plain, config, tmp_path, Judge(Brightness(), ORDER), asked=plain.ask(config))
+    with pytest.raises(UsageError, match="no classes to score by"):
+        accepted(plain, config, tmp_path, Scorer(Brightness(), ORDER), asked=plain.ask(config))
 
 
 def test_what_is_kept_is_the_very_sample_of_its_number(pipeline: Pipeline, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_what_is_kept_is_the_very_sample_of_its_number(pipeline: Pipeline, tmp_p
     assert (read_image(made[1].path.read_bytes(), "it").int() - alone.int()).abs().max() <= 1
 
 
-def test_the_command_judges_without_a_download(tmp_path: Path, capsys: Any) -> None:
+def test_the_command_scores_without_a_download(tmp_path: Path, capsys: Any) -> None:
     prior = saved(tmp_path / "prior.safetensors", classes=True)
     (tmp_path / "map.json").write_text(json.dumps({"cat": "tabby", "dog": "golden retriever", "7": 7}))
     line = ["sample", "--ckpt", str(prior), "--class", "dog", "-n", "2", "--accept-rate", "0.5", "--device", "cpu"]

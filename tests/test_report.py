@@ -13,18 +13,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
+from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.fields import to_dict
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.data.images import grid, write_png
 from taming_cli.errors import BadFileError
-from taming_cli.runtime.charts import Chart, Line, draw, linear_axis, number, thin, value_axis
+from taming_cli.report.charts import Chart, Line, draw, linear_axis, number, thin, value_axis
+from taming_cli.report.html import Html, el, page
+from taming_cli.report.page import write_report
+from taming_cli.report.pictures import earlier
+from taming_cli.report.record import read_run
 from taming_cli.runtime.checkpoint import ModelFile, save_model
-from taming_cli.runtime.page import Html, el, page
-from taming_cli.runtime.pictures import earlier
-from taming_cli.runtime.record import read_run
-from taming_cli.runtime.report import write_report
-from taming_cli.runtime.sheets import LAYOUT, Layout, halves, layout_of, pieces, stamp
+from taming_cli.runtime.run.sheets import LAYOUT, Layout, halves, layout_of, pieces, stamp
 
 VOID = {"img", "meta"}
 
@@ -63,7 +63,11 @@ def read(folder: Path) -> Tree:
 
 def make_run(folder: Path, command: str, lines: list[dict[str, Any]], **about: Any) -> Path:
     groups = (
-        {"codec": CodecConfig(), "critic": CriticConfig(), "train": CodecTrainConfig(steps=100, minutes=0)}
+        {
+            "codec": CodecConfig(),
+            "discriminator": DiscriminatorConfig(),
+            "train": CodecTrainConfig(steps=100, minutes=0),
+        }
         if command == "train-vqgan"
         else {"prior": PriorConfig(), "train": PriorTrainConfig(steps=100, minutes=0)}
     )
@@ -85,7 +89,9 @@ def line(kind: str, step: int, **values: float) -> dict[str, Any]:
 
 
 def codec_lines() -> list[dict[str, Any]]:
-    lines = [line("train", n, l1=1 / n, codebook_perplexity=n, critic=1.0, generator=0.5) for n in range(10, 101, 10)]
+    lines = [
+        line("train", n, l1=1 / n, codebook_perplexity=n, discriminator=1.0, generator=0.5) for n in range(10, 101, 10)
+    ]
     figures = [{"psnr": 10 + n / 10, "l1": 1 / n, "codes_used": n / 200, "count": 7} for n in (20, 60, 100)]
     return lines + [line("validation", n, **values) for n, values in zip((20, 60, 100), figures, strict=True)]
 
@@ -281,7 +287,7 @@ def test_settings_that_differ_come_first_with_their_origin(tmp_path: Path) -> No
     text = re.sub(r"\s+", " ", read(make_run(tmp_path / "a", "train-vqgan", [])).text)
     default = CodecTrainConfig()
     assert f"Setting Value Default Origin steps 100 {default.steps} flag minutes 0 {default.minutes}" in text
-    assert text.index("settings as by default") < text.index("critic_start")
+    assert text.index("settings as by default") < text.index("disc_train_start")
 
 
 def test_unknown_figures_are_drawn_under_their_own_name(tmp_path: Path) -> None:
@@ -296,7 +302,7 @@ def test_every_logged_figure_is_drawn_and_named_for_readers_of_the_screen(tmp_pa
         "L1: training 0.01, held-out 0.01",
         "Codes in use: held-out 50",
         "Perplexity: training 100",
-        "Loss: critic 1, codec 0.5",
+        "Loss: discriminator 1, codec 0.5",
     ]
 
 

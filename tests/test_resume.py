@@ -17,7 +17,7 @@ from PIL import Image
 
 from taming_cli.codec.vqgan import codec_file
 from taming_cli.runtime.checkpoint import load_trainer, read_header, save_model
-from taming_cli.runtime.rundir import read_settings
+from taming_cli.runtime.run.folder import read_settings
 from tests import toys
 from tests.processes import free_port
 from tests.test_cli import Said, taming

@@ -13,8 +13,8 @@ from PIL import Image
 
 from taming_cli.config.size import Size
 from taming_cli.data.conditions.labels import read_colours
-from taming_cli.data.scenes import CLASSES, LABELS, PALETTE, Scene, label_of, scene, write
 from taming_cli.errors import UsageError
+from taming_cli.scenes import CLASSES, LABELS, PALETTE, Scene, label_of, scene, write
 
 FIGURE_LABELS = [LABELS.index(name) for name in ("skin", "hair", "top", "bottom", "shoes")]
 SKY = [LABELS.index(name) for name in ("sky", "sun", "moon")]
@@ -33,7 +33,7 @@ def test_the_same_seed_draws_the_same_scene_in_another_process() -> None:
     here = [digest(scene(*case)) for case in cases]
     assert here == [digest(scene(*case)) for case in cases]
     code = (
-        "import hashlib, sys\nimport numpy as np\nfrom taming_cli.data.scenes import scene\n"
+        "import hashlib, sys\nimport numpy as np\nfrom taming_cli.scenes import scene\n"
         f"for case in {cases!r}:\n"
         "    drawn, found = scene(*case), hashlib.sha256()\n"
         "    for array in drawn[:4]:\n        found.update(np.ascontiguousarray(array).tobytes())\n"

@@ -22,8 +22,8 @@ from taming_cli.data.tokens import TokenHeader
 from taming_cli.errors import Interrupted
 from taming_cli.prior import train as prior_training
 from taming_cli.runtime.checkpoint import ModelFile
-from taming_cli.runtime.progress import Progress
-from taming_cli.runtime.rundir import Place, Run
+from taming_cli.runtime.run.folder import Place, Run
+from taming_cli.runtime.run.progress import Progress
 from tests.test_cli import CODEC, picture, taming
 
 Points = dict[str, list[tuple[int, float]]]
@@ -197,7 +197,7 @@ def test_what_is_logged_is_on_disk_before_the_next_step(tmp_path: Path) -> None:
     with Run(tmp_path, None, tensorboard=True) as run:
         run.samples.mkdir()
         run.rewind_log(0)
-        run.log(kind="train", step=10, images=20, seconds=1.5, l1=0.5, critic=math.nan)
+        run.log(kind="train", step=10, images=20, seconds=1.5, l1=0.5, discriminator=math.nan)
         scalars, _ = points(tmp_path / "tensorboard")
         assert scalars == {"train/l1": [(10, 0.5)]}  # a kill would leave it there; what is no number is left out
         run.show(10, torch.zeros(3, 4, 6, dtype=torch.uint8))

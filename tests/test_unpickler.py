@@ -20,7 +20,8 @@ import torch
 
 from taming_cli.interop import unpickler
 from taming_cli.interop.unpickler import Damaged, Inert, Storage, unpickle
-from taming_cli.runtime.checkpoint import SAFETENSORS, Stored
+from taming_cli.runtime.checkpoint import SAFETENSORS
+from taming_cli.runtime.stored import Stored
 
 
 def numbers(dtype: torch.dtype, _: str, count: int) -> Storage:

@@ -7,15 +7,15 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from taming_cli.codec.validate import Textures
-from taming_cli.judges import perceptual
-from taming_cli.judges.perceptual import Features
+from taming_cli.pretrained.perceptual import Features
+from taming_cli.pretrained.perceptual import build as build_perceptual
 
 
 def test_texture_tells_blur_from_a_shift() -> None:
     """Two pictures of grain: the perceptual distance takes a shift for worse than blur, the texture distance does
     not."""
-    judge = perceptual.build("efficientnet-lite0")
-    assert judge is not None
+    perceptual = build_perceptual("efficientnet-lite0")
+    assert perceptual is not None
     grain = torch.rand(2, 3, 64, 80, generator=torch.Generator().manual_seed(0)) * 2 - 1
     grain = avg_pool2d(grain, 3, 1) * 2
     real, shifted = grain[..., :64], grain[..., 5:69]
@@ -24,7 +24,7 @@ def test_texture_tells_blur_from_a_shift() -> None:
     for name, seen in (("same", real), ("shifted", shifted), ("blurred", blurred)):
         textures = Textures()
         for one, other in zip(real[:, None], seen[:, None], strict=True):
-            textures.add(judge.features(one), judge.features(other))
+            textures.add(perceptual.features(one), perceptual.features(other))
         found[name] = textures.distance()
     assert found["same"] == pytest.approx(0, abs=1e-6)
     assert found["shifted"] < 0.5 * found["blurred"]

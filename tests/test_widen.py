@@ -14,14 +14,14 @@ from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.size import Size
 from taming_cli.data.tokens import RULE, ConditionHeader
 from taming_cli.errors import UsageError
-from taming_cli.prior import gpt as network
-from taming_cli.prior.gpt import GPT
 from taming_cli.prior.layout import offsets, prefix
 from taming_cli.prior.model import prior_file, prior_from
+from taming_cli.prior.networks import gpt as network
+from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.train import TrainedPrior, fit
 from taming_cli.prior.widen import widened
 from taming_cli.runtime.checkpoint import load_model, save_model
-from taming_cli.runtime.rundir import Place
+from taming_cli.runtime.run.folder import Place
 from tests.test_gpt import toy
 from tests.test_prior_train import CODEC, PRIOR, TRAIN, tokens
 

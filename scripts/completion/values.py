@@ -16,7 +16,7 @@ from taming_cli.config.codec import CodecTrainConfig
 from taming_cli.config.fields import Kind, kinds
 from taming_cli.config.kinds import MADE, RULES, CodecKind
 from taming_cli.data.images import EXTENSIONS
-from taming_cli.judges import catalogue
+from taming_cli.pretrained import catalogue
 
 ANY = ""
 """The end of every file's name."""

@@ -20,8 +20,8 @@ import torchvision
 from torch import Tensor, nn
 
 from taming_cli.codec.vqgan import VQGAN
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
-from taming_cli.prior.gpt import GPT
+from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
+from taming_cli.prior.networks.gpt import GPT
 
 NEEDED = ("einops", "requests", "tqdm")
 """Packages that the authors' modules import and this project does not depend on."""
@@ -52,7 +52,7 @@ class Peer:
 
         self._model, self._lpips, self._losses, self.mingpt = VQModel, lpips, vqperceptual, mingpt
 
-    def codec(self, ours: VQGAN, critic: CriticConfig, train: CodecTrainConfig) -> Any:
+    def codec(self, ours: VQGAN, discriminator: DiscriminatorConfig, train: CodecTrainConfig) -> Any:
         """Their `VQModel` of the same architecture."""
         config: CodecConfig = ours.config
         names = ("ch", "out_ch", "ch_mult", "num_res_blocks", "attn_resolutions", "in_channels", "resolution")
@@ -62,8 +62,8 @@ class Peer:
             return self._losses.VQLPIPSWithDiscriminator(
                 disc_start=0,
                 disc_weight=train.disc_weight,
-                disc_num_layers=critic.disc_num_layers,
-                disc_ndf=critic.disc_ndf,
+                disc_num_layers=discriminator.disc_num_layers,
+                disc_ndf=discriminator.disc_ndf,
             )
 
         backbone = torchvision.models.vgg16(weights=None)
@@ -83,11 +83,11 @@ class Peer:
 
     def codec_step(self, theirs: Any, x: Tensor) -> Callable[[], object]:
         """A step of both optimisers on (B, 3, H, W), as their training loop takes it."""
-        generator, critic = theirs.configure_optimizers()[0]
+        generator, discriminator = theirs.configure_optimizers()[0]
         batch = {"image": x.permute(0, 2, 3, 1)}
 
         def step() -> None:
-            for index, optimizer in enumerate((generator, critic)):
+            for index, optimizer in enumerate((generator, discriminator)):
                 loss = theirs.training_step(batch, 0, index)
                 optimizer.zero_grad()
                 loss.backward()

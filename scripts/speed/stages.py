@@ -15,12 +15,12 @@ from PIL import Image
 from torch import Tensor
 from turns import OURS, PARTS, PEER, PLAIN, Stage, Way
 
-from taming_cli.codec import tiles
 from taming_cli.codec.state import start as start_codec
 from taming_cli.codec.step import Phase, codec_step
+from taming_cli.codec.tiling import tiles
 from taming_cli.codec.tokenize import tokenize
 from taming_cli.codec.vqgan import VQGAN, codec_file
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
+from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.presets import preset
 from taming_cli.config.prior import ConditionSpec, PriorConfig, PriorTrainConfig
 from taming_cli.config.sampling import DecodingConfig
@@ -28,17 +28,18 @@ from taming_cli.config.size import Size
 from taming_cli.data.batches import eval_batches
 from taming_cli.data.images import to_float
 from taming_cli.data.sources import list_items
-from taming_cli.evaluate.look import Look, look
-from taming_cli.evaluate.sides import Side, side
-from taming_cli.judges import features, perceptual
+from taming_cli.evaluate.extraction import Look, look
+from taming_cli.evaluate.image_sets import Side, side
+from taming_cli.pretrained import features
+from taming_cli.pretrained.perceptual import build as build_perceptual
 from taming_cli.prior.batches import Batch
+from taming_cli.prior.buffers import Workspace
 from taming_cli.prior.canvas import Canvas
 from taming_cli.prior.generate import Sampler, generate
-from taming_cli.prior.gpt import GPT
-from taming_cli.prior.packed import pack
+from taming_cli.prior.networks.gpt import GPT
+from taming_cli.prior.networks.onednn import pack
 from taming_cli.prior.state import prior_step
 from taming_cli.prior.state import start as start_prior
-from taming_cli.prior.workspace import Workspace
 from taming_cli.runtime.checkpoint import save_model
 from taming_cli.runtime.cost import cost, flop_rate, read_rate
 from taming_cli.runtime.device import autocast
@@ -80,7 +81,7 @@ class _Codec(NamedTuple):
     """The paper's codec with what trains it."""
 
     config: CodecConfig
-    critic: CriticConfig
+    discriminator: DiscriminatorConfig
     train: CodecTrainConfig
 
     def build(self, bench: Bench) -> VQGAN:
@@ -94,7 +95,7 @@ def _paper() -> _Codec:
     def of(kind: type[Any]) -> Any:
         return kind(**{name: value for name, value in values.items() if name in kind.__dataclass_fields__})
 
-    return _Codec(of(CodecConfig), of(CriticConfig), of(CodecTrainConfig))
+    return _Codec(of(CodecConfig), of(DiscriminatorConfig), of(CodecTrainConfig))
 
 
 def encode(bench: Bench) -> Iterator[Stage]:
@@ -141,7 +142,7 @@ def _coding(
         return _cast(bench, lambda: used(codec))
 
     def theirs(peer: Peer) -> Way:
-        codec = peer.codec(paper.build(bench), paper.critic, paper.train).eval()
+        codec = peer.codec(paper.build(bench), paper.discriminator, paper.train).eval()
         return torch.no_grad()(lambda: by_theirs(codec))
 
     ways = bench.ways(theirs, plain=plain, ours=ours)
@@ -157,23 +158,25 @@ def _cast(bench: Bench, run: Way) -> Way:
 
 
 def step(bench: Bench) -> Iterator[Stage]:
-    """A codec's training step with everything on: LPIPS on VGG16, critic, adaptive weight."""
+    """A codec's training step with everything on: LPIPS on VGG16, discriminator, adaptive weight."""
     paper = _paper()
     x = to_float(torch.randint(0, 256, (STEP_BATCH, 3, SIDE, SIDE), dtype=torch.uint8)).to(bench.device)
 
     def steps(precision: torch.dtype) -> Way:
         with tempfile.TemporaryDirectory() as folder:
             torch.save(torchvision.models.vgg16(weights=None).state_dict(), Path(folder) / "vgg16.pth")
-            judge = perceptual.build("lpips-vgg", weights=Path(folder) / "vgg16.pth")
-        assert judge is not None
-        judge = judge.to(bench.device)
-        state = start_codec(paper.build(bench), paper.critic, paper.train, bench.device, precision)
-        now = Phase(critic=True, adversarial=1.0)
+            perceptual = build_perceptual("lpips-vgg", weights=Path(folder) / "vgg16.pth")
+        assert perceptual is not None
+        perceptual = perceptual.to(bench.device)
+        state = start_codec(paper.build(bench), paper.discriminator, paper.train, bench.device, precision)
+        now = Phase(discriminator=True, adversarial=1.0)
         rate = paper.train.learning_rate
-        return lambda: codec_step(state, x, judge=judge, config=paper.train, now=now, learning_rate=rate)
+        return lambda: codec_step(state, x, perceptual=perceptual, config=paper.train, now=now, learning_rate=rate)
 
     def theirs(peer: Peer) -> Way:
-        return peer.codec_step(peer.codec(paper.build(bench), paper.critic, paper.train).to(bench.device).train(), x)
+        return peer.codec_step(
+            peer.codec(paper.build(bench), paper.discriminator, paper.train).to(bench.device).train(), x
+        )
 
     def plain() -> Way:
         return steps(torch.float32)

@@ -8,7 +8,7 @@ import typer
 
 from taming_cli.cli import options as o
 from taming_cli.cli.console import Output
-from taming_cli.cli.outlook import made
+from taming_cli.cli.dry_run import made
 from taming_cli.config.annotate import AnnotateConfig, DepthConfig, EdgesConfig, PoseConfig, SegmentationConfig
 from taming_cli.errors import UsageError
 

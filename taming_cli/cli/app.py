@@ -13,8 +13,8 @@ from typer.exceptions import TyperException
 
 import taming_cli
 from taming_cli.cli import annotate, codec, doctor, evaluate, exchange, files, prior, report, weights
-from taming_cli.cli.around import surrounded
 from taming_cli.cli.console import sent, silence
+from taming_cli.cli.lifecycle import surrounded
 from taming_cli.errors import OfOneProcessError, TamingError
 
 _FIRST_SPEAKS = 5.0

@@ -9,16 +9,16 @@ import typer
 from taming_cli.cli import options as o
 from taming_cli.cli import stdin
 from taming_cli.cli.console import Output
+from taming_cli.cli.dry_run import made, say_estimate, would_write
 from taming_cli.cli.launch import launched
-from taming_cli.cli.outlook import made, say_estimate, would_write
 from taming_cli.cli.tokenize import tokenize
 from taming_cli.cli.training import architecture_of, last_word, take_up, teller
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
+from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from taming_cli.runtime.rundir import Place
+    from taming_cli.runtime.run.folder import Place
 
 Images = Annotated[
     list[Path] | None,
@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
 
 
 @o.reads_pictures
-@o.with_flags(Training=CodecTrainConfig, Architecture=CodecConfig, Critic=CriticConfig)
+@o.with_flags(Training=CodecTrainConfig, Architecture=CodecConfig, Discriminator=DiscriminatorConfig)
 @stdin.as_list
 def train_vqgan(
     images: Images = None,
@@ -63,16 +63,17 @@ def train_vqgan(
     if (code := launched(nproc, flags["device"], dry_run, images or ())) is not None:
         return code
     from taming_cli.codec.train import COMMAND, fit
+    from taming_cli.report.page import write_report
     from taming_cli.runtime.distributed import world
     from taming_cli.runtime.processes import started
-    from taming_cli.runtime.rundir import Place
+    from taming_cli.runtime.run.folder import Place
 
     output = Output(json=json, quiet=quiet, silent=not started().first)
     place = Place(out=out, name=name, resume=resume)
     usage = "name the pictures to train on: taming train-vqgan IMAGES"
     pictures, recorded = take_up(output, COMMAND, place, images, usage)
     resolved = o.settle(
-        (CodecConfig, CriticConfig, CodecTrainConfig),
+        (CodecConfig, DiscriminatorConfig, CodecTrainConfig),
         flags,
         command=COMMAND,
         preset_name=preset,
@@ -80,15 +81,15 @@ def train_vqgan(
         recorded=recorded,
         fixed=architecture_of(flags["init"], "codec"),
     )
-    codec_config, critic, train = resolved.configs
+    codec_config, discriminator, train = resolved.configs
     if dry_run:
-        return _dry_run(output, pictures, codec_config, critic, train, place, weights, offline, nproc)
+        return _dry_run(output, pictures, codec_config, discriminator, train, place, weights, offline, nproc)
 
     with world() as together, output.bar("training", total=1.0) as bar:
         trained = fit(
             pictures,
             codec=codec_config,
-            critic=critic,
+            discriminator=discriminator,
             train=train,
             place=place,
             weights=weights,
@@ -96,6 +97,7 @@ def train_vqgan(
             origins=resolved.origins,
             on_step=teller(bar),
             on_bytes=bar.fetching,
+            write_report=write_report,
             world=together,
         )
     output.skipped(trained.skipped)
@@ -107,7 +109,7 @@ def _dry_run(
     output: Output,
     images: Sequence[Path],
     codec: CodecConfig,
-    critic: CriticConfig,
+    discriminator: DiscriminatorConfig,
     train: CodecTrainConfig,
     place: "Place",
     weights: Path | None,
@@ -118,17 +120,17 @@ def _dry_run(
     from taming_cli.codec.setup import identity, settled
     from taming_cli.codec.train import COMMAND
     from taming_cli.data.large import told_large
-    from taming_cli.judges import perceptual
+    from taming_cli.pretrained.perceptual import build as build_perceptual
     from taming_cli.runtime.device import pick_device, pick_precision
-    from taming_cli.runtime.rundir import look, saved_run
+    from taming_cli.runtime.run.folder import look, saved_run
 
-    known = settled(images, codec, critic, train, run=saved_run(COMMAND, place), processes=max(1, nproc))
-    look(COMMAND, place, **identity(images, critic, known))
+    known = settled(images, codec, discriminator, train, run=saved_run(COMMAND, place), processes=max(1, nproc))
+    look(COMMAND, place, **identity(images, discriminator, known))
     told_large([*known.pictures.train, *known.pictures.held])
     device = pick_device(train.device)
     dtype = pick_precision(train.precision, device)
     with output.bar("reckoning") as bar:
-        judge = perceptual.build(train.perceptual, weights=weights, offline=offline, on_bytes=bar.fetching)
+        perceptual = build_perceptual(train.perceptual, weights=weights, offline=offline, on_bytes=bar.fetching)
     latent = known.codec.latent(train.size)
     pictures = len(known.pictures.train) + len(known.pictures.held)
     values = {
@@ -137,7 +139,7 @@ def _dry_run(
         "codes_per_picture": latent.width * latent.height,
     }
     said = f"{pictures} pictures of {train.size} become {latent} codes of {known.codec.codebook_size}"
-    found = estimate(known.codec, critic, known.train, judge, dtype)
+    found = estimate(known.codec, discriminator, known.train, perceptual, dtype)
     return say_estimate(output, said, values, found, train, device, dtype, nproc)
 
 

@@ -90,7 +90,7 @@ def fid(
 ) -> "Measured":
     """Frechet distance of two sides' features: FID, or under another network's name."""
     from taming_cli.evaluate import distance
-    from taming_cli.evaluate.sides import Statistics
+    from taming_cli.evaluate.image_sets import Statistics
 
     sides = session.sides(features, generated, reference, codec)
     if isinstance(sides.generated, Statistics) and isinstance(sides.reference, Statistics):
@@ -183,9 +183,9 @@ def recon(
     """PSNR, SSIM, L1, perceptual distance and bits per pixel of a codec's reconstructions; -o keeps worst and best."""
     from taming_cli.evaluate import codecs
 
-    judge = session.judge(perceptual, weights, offline)
+    network = session.perceptual(perceptual, weights, offline)
     sent = session.sending(codec, images, Size.parse(size) if size else None)
-    return sent.measured(codecs.Reconstruction(judge, sent.codec.config.codebook_size))
+    return sent.measured(codecs.Reconstruction(network, sent.codec.config.codebook_size))
 
 
 @measures()
@@ -248,10 +248,10 @@ def everything(
     from taming_cli.evaluate.everything import everything as verb
 
     shared = weights if weights is None or weights.is_dir() else None  # a file holds one network: the features'
-    judge = session.judge(perceptual, shared, offline)
+    network = session.perceptual(perceptual, shared, offline)
     means = Means(
         look=session.look(features, weights, offline),
-        judge=judge,
+        perceptual=network,
         device=session.device_name,
         note=session.output.note,
         memory=session.memory,

@@ -45,7 +45,7 @@ def info(
 
 
 def _describe(file: Path, config: Path | None) -> dict[str, Any]:
-    from taming_cli.runtime.builtin import named
+    from taming_cli.runtime.model_files import named
 
     file = named(file)
     if not file.exists():
@@ -153,14 +153,14 @@ def presets_show(
 ) -> int:
     """Print every setting of a preset, as a file that --config takes."""
     output = Output(json=json, quiet=quiet)
-    from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
+    from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
     from taming_cli.config.fields import to_dict
     from taming_cli.config.prior import PriorConfig, PriorTrainConfig
     from taming_cli.config.resolve import Layer, resolve
 
     chosen = preset(name)
     stages = {
-        "train-vqgan": ((CodecConfig, CriticConfig, CodecTrainConfig), chosen.codec),
+        "train-vqgan": ((CodecConfig, DiscriminatorConfig, CodecTrainConfig), chosen.codec),
         "train-prior": ((PriorConfig, PriorTrainConfig), chosen.prior),
     }
     values: dict[str, dict[str, Any]] = {}
@@ -207,7 +207,7 @@ def demo_data(
 ) -> int:
     """Draw a small data set of landscapes and figures, with segmentation, depth and pose maps and classes."""
     output = Output(json=json, quiet=quiet)
-    from taming_cli.data import scenes
+    from taming_cli import scenes
 
     with output.bar("drawing", count, "scenes") as bar:
         folder = scenes.write(

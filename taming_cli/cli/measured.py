@@ -46,8 +46,8 @@ def save(measured: "Measured", out: Path) -> Path:
 def save_all(results: Mapping[str, "Measured"], run: Path) -> None:
     """Write results by name to a run's `eval.json`, what they draw to `eval/`, and its report anew."""
     from taming_cli.data.images import write_png
-    from taming_cli.runtime.record import DRAWINGS, EVAL
-    from taming_cli.runtime.report import write_report
+    from taming_cli.report.page import write_report
+    from taming_cli.report.record import DRAWINGS, EVAL
 
     _write_json(run / EVAL, {name: measured.to_dict() for name, measured in results.items()})
     drawn = {drawing: picture for measured in results.values() for drawing, picture in measured.pictures.items()}
@@ -73,8 +73,8 @@ def _taken(protocol: Mapping[str, Any]) -> str:
         for role, about in protocol.items()
         if isinstance(about, Mapping) and role not in ("features", "perceptual", "versions")
     ]
-    for judge in ("features", "perceptual"):
-        if seen := protocol.get(judge):
+    for role in ("features", "perceptual"):
+        if seen := protocol.get(role):
             where = [f"{seen['resize']} to {seen['side']}"] if "side" in seen else []
             digest = [seen["sha256"][:8]] if seen["sha256"] else []
             said.append(f"{seen['name']} ({', '.join(digest + where)})" if digest + where else seen["name"])

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from taming_cli.cli.console import Output
 from taming_cli.errors import BadFileError, UsageError
-from taming_cli.runtime.builtin import BUILTIN, MODELS, named
-from taming_cli.runtime.builtin import path as builtin_path
 from taming_cli.runtime.checkpoint import read_header
-from taming_cli.runtime.rundir import newest
+from taming_cli.runtime.model_files import BUILTIN, MODELS, named
+from taming_cli.runtime.model_files import path as builtin_path
+from taming_cli.runtime.run.folder import newest
 
 
 def codec_path(output: Output, given: Path | None) -> Path:

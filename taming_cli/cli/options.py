@@ -312,7 +312,7 @@ def settle(
     if recorded is not None:
         if preset_name or config_file:
             raise UsageError("a resumed run keeps its settings; leave out --preset and --config")
-        from taming_cli.runtime.rundir import RESUMED
+        from taming_cli.runtime.run.folder import RESUMED
 
         return _said(resolve(classes, [given, Layer(RESUMED, recorded)]))
     layers = [given]

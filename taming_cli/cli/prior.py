@@ -11,8 +11,8 @@ import typer
 
 from taming_cli.cli import options as o
 from taming_cli.cli.console import Output, say
+from taming_cli.cli.dry_run import say_estimate, would_sample
 from taming_cli.cli.launch import launched
-from taming_cli.cli.outlook import say_estimate, would_sample
 from taming_cli.cli.training import architecture_of, last_word, take_up, teller
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.sampling import SampleConfig
@@ -20,11 +20,11 @@ from taming_cli.config.shard import Shard
 from taming_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from taming_cli.codec.hole import Known
-    from taming_cli.pipeline import Pipeline
-    from taming_cli.rejection import Judge
-    from taming_cli.runtime.rundir import Place
-    from taming_cli.sampling import Sampled
+    from taming_cli.runtime.run.folder import Place
+    from taming_cli.sampling.files import Sampled
+    from taming_cli.sampling.inpainting import Known
+    from taming_cli.sampling.pipeline import Pipeline
+    from taming_cli.sampling.rejection import Scorer
 
 
 def register(app: typer.Typer) -> None:
@@ -64,12 +64,13 @@ def train_prior(
         return code
     from taming_cli.codec.condition import renders
     from taming_cli.codec.locate import codec_for, condition_codecs
-    from taming_cli.codec.tiles import pictures
+    from taming_cli.codec.tiling.tiles import pictures
     from taming_cli.data.tokens import TokenFile
     from taming_cli.prior.train import COMMAND, fit
+    from taming_cli.report.page import write_report
     from taming_cli.runtime.distributed import world
     from taming_cli.runtime.processes import started
-    from taming_cli.runtime.rundir import Place
+    from taming_cli.runtime.run.folder import Place
 
     output = Output(json=json, quiet=quiet, silent=not started().first)
     place = Place(out=out, name=name, resume=resume)
@@ -104,6 +105,7 @@ def train_prior(
             render_conditions=shown,
             origins=resolved.origins,
             on_step=teller(bar),
+            write_report=write_report,
             world=together,
         )
     for note in trained.notes:
@@ -119,10 +121,10 @@ def _dry_run(
     from taming_cli.prior.estimate import estimate
     from taming_cli.prior.state import first_prior, fitted, saved_prior
     from taming_cli.prior.train import COMMAND, identity
-    from taming_cli.runtime.builtin import recorded
     from taming_cli.runtime.device import pick_device, pick_precision
-    from taming_cli.runtime.resume import take_up_trainer
-    from taming_cli.runtime.rundir import look
+    from taming_cli.runtime.model_files import recorded
+    from taming_cli.runtime.run.folder import look
+    from taming_cli.runtime.run.resume import take_up_trainer
 
     data = TokenSet(files, kinds=train.cond)
     train = replace(train, init=recorded(train.init))
@@ -211,10 +213,10 @@ def sample(
     """Draw new pictures: PNGs and a grid, in the folder -o (by default under runs/sample/)."""
     output = Output(json=json, quiet=quiet)
     from taming_cli.cli.models import prior_path
-    from taming_cli.pipeline import Pipeline
-    from taming_cli.rejection import accepted
-    from taming_cli.runtime.rundir import Place, find_run, next_folder
-    from taming_cli.sampling import plan_of, sample_to, write_npz
+    from taming_cli.runtime.run.folder import Place, find_run, next_folder
+    from taming_cli.sampling.files import plan_of, sample_to, write_npz
+    from taming_cli.sampling.pipeline import Pipeline
+    from taming_cli.sampling.rejection import accepted
 
     resolved = o.settle((SampleConfig,), flags, command="sample", config_file=config)
     part = o.own_part(output, shard)
@@ -236,8 +238,8 @@ def sample(
     _check_part(part, gathers=bool(tokens or npz) or settings.accept_rate < 1, out=place)
     if dry_run:
         return would_sample(output, pipeline, settings, asked, part, place)
-    judge = _judge(output, pipeline, settings, class_map, weights, offline) if settings.accept_rate < 1 else None
-    stamp = None if judge is None else judge.stamp
+    scorer = _scorer(output, pipeline, settings, class_map, weights, offline) if settings.accept_rate < 1 else None
+    stamp = None if scorer is None else scorer.stamp
     numbers: Sequence[int] = range(first, first + settings.n)
     made = "" if npz is None else _free_way(npz, {**plan_of(pipeline, settings, asked, numbers), "judge": stamp})
     folder = place or next_folder(Path("runs") / "sample")
@@ -248,8 +250,8 @@ def sample(
             bar.update(done, total=total)
 
         numbers = numbers[part.places]
-        if judge is not None:
-            numbers = accepted(pipeline, settings, folder, judge, asked=asked, first=first, on_progress=on_progress)
+        if scorer is not None:
+            numbers = accepted(pipeline, settings, folder, scorer, asked=asked, first=first, on_progress=on_progress)
         for picture in sample_to(
             pipeline,
             settings,
@@ -288,7 +290,7 @@ def _hole(
     pipeline: "Pipeline", settings: SampleConfig, complete: Path | None, mask: str | None, at: str | None
 ) -> "Known | None":
     """What is known of a picture to complete; None where none is named."""
-    from taming_cli.codec.hole import known
+    from taming_cli.sampling.inpainting import known
 
     if complete is not None:
         return known(pipeline.codec, complete, mask, size=settings.size, at=_corner(at), budget=pipeline.space.encode)
@@ -360,18 +362,18 @@ def _corner(text: str | None) -> tuple[int, int] | None:
     return int(found[1]), int(found[2])
 
 
-def _judge(
+def _scorer(
     output: Output,
     pipeline: "Pipeline",
     settings: SampleConfig,
     class_map: Path | None,
     weights: Path | None,
     offline: bool,
-) -> "Judge":
+) -> "Scorer":
     """The classifier, and its class for each of the prior's that may be drawn."""
-    from taming_cli.judges.class_names import match, read_mapping
-    from taming_cli.judges.classifiers import build
-    from taming_cli.rejection import Judge
+    from taming_cli.pretrained.class_names import match, read_mapping
+    from taming_cli.pretrained.classifiers import build
+    from taming_cli.sampling.rejection import Scorer
 
     with output.bar("loading") as bar:
         classifier = build(settings.classifier, weights=weights, offline=offline, on_bytes=bar.fetching)
@@ -379,4 +381,4 @@ def _judge(
     labels = [pipeline.label(index) for index in range(pipeline.gpt.config.num_classes)]
     needed = None if settings.class_name is None else [pipeline.class_index(settings.class_name)]
     mapping = read_mapping(class_map) if class_map is not None else None
-    return Judge(classifier, match(labels, classifier, mapping, needed=needed))
+    return Scorer(classifier, match(labels, classifier, mapping, needed=needed))

@@ -45,7 +45,7 @@ def report(
 ) -> int:
     """Write one page: of a run anew, or of several runs beside one another."""
     output = Output(json=json, quiet=quiet)
-    from taming_cli.runtime import comparison
+    from taming_cli.report import comparison
 
     made = comparison.report(runs, out=out, by=by)
     output.skipped(made.skipped)

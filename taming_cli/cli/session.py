@@ -18,12 +18,12 @@ from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from taming_cli.evaluate.look import Look
+    from taming_cli.evaluate.coding import Sending
+    from taming_cli.evaluate.extraction import Look
+    from taming_cli.evaluate.image_sets import Side, Statistics
     from taming_cli.evaluate.protocol import Measured
-    from taming_cli.evaluate.sending import Sending
-    from taming_cli.evaluate.sides import Side, Statistics
-    from taming_cli.judges.features import FeatureNetwork
-    from taming_cli.judges.perceptual import Perceptual
+    from taming_cli.pretrained.features import FeatureNetwork
+    from taming_cli.pretrained.perceptual import Perceptual
 
 
 class Session:
@@ -117,7 +117,7 @@ class Session:
         """Both sides: as named, else the newest samples, and what their codec was trained on, cut to the samples' size;
         said on stderr. Statistics are taken where they are what the network would give."""
         from taming_cli.evaluate.defaults import trained_on
-        from taming_cli.evaluate.sides import Side, side
+        from taming_cli.evaluate.image_sets import Side, side
 
         published = features.features == "inception-v3-compat" and features.resize == "tf1" and features.size is None
         made = side(self.newest(generated), codec=codec, device=self.device, memory=self.memory, statistics=published)
@@ -134,13 +134,13 @@ class Session:
 
     def pictures(self, path: Path, codec: Path | None) -> "Side":
         """What a path holds, where statistics are not enough."""
-        from taming_cli.evaluate.sides import side
+        from taming_cli.evaluate.image_sets import side
 
         return pictures_of(side(path, codec=codec, device=self.device, memory=self.memory, statistics=False))
 
     def network(self, features: FeatureConfig, weights: Path | None, offline: bool) -> "FeatureNetwork":
         """The feature network, its weights fetched if need be."""
-        from taming_cli.judges.features import build
+        from taming_cli.pretrained.features import build
 
         with self.output.bar("loading") as bar:
             network = build(
@@ -148,13 +148,13 @@ class Session:
             )
         return network.to(self.device)
 
-    def judge(self, name: str, weights: Path | None, offline: bool) -> "Perceptual | None":
+    def perceptual(self, name: str, weights: Path | None, offline: bool) -> "Perceptual | None":
         """The perceptual network of that name, its weights fetched if need be; None for "none"."""
-        from taming_cli.judges.perceptual import build
+        from taming_cli.pretrained.perceptual import build
 
         with self.output.bar("loading") as bar:
-            judge = build(name, weights=weights, offline=offline, on_bytes=bar.fetching)
-        return None if judge is None else judge.to(self.device)
+            network = build(name, weights=weights, offline=offline, on_bytes=bar.fetching)
+        return None if network is None else network.to(self.device)
 
     def look(
         self,
@@ -166,7 +166,7 @@ class Session:
     ) -> "Look":
         """How to look; the memory is said that takes what is to `keep` of sides that are `kept`."""
         from taming_cli.evaluate.distance import kept_bytes
-        from taming_cli.evaluate.look import Look
+        from taming_cli.evaluate.extraction import Look
 
         network = self.network(features, weights, offline)
         if kept:
@@ -183,8 +183,8 @@ class Session:
 
     def sending(self, codec: Path, images: list[Path], size: Size | None) -> "Sending":
         """Pictures on their way through a codec."""
-        from taming_cli.evaluate.sending import sending
-        from taming_cli.evaluate.sides import pictures_in
+        from taming_cli.evaluate.coding import sending
+        from taming_cli.evaluate.image_sets import pictures_in
 
         return sending(
             codec,
@@ -208,7 +208,7 @@ class Sides(NamedTuple):
 
 def pictures_of(found: "Side | Statistics") -> "Side":
     """A side where statistics are not enough; UsageError for those."""
-    from taming_cli.evaluate.sides import Statistics
+    from taming_cli.evaluate.image_sets import Statistics
 
     if isinstance(found, Statistics):
         raise UsageError(f"{found.name} holds statistics; this measure needs the pictures themselves")

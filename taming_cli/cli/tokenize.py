@@ -10,7 +10,7 @@ import typer
 from taming_cli.cli import options as o
 from taming_cli.cli import stdin
 from taming_cli.cli.console import Output
-from taming_cli.cli.outlook import made, would_tokenize
+from taming_cli.cli.dry_run import made, would_tokenize
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 

@@ -10,7 +10,7 @@ from taming_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from taming_cli.cli.bar import Bar
-    from taming_cli.runtime.progress import OnStep, Progress
+    from taming_cli.runtime.run.progress import OnStep, Progress
 
 _SPOKEN = {
     "nats_per_token": "{} nats/token",
@@ -23,7 +23,7 @@ _SPOKEN = {
     "codebook_perplexity": "perplexity {}",
     "perceptual": "perceptual {}",
     "texture": "texture {}",
-    "critic": "critic {}",
+    "discriminator": "discriminator {}",
 }
 """How figures of a training are said, the most important first; the others stand in the log."""
 _SHARES = ("accuracy", "codes_used")
@@ -38,9 +38,9 @@ class Start(NamedTuple):
 
 def take_up(output: Output, command: str, place: Any, inputs: Sequence[Path] | None, usage: str) -> Start:
     """With `--resume`, what the run's config.json says, inputs included; else the inputs given. UsageError for none."""
-    from taming_cli.runtime.kept import check_lists, inputs_of
-    from taming_cli.runtime.resume import refuse_lost
-    from taming_cli.runtime.rundir import find_run, read_settings
+    from taming_cli.runtime.run.folder import find_run, read_settings
+    from taming_cli.runtime.run.lists import check_lists, inputs_of
+    from taming_cli.runtime.run.resume import refuse_lost
 
     if place.resume:
         folder = find_run(command, place)
@@ -65,8 +65,8 @@ def architecture_of(init: str | None, group: str) -> Layer | None:
     """What the file named by `--init` says of the architecture; the training checks that it is of the right kind."""
     if init is None:
         return None
-    from taming_cli.runtime.builtin import named
     from taming_cli.runtime.checkpoint import read_header
+    from taming_cli.runtime.model_files import named
 
     return Layer(f"init {init}", read_header(named(Path(init))).config.get(group, {}))
 

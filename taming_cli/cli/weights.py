@@ -15,7 +15,7 @@ from taming_cli.cli.sheet import Sheet
 from taming_cli.errors import BadFileError, Interrupted, MissingWeightsError, TamingError, UsageError
 
 if TYPE_CHECKING:
-    from taming_cli.judges.catalogue import Weights
+    from taming_cli.pretrained.catalogue import Weights
     from taming_cli.runtime.weights import Fetched, Located
 
 Names = Annotated[
@@ -46,7 +46,7 @@ def ls(
 ) -> int:
     """List the weights that commands ask for: what each is for, its file, and where it is."""
     output = Output(json=json, quiet=quiet)
-    from taming_cli.judges import catalogue
+    from taming_cli.pretrained import catalogue
 
     table = catalogue.every() if every else catalogue.usual()
     found = {name: one.locate(given=_given(weights, one, table)) for name, one in table.items()}
@@ -70,7 +70,7 @@ def verify(
 ) -> int:
     """Read the weights that are here, compare their sha256: exit code 1 for one that is wrong, or named and missing."""
     output = Output(json=json, quiet=quiet)
-    from taming_cli.judges import catalogue
+    from taming_cli.pretrained import catalogue
 
     table = catalogue.every()
     chosen = {name: catalogue.named(name, table) for name in names or table}
@@ -110,7 +110,7 @@ def fetch(
         raise UsageError("name what to fetch (`taming weights ls` lists it), or give --all, one of the two")
     if out is not None and out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; give a folder")
-    from taming_cli.judges import catalogue
+    from taming_cli.pretrained import catalogue
 
     table = catalogue.usual() if every else catalogue.every()
     chosen = [catalogue.named(name, table) for name in names or table]

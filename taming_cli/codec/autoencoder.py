@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from taming_cli.codec.norm import GroupNorm
 from taming_cli.config.codec import CodecConfig
-from taming_cli.runtime.recompute import Recomputable
+from taming_cli.runtime.gradient_checkpointing import Recomputable
 
 
 def _norm(channels: int, groups: int) -> GroupNorm:

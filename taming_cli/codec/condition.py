@@ -14,8 +14,8 @@ import torch
 from PIL.Image import Image, Resampling
 from torch import Tensor
 
-from taming_cli.codec import tiles
 from taming_cli.codec.locate import content_in, load_codec
+from taming_cli.codec.tiling import tiles
 from taming_cli.codec.vqgan import VQGAN, codec_from
 from taming_cli.config.fields import one_of
 from taming_cli.config.kinds import KINDS, MADE, RULES
@@ -27,8 +27,8 @@ from taming_cli.data.images import Crop, apply, tensor
 from taming_cli.data.sources import Item
 from taming_cli.data.tokens import RULE, ConditionHeader
 from taming_cli.errors import BadImageError, UsageError
-from taming_cli.runtime.builtin import named
 from taming_cli.runtime.checkpoint import ModelFile
+from taming_cli.runtime.model_files import named
 
 COORDS_LEVELS = 1024
 """Steps of the raster scalar in priors trained here; its codes are 0 to this."""

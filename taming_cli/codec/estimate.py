@@ -2,13 +2,13 @@
 
 import torch
 
-from taming_cli.codec.critic import Critic
+from taming_cli.codec.discriminator import Discriminator
 from taming_cli.codec.state import arranged
 from taming_cli.codec.step import Aim, Phase, backward
 from taming_cli.codec.vqgan import VQGAN
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
+from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.errors import UsageError
-from taming_cli.judges.perceptual import Perceptual
+from taming_cli.pretrained.perceptual import Perceptual
 from taming_cli.runtime.cost import Estimate, cost, pretending
 from taming_cli.runtime.device import pick_precision
 from taming_cli.runtime.memory import free_bytes
@@ -18,33 +18,37 @@ _COPIES = 4
 
 
 def estimate(
-    codec: CodecConfig, critic: CriticConfig, train: CodecTrainConfig, judge: Perceptual | None, precision: torch.dtype
+    codec: CodecConfig,
+    discriminator: DiscriminatorConfig,
+    train: CodecTrainConfig,
+    perceptual: Perceptual | None,
+    precision: torch.dtype,
 ) -> Estimate:
     """Of a training on pictures or label maps, at its end, when everything counts."""
     parts = min(train.accumulate, train.batch_size)
     shape = (-(-train.batch_size // parts), codec.in_channels, train.size.height, train.size.width)
-    now = Phase(critic=bool(train.disc_weight), adversarial=1.0 if train.disc_weight else 0.0)
+    now = Phase(discriminator=bool(train.disc_weight), adversarial=1.0 if train.disc_weight else 0.0)
     trained = list[int]()
 
     def run() -> None:
-        state = arranged(VQGAN(codec), VQGAN(codec), Critic(critic, codec.out_ch), train, precision)
+        state = arranged(VQGAN(codec), VQGAN(codec), Discriminator(discriminator, codec.out_ch), train, precision)
         own = [parameter for parameter in state.codec.parameters() if parameter.requires_grad]
-        trained.extend(parameter.numel() for parameter in [*own, *state.critic.parameters()])
+        trained.extend(parameter.numel() for parameter in [*own, *state.discriminator.parameters()])
         x = torch.rand(shape).contiguous(memory_format=torch.channels_last)
-        backward(state, x, Aim(own, train, now, train.kind == "segmentation", judge, share=1 / parts, first=0))
+        backward(state, x, Aim(own, train, now, train.kind == "segmentation", perceptual, share=1 / parts, first=0))
 
     with pretending():
         found = cost(run)
         parameters = sum(parameter.numel() for parameter in VQGAN(codec).parameters())
-    judged = 0 if judge is None else sum(parameter.numel() for parameter in judge.parameters())
+    frozen = 0 if perceptual is None else sum(parameter.numel() for parameter in perceptual.parameters())
     averaged = codec.codebook_size * (codec.codebook_dim + 1) if train.quantizer == "ema" else codec.codebook_size
     exchanged = 4 * (sum(trained) + averaged)
-    memory = found.peak + 4 * (2 * sum(trained) + judged)
+    memory = found.peak + 4 * (2 * sum(trained) + frozen)
     return Estimate(parameters, memory, found.flops * parts, found.moved * parts, exchanged)
 
 
 def check_memory(
-    codec: CodecConfig, critic: CriticConfig, train: CodecTrainConfig, what: str, device: torch.device
+    codec: CodecConfig, discriminator: DiscriminatorConfig, train: CodecTrainConfig, what: str, device: torch.device
 ) -> None:
     """UsageError where a training on label maps needs more memory than is free; `what` says how many labels there are.
     Nothing is allocated."""
@@ -56,7 +60,7 @@ def check_memory(
         return
     needed = least
     if least <= free:
-        needed = estimate(codec, critic, train, None, pick_precision(train.precision, device)).memory
+        needed = estimate(codec, discriminator, train, None, pick_precision(train.precision, device)).memory
     if needed > free:
         raise UsageError(
             f"{what}. A codec has a channel for each: at {train.size}, {pictures} maps at once need at least "

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from taming_cli.codec.critic import Critic
-from taming_cli.codec.losses import CriticLogits
+from taming_cli.codec.discriminator import Discriminator
+from taming_cli.codec.losses import DiscriminatorLogits
 from taming_cli.codec.quantizers import Quantized
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.runtime.device import autocast, full_precision
@@ -28,13 +28,13 @@ class Reconstructing(nn.Module):
 
 
 class Comparing(nn.Module):
-    """Real and generated pictures past a critic, one batch after the other: its statistics are of each by itself."""
+    """Real, then generated pictures through a discriminator: its batch statistics are of each by itself."""
 
-    def __init__(self, critic: Critic) -> None:
+    def __init__(self, discriminator: Discriminator) -> None:
         super().__init__()
-        self.critic = critic
+        self.discriminator = discriminator
 
-    def forward(self, real: Tensor, fake: Tensor, precision: torch.dtype) -> CriticLogits:
+    def forward(self, real: Tensor, fake: Tensor, precision: torch.dtype) -> DiscriminatorLogits:
         """(B, C, H, W), twice -> logits (B, 1, h, w), twice."""
         with autocast(real.device, precision):
-            return CriticLogits(real=self.critic(real), fake=self.critic(fake))
+            return DiscriminatorLogits(real=self.discriminator(real), fake=self.discriminator(fake))

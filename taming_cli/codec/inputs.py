@@ -7,7 +7,7 @@ from taming_cli.config.fields import to_dict
 from taming_cli.data.contents import Content
 from taming_cli.data.sources import Item, Split, digest
 from taming_cli.errors import BadImageError
-from taming_cli.runtime.inputs import Data, Listing, content_hashes, name_hashes
+from taming_cli.runtime.run.data import Data, Listing, content_hashes, name_hashes
 
 LISTED_BY = ("kind", "held", "val_images")
 """Settings that decide what is listed, and how it is counted in the model file."""

@@ -1,4 +1,4 @@
-"""The losses of the codec and its critic: pure functions of tensors, computed in fp32.
+"""The losses of the codec and its discriminator: pure functions of tensors, computed in fp32.
 
 Esser, Rombach, Ommer 2021, equations 4 to 7. Nothing here logs, and nothing depends on which optimiser is running.
 """
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class CriticLogits(NamedTuple):
+class DiscriminatorLogits(NamedTuple):
     """Logits for real and generated pictures, each (B, 1, h, w)."""
 
     real: Tensor
@@ -47,8 +47,8 @@ def codebook_loss(z_e: Tensor, z_q: Tensor, beta: float, *, legacy: bool = False
     return commitment + beta * codebook if legacy else codebook + beta * commitment
 
 
-def critic_loss(logits: CriticLogits, kind: Literal["hinge", "vanilla"]) -> Tensor:
-    """What the critic minimises: a scalar.
+def discriminator_loss(logits: DiscriminatorLogits, kind: Literal["hinge", "vanilla"]) -> Tensor:
+    """What the discriminator minimises: a scalar.
 
     hinge: `(E relu(1 - real) + E relu(1 + fake)) / 2` (Lim & Ye 2017); vanilla: the same of softplus(-real) and
     softplus(fake) (Goodfellow et al. 2014).
@@ -60,7 +60,7 @@ def critic_loss(logits: CriticLogits, kind: Literal["hinge", "vanilla"]) -> Tens
 
 
 def generator_loss(logits_fake: Tensor) -> Tensor:
-    """What the codec minimises of the critic's logits, `-E fake`: a scalar."""
+    """What the codec minimises of the discriminator's logits, `-E fake`: a scalar."""
     return -logits_fake.float().mean()
 
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from taming_cli.codec import tiles
 from taming_cli.codec.locate import codec_for, content_in, load_codec
+from taming_cli.codec.tiling import tiles
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.fields import to_dict
 from taming_cli.config.shard import Shard

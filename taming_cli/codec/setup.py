@@ -14,18 +14,18 @@ from taming_cli.codec.estimate import check_memory
 from taming_cli.codec.inputs import data_of
 from taming_cli.codec.material import material, tell_labels
 from taming_cli.codec.vqgan import VQGAN, codec_from
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
+from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.fields import from_dict
 from taming_cli.data.conditions.counts import Counted
 from taming_cli.data.conditions.pairs import each_picture, with_pictures
 from taming_cli.data.contents import Content, content
 from taming_cli.data.sources import Item, Split, content_keys, list_items, split
 from taming_cli.errors import UsageError
-from taming_cli.runtime import kept
-from taming_cli.runtime.builtin import recorded
 from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.device import pick_device
-from taming_cli.runtime.rundir import absolute, read_settings
+from taming_cli.runtime.model_files import recorded
+from taming_cli.runtime.run import lists
+from taming_cli.runtime.run.folder import absolute, read_settings
 
 _COLOUR = 4.0  # brightness varies 3 and 8 times as much as the two directions of colour in photographs
 
@@ -47,7 +47,7 @@ class Settled(NamedTuple):
 def settled(
     images: Sequence[Path],
     codec: CodecConfig,
-    critic: CriticConfig,
+    discriminator: DiscriminatorConfig,
     train: CodecTrainConfig,
     *,
     run: Path | None = None,
@@ -60,7 +60,7 @@ def settled(
     """
     train = replace(train, val=absolute(train.val), init=recorded(train.init), colours=absolute(train.colours))
     train = replace(train, pictures=absolute(train.pictures))
-    _check_size(codec, critic, train)
+    _check_size(codec, discriminator, train)
     pictures, keys = _split(images, train, run)
     last = None if run is None else run / "checkpoints" / "last.safetensors"
     holds, labels = material([*pictures.train, *pictures.held], train, codec.in_channels, last)
@@ -69,28 +69,28 @@ def settled(
         train = replace(train, labels=labels.labels)
         device = pick_device(train.device)
         own = -(-train.batch_size // processes) if device.type == "cuda" else train.batch_size  # each has its own GPU
-        check_memory(codec, critic, replace(train, batch_size=own), str(labels), device)
+        check_memory(codec, discriminator, replace(train, batch_size=own), str(labels), device)
         tell_labels(labels)
     return Settled(pictures, codec, train, holds, labels, keys)
 
 
-def identity(images: Sequence[Path], critic: CriticConfig, known: Settled) -> dict[str, Any]:
+def identity(images: Sequence[Path], discriminator: DiscriminatorConfig, known: Settled) -> dict[str, Any]:
     """What makes a run the one to go on with, as `look` and `open_run` take it: its settings, and what it is made
     from."""
-    inputs = kept.recorded(images)
-    groups = {"codec": known.codec, "critic": critic, "train": known.train}
+    inputs = lists.recorded(images)
+    groups = {"codec": known.codec, "discriminator": discriminator, "train": known.train}
     data = cache(lambda: data_of(known.pictures, known.keys, known.train, known.content, inputs))
     return {"groups": groups, "inputs": inputs, "data": data}
 
 
-def _check_size(codec: CodecConfig, critic: CriticConfig, train: CodecTrainConfig) -> None:
-    """Refuse a size that f does not divide, or that leaves the critic no patch, before anything is made."""
+def _check_size(codec: CodecConfig, discriminator: DiscriminatorConfig, train: CodecTrainConfig) -> None:
+    """Refuse a size that f does not divide, or that leaves the discriminator no patch, before anything is made."""
     codec.latent(train.size)
-    least = critic.smallest_side
+    least = discriminator.smallest_side
     if train.disc_weight and min(train.size.width, train.size.height) < least:
         raise UsageError(
-            f"size {train.size} is below the {least} pixels a side that disc_num_layers {critic.disc_num_layers} "
-            "needs; use fewer layers, or --disc-weight 0"
+            f"size {train.size} is below the {least} pixels a side that disc_num_layers "
+            f"{discriminator.disc_num_layers} needs; use fewer layers, or --disc-weight 0"
         )
 
 
@@ -98,13 +98,13 @@ def held_out(run: Path) -> tuple[Item, ...]:
     """The pictures that the codec in a run folder never learned from, of those that are still there."""
     settings = read_settings(run)
     train = from_dict(CodecTrainConfig, settings["config"]["train"], str(run / "config.json"))
-    return _split(kept.inputs_of(run, settings["inputs"]), train, run)[0].held
+    return _split(lists.inputs_of(run, settings["inputs"]), train, run)[0].held
 
 
 def _split(images: Sequence[Path], train: CodecTrainConfig, run: Path | None) -> tuple[Split, Mapping[str, int | None]]:
     """The two sides, and the content keys by name where the sides follow from them."""
     listed = _listed(images, train)
-    if (val := kept.val_of(run, train.val)) is not None:
+    if (val := lists.val_of(run, train.val)) is not None:
         return Split(listed, _listed([Path(val)], train)), {}
     keys = content_keys(listed)
     found = split(listed, held_fraction=train.held, keys=keys)

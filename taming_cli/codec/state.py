@@ -8,17 +8,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from taming_cli.codec.critic import BatchNorm, Critic
+from taming_cli.codec.discriminator import BatchNorm, Discriminator
 from taming_cli.codec.forward import Comparing, Reconstructing
 from taming_cli.codec.quantizers import CodebookAverages, Quantized, Quantizer, Use
 from taming_cli.codec.vqgan import VQGAN
-from taming_cli.config.codec import CodecTrainConfig, CriticConfig
+from taming_cli.config.codec import CodecTrainConfig, DiscriminatorConfig
 from taming_cli.runtime.distributed import ALONE, World
-from taming_cli.runtime.recompute import recompute
+from taming_cli.runtime.gradient_checkpointing import recompute
 
 
-class Judged(NamedTuple):
-    """The figures that a model is judged by, added up: the smaller, the better."""
+class Criterion(NamedTuple):
+    """The figures that models are compared by, added up: the smaller, the better."""
 
     by: str
     value: float
@@ -28,18 +28,18 @@ class Judged(NamedTuple):
 class CodecState:
     """Networks, optimisers, averages and counters. `average` is the codec to use: the moving average of the weights.
 
-    `reconstructing` and `comparing` are the forward passes of codec and critic; in several processes their gradients
-    are averaged. All else is the same in each. `best` is what the best model is judged by, `best_by` names those
-    figures, and `best_weight` is how much the adversarial term counted when it was trained (0 to 1). `validation` holds
-    the last validation's figures.
+    `reconstructing` and `comparing` are the forward passes of codec and discriminator; in several processes their
+    gradients are averaged. All else is the same in each. `best` is what the best model was chosen by, `best_by` names
+    those figures, and `best_weight` is how much the adversarial term counted when it was trained (0 to 1). `validation`
+    holds the last validation's figures.
     """
 
     codec: VQGAN
-    critic: Critic
+    discriminator: Discriminator
     average: VQGAN
     codebook: CodebookAverages
     codec_optimizer: torch.optim.Optimizer
-    critic_optimizer: torch.optim.Optimizer
+    discriminator_optimizer: torch.optim.Optimizer
     reconstructing: nn.Module
     comparing: nn.Module
     precision: torch.dtype
@@ -88,35 +88,35 @@ class CodecState:
         """The inverse of `state_dict`."""
         for name in STATEFUL:
             getattr(self, name).load_state_dict(state[name])
-        if "best_weight" not in state:  # before there was one, every training was judged as if it had no such term
+        if "best_weight" not in state:  # before there was one, every training was treated as if it had no such term
             state = {**state, "best": -state["best"], "best_by": "", "best_weight": 0.0}
         for name in _COUNTERS:
             setattr(self, name, state[name])
 
-    def note_best(self, judged: Judged, weight: float) -> None:
+    def note_best(self, criterion: Criterion, weight: float) -> None:
         """Take note of a validation whose model is the best so far: the one with the smallest value among those that
         were trained with the adversarial term at the largest `weight` so far."""
-        if math.isnan(judged.value) or weight < self.best_weight:
+        if math.isnan(criterion.value) or weight < self.best_weight:
             return
-        if weight > self.best_weight or judged.value < self.best:
-            self.best, self.best_by = judged.value, judged.by
+        if weight > self.best_weight or criterion.value < self.best:
+            self.best, self.best_by = criterion.value, criterion.by
             self.best_step, self.best_weight = self.step, weight
 
 
-STATEFUL = ("codec", "critic", "average", "codebook", "codec_optimizer", "critic_optimizer")
+STATEFUL = ("codec", "discriminator", "average", "codebook", "codec_optimizer", "discriminator_optimizer")
 _COUNTERS = ("step", "images_seen", "seconds", "best", "best_step", "best_by", "best_weight", "validation")
 
 
 def start(
     codec: VQGAN,
-    critic: CriticConfig,
+    discriminator: DiscriminatorConfig,
     config: CodecTrainConfig,
     device: torch.device,
     precision: torch.dtype,
     world: World = ALONE,
 ) -> CodecState:
     """The state before the first step, on `device`; `codec` freshly made or read from a file, the same everywhere."""
-    network = Critic(critic, codec.config.out_ch).to(device).to(memory_format=torch.channels_last)
+    network = Discriminator(discriminator, codec.config.out_ch).to(device).to(memory_format=torch.channels_last)
     codec = codec.to(device).to(memory_format=torch.channels_last)
     return arranged(codec, copy.deepcopy(codec), network, config, precision, world)
 
@@ -124,13 +124,13 @@ def start(
 def arranged(
     codec: VQGAN,
     average: VQGAN,
-    critic: Critic,
+    discriminator: Discriminator,
     config: CodecTrainConfig,
     precision: torch.dtype,
     world: World = ALONE,
 ) -> CodecState:
     """The state before the first step, of networks that are where they belong; `average` is the codec's twin."""
-    codec, critic = codec.train().requires_grad_(True), critic.train()
+    codec, discriminator = codec.train().requires_grad_(True), discriminator.train()
     if config.train == "decoder":
         for part in (codec.encoder, codec.quant_conv, codec.quantize):
             part.eval().requires_grad_(False)
@@ -139,12 +139,12 @@ def arranged(
         codec.quantize.requires_grad_(False)
     if config.gradient_checkpointing:
         recompute(codec)
-    for module in critic.modules():
+    for module in discriminator.modules():
         if isinstance(module, BatchNorm):
             module.world = world
     return CodecState(
         codec=codec,
-        critic=critic,
+        discriminator=discriminator,
         average=average.eval().requires_grad_(False),
         codebook=CodebookAverages(
             codec.quantize,
@@ -154,9 +154,9 @@ def arranged(
             trained=config.init is not None,
         ),
         codec_optimizer=_adam(codec, config.learning_rate, config),
-        critic_optimizer=_adam(critic, config.critic_learning_rate, config),
+        discriminator_optimizer=_adam(discriminator, config.disc_learning_rate, config),
         reconstructing=world.joined(Reconstructing(codec)),
-        comparing=world.joined(Comparing(critic)),
+        comparing=world.joined(Comparing(discriminator)),
         precision=precision,
         seed=config.seed,
         world=world,

@@ -1,4 +1,4 @@
-"""One training step of the codec: one autoencoder forward serves codec and critic."""
+"""One training step of the codec: one autoencoder forward serves codec and discriminator."""
 
 import math
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ from taming_cli.codec.quantizers import Quantized
 from taming_cli.codec.state import CodecState
 from taming_cli.config.codec import CodecTrainConfig
 from taming_cli.errors import NonFiniteLossError
-from taming_cli.judges.perceptual import Perceptual
+from taming_cli.pretrained.perceptual import Perceptual
 from taming_cli.runtime.device import autocast, to_host
 from taming_cli.runtime.distributed import apart
 from taming_cli.runtime.fp32 import promised
 
 
 class Phase(NamedTuple):
-    """What a step does besides reconstructing: does the critic train, and how much its term counts (0 to 1)."""
+    """What a step does besides reconstructing: does the discriminator train, and how much its term counts (0 to 1)."""
 
-    critic: bool
+    discriminator: bool
     adversarial: float
 
 
@@ -38,15 +38,16 @@ class StepReport:
 
 
 def phase(config: CodecTrainConfig, spent: float) -> Phase:
-    """The critic trains from `critic_start` on; its term counts from `disc_start` on, growing over `disc_ramp`.
+    """The discriminator trains from `disc_train_start` on. Its term counts from `disc_start` on and grows over
+    `disc_ramp`.
 
     `spent` is the share of the training that lies behind, 0 to 1.
     """
     if not config.disc_weight:
-        return Phase(critic=False, adversarial=0.0)
+        return Phase(discriminator=False, adversarial=0.0)
     since = spent - config.disc_start
     ramp = 0.0 if since < 0 else min(1.0, since / config.disc_ramp) if config.disc_ramp else 1.0
-    return Phase(critic=spent >= min(config.critic_start, config.disc_start), adversarial=ramp)
+    return Phase(discriminator=spent >= min(config.disc_train_start, config.disc_start), adversarial=ramp)
 
 
 def codec_step(
@@ -54,18 +55,18 @@ def codec_step(
     x: Tensor,
     *,
     categorical: bool = False,
-    judge: Perceptual | None,
+    perceptual: Perceptual | None,
     config: CodecTrainConfig,
     now: Phase,
     learning_rate: float,
     disc_learning_rate: float | None = None,
 ) -> StepReport:
-    """Update codec, codebook, critic and the moving average on `x`, float32 (B, C, H, W) on the state's device.
+    """Update codec, codebook, discriminator and the moving average on `x`, float32 (B, C, H, W) on the state's device.
 
     `x` is this process's part of the batch, in [-1, 1], or one-hot where it is `categorical`: then the loss is the
     cross-entropy alone. The gradients of the pixel, perceptual and adversarial terms are taken at the reconstruction,
     once each, compared at the last layer (equation 7 of the paper), and only their weighted sum runs back through the
-    codec. With `config.accumulate` parts the gradients of all are added up: the adaptive weight and the critic's
+    codec. With `config.accumulate` parts the gradients of all are added up: the adaptive weight and the discriminator's
     statistics are each part's own. `disc_learning_rate` is the discriminator's, by default its peak. The step waits for
     the device once.
 
@@ -76,14 +77,14 @@ def codec_step(
     x = x.contiguous(memory_format=torch.channels_last)
     trained = [parameter for parameter in codec.parameters() if parameter.requires_grad]
     state.codec_optimizer.zero_grad(set_to_none=True)
-    state.critic_optimizer.zero_grad(set_to_none=True)
-    buffers = [buffer.clone() for buffer in state.critic.buffers()]  # a forward pass already changes them
+    state.discriminator_optimizer.zero_grad(set_to_none=True)
+    buffers = [buffer.clone() for buffer in state.discriminator.buffers()]  # a forward pass already changes them
 
     world, joined = state.world, (state.reconstructing, state.comparing)
     reports, done = list[Part](), world.rank * len(x)
     parts = x.tensor_split(min(config.accumulate, len(x)))
     for number, part in enumerate(parts, 1):
-        aim = Aim(trained, config, now, categorical, judge, share=len(part) / len(x), first=done)
+        aim = Aim(trained, config, now, categorical, perceptual, share=len(part) / len(x), first=done)
         with apart(joined, last=number == len(parts)), promised(state.precision):
             reports.append(backward(state, part, aim))
         done += len(part)
@@ -93,23 +94,25 @@ def codec_step(
     terms = dict(zip(reports[0].terms, world.mean(found), strict=True))
     quantized = Quantized(*(torch.cat(tensors) for tensors in zip(*(each.quantized for each in reports), strict=True)))
     terms["gradient"] = clip_grad_norm_(trained, config.clip or float("inf"))
-    if now.critic:
-        terms["disc_gradient"] = get_total_norm([p.grad for p in state.critic.parameters() if p.grad is not None])
+    if now.discriminator:
+        terms["disc_gradient"] = get_total_norm(
+            [p.grad for p in state.discriminator.parameters() if p.grad is not None]
+        )
     use = state.codebook.look(quantized, world)
-    statistics = get_total_norm([buffer.float() for buffer in state.critic.buffers()])
+    statistics = get_total_norm([buffer.float() for buffer in state.discriminator.buffers()])
     *values, dead = to_host(torch.stack([*terms.values(), statistics, use.dead.sum().float()]))
     if reason := _non_finite((*terms, "disc_statistics"), values):
-        for buffer, value in zip(state.critic.buffers(), buffers, strict=True):
+        for buffer, value in zip(state.discriminator.buffers(), buffers, strict=True):
             buffer.copy_(value)
         raise NonFiniteLossError(f"step {state.step + 1}: {reason}")
 
     for group in state.codec_optimizer.param_groups:
         group["lr"] = learning_rate
     state.codec_optimizer.step()
-    if now.critic:
-        for group in state.critic_optimizer.param_groups:
-            group["lr"] = config.critic_learning_rate if disc_learning_rate is None else disc_learning_rate
-        state.critic_optimizer.step()
+    if now.discriminator:
+        for group in state.discriminator_optimizer.param_groups:
+            group["lr"] = config.disc_learning_rate if disc_learning_rate is None else disc_learning_rate
+        state.discriminator_optimizer.step()
     state.update_codebook(quantized, config, use, int(dead))
     state.step += 1
     state.images_seen += len(x) * world.size
@@ -124,7 +127,7 @@ class Aim(NamedTuple):
     config: CodecTrainConfig
     now: Phase
     categorical: bool
-    judge: Perceptual | None
+    perceptual: Perceptual | None
     share: float
     first: int
 
@@ -138,7 +141,7 @@ class Part(NamedTuple):
 
 
 def backward(state: CodecState, x: Tensor, aim: Aim) -> Part:
-    """Forward and back, adding this part's share to the gradients of codec and critic."""
+    """Forward and back, adding this part's share to the gradients of codec and discriminator."""
     config, now = aim.config, aim.now
     x_rec, quantized = state.reconstructing(x, state.precision)
     seen = x_rec.detach().requires_grad_()  # the losses' own leaf: their gradients end here
@@ -149,8 +152,8 @@ def backward(state: CodecState, x: Tensor, aim: Aim) -> Part:
     else:
         terms = _reconstruction(x, seen, state, aim)
     (gradient,) = torch.autograd.grad(terms["reconstruction"], seen)
-    if now.critic:
-        terms |= _critic(x, seen, state)
+    if now.discriminator:
+        terms |= _discriminator(x, seen, state)
     if now.adversarial:
         (grad_gen,) = torch.autograd.grad(terms["generator"], seen, retain_graph=True)
         last = state.codec.decoder.last_layer
@@ -168,48 +171,48 @@ def backward(state: CodecState, x: Tensor, aim: Aim) -> Part:
         roots.append(terms["codebook"])
         gradients.append(torch.full_like(terms["codebook"], aim.share * config.codebook_weight))
     torch.autograd.backward(roots, gradients, inputs=aim.trained)
-    if now.critic:
-        torch.autograd.backward([aim.share * terms["critic"]], inputs=list(state.critic.parameters()))
+    if now.discriminator:
+        torch.autograd.backward([aim.share * terms["discriminator"]], inputs=list(state.discriminator.parameters()))
     detached = Quantized(*(tensor.detach() for tensor in quantized))
     return Part(aim.share, {name: term.detach() for name, term in terms.items()}, detached)
 
 
 def _reconstruction(x: Tensor, seen: Tensor, state: CodecState, aim: Aim) -> dict[str, Tensor]:
     """The pixel and perceptual terms, and `reconstruction`, their weighted sum."""
-    config, judge = aim.config, aim.judge
+    config, perceptual = aim.config, aim.perceptual
     terms = {"l1": losses.l1(x, seen)}
     total = config.l1_weight * terms["l1"]
     if config.l2_weight:
         terms["l2"] = losses.l2(x, seen)
         total = total + config.l2_weight * terms["l2"]
-    if judge is not None and config.perceptual_weight:
+    if perceptual is not None and config.perceptual_weight:
         with autocast(x.device, state.precision):
             with torch.no_grad():
-                real = judge.features(x, state.step + aim.first)
-            terms["perceptual"] = judge.distance(real, seen).mean()
+                real = perceptual.features(x, state.step + aim.first)
+            terms["perceptual"] = perceptual.distance(real, seen).mean()
         total = total + config.perceptual_weight * terms["perceptual"]
     terms["reconstruction"] = total
     return terms
 
 
-def _critic(x: Tensor, seen: Tensor, state: CodecState) -> dict[str, Tensor]:
-    """Both sides of the adversarial game, from one pass of the critic over each of real and generated pictures."""
+def _discriminator(x: Tensor, seen: Tensor, state: CodecState) -> dict[str, Tensor]:
+    """Both adversarial losses, from one pass of the discriminator over each of real and generated pictures."""
     logits = state.comparing(x, seen, state.precision)
     return {
-        "critic": losses.critic_loss(logits, state.critic.config.disc_loss),
+        "discriminator": losses.discriminator_loss(logits, state.discriminator.config.disc_loss),
         "generator": losses.generator_loss(logits.fake),
         "logits_real": logits.real.float().mean(),
         "logits_fake": logits.fake.float().mean(),
     }
 
 
-_OF_DISCRIMINATOR = ("critic", "logits_real", "logits_fake", "disc_gradient", "disc_statistics")
+_OF_DISCRIMINATOR = ("discriminator", "logits_real", "logits_fake", "disc_gradient", "disc_statistics")
 
 
 def _non_finite(names: Sequence[str], values: Sequence[Tensor]) -> str:
     """Which of the values, scalars on the CPU, is not finite, and what to do; empty where all are."""
     for name, value in zip(names, values, strict=True):
         if not math.isfinite(value):
-            rate = "--critic-learning-rate or --learning-rate" if name in _OF_DISCRIMINATOR else "--learning-rate"
+            rate = "--disc-learning-rate or --learning-rate" if name in _OF_DISCRIMINATOR else "--learning-rate"
             return f"{name} is {value.item()}; nothing was updated. Lower {rate}, or use --precision fp32"
     return ""

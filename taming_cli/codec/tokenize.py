@@ -12,9 +12,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 import taming_cli
-from taming_cli.codec import tiles
 from taming_cli.codec.condition import Condition, MapCodec, conditions
 from taming_cli.codec.locate import picture_codec
+from taming_cli.codec.tiling import tiles
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.shard import Shard
 from taming_cli.config.size import Size
@@ -24,10 +24,10 @@ from taming_cli.data.sources import Item, digest
 from taming_cli.data.token_writer import Finished, TokenJob
 from taming_cli.data.tokens import TokenHeader
 from taming_cli.errors import UsageError
-from taming_cli.runtime.builtin import named
 from taming_cli.runtime.device import autocast, pick_device, pick_precision
 from taming_cli.runtime.interrupt import StopRequest
 from taming_cli.runtime.memory import room
+from taming_cli.runtime.model_files import named
 
 PICTURE = ""
 """The pictures' own codes, among those of their conditions."""

@@ -15,24 +15,24 @@ from taming_cli.codec.state import STATEFUL, CodecState, start
 from taming_cli.codec.step import Phase, codec_step, phase
 from taming_cli.codec.validate import validate
 from taming_cli.codec.vqgan import VQGAN, codec_file
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
+from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.data.batches import Augment, train_batches
 from taming_cli.data.contents import Content
 from taming_cli.data.large import told_large
 from taming_cli.data.sources import Item
-from taming_cli.judges import perceptual
 from taming_cli.metrics import perplexity, usage
-from taming_cli.runtime import kept
+from taming_cli.pretrained.perceptual import Perceptual
+from taming_cli.pretrained.perceptual import build as build_perceptual
 from taming_cli.runtime.checkpoint import read_header, save_model, save_trainer
 from taming_cli.runtime.device import pick_device, pick_precision, to_device, to_host
 from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.interrupt import StopRequest
-from taming_cli.runtime.progress import LOG_EVERY, Means, OnStep, tell
-from taming_cli.runtime.report import write_report
-from taming_cli.runtime.resume import load_state, take_up_trainer
-from taming_cli.runtime.rundir import Place, Run, best_of, look, open_run, saved_run
+from taming_cli.runtime.run import lists
+from taming_cli.runtime.run.folder import Place, Run, WriteReport, best_of, look, open_run, saved_run
+from taming_cli.runtime.run.progress import LOG_EVERY, Means, OnStep, tell
+from taming_cli.runtime.run.resume import load_state, take_up_trainer
+from taming_cli.runtime.run.tensorboard import check_installed
 from taming_cli.runtime.schedule import Budget, cosine, warm_up
-from taming_cli.runtime.tensorboard import check_installed
 from taming_cli.runtime.weights import OnBytes
 
 COMMAND = "train-vqgan"
@@ -61,7 +61,7 @@ def fit(
     images: Sequence[Path],
     *,
     codec: CodecConfig,
-    critic: CriticConfig,
+    discriminator: DiscriminatorConfig,
     train: CodecTrainConfig,
     place: Place | None = None,
     weights: Path | None = None,
@@ -69,13 +69,14 @@ def fit(
     origins: Mapping[str, str] | None = None,
     on_step: OnStep | None = None,
     on_bytes: OnBytes | None = None,
+    write_report: WriteReport | None = None,
     world: World = ALONE,
 ) -> TrainedCodec:
     """Train a codec on pictures or condition maps (folders, files, archives, lists of paths in a `.txt`) and leave it
     in a run directory, which keeps a copy of each list.
 
-    Several processes share each batch: `train.batch_size` is that of all, and the first one writes and calls `on_step`,
-    and `on_bytes` while the perceptual network's weights are fetched.
+    Several processes share each batch: `train.batch_size` is that of all. The first one writes. It calls `on_step`,
+    `write_report` with the run folder after each save, and `on_bytes` while the perceptual network is fetched.
 
     `train.kind` says what the files hold; the codec's channels follow from it, and labels are counted unless given.
     Going on with an interrupted run happens by itself where `place` names one with the same settings. Raises UsageError
@@ -87,33 +88,33 @@ def fit(
         check_installed()
     place = place or Place()
     run_before = world.by_first(lambda: saved_run(COMMAND, place))
-    known = settled(images, codec, critic, train, run=run_before, processes=world.size)
+    known = settled(images, codec, discriminator, train, run=run_before, processes=world.size)
     pictures, codec, train, holds = known.pictures, known.codec, known.train, known.content
-    what = identity(images, critic, known)
+    what = identity(images, discriminator, known)
     found = world.by_first(lambda: look(COMMAND, place, **what))
     large = world.by_first(lambda: told_large([*pictures.train, *pictures.held]))
     part = world.by_first(lambda: world.share(train.batch_size))
     device = pick_device(train.device)
     torch.manual_seed(train.seed)
     first = VQGAN(codec) if found.saved else first_codec(codec, train, holds)
-    judge = world.first_ahead(
-        lambda: perceptual.build(train.perceptual, weights=weights, offline=offline, on_bytes=on_bytes)
+    perceptual = world.first_ahead(
+        lambda: build_perceptual(train.perceptual, weights=weights, offline=offline, on_bytes=on_bytes)
     )
-    if judge is not None:
-        judge = judge.to(device)
-    state = start(first, critic, train, device, pick_precision(train.precision, device), world)
+    if perceptual is not None:
+        perceptual = perceptual.to(device)
+    state = start(first, discriminator, train, device, pick_precision(train.precision, device), world)
     if found.folder is not None and found.saved:
         trainer = found.folder / "trainer.pt"
         world.first_ahead(lambda: load_state(trainer, take_up_trainer(trainer, STATEFUL), state.load_state_dict))
     settings: dict[str, Any] = {"origins": origins or {}, "tensorboard": train.tensorboard}
     with open_run(COMMAND, place, **what, **settings, found=found, world=world) as run:
         if world.first:
-            kept.keep(run.folder, images, train.val)
+            lists.keep(run.folder, images, train.val)
         about = {
-            "images": [str(path) for path in kept.inputs_of(run.folder.resolve(), what["inputs"])],
+            "images": [str(path) for path in lists.inputs_of(run.folder.resolve(), what["inputs"])],
             "size": str(train.size),
             "data": counts(pictures, train),
-            "perceptual": judge.stamp if judge is not None else None,
+            "perceptual": perceptual.stamp if perceptual is not None else None,
             **({"labels": str(known.labels)} if known.labels is not None else {}),
             **holds.about(),
         }
@@ -122,12 +123,13 @@ def fit(
             state=state,
             train=train,
             content=holds,
-            judge=judge,
+            perceptual=perceptual,
             held=pictures.held,
             about=about,
             began=time.monotonic() - state.seconds if found.saved else began,
             on_step=on_step if world.first else None,
             part=part,
+            write_report=write_report,
         )
         world.agree(state.step)
         if found.saved and world.first:
@@ -154,13 +156,15 @@ class _Session:
     state: CodecState
     train: CodecTrainConfig
     content: Content
-    judge: perceptual.Perceptual | None
+    perceptual: Perceptual | None
     held: Sequence[Item]
     about: dict[str, Any]
     began: float
     on_step: OnStep | None
     part: int
     """This process's pictures of a batch."""
+
+    write_report: WriteReport | None
 
 
 def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
@@ -198,11 +202,11 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
                 state,
                 x,
                 categorical=session.content.categorical,
-                judge=session.judge,
+                perceptual=session.perceptual,
                 config=train,
                 now=phase(train, spent),
                 learning_rate=rate,
-                disc_learning_rate=train.critic_learning_rate * cosine(spent, train.disc_final_lr),
+                disc_learning_rate=train.disc_learning_rate * cosine(spent, train.disc_final_lr),
             )
 
             (state.seconds,) = world.most(time.monotonic() - session.began)
@@ -243,7 +247,7 @@ def _validate(session: _Session, spent: float, now: Phase, rate: float) -> None:
     phase of the last step."""
     state, run, train = session.state, session.run, session.train
     held = session.held[: train.val_images]
-    how = (train.size, session.judge, state.precision, session.content, bool(train.disc_weight))
+    how = (train.size, session.perceptual, state.precision, session.content, bool(train.disc_weight))
     found = validate(state.average, held, *how)
     if found is None:
         return
@@ -252,14 +256,15 @@ def _validate(session: _Session, spent: float, now: Phase, rate: float) -> None:
     run.log(kind="validation", **how_far, **state.validation, code_use=found.code_use)
     run.show(state.step, found.sheet)
     _tell(session, spent, state.validation, rate, validation=True)
-    state.note_best(found.judged(adversarial=now.adversarial > 0), now.adversarial)
+    state.note_best(found.criterion(adversarial=now.adversarial > 0), now.adversarial)
 
 
 def _save(session: _Session) -> None:
     """Trainer file first, then the model files of the same step; `_mend` repairs a kill in between."""
     save_trainer(session.run.trainer, session.state.state_dict())
     _save_models(session)
-    write_report(session.run.folder)
+    if session.write_report is not None:
+        session.write_report(session.run.folder)
 
 
 def _save_models(session: _Session) -> None:

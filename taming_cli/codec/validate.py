@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from taming_cli.codec.state import Judged
+from taming_cli.codec.state import Criterion
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.size import Size
 from taming_cli.data.batches import eval_batches
@@ -17,8 +17,8 @@ from taming_cli.data.contents import Content
 from taming_cli.data.images import grid, to_uint8
 from taming_cli.data.sources import Item
 from taming_cli.errors import BadFileError
-from taming_cli.judges.perceptual import Features, Perceptual
 from taming_cli.metrics import Moments, frechet_distance, perplexity, psnr, usage, use_by_rank
+from taming_cli.pretrained.perceptual import Features, Perceptual
 from taming_cli.runtime.device import autocast
 
 AT_ONCE = 2**27
@@ -29,7 +29,7 @@ SHOWN = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """Means over the pictures: `psnr` in dB of the 8-bit pictures, `l1` in [0, 2], `perceptual` the judge's distance
+    """Means over the pictures: `psnr` in dB of the 8-bit pictures, `l1` in [0, 2], `perceptual` the perceptual distance
     (None without one); of label maps instead the share of right pixels, `accuracy`, and their `cross_entropy` in nats.
     `texture` is the distance of the reconstructions' local features from the originals', see `Textures`.
     `codes_used` is the share of the codebook that occurs at all, beside its `codebook_perplexity`; `code_use` says how
@@ -47,16 +47,16 @@ class Validation:
     count: int
     pictures: Tensor
 
-    def judged(self, *, adversarial: bool) -> Judged:
+    def criterion(self, *, adversarial: bool) -> Criterion:
         """What `best` goes by. With the `adversarial` term, which trades L1 and perceptual distance for texture, it is
         the texture distance, where it was measured; otherwise the cross-entropy, or the sum of L1 and perceptual
         distance.
         """
         if adversarial and self.texture is not None:
-            return Judged("texture", self.texture)
+            return Criterion("texture", self.texture)
         names = ("cross_entropy",) if self.cross_entropy is not None else ("l1", "perceptual")
         values = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return Judged(" + ".join(values), sum(values.values()))
+        return Criterion(" + ".join(values), sum(values.values()))
 
     def figures(self) -> dict[str, float]:
         """The numbers, for logs and tables."""
@@ -124,14 +124,14 @@ def validate(
     codec: VQGAN,
     items: Sequence[Item],
     size: Size,
-    judge: Perceptual | None,
+    perceptual: Perceptual | None,
     precision: torch.dtype,
     content: Content,
     texture: bool = False,
 ) -> Validation | None:
     """Encode and decode centre crops of `size`, in the training's precision; None if no picture can be read.
 
-    With a judge and `texture`, the texture distance is measured too.
+    With a perceptual network and `texture`, the texture distance is measured too.
     """
     device = codec.quantize.embedding.weight.device
     counts = torch.zeros(codec.config.codebook_size)
@@ -146,7 +146,7 @@ def validate(
         with autocast(device, precision):
             codes = codec.encode(x)
             x_rec = codec.decode(codes)
-        for name, values in _compare(content, x, x_rec, judge, precision, textures).items():
+        for name, values in _compare(content, x, x_rec, perceptual, precision, textures).items():
             totals[name] += values.double().sum().item()
         counts += torch.bincount(codes.flatten().cpu(), minlength=len(counts))
         if len(shown) < SHOWN:
@@ -170,7 +170,7 @@ def _compare(
     content: Content,
     x: Tensor,
     x_rec: Tensor,
-    judge: Perceptual | None,
+    perceptual: Perceptual | None,
     precision: torch.dtype,
     textures: Textures | None,
 ) -> dict[str, Tensor]:
@@ -186,10 +186,10 @@ def _compare(
         "psnr": psnr(to_uint8(x), to_uint8(x_rec), data_range=255),
         "l1": (x - x_rec).abs().mean((1, 2, 3)),
     }
-    if judge is not None:
+    if perceptual is not None:
         with autocast(x.device, precision):
-            real, seen = judge.features(x), judge.features(x_rec)
-            found["perceptual"] = judge.between(real, seen).float()
+            real, seen = perceptual.features(x), perceptual.features(x_rec)
+            found["perceptual"] = perceptual.between(real, seen).float()
         if textures is not None:
             textures.add(real, seen)
     return found

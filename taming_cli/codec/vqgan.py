@@ -12,9 +12,10 @@ from taming_cli.codec.quantizers import GumbelQuantizer, Quantized, Quantizer
 from taming_cli.config.codec import CodecConfig
 from taming_cli.config.fields import from_dict, to_dict
 from taming_cli.errors import BadFileError
-from taming_cli.runtime.builtin import named
-from taming_cli.runtime.checkpoint import ModelFile, Stored, load_model, tensors_sha256
+from taming_cli.runtime.checkpoint import ModelFile, load_model, tensors_sha256
 from taming_cli.runtime.fp32 import ieee
+from taming_cli.runtime.model_files import named
+from taming_cli.runtime.stored import Stored
 
 _DECODER = ("decoder.", "post_quant_conv.")
 _LATER = ("codebook",)

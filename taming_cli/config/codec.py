@@ -1,4 +1,4 @@
-"""Settings of the codec: its architecture (kept in the model file), its critic, and how they are trained."""
+"""Settings of the codec: its architecture (kept in the model file), its discriminator, and how they are trained."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -58,11 +58,13 @@ class CodecConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CriticConfig:
+class DiscriminatorConfig:
     """The PatchGAN that is trained against the codec; names as published."""
 
-    disc_ndf: int = option(32, "Channels of the critic's first layer.", low=1)
-    disc_num_layers: int = option(2, "Strided layers of the critic: 3 see 70 x 70 pixels each, 2 see 34 x 34.", low=1)
+    disc_ndf: int = option(32, "Channels of the discriminator's first layer.", low=1)
+    disc_num_layers: int = option(
+        2, "Strided layers of the discriminator: 3 see 70 x 70 pixels each, 2 see 34 x 34.", low=1
+    )
     disc_loss: Literal["hinge", "vanilla"] = option("hinge", "The adversarial loss.")
 
     def __post_init__(self) -> None:
@@ -120,7 +122,7 @@ class CodecTrainConfig:
         False, "Make activations once more on the way back instead of keeping them: less memory, a third slower."
     )
     learning_rate: float = option(3e-4, "Peak learning rate of the codec.", low=0)
-    critic_learning_rate: float = option(2e-4, "Peak learning rate of the discriminator.", low=0)
+    disc_learning_rate: float = option(2e-4, "Peak learning rate of the discriminator.", low=0)
     betas: tuple[float, ...] = option((0.5, 0.9), "Adam's two betas.", low=0, high=0.9999)
     warmup: int = option(50, "Steps of linear warm-up.", low=0)
     final_lr: float = option(0.02, "Learning rate at the end as a share of its peak (cosine).", low=0, high=1)
@@ -138,8 +140,8 @@ class CodecTrainConfig:
     beta: float = option(0.25, "Weight of the commitment term within them.", low=0)
     legacy: bool = option(False, "Put beta on the codebook term instead, as the published code did.")
     disc_weight: float = option(0.2, "Weight of the adversarial term, times the adaptive weight.", low=0)
-    critic_start: float = option(
-        0.3, "Share of the training after which the critic trains; its term counts later.", low=0, high=1
+    disc_train_start: float = option(
+        0.3, "Share of the training after which the discriminator trains; its term counts later.", low=0, high=1
     )
     disc_start: float = option(0.4, "Share of the training after which the adversarial term counts.", low=0, high=1)
     disc_ramp: float = option(0.1, "Share of the training over which that term grows to its weight.", low=0, high=1)
@@ -185,8 +187,8 @@ class CodecTrainConfig:
             raise UsageError(f"crop_scale is {self.crop_scale}; give smallest and largest, like 0.4,1")
         if self.kind != "image" and (self.perceptual != "none" or self.disc_weight):
             raise UsageError(
-                f"kind is {self.kind!r}: a codec of maps has neither perceptual term nor critic; use --perceptual none "
-                "and --disc-weight 0"
+                f"kind is {self.kind!r}: a codec of maps has neither perceptual term nor discriminator; use "
+                "--perceptual none and --disc-weight 0"
             )
         if self.kind != "segmentation" and (self.labels or self.unlabelled or self.colours or self.label_values):
             raise UsageError(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from taming_cli.config import former
 from taming_cli.config.fields import flag_name, kinds, one_of, parse, revive
 from taming_cli.errors import UsageError
 
@@ -88,7 +89,7 @@ def from_file(path: Path, command: str = "") -> Layer:
     if isinstance(values.get("config"), dict):  # a run's config.json
         values = values["config"]
     values |= {name: {} for name in values if name in COMMANDS and name != command}
-    return Layer(f"config file {path}", flatten(values))
+    return Layer(f"config file {path}", former.renamed(flatten(values), former.SETTINGS))
 
 
 def flatten(values: Mapping[str, Any]) -> dict[str, Any]:

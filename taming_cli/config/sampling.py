@@ -51,7 +51,7 @@ class SampleConfig(DecodingConfig):
     )
     classifier: str = option(
         "efficientnet-lite0",
-        "That judge: efficientnet-lite0 (no download) or one of torchvision, such as resnet50.",
+        "That classifier: efficientnet-lite0 (no download) or one of torchvision, such as resnet50.",
         metavar="NAME",
     )
     stride: int = option(

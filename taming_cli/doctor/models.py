@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 from taming_cli.doctor.findings import Finding
-from taming_cli.runtime.builtin import BUILTIN, path
+from taming_cli.runtime.model_files import BUILTIN, path
 
 
 def built_in() -> Iterator[Finding]:
     """The model that commands take where none is named and no run is there."""
-    from taming_cli.pipeline import Pipeline
+    from taming_cli.sampling.pipeline import Pipeline
 
     if not path().is_file():
         yield Finding("FAIL", BUILTIN, f"{path()} is missing: install taming anew", {"path": str(path())})

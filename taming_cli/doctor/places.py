@@ -35,7 +35,7 @@ def folders() -> Iterator[Finding]:
 
     fetched = "set $TORCH_HOME, or use `taming weights fetch NAME -o FOLDER`"
     yield _look(Place("weights", cache_of_weights(), remedy=fetched))
-    from taming_cli.evaluate.look import CACHE_VARIABLE, cache_folder
+    from taming_cli.evaluate.extraction import CACHE_VARIABLE, cache_folder
 
     made_anew = f"set ${CACHE_VARIABLE}; until then they are made anew each time"
     yield _look(Place("statistics", cache_folder(), remedy=made_anew))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from taming_cli.config.annotate import DepthConfig, PoseConfig, SegmentationConfig
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, CriticConfig
+from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.evaluate import FeatureConfig, InceptionScoreConfig, KernelConfig, ManifoldConfig
 from taming_cli.config.fields import kinds
 from taming_cli.config.presets import preset
@@ -26,7 +26,7 @@ from taming_cli.runtime.weights import FOLDER_VARIABLE
 
 PREFIX = "TAMING_"
 SETTINGS: dict[str, tuple[type[Any], ...]] = {
-    "train-vqgan": (CodecConfig, CriticConfig, CodecTrainConfig),
+    "train-vqgan": (CodecConfig, DiscriminatorConfig, CodecTrainConfig),
     "train-prior": (PriorConfig, PriorTrainConfig),
     "sample": (SampleConfig,),
     "annotate segmentation": (SegmentationConfig,),

@@ -14,12 +14,12 @@ from taming_cli.codec.locate import codec_for
 from taming_cli.data.batches import Skipped
 from taming_cli.data.images import grid, tensor, to_float
 from taming_cli.data.tokens import TokenFile, blocks
+from taming_cli.evaluate.coding import Measure, Sending, Sent, at_once
 from taming_cli.evaluate.plots import histogram
 from taming_cli.evaluate.protocol import Measured, named, versions, warnings
-from taming_cli.evaluate.sending import Measure, Sending, Sent, at_once
-from taming_cli.judges.features import FeatureNetwork
-from taming_cli.judges.perceptual import SMALLEST_SIDE, Perceptual
 from taming_cli.metrics import SSIM_RADIUS, Moments, RunningMoments, frechet_distance, perplexity, psnr, ssim, usage
+from taming_cli.pretrained.features import FeatureNetwork
+from taming_cli.pretrained.perceptual import SMALLEST_SIDE, Perceptual
 
 SHOWN = 4
 """Pictures of the worst and of the best that are shown."""
@@ -37,16 +37,16 @@ class _Row(NamedTuple):
 
 
 class Reconstruction(Measure):
-    """PSNR (dB), SSIM, L1 (of [-1, 1]) and the judge's distance of each picture and in the mean, and bits per pixel:
+    """PSNR (dB), SSIM, L1 (of [-1, 1]) and the perceptual distance of each picture and in the mean, and bits per pixel:
     log2 K for each code. Those best and worst by PSNR are shown, originals above reconstructions."""
 
-    def __init__(self, judge: Perceptual | None, codebook_size: int) -> None:
+    def __init__(self, perceptual: Perceptual | None, codebook_size: int) -> None:
         super().__init__()
-        self.judge = judge
+        self.perceptual = perceptual
         self._bits = math.log2(codebook_size)
         self._rows: list[_Row] = []
         self._extremes: list[tuple[float, str, Tensor]] = []
-        self._least = max(2 * SSIM_RADIUS + 1, 0 if judge is None else SMALLEST_SIDE)
+        self._least = max(2 * SSIM_RADIUS + 1, 0 if perceptual is None else SMALLEST_SIDE)
 
     def add(self, sent: Sent) -> None:  # noqa: D102 - as of Measure
         originals, rebuilt = sent.originals, sent.rebuilt
@@ -56,7 +56,7 @@ class Reconstruction(Measure):
             return
         some = at_once(originals)
         parts = zip(torch.split(originals, some), torch.split(rebuilt, some), strict=True)
-        found = [_figures(before, after, self.judge) for before, after in parts]
+        found = [_figures(before, after, self.perceptual) for before, after in parts]
         figures = {name: torch.cat([each[name] for each in found]) for name in found[0]}
         bits = self._bits * sent.codes[0].numel() / originals[0, 0].numel()
         for number, item in enumerate(sent.items):
@@ -71,7 +71,7 @@ class Reconstruction(Measure):
         skipped = [each for part in gathered for each in part[1]]
         if not rows:
             raise sending.none_read(skipped)
-        about = {**sending.about, "perceptual": None if self.judge is None else self.judge.stamp}
+        about = {**sending.about, "perceptual": None if self.perceptual is None else self.perceptual.stamp}
         about["pictures"] = about["pictures"] | {"count": len(rows)}
         ends = _outermost([each for part in gathered for each in part[2]])
         return Measured(
@@ -173,16 +173,16 @@ def _used(counts: Tensor, about: dict[str, Any], skipped: list[Skipped]) -> Meas
     )
 
 
-def _figures(originals: Tensor, rebuilt: Tensor, judge: Perceptual | None) -> dict[str, Tensor]:
+def _figures(originals: Tensor, rebuilt: Tensor, perceptual: Perceptual | None) -> dict[str, Tensor]:
     x, y = to_float(originals), to_float(rebuilt)
     found = {
         "psnr": psnr(originals, rebuilt).clamp(max=EXACT),
         "ssim": ssim(originals, rebuilt),
         "l1": (x - y).abs().mean((1, 2, 3)),
     }
-    if judge is not None:
-        device = next(judge.parameters()).device
-        found[judge.name] = judge(x.to(device), y.to(device)).cpu()
+    if perceptual is not None:
+        device = next(perceptual.parameters()).device
+        found[perceptual.name] = perceptual(x.to(device), y.to(device)).cpu()
     return found
 
 

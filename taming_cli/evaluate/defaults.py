@@ -8,7 +8,7 @@ from taming_cli.data.images import png_settings
 from taming_cli.data.tokens import TokenFile
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.runtime.checkpoint import read_header
-from taming_cli.runtime.rundir import runs_of
+from taming_cli.runtime.run.folder import runs_of
 from taming_cli.runtime.weights import sha256
 
 

@@ -14,11 +14,11 @@ from taming_cli.config.evaluate import FeatureConfig, InceptionScoreConfig, Kern
 from taming_cli.config.fields import to_dict
 from taming_cli.config.size import Size
 from taming_cli.errors import BadFileError, UsageError
-from taming_cli.evaluate.look import Keep, Look, Seen, look, statistics
+from taming_cli.evaluate.extraction import Keep, Look, Seen, look, statistics
+from taming_cli.evaluate.image_sets import Side, Statistics
 from taming_cli.evaluate.protocol import Measured, named, versions, warnings
-from taming_cli.evaluate.sides import Side, Statistics
-from taming_cli.judges.features import VGG16, FeatureNetwork, InceptionV3, LiteFeatures
 from taming_cli.metrics import frechet_distance, inception_score, kernel_distance, precision_recall
+from taming_cli.pretrained.features import VGG16, FeatureNetwork, InceptionV3, LiteFeatures
 
 
 def fid(generated: Side | Statistics, reference: Side | Statistics, how: Look, *, cache: bool = True) -> Measured:

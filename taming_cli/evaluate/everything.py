@@ -16,16 +16,16 @@ from taming_cli.config.fields import from_dict
 from taming_cli.config.prior import PriorTrainConfig
 from taming_cli.errors import UsageError
 from taming_cli.evaluate import codecs, distance
+from taming_cli.evaluate.coding import Measure, sending
 from taming_cli.evaluate.defaults import behind, drawn_by, samples_under
+from taming_cli.evaluate.extraction import Look
+from taming_cli.evaluate.image_sets import Side, side
 from taming_cli.evaluate.likelihood import nll
-from taming_cli.evaluate.look import Look
 from taming_cli.evaluate.protocol import Measured
-from taming_cli.evaluate.sending import Measure, sending
-from taming_cli.evaluate.sides import Side, side
-from taming_cli.judges.perceptual import Perceptual
+from taming_cli.pretrained.perceptual import Perceptual
 from taming_cli.prior.batches import TokenSet
 from taming_cli.prior.train import COMMAND as TRAIN_PRIOR
-from taming_cli.runtime.rundir import read_settings
+from taming_cli.runtime.run.folder import read_settings
 from taming_cli.runtime.weights import sha256
 
 
@@ -34,7 +34,7 @@ class Means:
     """What measures: networks, and how pictures are looked at. `note` is told what is passed over, and why."""
 
     look: Look
-    judge: Perceptual | None
+    perceptual: Perceptual | None
     device: str
     note: Callable[[str], None]
     memory: float | None = None
@@ -77,7 +77,7 @@ def _of_codec(run: Path, model: Path, settings: dict[str, Any], means: Means) ->
     )
     size = sent.codec.config.codebook_size
     measures: dict[str, Measure] = {
-        "recon": codecs.Reconstruction(means.judge, size),
+        "recon": codecs.Reconstruction(means.perceptual, size),
         "codebook": codecs.Codebook(size),
         "rfid": codecs.Distribution(look.network),
     }

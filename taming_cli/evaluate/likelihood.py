@@ -16,10 +16,10 @@ from taming_cli.evaluate.protocol import Measured, versions
 from taming_cli.prior.layout import NOT_GIVEN
 from taming_cli.prior.likelihood import log_likelihood
 from taming_cli.prior.model import prior_from
-from taming_cli.runtime.builtin import named
 from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.device import autocast, pick_device, pick_precision, precision_name
 from taming_cli.runtime.distributed import ALONE, World
+from taming_cli.runtime.model_files import named
 from taming_cli.runtime.weights import sha256
 
 

@@ -31,9 +31,10 @@ from taming_cli.interop.published import (
     imported_codec,
     published_codec,
 )
-from taming_cli.prior.gpt import GPT
+from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.order import cells
-from taming_cli.runtime.checkpoint import ModelFile, Stored
+from taming_cli.runtime.checkpoint import ModelFile
+from taming_cli.runtime.stored import Stored
 
 CODEC = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
 ORDERS: Mapping[str, Order] = {

@@ -17,7 +17,8 @@ from taming_cli.interop.names import DIFFUSERS, OLD_DIFFUSERS, from_published, t
 from taming_cli.interop.pickles import read
 from taming_cli.interop.published import imported_codec, published_codec
 from taming_cli.interop.wrappers import bare
-from taming_cli.runtime.checkpoint import ModelFile, Stored, write_safetensors
+from taming_cli.runtime.checkpoint import ModelFile, write_safetensors
+from taming_cli.runtime.stored import Stored
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 PLAIN, ATTENTIVE = ("DownEncoderBlock2D", "UpDecoderBlock2D"), ("AttnDownEncoderBlock2D", "AttnUpDecoderBlock2D")

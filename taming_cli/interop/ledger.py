@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from taming_cli.errors import BadFileError
-from taming_cli.runtime.checkpoint import ModelFile, Stored
+from taming_cli.runtime.checkpoint import ModelFile
+from taming_cli.runtime.stored import Stored
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import Any
 from taming_cli.interop.ledger import Imported, Ledger
 from taming_cli.interop.names import LLAMAGEN, to_published
 from taming_cli.interop.published import imported_codec, published_codec
-from taming_cli.runtime.checkpoint import Stored
+from taming_cli.runtime.stored import Stored
 
 
 def import_codec(tensors: Mapping[str, Stored], where: str, about: Mapping[str, Any]) -> Imported:

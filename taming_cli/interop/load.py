@@ -15,8 +15,8 @@ from taming_cli.interop.ledger import Imported
 from taming_cli.interop.pickles import read
 from taming_cli.interop.published import OtherConfigError
 from taming_cli.interop.wrappers import bare
-from taming_cli.runtime.checkpoint import Stored
 from taming_cli.runtime.finite import MARK, non_finite, refused_when_read
+from taming_cli.runtime.stored import Stored
 
 PRIOR = "transformer.tok_emb.weight"
 STATES = ("state_dict", "ema", "model", "module", "params")

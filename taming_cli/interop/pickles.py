@@ -19,7 +19,8 @@ from torch import Tensor
 
 from taming_cli.errors import BadFileError
 from taming_cli.interop.unpickler import Damaged, Storage, unpickle
-from taming_cli.runtime.checkpoint import SAFETENSORS, Stored
+from taming_cli.runtime.checkpoint import SAFETENSORS
+from taming_cli.runtime.stored import Stored
 
 OLD_MAGIC, OLD_VERSION = 0x1950A86A20F9469CFC6C, 1001
 """The first two numbers in a file that torch wrote before its zip format (1.6)."""

@@ -13,7 +13,8 @@ from taming_cli.config.codec import CodecConfig
 from taming_cli.config.fields import to_dict
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.interop.ledger import Imported
-from taming_cli.runtime.checkpoint import ModelFile, Stored
+from taming_cli.runtime.checkpoint import ModelFile
+from taming_cli.runtime.stored import Stored
 
 Config = TypeVar("Config")
 

@@ -16,7 +16,7 @@ from typing import IO, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from taming_cli.runtime.checkpoint import Stored
+from taming_cli.runtime.stored import Stored
 
 STORAGES = {
     "DoubleStorage": torch.float64,

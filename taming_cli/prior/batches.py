@@ -24,7 +24,7 @@ from taming_cli.errors import UsageError
 from taming_cli.prior.layout import NOT_GIVEN
 from taming_cli.prior.noise import WORD, Stream, below, uniform, words
 from taming_cli.prior.order import in_order
-from taming_cli.runtime.inputs import Listing, content_hashes, name_hashes
+from taming_cli.runtime.run.data import Data, Listing, content_hashes, name_hashes
 
 MEMORY = 2**30
 """Token files are kept in memory if they take no more bytes than this, else read as they are needed."""
@@ -274,3 +274,18 @@ def _refuse_other(first: Path, one: TokenHeader, path: Path, other: TokenHeader)
             f"{path} has the conditions {', '.join(other.conditions) or 'none'}, {first} has "
             f"{', '.join(one.conditions) or 'none'}, or their codecs differ; give files with the same"
         )
+
+
+def data_of(tokens: TokenSet, train: PriorTrainConfig, inputs: Sequence[str]) -> Data:
+    """What a run records of its tokens. Names count: whether a sample is held out follows from its name."""
+    place = " ".join(inputs)
+    return Data(
+        what="tokens",
+        listings={"inputs": tokens.listing()},
+        places={"inputs": place, "codec or vocabulary": place},
+        about={"data": {"sha256": tokens.sha256()}},
+        by={"cond": list(train.cond)},
+        named=True,
+        hashes={"codec or vocabulary": tokens.made_by()},
+        init=train.init,
+    )

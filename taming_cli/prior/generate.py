@@ -12,12 +12,12 @@ from torch import Tensor
 
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.errors import UsageError
+from taming_cli.prior.buffers import Kept, Workspace
 from taming_cli.prior.canvas import Canvas, Job
-from taming_cli.prior.gpt import GPT
 from taming_cli.prior.layout import prefix
+from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.noise import cell, gumbel
 from taming_cli.prior.windows import Run
-from taming_cli.prior.workspace import Kept, Workspace
 
 NOISE_BLOCK = {"cpu": 2**18, "cuda": 2**23}
 """Numbers made at once, on other devices as many as on a CPU: many, since each call costs as much as a small network's

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from taming_cli.errors import UsageError
 from taming_cli.prior.canvas import Canvas, Job, repeat_edge
-from taming_cli.prior.gpt import GPT
+from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.windows import Plan, Run
 
 

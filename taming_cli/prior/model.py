@@ -10,7 +10,7 @@ from torch import Tensor
 from taming_cli.config.fields import from_dict, to_dict
 from taming_cli.config.prior import PriorConfig
 from taming_cli.errors import BadFileError
-from taming_cli.prior.gpt import GPT
+from taming_cli.prior.networks.gpt import GPT
 from taming_cli.runtime.checkpoint import ModelFile
 from taming_cli.runtime.finite import MARK, marked
 

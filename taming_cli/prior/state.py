@@ -17,10 +17,7 @@ from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import NonFiniteLossError, UsageError
 from taming_cli.prior.batches import Batch, TokenSet
-from taming_cli.prior.gpt import GPT
-from taming_cli.prior.layout import prefix
-from taming_cli.prior.model import prior_from
-from taming_cli.prior.sharded import (
+from taming_cli.prior.fsdp import (
     gathered,
     gathered_optimizer,
     is_shared,
@@ -30,29 +27,32 @@ from taming_cli.prior.sharded import (
     spread_optimizer,
     whole,
 )
+from taming_cli.prior.layout import prefix
+from taming_cli.prior.model import prior_from
+from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.widen import widened
 from taming_cli.runtime.checkpoint import ModelFile, load_model
 from taming_cli.runtime.device import autocast, to_device, to_host
 from taming_cli.runtime.distributed import ALONE, World, apart
 from taming_cli.runtime.fp32 import promised
-from taming_cli.runtime.recompute import recompute
-from taming_cli.runtime.resume import take_up_trainer
+from taming_cli.runtime.gradient_checkpointing import recompute
+from taming_cli.runtime.run.resume import take_up_trainer
 
 
 @dataclass(kw_only=True)
 class PriorState:
     """Network, optimiser, average and counters. `average` is the prior to use: the moving average of the weights.
 
-    `likelihood` is the network's forward pass to its loss, `judging` the average's. In several processes the gradients
-    of the former are averaged, and all else is the same in each; or else each has its share of both networks and of the
-    optimiser. `validation` holds the last validation's figures; `waited` counts those since the best one.
+    `likelihood` is the network's forward pass to its loss, `average_likelihood` the average's. In several processes the
+    gradients of the former are averaged, and all else is the same in each; or else both networks and the optimiser are
+    sharded. `validation` holds the last validation's figures; `waited` counts those since the best one.
     """
 
     gpt: GPT
     average: GPT
     optimizer: torch.optim.Optimizer
     likelihood: nn.Module
-    judging: nn.Module
+    average_likelihood: nn.Module
     precision: torch.dtype
     world: World = ALONE
     step: int = 0
@@ -68,7 +68,10 @@ class PriorState:
         are at the first."""
         counters = {name: getattr(self, name) for name in _COUNTERS}
         if is_shared(self.likelihood):
-            modules = {"gpt": _unnamed(gathered(self.likelihood)), "average": _unnamed(gathered(self.judging))}
+            modules = {
+                "gpt": _unnamed(gathered(self.likelihood)),
+                "average": _unnamed(gathered(self.average_likelihood)),
+            }
             modules["optimizer"] = gathered_optimizer(self.likelihood, self.optimizer)
         else:
             modules = {name: getattr(self, name).state_dict() for name in _STATEFUL}
@@ -78,7 +81,7 @@ class PriorState:
         """The inverse of `state_dict`."""
         if is_shared(self.likelihood):
             spread(self.likelihood, _named(state["gpt"]))
-            spread(self.judging, _named(state["average"]))
+            spread(self.average_likelihood, _named(state["average"]))
             spread_optimizer(self.likelihood, self.optimizer, state["optimizer"])
         else:
             for name in _STATEFUL:
@@ -89,9 +92,9 @@ class PriorState:
     def whole_average(self) -> GPT:
         """The prior to use, in one piece. Where it is shared out, every process has to call it, and only the first one
         has it: the others get one without weights."""
-        if not is_shared(self.judging):
+        if not is_shared(self.average_likelihood):
             return self.average
-        tensors = _unnamed(gathered(self.judging))
+        tensors = _unnamed(gathered(self.average_likelihood))
         with torch.device("meta"):
             gpt = GPT(self.gpt.config)
         if tensors:
@@ -217,12 +220,12 @@ def arranged(
     if train.gradient_checkpointing:
         recompute(gpt)
     likelihood: nn.Module = _Likelihood(gpt)
-    judging = _Likelihood(average)
+    average_likelihood = _Likelihood(average)
     if shared is None:
         likelihood = world.joined(likelihood)
     else:
         share_out(likelihood, gpt.blocks, shared, world.size)
-        share_out(judging, average.blocks, shared, world.size)
+        share_out(average_likelihood, average.blocks, shared, world.size)
     return PriorState(
         gpt=gpt,
         average=average,
@@ -233,7 +236,7 @@ def arranged(
             fused=shared is None and gpt.head.weight.device.type in ("cpu", "cuda"),
         ),
         likelihood=likelihood,
-        judging=judging,
+        average_likelihood=average_likelihood,
         precision=precision,
         world=world,
     )

@@ -17,26 +17,24 @@ from taming_cli.config.sampling import DecodingConfig
 from taming_cli.data.images import grid, write_png
 from taming_cli.data.tokens import RULE
 from taming_cli.errors import UsageError
-from taming_cli.prior.batches import Rows, TokenSet, fixed_windows, train_batch
+from taming_cli.prior.batches import Rows, TokenSet, data_of, fixed_windows, train_batch
+from taming_cli.prior.fsdp import is_shared
 from taming_cli.prior.generate import generate
-from taming_cli.prior.inputs import data_of
 from taming_cli.prior.layout import NOT_GIVEN, prefix
 from taming_cli.prior.model import prior_file
 from taming_cli.prior.order import in_order
-from taming_cli.prior.sharded import is_shared
 from taming_cli.prior.state import PriorState, first_prior, prior_step, read_state, saved_prior, start
-from taming_cli.runtime.builtin import recorded
 from taming_cli.runtime.checkpoint import ModelFile, read_header, save_model, save_trainer
 from taming_cli.runtime.device import pick_device, pick_precision
 from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.interrupt import StopRequest
-from taming_cli.runtime.progress import LOG_EVERY, Means, OnStep, tell
-from taming_cli.runtime.report import write_report
-from taming_cli.runtime.resume import anew, load_state
-from taming_cli.runtime.rundir import Place, Run, best_of, look, open_run
+from taming_cli.runtime.model_files import recorded
+from taming_cli.runtime.run.folder import Place, Run, WriteReport, best_of, look, open_run
+from taming_cli.runtime.run.progress import LOG_EVERY, Means, OnStep, tell
+from taming_cli.runtime.run.resume import anew, load_state
+from taming_cli.runtime.run.sheets import CONDITION, Layout, stamp
+from taming_cli.runtime.run.tensorboard import check_installed
 from taming_cli.runtime.schedule import Budget, cosine, warm_up
-from taming_cli.runtime.sheets import CONDITION, Layout, stamp
-from taming_cli.runtime.tensorboard import check_installed
 
 COMMAND = "train-prior"
 Render = Callable[[Tensor], Tensor]
@@ -73,11 +71,13 @@ def fit(
     render_conditions: Mapping[str, Render] = MappingProxyType({}),
     origins: Mapping[str, str] | None = None,
     on_step: OnStep | None = None,
+    write_report: WriteReport | None = None,
     world: World = ALONE,
 ) -> TrainedPrior:
     """Train a prior on token files of one codec and leave it in a run directory, the codec in its model file.
 
     Several processes share each batch: `train.batch_size` is that of all, and the first one writes and calls `on_step`.
+    `write_report` gets the run folder after each save.
 
     `render` draws samples at each validation, and `render_conditions`, by kind, once the maps that they are drawn for.
 
@@ -122,7 +122,9 @@ def fit(
         }
         on_step = on_step if world.first else None
         draw = _Draw(render, render_conditions)
-        session = _Session(run, state, train, data, rows, held, codec, conditions, about, draw, began, on_step, part)
+        session = _Session(
+            run, state, train, data, rows, held, codec, conditions, about, draw, began, on_step, part, write_report
+        )
         if saved:
             _go_on(session)
         world.agree(state.step)
@@ -185,6 +187,8 @@ class _Session:
     on_step: OnStep | None
     part: int
     """This process's windows of a batch."""
+
+    write_report: WriteReport | None
 
 
 def _take_up(trainer: Path, saved: dict[str, Any], state: PriorState, sha256: str, shared: bool) -> None:
@@ -267,7 +271,7 @@ def _validate(session: _Session) -> bool:
     """Nats/token of the average on held-out windows, and a sheet of samples; whether it is the best so far."""
     state, run, train, config = session.state, session.run, session.train, session.state.gpt.config
     world = state.world
-    if world.first and not is_shared(state.judging):  # only there it is in one piece
+    if world.first and not is_shared(state.average_likelihood):  # only there it is in one piece
         _draw_samples(session)
     if not len(session.held):
         return False
@@ -279,7 +283,7 @@ def _validate(session: _Session) -> bool:
         codes = in_order(config, windows.codes).to(device)
         given = {kind: values.to(device) for kind, values in windows.conditions.items()}
         tokens = prefix(config, given, len(codes), device)
-        total += state.judging(codes, codes, tokens, state.precision).item() * len(mine)
+        total += state.average_likelihood(codes, codes, tokens, state.precision).item() * len(mine)
     total = sum(world.gather(total))
     state.validation = {"val_nats_per_token": total / len(chosen), "windows": len(chosen)}
     better = total / len(chosen) < state.best
@@ -346,7 +350,8 @@ def _save(session: _Session, *, best: bool = False) -> None:
     save_model(run.last, model)
     if best:
         save_model(run.best, model)
-    write_report(run.folder)
+    if session.write_report is not None:
+        session.write_report(run.folder)
 
 
 def _notes(session: _Session) -> tuple[str, ...]:

@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 
 from taming_cli.config.prior import ConditionSpec, PriorConfig
-from taming_cli.prior.gpt import GPT
 from taming_cli.prior.layout import offsets
+from taming_cli.prior.networks.gpt import GPT
 
 
 @torch.no_grad()

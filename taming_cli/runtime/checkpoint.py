@@ -9,10 +9,10 @@ import json
 import logging
 import math
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,8 +20,9 @@ from torch import Tensor
 
 from taming_cli.data.disk import write_atomically, write_stream
 from taming_cli.errors import BadFileError, NonFiniteLossError
-from taming_cli.runtime.builtin import named
 from taming_cli.runtime.finite import marked, named_tensors, non_finite, refuse, refuse_tensors
+from taming_cli.runtime.model_files import named
+from taming_cli.runtime.stored import Stored
 
 _log = logging.getLogger(__name__)
 FORMAT_VERSION = 1
@@ -38,14 +39,6 @@ SAFETENSORS = {
     torch.bool: "BOOL",
 }
 """The names of number types in safetensors files."""
-
-
-class Stored(NamedTuple):
-    """A tensor that is still in a file; `load()` brings it into memory, on the CPU and contiguous."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    load: Callable[[], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)

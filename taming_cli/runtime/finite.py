@@ -2,15 +2,13 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from taming_cli.errors import BadFileError
-
-if TYPE_CHECKING:
-    from taming_cli.runtime.checkpoint import Stored
+from taming_cli.runtime.stored import Stored
 
 MARK = "non_finite"
 """Under which a model file's `about` lists such tensors, where a person insisted on having them."""
@@ -21,7 +19,7 @@ def is_finite(tensor: Tensor) -> bool:
     return bool(_finite(tensor))
 
 
-def non_finite(tensors: "Mapping[str, Tensor | Stored]") -> list[str]:
+def non_finite(tensors: Mapping[str, Tensor | Stored]) -> list[str]:
     """The names of those that are not finite, in their order. Waits once for each device."""
     found = {name: _finite(tensor if isinstance(tensor, Tensor) else tensor.load()) for name, tensor in tensors.items()}
     finite: dict[str, bool] = {}
@@ -57,7 +55,7 @@ def refuse_tensors(tensors: Mapping[str, Tensor], where: str, remedy: str) -> No
     refuse(non_finite(tensors), where, remedy)
 
 
-def refused_when_read(tensors: "Mapping[str, Stored]", where: str, remedy: str) -> "dict[str, Stored]":
+def refused_when_read(tensors: Mapping[str, Stored], where: str, remedy: str) -> dict[str, Stored]:
     """The same tensors, each of which is looked at as it is read: BadFileError where it is not finite."""
 
     def checked(load: Callable[[], Tensor]) -> Tensor:

@@ -1,6 +1,6 @@
 """Pretrained weights: which files are known, where they are looked for, and how they get here.
 
-`TABLE` has those that a command asks for by its defaults or by a flag that names few; `judges.catalogue` knows all.
+`TABLE` has those that a command asks for by its defaults or by a flag that names few; `pretrained.catalogue` knows all.
 
 The order is: what the user gave by hand (`--weights`, a file or a folder), the folder `$TAMING_WEIGHTS_DIR`, torch's
 hub cache, the Python package that carries the file, and the web unless offline. Bytes from anywhere but the user's own

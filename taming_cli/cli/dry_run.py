@@ -1,0 +1,130 @@
+"""`--dry-run`: what a command would do, said in its place."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taming_cli.cli.console import Output
+from taming_cli.config.sampling import SampleConfig
+from taming_cli.config.shard import Shard
+from taming_cli.config.size import Size
+
+if TYPE_CHECKING:
+    import torch
+
+    from taming_cli.codec.reconstruct import Written
+    from taming_cli.codec.tokenize import Prepared
+    from taming_cli.data.sources import Listing
+    from taming_cli.runtime.cost import Estimate
+    from taming_cli.sampling.conditions import Asked
+    from taming_cli.sampling.pipeline import Pipeline
+
+
+def say_estimate(
+    output: Output,
+    said: str,
+    values: Mapping[str, Any],
+    found: "Estimate",
+    train: Any,
+    device: "torch.device",
+    dtype: "torch.dtype",
+    nproc: int = 1,
+) -> int:
+    """What a training would take: `said` and `values` are of its inputs. Memory and operations are of one process that
+    does it alone."""
+    step = found.seconds(device, dtype)
+    steps = train.steps or max(1, round(60 * train.minutes / step))
+    hours = steps * step / 3600 if train.steps else train.minutes / 60
+    lines = [
+        said,
+        f"{found.parameters:,} parameters; {found.memory / 2**30:.2f} GiB of memory at most, beside torch itself",
+        f"{found.flops / 1e12:.3g} TFLOP a step, about {step:.2g} s here; {steps:,} steps take {hours:.2g} hours",
+    ]
+    if nproc > 1:
+        lines.append(f"each of {nproc} processes exchanges {found.exchanged / 1e6:.3g} MB a step")
+    more = {
+        "exchanged_bytes_per_step": found.exchanged if nproc > 1 else 0,
+        "parameters": found.parameters,
+        "memory_bytes": found.memory,
+        "flops_per_step": found.flops,
+        "seconds_per_step": step,
+        "steps": steps,
+        "hours": hours,
+    }
+    output.result("\n".join(lines), {**values, **more}, short=f"{hours:.3g}")
+    return 0
+
+
+def made(part: Shard) -> dict[str, str]:
+    """What a result's JSON says of a part of the work: nothing where it is all of it."""
+    return {"part": str(part)} if part.count > 1 else {}
+
+
+def would_tokenize(output: Output, listing: "Listing", part: Shard, prepared: "Prepared") -> int:
+    """The token file that `tokenize` would write."""
+    job, header = prepared.job, prepared.job.header
+    pictures = len(part.stretch(len(listing.items)))
+    grid, kinds = Size(header.width, header.height), list(header.conditions)
+    codes = pictures * header.views * header.height * header.width * (1 + len(kinds))
+    size = codes * (2 if header.codebook_size <= 2**16 else 4)
+    values = {
+        "path": str(job.path),
+        "count": pictures,
+        "size": str(prepared.size),
+        "views": header.views,
+        "grid": str(grid),
+        "codebook_size": header.codebook_size,
+        "conditions": kinds,
+        "bytes": size,
+        "done": job.done,
+    }
+    views = f" in {header.views} views" if header.views > 1 else ""
+    said = f"{pictures} pictures of {prepared.size}{views} would become {grid} codes of {header.codebook_size} each"
+    beside = f", with codes of {', '.join(kinds)}" if kinds else ""
+    there = "which is there already, made so" if job.done else f"at most {size / 1e6:.3g} MB"
+    output.result(f"{said}{beside}\n{job.path}: {there}", values, short=str(pictures))
+    return 0
+
+
+def would_write(output: Output, written: "Written", part: Shard) -> int:
+    """How many pictures `reconstruct` or `decode` would write."""
+    said = f", {part.spelled()}" if part.count > 1 else ""
+    output.result(
+        f"{written.folder}: {written.count} pictures would be written{said}",
+        {"path": str(written.folder), "count": written.count},
+        short=str(written.count),
+    )
+    return 0
+
+
+def would_sample(
+    output: Output, pipeline: "Pipeline", settings: SampleConfig, asked: "Asked", part: Shard, folder: Path | None
+) -> int:
+    """What `sample` would draw, and what that takes."""
+    from taming_cli.prior.estimate import drawing
+
+    pictures = len(range(settings.n)[part.places])
+    drawn = math.ceil(pictures / settings.accept_rate) * settings.candidates
+    latent, size, stride = asked.latent, asked.size, pipeline.stride(settings)
+    found = drawing(pipeline.gpt.config, latent, stride, guided=settings.guidance != 1)
+    values = {
+        "count": pictures,
+        "drawn": drawn,
+        "size": str(size),
+        "grid": str(latent),
+        "window": str(pipeline.gpt.config.window),
+        "stride": stride,
+        "forwards": found.forwards,
+        "tokens": found.tokens * drawn,
+        "path": None if folder is None else str(folder),
+    }
+    more = f", of {drawn} drawn" if drawn > pictures else ""
+    output.result(
+        f"{pictures} pictures of {size}{more}: {latent} codes each, windows of {pipeline.gpt.config.window}, stride "
+        f"{stride}\n{found.forwards:,} forward passes one after the other for {settings.batch_size} windows at once, "
+        f"{found.tokens * drawn:,} tokens through the network; into {folder or 'the next folder of runs/sample'}",
+        values,
+        short=str(pictures),
+    )
+    return 0

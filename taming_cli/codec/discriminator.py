@@ -1,0 +1,93 @@
+"""The discriminator: a PatchGAN (Isola et al. 2017, section 3.2.2) that scores overlapping patches as real or fake."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from taming_cli.config.codec import DiscriminatorConfig
+from taming_cli.runtime.distributed import ALONE, World
+
+
+class Discriminator(nn.Module):
+    """(B, in_channels, H, W) -> logits (B, 1, h, w), one per patch; keys as published under `loss.discriminator`."""
+
+    def __init__(self, config: DiscriminatorConfig, in_channels: int = 3) -> None:
+        super().__init__()
+        self.config = config
+        ndf, layers = config.disc_ndf, config.disc_num_layers
+        modules: list[nn.Module] = [nn.Conv2d(in_channels, ndf, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        channels = ndf
+        for index in range(1, layers + 1):
+            wider = ndf * min(2**index, 8)
+            stride = 2 if index < layers else 1
+            modules += [
+                nn.Conv2d(channels, wider, 4, stride=stride, padding=1, bias=False),
+                BatchNorm(wider),
+                nn.LeakyReLU(0.2),
+            ]
+            channels = wider
+        modules.append(nn.Conv2d(channels, 1, 4, padding=1))
+        self.main = nn.Sequential(*modules)
+        self.apply(_initialise)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) in [-1, 1] -> logits (B, 1, h, w), unbounded; positive means real."""
+        logits: Tensor = self.main(x)
+        return logits
+
+
+class _Total(torch.autograd.Function):
+    """The sum over all processes, on the way forward and on the way back."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor, world: World) -> Tensor:
+        context.world = world
+        return world.total(values.clone())
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return context.world.total(gradient.clone()), None
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation by the statistics of all processes' pictures, as of one batch; torch's `SyncBatchNorm` is
+    that for GPUs alone."""
+
+    world: World = ALONE
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        if not self.training or self.world.size == 1:
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            values = x.float()
+            mean = self._mean(values)
+            variance = self._mean((values - mean).square())  # both (1, C, 1, 1)
+            y = (values - mean) * (variance + self.eps).rsqrt()
+            y = y * self.weight[:, None, None] + self.bias[:, None, None]
+        self._follow(mean.detach().flatten(), variance.detach().flatten(), x.numel() // x.shape[1] * self.world.size)
+        return y.to(x.dtype)
+
+    def _mean(self, values: Tensor) -> Tensor:
+        total: Tensor = _Total.apply(values.mean((0, 2, 3), keepdim=True), self.world)
+        return total / self.world.size
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Running statistics as torch keeps them: the variance is the unbiased one."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,226 @@
+"""Codes of any size to pictures, and pictures to codes, in bounded memory: small ones whole, large ones in tiles.
+
+A picture that fits the memory it is given is coded whole, exactly as `VQGAN` does. That memory is no fixed number: for
+decoding, whose result depends on it, callers pass a share of what is free (`runtime.memory`), and write down whether it
+was `exact`.
+
+Tiles that take statistics and attention on their own come out in different tints, and blending them only spreads the
+steps. Here all tiles of a picture share them, have the margin that their borders depend on, and every pixel is written
+once, by the one tile that it lies in. Decoding estimates statistics on patches (see `local`), encoding, whose result
+moves with them, takes them over all pixels (see `passes`).
+
+Decoding, measured with `tiny`, f8, on two busy cores: 8192 x 8192 in 6 minutes, 2.8 GiB beside the model and with the
+picture. A 4096 x 3072 mosaic of photographs comes 0.8 grey levels, 4 at most, from the same with every statistic taken
+whole; how near depends on the number of patches, and so on the budget: at 1024 x 768 and an eighth of the memory it can
+be 20 or more, as one tone over the whole picture, with a codec of little training. Seams there are none at any budget.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from taming_cli.codec.tiling import encoding
+from taming_cli.codec.tiling.boxes import Box, Stage, divided, memory
+from taming_cli.codec.tiling.decoding import LocalDecoder, stages
+from taming_cli.codec.tiling.global_layers import ALL
+from taming_cli.codec.vqgan import VQGAN
+from taming_cli.data.images import to_float, to_uint8
+from taming_cli.runtime.allocator import freed_memory_given_back
+from taming_cli.runtime.fp32 import ieee
+from taming_cli.runtime.memory import GIB, USUAL
+
+_log = logging.getLogger(__name__)
+BUDGET = USUAL.encode
+"""Bytes for the activations of an encode or decode, in fp32, beside the model and the picture, if no other is given."""
+PATCH = 32
+"""Pixels a side of each patch of a large picture that statistics are taken on: many places count more than many pixels.
+At least 4 cells, so that those at the borders hold what the borders change."""
+MEMORY = 2**28
+"""Bytes of finished pictures that are held at once, if it is more than one."""
+
+
+def at_once(codec: VQGAN, height: int, width: int, most: int) -> int:
+    """How many finished pictures of height x width codes are to be held at once, 1 to `most`."""
+    return max(1, min(most, MEMORY // (3 * height * width * codec.config.downsample_factor**2)))
+
+
+def exact(codec: VQGAN, height: int, width: int, budget: int = BUDGET) -> bool:
+    """Whether pictures of height x width codes are decoded with the statistics of all their pixels in `budget` bytes,
+    as `VQGAN.decode` does, rather than with those of patches."""
+    return Plan.of(stages(codec), height, width, budget).exact
+
+
+def pictures(
+    codec: VQGAN,
+    codes: Tensor,
+    *,
+    batch_size: int | None = None,
+    budget: int = BUDGET,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Codes (B, h, w) in [0, K) -> pictures uint8 (B, out_ch, f h, f w) on the CPU; see `decode`."""
+    return decode(codec, codes, finish=_finished, batch_size=batch_size, budget=budget, on_progress=on_progress)
+
+
+@ieee()
+def decode(
+    codec: VQGAN,
+    codes: Tensor,
+    *,
+    finish: Callable[[Tensor], Tensor],
+    batch_size: int | None = None,
+    budget: int = BUDGET,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Codes (B, h, w) in [0, K) -> `finish` of the pictures, (B, C, f h, f w), in about `budget` bytes beside that.
+
+    `finish` makes (b, out_ch, H, W) fp32, about [-1, 1], of any sides into what is kept, (b, C, H, W): uint8 on the
+    CPU, the number of the largest channel. It must treat each pixel alike. The result has its type and device.
+
+    Pictures of up to 128 x 128 codes that fit the budget are exactly `VQGAN.decode`, as many at a time as fit BUDGET
+    and `batch_size` allows. Others are decoded one after another, in tiles that fit. `on_progress` is told
+    (cells decoded, cells in all).
+    """
+    f = codec.config.downsample_factor
+    batch, height, width = codes.shape
+    result, done = None, 0
+    for piece in _pieces(codec, codes, budget, batch_size or max(1, batch)):
+        part = finish(piece.x)
+        if result is None:
+            result = part.new_empty(batch, part.shape[1], f * height, f * width)
+        some, tall, wide = part.shape[0], part.shape[2], part.shape[3]
+        place = result[piece.first : piece.first + some, :, piece.top : piece.top + tall]
+        place[..., piece.left : piece.left + wide] = part
+        done += some * tall * wide // f**2
+        if on_progress is not None:
+            on_progress(done, codes.numel())
+    assert result is not None, "no codes"
+    return result
+
+
+@torch.no_grad()
+def encode(codec: VQGAN, pictures: Tensor, *, to_input: encoding.ToInput = to_float, budget: int = BUDGET) -> Tensor:
+    """Pictures or maps (B, c, f h, f w), uint8 or what `to_input` takes -> codes (B, h, w) int64, where the codec is.
+
+    `to_input` makes a codec's input of any part of them, and must treat each pixel alike. Pictures that fit the budget
+    are exactly `VQGAN.encode`, as many at a time as fit. Others are encoded one after another, in tiles that fit, with
+    the statistics of the whole.
+    """
+    f = codec.config.downsample_factor
+    size = (pictures.shape[2] // f, pictures.shape[3] // f)
+    each = memory(encoding.toward_end(encoding.stages(codec, to_input)), size, size)
+    if each > budget:
+        with freed_memory_given_back():
+            return torch.cat([encoding.encode(codec, one, to_input, budget) for one in torch.split(pictures, 1)])
+
+    def whole(some: Tensor) -> Tensor:
+        x = to_input(some.to(codec.quant_conv.weight.device))
+        return codec.encode(x.contiguous(memory_format=torch.channels_last))
+
+    return torch.cat([whole(some) for some in torch.split(pictures, max(1, min(budget, BUDGET) // each))])
+
+
+def _finished(x: Tensor) -> Tensor:
+    return to_uint8(x).cpu()
+
+
+class _Piece(NamedTuple):
+    """Part of the pictures: the first one's number, the upper left pixel, and `x` (b, out_ch, H, W) fp32."""
+
+    first: int
+    top: int
+    left: int
+    x: Tensor
+
+
+def _pieces(codec: VQGAN, codes: Tensor, budget: int, batch_size: int) -> Iterator[_Piece]:
+    f = codec.config.downsample_factor
+    plan = Plan.of(stages(codec), codes.shape[1], codes.shape[2], budget)
+    if plan.exact:
+        at_once = min(plan.at_once, batch_size)
+        for number, some in enumerate(torch.split(codes, at_once)):
+            yield _Piece(number * at_once, 0, 0, codec.decode(some))
+        return
+    size = (codes.shape[1], codes.shape[2])
+    if size[0] * size[1] <= ALL:
+        needed = memory(stages(codec), size, size)
+        _log.warning(
+            "a picture of %d x %d codes takes %.1f GiB to decode, more than the %.1f GiB it may: its statistics are "
+            "estimated; --memory %.0f decodes it exactly",
+            *(codes.shape[2], codes.shape[1], needed / GIB, budget / GIB, math.ceil(needed / GIB)),
+        )
+    with freed_memory_given_back():
+        for first, one in enumerate(codes):
+            local = LocalDecoder(codec, one, whole=plan.whole, patches=plan.patches, shares=plan.shares)
+            for tile in plan.tiles:
+                yield _Piece(first, f * tile.top, f * tile.left, local(tile).float())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How pictures of one size are decoded: exactly, `at_once` at a time; or by a `LocalDecoder`, part by part."""
+
+    exact: bool
+    at_once: int
+    whole: int
+    patches: tuple[Box, ...]
+    shares: tuple[float, ...]
+    tiles: tuple[Box, ...]
+
+    @classmethod
+    def of(cls, run: Sequence[Stage], height: int, width: int, budget: int) -> "Plan":
+        """For a latent of height x width cells, with these stages."""
+        size = (height, width)
+        each = memory(run, size, size)
+        if height * width <= ALL and each <= budget:
+            return cls(True, max(1, min(budget, BUDGET) // each), len(run), (), (), ())
+        whole, kept = 0, 0
+        for stage in run:
+            result = 4 * height * width * stage.after**2 * stage.channels
+            if memory([stage], size, size) > budget or result > budget // 2:
+                break
+            whole, kept = whole + 1, result
+        rest, left = run[whole:], budget - kept
+        if not rest:
+            return cls(False, 1, whole, (), (), (Box(0, 0, *size),))
+        patches, shares = zip(*_patches(rest, size, left), strict=True)
+        return cls(False, 1, whole, patches, shares, tuple(divided(rest, size, left)))
+
+
+def _patches(run: Sequence[Stage], size: tuple[int, int], budget: int) -> Iterator[tuple[Box, float]]:
+    """As many patches as fit the budget together, or cover the picture; of one size; and the cells they stand for."""
+    side = max(4, PATCH // run[-1].after)
+    rows, columns = min(side, size[0]), min(side, size[1])
+    most = max(1, budget // memory(run, size, (rows, columns)))
+    down, across = math.ceil(size[0] / rows), math.ceil(size[1] / columns)
+    while down * across > most:
+        if across == 1 or (down > 1 and down * size[1] >= across * size[0]):
+            down -= 1
+        else:
+            across -= 1
+    for top, tall in _spread(down, rows, size[0]):
+        for left, wide in _spread(across, columns, size[1]):
+            yield Box(top, left, rows, columns), tall * wide
+
+
+def _spread(count: int, length: int, end: int) -> Iterator[tuple[int, float]]:
+    """Starts of `count` stretches of `length` in 0 to `end`, and how much of it each stands for.
+
+    The picture's borders are not like the rest, since convolutions see zeros beyond them, and can outweigh it in a
+    variance. So the outer two lie at the ends and stand for themselves, the others evenly for what is between.
+    """
+    if count < 3 or count * length >= end:
+        for part in range(count):
+            yield min(max((2 * part + 1) * end // (2 * count) - length // 2, 0), end - length), end / count
+        return
+    inner = end - 2 * length
+    yield 0, length
+    for part in range(count - 2):
+        middle = length + (2 * part + 1) * inner // (2 * (count - 2))
+        yield min(max(middle - length // 2, length), end - 2 * length), inner / (count - 2)
+    yield end - length, length

@@ -1,0 +1,170 @@
+"""Which of a classifier's classes each label of a prior is: by a map, by name, by WordNet id, or by number."""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from taming_cli.config.fields import one_of
+from taming_cli.errors import UsageError
+from taming_cli.pretrained.classifiers import Classifier
+
+_WORDNET = re.compile(r"n\d{8}(?!\d)")
+_SPACES = re.compile(r"[\s_-]+")
+
+
+def match(
+    labels: Sequence[str],
+    classifier: Classifier,
+    mapping: Mapping[str, str | int] | None = None,
+    *,
+    needed: Collection[int] | None = None,
+) -> Tensor:
+    """A prior's labels -> int64 (len(labels),): the classifier's class of each.
+
+    For each label the first of these that finds one class:
+    1. `mapping`, from a label (or `#` and its number) to one of the classes, by name (in any way of 2 and 3) or
+       number: see `read_mapping`;
+    2. the name of a class, or else any of its synonyms; spaces, underscores and hyphens are equal, and upper and lower
+       case too unless that leaves two classes (a Cardigan is a dog, a cardigan is knitted);
+    3. the WordNet id that it starts with (`n02123045`, `n02085620-Chihuahua`);
+    4. a decimal number, where the labels are the numbers of all classes: priors trained on ImageNet call them so. Other
+       numbers are names like any.
+    If that finds none at all, and the classes of the classifier have no names but their numbers, and there are as many,
+    both are taken to be in the same order (both are of sorted folders).
+
+    `needed` are the labels (by number) that must have a class; None for all. Others that have none are -1. UsageError
+    says how many have none, the first of them and the remedy; or what of the mapping is no label or no class.
+    """
+    names = _Names(classifier)
+    given = _resolve(mapping or {}, labels, names)
+    numbered = len(labels) == len(classifier.classes)
+    counted = {label for label in labels if label.isascii() and label.isdecimal()}
+    numbers = {int(label) for label in counted} == set(range(len(classifier.classes)))
+    found = []
+    for label in labels:
+        classes = {given[label]} if label in given else names.find(label, numbers=numbers)
+        found.append(classes.pop() if len(classes) == 1 else -1)
+    if numbered and max(found, default=-1) < 0 and not classifier.wordnet:
+        found = list(range(len(labels)))
+
+    must = range(len(labels)) if needed is None else sorted(set(needed))
+    without = [number for number in must if found[number] < 0]
+    if without:
+        first = labels[without[0]]
+        unclear = [classifier.classes[index] for index in sorted(names.find(first, numbers=numbers))]
+        several = f" (it can be {' or '.join(map(repr, unclear))})" if unclear else ""
+        raise UsageError(
+            f"{len(without)} of the {len(must)} classes asked for are no class of the classifier {classifier.name},"
+            f" which has {len(classifier.classes)}; the first is {first!r}{several}: say which it is with"
+            f' --class-map FILE, JSON like {{{json.dumps(first)}: "{classifier.classes[0]}"}}'
+        )
+    return torch.tensor(found, dtype=torch.int64)
+
+
+def read_mapping(path: Path) -> dict[str, str | int]:
+    """A `--class-map` file: a JSON object from the prior's labels to a classifier's classes, each a name or a number.
+
+    UsageError for a file that is not that.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+    except OSError as error:
+        raise UsageError(f"--class-map {path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # of bad UTF-8, bad JSON, a label said twice
+        raise UsageError(f"--class-map {path} is not JSON that can be used: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f'--class-map {path} is not a JSON object; write {{"a label": "its class", ...}}')
+    for label, value in content.items():
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            raise UsageError(
+                f"--class-map {path}: the class of {label!r} is {json.dumps(value)[:40]}; give the name of a class or"
+                " its number, counted from 0"
+            )
+    return content
+
+
+class _Names:
+    """The words for each class, from the surest to the loosest, each a table from a word to the classes it may mean."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.classifier = classifier
+        first = [(name,) for name in classifier.classes]
+        every = [(*words, ", ".join(words)) for words in classifier.synonyms]
+        self.tables = [(fold, _table(words, fold)) for words in (first, every) for fold in (False, True)]
+        self.wordnet = {key: index for index, key in enumerate(classifier.wordnet)}
+
+    def find(self, label: str, *, numbers: bool) -> set[int]:
+        """The classes that a label may mean: none, one, or several. `numbers`: a decimal number is a class too."""
+        for fold, table in self.tables:
+            if classes := table.get(_plain(label, fold)):
+                return set(classes)
+        wordnet = _WORDNET.match(label)
+        if wordnet and wordnet[0] in self.wordnet:
+            return {self.wordnet[wordnet[0]]}
+        if numbers and label.isascii() and label.isdecimal() and int(label) < len(self.classifier.classes):
+            return {int(label)}
+        return set()
+
+    def numbered(self, text: str) -> set[int]:
+        """The class that `#` and a number name."""
+        number = text.removeprefix("#")
+        fits = text != number and number.isascii() and number.isdecimal() and int(number) < len(self.classifier.classes)
+        return {int(number)} if fits else set()
+
+
+def _table(words: Sequence[tuple[str, ...]], fold: bool) -> dict[str, set[int]]:
+    table: dict[str, set[int]] = defaultdict(set)
+    for index, of_one in enumerate(words):
+        for word in of_one:
+            table[_plain(word, fold)].add(index)
+    return dict(table)
+
+
+def _plain(word: str, fold: bool) -> str:
+    spaced = _SPACES.sub(" ", word).strip()
+    return spaced.casefold() if fold else spaced
+
+
+def _resolve(mapping: Mapping[str, str | int], labels: Sequence[str], names: _Names) -> dict[str, int]:
+    """A mapping in numbers: the label as the prior spells it -> the class."""
+    known, classes = set(labels), names.classifier.classes
+    by_number = {f"#{number}": label for number, label in enumerate(labels)}
+    resolved = {}
+    for given, value in mapping.items():
+        label = given if given in known else by_number.get(given, given)
+        if label in resolved:
+            raise UsageError(f"--class-map: {label!r} and {given!r} are one label; say its class once")
+        if label not in known:
+            raise UsageError(f"--class-map: {label!r} is no label of the prior; {one_of(labels, label)}")
+        if isinstance(value, int):
+            if not 0 <= value < len(classes):
+                raise UsageError(
+                    f"--class-map: {label!r} is class {value}, but the classifier {names.classifier.name} has 0 to"
+                    f" {len(classes) - 1}"
+                )
+            resolved[label] = value
+            continue
+        found = names.find(value, numbers=False) or names.numbered(value)
+        if len(found) != 1:
+            wrong = f"may be any of {sorted(found)}; give the number" if found else one_of(classes, value)
+            raise UsageError(
+                f"--class-map: {value!r}, for {label!r}, is not one class of {names.classifier.name}; {wrong}"
+            )
+        resolved[label] = found.pop()
+    return resolved
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs; ValueError for a label that stands twice, of which JSON would keep the last."""
+    content: dict[str, Any] = {}
+    for label, value in pairs:
+        if label in content:
+            raise ValueError(f"{label!r} stands in it twice")
+        content[label] = value
+    return content

@@ -1,0 +1,316 @@
+"""How far things are: a depth model of transformers, from a local folder or by its name on the Hugging Face hub.
+
+A name stands for a folder too, once it is here. Only safetensors are read, and no code that comes with a model is run.
+transformers is an optional dependency, and is imported when the first model is built.
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from taming_cli.errors import BadFileError, BadImageError, MissingWeightsError, TamingError
+from taming_cli.pretrained.annotators import Annotator, Stamp, shown
+from taming_cli.runtime.finite import refuse_tensors
+from taming_cli.runtime.weights import FOLDER_VARIABLE, Fetched, Located, Origin, sha256
+
+_INDEX = "model.safetensors.index.json"
+_SETTINGS = ("config.json", "preprocessor_config.json")
+_FILES = (*_SETTINGS, "model.safetensors", _INDEX, "model-*-of-*.safetensors")
+_PROBE = 64  # pixels
+
+
+class DepthModel(Annotator):
+    """A model of transformers' `AutoModelForDepthEstimation`, with its own preparation and enlargement of pictures.
+
+    What its numbers mean is the model's own: those of DPT and Depth Anything are larger for what is near, those of
+    models that say metres for what is far. Each map is scaled by its own smallest and largest value.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        super().__init__()
+        import transformers
+
+        if lacking := _lacking(folder):
+            raise BadFileError(
+                f"{folder} lacks {', '.join(lacking)}; give a folder as transformers' save_pretrained writes it"
+                " (weights in other formats are not read, since they can run code)"
+            )
+        self.stamp = Stamp(name, _digest(_weight_files(folder)), known=False)
+        self.settings = {file.removesuffix(".json"): sha256(folder / file)[:16] for file in _SETTINGS}
+        try:
+            with _quietly():
+                self.network, loaded = transformers.AutoModelForDepthEstimation.from_pretrained(
+                    folder,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    local_files_only=True,
+                    output_loading_info=True,
+                    dtype=torch.float32,
+                )
+                self.processor: Any = transformers.AutoImageProcessor.from_pretrained(
+                    folder, trust_remote_code=False, local_files_only=True
+                )
+        except Exception as error:  # transformers raises nearly every class there is; each means this
+            raise BadFileError(
+                f"{folder} is no depth model that transformers can load: {_first_line(error)}"
+            ) from error
+        refuse_tensors(self.network.state_dict(), str(folder), "fetch the model again")
+        self.freeze()
+        if loaded["missing_keys"]:
+            self._check_unused(loaded["missing_keys"], folder)
+
+    def depth(self, picture: Tensor) -> Tensor:
+        """uint8 (3, H, W) -> fp32 (H, W) on the CPU, in the model's own unit."""
+        seen, size = shown(picture), tuple(picture.shape[1:])
+        image = seen.permute(1, 2, 0).numpy()
+        try:  # which side has the colours is said, not left to be guessed: a picture may be three pixels high
+            inputs = self.processor(images=image, input_data_format="channels_last", return_tensors="pt")
+        except ValueError as error:  # of a narrow strip, some models' scaling leaves nothing
+            pixels = f"{seen.shape[2]}x{seen.shape[1]} pixels"
+            raise BadImageError(f"{self.stamp.name} cannot take {pixels}: {_first_line(error)}") from error
+        outputs = self.network(**inputs.to(self.device))
+        # By position: the size that models with padding want to know has another name.
+        (made,) = self.processor.post_process_depth_estimation(outputs, [tuple(seen.shape[1:])])
+        depth: Tensor = made["predicted_depth"].float().cpu().reshape(1, 1, *seen.shape[1:])
+        if depth.shape[2:] != size:
+            depth = F.interpolate(depth, size, mode="bilinear", align_corners=False)
+        return depth[0, 0]
+
+    def draw(self, picture: Tensor) -> Image.Image:
+        """uint8 (3, H, W) -> 16-bit grey, W x H: 0 at the smallest value, 65535 at the largest; constant maps are 0."""
+        depth = self.depth(picture)
+        low, high = depth.min(), depth.max()
+        if not (high - low).isfinite():
+            raise BadImageError(f"{self.stamp.name} gives depths that are infinite or not a number")
+        depth.sub_(low)  # in place: a large picture's map is large too
+        if high > low:
+            depth.div_(high - low).mul_(65535).round_()
+        return Image.fromarray(depth.numpy().astype(np.uint16))
+
+    def _check_unused(self, missing: Any, folder: Path) -> None:
+        """BadFileError unless the tensors that the files lack are never used.
+
+        Those of DPT lack a layer that their network has and passes by. What is not a number would show.
+        """
+        tensors = self.network.state_dict()
+        for name in missing:
+            if tensors[name].is_floating_point():
+                tensors[name].fill_(torch.nan)
+        grey = torch.full((3, _PROBE, _PROBE), 128, dtype=torch.uint8)
+        with torch.inference_mode():
+            used = not self.depth(grey).isfinite().all()
+        if used:
+            raise BadFileError(f"{folder} lacks {len(missing)} tensors of the network, such as {min(missing)}")
+
+
+def depth_model(model: str, *, weights: Path | None = None, offline: bool = False) -> DepthModel:
+    """The model in the folder `model`, or of that name, on the CPU.
+
+    A name is looked for in `weights` (a folder that is the model's, or holds it under the last part of its name), in
+    `$TAMING_WEIGHTS_DIR`, in the hub's cache, and on the hub unless offline. TamingError where transformers is not
+    installed; MissingWeightsError where the model is nowhere; BadFileError where it is damaged or of another kind.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        raise TamingError("depth needs transformers, which is not installed; run: pip install 'taming[annotate]'")
+    if Path(model).is_dir():
+        return DepthModel(Path(model).resolve().name, Path(model))
+    place = _place(model, weights)
+    return DepthModel(model, place[0] if place else _downloaded(model, offline))
+
+
+def locate(model: str, *, weights: Path | None = None, verify: bool = False) -> Located:
+    """Where the model of that name is on this machine; with `verify` its weights are read.
+
+    `verified` where they have the sha256 that the hub says, as its cache keeps it; a folder that was put together by
+    hand says none, and is `present`.
+    """
+    place = _place(model, weights)
+    if place is None:
+        return Located("missing")
+    if not verify:
+        return Located("present", *place)
+    files = _weight_files(place[0])
+    try:
+        _digest(files)
+    except BadFileError:
+        return Located("wrong sha256", *place)
+    return Located("verified" if all(map(_promised, files)) else "present", *place)
+
+
+def fetch(model: str, folder: Path | None = None, *, offline: bool = False, bars: bool = True) -> Fetched:
+    """Have the model as a folder of `folder`, under the last part of its name; by default wherever it is, and where it
+    is nowhere, in the hub's cache. What is in another place of this machine is copied. Raises as `depth_model`.
+
+    `bars`: whether the hub's library may show its own.
+    """
+    place = _place(model, None)
+    if place is None and not bars:
+        with _without_bars():
+            return fetch(model, folder, offline=offline)
+    if folder is None:
+        return Fetched(place[0], made=False) if place else Fetched(_downloaded(model, offline), made=True)
+    target = folder / _last(model)
+    if target.exists():
+        if lacking := _lacking(target):
+            raise BadFileError(f"{target} lacks {', '.join(lacking)}: remove it and run again")
+        return Fetched(target, made=False)
+    source = place[0] if place else _downloaded(model, offline)
+    files = _weight_files(source)
+    _digest(files)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{target.name}.") as unfinished:
+        whole = Path(unfinished) / target.name
+        whole.mkdir()
+        for file in (*(source / name for name in (*_SETTINGS, _INDEX)), *files):
+            if file.is_file():
+                shutil.copyfile(file, whole / file.name)
+        whole.replace(target)
+    return Fetched(target, made=True)
+
+
+def _place(model: str, weights: Path | None) -> tuple[Path, Origin] | None:
+    """The model's folder in a place that the user names, else in the hub's cache; and which it is."""
+    if weights is not None and not weights.is_dir():
+        raise MissingWeightsError(f"--weights {weights} is no folder; {_how_to_get(model)}")
+    places: list[tuple[Path, Origin]] = []
+    if weights is not None:
+        places += [(weights, "given"), (weights / _last(model), "given")]
+    if folder := os.environ.get(FOLDER_VARIABLE):
+        places.append((Path(folder) / _last(model), "folder"))
+    found = next((place for place in places if not _lacking(place[0])), None)
+    if found is None and (cached := _snapshot(model, local_files_only=True)) is not None:
+        found = cached, "cache"
+    return found
+
+
+def _downloaded(model: str, offline: bool) -> Path:
+    if offline:
+        raise MissingWeightsError(
+            f"depth model {model} is not on this machine and --offline forbids the download; {_how_to_get(model)}"
+        )
+    try:
+        folder = _snapshot(model, local_files_only=False)
+    except Exception as error:  # of the hub's library, of the one for http below it, of the system
+        raise MissingWeightsError(
+            f"depth model {model} is not on this machine and downloading it failed ({_first_line(error)});"
+            f" {_how_to_get(model)}"
+        ) from error
+    if folder is None:
+        raise MissingWeightsError(f"the hub's {model} has no {', '.join(_FILES[:3])}; choose another")
+    return folder
+
+
+def _snapshot(model: str, *, local_files_only: bool) -> Path | None:
+    """The folder of a model in the hub's cache; None where it is not there, or not whole."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(model, allow_patterns=list(_FILES), local_files_only=local_files_only))
+    except HFValidationError as error:
+        raise MissingWeightsError(f"{model!r} is neither a folder nor the name of a model; {_how_to_get()}") from error
+    except LocalEntryNotFoundError:
+        if local_files_only:
+            return None
+        raise
+    return None if _lacking(folder) else folder
+
+
+def _lacking(folder: Path) -> list[str]:
+    """What a folder does not hold of a model."""
+    lacking = [file for file in _SETTINGS if not (folder / file).is_file()]
+    return lacking if _weight_files(folder) else [*lacking, "model.safetensors"]
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors of a model; empty where one is missing."""
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    try:
+        parts = sorted(set(json.loads((folder / _INDEX).read_text())["weight_map"].values()))
+    except (OSError, ValueError, LookupError, AttributeError):
+        return []
+    files = [folder / Path(part).name for part in parts]
+    return files if all(file.is_file() for file in files) else []
+
+
+def _digest(files: Sequence[Path]) -> str:
+    """The sha256 of a model's weights: of the file, or of the sha256 of its parts, one a line."""
+    digests = [sha256(file) for file in files]
+    for file, digest in zip(files, digests, strict=True):
+        promised = _promised(file)
+        if promised is not None and promised != digest:
+            raise BadFileError(
+                f"{file} has sha256 {digest} instead of {promised}: remove {file.resolve()} and run again"
+            )
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
+
+
+def _promised(file: Path) -> str | None:
+    """The sha256 that the hub says of a file: its name in the hub's cache."""
+    name = file.resolve().name
+    return name if re.fullmatch("[0-9a-f]{64}", name) else None
+
+
+def _how_to_get(model: str = "") -> str:
+    if not model:
+        return "give --model FOLDER, as transformers' save_pretrained writes it, or a name like owner/model"
+    return (
+        f"fetch config.json, preprocessor_config.json and the safetensors of https://huggingface.co/{model} into a"
+        f" folder and give it as --model FOLDER, or put it into ${FOLDER_VARIABLE} as {_last(model)}"
+    )
+
+
+def _last(model: str) -> str:
+    return model.rpartition("/")[2]
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """Without the bars of the hub's library."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without transformers' bars and warnings: what matters of them is an error here."""
+    from transformers.utils import logging
+
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

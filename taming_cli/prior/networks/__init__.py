@@ -1,0 +1,1 @@
+"""The networks of the priors, and what they attend to."""

@@ -1,0 +1,1 @@
+"""What a run has learned, as pages to look at: charts, pictures, figures, and runs compared."""
