@@ -25,7 +25,7 @@ from taming_cli.data.conditions.pairs import partners
 from taming_cli.data.conditions.pose import paint_skeletons, read_pose
 from taming_cli.data.images import EXTENSIONS, png_settings, read_rgb, tensor
 from taming_cli.data.sources import list_items
-from taming_cli.data.tokens import TokenFile
+from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import Interrupted, MissingWeightsError, UsageError
 from taming_cli.pretrained.annotators import PoseFinder, pose_finder, segmenter
 from taming_cli.pretrained.depth import depth_model

@@ -19,7 +19,7 @@ from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.size import Size
 from taming_cli.data.conditions.depth import read_depth
 from taming_cli.data.contents import content_of
-from taming_cli.data.tokens import TokenFile
+from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import BadImageError, UsageError
 from taming_cli.prior.model import prior_file
 from taming_cli.prior.networks.gpt import GPT

@@ -20,7 +20,7 @@ from taming_cli.config.size import Frame, Size
 from taming_cli.data.conditions.keypoints import sheets
 from taming_cli.data.conditions.pose import paint_skeletons, read_pose
 from taming_cli.data.images import read_image
-from taming_cli.data.tokens import TokenFile
+from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import BadImageError, TamingError, UsageError
 from taming_cli.runtime.checkpoint import save_model
 from taming_cli.sampling.conditions import ask

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from taming_cli.config.shard import Shard
-from taming_cli.data.token_writer import Finished, ShardSlice, TokenJob, merge
-from taming_cli.data.tokens import ConditionHeader, TokenFile, TokenHeader, verify
+from taming_cli.data.tokens.file import ConditionHeader, TokenFile, TokenHeader, verify
+from taming_cli.data.tokens.writer import Finished, ShardSlice, TokenJob, merge
 from taming_cli.errors import BadFileError, TamingError, UsageError
 
 TOTAL = 50

@@ -11,9 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
-from taming_cli.data.token_columns import chunk_shape
-from taming_cli.data.token_writer import merge
-from taming_cli.data.tokens import (
+from taming_cli.data.tokens.columns import chunk_shape
+from taming_cli.data.tokens.file import (
     ConditionHeader,
     TokenFile,
     TokenHeader,
@@ -22,6 +21,7 @@ from taming_cli.data.tokens import (
     encode_name,
     verify,
 )
+from taming_cli.data.tokens.writer import merge
 from taming_cli.errors import BadFileError, UsageError
 from tests.test_token_writer import fill, job_at
 from tests.test_token_writer import run as written

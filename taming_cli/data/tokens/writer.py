@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from taming_cli.config.shard import Shard
 from taming_cli.data.disk import refusals
-from taming_cli.data.token_columns import Skipped, TokenContent, sort_labels, stored_text, write_tokens
-from taming_cli.data.token_parts import PartsFolder, publish
-from taming_cli.data.tokens import TokenFile, TokenHeader, TokenPart, blocks, verify
+from taming_cli.data.tokens.columns import Skipped, TokenContent, sort_labels, stored_text, write_tokens
+from taming_cli.data.tokens.file import TokenFile, TokenHeader, TokenPart, blocks, verify
+from taming_cli.data.tokens.parts import PartsFolder, publish
 from taming_cli.errors import BadFileError, TamingError, UsageError
 
 Codes = npt.NDArray[np.integer[Any]]

@@ -11,7 +11,7 @@
     /skipped/...      names and reasons of the pictures that could not be read, where there were any
 
 Columns of text are of fixed length: HDF5 keeps text of varying length where no checksum covers it. Attributes are of
-varying length, as h5py gives back strings, and covered by a checksum of our own (see `token_text`); earlier versions
+varying length, as h5py gives back strings, and covered by a checksum of our own (see `text`); earlier versions
 wrote them of fixed length.
 """
 
@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from taming_cli.config.shard import Shard
 from taming_cli.config.size import Frame, Size
-from taming_cli.data.token_text import check_text, read_text, write_text
+from taming_cli.data.tokens.text import check_text, read_text, write_text
 from taming_cli.errors import BadFileError, UsageError
 
 FORMAT = "taming-tokens"

@@ -10,8 +10,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from taming_cli.data.token_text import TextDisk, seal_text, write_text
-from taming_cli.data.tokens import (
+from taming_cli.data.tokens.file import (
     TokenFile,
     TokenHeader,
     TokenPart,
@@ -19,6 +18,7 @@ from taming_cli.data.tokens import (
     encode_name,
     write_header,
 )
+from taming_cli.data.tokens.text import TextDisk, seal_text, write_text
 
 CHUNK_BYTES = 32 * 1024
 
