@@ -22,7 +22,8 @@ from taming_cli.data.conditions.depth import read_depth
 from taming_cli.data.conditions.edges import edges, read_edges
 from taming_cli.data.conditions.labels import read_labels
 from taming_cli.data.conditions.pairs import partners
-from taming_cli.data.conditions.pose import paint_skeletons, read_pose
+from taming_cli.data.conditions.pose import read_pose
+from taming_cli.data.conditions.skeletons import paint_skeletons
 from taming_cli.data.images import EXTENSIONS, png_settings, read_rgb, tensor
 from taming_cli.data.sources import list_items
 from taming_cli.data.tokens.file import TokenFile

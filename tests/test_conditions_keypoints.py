@@ -18,7 +18,8 @@ from taming_cli.codec.vqgan import codec_file
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.size import Frame, Size
 from taming_cli.data.conditions.keypoints import sheets
-from taming_cli.data.conditions.pose import paint_skeletons, read_pose
+from taming_cli.data.conditions.pose import read_pose
+from taming_cli.data.conditions.skeletons import paint_skeletons
 from taming_cli.data.images import read_image
 from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import BadImageError, TamingError, UsageError

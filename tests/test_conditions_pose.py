@@ -10,9 +10,11 @@ from PIL import Image
 
 from taming_cli.config.size import Size
 from taming_cli.data.conditions.keypoints import JOINTS
-from taming_cli.data.conditions.pose import paint_skeletons, read_pose, swap_sides
+from taming_cli.data.conditions.pose import read_pose
+from taming_cli.data.conditions.skeletons import paint_skeletons, swap_sides
 from taming_cli.errors import BadImageError
-from taming_cli.scenes import scene, write
+from taming_cli.scenes.folder import write
+from taming_cli.scenes.generate import scene
 
 # Somebody who stands, arms out: COCO's joint -> x, y.
 PLACES: dict[str, tuple[float, float]] = {

@@ -207,16 +207,16 @@ def demo_data(
 ) -> int:
     """Draw a small data set of landscapes and figures, with segmentation, depth and pose maps and classes."""
     output = Output(json=json, quiet=quiet)
-    from taming_cli import scenes
+    from taming_cli.scenes.folder import workers_for, write
 
     with output.bar("drawing", count, "scenes") as bar:
-        folder = scenes.write(
+        folder = write(
             out,
             count=count,
             size=Size.parse(size),
             seed=seed,
             kind=kind,
-            workers=scenes.workers_for(count) if workers is None else workers,
+            workers=workers_for(count) if workers is None else workers,
             on_item=lambda done, total: bar.update(done, total=total),
         )
     output.result(

@@ -19,7 +19,8 @@ from taming_cli.config.size import Size
 from taming_cli.data.conditions.depth import WHOLE, read_depth
 from taming_cli.data.conditions.edges import edges, read_edges
 from taming_cli.data.conditions.labels import Colours, paint, read_labels
-from taming_cli.data.conditions.pose import read_pose, swap_sides
+from taming_cli.data.conditions.pose import read_pose
+from taming_cli.data.conditions.skeletons import swap_sides
 from taming_cli.data.images import EXTENSIONS, Crop, apply, read_rgb, tensor, to_float, to_uint8, upright_size
 from taming_cli.data.sources import Item
 from taming_cli.errors import BadImageError, UsageError
