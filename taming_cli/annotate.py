@@ -6,7 +6,6 @@ where it is moved, several processes can write into one folder, and nothing has 
 """
 
 import json
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -22,9 +21,10 @@ from taming_cli.config.kinds import CodecKind
 from taming_cli.config.shard import Shard
 from taming_cli.data.batches import Skipped, eval_batches
 from taming_cli.data.conditions.edges import RULE, edges
-from taming_cli.data.disk import refusals
+from taming_cli.data.disk import write_atomically
 from taming_cli.data.images import EXTENSIONS, SETTINGS, png_settings, save_png
-from taming_cli.data.sources import Item, content_key, list_items
+from taming_cli.data.sources import Item, list_items
+from taming_cli.data.split import content_key
 from taming_cli.errors import BadImageError, UsageError
 from taming_cli.pretrained.annotators import Annotator, pose_finder, segmenter
 from taming_cli.pretrained.depth import depth_model
@@ -221,8 +221,4 @@ def _write_labels(path: Path, labels: Sequence[str]) -> None:
         if path.read_text() != content:
             raise UsageError(f"{path} names other labels than these {len(labels)}; give another folder")
         return
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    with refusals(path, temporary):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(content)
-        temporary.replace(path)
+    write_atomically(path, lambda temporary: temporary.write_text(content), durable=False)

@@ -19,7 +19,7 @@ from taming_cli.annotate import _write_labels
 from taming_cli.codec.vqgan import codec_file
 from taming_cli.data.disk import write_atomically
 from taming_cli.data.images import write_png
-from taming_cli.data.tokens.writer import merge
+from taming_cli.data.tokens.merge import merge
 from taming_cli.errors import TamingError
 from taming_cli.interop.compvis_export import export_checkpoint
 from taming_cli.report.page import write_page

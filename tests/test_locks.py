@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from taming_cli.codec.vqgan import codec_file
-from taming_cli.data.tokens.writer import merge
+from taming_cli.data.tokens.merge import merge
 from taming_cli.errors import TamingError
 from taming_cli.runtime.checkpoint import save_model
 from taming_cli.runtime.run.folder import Place, open_run

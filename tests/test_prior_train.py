@@ -17,7 +17,7 @@ from taming_cli.config.fields import from_dict
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.config.size import Size
-from taming_cli.data.tokens.file import RULE, ConditionHeader, TokenHeader
+from taming_cli.data.tokens.header import RULE, ConditionHeader, TokenHeader
 from taming_cli.data.tokens.writer import TokenJob
 from taming_cli.errors import BadFileError, Interrupted, NonFiniteLossError, UsageError
 from taming_cli.prior import state as prior_state

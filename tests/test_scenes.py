@@ -201,7 +201,7 @@ def test_a_data_set_holds_every_map_of_every_scene(written: Path) -> None:
     with Image.open(written / "seg.png") as large:
         assert (large.size, large.mode) == ((1280, 832), "P")
         assert len(np.unique(np.asarray(large))) >= 4
-    assert not list(written.rglob("*.part"))
+    assert not list(written.rglob("*.tmp"))
 
 
 def test_the_same_call_completes_what_is_missing_and_touches_nothing_else(written: Path) -> None:

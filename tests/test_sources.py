@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from taming_cli.data.lists import read_paths
-from taming_cli.data.sources import Item, digest, items_from_paths, list_items, split
+from taming_cli.data.sources import Item, items_from_paths, list_items
+from taming_cli.data.split import digest, split
 from taming_cli.errors import BadFileError, BadImageError, UsageError
 
 

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from taming_cli.config.shard import Shard
-from taming_cli.data.tokens.file import ConditionHeader, TokenFile, TokenHeader, verify
-from taming_cli.data.tokens.writer import Finished, ShardSlice, TokenJob, merge
+from taming_cli.data.tokens.file import TokenFile, verify
+from taming_cli.data.tokens.header import ConditionHeader, TokenHeader
+from taming_cli.data.tokens.merge import Finished, merge
+from taming_cli.data.tokens.writer import ShardSlice, TokenJob
 from taming_cli.errors import BadFileError, TamingError, UsageError
 
 TOTAL = 50

@@ -12,16 +12,9 @@ import numpy as np
 import pytest
 
 from taming_cli.data.tokens.columns import chunk_shape
-from taming_cli.data.tokens.file import (
-    ConditionHeader,
-    TokenFile,
-    TokenHeader,
-    code_dtype,
-    decode_name,
-    encode_name,
-    verify,
-)
-from taming_cli.data.tokens.writer import merge
+from taming_cli.data.tokens.file import TokenFile, verify
+from taming_cli.data.tokens.header import ConditionHeader, TokenHeader, code_dtype, decode_name, encode_name
+from taming_cli.data.tokens.merge import merge
 from taming_cli.errors import BadFileError, UsageError
 from tests.test_token_writer import fill, job_at
 from tests.test_token_writer import run as written

@@ -123,7 +123,7 @@ def tokens_merge(
 ) -> int:
     """Join token files into one."""
     output = Output(json=json, quiet=quiet)
-    from taming_cli.data.tokens.writer import merge
+    from taming_cli.data.tokens.merge import merge
 
     finished = merge(files, out)
     output.result(

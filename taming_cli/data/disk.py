@@ -7,6 +7,7 @@ import io
 import os
 import re
 import resource
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,9 @@ from typing import Any
 from taming_cli.errors import DiskError, TamingError
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Errors that say that there is no room."""
+"""Errors of a full disk, quota or file size limit."""
+TEMPORARY = ".*.tmp"
+"""Names of files that `write_atomically` has not finished."""
 _TORCHS = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs|file write failed")
 """How torch says that a file did not take what was written, whatever the reason."""
 _PROBE = 2**16
@@ -79,29 +82,44 @@ class Disk(io.FileIO):
             raise self.refusal
 
 
-def write_atomically(path: Path, write: Callable[[Path], None], *, size: int | None = None) -> None:
-    """`write(temporary)` beside `path`, then fsync and rename: `path` is the old file or the whole new one.
+def write_atomically(
+    path: Path, write: Callable[[Path], object], *, size: int | None = None, durable: bool = True
+) -> None:
+    """Call `write(temporary)` and rename the file to `path`, which is at any time the old file or the whole new one.
 
-    Raises DiskError where the disk does not take it; `size` is what the file takes, in bytes, where that is known.
+    The folder is created if it is missing. A `durable` file survives a power failure once this returns. Raises
+    DiskError where the disk refuses the file; `size` is what the file takes, in bytes, where that is known.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # a long name would not fit with an addition
     with refusals(path, temporary, size=size):
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
+        if durable:
+            publish(temporary, path)
+        else:
+            temporary.replace(path)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Rename a written file to `path` so that it is whole under that name even after a power failure."""
+    _sync(temporary)
+    temporary.replace(path)
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk."""
-    opened = os.open(folder, os.O_RDONLY)
+    """Flush the names in a folder to the disk, where the file system supports it."""
     try:
-        os.fsync(opened)
+        _sync(folder)
     except OSError as error:
         if error.errno not in _NO_SYNC:
             raise
+
+
+def _sync(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
     finally:
         os.close(opened)
 

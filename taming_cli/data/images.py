@@ -6,7 +6,6 @@ Everything that is particular about a file (rotation, colour space, bit depth, a
 
 import contextlib
 import math
-import secrets
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from io import BytesIO
@@ -23,7 +22,7 @@ from PIL.ImageFile import ImageFile
 from torch import Tensor
 
 from taming_cli.config.size import Size
-from taming_cli.data.disk import refusals
+from taming_cli.data.disk import write_atomically
 from taming_cli.data.formats import RAW, max_pixels, open_picture
 from taming_cli.errors import BadImageError
 
@@ -219,19 +218,14 @@ def write_png(path: Path, image: Tensor, text: Mapping[str, str] | None = None) 
 def save_png(path: Path, picture: Image.Image, text: Mapping[str, str] | None = None) -> None:
     """Write a picture of any mode of PNG's, with `text` in its text chunks (keys: 1 to 79 Latin-1 characters).
 
-    The file appears whole or not at all: it is written under a temporary name in the same folder, then renamed; the
-    folder is made where it is missing. Raises DiskError where it cannot be written to.
+    The file appears complete or not at all; the folder is created if it is missing. Raises DiskError where the disk
+    refuses the file.
     """
     chunks = PngImagePlugin.PngInfo()
     for key, value in (text or {}).items():
         # A file name that is no valid utf-8 may be part of the settings: keep it readable rather than fail.
         chunks.add_text(key, value.encode("utf-8", "backslashreplace").decode("utf-8"))
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    with refusals(path, temporary):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as stream:
-            picture.save(stream, "PNG", pnginfo=chunks)
-        temporary.replace(path)
+    write_atomically(path, lambda temporary: picture.save(temporary, "PNG", pnginfo=chunks), durable=False)
 
 
 def to_float(image: Tensor) -> Tensor:

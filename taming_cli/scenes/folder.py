@@ -13,7 +13,7 @@ from PIL import Image
 from taming_cli.config.size import Size
 from taming_cli.data.conditions.keypoints import JOINTS
 from taming_cli.data.conditions.skeletons import Keypoints
-from taming_cli.data.disk import refusals
+from taming_cli.data.disk import TEMPORARY, write_atomically
 from taming_cli.data.workers import cores, in_order, processes
 from taming_cli.errors import UsageError
 from taming_cli.scenes.canvas import FIGURES, LABELS, PALETTE, Bytes
@@ -91,8 +91,7 @@ def _claim(out: Path, record: dict[str, Any]) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: name a new folder to write scenes to")
     # A write that was stopped before its record leaves only the record's temporary file.
-    if not out.is_dir() or all(entry.name == _RECORD + ".part" for entry in out.iterdir()):
-        out.mkdir(parents=True, exist_ok=True)
+    if not out.is_dir() or all(entry.match(TEMPORARY) for entry in out.iterdir()):
         _put(path, json.dumps(record, indent=2) + "\n")
         return
     try:
@@ -124,7 +123,6 @@ def _write_scene(out: Path, size: Size, kind: Kind | None, number: int) -> None:
         "images": Image.fromarray(drawn.image),
     }
     for part, path in paths.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
         _put(path, content[part])
 
 
@@ -158,11 +156,7 @@ def _coco(figures: list[Keypoints], name: str, size: Size) -> dict[str, Any]:
 
 
 def _put(path: Path, content: str | Image.Image) -> None:
-    """Write a file that appears complete or not at all."""
-    part = path.with_name(path.name + ".part")
-    with refusals(path, part):
-        if isinstance(content, str):
-            part.write_text(content)
-        else:
-            content.save(part, format="PNG")
-        part.replace(path)
+    if isinstance(content, str):
+        write_atomically(path, lambda temporary: temporary.write_text(content), durable=False)
+    else:
+        write_atomically(path, lambda temporary: content.save(temporary, format="PNG"), durable=False)

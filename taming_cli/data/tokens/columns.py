@@ -10,14 +10,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from taming_cli.data.tokens.file import (
-    TokenFile,
-    TokenHeader,
-    TokenPart,
-    code_dtype,
-    encode_name,
-    write_header,
-)
+from taming_cli.data.tokens.file import TokenFile
+from taming_cli.data.tokens.header import TokenHeader, TokenPart, code_dtype, encode_name, write_header
 from taming_cli.data.tokens.text import TextDisk, seal_text, write_text
 
 CHUNK_BYTES = 32 * 1024

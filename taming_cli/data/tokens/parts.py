@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from taming_cli.data.disk import refusals, sync_folder
+from taming_cli.data.disk import publish, refusals, sync_folder
 from taming_cli.data.locks import lock
 from taming_cli.errors import TamingError
 
@@ -95,18 +95,3 @@ class PartsFolder:
             path.unlink(missing_ok=True)
         with suppress(OSError):
             self.folder.rmdir()
-
-
-def publish(temporary: Path, target: Path) -> None:
-    """Rename a written file such that it is whole under its new name even after a power cut."""
-    _sync(temporary)
-    temporary.replace(target)
-    sync_folder(target.parent)
-
-
-def _sync(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

@@ -9,8 +9,8 @@ depend on how the work was cut or interrupted.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,11 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from taming_cli.config.shard import Shard
-from taming_cli.data.disk import refusals
+from taming_cli.data.disk import publish, refusals
 from taming_cli.data.tokens.columns import Skipped, TokenContent, sort_labels, stored_text, write_tokens
-from taming_cli.data.tokens.file import TokenFile, TokenHeader, TokenPart, blocks, verify
-from taming_cli.data.tokens.parts import PartsFolder, publish
-from taming_cli.errors import BadFileError, TamingError, UsageError
+from taming_cli.data.tokens.file import TokenFile, verify
+from taming_cli.data.tokens.header import TokenHeader, TokenPart
+from taming_cli.data.tokens.merge import Finished, deciding, differences, join
+from taming_cli.data.tokens.parts import PartsFolder
+from taming_cli.errors import BadFileError, UsageError
 
 Codes = npt.NDArray[np.integer[Any]]
 
@@ -34,15 +36,6 @@ class ShardSlice:
     index: int
     start: int
     stop: int
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A whole token file, how many samples it holds, and the items that it lacks."""
-
-    path: Path
-    count: int
-    skipped: tuple[Skipped, ...]
 
 
 class TokenJob:
@@ -79,7 +72,7 @@ class TokenJob:
         self.header = header
         if total < 1:
             raise UsageError(f"{self.path}: there are no items to make it from; name at least one")
-        content = {"header": _deciding(header), "plan": dict(plan), "total": total}
+        content = {"header": deciding(header), "plan": dict(plan), "total": total}
         self._plan = json.loads(json.dumps(content | {"shard_size": shard_size}))
         self._plan_sha256 = whole = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         self._part, items = None, range(total)
@@ -174,7 +167,7 @@ class TokenJob:
         assert not self.pending(), self.pending()
         self._look_at_target()
         shards = [self._shard_path(shard) for shard in self._slices]
-        finished = _join(shards, self._parts, self.header, self._plan_sha256, self._part)
+        finished = join(shards, self._parts, self.header, self._plan_sha256, self._part)
         self.done = True
         self._parts.remove()
         return finished
@@ -203,7 +196,7 @@ class TokenJob:
         there = self._parts.read_plan()
         if there != self._plan:
             if self._parts.shards():
-                what = "; ".join(_differences(there, self._plan)) if there else "its plan.json is missing or damaged"
+                what = "; ".join(differences(there, self._plan)) if there else "its plan.json is missing or damaged"
                 raise UsageError(
                     f"{self._parts.folder}: holds an unfinished job with other settings ({what}); "
                     "use those again, give another -o, or remove that folder"
@@ -218,146 +211,6 @@ class TokenJob:
             return False
 
 
-def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Finished:
-    """Join finished token files of one codec, latent size and preprocessing into `out`: in the given order, or, where
-    they are the parts of one work, in theirs; the result is then what one job would have made.
-
-    Raises `UsageError` when `out` exists or no file is given, `BadFileError` naming the file that is damaged, differs
-    from the first, holds a name that an earlier one holds too, or is no part of the same work; and a part that is
-    missing.
-    """
-    sources, target = [Path(path) for path in paths], Path(out)
-    if not sources:
-        raise UsageError("no token files to merge; name at least one")
-    if target.exists():
-        raise UsageError(f"{target}: exists; give another -o or remove it")
-    first = TokenFile(sources[0]).header
-    holder: dict[str, int] = {}
-    for number, source in enumerate(sources):
-        with TokenFile(source) as file:
-            if different := "; ".join(_differences(_deciding(file.header), _deciding(first))):
-                raise BadFileError(f"{source}: does not fit {sources[0]} ({different}); merge files of one kind")
-            for name in file.names() if file.part is None else ():  # parts hold what the whole would, twice or not
-                if (earlier := holder.setdefault(name, number)) != number:
-                    raise BadFileError(f"{source}: holds {name!r}, as does {sources[earlier]}; leave one of them out")
-    whole = next((part.of for part in (TokenFile(source).part for source in sources) if part is not None), None)
-    if whole is not None:
-        sources = _in_order(sources)
-    parts = PartsFolder(target)
-    parts.lock()
-    try:
-        if target.exists() or parts.shards():
-            raise UsageError(f"{target}: exists, or a job is making it in {parts.folder}; give another -o")
-        try:
-            parts.clear_temporaries()
-            return _join(sources, parts, first, whole)
-        finally:
-            parts.remove()
-    finally:
-        parts.unlock()
-
-
-def _in_order(paths: Sequence[Path]) -> list[Path]:
-    """Token files, of which one is a part of a work, by their numbers. BadFileError for one that is no part of the same
-    work, doubled, short or missing."""
-    parts = [(path, TokenFile(path).part) for path in paths]
-    first, known = next((path, part) for path, part in parts if part is not None)
-    found: dict[int, Path] = {}
-    for path, part in parts:
-        if part is None:
-            raise BadFileError(f"{path}: is a whole, and {first} a part of one; merge parts by themselves")
-        if part.of != known.of or part.count != known.count:
-            raise BadFileError(f"{path}: is part {part} of another work than {first}, part {known}; leave it out")
-        if part.index in found:
-            raise BadFileError(f"{path}: is part {part}, as is {found[part.index]}; leave one of them out")
-        with TokenFile(path) as file:
-            if len(file) + len(file.skipped) != part.items:
-                raise BadFileError(f"{path}: holds {len(file)} of the {part.items} items of part {part}; make it again")
-        found[part.index] = path
-    if missing := sorted(set(range(1, known.count + 1)) - found.keys()):
-        raise BadFileError(
-            f"part {missing[0]}/{known.count} is missing; make it with --shard {missing[0]}/{known.count}, and name it"
-        )
-    return [found[index] for index in sorted(found)]
-
-
-def _join(
-    paths: Sequence[Path],
-    parts: PartsFolder,
-    header: TokenHeader,
-    plan_sha256: str | None,
-    part: TokenPart | None = None,
-) -> Finished:
-    """Write the samples of the token files at `paths`, in order, to the target; one block is in memory at a time."""
-    # Each is opened only while it is read: a job may have more shards than a process may have open files.
-    count, name_bytes, used, skipped = 0, 1, set[str](), list[Skipped]()
-    for file in map(TokenFile, paths):
-        count += len(file)
-        name_bytes = max(name_bytes, file.name_bytes)
-        used |= set(file.label_names)
-        skipped += file.skipped
-    if not count and part is None:
-        parts.remove()
-        first = f"; the first is {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
-        raise TamingError(f"{parts.target}: not made, since all {len(skipped)} items had to be skipped{first}")
-    label_names = sort_labels(used)
-    places = {name: place for place, name in enumerate(label_names)}
-
-    def opened() -> Iterator[TokenFile]:
-        for path in paths:
-            with TokenFile(path) as file:
-                yield file
-
-    def condition(kind: str) -> Iterator[Codes]:
-        for file in opened():
-            yield from (file.condition(kind, block) for block in blocks(file))
-
-    def labels() -> Iterator[npt.NDArray[np.int32]]:
-        for file in opened():
-            table = np.array([*(places[name] for name in file.label_names), -1], dtype=np.int32)
-            yield table[file.labels]  # a label of -1 picks the last
-
-    content = TokenContent(
-        header=header,
-        count=count,
-        codes=(file.codes(block) for file in opened() for block in blocks(file)),
-        conditions={kind: condition(kind) for kind in sorted(header.conditions)},
-        names=(stored_text(file.names(block)) for file in opened() for block in blocks(file)),
-        name_bytes=name_bytes,
-        labels=labels(),
-        label_names=label_names,
-        skipped=skipped,
-        plan_sha256=plan_sha256,
-        part=part,
-    )
-    with refusals(parts.target, parts.temporary(parts.target)):
-        write_tokens(parts.temporary(parts.target), content)
-        publish(parts.temporary(parts.target), parts.target)
-    return Finished(parts.target, count, tuple(skipped))
-
-
 def _check_range(codes: Codes, codebook_size: int) -> None:
     if codes.size:
         assert 0 <= codes.min() <= codes.max() < codebook_size, (codes.min(), codes.max(), codebook_size)
-
-
-def _deciding(header: TokenHeader) -> dict[str, Any]:
-    """Return what of a header must agree: all but where codecs lay and which program wrote."""
-    said = {name: value for name, value in asdict(header).items() if name not in ("codec_path", "created_by")}
-    for condition in said["conditions"].values():
-        del condition["codec_path"]
-    return said
-
-
-def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
-    """Name the values in which two JSON objects differ, as 'plan.size: 128 there, 256 here'."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in sorted(there.keys() | here.keys()):
-            yield from _differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)
-    elif there != here:
-        yield f"{name}: {_short(there)} there, {_short(here)} here"
-
-
-def _short(value: Any) -> str:
-    text = "nothing" if value is None else json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
