@@ -225,7 +225,7 @@ def test_a_signal_stops_after_a_map_and_the_same_call_goes_on(photos: Path, tmp_
         if done == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(Interrupted, match=r"stopped; 2 of 5 maps are in .*: run the same again") as error:
+    with pytest.raises(Interrupted, match=r"stopped; 2 of 5 maps are in .*: run the same command again") as error:
         annotate([photos], tmp_path / "edges", EdgesConfig(), on_item=stop)
     assert error.value.exit_code == 143
     assert len(maps(tmp_path / "edges")) == 2
@@ -292,7 +292,7 @@ def test_the_map_of_another_picture_of_the_same_name_is_not_taken_for_its_own(
 def test_pictures_in_the_folder_that_are_no_maps_are_left_alone(photos: Path, tmp_path: Path, refused: Refused) -> None:
     annotate([photos], tmp_path / "edges", EdgesConfig())
     picture(tmp_path / "edges" / "c" / "mine.jpg")
-    assert "c/mine.jpg is not a map that this command made" in refused(tmp_path / "edges")
+    assert "c/mine.jpg is not a map written by this command" in refused(tmp_path / "edges")
     (tmp_path / "edges" / "c" / "mine.jpg").rename(tmp_path / "edges" / ".mine.jpg")
     assert annotate([photos], tmp_path / "edges", EdgesConfig()).made == 0
 
@@ -306,7 +306,7 @@ def test_two_pictures_of_one_stem_would_have_one_map(photos: Path, tmp_path: Pat
 
 def test_a_folder_among_the_pictures_and_a_file_are_no_place_for_maps(photos: Path, refused: Refused) -> None:
     for out in (photos, photos / "edges", photos / ".." / "photos" / "a"):
-        assert "would be taken for pictures; give another folder" in refused(out)
+        assert "would be listed as pictures; give another folder" in refused(out)
     assert "four.webp is a file; give a folder" in refused(photos / "four.webp", images=photos / "a")
     assert not (photos / "edges").exists()
 

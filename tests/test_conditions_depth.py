@@ -157,7 +157,7 @@ def array_header(text: str) -> bytes:
         (npy(np.zeros((2, 2), complex)), "complex128"),
         (npy(np.array([["a", "b"]])), "<U1"),
         (npy(np.array([[{}, []]], dtype=object)), "object"),
-        (npy(DEPTH)[:-1], "ends before its 117 values"),
+        (npy(DEPTH)[:-1], "shorter than its 117 values"),
         (array_header("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 4), }"), "ends before"),
         (array_header("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -4), }"), "shape (-1, -4)"),
         (array_header("__import__('os').abort()"), "damaged .npy"),
@@ -245,7 +245,7 @@ def test_a_map_of_missing_values_alone_is_refused_in_one_line() -> None:
         (np.zeros((4, 5), np.uint16), [0.0, 65535.0], "(0, 65535)"),
         (np.full((4, 5), np.nan), [float("nan")], "(nan)"),
     ):
-        with pytest.raises(BadImageError, match=r"^d.npy: every pixel holds a value that means missing ") as caught:
+        with pytest.raises(BadImageError, match=r"^d.npy: every pixel has a value that means missing ") as caught:
             read_depth(npy(array), "d.npy", missing=missing)
         assert said in str(caught.value)
     with pytest.raises(BadImageError, match="train with --missing nan,inf,-inf"):

@@ -126,7 +126,7 @@ def test_shares_of_the_picture_become_pixels(scale: tuple[float, float]) -> None
     ("content", "words"),
     [
         ({"keypoints": numbers(JOINTS[:12])}, "36 numbers, which are neither COCO's 17 joints"),
-        ({"keypoints": [{"x": 1, "y": 2}] * 17}, "17 objects as its keypoints, where numbers are expected"),
+        ({"keypoints": [{"x": 1, "y": 2}] * 17}, "17 objects as its keypoints instead of numbers"),
         ({"people": [{"pose_keypoints_2d": [1, 2, 1] * 21}]}, "63 numbers, which are neither OpenPose's 18 joints"),
         ([{"people": []}, {"people": []}], "keypoints of 2 pictures"),
         ({"people": [{"pose_keypoints_2d": [9 * value for value in COCO]}]}, "most joints lie outside of 100x128"),

@@ -228,7 +228,7 @@ def test_a_table_of_colours_has_a_line_a_label(tmp_path: Path):
         ("#000000 a\n\n#fff\n", "line 3"),
         ("sky #000000\n", "line 1"),
         ("#000000sky\n#0000001\n", "line 2"),
-        ("#00000a a\n#00000b b\n#00000A c\n", "line 3: #00000a is the colour of line 1"),
+        ("#00000a a\n#00000b b\n#00000A c\n", "line 3: #00000a is also the colour of line 1"),
         ("# nothing\n", "no colours"),
     ],
 )

@@ -308,7 +308,7 @@ def changed(**more):
         ({"annotations": [], "images": [{"id": k, "width": 9, "height": 9} for k in range(5)]}, "of 5 pictures"),
         ([coco(), coco() | {"image_id": 8}], "of 2 pictures"),
         (changed(keypoints=[1, 2, 2] * 16), "48 numbers, which are neither COCO's 17 joints"),
-        (changed(keypoints="all"), 'no list of numbers as its keypoints, but "all"'),
+        (changed(keypoints="all"), 'keypoints that are not a list of numbers: "all"'),
         (changed(keypoints=[[1, 2, 2]] * 51), "153 numbers, which are neither"),
         (changed(keypoints=[1e9, 2, 2] * 17), "joint nose at"),
         (changed(keypoints=[10**400, 2, 2] * 17), "joint nose at"),

@@ -90,7 +90,7 @@ def test_any_other_error_is_said_as_it_is(
     answering(number)
     with pytest.raises(TamingError) as caught:
         work(tmp_path / "new")
-    assert f"lock cannot be locked ({os.strerror(number)}); write to another place" in str(caught.value)
+    assert f"lock cannot be locked ({os.strerror(number)}); choose another place" in str(caught.value)
     assert "another process" not in str(caught.value)
 
 

@@ -350,7 +350,7 @@ def test_a_job_whose_every_item_was_skipped_makes_no_file(tmp_path: Path) -> Non
                 conditions={"segmentation": np.empty(row, int)},
                 skipped=[(f"{shard.index}.png", "empty")],
             )
-        with pytest.raises(TamingError, match=r"all 2 items had to be skipped; the first is 0\.png: empty"):
+        with pytest.raises(TamingError, match=r"all 2 items were skipped; the first is 0\.png: empty"):
             job.finish()
     assert list(tmp_path.iterdir()) == []
 
@@ -489,7 +489,7 @@ def test_a_disk_that_refuses_is_one_line_and_leaves_no_target(tmp_path: Path) ->
     with in_child(FULL_DISK, path, stderr=subprocess.PIPE) as child:
         output, errors = child.communicate(timeout=60)
     assert output.startswith(f"{path}: cannot be written (File too large): it needs more than ")
-    assert output.endswith("a file may have 2.9 KiB here (ulimit -f); make room there, or write to another place\n")
+    assert output.endswith("a file may have 2.9 KiB here (ulimit -f); free some space, or choose another place\n")
     assert not list(path.with_name("tokens.h5.parts").glob("*.tmp"))
     assert errors == ""
     assert child.returncode == 0
@@ -625,13 +625,13 @@ def test_merge_names_a_part_that_is_missing_doubled_foreign_short_or_no_part(tmp
     cut = tmp_path / "cut.h5"
     cut.write_bytes(two.read_bytes()[:-100])
     for paths, words in (
-        ([one, last], "part 2/3 is missing; make it with --shard 2/3"),
+        ([one, last], "part 2/3 is missing; write it with --shard 2/3"),
         ([one, two, two, last], r"2-of-3\.h5: is part 2/3, as is .*2-of-3\.h5; leave one of them out"),
         ([one, tmp_path / "foreign.h5", last], r"foreign\.h5: is part 2/3 of another work than .*1-of-3\.h5"),
         ([one, tmp_path / "four.h5", last], r"four\.h5: is part 2/4 of another work than .*1-of-3\.h5, part 1/3"),
-        ([one, tmp_path / "whole.h5", last], r"whole\.h5: is a whole, and .*1-of-3\.h5 a part of one"),
-        ([tmp_path / "whole.h5", last], r"whole\.h5: is a whole, and .*3-of-3\.h5 a part of one"),
-        ([one, tmp_path / "short.h5", last], r"short\.h5: holds 15 of the 17 items of part 2/3; make it again"),
+        ([one, tmp_path / "whole.h5", last], r"whole\.h5: is not a part of a work, unlike .*1-of-3\.h5;"),
+        ([tmp_path / "whole.h5", last], r"whole\.h5: is not a part of a work, unlike .*3-of-3\.h5;"),
+        ([one, tmp_path / "short.h5", last], r"short\.h5: holds 15 of the 17 items of part 2/3; write it again"),
         ([one, cut, last], r"cut\.h5: "),
     ):
         with pytest.raises(BadFileError, match=words):
@@ -649,7 +649,7 @@ def test_merge_overwrites_neither_a_file_nor_an_unfinished_job(tmp_path: Path) -
     assert (tmp_path / "a.h5").read_bytes() == content
     with job_at(tmp_path / "b.h5") as job:
         fill(job, job.pending()[0])
-    with pytest.raises(UsageError, match="a job is making it"):
+    with pytest.raises(UsageError, match="a job is writing it"):
         merge([tmp_path / "a.h5"], tmp_path / "b.h5")
     with job_at(tmp_path / "b.h5") as job:
         assert [shard.index for shard in job.pending()] == [1, 2, 3]

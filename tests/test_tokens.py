@@ -455,7 +455,7 @@ def test_who_adds_attributes_breaks_nothing_and_who_changes_ours_is_found_out(tm
     assert verify(path) == summary
     with h5py.File(path, "r+") as file:
         file.attrs["codec_sha256"] = "d" * 64
-    with pytest.raises(BadFileError, match="damaged: its text attributes are not as taming wrote them"):
+    with pytest.raises(BadFileError, match="damaged: its text attributes differ from what taming wrote"):
         verify(path)
 
 

@@ -207,4 +207,4 @@ def test_what_is_left_out_is_counted_and_told(listed, caplog: pytest.LogCaptureF
     found = listed("1.png", "1.seg.png", "2.png", "2.seg.png", "3.mov", "notes.md")
     assert dict(found.others) == {".seg.png": 2, ".mov": 1, ".md": 1}
     (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert told.endswith("3 files passed over: 2 .seg.png, 1 .mov")
+    assert told.endswith("3 files ignored: 2 .seg.png, 1 .mov")

@@ -11,7 +11,7 @@ from taming_cli.errors import BadImageError
 
 
 class Split(NamedTuple):
-    """Two sides of one listing, each in its order."""
+    """Training and held-out items of one listing, each in its order."""
 
     train: tuple[Item, ...]
     held: tuple[Item, ...]
@@ -22,11 +22,11 @@ def split(
 ) -> Split:
     """Hold out about `held_fraction` of the pictures.
 
-    A picture's side follows from its own bytes (BLAKE2b over its size and first 64 KiB), not from its name or from the
-    other pictures: copies of a picture land on one side, and adding pictures moves none that is there. Only where that
-    would hold out fewer than `at_least` different pictures, or leave none to train on, the ones with the smallest (for
-    training: the largest) hashes change sides. With fewer than two different pictures nothing is held out. What cannot
-    be read goes to the training side, which will say so. `keys` are the items' content keys, where they are known.
+    A picture's side depends on its own bytes (BLAKE2b over its size and first 64 KiB), not on its name or on the other
+    pictures: copies of a picture are on the same side, and added pictures move no others. Only where fewer than
+    `at_least` distinct pictures would be held out, or none would remain for training, the ones with the smallest (for
+    training: the largest) hashes change sides. With fewer than two distinct pictures nothing is held out. Unreadable
+    pictures stay on the training side, which reports them. `keys` are the items' content keys, if known.
     """
     keys = content_keys(items) if keys is None else keys
     distinct = sorted({key for key in keys if key is not None})
@@ -41,13 +41,13 @@ def split(
 
 
 def content_keys(items: Sequence[Item]) -> list[int | None]:
-    """`content_key` of each item."""
+    """Return the `content_key` of each item."""
     with ThreadPoolExecutor(8) as readers:
         return list(readers.map(content_key, items))
 
 
 def content_key(item: Item) -> int | None:
-    """64 bits that follow from a picture's size in bytes and its first 64 KiB; None if it cannot be read."""
+    """Return a 64-bit hash of a picture's size in bytes and its first 64 KiB; None if it cannot be read."""
     try:
         head = item.head()
         return int.from_bytes(hashlib.blake2b(b"%d\n" % item.size() + head, digest_size=8).digest(), "big")
@@ -56,7 +56,7 @@ def content_key(item: Item) -> int | None:
 
 
 def digest(items: Iterable[Item]) -> str:
-    """sha256 over the sorted names and sizes (-1 for a missing file), to tell whether a listing is the same one."""
+    """Return the sha256 of the sorted names and sizes (-1 for a missing file), by which listings are compared."""
     total = hashlib.sha256()
     for item in sorted(items, key=lambda item: item.name):
         try:

@@ -22,11 +22,11 @@ Rows = slice | Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
 class TokenFile:
-    """A token file, checked when made and then read piece by piece; N samples of V views of (h, w) codes.
+    """A token file of N samples of V views of (h, w) codes; the header is checked at once, samples are read lazily.
 
-    Only the path travels to another process: each one opens the file for itself at its first read, so an instance
-    can be pickled and used on both sides of a fork. Raises `BadFileError` for a file that is missing, damaged,
-    truncated or of another kind, when it is made or when the damaged part is read.
+    Only the path is pickled: each process opens the file at its first read, so an instance can be sent to other
+    processes and used on both sides of a fork. Raises `BadFileError` for a file that is missing, damaged, truncated or
+    of another kind, at construction or when the damaged part is read.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -50,7 +50,7 @@ class TokenFile:
             )
             labels = file["labels"][:]
         if len(labels) and not -1 <= labels.min() <= labels.max() < len(self.label_names):
-            raise BadFileError(f"{self.path}: damaged: /labels goes beyond the {len(self.label_names)} label names")
+            raise BadFileError(f"{self.path}: damaged: /labels exceeds the {len(self.label_names)} label names")
         labels.flags.writeable = False
         self.labels: npt.NDArray[np.int32] = labels
         """(N,) int32: an index into `label_names`, -1 for none."""
@@ -63,14 +63,14 @@ class TokenFile:
         return self._codes("codes", rows, self.header.codebook_size)
 
     def condition(self, kind: str, rows: Rows) -> npt.NDArray[np.int64]:
-        """Return (n, V, h, w) int64 condition codes; raises `UsageError` for a kind that the file does not have."""
+        """Return (n, V, h, w) int64 condition codes. Raises `UsageError` for a kind that is not in the file."""
         if kind not in self.header.conditions:
             known = ", ".join(self.header.conditions) or "none"
-            raise UsageError(f"{self.path}: holds no condition {kind!r}; it has: {known}")
+            raise UsageError(f"{self.path}: has no condition {kind!r}; it has: {known}")
         return self._codes(f"conditions/{kind}", rows, self.header.conditions[kind].codebook_size)
 
     def names(self, rows: Rows = slice(None)) -> list[str]:
-        """Return the names of the samples at `rows`, decoded: as `os` functions take them."""
+        """Return the names of the samples at `rows`, decoded, as for functions of `os`."""
         with self._blame("damaged: names cannot be read"):
             return list(_text(self._read("names", rows)))
 
@@ -91,7 +91,7 @@ class TokenFile:
 
     @contextmanager
     def _blame(self, problem: str) -> Iterator[None]:
-        """Turn what h5py and numpy raise on a damaged file into one line."""
+        """Turn exceptions of h5py and numpy for a damaged file into a BadFileError of one line."""
         try:
             yield
         except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
@@ -119,7 +119,7 @@ class TokenFile:
         if wanted.size and not -len(self) <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"row {wanted.min()} or {wanted.max()} of {self.path}, which has {len(self)}")
         wanted = np.where(wanted < 0, wanted + len(self), wanted)
-        # HDF5 is slow at picking single rows, and inflates a whole chunk for each: visit every chunk once instead.
+        # HDF5 reads single rows slowly, and inflates a whole chunk for each: visit every chunk once.
         with self._blame(f"damaged: /{name} cannot be read"):
             dataset = self._opened()[name]
             rows_per_chunk = (dataset.chunks or (1,))[0]
@@ -133,14 +133,14 @@ class TokenFile:
 
     def _opened(self) -> Any:
         if self._pid != os.getpid():
-            self.close()  # a handle that came through a fork shares its state with the parent's
+            self.close()  # a forked handle shares its state with the parent's
         if self._file is None:
             self._file, self._pid = _open(self.path), os.getpid()
         return self._file
 
 
 def _open(path: Path) -> Any:
-    # Finished files never change, so a reader needs no lock, which some network file systems cannot give.
+    # Finished files never change, so readers need no lock, which some network file systems lack.
     return h5py.File(path, "r", locking=False)
 
 
@@ -149,7 +149,7 @@ def _text(stored: Any) -> tuple[str, ...]:
 
 
 def blocks(file: TokenFile) -> Iterator[slice]:
-    """Cut the samples of `file` into slices of about 1 MiB of codes each."""
+    """Return slices of the samples of `file`, each of about 1 MiB of codes."""
     sample_bytes = code_dtype(file.header.codebook_size).itemsize * int(np.prod(file.header.row))
     step = max(1, BLOCK_BYTES // sample_bytes)
     return (slice(start, min(start + step, len(file))) for start in range(0, len(file), step))
@@ -157,7 +157,7 @@ def blocks(file: TokenFile) -> Iterator[slice]:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSummary:
-    """What `verify` counted; `codes_used` is the number of different codes that occur."""
+    """The result of `verify`; `codes_used` is the number of distinct codes that occur."""
 
     path: Path
     header: TokenHeader
@@ -170,7 +170,7 @@ class TokenSummary:
 
 
 def verify(path: str | os.PathLike[str]) -> TokenSummary:
-    """Read every chunk of the token file at `path`, checking checksums and ranges; raises `BadFileError`."""
+    """Read every chunk of the token file at `path`, and check checksums and ranges. Raises `BadFileError`."""
     with TokenFile(path) as file:
         used = np.zeros(file.header.codebook_size, dtype=bool)
         for block in blocks(file):

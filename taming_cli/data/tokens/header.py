@@ -1,18 +1,18 @@
-"""The token file: the codes of many pictures on a grid, in one HDF5 file, checked on the way in and read lazily.
+"""The format and the header of token files: the codes of many pictures on a grid, in one HDF5 file.
 
     attributes        format, format_version, codec_sha256, codec_path, codebook_size, downsample_factor,
-                      preprocess (JSON), created_by, plan_sha256 where a job wrote the file, and part (JSON) where it
-                      holds one part of what several jobs make
+                      preprocess (JSON), created_by, plan_sha256 in files written by a job, and part (JSON) in files
+                      that hold one part of the work of several jobs
     /codes            (N, V, h, w)  uint16 when codebook_size <= 65536, else uint32
     /names            (N,)          relative paths, utf-8, percent-encoded by `encode_name`
     /labels           (N,)          int32, an index into /label_names (sorted), or -1 for none
-    /conditions/KIND  (N, V, h, w)  the codes of a condition map, with attributes codec_sha256 (what made them: a codec,
-                                    or "rule:NAME"), codebook_size and, of a codec, codec_path
-    /skipped/...      names and reasons of the pictures that could not be read, where there were any
+    /conditions/KIND  (N, V, h, w)  the codes of a condition map, with attributes codec_sha256 (of their codec, or
+                                    "rule:NAME"), codebook_size and, for a codec, codec_path
+    /skipped/...      names and reasons of the pictures that could not be read, if any
 
-Columns of text are of fixed length: HDF5 keeps text of varying length where no checksum covers it. Attributes are of
-varying length, as h5py gives back strings, and covered by a checksum of our own (see `text`); earlier versions
-wrote them of fixed length.
+Columns of text have a fixed length, because HDF5 stores text of variable length without a checksum. Attributes have
+variable length, which h5py returns as strings, and a checksum of our own (see `text`); earlier versions wrote
+attributes of fixed length.
 """
 
 import json
@@ -32,33 +32,33 @@ from taming_cli.errors import BadFileError
 FORMAT = "taming-tokens"
 FORMAT_VERSION = 1
 RULE = "rule:"
-"""What stands before a rule's name where a codec's hash would be."""
+"""Prefix of a rule's name in place of a codec's hash."""
 
 
 def encode_name(name: str) -> str:
-    """Write a file name, as Python holds it, as plain Unicode: '%', NUL and undecodable bytes become %XX."""
-    return re.sub("[%\0\udc80-\udcff]", lambda found: f"%{ord(found[0]) & 0xFF:02X}", name)
+    """Encode a file name as plain Unicode: '%', NUL and undecodable bytes become %XX."""
+    return re.sub("[%\0\udc80-\udcff]", lambda match: f"%{ord(match[0]) & 0xFF:02X}", name)
 
 
 def decode_name(text: str) -> str:
-    """Undo `encode_name`; bytes from 0x80 on become the surrogates that `os.fsencode` turns back into them."""
+    """Decode `encode_name`; bytes from 0x80 on become surrogates, as for `os.fsencode`."""
 
-    def character(found: re.Match[str]) -> str:
-        byte = int(found[1], 16)
+    def character(match: re.Match[str]) -> str:
+        byte = int(match[1], 16)
         return chr(byte if byte < 0x80 else 0xDC00 + byte)
 
     return re.sub("%([0-9A-Fa-f]{2})", character, text)
 
 
 def code_dtype(codebook_size: int) -> np.dtype[Any]:
-    """Return the smallest dtype a token file uses for codes 0 .. codebook_size - 1."""
+    """Return the dtype of codes 0 .. codebook_size - 1 in a token file."""
     return np.dtype(np.uint16 if codebook_size <= 65536 else np.uint32)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionHeader:
-    """What a token file says about the codes of one kind of condition: the hash of its codec, or the rule that made
-    them; and where the codec lay, which is no part of what the codes are."""
+    """The header of one kind of condition: the hash of its codec, or its rule, and the codec's path, which does not
+    count in comparisons."""
 
     codec_sha256: str
     codebook_size: int
@@ -67,8 +67,8 @@ class ConditionHeader:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenPart:
-    """Which part of a whole a token file holds: number `index` (from 1) of `count`, of `total` items in all; `of` is
-    the whole's plan_sha256."""
+    """The part of a work that a token file holds: number `index` (from 1) of `count`, of `total` items in all; `of` is
+    the plan_sha256 of the whole."""
 
     index: int
     count: int
@@ -77,7 +77,7 @@ class TokenPart:
 
     @property
     def items(self) -> int:
-        """How many are this part's."""
+        """Number of items in this part."""
         return len(Shard(self.index, self.count).stretch(self.total))
 
     def __str__(self) -> str:
@@ -86,10 +86,10 @@ class TokenPart:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenHeader:
-    """What a token file says about all of its samples.
+    """The properties of all samples of a token file.
 
-    `height` and `width` are those of the latent grid, in codes; `downsample_factor` is pixels per code along one
-    side; `preprocess` is anything that JSON can hold, and is kept as JSON would give it back. Raises `BadFileError`.
+    `height` and `width` are the sides of the latent grid, in codes; `downsample_factor` is pixels per code along one
+    side; `preprocess` is any JSON object. Raises `BadFileError` for invalid values.
     """
 
     codec_sha256: str
@@ -116,7 +116,7 @@ class TokenHeader:
             if not re.fullmatch("[A-Za-z0-9_-]+", kind):
                 raise BadFileError(f"condition kind {kind!r} is not a word of letters, digits, '-' and '_'")
         object.__setattr__(self, "conditions", dict(sorted(self.conditions.items())))
-        # Otherwise a tuple would be a list once read back, and a header would differ from itself.
+        # A tuple would be read back as a list, and the header would differ from itself.
         object.__setattr__(self, "preprocess", json.loads(json.dumps(dict(self.preprocess), allow_nan=False)))
 
     @property
@@ -126,13 +126,13 @@ class TokenHeader:
 
     @property
     def frame(self) -> Frame:
-        """Where the pictures lie on the grid: `preprocess` says so of samples whose sides f does not divide, else they
-        fill it."""
+        """The area of the grid that pictures fill: all of it, unless `preprocess` states another for sides that f does not
+        divide."""
         return Frame.said(self.preprocess, self.downsample_factor, Size(self.width, self.height))
 
 
 def write_header(file: h5py.File, header: TokenHeader) -> None:
-    """Write what is not said by the datasets themselves; the partner of `read_header`."""
+    """Write the header's attributes; the inverse of `read_header`."""
     write_text(file.attrs, "format", FORMAT)
     file.attrs["format_version"] = FORMAT_VERSION
     write_text(file.attrs, "codec_sha256", header.codec_sha256)
@@ -149,13 +149,15 @@ def write_header(file: h5py.File, header: TokenHeader) -> None:
 
 
 def read_header(file: h5py.File) -> TokenHeader:
-    """Read the header and check every dataset against it; raises `BadFileError` without the file's name."""
+    """Read the header and check every dataset against it. Raises `BadFileError` without the file's name."""
     check_text(file)
     if "format" not in file.attrs or read_text(file.attrs, "format") != FORMAT:
         raise BadFileError(f"not a token file (it has no attribute format = {FORMAT!r})")
     if file.attrs["format_version"] != FORMAT_VERSION:
         version = file.attrs["format_version"]
-        raise BadFileError(f"token file of version {version}, this taming reads {FORMAT_VERSION}; update taming")
+        raise BadFileError(
+            f"token file of version {version}, but this version of taming reads {FORMAT_VERSION}; update taming"
+        )
     codes = _dataset(file, "codes")
     if codes.ndim != 4:
         raise BadFileError(f"damaged: /codes has shape {codes.shape}, not (N, V, h, w)")

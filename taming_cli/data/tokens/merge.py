@@ -22,7 +22,7 @@ Codes = npt.NDArray[np.integer[Any]]
 
 @dataclass(frozen=True)
 class Finished:
-    """A whole token file, how many samples it holds, and the items that it lacks."""
+    """A complete token file, its number of samples, and the skipped items."""
 
     path: Path
     count: int
@@ -30,12 +30,11 @@ class Finished:
 
 
 def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Finished:
-    """Join finished token files of one codec, latent size and preprocessing into `out`: in the given order, or, where
-    they are the parts of one work, in theirs; the result is then what one job would have made.
+    """Join token files of one codec, latent size and preprocessing into `out`, in the given order.
 
-    Raises `UsageError` when `out` exists or no file is given, `BadFileError` naming the file that is damaged, differs
-    from the first, holds a name that an earlier one holds too, or is no part of the same work; and a part that is
-    missing.
+    Parts of one work are joined in the order of their numbers, and the result equals that of one job. Raises
+    `UsageError` if `out` exists or no file is given, `BadFileError` for a file that is damaged, differs from the first,
+    repeats a name of an earlier one, or belongs to another work, and for a missing part.
     """
     sources, target = [Path(path) for path in paths], Path(out)
     if not sources:
@@ -48,7 +47,7 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
         with TokenFile(source) as file:
             if different := "; ".join(differences(deciding(file.header), deciding(first))):
                 raise BadFileError(f"{source}: does not fit {sources[0]} ({different}); merge files of one kind")
-            for name in file.names() if file.part is None else ():  # parts hold what the whole would, twice or not
+            for name in file.names() if file.part is None else ():  # the whole may repeat names, and so may its parts
                 if (earlier := holder.setdefault(name, number)) != number:
                     raise BadFileError(f"{source}: holds {name!r}, as does {sources[earlier]}; leave one of them out")
     whole = next((part.of for part in (TokenFile(source).part for source in sources) if part is not None), None)
@@ -58,7 +57,7 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
     parts.lock()
     try:
         if target.exists() or parts.shards():
-            raise UsageError(f"{target}: exists, or a job is making it in {parts.folder}; give another -o")
+            raise UsageError(f"{target}: exists, or a job is writing it in {parts.folder}; give another -o")
         try:
             parts.clear_temporaries()
             return join(sources, parts, first, whole)
@@ -69,27 +68,29 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
 
 
 def _in_order(paths: Sequence[Path]) -> list[Path]:
-    """Token files, of which one is a part of a work, by their numbers. BadFileError for one that is no part of the same
-    work, doubled, short or missing."""
+    """Sort the parts of a work by their numbers. Raises BadFileError for other files, and for repeated, incomplete or
+    missing parts."""
     parts = [(path, TokenFile(path).part) for path in paths]
     first, known = next((path, part) for path, part in parts if part is not None)
-    found: dict[int, Path] = {}
+    by_number: dict[int, Path] = {}
     for path, part in parts:
         if part is None:
-            raise BadFileError(f"{path}: is a whole, and {first} a part of one; merge parts by themselves")
+            raise BadFileError(f"{path}: is not a part of a work, unlike {first}; merge parts by themselves")
         if part.of != known.of or part.count != known.count:
             raise BadFileError(f"{path}: is part {part} of another work than {first}, part {known}; leave it out")
-        if part.index in found:
-            raise BadFileError(f"{path}: is part {part}, as is {found[part.index]}; leave one of them out")
+        if part.index in by_number:
+            raise BadFileError(f"{path}: is part {part}, as is {by_number[part.index]}; leave one of them out")
         with TokenFile(path) as file:
             if len(file) + len(file.skipped) != part.items:
-                raise BadFileError(f"{path}: holds {len(file)} of the {part.items} items of part {part}; make it again")
-        found[part.index] = path
-    if missing := sorted(set(range(1, known.count + 1)) - found.keys()):
+                raise BadFileError(
+                    f"{path}: holds {len(file)} of the {part.items} items of part {part}; write it again"
+                )
+        by_number[part.index] = path
+    if missing := sorted(set(range(1, known.count + 1)) - by_number.keys()):
         raise BadFileError(
-            f"part {missing[0]}/{known.count} is missing; make it with --shard {missing[0]}/{known.count}, and name it"
+            f"part {missing[0]}/{known.count} is missing; write it with --shard {missing[0]}/{known.count}, and name it"
         )
-    return [found[index] for index in sorted(found)]
+    return [by_number[index] for index in sorted(by_number)]
 
 
 def join(
@@ -99,8 +100,8 @@ def join(
     plan_sha256: str | None,
     part: TokenPart | None = None,
 ) -> Finished:
-    """Write the samples of the token files at `paths`, in order, to the target; one block is in memory at a time."""
-    # Each is opened only while it is read: a job may have more shards than a process may have open files.
+    """Write the samples of the token files at `paths`, in order, to the target, one block in memory at a time."""
+    # Files are open only while they are read: a job may have more shards than a process may open.
     count, name_bytes, used, skipped = 0, 1, set[str](), list[Skipped]()
     for file in map(TokenFile, paths):
         count += len(file)
@@ -110,7 +111,7 @@ def join(
     if not count and part is None:
         parts.remove()
         first = f"; the first is {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
-        raise TamingError(f"{parts.target}: not made, since all {len(skipped)} items had to be skipped{first}")
+        raise TamingError(f"{parts.target}: not written, because all {len(skipped)} items were skipped{first}")
     label_names = sort_labels(used)
     places = {name: place for place, name in enumerate(label_names)}
 
@@ -148,15 +149,15 @@ def join(
 
 
 def deciding(header: TokenHeader) -> dict[str, Any]:
-    """Return what of a header must agree: all but where codecs lay and which program wrote."""
-    said = {name: value for name, value in asdict(header).items() if name not in ("codec_path", "created_by")}
-    for condition in said["conditions"].values():
+    """Return the part of a header that must agree: all but the paths of codecs and the program's version."""
+    values = {name: value for name, value in asdict(header).items() if name not in ("codec_path", "created_by")}
+    for condition in values["conditions"].values():
         del condition["codec_path"]
-    return said
+    return values
 
 
 def differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
-    """Name the values in which two JSON objects differ, as 'plan.size: 128 there, 256 here'."""
+    """Yield the values in which two JSON objects differ, as 'plan.size: 128 there, 256 here'."""
     if isinstance(there, dict) and isinstance(here, dict):
         for key in sorted(there.keys() | here.keys()):
             yield from differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)

@@ -1,9 +1,9 @@
 """Write token files so that a kill at any moment loses no finished work and leaves no broken file at the target.
 
-A job's items are cut into fixed slices. Each becomes a shard, a small token file of its own under `FILE.parts/`,
-written under a temporary name, flushed to the disk and renamed; at the end the shards are merged the same way. What
-stands under its final name is therefore whole, and a restarted job goes on at the next shard. The result does not
-depend on how the work was cut or interrupted.
+A job's items are divided into fixed slices. Each becomes a shard, a small token file under `FILE.parts/`, which is
+written under a temporary name, flushed to the disk and renamed; at the end the shards are merged in the same way. So
+every file under its final name is complete, and a restarted job continues at the next shard. The result does not
+depend on how the work was divided or interrupted.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ Codes = npt.NDArray[np.integer[Any]]
 
 @dataclass(frozen=True)
 class ShardSlice:
-    """Items `start` to `stop` (exclusive) of a job's list, which make its shard number `index`."""
+    """Items `start` to `stop` (exclusive) of a job's list, which become its shard number `index`."""
 
     index: int
     start: int
@@ -39,22 +39,21 @@ class ShardSlice:
 
 
 class TokenJob:
-    """One token file being made, by one process at a time, over as many starts as it takes.
+    """A token file that is written by one process at a time, over any number of starts.
 
-    `plan` is anything that JSON can hold and must say all that decides the content (settings, a digest of the item
-    names in order); together with `header` (but for `codec_path` and `created_by`) and `total` it is how a restarted
-    job knows its own work. `total` is the number of items, `shard_size` how many of them make a shard. With `part`,
-    this is the job of one of several machines: its slices are those of its own stretch of the items, and `merge` joins
-    what all have made.
+    `plan` is a JSON object of everything that determines the content (settings, a digest of the item names in order).
+    A restarted job recognises its work by `plan`, `header` (except `codec_path` and `created_by`) and `total`, the
+    number of items. `shard_size` is the number of items of a shard. With `part`, this is the job of one of several
+    machines: its slices cover its own stretch of the items, and `merge` joins the results.
 
         with TokenJob(path, header=header, plan=plan, total=len(items), shard_size=256) as job:
             for shard in job.pending():
                 job.write(shard, codes=..., names=..., labels=..., conditions=..., skipped=...)
             finished = job.finish()
 
-    `done` is True when the target already holds this very job's result; then nothing is pending, and `finish` says
-    what it said before. Raises `UsageError` where the target, or an unfinished job, is there with other settings, and
-    `TamingError` where another process holds the job or the disk refuses.
+    `done` is True if the target already holds this job's result; then nothing is pending, and `finish` returns the same
+    as before. Raises `UsageError` if the target, or an unfinished job, exists with other settings, and `TamingError` if
+    another process holds the job or the disk refuses a write.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class TokenJob:
         self.path = Path(path)
         self.header = header
         if total < 1:
-            raise UsageError(f"{self.path}: there are no items to make it from; name at least one")
+            raise UsageError(f"{self.path}: there are no items for it; name at least one")
         content = {"header": deciding(header), "plan": dict(plan), "total": total}
         self._plan = json.loads(json.dumps(content | {"shard_size": shard_size}))
         self._plan_sha256 = whole = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -87,16 +86,16 @@ class TokenJob:
         self._slices = [ShardSlice(k, start, min(start + shard_size, items.stop)) for k, start in enumerate(starts)]
         self._parts = PartsFolder(self.path)
         self._whole: set[int] = set()
-        self.done = self._look_at_target()
+        self.done = self._target_is_ours()
 
     def __enter__(self) -> Self:
         if self.done and not self._parts.folder.exists():
             return self
         self._parts.lock()
         try:
-            self.done = self._look_at_target()  # another process may have finished it before the lock was ours
+            self.done = self._target_is_ours()  # another process may have finished it before this one got the lock
             if not self.done:
-                self._take_up()
+                self._resume()
             elif self._parts.read_plan() == self._plan or not self._parts.shards():
                 self._parts.remove()
         except BaseException:
@@ -108,7 +107,7 @@ class TokenJob:
         self._parts.unlock()
 
     def pending(self) -> list[ShardSlice]:
-        """Return the slices that have no whole shard yet, in order."""
+        """Return the slices without a complete shard, in order."""
         return [] if self.done else [shard for shard in self._slices if shard.index not in self._whole]
 
     def write(
@@ -121,12 +120,12 @@ class TokenJob:
         conditions: Mapping[str, Codes],
         skipped: Sequence[Skipped],
     ) -> None:
-        """Write one shard; once this returns, no kill undoes it.
+        """Write one shard; once this returns, it survives a kill.
 
-        `codes` and each of `conditions` are (n, V, h, w) in [0, codebook_size); `names`, and `labels` (None for none),
-        are those of the n samples; `skipped` holds the slice's other items.
+        `codes` and each of `conditions` are (n, V, h, w) in [0, codebook_size); `names` and `labels` (None for none)
+        are those of the n samples; `skipped` holds the other items of the slice.
         """
-        assert self._parts.held, "a job writes inside its `with`"
+        assert self._parts.held, "a job writes within its `with` statement"
         assert not self.done, f"{self.path} is done"
         assert len(names) == len(labels) == len(codes), (len(names), len(labels), len(codes))
         assert len(codes) + len(skipped) == shard.stop - shard.start, (shard, len(codes), len(skipped))
@@ -156,16 +155,16 @@ class TokenJob:
         self._whole.add(shard.index)
 
     def finish(self) -> Finished:
-        """Merge the shards into the target, in order, and clear them away; needs nothing to be pending.
+        """Merge the shards into the target, in order, and remove them; nothing may be pending.
 
-        Raises `TamingError` when every item had to be skipped.
+        Raises `TamingError` if every item was skipped.
         """
         if self.done:
             file = TokenFile(self.path)
             return Finished(self.path, len(file), file.skipped)
-        assert self._parts.held, "a job finishes inside its `with`"
+        assert self._parts.held, "a job finishes within its `with` statement"
         assert not self.pending(), self.pending()
-        self._look_at_target()
+        self._target_is_ours()
         shards = [self._shard_path(shard) for shard in self._slices]
         finished = join(shards, self._parts, self.header, self._plan_sha256, self._part)
         self.done = True
@@ -178,27 +177,27 @@ class TokenJob:
     def _shard_sha256(self, shard: ShardSlice) -> str:
         return hashlib.sha256(f"{self._plan_sha256} {shard.start} {shard.stop}".encode()).hexdigest()
 
-    def _look_at_target(self) -> bool:
-        """Say whether the target is this job's result; raises `UsageError` when it is anything else."""
+    def _target_is_ours(self) -> bool:
+        """Return whether the target is this job's result. Raises `UsageError` for any other file there."""
         if not self.path.exists():
             return False
         try:
             same = TokenFile(self.path).plan_sha256 == self._plan_sha256
         except BadFileError as error:
-            raise UsageError(f"{error}; it is in the way: give another -o or remove it") from error
+            raise UsageError(f"{error}; give another -o or remove it") from error
         if not same:
             raise UsageError(f"{self.path}: exists and was made with other settings; give another -o or remove it")
         return True
 
-    def _take_up(self) -> None:
-        """Go on with what an earlier start left, if it was this job; shards that are not whole count as unwritten."""
+    def _resume(self) -> None:
+        """Continue an earlier start of this job; incomplete shards count as unwritten."""
         self._parts.clear_temporaries()
-        there = self._parts.read_plan()
-        if there != self._plan:
+        plan = self._parts.read_plan()
+        if plan != self._plan:
             if self._parts.shards():
-                what = "; ".join(differences(there, self._plan)) if there else "its plan.json is missing or damaged"
+                reason = "; ".join(differences(plan, self._plan)) if plan else "its plan.json is missing or damaged"
                 raise UsageError(
-                    f"{self._parts.folder}: holds an unfinished job with other settings ({what}); "
+                    f"{self._parts.folder}: holds an unfinished job with other settings ({reason}); "
                     "use those again, give another -o, or remove that folder"
                 )
             self._parts.write_plan(self._plan)
