@@ -40,7 +40,7 @@ _END_OF_PNG = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 
 @dataclass(frozen=True, kw_only=True)
 class Annotated:
-    """The folder of maps; how many were written now, and how many were present before; skipped pictures; label names."""
+    """The folder of maps, the numbers of maps written and of maps present before, skipped pictures, and label names."""
 
     folder: Path
     kind: CodecKind
@@ -77,13 +77,13 @@ def annotate(
     on_item: Callable[[int, int], None] | None = None,
     on_bytes: OnBytes | None = None,
 ) -> Annotated:
-    """Write the map of each picture of folders, files and archives to `out`, at the picture's size; `config` is its kind.
+    """Write the map of each picture in folders, files and archives to `out`, at the picture's size.
 
-    Complete maps of the same settings are kept, so that the same call continues where another stopped. `shard` selects
-    every n-th picture; several processes may write into one folder. `dry_run` neither writes nor downloads: it counts
-    existing files without reading them. `on_item` is called with (done, total), `on_bytes` during a download. Raises
-    UsageError, before anything is written, where two pictures would have one map, where `out` is inside a folder of
-    pictures, and where it holds files of other settings; Interrupted after a signal.
+    `config` states the kind of map. Complete maps of the same settings are kept, so that the same call continues where
+    another stopped. `shard` selects every n-th picture; several processes may write into one folder. `dry_run` neither
+    writes nor downloads: it counts existing files without reading them. `on_item` is called with (done, total),
+    `on_bytes` during a download. Raises UsageError, before anything is written, where two pictures would have one map,
+    where `out` is inside a folder of pictures, and where it holds files of other settings; Interrupted after a signal.
     """
     items = list_items(images).items
     targets = _targets(items, images, out)

@@ -59,7 +59,7 @@ def usage(counts: Tensor) -> float:
 
 
 def perplexity(counts: Tensor) -> float:
-    """Return exp(-sum p ln p), p = counts / sum of counts, (K,): the number of equally used codes of that entropy, 1 to K.
+    """Return exp(-sum p ln p), p = counts / sum(counts), (K,): equally used codes of that entropy, 1 to K.
 
     Raises UsageError if all counts are 0.
     """

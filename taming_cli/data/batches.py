@@ -279,8 +279,8 @@ def eval_batches(
 
     `views` maps an item and its picture's size to crops, all scaled to one size. It and `beside`, which computes
     tensors for the crops, may raise BadImageError to skip the picture. Pictures whose views differ in size or number
-    from the ones before begin a new batch, so a batch holds 1 to `batch_size` pictures. Unreadable pictures are skipped and
-    reported in the batch before (at the beginning: the first); only if no picture can be read is a batch empty.
+    from the ones before begin a new batch, so a batch holds 1 to `batch_size` pictures. Unreadable pictures are skipped
+    and reported in the batch before (at the beginning: the first); only if no picture can be read is a batch empty.
     `workers` threads decode ahead; closing the generator ends them.
     """
     assert size is None or views is None

@@ -126,8 +126,7 @@ class TokenHeader:
 
     @property
     def frame(self) -> Frame:
-        """The area of the grid that pictures fill: all of it, unless `preprocess` states another for sides that f does not
-        divide."""
+        """The part of the grid that pictures fill: all of it, unless `preprocess` states another."""
         return Frame.said(self.preprocess, self.downsample_factor, Size(self.width, self.height))
 
 
