@@ -86,6 +86,8 @@ class Brush:
         self.layers, self.light = layers, light
         self.height, self.width = layers.labels.shape
         self.pixel = 1.0 / self.height
+        self._x = ((np.arange(self.width) + 0.5 - self.width / 2) / self.height).astype(np.float32)[None, :]
+        self._y = ((np.arange(self.height) + 0.5) / self.height).astype(np.float32)[:, None]
         right, up, ahead = (float(v) for v in light.direction)
         sun = np.array([right, up + 0.2, max(0.35, -ahead)])
         self._sun = sun / np.linalg.norm(sun)
@@ -140,13 +142,11 @@ class Brush:
 
     def window(self, area: tuple[float, float, float, float]) -> tuple[tuple[slice, slice], Floats, Floats]:
         """Return the pixels that a box and a pixel around it touch: their slices, x (1, w) and y (h, 1)."""
-        x0, y0, x1, y1 = area
-        half = self.width / 2
-        columns = np.arange(max(0, int(x0 * self.height + half) - 2), min(self.width, int(x1 * self.height + half) + 3))
-        rows = np.arange(max(0, int(y0 * self.height) - 2), min(self.height, int(y1 * self.height) + 3))
-        at = tuple(slice(r[0], r[-1] + 1) if len(r) else slice(0) for r in (rows, columns))
-        x = ((columns + 0.5 - half) / self.height).astype(np.float32)
-        return at, x[None, :], ((rows + 0.5) / self.height).astype(np.float32)[:, None]
+        left, top, right, foot = (int(side * self.height) for side in area)
+        middle = self.width // 2
+        rows = slice(max(top - 2, 0), max(min(foot + 3, self.height), 0))
+        columns = slice(max(left + middle - 3, 0), max(min(right + middle + 4, self.width), 0))
+        return (rows, columns), self._x[:, columns], self._y[rows]
 
     def _shade(self, field: Floats, round_over: float) -> Floats:
         """Return the light on a rounded shape, (h, w, 3)."""

@@ -1,7 +1,6 @@
 """Smooth noise over the plane and sums of its octaves, which fade out where a pixel is wider than their detail."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
@@ -10,16 +9,6 @@ from taming_cli.scenes.canvas import Dice, Floats
 _PERIOD = 128  # lattice points per side: a power of two, small enough for a processor's cache
 # Each octave doubles the frequency and turns the plane, so that the lattices never line up; x + iy is one number.
 _TURN, _SHIFT = complex(1.6, -1.2), complex(17.3, 9.1)
-
-
-class _Octave(NamedTuple):
-    """One octave on the rows where its detail is wider than a pixel: its number, strength in [0, 1], and points."""
-
-    number: int
-    rows: slice
-    fade: Floats
-    x: Floats
-    y: Floats
 
 
 class Noise:
@@ -68,9 +57,8 @@ class Noise:
         """Return the sum of octaves, scaled to [0, 1]; where all have faded it is 0.5."""
         total = np.full(np.broadcast_shapes(x.shape, y.shape), 0.5, np.float32)
         norm = sum(gain**k for k in range(octaves))
-        for octave in _octaves(x, y, octaves, footprint):
-            weight = octave.fade * np.float32(gain**octave.number / norm)
-            total[octave.rows] += weight * (self.value(octave.x, octave.y) - np.float32(0.5))
+        for number, rows, fade, px, py in _octaves(x, y, octaves, footprint):
+            total[rows] += fade * np.float32(gain**number / norm) * (self.value(px, py) - np.float32(0.5))
         return total
 
     def carved(self, x: Floats, y: Floats, octaves: int, footprint: Floats | float) -> Floats:
@@ -79,22 +67,23 @@ class Noise:
         After I. Quilez, "Elevated" (2008).
         """
         total, slope_x, slope_y = np.zeros((3, *np.broadcast_shapes(x.shape, y.shape)), np.float32)
-        for octave in _octaves(x, y, octaves, footprint):
-            n, dx, dy = self.slope(octave.x, octave.y)
-            sum_x, sum_y = slope_x[octave.rows], slope_y[octave.rows]
-            sum_x += dx * octave.fade
-            sum_y += dy * octave.fade
-            weight = octave.fade * np.float32(0.55 * 0.5**octave.number)
-            total[octave.rows] += weight * (n - 0.15) / (1 + sum_x * sum_x + sum_y * sum_y)
+        for number, rows, fade, px, py in _octaves(x, y, octaves, footprint):
+            n, dx, dy = self.slope(px, py)
+            slope_x[rows] += dx * fade
+            slope_y[rows] += dy * fade
+            damped = 1 + slope_x[rows] ** 2 + slope_y[rows] ** 2
+            total[rows] += fade * np.float32(0.55 * 0.5**number) * (n - np.float32(0.15)) / damped
         return total
 
 
-def _octaves(x: Floats, y: Floats, count: int, footprint: Floats | float) -> Iterator[_Octave]:
+def _octaves(
+    x: Floats, y: Floats, count: int, footprint: Floats | float
+) -> Iterator[tuple[int, slice, Floats, Floats, Floats]]:
+    """Yield of each octave its number, the rows where its detail is wider than a pixel, its strength and points there."""
     x, y = np.broadcast_arrays(x, y)
     turn, shift = complex(1), complex(0)
     for number in range(count):
-        fade = np.clip(1.6 - 2 * 2**number * np.asarray(footprint, np.float32), 0, 1)
-        rows = slice(None)
+        rows, fade = slice(None), np.clip(1.6 - 2 * 2**number * np.asarray(footprint, np.float32), 0, 1)
         if fade.ndim:
             left = np.flatnonzero(fade)
             if not len(left):
@@ -102,6 +91,6 @@ def _octaves(x: Floats, y: Floats, count: int, footprint: Floats | float) -> Ite
             rows = slice(left[0], left[-1] + 1)
             fade = fade[rows]
         px, py = x[rows], y[rows]
-        yield _Octave(number, rows, fade, px * turn.real - py * turn.imag + shift.real,
-                      px * turn.imag + py * turn.real + shift.imag)  # fmt: skip
+        yield (number, rows, fade, px * turn.real - py * turn.imag + shift.real,
+               px * turn.imag + py * turn.real + shift.imag)  # fmt: skip
         turn, shift = turn * _TURN, shift * _TURN + _SHIFT

@@ -65,7 +65,9 @@ def draw(kind: str, dice: Dice, noise: Noise, light: Light, *, leaf: Floats, siz
     """Draw one tree `size` pixels tall, lit by `light`; `snow` in 0..1 lies on its upper sides."""
     look = _KINDS[kind]
     layers = blank(max(8, int(size * look.width)), size, 4)
-    pen = _Pen(Brush(layers, light), dice, noise, leaf, snow)
+    brush = Brush(layers, light)
+    _, x, y = brush.window((-1, 0, 1, 1))
+    pen = _Pen(brush, dice, noise.value(36 * x + dice.between(0, 99), 36 * y) - np.float32(0.5), leaf, snow)
     {"spruce": _spruce, "palm": _palm}.get(kind, _crowned)(pen, look)
     sprite = [layers.picture]
     while min(sprite[-1].shape[:2]) > 3:
@@ -78,7 +80,7 @@ class _Pen(NamedTuple):
 
     brush: Brush
     dice: Dice
-    noise: Noise
+    bumps: Floats  # noise over the picture, -0.5 to 0.5
     leaf: Floats
     snow: float
 
@@ -87,10 +89,11 @@ class _Pen(NamedTuple):
 
     def leaves(self, shape: Shape, size: float, tone: float, snowline: float = 0.45) -> None:
         """Fill a shape with leaves, ragged by a share of `size`; snow lies above `snowline`, a share of its height."""
-        colour, shift, (_, top, _, foot) = self.leaf * np.float32(tone), 90 * shape.box[0], shape.box
+        colour, (_, top, _, foot) = self.leaf * np.float32(tone), shape.box
+        bumps = self.bumps[self.brush.window(shape.box)[0]] * np.float32(0.35 * size)
 
         def ragged(x: Floats, y: Floats) -> Floats:
-            return shape.field(x, y) + (self.noise.value(x * 40 + shift, y * 40) - 0.5) * (0.65 * size)
+            return shape.field(x, y) + bumps
 
         def snowy(x: Floats, y: Floats) -> Floats:
             high = smoothstep(snowline, snowline - 0.35, (y - top) / (foot - top))
