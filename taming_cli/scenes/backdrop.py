@@ -46,14 +46,14 @@ def paint(seed: int, label: str, width: int, height: int) -> tuple[Layers, Bytes
 
 def _outdoors(dice: Dice, seed: int, label: str, width: int, height: int) -> Brush:
     """Paint a landscape whose foreground is level and free."""
-    plan = landscape.plan(label, dice)
-    place = plan.place._replace(canopy=9.0)
+    place = landscape.plan(label, dice)._replace(canopy=9.0)
     place = place._replace(shore=18.0) if label == "coast" else place._replace(water="")
     if label == "day":
         place = place._replace(woods=max(place.woods, 0.45))
-    hour = "golden" if label == "sunset" else plan.hour
-    plan = plan._replace(place=place, hour=hour, horizon=dice.between(0.5, 0.6), up=dice.between(1.3, 1.7))
-    return landscape.paint(seed, plan, width, height)
+    if label == "sunset":
+        place = place._replace(hour="golden")
+    place = place._replace(horizon=dice.between(0.5, 0.6), up=dice.between(1.3, 1.7))
+    return landscape.paint(seed, place, width, height)
 
 
 def _seat(brush: Brush, foot: Point, tall: float, dice: Dice, at: skeleton.Joints) -> None:
@@ -94,9 +94,8 @@ def _ground(
 def _street(dice: Dice, seed: int, width: int, height: int) -> Brush:
     """Paint house fronts over a pavement, with trees and sky."""
     hour, horizon = dice.pick(("noon", "golden", "overcast", "golden")), dice.between(0.52, 0.6)
-    plan = landscape.plan("day", dice)
-    place = plan.place._replace(water="", canopy=7.0, woods=0.7)
-    brush = landscape.paint(seed, plan._replace(place=place, hour=hour, horizon=horizon, up=1.6), width, height)
+    place = landscape.plan("day", dice)._replace(water="", canopy=7.0, woods=0.7, hour=hour, horizon=horizon, up=1.6)
+    brush = landscape.paint(seed, place, width, height)
     kerb, end = horizon + dice.between(0.13, 0.17), max(1.6, width / height) / 2 + 0.3
     x = -end
     while x < end:
@@ -134,8 +133,8 @@ def _house(brush: Brush, dice: Dice, x0: float, top: float, wide: float, foot: f
 
 def _room(dice: Dice, seed: int, width: int, height: int) -> Brush:
     """Paint a wall with a window onto a landscape, a floor and some furniture."""
-    plan = landscape.plan(dice.pick(("day", "lake", "winter", "sunset", "coast")), dice)
-    view = landscape.paint(seed, plan, width, height)
+    place = landscape.plan(dice.pick(("day", "lake", "winter", "sunset", "coast")), dice)
+    view = landscape.paint(seed, place, width, height)
     ambient, beam = mix(view.light.ambient, ink("#c8c0b8"), 0.6) * 0.75, mix(view.light.beam, ink("#fff0d8"), 0.5) * 0.8
     brush = Brush(blank(width, height), view.light._replace(ambient=ambient, beam=beam))
     layers, lit, white = brush.layers, brush.flat, ink("#f7f3ea")

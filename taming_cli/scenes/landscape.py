@@ -1,7 +1,5 @@
 """Landscapes: a place and an hour for each class, composed of sky, land, water, trees and weather."""
 
-from typing import NamedTuple
-
 import numpy as np
 
 from taming_cli.scenes import sky, terrain, trees
@@ -13,18 +11,6 @@ from taming_cli.scenes.terrain import Place, Range
 from taming_cli.scenes.view import Camera, Land, View, see
 
 _SPRITES = 6  # different trees per scene
-_EVERGREEN = ink("#2b5034")
-
-
-class Plan(NamedTuple):
-    """What a landscape consists of: its place, hour, weather, kinds of trees and view."""
-
-    place: Place
-    hour: str
-    weather: str
-    kinds: tuple[str, ...]
-    horizon: float
-    up: float
 
 
 def _mountains(dice: Dice) -> tuple[Range, ...]:
@@ -46,67 +32,65 @@ def _hills(dice: Dice) -> tuple[Range, ...]:
     )
 
 
-def plan(label: str, dice: Dice) -> Plan:
-    """Draw a plan for one of LANDSCAPES."""
+def plan(label: str, dice: Dice) -> Place:
+    """Draw a place for one of LANDSCAPES."""
     pick, between, chance = dice.pick, dice.between, dice.chance
-    grass = dice.ink("#6f9a3e", "#7fa045", "#5f9040", "#93a04a")
-    leaves = (
-        ("#a8642a", "#b88a2e", "#8f4a2a", "#7a7a30") if chance(0.22) else ("#2f5f2a", "#3a6a2e", "#27552f", "#47702a")
-    )
-    leaf, rock = dice.ink(*leaves), dice.ink("#8a7f78", "#7b7c86", "#96826e", "#80766f")
-    place = Place(_mountains(dice), grass=grass, leaf=leaf, rock=rock, woods=between(0.15, 0.75),
-                  flowers=pick(("", "#f2f0f4", "#d8486a", "#9a6ad0")))  # fmt: skip
-    kinds: tuple[str, ...] = pick(
-        (("spruce", "broadleaf"), ("broadleaf", "birch"), ("spruce", "pine"), ("broadleaf", "poplar"))
-    )
-    horizon, up, weather, hour = between(0.42, 0.6), between(1.3, 2.4), "clear", label
-    ranges = place.ranges
+    grass, ranges = dice.ink("#6f9a3e", "#7fa045", "#5f9040", "#93a04a"), _mountains(dice)
+    autumn, green = ("#a8642a", "#b88a2e", "#8f4a2a", "#7a7a30"), ("#2f5f2a", "#3a6a2e", "#27552f", "#47702a")
+    leaf, rock = dice.ink(*(autumn if chance(0.22) else green)), dice.ink("#8a7f78", "#7b7c86", "#96826e", "#80766f")
+    woods, flowers = between(0.15, 0.75), pick(("", "#f2f0f4", "#d8486a", "#9a6ad0"))
+    kinds = pick((("spruce", "broadleaf"), ("broadleaf", "birch"), ("spruce", "pine"), ("broadleaf", "poplar")))
+    place = Place(ranges, label, leaf, grass, rock, flowers=flowers, woods=woods, trees=kinds,
+                  horizon=between(0.42, 0.6), up=between(1.3, 2.4))  # fmt: skip
     if label == "day":
         ranges = ranges if chance(0.65) else _hills(dice)
-        place = place._replace(ranges=ranges, water=pick(("", "", "river")))
-        hour = pick(("noon", "noon", "noon", "golden"))
-    elif label == "sunset":
-        ranges = ranges if chance(0.6) else _hills(dice)
-        water, shore, far_shore = pick(("", "lake", "lake", "river")), between(4, 8), between(50, 120)
-        place = place._replace(ranges=ranges, water=water, shore=shore, far_shore=far_shore)
-    elif label == "night":
-        place = place._replace(water=pick(("", "lake", "lake")), shore=between(4, 9), far_shore=between(40, 90))
-    elif label == "winter":
-        place = place._replace(ground="snow", grass=ink("#59604f"), leaf=ink("#2c4a38"), woods=between(0.4, 0.95),
-                               water=pick(("", "", "lake")), shore=9.0, snowline=0.3,
-                               ranges=ranges if chance(0.7) else _hills(dice))  # fmt: skip
+        return place._replace(
+            ranges=ranges, water=pick(("", "", "river")), hour=pick(("noon", "noon", "noon", "golden"))
+        )
+    if label == "sunset":
+        ranges, water = ranges if chance(0.6) else _hills(dice), pick(("", "lake", "lake", "river"))
+        return place._replace(ranges=ranges, water=water, shore=between(4, 8), far_shore=between(50, 120))
+    if label == "night":
+        return place._replace(water=pick(("", "lake", "lake")), shore=between(4, 9), far_shore=between(40, 90))
+    if label == "winter":
+        woods, water = between(0.4, 0.95), pick(("", "", "lake"))
+        ranges = ranges if chance(0.7) else _hills(dice)
         hour, weather = pick((("noon", "clear"), ("overcast", "snow")))
-        kinds = pick((("spruce",), ("spruce", "bare"), ("spruce", "pine"), ("bare", "spruce")))
-    elif label == "forest":
+        winter_trees = pick((("spruce",), ("spruce", "bare"), ("spruce", "pine"), ("bare", "spruce")))
+        return place._replace(
+            ranges=ranges, hour=hour, weather=weather, ground="snow", grass=ink("#59604f"), leaf=ink("#2c4a38"),
+            woods=woods, trees=winter_trees, water=water, shore=9.0, snowline=0.3,
+        )  # fmt: skip
+    if label == "forest":
         place = place._replace(woods=between(1.0, 1.15), canopy=between(6.5, 8.5), water=pick(("", "", "river")))
         hour = pick(("noon", "golden", "overcast"))
-        weather = "haze" if hour == "overcast" or chance(0.4) else "clear"
-    elif label == "lake":
+        return place._replace(hour=hour, weather="haze" if hour == "overcast" or chance(0.4) else "clear")
+    if label == "lake":
         place = place._replace(water="lake", shore=between(3.5, 9), far_shore=between(45, 150))
         hour = pick(("noon", "noon", "golden", "overcast"))
-        weather = pick(("haze", "rain")) if hour == "overcast" else "clear"
-    elif label == "coast":
+        return place._replace(hour=hour, weather=pick(("haze", "rain")) if hour == "overcast" else "clear")
+    if label == "coast":
         side = pick((-1.0, 1.0))
         ranges = (Range("carved", between(30, 60), 0.35, between(0.15, 0.28), 0.7, side),
                   Range("carved", between(150, 420), 0.5, between(0.06, 0.12), 0.6, pick((-side, side))))  # fmt: skip
-        place = place._replace(ranges=ranges, ground="beach", water="sea", shore=between(5, 9), far_shore=3000.0,
-                               snowline=9.0, leaf=ink("#3f7a34"), woods=0.22)  # fmt: skip
-        hour, kinds = pick(("noon", "noon", "golden", "sunset")), ("palm",)
-    else:
-        ranges = (*(Range("dunes", between(*z), 0.8, between(*rise), grain) for z, rise, grain in (
-            ((26, 40), (0.13, 0.22), 0.9), ((90, 130), (0.12, 0.2), 0.7), ((330, 420), (0.1, 0.16), 0.6))),
-            Range("carved", between(1000, 1400), 0.4, between(0.06, 0.2), 0.5))  # fmt: skip
-        place = place._replace(ranges=ranges, ground="sand", snowline=9.0, woods=0.0, rock=ink("#9a6248"),
-                               sand=dice.ink("#dba866", "#e0b880", "#cf8f55", "#d8a05a"))  # fmt: skip
-        hour, up = pick(("noon", "golden", "golden")), between(5, 7)
-    return Plan(place, hour, weather, kinds, horizon, up)
+        return place._replace(
+            ranges=ranges, shore=between(5, 9), hour=pick(("noon", "noon", "golden", "sunset")), ground="beach",
+            water="sea", far_shore=3000.0, snowline=9.0, leaf=ink("#3f7a34"), woods=0.22, trees=("palm",),
+        )  # fmt: skip
+    dunes = ((26, 40, 0.13, 0.22, 0.9), (90, 130, 0.12, 0.2, 0.7), (330, 420, 0.1, 0.16, 0.6))
+    ranges = (*(Range("dunes", between(a, b), 0.8, between(c, d), grain) for a, b, c, d, grain in dunes),
+              Range("carved", between(1000, 1400), 0.4, between(0.06, 0.2), 0.5))  # fmt: skip
+    return place._replace(
+        ranges=ranges, sand=dice.ink("#dba866", "#e0b880", "#cf8f55", "#d8a05a"), rock=ink("#9a6248"), ground="sand",
+        hour=pick(("noon", "golden", "golden")), up=between(5, 7), snowline=9.0, woods=0.0,
+    )  # fmt: skip
 
 
-def paint(seed: int, wanted: Plan, width: int, height: int) -> Brush:
-    """Paint what is planned, and return the brush with its layers; what the plan leaves open is drawn from `seed`."""
-    place, noise = wanted.place, Noise(Dice(seed, 2))
-    light = sky.light(Dice(seed, 7), wanted.hour, aspect=width / height, weather=wanted.weather)
-    camera = Camera(width, height, 1.05, wanted.horizon, wanted.up)
+def paint(seed: int, place: Place, width: int, height: int) -> Brush:
+    """Paint a place, and return the brush with its layers; all that is not planned is drawn from `seed`."""
+    noise = Noise(Dice(seed, 2))
+    light = sky.light(Dice(seed, 7), place.hour, aspect=width / height, weather=place.weather)
+    camera = Camera(width, height, 1.05, place.horizon, place.up)
     land = terrain.sample(camera, place, light, noise)
     seen = see(camera, land)
     layers = _compose(camera, land, seen, light, noise, Dice(seed, 3))
@@ -115,10 +99,8 @@ def paint(seed: int, wanted: Plan, width: int, height: int) -> Brush:
     for number in range(_SPRITES):
         # Each is drawn as tall as its nearest copy.
         tallest = max((tree.size / (tree.z * camera.pixel) for tree in planted if tree.sprite == number), default=0.0)
-        kind, dice = wanted.kinds[number % len(wanted.kinds)], Dice(seed, 100 + number)
-        leaf = (_EVERGREEN if kind in ("spruce", "pine") else place.leaf) * np.float32(dice.between(0.8, 1.25))
-        snow, size = 0.9 if place.ground == "snow" else 0.0, int(np.clip(tallest, 64, 640))
-        sprites.append(trees.draw(kind, dice, noise, light, leaf=leaf, size=size, snow=snow) if tallest > 1.2 else [])
+        size = int(np.clip(tallest, 64, 640))
+        sprites.append(trees.draw(place, number, Dice(seed, 100 + number), noise, light, size) if tallest > 1.2 else [])
     if land.depth.any():
         # Water mirrors only trees that stand beyond some water.
         shores = np.where(land.depth.any(axis=0), land.z[np.argmax(land.depth > 0, axis=0), 0], np.inf)
@@ -128,8 +110,8 @@ def paint(seed: int, wanted: Plan, width: int, height: int) -> Brush:
         _fill_water(layers, mirror, camera, land, seen, light, noise, foam=place.water == "sea")
     trees.stand(layers, camera, light, sprites, planted)
     brush = Brush(layers, light)
-    if wanted.weather in ("rain", "snow"):
-        _fall(brush, wanted.weather, Dice(seed, 6))
+    if place.weather in ("rain", "snow"):
+        _fall(brush, place.weather, Dice(seed, 6))
     return brush
 
 

@@ -79,7 +79,7 @@ class Noise:
 def _octaves(
     x: Floats, y: Floats, count: int, footprint: Floats | float
 ) -> Iterator[tuple[int, slice, Floats, Floats, Floats]]:
-    """Yield of each octave its number, the rows where its detail is wider than a pixel, its strength and points there."""
+    """Yield of each octave its number, the rows where its detail exceeds a pixel, its strength and its points there."""
     x, y = np.broadcast_arrays(x, y)
     turn, shift = complex(1), complex(0)
     for number in range(count):

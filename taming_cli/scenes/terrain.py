@@ -22,21 +22,26 @@ class Range(NamedTuple):
 
 
 class Place(NamedTuple):
-    """What a landscape is made of."""
+    """A landscape before it is painted: its land, hour, weather, trees and view."""
 
     ranges: tuple[Range, ...]
+    hour: str
+    leaf: Floats
+    grass: Floats
+    rock: Floats
+    sand: Floats = ink("#d9c08c")
+    weather: str = "clear"
+    ground: str = "grass"  # "grass", "snow", "sand" or "beach"
+    flowers: str = ""  # colour of some of the meadow's flowers
+    snowline: float = 0.16  # angle (height / distance) above which snow lies; large for none
     water: str = ""  # "", "lake", "river" or "sea"
     shore: float = 8.0  # distance of the near shore
     far_shore: float = 80.0
     woods: float = 0.0  # share of woodland
     canopy: float = 5.0  # height of its trees
-    ground: str = "grass"  # "grass", "snow", "sand" or "beach"
-    snowline: float = 0.16  # angle (height / distance) above which snow lies; large for none
-    flowers: str = ""  # colour of some of the meadow's flowers
-    leaf: Floats = ink("#2d5a27")
-    grass: Floats = ink("#6f9a3e")
-    rock: Floats = ink("#8a7f78")
-    sand: Floats = ink("#d9c08c")
+    trees: tuple[str, ...] = ()  # their kinds
+    horizon: float = 0.5  # of the camera, see `Camera`
+    up: float = 1.7
 
 
 class _Fan(NamedTuple):

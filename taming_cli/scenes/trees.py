@@ -14,7 +14,7 @@ from taming_cli.scenes.sky import Light
 from taming_cli.scenes.terrain import Place, veil
 from taming_cli.scenes.view import Camera, Land
 
-_SNOW = ink("#f2f6fb")
+_SNOW, _EVERGREEN = ink("#f2f6fb"), ink("#2b5034")
 
 
 class _Kind(NamedTuple):
@@ -61,8 +61,10 @@ class Tree(NamedTuple):
     tint: Floats
 
 
-def draw(kind: str, dice: Dice, noise: Noise, light: Light, *, leaf: Floats, size: int, snow: float) -> Sprite:
-    """Draw one tree `size` pixels tall, lit by `light`; `snow` in 0..1 lies on its upper sides."""
+def draw(place: Place, number: int, dice: Dice, noise: Noise, light: Light, size: int) -> Sprite:
+    """Draw tree `number` of a place, `size` pixels tall."""
+    kind, snow = place.trees[number % len(place.trees)], 0.9 if place.ground == "snow" else 0.0
+    leaf = (_EVERGREEN if kind in ("spruce", "pine") else place.leaf) * np.float32(dice.between(0.8, 1.25))
     look = _KINDS[kind]
     layers = blank(max(8, int(size * look.width)), size, 4)
     brush = Brush(layers, light)
