@@ -18,8 +18,8 @@ def _mountains(dice: Dice) -> tuple[Range, ...]:
     side, between = dice.pick((-1.0, 0.0, 0.0, 1.0)), dice.between
     return (
         Range("hills", between(60, 90), 0.5, between(0.03, 0.07), 0.7),
-        Range("carved", between(240, 340), 0.55, between(0.12, 0.26), between(0.7, 1.1), side),
-        Range("carved", between(900, 1300), 0.6, between(0.2, 0.34), between(0.7, 1.1)),
+        Range("mountains", between(240, 340), 0.55, between(0.12, 0.26), between(0.7, 1.1), side),
+        Range("mountains", between(900, 1300), 0.6, between(0.2, 0.34), between(0.7, 1.1)),
     )
 
 
@@ -35,10 +35,10 @@ def _hills(dice: Dice) -> tuple[Range, ...]:
 def plan(label: str, dice: Dice) -> Place:
     """Draw a place for one of LANDSCAPES."""
     pick, between, chance = dice.pick, dice.between, dice.chance
-    grass, ranges = dice.ink("#6f9a3e", "#7fa045", "#5f9040", "#93a04a"), _mountains(dice)
+    grass = dice.ink("#6f9a3e", "#7fa045", "#5f9040", "#93a04a")
     autumn, green = ("#a8642a", "#b88a2e", "#8f4a2a", "#7a7a30"), ("#2f5f2a", "#3a6a2e", "#27552f", "#47702a")
     leaf, rock = dice.ink(*(autumn if chance(0.22) else green)), dice.ink("#8a7f78", "#7b7c86", "#96826e", "#80766f")
-    woods, flowers = between(0.15, 0.75), pick(("", "#f2f0f4", "#d8486a", "#9a6ad0"))
+    ranges, woods, flowers = _mountains(dice), between(0.15, 0.75), pick(("", "#f2f0f4", "#d8486a", "#9a6ad0"))
     kinds = pick((("spruce", "broadleaf"), ("broadleaf", "birch"), ("spruce", "pine"), ("broadleaf", "poplar")))
     place = Place(ranges, label, leaf, grass, rock, flowers=flowers, woods=woods, trees=kinds,
                   horizon=between(0.42, 0.6), up=between(1.3, 2.4))  # fmt: skip
@@ -71,15 +71,17 @@ def plan(label: str, dice: Dice) -> Place:
         return place._replace(hour=hour, weather=pick(("haze", "rain")) if hour == "overcast" else "clear")
     if label == "coast":
         side = pick((-1.0, 1.0))
-        ranges = (Range("carved", between(30, 60), 0.35, between(0.15, 0.28), 0.7, side),
-                  Range("carved", between(150, 420), 0.5, between(0.06, 0.12), 0.6, pick((-side, side))))  # fmt: skip
+        ranges = (
+            Range("mountains", between(30, 60), 0.35, between(0.15, 0.28), 0.7, side),
+            Range("mountains", between(150, 420), 0.5, between(0.06, 0.12), 0.6, pick((-side, side))),
+        )
         return place._replace(
             ranges=ranges, shore=between(5, 9), hour=pick(("noon", "noon", "golden", "sunset")), ground="beach",
             water="sea", far_shore=3000.0, snowline=9.0, leaf=ink("#3f7a34"), woods=0.22, trees=("palm",),
         )  # fmt: skip
     dunes = ((26, 40, 0.13, 0.22, 0.9), (90, 130, 0.12, 0.2, 0.7), (330, 420, 0.1, 0.16, 0.6))
     ranges = (*(Range("dunes", between(a, b), 0.8, between(c, d), grain) for a, b, c, d, grain in dunes),
-              Range("carved", between(1000, 1400), 0.4, between(0.06, 0.2), 0.5))  # fmt: skip
+              Range("mountains", between(1000, 1400), 0.4, between(0.06, 0.2), 0.5))  # fmt: skip
     return place._replace(
         ranges=ranges, sand=dice.ink("#dba866", "#e0b880", "#cf8f55", "#d8a05a"), rock=ink("#9a6248"), ground="sand",
         hour=pick(("noon", "golden", "golden")), up=between(5, 7), snowline=9.0, woods=0.0,
@@ -142,14 +144,15 @@ def _fill_water(
     own = mix(ink("#4fb0a5"), ink("#14496b"), smoothstep(0.05, 0.5, depth)[..., None])
     surface = own * (light.ambient * 0.9 + light.beam * 0.35)
     mirror.picture[first:] += surface * wet
-    # What is z away and appears at tangent t has its mirror image at 2 * up / z - t: find such a z, from the bank on.
+    # What is z away and appears at tangent t has its mirror image at 2 * up / z - t: from the bank on, find such a z.
     dry = np.where(seen.wet > 0.5, 0, np.arange(camera.height)[:, None])
     source = bank = np.maximum.accumulate(dry, axis=0)[first:]
     far = mirror.distance[bank, columns]
-    for _ in range(7):
+    for _ in range(10):
         row = camera.horizon * camera.height - 0.5 - (below - 2 * camera.up / far) / camera.pixel
         source = np.abs(np.minimum(row, bank))
-        far = np.minimum(mirror.distance[(source + 0.5).astype(np.intp), columns], 1.4 * far)
+        there = mirror.distance[(source + 0.5).astype(np.intp), columns]
+        far = np.clip(there, far, 1.25 * far)
     sway = (waves * calm * np.minimum(below * 0.9, 0.09) / camera.pixel).astype(np.float32)
     source = np.abs(np.minimum(source + 0.8 * sway, bank))
     upper = source.astype(np.intp)

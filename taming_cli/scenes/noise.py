@@ -20,38 +20,20 @@ class Noise:
     def __init__(self, dice: Dice) -> None:
         self._table = dice.many(_PERIOD * _PERIOD)
 
-    def _corners(self, x: Floats, y: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats, Floats]:
-        """Return the fractions inside the cell and the four lattice values around it."""
+    def value(self, x: Floats, y: Floats) -> Floats:
+        """Return the noise at the points (x, y)."""
+        x, y = np.broadcast_arrays(x, y)
         floor_x, floor_y = np.floor(x), np.floor(y)
         column = floor_x.astype(np.int32) & (_PERIOD - 1)
         row = (floor_y.astype(np.int32) & (_PERIOD - 1)) * _PERIOD
         right, below = (column + 1) & (_PERIOD - 1), (row + _PERIOD) & (_PERIOD * _PERIOD - 1)
-        take = self._table.take
-        return (
-            x - floor_x,
-            y - floor_y,
-            take(row | column),
-            take(row | right),
-            take(below | column),
-            take(below | right),
-        )
-
-    def value(self, x: Floats, y: Floats) -> Floats:
-        """Return the noise at the points (x, y)."""
-        fx, fy, a, b, c, d = self._corners(*np.broadcast_arrays(x, y))
-        fx = fx * fx * (3 - 2 * fx)
-        fy = fy * fy * (3 - 2 * fy)
-        top = a + (b - a) * fx
-        return np.asarray(top + (c + (d - c) * fx - top) * fy)
-
-    def slope(self, x: Floats, y: Floats) -> tuple[Floats, Floats, Floats]:
-        """Return the noise and its derivatives along x and y."""
-        fx, fy, a, b, c, d = self._corners(x, y)
-        sx = fx * fx * (3 - 2 * fx)
-        sy = fy * fy * (3 - 2 * fy)
-        ba, ca = b - a, c - a
-        k = d - c - ba
-        return a + ba * sx + (ca + k * sx) * sy, 6 * fx * (1 - fx) * (ba + k * sy), 6 * fy * (1 - fy) * (ca + k * sx)
+        fx, fy, take = x - floor_x, y - floor_y, self._table.take
+        fx, fy = fx * fx * (3 - 2 * fx), fy * fy * (3 - 2 * fy)
+        upper = take(row | column)
+        upper = upper + (take(row | right) - upper) * fx
+        lower = take(below | column)
+        lower = lower + (take(below | right) - lower) * fx
+        return np.asarray(upper + (lower - upper) * fy)
 
     def fbm(self, x: Floats, y: Floats, octaves: int, footprint: Floats | float = 0.0, gain: float = 0.5) -> Floats:
         """Return the sum of octaves, scaled to [0, 1]; where all have faded it is 0.5."""
@@ -61,18 +43,16 @@ class Noise:
             total[rows] += fade * np.float32(gain**number / norm) * (self.value(px, py) - np.float32(0.5))
         return total
 
-    def carved(self, x: Floats, y: Floats, octaves: int, footprint: Floats | float) -> Floats:
-        """Return octaves damped by the slope so far, about [0, 1]: smooth valleys and sharp ridges, as erosion leaves.
+    def ridged(self, x: Floats, y: Floats, octaves: int, footprint: Floats | float) -> Floats:
+        """Return octaves with sharp ridges on the high ones of the octaves before, about [0, 1].
 
-        After I. Quilez, "Elevated" (2008).
+        After F. K. Musgrave, "Procedural Fractal Terrains", in Ebert et al., "Texturing and Modeling" (1994).
         """
-        total, slope_x, slope_y = np.zeros((3, *np.broadcast_shapes(x.shape, y.shape)), np.float32)
+        total = np.zeros(np.broadcast_shapes(x.shape, y.shape), np.float32)
         for number, rows, fade, px, py in _octaves(x, y, octaves, footprint):
-            n, dx, dy = self.slope(px, py)
-            slope_x[rows] += dx * fade
-            slope_y[rows] += dy * fade
-            damped = 1 + slope_x[rows] ** 2 + slope_y[rows] ** 2
-            total[rows] += fade * np.float32(0.55 * 0.5**number) * (n - np.float32(0.15)) / damped
+            ridge = 1 - np.abs(2 * self.value(px, py) - 1)
+            above = np.clip(2 * total[rows], 0, 1) if number else np.float32(1)
+            total[rows] += fade * np.float32(0.5 ** (number + 1)) * ridge * ridge * above
         return total
 
 
