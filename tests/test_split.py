@@ -5,6 +5,7 @@ from pathlib import Path
 
 from taming_cli.data.sources import Item, list_items
 from taming_cli.data.split import digest, split
+from tests.test_sources import make_tar
 
 
 def pictures(root: Path, contents: dict[str, bytes]) -> tuple[Item, ...]:
