@@ -44,14 +44,11 @@ class Camera(NamedTuple):
 
     def distances(self) -> Floats:
         """Return where to sample the land: a row of flat ground apart when near, a constant ratio apart when far."""
-        nearest = 0.5 * self.up / ((1 - self.horizon) / self.focal)
-        ratio = min(0.045, 1.25 / self.height**0.78)
-        z, distances = nearest, []
-        while z < 2600:
-            distances.append(z)
-            step = 1.4 if z > 1.8 * nearest else 3.0  # level ground at the first distances is below the picture
-            z += min(max(step * z * z * self.pixel / self.up, z * 0.002), z * ratio)
-        return np.array(distances, dtype=np.float32)
+        nearest = 0.8 * self.up * self.focal / (1 - self.horizon)
+        ratio, row = min(0.045, 1.25 / self.height**0.78), 1.4 * self.pixel / self.up  # a row is a step in 1 / z
+        near = 1 / np.arange(1 / nearest, row / ratio, -row)
+        far = ratio / row * (1 + ratio) ** np.arange(np.log(2600 * row / ratio) / np.log1p(ratio))
+        return np.concatenate([near, far]).astype(np.float32)
 
 
 class Land(NamedTuple):
