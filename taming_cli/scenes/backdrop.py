@@ -62,8 +62,9 @@ def _seat(brush: Brush, foot: Point, tall: float, dice: Dice, at: skeleton.Joint
     middle = foot[0] + float(at["pelvis"][0] + 0.35 * (at["right_knee"][0] + at["left_knee"][0])) * tall * 0.5
     wide, colour = dice.between(0.13, 0.2) * tall, dice.ink("#a8713f", "#7d4f9a", "#c2543f", "#4a7f8a", "#8a5a34")
     brush.shadow((middle, foot[1] - 0.01), wide * 1.7, 0.035, 0.7)
-    crate = box((middle, (top + foot[1]) / 2), wide, (foot[1] - top) / 2 - 0.006, 0.012)
-    brush.fill(crate, colour * np.float32(0.7), "furniture", _NEAR + 0.15, round_over=0.02)
+    for x in dice.pick(((0.0,), (-0.8, 0.8))):  # a crate, or the legs of a bench
+        wood = box((middle + x * wide, (top + foot[1]) / 2), 0.012 if x else wide, (foot[1] - top) / 2 - 0.006, 0.012)
+        brush.fill(wood, colour * np.float32(0.7), "furniture", _NEAR + 0.15, round_over=0.02)
     board = box((middle, top + 0.012), 1.08 * wide, 0.018, 0.012)
     brush.fill(board, colour, "furniture", _NEAR + 0.15, round_over=0.02)
 

@@ -138,7 +138,7 @@ def _rise(belt: Range, noise: Noise, u: Floats, z: Floats, pixel: float) -> Floa
         crest = noise.fbm((x + 0.5 * noise.value(x * 0.7, y * 0.7)) * 0.55, y * 1.3, 2, footprint, 0.3)
         rise = (1 - np.sqrt((2 * crest - 1) ** 2 + 0.002)) ** 2.2 * 1.1
     else:
-        rise = (noise.ridged(x, y, 9, footprint) - 0.25) * 1.5
+        rise = noise.ridged(x, y, 9, footprint) * 1.25 - 0.05
     lateral = 0.55 + 0.75 * noise.value(u * 2.1 + belt.distance, np.full_like(u, 0.37 * belt.distance))
     if belt.side:
         lateral = lateral * smoothstep(-0.12, 0.4, u * belt.side)
