@@ -41,7 +41,7 @@ def ellipse(centre: Point, rx: float, ry: float) -> Shape:
     def field(x: Floats, y: Floats) -> Floats:
         x, y = (x - centre[0]) / rx, (y - centre[1]) / ry
         k = np.sqrt(x * x + y * y)
-        return k * (k - 1) / np.maximum(np.sqrt((x / rx) ** 2 + (y / ry) ** 2), 1e-6)
+        return np.asarray(k * (k - 1) / np.maximum(np.sqrt((x / rx) ** 2 + (y / ry) ** 2), 1e-6))
 
     x, y = centre
     return Shape((x - 1.3 * rx, y - 1.3 * ry, x + 1.3 * rx, y + 1.3 * ry), field)

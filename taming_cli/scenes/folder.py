@@ -115,7 +115,7 @@ def _paths(out: Path, number: int, kind: Kind | None) -> dict[str, Path]:
 def _write_scene(out: Path, size: Size, kind: Kind | None, number: int) -> None:
     paths, drawn = _paths(out, number, kind), scene(number, size.width, size.height, kind=kind)
     depth = np.floor(drawn.depth.astype(np.float64) * 65535 + 0.5).astype(np.uint16)
-    content = {
+    content: dict[str, str | Image.Image] = {
         "keypoints": json.dumps(_coco(drawn.keypoints, f"{drawn.label}/{paths['images'].name}", size)) + "\n",
         "pose": Image.fromarray(drawn.pose),
         "depth": Image.fromarray(depth),

@@ -122,7 +122,7 @@ def _shore(place: Place, fan: _Fan) -> Floats:
         return np.asarray((np.abs(fan.x - bend) - 3.2) / (0.6 * fan.z + 3) * 1.5)
     near = np.log(place.shore) - q + wobble
     far = q - np.log(place.far_shore) + 0.9 * wobble
-    return near if place.water == "sea" else np.maximum(near, far)
+    return np.asarray(near if place.water == "sea" else np.maximum(near, far))
 
 
 def _rise(belt: Range, noise: Noise, u: Floats, z: Floats, pixel: float) -> Floats:
@@ -154,7 +154,7 @@ def _woodland(place: Place, fan: _Fan, height: Floats, relief: Floats) -> Floats
     begins = smoothstep(3, 6, fan.z) if place.woods > 0.95 else smoothstep(6, 14, fan.z)
     dry = smoothstep(0.12, 0.3, height) if place.water else height >= 0
     treeline = smoothstep(0.8, 0.55, relief / np.maximum(place.snowline * fan.z, 1e-3) * 0.9)
-    return density * treeline * dry * begins
+    return np.asarray(density * treeline * dry * begins)
 
 
 def _materials(
@@ -184,7 +184,7 @@ def _materials(
         lay(sand, np.ones_like(height) if place.ground == "sand" else smoothstep(0.02, 0.006, ratio), "sand")
     if stone.any():
         bare = smoothstep(0.34, 0.6, slope + 1.6 * ratio - 0.12 + 0.5 * mottle) * smoothstep(0.02, 0.06, stone / z)
-        strata = 0.84 + 0.32 * noise.value(height / 9 + mottle * 3, np.float32(0.5)) + 0.4 * mottle
+        strata = 0.84 + 0.32 * noise.value(height / 9 + mottle * 3, np.array(0.5, np.float32)) + 0.4 * mottle
         lay(place.rock * strata[..., None], bare, "mountain")
         label[(bare > 0.5) & (z < 140)] = LABEL["rock"]  # cliffs
     if place.woods:
@@ -216,7 +216,7 @@ def _shading(light: Light, fan: _Fan, height: Floats) -> Floats:
     order = slice(None, None, -1) if right > 0 else slice(None)
     over = np.maximum.accumulate(ray[:, order], axis=1)[:, order] - ray
     shadow = 1 - 0.85 * smoothstep(0.0, 0.02, over / fan.z)
-    return (facing * shadow)[..., None] * light.beam + (0.55 + 0.45 / size)[..., None] * light.ambient
+    return np.asarray((facing * shadow)[..., None] * light.beam + (0.55 + 0.45 / size)[..., None] * light.ambient)
 
 
 def veil(light: Light, u: Floats) -> Floats:

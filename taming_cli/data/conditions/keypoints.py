@@ -96,8 +96,8 @@ def _sheets(content: Any) -> list[Sheet]:
     if "people" in content or "bodies" in content:
         return [_open_pose(content)]
     if "instance_info" in content:  # MMPose, a list of frames
-        frames = [_coco({**content, "annotations": each["instances"]})[0] for each in _frames(content)]
-        return frames or [Sheet(None, _size(content), ())]
+        pictures = [_coco({**content, "annotations": each["instances"]})[0] for each in _frames(content)]
+        return pictures or [Sheet(None, _size(content), ())]
     if "annotations" not in content and "images" not in content:
         return _coco({**content, "annotations": [content]})
     return _coco(content)
