@@ -183,7 +183,7 @@ def test_the_shared_masks_are_said_for_what_they_are(shared: Path, heard: Any) -
     for name, words in (
         ("masks-0-and-255", "256 labels, of which 2 occur: 0, 255. .*--label-values 0,255"),
         ("masks-void-255", "256 labels, of which 6 occur: 0 to 4, 255. .*--unlabelled"),
-        ("masks-true-colour", "0.png: a picture in colour; give a table of colours"),
+        ("masks-true-colour", "0.png: a picture in colour; give a table of the labels' colours"),
     ):
         with pytest.raises(UsageError, match=words):
             settle(cases / name)

@@ -69,7 +69,7 @@ def test_a_file_system_without_locks_is_said_once_and_the_work_goes_on(
     said = [record.getMessage() for record in caplog.records if "locked" in record.getMessage()]
     assert 1 <= len(said) == len(set(said))
     assert all(os.strerror(number) in each and str(tmp_path) in each for each in said)
-    assert all("nothing keeps a second process out" in each for each in said)
+    assert all("do not start a second process" in each for each in said)
 
 
 @pytest.mark.parametrize("work", [train, tokenize])

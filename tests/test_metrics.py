@@ -268,5 +268,5 @@ def test_precision_and_recall_count_pictures_within_balls() -> None:
     assert found.precision == pytest.approx(covered(made, real))
     assert found.recall == pytest.approx(covered(real, made))
     assert 0 < found.precision < 1
-    with pytest.raises(UsageError, match="no neighbour number 3"):
+    with pytest.raises(UsageError, match="fewer than 3 neighbours"):
         precision_recall(made[:3], real)

@@ -297,7 +297,7 @@ def test_of_several_shards_each_gives_its_name(tmp_path: Path):
 @pytest.mark.parametrize("file_name", ARCHIVES)
 def test_a_damaged_archive_is_named(tmp_path: Path, file_name):
     (tmp_path / file_name).write_bytes(b"\x1f\x8b" + bytes(range(256)) * 4)
-    with pytest.raises(BadFileError, match=rf"{file_name}: a damaged archive"):
+    with pytest.raises(BadFileError, match=rf"{file_name}: the archive is damaged"):
         list_items([tmp_path / file_name])
 
 

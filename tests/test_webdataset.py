@@ -134,7 +134,7 @@ def test_labels_may_begin_with_a_byte_order_mark(listed, text: bytes):
         (["1.png", ("1.cls", b" \n")], ("1.cls", "is empty")),
         (["1.png", ("1.cls", b"cat\ndog")], ("1.cls", "more than one line")),
         (["1.png", ("1.cls", b"x" * 5000)], ("1.cls", "more than one line")),
-        (["1.png", ("1.cls", b"\x80\x04K\x03.")], ("1.cls", "not text in utf-8")),
+        (["1.png", ("1.cls", b"\x80\x04K\x03.")], ("1.cls", "not utf-8 text")),
     ],
 )
 def test_a_conflict_or_no_label_is_an_error_that_names_the_members(listed, members, words: tuple[str, ...]):

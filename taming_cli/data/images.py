@@ -223,7 +223,12 @@ def save_png(path: Path, picture: Image.Image, text: Mapping[str, str] | None = 
     for key, value in (text or {}).items():
         # Settings may contain a file name that is not valid utf-8: keep it readable rather than fail.
         chunks.add_text(key, value.encode("utf-8", "backslashreplace").decode("utf-8"))
-    write_atomically(path, lambda temporary: picture.save(temporary, "PNG", pnginfo=chunks), durable=False)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("xb") as stream:  # Pillow removes what it opened, and with it the size for an error
+            picture.save(stream, "PNG", pnginfo=chunks)
+
+    write_atomically(path, write, durable=False)
 
 
 def to_float(image: Tensor) -> Tensor:

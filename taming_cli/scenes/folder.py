@@ -156,7 +156,11 @@ def _coco(figures: list[Keypoints], name: str, size: Size) -> dict[str, Any]:
 
 
 def _put(path: Path, content: str | Image.Image) -> None:
-    if isinstance(content, str):
-        write_atomically(path, lambda temporary: temporary.write_text(content), durable=False)
-    else:
-        write_atomically(path, lambda temporary: content.save(temporary, format="PNG"), durable=False)
+    def write(temporary: Path) -> None:
+        with temporary.open("xb") as stream:
+            if isinstance(content, str):
+                stream.write(content.encode())
+            else:
+                content.save(stream, format="PNG")
+
+    write_atomically(path, write, durable=False)

@@ -158,7 +158,9 @@ def _check_lossless(image: ImageFile) -> None:
     if kind == "JPEG":
         raise BadImageError("JPEG changes values, so its labels cannot be trusted; create the map again, as PNG")
     if kind not in _FORMATS or "webp" in str(image.info.get("compression")):
-        raise BadImageError(f"label maps are read from lossless {', '.join(_FORMATS)} files; not from {kind}")
+        raise BadImageError(
+            f"label maps are read from {', '.join(_FORMATS)} files, which are lossless; not from {kind}"
+        )
 
 
 def _storage(image: ImageFile) -> str:
