@@ -22,7 +22,7 @@ from taming_cli.data.batches import Skipped, eval_batches
 from taming_cli.data.contents import Content
 from taming_cli.data.images import SETTINGS, png_settings, write_png
 from taming_cli.data.sources import Item
-from taming_cli.data.tokens import TokenFile
+from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import UsageError
 from taming_cli.metrics import psnr
 from taming_cli.runtime.checkpoint import tensors_sha256

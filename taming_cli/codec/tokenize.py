@@ -20,9 +20,11 @@ from taming_cli.config.shard import Shard
 from taming_cli.config.size import Size
 from taming_cli.data.batches import Skipped, eval_batches
 from taming_cli.data.images import Crop, centre_crop, random_resized_crop
-from taming_cli.data.sources import Item, digest
-from taming_cli.data.token_writer import Finished, TokenJob
-from taming_cli.data.tokens import TokenHeader
+from taming_cli.data.sources import Item
+from taming_cli.data.split import digest
+from taming_cli.data.tokens.header import TokenHeader
+from taming_cli.data.tokens.merge import Finished
+from taming_cli.data.tokens.writer import TokenJob
 from taming_cli.errors import UsageError
 from taming_cli.runtime.device import autocast, pick_device, pick_precision
 from taming_cli.runtime.interrupt import StopRequest
