@@ -233,10 +233,8 @@ def build(
         else:
             found = find(name, given=weights, offline=offline, on_bytes=on_bytes)
     except MissingWeightsError as error:
-        raise MissingWeightsError(
-            f"{error}; or use --features efficientnet-lite0, which needs no download and is not called FID; "
-            "see: taming guide evaluation"
-        ) from error
+        lite = "or use --features efficientnet-lite0, which needs no download and is not called FID"
+        raise MissingWeightsError(f"{error}; {lite}; see: taming guide evaluation") from error
     return _BY_NAME[name](found, resize)
 
 

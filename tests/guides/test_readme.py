@@ -3,15 +3,13 @@
 import re
 from pathlib import Path
 
-from taming_cli import scenes
-from taming_cli.config.size import Size
-from tests.guides.reading import README, ROOT, blocks, follow
+from tests.guides.reading import README, ROOT, blocks, follow, run
 
 TEXT = README.read_text()
 
 
 def test_every_command_and_the_python_run(folder: Path) -> None:
-    scenes.write(Path("photos"), count=6, size=Size(48, 48), seed=0)
+    run("taming demo-data photos -n 6 --size 48x48")
     first, *rest = blocks(README)
     venv, install, *lines = first.commands()
     assert venv == "python3 -m venv .venv && source .venv/bin/activate"  # as scripts/environment does

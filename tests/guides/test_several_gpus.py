@@ -5,13 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from taming_cli import scenes
-from taming_cli.config.size import Size
 from tests.guides.reading import GUIDES, blocks, run
 
 
 def test_every_command_runs(made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scenes.write(Path("photos"), count=8, size=Size(48, 48), seed=0)
+    run("taming demo-data photos -n 8 --size 48x48")
     shutil.copy(made / "runs/train-vqgan/001/checkpoints/best.safetensors", "vq.safetensors")
     shutil.copy(made / "runs/train-prior/001/checkpoints/best.safetensors", "prior.safetensors")
     shutil.copy(made / "demo.h5", "tokens.h5")
