@@ -27,6 +27,7 @@ SHORT = {
     "BATCH_SIZE": "2",
     "SIZE": "32x32",
     "CH_MULT": "1,1,1,1",
+    "HELD": "0.2",
     "VAL_IMAGES": "2",
     "VAL_WINDOWS": "2",
     "SAMPLES": "1",
@@ -36,10 +37,10 @@ SHORT = {
     "PRESET": "tiny",
 }
 SMALLER = {
-    "demo-data demo": "demo-data demo -n 48 --size 128x128",
+    "demo-data demo": "demo-data demo -n 24 --size 96x96",
     "1280x832": "96x64",
     "640x416": "96x64",
-    "512x256": "160x128",
+    "512x256": "128x96",
     "512x512": "64x64",
     'class_name="lake"': 'class_name="lake", size="64x48"',
     "--accept-rate 0.05": "--accept-rate 0.5",

@@ -13,5 +13,5 @@ def test_every_command_runs(begun: Path) -> None:
     follow(blocks(GUIDES / "any-size.md"))
     runs = sorted(Path("runs/sample").iterdir())[before:]
     sizes = [Image.open(run / "000000.png").size for run in (*runs[:3], runs[4])]
-    assert sizes == [(96, 64), (128, 128), (160, 128), (64, 64)]
+    assert sizes == [(96, 64), (96, 96), (128, 96), (64, 64)]
     assert len(list(runs[3].glob("0*.png"))) == 4

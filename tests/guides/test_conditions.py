@@ -9,4 +9,4 @@ def test_every_command_runs(begun: Path) -> None:
     before = len(list(Path("runs/sample").iterdir()))
     follow(blocks(GUIDES / "conditions.md"))
     assert len(list(Path("runs/sample").iterdir())) == before + 4
-    assert len(list(Path("edges").rglob("*.png"))) == 48
+    assert len(list(Path("edges").rglob("*.png"))) == 24

@@ -19,7 +19,7 @@ def test_every_command_and_the_python_run(folder: Path) -> None:
     assert len(list(Path("runs/sample/002").glob("*.png"))) == 2
     assert len(list(Path("runs/sample/003").glob("*.png"))) == 17
     assert names["painted"].images.shape == (1, 3, 64, 96)
-    assert names["whole"].images.shape == (2, 3, 128, 128)
+    assert names["whole"].images.shape == (2, 3, 96, 96)
 
 
 def test_it_is_short() -> None:

@@ -16,7 +16,7 @@ COMPLETIONS = "Completions"
 def test_every_command_and_the_python_run(begun: Path) -> None:
     names = follow([block for block in blocks(PAGE) if block.heading != COMPLETIONS])
     assert names["painted"].images.shape == (1, 3, 64, 96)
-    assert names["whole"].images.shape == (2, 3, 128, 128)
+    assert names["whole"].images.shape == (2, 3, 96, 96)
     assert names["x_rec"].shape == names["x"].shape
 
 
