@@ -5,8 +5,8 @@
 # repeated).
 _taming_command() {
     case $1 in
-    '') commands='train-vqgan tokenize reconstruct decode train-prior sample import export info demo-data report doctor annotate eval tokens presets weights' flags='--version -h,--help' ;;
-    'train-vqgan') commands='' flags='--preset --config -o,--out --name --resume -0,--null --weights --offline --dry-run --nproc --json -q,--quiet --debug --kind --labels --unlabelled --colours --label-values --missing --depth-range --pictures --size --steps --minutes --batch-size --accumulate --gradient-checkpointing --learning-rate --critic-learning-rate --betas --warmup --final-lr --disc-final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --legacy --disc-weight --critic-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --flip,--no-flip --held --val-every --val-images --save-every --snapshots --tensorboard --seed --device --precision --workers --cache --val --init --train --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --normalize --disc-ndf --disc-num-layers --disc-loss -v,--verbose --max-pixels -h,--help' ;;
+    '') commands='train-vqgan tokenize reconstruct decode train-prior sample import export info demo-data report doctor guide annotate eval tokens presets weights' flags='--version -h,--help' ;;
+    'train-vqgan') commands='' flags='--preset --config -o,--out --name --resume -0,--null --weights --offline --dry-run --nproc --json -q,--quiet --debug --kind --labels --unlabelled --colours --label-values --missing --depth-range --pictures --size --steps --minutes --batch-size --accumulate --gradient-checkpointing --learning-rate --disc-learning-rate --betas --warmup --final-lr --disc-final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --legacy --disc-weight --disc-train-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --flip,--no-flip --held --val-every --val-images --save-every --snapshots --tensorboard --seed --device --precision --workers --cache --val --init --train --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --normalize --disc-ndf --disc-num-layers --disc-loss -v,--verbose --max-pixels -h,--help' ;;
     'tokenize') commands='' flags='--ckpt -o,--out --size --views +--cond +--cond-ckpt -0,--null --shard --batch-size --device --precision --memory --workers --config --dry-run --json -q,--quiet --debug -v,--verbose --max-pixels -h,--help' ;;
     'reconstruct') commands='' flags='--ckpt -o,--out --size --pictures --batch-size --device --precision --memory --workers --shard --config --dry-run --json -q,--quiet --debug -v,--verbose --max-pixels -h,--help' ;;
     'decode') commands='' flags='--codec --batch-size --device --precision --memory --shard --config --dry-run --json -q,--quiet --debug -v,--verbose -h,--help' ;;
@@ -18,6 +18,7 @@ _taming_command() {
     'demo-data') commands='' flags='-n,--count --size --seed --kind --workers --json -q,--quiet --debug -v,--verbose -h,--help' ;;
     'report') commands='' flags='-o,--out --by --json -q,--quiet --debug -v,--verbose -h,--help' ;;
     'doctor') commands='' flags='--json -q,--quiet --debug -v,--verbose -h,--help' ;;
+    'guide') commands='' flags='--json -q,--quiet --debug -v,--verbose -h,--help' ;;
     'annotate') commands='segmentation depth pose edges' flags='-h,--help' ;;
     'annotate segmentation') commands='' flags='-o,--out --shard --weights --offline --device --workers --config --dry-run --json -q,--quiet --debug --model -v,--verbose --max-pixels -h,--help' ;;
     'annotate depth') commands='' flags='-o,--out --shard --weights --offline --device --workers --config --dry-run --json -q,--quiet --debug --model -v,--verbose --max-pixels -h,--help' ;;
@@ -100,6 +101,7 @@ _taming_value_of_argument() {
     'import 0') suffixes='.ckpt .pt .pth .bin .safetensors' ;;
     'export 0' | 'eval rfid 0' | 'eval recon 0' | 'eval codebook 0' | 'eval nll 0') suffixes='.safetensors' ;;
     'info 0') suffixes='.ckpt .pt .pth .bin .safetensors .h5' ;;
+    'guide 0') words='own-pictures conditions any-size evaluation several-gpus published-models settings troubleshooting' ;;
     'eval fid 0' | 'eval fid 1' | 'eval is 0' | 'eval kid 0' | 'eval kid 1' | 'eval prc 0' | 'eval prc 1') suffixes='.avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt .h5 .npz' ;;
     'presets show 0') words='tiny small f16-1024 f16-16384' ;;
     'train-vqgan '* | 'tokenize '* | 'reconstruct '* | 'annotate segmentation '* | 'annotate depth '* | 'annotate pose '* | 'annotate edges '* | 'eval rfid '* | 'eval recon '*) suffixes='.avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt' ;;
@@ -176,6 +178,7 @@ _taming_help() {
     *' demo-data') help='Draw a small data set of landscapes and figures, with segmentation, depth and pose maps and classes' ;;
     *' report') help='Write one page: of a run anew, or of several runs beside one another' ;;
     *' doctor') help='Check versions, devices, precision, weights, folders, settings: exit code 1 where something needed would fail' ;;
+    *' guide') help='List the guides, or print one' ;;
     *' annotate') help='Make the condition maps of pictures, each at its picture'\''s size and relative path, as PNG' ;;
     *' eval') help='Measure pictures, codecs and priors' ;;
     *' tokens') help='Check and join token files' ;;
@@ -229,7 +232,7 @@ _taming_help() {
     *' --accumulate') help='Parts that a step'\''s pictures are taken in, one after the other; their gradients are added up. Default 1.' ;;
     *' --gradient-checkpointing') help='Make activations once more on the way back instead of keeping them: less memory, a third slower.' ;;
     *' --learning-rate') help='Peak learning rate of the codec. Default 0.0003.' ;;
-    *' --critic-learning-rate') help='Peak learning rate of the discriminator. Default 0.0002.' ;;
+    *' --disc-learning-rate') help='Peak learning rate of the discriminator. Default 0.0002.' ;;
     *' --betas') help='Adam'\''s two betas. Default 0.5,0.9.' ;;
     *' --warmup') help='Steps of linear warm-up. Default 50.' ;;
     *' --final-lr') help='Learning rate at the end as a share of its peak (cosine). Default 0.02.' ;;
@@ -244,7 +247,7 @@ _taming_help() {
     *' --beta') help='Weight of the commitment term within them. Default 0.25.' ;;
     *' --legacy') help='Put beta on the codebook term instead, as the published code did.' ;;
     *' --disc-weight') help='Weight of the adversarial term, times the adaptive weight. Default 0.2.' ;;
-    *' --critic-start') help='Share of the training after which the critic trains; its term counts later. Default 0.3.' ;;
+    *' --disc-train-start') help='Share of the training after which the discriminator trains; its term counts later. Default 0.3.' ;;
     *' --disc-start') help='Share of the training after which the adversarial term counts. Default 0.4.' ;;
     *' --disc-ramp') help='Share of the training over which that term grows to its weight. Default 0.1.' ;;
     *' --quantizer') help='How the codebook learns: moving averages (ema) or by its own loss (vq, as published). Default ema.' ;;
@@ -278,8 +281,8 @@ _taming_help() {
     *' --codebook-size') help='Entries of the codebook, K. Default 1024.' ;;
     *' --codebook-dim') help='Length of each entry, D. Default 8.' ;;
     *' --normalize') help='Compare codes by angle: entries and encoder outputs are scaled to length 1.' ;;
-    *' --disc-ndf') help='Channels of the critic'\''s first layer. Default 32.' ;;
-    *' --disc-num-layers') help='Strided layers of the critic: 3 see 70 x 70 pixels each, 2 see 34 x 34. Default 2.' ;;
+    *' --disc-ndf') help='Channels of the discriminator'\''s first layer. Default 32.' ;;
+    *' --disc-num-layers') help='Strided layers of the discriminator: 3 see 70 x 70 pixels each, 2 see 34 x 34. Default 2.' ;;
     *' --disc-loss') help='The adversarial loss. Default hinge.' ;;
     *' -v' | *' --verbose') help='Say the settings and where each came from, and what is chosen.' ;;
     *' --max-pixels') help='Pixels that a picture may have; larger ones are skipped. Default 178956970.' ;;
@@ -320,7 +323,7 @@ _taming_help() {
     *' --candidates') help='With --complete: so many fillings are drawn, and the one kept that what comes after it fits best. Default 1.' ;;
     *' --keep') help='With --complete: `pixels` leaves what is known as it is, and fits the colours beside it; `codes` keeps its codes, and decodes all. Default pixels.' ;;
     *' --accept-rate') help='Draw n / rate and keep the n that --classifier gives their class the most; 1: all. Default 1.' ;;
-    *' --classifier') help='That judge: efficientnet-lite0 (no download) or one of torchvision, such as resnet50. Default efficientnet-lite0.' ;;
+    *' --classifier') help='That classifier: efficientnet-lite0 (no download) or one of torchvision, such as resnet50. Default efficientnet-lite0.' ;;
     *' --stride') help='Columns that share a window: 1 is the paper'\''s procedure, more is faster; 0: half the window'\''s. Default 0.' ;;
     *' --allow-non-finite') help='Import it though weights are NaN or infinite.' ;;
     *' --to') help='Whose layout: the authors'\'', or diffusers'\'' VQModel.' ;;

@@ -9,7 +9,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 """Ctrl-C is tested too, and whoever starts the tests in the background may have it ignored."""
 
 
-LONGEST = ("test_distributed", "test_readme", "test_evaluate", "test_evaluate_all", "test_command_line", "test_cli")
+LONGEST = (
+    "test_own_pictures",
+    "test_distributed",
+    "test_conditions",
+    "test_several_gpus",
+    "test_evaluate",
+    "test_evaluate_all",
+    "test_command_line",
+    "test_cli",
+)
 """Files that take minutes. They are begun first, so that none is left to one process while the others have ended."""
 
 

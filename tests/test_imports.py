@@ -192,7 +192,9 @@ def test_an_import_that_the_table_allows_is_not_found(module: str, source: str) 
     assert faults(module, source, begins_with_the_program=True) == []
 
 
-@pytest.mark.parametrize("arguments", [None, ["--help"], ["train-vqgan", "--help"], ["presets", "ls"], []])
+@pytest.mark.parametrize(
+    "arguments", [None, ["--help"], ["train-vqgan", "--help"], ["presets", "ls"], ["guide", "conditions"], []]
+)
 def test_the_program_starts_without_torch_numpy_and_h5py(arguments: list[str] | None, tmp_path: Path) -> None:
     code = (
         "import sys\n"

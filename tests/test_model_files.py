@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+import taming_cli
 from taming_cli import VQGAN, Pipeline
 from taming_cli.data.images import png_settings, tensor
 from taming_cli.data.tokens.file import TokenFile
@@ -43,14 +44,14 @@ def test_it_is_one_file_of_15_mb_at_most_that_says_how_it_was_made_and_not_where
     assert f"{path().stat().st_size / 1e6:.1f} MB" in readme
 
 
-def test_readme_says_the_labels_and_colours_of_its_maps() -> None:
+def test_the_guide_lists_the_labels_and_colours_of_its_maps() -> None:
     colours = read_header(path()).about["conditions"]["segmentation"]["colours"]
     assert tuple(colours["names"]) == LABELS[:11]
     assert colours["rgb"] == PALETTE[:11].tolist()
-    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-    rows = [line.strip("| ").split(" | ") for line in readme.splitlines()]
-    assert [f"`{bytes(colour).hex()}`" for colour in colours["rgb"]] in rows
-    assert colours["names"] in rows
+    text = (Path(taming_cli.__file__).parent / "guides" / "conditions.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines()]
+    for value, (name, colour) in enumerate(zip(colours["names"], colours["rgb"], strict=True)):
+        assert [str(value), name, f"`{bytes(colour).hex()}`"] in rows
 
 
 def test_in_an_empty_folder_it_is_taken_and_said(empty: Path) -> None:

@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 import taming_cli
-from taming_cli.cli import annotate, codec, doctor, evaluate, exchange, files, prior, report, weights
+from taming_cli.cli import annotate, codec, doctor, evaluate, exchange, files, guide, prior, report, weights
 from taming_cli.cli.console import sent, silence
 from taming_cli.cli.lifecycle import surrounded
 from taming_cli.errors import OfOneProcessError, TamingError
@@ -76,6 +76,7 @@ for _register in (
     report.register,
     weights.register,
     doctor.register,
+    guide.register,
 ):
     _register(app)
 
@@ -112,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _say("stopped", 130)
     except MemoryError:
-        return _say("out of memory; use a smaller --batch-size or --size", 1, debug)
+        return _say("out of memory; use a smaller --batch-size or --size; see: taming guide troubleshooting", 1, debug)
     except OSError as error:
         return _say(_of_a_file(error), 1, debug)
     except Exception as error:
@@ -120,7 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         kind, text = type(error).__name__, " ".join(str(error).split())
         if kind == "OutOfMemoryError" or "can't allocate memory" in text:  # torch's for devices, and for this machine
-            return _say("out of memory; use a smaller --batch-size or --size", 1)
+            return _say("out of memory; use a smaller --batch-size or --size; see: taming guide troubleshooting", 1)
         return _say(f"{kind}: {text} (a defect of taming: run again with --debug and report what it shows)", 1)
 
 

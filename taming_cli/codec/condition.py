@@ -161,7 +161,8 @@ class Condition:
             raise BadImageError(f"{item.name}: its {self.encoder.kind} map: {error}") from error
         if Size(*image.size) != size:
             raise UsageError(
-                f"{_where(found)} is {Size(*image.size)}, but its picture {_where(item)} is {size}; make them one size"
+                f"{_where(found)} is {Size(*image.size)}, but its picture {_where(item)} is {size}; make them one "
+                "size; see: taming guide conditions"
             )
         return image
 
@@ -202,7 +203,8 @@ def conditions(asked: Mapping[str, Path | None], codecs: Sequence[Path], items: 
         encoder = _rule(kind) if kind in RULES else networks.pop(kind, None)
         if encoder is None:
             raise UsageError(
-                f"condition {kind!r} needs a codec: train one with --kind {kind}, and name it: --cond-ckpt"
+                f"condition {kind!r} needs a codec: train one with --kind {kind}, and name it: --cond-ckpt; "
+                "see: taming guide conditions"
             )
         if maps is None and kind not in MADE:
             raise UsageError(

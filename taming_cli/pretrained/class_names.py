@@ -62,7 +62,8 @@ def match(
         raise UsageError(
             f"{len(without)} of the {len(must)} classes asked for are no class of the classifier {classifier.name},"
             f" which has {len(classifier.classes)}; the first is {first!r}{several}: say which it is with"
-            f' --class-map FILE, JSON like {{{json.dumps(first)}: "{classifier.classes[0]}"}}'
+            f' --class-map FILE, JSON like {{{json.dumps(first)}: "{classifier.classes[0]}"}}; see: '
+            "taming guide any-size"
         )
     return torch.tensor(found, dtype=torch.int64)
 

@@ -234,7 +234,7 @@ def build(
             found = find(name, given=weights, offline=offline, on_bytes=on_bytes)
     except MissingWeightsError as error:
         lite = "or use --features efficientnet-lite0, which needs no download and is not called FID"
-        raise MissingWeightsError(f"{error}; {lite}") from error
+        raise MissingWeightsError(f"{error}; {lite}; see: taming guide evaluation") from error
     return _BY_NAME[name](found, resize)
 
 

@@ -175,6 +175,7 @@ def build(
         raise MissingWeightsError(
             f"{error}; or choose another perceptual network: {', '.join(others)}"
             + (" (efficientnet-lite0 needs no download)" if "efficientnet-lite0" in others else "")
+            + "; see: taming guide troubleshooting"
         ) from error
     return LPIPS(name, found) if name in _LPIPS else EfficientNetDistance(name, found)
 

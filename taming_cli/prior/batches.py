@@ -268,7 +268,7 @@ def _refuse_other(first: Path, one: TokenHeader, path: Path, other: TokenHeader)
     if other.codec_sha256 != one.codec_sha256:
         raise UsageError(
             f"{path} was made with another codec ({other.codec_sha256[:12]}) than {first} ({one.codec_sha256[:12]}); "
-            "tokenize both with one"
+            "tokenize both with one; see: taming guide troubleshooting"
         )
     if other.conditions != one.conditions:
         raise UsageError(

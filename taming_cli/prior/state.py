@@ -149,7 +149,10 @@ def first_prior(prior: PriorConfig, train: PriorTrainConfig, data: TokenSet) -> 
         if there != asked:
             raise UsageError(f"{train.init} has {name} {there}, not {asked}; leave that setting out")
     if model.about["codec_sha256"] != data.header.codec_sha256:
-        raise UsageError(f"{train.init} was trained with another codec than the tokens were made with")
+        raise UsageError(
+            f"{train.init} was trained with another codec than the tokens were made with; tokenize with the prior's; "
+            "see: taming guide own-pictures"
+        )
     if gpt.config.window.width > data.smallest.width or gpt.config.window.height > data.smallest.height:
         raise UsageError(f"{train.init} needs grids of {gpt.config.window} cells; the tokens have {data.smallest}")
     _refuse_other_conditions(gpt.config, model, train, data)

@@ -138,24 +138,24 @@ def _refuse_void(found: Counted, pixels: NDArray[np.int64], unlabelled: bool) ->
     """Raise UsageError for masks of 0 and 255, sharp or smoothed, and if 255 probably means unlabelled."""
     if found.labels != _VOID + 1 or unlabelled:
         return
-    as_they_are = f"--labels {found.labels} trains on them as they are"
+    as_they_are = f"(--labels {found.labels} trains on them as they are); see: taming guide conditions"
     others = found.occurring[:-1]
     if others in ((), (0,)):
         raise UsageError(
             f"{found}. These are masks of 0 and 255: --label-values 0,255 makes two labels of them, 0 and 1 "
-            f"({as_they_are})"
+            f"{as_they_are}"
         )
     if pixels[[0, _VOID]].sum() >= _ENDS * pixels.sum() and len(others) > _LISTED and pixels[_VOID - 1]:
         raise UsageError(
             f"{found}. But {pixels[[0, _VOID]].sum() / pixels.sum():.0%} of the pixels are 0 or 255: masks whose edges "
-            f"were smoothed. Save them with 0 and 255 alone, and give --label-values 0,255 ({as_they_are})"
+            f"were smoothed. Save them with 0 and 255 alone, and give --label-values 0,255 {as_they_are}"
         )
     if pixels[_VOID - 1]:
         return
     usual = "--unlabelled makes it label 0 and moves the others up"
     if others[-1] > _SPARSE * len(others) + _SPARSE:  # neither from 0 nor from 1 on
         usual = f"{_renumber(found)}, and --unlabelled makes 255 label 0 and moves the others up"
-    raise UsageError(f"{found}. In many data sets 255 marks unlabelled pixels: {usual} ({as_they_are})")
+    raise UsageError(f"{found}. In many data sets 255 marks unlabelled pixels: {usual} {as_they_are}")
 
 
 def _renumber(found: Counted) -> str:

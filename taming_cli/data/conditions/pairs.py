@@ -121,7 +121,7 @@ def _pair(items: Sequence[Item], maps: Sequence[Item], folder: Path) -> Pairs:
     if not paired:
         raise UsageError(
             f"no map in {folder} belongs to a picture of {_root(items[0])}: give maps the relative paths of their "
-            f"pictures; examples are {items[0].name} and {maps[0].name}"
+            f"pictures; examples are {items[0].name} and {maps[0].name}; see: taming guide conditions"
         )
     used = {item.name for item in paired.values()}
     missing = tuple(item.name for item in items if item.name not in paired)

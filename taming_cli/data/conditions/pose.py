@@ -44,7 +44,7 @@ def read_pose(data: bytes, name: str, *, size: Size | None = None) -> Image.Imag
         if drawn is None:
             raise BadImageError(
                 "keypoints without the size of their picture; name the pictures (--pictures), give the size (--size), "
-                "or add `width` and `height` to the file"
+                "or add `width` and `height` to the file; see: taming guide conditions"
             )
         check_pixels((drawn.width, drawn.height))
         figures = _in_pixels(figures, drawn)

@@ -85,7 +85,10 @@ def check_same(
             was = before.get(key)
             if key in live or was == value or (key in found.moved and None not in (was, value)):
                 continue
-            raise UsageError(f"{folder} has {key} {was!r}, not {value!r}; give the same to go on, or another --name")
+            raise UsageError(
+                f"{folder} has {key} {was!r}, not {value!r}; give the same to go on, or another --name; "
+                "see: taming guide own-pictures"
+            )
 
 
 def take_up_trainer(path: Path, needed: Iterable[str]) -> dict[str, Any]:

@@ -1,0 +1,21 @@
+"""The guide any-size."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from tests.guides.reading import GUIDES, blocks, follow
+
+
+def size_of(picture: Path) -> tuple[int, int]:
+    with Image.open(picture) as image:
+        return image.size
+
+
+def test_every_command_runs(begun: Path) -> None:
+    Path("photos").symlink_to("demo/images")
+    before = len(list(Path("runs/sample").iterdir()))
+    follow(blocks(GUIDES / "any-size.md"))
+    runs = sorted(Path("runs/sample").iterdir())[before:]
+    assert [size_of(run / "000000.png") for run in (*runs[:3], runs[4])] == [(96, 64), (96, 96), (128, 96), (64, 64)]
+    assert len(list(runs[3].glob("0*.png"))) == 4
