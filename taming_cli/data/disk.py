@@ -79,7 +79,7 @@ class Disk(io.FileIO):
             raise self.refusal
 
 
-def write_atomically(path: Path, write: Callable[[Path], None], *, size: int | None = None) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object], *, size: int | None = None) -> None:
     """`write(temporary)` beside `path`, then fsync and rename: `path` is the old file or the whole new one.
 
     Raises DiskError where the disk does not take it; `size` is what the file takes, in bytes, where that is known.
