@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import taming_cli.report
 from taming_cli.errors import BadFileError, TamingError, UsageError
-from taming_cli.report.charts import DASHES, HUES, one_of_several
-from taming_cli.report.comparable import Verdict
+from taming_cli.report.charts import DASHES, HUES, numbered_line
+from taming_cli.report.comparable import Ranking, rank
 from taming_cli.report.comparison import names, report
-from taming_cli.report.html import about_of, page
 from taming_cli.report.page import write_report
 from taming_cli.report.record import find_runs, read_run
-from taming_cli.report.style import STYLE
+from taming_cli.report.render import about_of, render
 from tests.test_report import Tree, assert_self_contained, codec_lines, draw_samples, line, make_run, seen
 
 
@@ -79,7 +79,7 @@ def test_every_run_has_its_own_stroke_the_same_in_all_charts_and_in_the_legend(t
 
 
 def test_strokes_are_told_apart() -> None:
-    strokes = [(one.hue, one.dash) for one in (one_of_several(n, "", ()) for n in range(HUES * DASHES))]
+    strokes = [(one.hue, one.dash) for one in (numbered_line(n, "", ()) for n in range(HUES * DASHES))]
     assert len(set(strokes)) == HUES * DASHES
     assert len({dash for _, dash in strokes[:DASHES]}) == DASHES
 
@@ -135,7 +135,8 @@ def test_colours_are_apart_for_colour_blind_eyes_and_from_the_page() -> None:
         f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
         return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
-    light, dark = STYLE.split("prefers-color-scheme: dark")
+    style = (Path(taming_cli.report.__file__).parent / "templates" / "style.css").read_text()
+    light, dark = style.split("prefers-color-scheme: dark")
     for part in (light, dark):
         paper = linear(re.findall(r"--paper: (#\w+)", part)[0])
         hues = [linear(re.findall(rf"--hue{n}: (#\w+)", part)[0]) for n in range(HUES)]
@@ -152,23 +153,23 @@ def test_colours_are_apart_for_colour_blind_eyes_and_from_the_page() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "data", "better", "verdict"),
+    ("values", "data", "better", "ranking"),
     [
-        ([1, 2, 3], "aaa", "higher", Verdict(frozenset({2}), {})),
-        ([1, 2, 1], "aaa", "lower", Verdict(frozenset({0, 2}), {})),
-        ([1, 2, None], "aaa", "higher", Verdict(frozenset({1}), {})),
-        ([1, 9, 3], "aba", "higher", Verdict(frozenset({2}), {1: "data b, not a"})),
-        ([9, 2, 3], "abb", "higher", Verdict(frozenset({2}), {0: "data a, not b"})),
-        ([1, 2], "ab", "higher", Verdict(frozenset(), {1: "data b, not a"})),
-        ([5], "a", "higher", Verdict(frozenset(), {})),
-        ([1, 2], "aa", "", Verdict(frozenset(), {})),
-        ([None, None], "ab", "lower", Verdict(frozenset(), {})),
+        ([1, 2, 3], "aaa", "higher", Ranking(frozenset({2}), {})),
+        ([1, 2, 1], "aaa", "lower", Ranking(frozenset({0, 2}), {})),
+        ([1, 2, None], "aaa", "higher", Ranking(frozenset({1}), {})),
+        ([1, 9, 3], "aba", "higher", Ranking(frozenset({2}), {1: "data b, not a"})),
+        ([9, 2, 3], "abb", "higher", Ranking(frozenset({2}), {0: "data a, not b"})),
+        ([1, 2], "ab", "higher", Ranking(frozenset(), {1: "data b, not a"})),
+        ([5], "a", "higher", Ranking(frozenset(), {})),
+        ([1, 2], "aa", "", Ranking(frozenset(), {})),
+        ([None, None], "ab", "lower", Ranking(frozenset(), {})),
     ],
 )
 def test_the_best_is_sought_among_those_measured_alike(
-    values: list[float | None], data: str, better: Any, verdict: Verdict
+    values: list[float | None], data: str, better: Any, ranking: Ranking
 ) -> None:
-    assert verdict(values, [{"data": one} for one in data], better) == verdict
+    assert rank(values, [{"data": one} for one in data], better) == ranking
 
 
 def test_of_the_figures_the_best_is_marked_and_the_unit_said(tmp_path: Path) -> None:
@@ -177,8 +178,8 @@ def test_of_the_figures_the_best_is_marked_and_the_unit_said(tmp_path: Path) -> 
     assert "PSNR dB 20 25 Perceptual distance distance by net 0.5 0.4 Codes in use % of 1,024 50 50" in text
     marked = re.findall("<b>(.*?)</b>", (tmp_path / "page.html").read_text())
     assert marked == ["25", "0.4", "50", "50", "0.2"]
-    assert "the best of those measured alike" in text
-    assert "Measured otherwise" not in text
+    assert "the best of the comparable values" in text
+    assert "under other conditions" not in text
 
 
 @pytest.mark.parametrize(
@@ -203,7 +204,7 @@ def test_the_same_held_out_pictures_compare_though_more_was_learned_from(tmp_pat
     more = {"train": 900, "held": 10, "sha256": "9" * 64, "held_sha256": "2" * 64}
     _, text = compared(tmp_path, [codec(tmp_path / "a", 20), codec(tmp_path / "b", 25, data=more)])
     assert "PSNR dB 20 25 Perceptual" in text
-    assert "Measured otherwise" not in text
+    assert "under other conditions" not in text
     assert "sha256 of the data 111111111111 999999999999 " in text
 
 
@@ -323,7 +324,7 @@ def test_only_what_differs_is_in_the_tables(tmp_path: Path) -> None:
     assert "accumulate" not in table
     assert "accumulate 1" in folded
     assert "Environment a b torch 2.8 2.9" in text
-    assert "What was typed a taming &#x27;a b&#x27;" in text
+    assert "Command lines a taming &#39;a b&#39;" in text
 
 
 def test_runs_of_several_commands_and_kinds_stand_in_groups(tmp_path: Path) -> None:
@@ -376,9 +377,9 @@ def test_a_page_is_replaced_only_by_one_that_shows_all_of_its_runs(
     assert report([b, c, a]).path == Path("report.html")
     kept = Path("report.html").read_bytes()
     for runs in ([a, b], [a, c]):
-        with pytest.raises(UsageError, match=r"report.html exists and is no earlier page of these runs"):
+        with pytest.raises(UsageError, match=r"report.html exists and is not an earlier page of these runs"):
             report(runs)
-    with pytest.raises(UsageError, match="no earlier page"):
+    with pytest.raises(UsageError, match="not an earlier page"):
         report([a], out=Path("report.html"))
     assert Path("report.html").read_bytes() == kept
     shutil.move(tmp_path / "runs", tmp_path / "new" / "runs")
@@ -386,7 +387,13 @@ def test_a_page_is_replaced_only_by_one_that_shows_all_of_its_runs(
     report([tmp_path / "new" / "runs"], out=Path("new/report.html"))  # it moved with its runs
 
 
-OTHERS = [b"", b"mine", b"\xff\xfe", page("x"), page("x", about={"runs": 3}), page("x", about={})]
+OTHERS = [
+    b"",
+    b"mine",
+    b"\xff\xfe",
+    render("page.html", title="x"),
+    *(render("page.html", title="x", about=about) for about in ({"runs": 3}, {})),
+]
 
 
 @pytest.mark.parametrize("other", OTHERS)
@@ -407,7 +414,7 @@ def test_a_comparison_does_not_take_the_place_of_a_runs_own_page(
     runs = [codec(tmp_path / name, 20) for name in "ab"]
     write_report(runs[0])
     monkeypatch.chdir(runs[0])
-    with pytest.raises(UsageError, match="no earlier page"):
+    with pytest.raises(UsageError, match="not an earlier page"):
         report([Path(), Path("../b")])
 
 
@@ -443,8 +450,8 @@ def test_runs_are_found_in_folders_of_runs_each_once(tmp_path: Path) -> None:
     ("make", "message"),
     [
         (lambda path: None, "does not exist"),
-        (lambda path: path.write_text(""), "is no folder"),
-        (lambda path: path.mkdir(), "is no run and holds none"),
+        (lambda path: path.write_text(""), "is not a folder"),
+        (lambda path: path.mkdir(), "is not a run and contains no readable run"),
         (lambda path: (path.mkdir(), (path / "config.json").write_text("[]")), "config.json is not a run"),
         (lambda path: (codec(path / "x", 20) / "config.json").write_text("{"), "x/config.json cannot be read"),
     ],

@@ -1,45 +1,58 @@
-"""Line charts as HTML with inline SVG: the lines stretch to any width, the words beside them keep their size."""
+"""Geometry of line charts; `templates/charts.html` draws it as inline SVG, with labels in HTML beside it.
+
+A plotting library would not do as well. matplotlib's SVG has a fixed size and fixed colours: on a phone its labels
+shrink with the drawing, in a dark page it stays white, and one chart takes more bytes than all of ours. Here lines
+stretch to any width while labels keep their size, and colours are variables of the style sheet.
+"""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
-from taming_cli.report.html import Html, el
+Points = Sequence[tuple[float, float]]
+"""(step, value) in order of step."""
 
 HUES, DASHES = 6, 5
-"""Colours and kinds of stroke that lines differ by. As neither divides the other, thirty lines are all told apart, and
-the first five also by who sees no colours. The colours are apart for the colour-blind too, on paper and in the dark."""
-
+"""Numbers of colours and of strokes. They have no common divisor, so thirty lines differ, and the first five differ
+without colour. The colours remain distinct under the common forms of colour blindness, on a light and a dark page."""
 MOST_POINTS = 300
-"""Points drawn of a line; more are replaced by means over stretches of equal length."""
+"""Points drawn per line; longer lines are replaced by means over stretches of equal length."""
 MOST_DOTS = 40
 LABEL_HEIGHT = 0.09
-"""A label's height as a share of the plot's: two closer than this are moved apart."""
+"""Height of a label relative to the plot: closer labels are moved apart."""
 CHARACTER = 0.034
-"""A character's width as a share of the narrowest plot's: a label that would touch the axis's name is left out."""
+"""Width of a character relative to the narrowest plot: a label that would touch the axis title is left out."""
 MOST_LABELS = 11
-"""Lines whose last values find room beside the plot; of more, none is written there."""
+"""Last values that fit beside the plot; with more lines, none is written."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One curve through `points`, (step, value), finite. `strong` is what counts, others are faint; `hue` and `dash`
-    choose its colour and stroke; `dots` shows its points, where there are few, as dots that tell their value."""
+    """A curve through finite `points`. A line that is not `strong` is drawn faintly; `hue` and `dash` select colour and
+    stroke; `dots` marks each point, if there are few."""
 
     name: str
-    points: Sequence[tuple[float, float]]
+    points: Points
     strong: bool = True
     hue: int = 0
     dash: int = 0
     dots: bool = False
 
+    @property
+    def stroke(self) -> str:
+        """The line's classes in the style sheet."""
+        return f"hue{self.hue} {f'dash{self.dash} ' if self.dash else ''}{'strong' if self.strong else 'faint'}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """Lines over the same steps, or whatever `across` counts, at least from 0 to `until`. `low` and `high` must lie on
-    the other axis; `log` allows a logarithmic one, which is taken where positive values differ more than a hundredfold;
-    `note` is a word on how to read it. `keys` says what the lines are called, where the page does not say it once for
-    all charts."""
+    """Lines over steps, or over the quantity `across`, from 0 to at least `until`. Each line has at least one point.
+
+    The value axis includes `low` and `high`. With `log` it is logarithmic if positive values differ more than a
+    hundredfold. `note` explains how to read the chart. `keys` names the lines, unless the page has a common legend.
+    """
 
     title: str
     unit: str
@@ -55,7 +68,7 @@ class Chart:
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """From `low` to `high`, with the values that are written beside it."""
+    """An axis from `low` to `high`, with the values of its labels."""
 
     low: float
     high: float
@@ -63,47 +76,66 @@ class Axis:
     log: bool = False
 
     def place(self, value: float) -> float:
-        """Where `value` lies, 0 at the low end and 1 at the high one."""
+        """The position of `value`: 0 at `low`, 1 at `high`."""
         low, high, at = (math.log10(v) if self.log else v for v in (self.low, self.high, value))
         return (at - low) / (high - low)
 
+    def labels(self) -> list["Label"]:
+        """A label for each tick."""
+        return [Label(tick_label(tick), self.place(tick)) for tick in self.ticks]
 
-def draw(chart: Chart, *, wide: bool = False) -> Html:
-    """The chart as a figure; every line needs a point at least."""
+
+class Label(NamedTuple):
+    """Text at a position along an axis, 0 to 1; `stroke` of the line that it belongs to."""
+
+    text: str
+    place: float
+    stroke: str = ""
+
+
+class Curve(NamedTuple):
+    """A line as an SVG path, empty for a single point, and its marked points, each with its values as text.
+    Coordinates are 0 to 1000, from the top left."""
+
+    stroke: str
+    path: str
+    dots: Sequence[tuple[str, str]]
+
+
+class Plot(NamedTuple):
+    """A chart's geometry: labels of the steps, of the values and of the lines' last values, and the curves, strong ones
+    on top; `summary` reads the last values to users of a screen reader."""
+
+    steps: Sequence[Label]
+    values: Sequence[Label]
+    ends: Sequence[Label]
+    curves: Sequence[Curve]
+    summary: str
+
+
+def plot(chart: Chart) -> Plot:
+    """Lay out a chart."""
     lines = [(line, thin(line.points)) for line in sorted(chart.lines, key=lambda line: line.strong)]
     steps = linear_axis(0.0, max(chart.until, *(step for _, points in lines for step, _ in points)), 4)
     values = value_axis(chart, [value for _, points in lines for _, value in points])
-    drawing = [el("path", d=f"M0 {_y(values, tick)}H1000", class_="grid") for tick in values.ticks]
-    for line, points in lines:
-        drawing += _curve(line, points, steps, values, chart)
-    last = f"{chart.title}: " + ", ".join(f"{line.name} {number(points[-1][1])}" for line, points in lines)
-    svg = el("svg", *drawing, viewBox="0 0 1000 1000", preserveAspectRatio="none", role="img", aria_label=last)
-    words = [el("span", chart.unit, class_="unit"), el("span", chart.across, class_="steps")]
-    words += [el("span", tick_label(t), class_="y", style=f"bottom:{_percent(values.place(t))}") for t in values.ticks]
-    words += [
-        el("span", tick_label(t), class_="x", style=f"left:{_percent(steps.place(t))}")
-        for t in steps.ticks
-        if steps.place(t) + CHARACTER * len(tick_label(t)) / 2 < 1
-    ]
-    words += _last_values(lines, values)
-    keys = [el("span", line.name, class_=f"key {_class(line)}") for line in chart.lines if chart.keys]
-    caption = el("figcaption", el("strong", chart.title), *keys, el("span", chart.note) if chart.note else None)
-    return el("figure", caption, el("div", svg, *words, class_="plot"), class_="chart wide" if wide else "chart")
+    ends = [Label(number(points[-1][1]), values.place(points[-1][1]), line.stroke) for line, points in lines]
+    return Plot(
+        steps=[label for label in steps.labels() if label.place + CHARACTER * len(label.text) / 2 < 1],
+        values=values.labels(),
+        ends=apart(ends) if len(ends) <= MOST_LABELS else [],
+        curves=[_curve(chart, line, points, steps, values) for line, points in lines],
+        summary=f"{chart.title}: "
+        + ", ".join(f"{line.name} {end.text}" for (line, _), end in zip(lines, ends, strict=True)),
+    )
 
 
-def one_of_several(index: int, name: str, points: Sequence[tuple[float, float]], *, dots: bool = False) -> Line:
-    """The line that stands for number `index` of several things, the same in every chart."""
+def numbered_line(index: int, name: str, points: Points, *, dots: bool = False) -> Line:
+    """The line of one of several runs: its index selects the same stroke in every chart."""
     return Line(name=name, points=points, hue=index % HUES, dash=index % DASHES, dots=dots)
 
 
-def swatch(index: int) -> Html:
-    """A short stretch of the line of `one_of_several`, for legends."""
-    drawn = el("path", d="M2 4H30", class_=_class(one_of_several(index, "", ())))
-    return el("svg", drawn, viewBox="0 0 32 8", width=32, height=8, class_="swatch", aria_hidden="true")
-
-
 def number(value: float) -> str:
-    """Four significant digits, below 1 three, thousands apart: `16.13`, `0.0659`, `1,234`, `2.13e-5`."""
+    """Four significant digits, three below 1, with thousands separators: `16.13`, `0.0659`, `1,234`, `2.13e-5`."""
     if 1000 <= abs(value) < 1e7:
         return f"{value:,.0f}"
     if 0 < abs(value) < 1e-3:
@@ -112,24 +144,22 @@ def number(value: float) -> str:
 
 
 def tick_label(value: float) -> str:
-    """A round number, as short as it can be said."""
+    """A round number in its shortest form."""
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else _exponent(f"{round(value, 12):g}")
 
 
-def thin(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> Sequence[tuple[float, float]]:
-    """At most `most` points: means over stretches of equal length; the last point stays as it is."""
+def thin(points: Points, most: int = MOST_POINTS) -> Points:
+    """At most `most` points: means over stretches of equal length. The last point is kept."""
     if len(points) <= most:
         return points
-    stretches = [
-        points[(n * (len(points) - 1)) // (most - 1) : ((n + 1) * (len(points) - 1)) // (most - 1)]
-        for n in range(most - 1)
-    ]
+    bounds = [(n * (len(points) - 1)) // (most - 1) for n in range(most)]
+    stretches = [points[first:end] for first, end in pairwise(bounds)]
     means = [(sum(s for s, _ in part) / len(part), sum(v for _, v in part) / len(part)) for part in stretches]
     return [*means, points[-1]]
 
 
 def value_axis(chart: Chart, values: Sequence[float]) -> Axis:
-    """The axis for the chart's values, a little longer than they need: logarithmic where it may and should be."""
+    """The axis of the chart's values, with a margin."""
     low, high = min(values), max(values)
     if chart.log and low > 0 and high > 100 * low:
         exponents = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
@@ -144,7 +174,7 @@ def value_axis(chart: Chart, values: Sequence[float]) -> Axis:
 
 
 def linear_axis(low: float, high: float, most: int) -> Axis:
-    """From `low` to a larger `high`; at most `most` steps of 1, 2 or 5 times 10^n between its ticks."""
+    """An axis from `low` to a larger `high`, with at most `most` intervals of 1, 2 or 5 times 10^n."""
     wanted = (high - low) / most
     power = 10.0 ** math.floor(math.log10(wanted))
     step = next(power * nice for nice in (1, 2, 5, 10, 20) if power * nice >= wanted * (1 - 1e-9))
@@ -152,50 +182,29 @@ def linear_axis(low: float, high: float, most: int) -> Axis:
     return Axis(low=low, high=high, ticks=ticks)
 
 
-def _curve(line: Line, points: Sequence[tuple[float, float]], steps: Axis, values: Axis, chart: Chart) -> list[Html]:
-    at = [f"{1000 * steps.place(step):.4g} {_y(values, value)}" for step, value in points]
-    drawn = [el("path", d="M" + "L".join(at), class_=_class(line))] if len(at) > 1 else []
-    for n, (step, value) in enumerate(points):
-        is_last = n == len(points) - 1
-        if is_last or (line.dots and len(points) <= MOST_DOTS):
-            where = f"{step:,.0f}" if step == round(step) else number(step)
-            says = el("title", f"{chart.across} {where}, {line.name}: {number(value)} {chart.unit}")
-            drawn.append(el("path", says, d=f"M{at[n]}h0", class_=f"dot {_class(line)}"))
-    return drawn
+def apart(labels: Sequence[Label]) -> list[Label]:
+    """Labels in order of place, moved apart where they would overlap."""
+    ordered = sorted(labels, key=lambda label: label.place)
+    places = [label.place for label in ordered]
+    for n in range(1, len(places)):
+        places[n] = max(places[n], places[n - 1] + LABEL_HEIGHT)
+    limit = 1.0
+    for n in reversed(range(len(places))):  # back down what the first pass pushed beyond the top
+        places[n] = min(places[n], limit)
+        limit = places[n] - LABEL_HEIGHT
+    return [label._replace(place=place) for label, place in zip(ordered, places, strict=True)]
 
 
-def _last_values(lines: Sequence[tuple[Line, Sequence[tuple[float, float]]]], values: Axis) -> list[Html]:
-    """The lines' last values at the right end, moved apart where they would cover each other."""
-    ends = sorted(
-        ((values.place(points[-1][1]), points[-1][1], line) for line, points in lines), key=lambda end: end[0]
-    )
-    if len(ends) > MOST_LABELS:
-        return []
-    heights = [end[0] for end in ends]
-    for n in range(1, len(heights)):
-        heights[n] = max(heights[n], heights[n - 1] + LABEL_HEIGHT)
-    below = 1.0
-    for n in range(len(heights) - 1, -1, -1):  # what that pushed beyond the top
-        heights[n] = min(heights[n], below)
-        below = heights[n] - LABEL_HEIGHT
-    return [
-        el("span", number(value), class_=f"last {_class(line)}", style=f"bottom:{_percent(height)}")
-        for height, (_, value, line) in zip(heights, ends, strict=True)
-    ]
+def _curve(chart: Chart, line: Line, points: Points, steps: Axis, values: Axis) -> Curve:
+    at = [f"{1000 * steps.place(step):.4g} {1000 * (1 - values.place(value)):.4g}" for step, value in points]
+    every = line.dots and len(points) <= MOST_DOTS
+    dots = []
+    for n in range(0 if every else len(points) - 1, len(points)):
+        step, value = points[n]
+        where = f"{step:,.0f}" if step == round(step) else number(step)
+        dots.append((at[n], f"{chart.across} {where}, {line.name}: {number(value)} {chart.unit}"))
+    return Curve(line.stroke, "M" + "L".join(at) if len(at) > 1 else "", dots)
 
 
 def _exponent(text: str) -> str:
     return text.replace("e-0", "e-").replace("e+0", "e")
-
-
-def _class(line: Line) -> str:
-    dashed = f"dash{line.dash} " if line.dash else ""
-    return f"hue{line.hue} {dashed}{'strong' if line.strong else 'faint'}"
-
-
-def _y(values: Axis, value: float) -> str:
-    return f"{1000 * (1 - values.place(value)):.4g}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.4g}%"

@@ -63,7 +63,7 @@ class Picture(NamedTuple):
 def read_png(path: Path, step: int = 0) -> PngFile:
     """Read a PNG's size from its header. BadFileError if the file is no complete PNG."""
     data = path.read_bytes()
-    if not data.startswith(_SIGNATURE) or not data.endswith(_END):
+    if len(data) < 24 or not data.startswith(_SIGNATURE) or not data.endswith(_END):
         raise BadFileError(f"{path} is not a complete PNG file")
     width, height = struct.unpack(">II", data[16:24])
     return PngFile(step=step, path=path, width=width, height=height, bytes=len(data))
