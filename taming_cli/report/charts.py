@@ -1,25 +1,23 @@
-"""Geometry of line charts; `templates/charts.html` draws it as inline SVG, with labels in HTML beside it.
+"""Geometry of line charts. The macro `chart` in `templates/parts.html` draws it: lines as inline SVG, labels as HTML.
 
-A plotting library would not do as well. matplotlib's SVG has a fixed size and fixed colours: on a phone its labels
-shrink with the drawing, in a dark page it stays white, and one chart takes more bytes than all of ours. Here lines
-stretch to any width while labels keep their size, and colours are variables of the style sheet.
+No plotting library does as well. matplotlib's SVG has one size and fixed colours: on a phone its labels shrink with the
+drawing, on a dark page it stays white, and one chart takes more bytes than a page of these. Here lines stretch to any
+width while labels keep their size, and colours are variables of the style sheet.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
 Points = Sequence[tuple[float, float]]
-"""(step, value) in order of step."""
-
+"""(step, value) in order of step, finite."""
 HUES, DASHES = 6, 5
 """Numbers of colours and of strokes. They have no common divisor, so thirty lines differ, and the first five differ
 without colour. The colours remain distinct under the common forms of colour blindness, on a light and a dark page."""
-MOST_POINTS = 300
-"""Points drawn per line; longer lines are replaced by means over stretches of equal length."""
-MOST_DOTS = 40
+MOST_POINTS, MOST_DOTS = 300, 40
+"""Points drawn per line; longer lines are replaced by means over equal stretches. Points up to which each is marked."""
 LABEL_HEIGHT = 0.09
 """Height of a label relative to the plot: closer labels are moved apart."""
 CHARACTER = 0.034
@@ -30,8 +28,8 @@ MOST_LABELS = 11
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A curve through finite `points`. A line that is not `strong` is drawn faintly; `hue` and `dash` select colour and
-    stroke; `dots` marks each point, if there are few."""
+    """A curve through at least one point. A line that is not `strong` is drawn faintly; `hue` and `dash` select colour
+    and stroke; `dots` marks each point, if there are few."""
 
     name: str
     points: Points
@@ -48,7 +46,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """Lines over steps, or over the quantity `across`, from 0 to at least `until`. Each line has at least one point.
+    """Lines over steps, or over the quantity `across`, from 0 to at least `until`.
 
     The value axis includes `low` and `high`. With `log` it is logarithmic if positive values differ more than a
     hundredfold. `note` explains how to read the chart. `keys` names the lines, unless the page has a common legend.
@@ -80,13 +78,9 @@ class Axis:
         low, high, at = (math.log10(v) if self.log else v for v in (self.low, self.high, value))
         return (at - low) / (high - low)
 
-    def labels(self) -> list["Label"]:
-        """A label for each tick."""
-        return [Label(tick_label(tick), self.place(tick)) for tick in self.ticks]
-
 
 class Label(NamedTuple):
-    """Text at a position along an axis, 0 to 1; `stroke` of the line that it belongs to."""
+    """Text at a position along an axis, 0 to 1, and the stroke of the line that it belongs to."""
 
     text: str
     place: float
@@ -103,8 +97,8 @@ class Curve(NamedTuple):
 
 
 class Plot(NamedTuple):
-    """A chart's geometry: labels of the steps, of the values and of the lines' last values, and the curves, strong ones
-    on top; `summary` reads the last values to users of a screen reader."""
+    """A chart's geometry: the labels of both axes and of the lines' last values, the curves, strong ones on top, and
+    the last values as a sentence for screen readers."""
 
     steps: Sequence[Label]
     values: Sequence[Label]
@@ -119,13 +113,13 @@ def plot(chart: Chart) -> Plot:
     steps = linear_axis(0.0, max(chart.until, *(step for _, points in lines for step, _ in points)), 4)
     values = value_axis(chart, [value for _, points in lines for _, value in points])
     ends = [Label(number(points[-1][1]), values.place(points[-1][1]), line.stroke) for line, points in lines]
+    last = [f"{line.name} {end.text}" for (line, _), end in zip(lines, ends, strict=True)]
     return Plot(
-        steps=[label for label in steps.labels() if label.place + CHARACTER * len(label.text) / 2 < 1],
-        values=values.labels(),
+        steps=[label for label in _ticks(steps) if label.place + CHARACTER * len(label.text) / 2 < 1],
+        values=list(_ticks(values)),
         ends=apart(ends) if len(ends) <= MOST_LABELS else [],
         curves=[_curve(chart, line, points, steps, values) for line, points in lines],
-        summary=f"{chart.title}: "
-        + ", ".join(f"{line.name} {end.text}" for (line, _), end in zip(lines, ends, strict=True)),
+        summary=f"{chart.title}: {', '.join(last)}",
     )
 
 
@@ -195,11 +189,14 @@ def apart(labels: Sequence[Label]) -> list[Label]:
     return [label._replace(place=place) for label, place in zip(ordered, places, strict=True)]
 
 
+def _ticks(axis: Axis) -> Iterator[Label]:
+    return (Label(tick_label(tick), axis.place(tick)) for tick in axis.ticks)
+
+
 def _curve(chart: Chart, line: Line, points: Points, steps: Axis, values: Axis) -> Curve:
     at = [f"{1000 * steps.place(step):.4g} {1000 * (1 - values.place(value)):.4g}" for step, value in points]
-    every = line.dots and len(points) <= MOST_DOTS
     dots = []
-    for n in range(0 if every else len(points) - 1, len(points)):
+    for n in range(0 if line.dots and len(points) <= MOST_DOTS else len(points) - 1, len(points)):
         step, value = points[n]
         where = f"{step:,.0f}" if step == round(step) else number(step)
         dots.append((at[n], f"{chart.across} {where}, {line.name}: {number(value)} {chart.unit}"))

@@ -3,6 +3,7 @@ others are not comparable."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from taming_cli.report.figures import Better, figure, in_order, validated
@@ -19,8 +20,17 @@ class Ranking(NamedTuple):
     """Of the values of several runs, by index: the best of the comparable ones, and how the conditions of the others
     differ from theirs."""
 
-    best: frozenset[int]
-    different: Mapping[int, str]
+    best: frozenset[int] = frozenset()
+    different: Mapping[int, str] = MappingProxyType({})
+
+
+class Row(NamedTuple):
+    """A row of a table: one text per column, or per run; a ranking of the runs, if it has values of theirs."""
+
+    title: str
+    texts: Sequence[str]
+    unit: str = ""
+    ranking: Ranking = Ranking()
 
 
 def rank(values: Sequence[float | None], conditions: Sequence[Conditions], better: Better) -> Ranking:
@@ -40,29 +50,22 @@ def rank(values: Sequence[float | None], conditions: Sequence[Conditions], bette
     return Ranking(frozenset(n for n, value in comparable.items() if value == best), different)
 
 
-def figures_of(records: Sequence[RunRecord]) -> Mapping[str, Sequence[float | None]]:
-    """The held-out figures of the runs' best models, in the order of tables: one value per run, or None."""
+def ranked_figures(records: Sequence[RunRecord]) -> Mapping[str, tuple[Sequence[float | None], Ranking]]:
+    """The held-out figures of the runs' best models, in the order of tables: one value per run, or None, and their
+    ranking. It is empty for a figure that only describes the measurement."""
     columns = [validated(record.best_line, record) for record in records]
-    names = in_order(name for column in columns for name in column)
-    return {name: [column.get(name) for column in columns] for name in names}
-
-
-def rankings(records: Sequence[RunRecord]) -> Mapping[str, Ranking]:
-    """The ranking of each of those figures; empty for figures that only describe the measurement."""
-    return {
-        name: rank(values, validation_conditions(records, name), figure(name).better)
-        if figure(name).better
-        else Ranking(frozenset(), {})
-        for name, values in figures_of(records).items()
-    }
+    ranked = {}
+    for name in in_order(name for column in columns for name in column):
+        values = [column.get(name) for column in columns]
+        better = figure(name).better
+        ranked[name] = values, rank(values, validation_conditions(records, name), better) if better else Ranking()
+    return ranked
 
 
 def validation_conditions(records: Sequence[RunRecord], name: str) -> list[Conditions]:
     """The conditions under which each run's validation measured the figure `name`."""
     exact = all("held_sha256" in record.about.get("data", {}) for record in records)
-    return [
-        _of_prior(record) if record.command == "train-prior" else _of_codec(record, name, exact) for record in records
-    ]
+    return [_validation(record, name, exact) for record in records]
 
 
 def protocol_conditions(protocol: Mapping[str, Any]) -> Conditions:
@@ -83,30 +86,25 @@ def protocol_conditions(protocol: Mapping[str, Any]) -> Conditions:
     return conditions
 
 
-def _of_codec(record: RunRecord, name: str, exact: bool) -> Conditions:
-    about, train = record.about, record.config.get("train", {})
-    data, perceptual = about.get("data", {}), about.get("perceptual") or {}
+def _validation(record: RunRecord, name: str, exact: bool) -> Conditions:
+    about, config, line = record.about, record.config, record.best_line
+    if record.command == "train-prior":
+        window = str(config.get("prior", {}).get("window", UNKNOWN))
+        return {"tokens": _split(record), "number of windows": str(line.get("windows", UNKNOWN)), "window": window}
+    train, perceptual = config.get("train", {}), about.get("perceptual") or {}
     conditions = {
-        "held-out pictures": str(data["held_sha256"]) if exact else _split(record),
-        "number of pictures": str(record.best_line.get("count", UNKNOWN)),
+        "held-out pictures": str(about["data"]["held_sha256"]) if exact else _split(record),
+        "number of pictures": str(line.get("count", UNKNOWN)),
         "size": str(about.get("size") or train.get("size", UNKNOWN)),
     }
     if name in ("perceptual", "texture"):
         network = str(perceptual.get("name") or train.get("perceptual", UNKNOWN))
         conditions["network"] = f"{network} ({perceptual['sha256'][:8]})" if "sha256" in perceptual else network
     if name in ("codes_used", "codebook_perplexity"):
-        conditions["codebook size"] = str(record.config.get("codec", {}).get("codebook_size", UNKNOWN))
+        conditions["codebook size"] = str(config.get("codec", {}).get("codebook_size", UNKNOWN))
     if name in ("accuracy", "cross_entropy"):
         conditions["labels"] = str(train.get("labels", UNKNOWN))
     return conditions
-
-
-def _of_prior(record: RunRecord) -> Conditions:
-    return {
-        "tokens": _split(record),
-        "number of windows": str(record.best_line.get("windows", UNKNOWN)),
-        "window": str(record.config.get("prior", {}).get("window", UNKNOWN)),
-    }
 
 
 def _split(record: RunRecord) -> str:

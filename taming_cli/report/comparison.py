@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from taming_cli.errors import UsageError
 from taming_cli.report import facts
 from taming_cli.report.charts import number
-from taming_cli.report.comparable import Ranking, figures_of, protocol_conditions, rank, rankings
+from taming_cli.report.comparable import Ranking, Row, protocol_conditions, rank, ranked_figures
 from taming_cli.report.curves import Across, overlaid
 from taming_cli.report.figures import figure, results_of, unit_of
 from taming_cli.report.page import report_page
@@ -37,38 +37,15 @@ class Reported:
         """The same as plain data, with the figures of each run's best model as in metrics.jsonl."""
         runs = []
         for group in grouped(self.runs):
-            ranked = rankings(group)
+            ranked = {name: ranking for name, (_, ranking) in ranked_figures(group).items()}
             runs += [_summary(n, record, ranked) for n, record in enumerate(group)]
         return {"path": str(self.path), "runs": runs, "skipped": dict(self.skipped)}
-
-
-class Cell(NamedTuple):
-    """A cell of a table of runs; `note` is the number of a note below the table, or 0."""
-
-    text: str
-    best: bool = False
-    note: int = 0
-
-
-class Row(NamedTuple):
-    """A row of a table of runs: one cell per run."""
-
-    title: str
-    cells: Sequence[Cell]
-    unit: str = ""
-
-
-class Table(NamedTuple):
-    """A table of runs, and its numbered notes, which explain why values are not comparable."""
-
-    rows: Sequence[Row]
-    notes: Sequence[str] = ()
 
 
 class Differences(NamedTuple):
     """Facts that differ between runs, and facts that all of them share."""
 
-    table: Table
+    rows: Sequence[Row]
     shared: Mapping[str, str]
 
 
@@ -109,10 +86,10 @@ def comparison_page(records: Sequence[RunRecord], by: Across | None, about: Mapp
                 "records": group,
                 "names": called,
                 "codec": bool(facts.kind(group[0])),
-                "figures": figures(group, called),
+                "figures": figures(group),
                 "pictures": side_by_side(group),
                 "curves": overlaid(group, called, by or ("step" if len(batch_sizes) == 1 else "images")),
-                "measured": measured(group, called),
+                "results": results(group),
                 "data": differences([_data(record) for record in group]),
                 "settings": differences([{one.name: one.value for one in facts.settings(record)} for record in group]),
                 "environment": differences([facts.environment(record) for record in group]),
@@ -154,68 +131,46 @@ def names(records: Sequence[RunRecord]) -> list[str]:
     return ["/".join(part[-few:]) for part in parts]
 
 
-def figures(group: Sequence[RunRecord], called: Sequence[str]) -> Table:
+def figures(group: Sequence[RunRecord]) -> list[Row]:
     """The held-out figures of the best models, and the length of their training."""
     lines = [record.best_line for record in group]
-    if not any(lines):
-        return Table([])
     rows = [
-        Row(title, [Cell(write(line[key]) if is_number(line.get(key)) else "") for line in lines])
+        Row(title, [write(line[key]) if is_number(line.get(key)) else "" for line in lines])
         for title, key, write in (
             ("Step of the best model", "step", "{:,}".format),
             ("Images seen", "images", "{:,}".format),
             ("Time", "seconds", facts.duration),
         )
     ]
-    notes = _Notes(called)
-    ranked = rankings(group)
-    for name, values in figures_of(group).items():
+    for name, (values, ranking) in ranked_figures(group).items():
         units = {unit_of(name, record) for record, value in zip(group, values, strict=True) if value is not None}
         unit = units.pop() if len(units) == 1 else figure(name).unit
-        cells = notes.cells(values, ranked[name])
-        rows.append(Row(figure(name).title, cells, unit if figure(name).better else ""))
-    return Table(rows, list(notes.numbers))
+        rows.append(Row(figure(name).title, _texts(values), unit if figure(name).better else "", ranking))
+    return rows if any(lines) else []
 
 
-def measured(group: Sequence[RunRecord], called: Sequence[str]) -> Table:
+def results(group: Sequence[RunRecord]) -> list[Row]:
     """The results of `taming eval all`."""
     columns = [{(result.measurement, result.title): result for result in results_of(record)} for record in group]
-    notes, rows = _Notes(called), []
+    rows = []
     for key in dict.fromkeys(key for column in columns for key in column):
-        results = [column.get(key) for column in columns]
-        better = next(result.better for result in results if result is not None)
-        conditions = [protocol_conditions(result.protocol) if result is not None else {} for result in results]
-        values = [result.value if result is not None else None for result in results]
-        rows.append(Row(key[1], notes.cells(values, rank(values, conditions, better))))
-    return Table(rows, list(notes.numbers))
-
-
-class _Notes:
-    """Numbers the notes of a table as its cells refer to them."""
-
-    def __init__(self, called: Sequence[str]) -> None:
-        self._called = called
-        self.numbers: dict[str, int] = {}
-
-    def cells(self, values: Iterable[float | None], ranking: Ranking) -> list[Cell]:
-        """A cell for each value: the best one marked, and a note at values that are not comparable."""
-        cells = []
-        for n, value in enumerate(values):
-            text, note = "" if value is None else number(value), 0
-            if n in ranking.different:
-                explanation = f"{self._called[n]}: {ranking.different[n]}."
-                note = self.numbers.setdefault(explanation, len(self.numbers) + 1)
-            cells.append(Cell(text, n in ranking.best, note))
-        return cells
+        row = [column.get(key) for column in columns]
+        better = next(result.better for result in row if result is not None)
+        conditions = [protocol_conditions(result.protocol) if result is not None else {} for result in row]
+        values = [result.value if result is not None else None for result in row]
+        rows.append(Row(key[1], _texts(values), ranking=rank(values, conditions, better)))
+    return rows
 
 
 def differences(columns: Sequence[Mapping[str, str]]) -> Differences:
     """Facts by name, of several runs."""
     rows = {name: [column.get(name, "") for column in columns] for column in columns for name in column}
     shared = {name: texts[0] for name, texts in rows.items() if len(set(texts)) == 1}
-    return Differences(
-        Table([Row(name, [Cell(text) for text in texts]) for name, texts in rows.items() if name not in shared]), shared
-    )
+    return Differences([Row(name, texts) for name, texts in rows.items() if name not in shared], shared)
+
+
+def _texts(values: Iterable[float | None]) -> list[str]:
+    return ["" if value is None else number(value) for value in values]
 
 
 def _data(record: RunRecord) -> dict[str, str]:

@@ -87,7 +87,7 @@ class Result(NamedTuple):
     protocol: Mapping[str, Any]
 
     @property
-    def how(self) -> str:
+    def conditions(self) -> str:
         """The number of pictures on each side, and the network; the JSON has the complete protocol."""
         parts = {role: part for role, part in self.protocol.items() if isinstance(part, Mapping)}
         counts = [f"{part['count']:,} {role}" for role, part in parts.items() if is_number(part.get("count"))]
@@ -98,8 +98,7 @@ class Result(NamedTuple):
 def results_of(record: RunRecord) -> Iterator[Result]:
     """Every value in a run's eval.json, in order."""
     for measurement, content in record.measured.items():
-        metric, protocol = str(content.get("metric", "")), content.get("protocol")
-        protocol = protocol if isinstance(protocol, Mapping) else {}
+        metric, protocol = str(content.get("metric", "")), content.get("protocol", {})
         for name, value in content.items():
             if is_number(value):
                 title = metric if name == "value" else f"{metric}: {_RESULT_TITLES.get(name, name.replace('_', ' '))}"

@@ -11,6 +11,7 @@ from taming_cli.errors import UsageError
 from taming_cli.metrics import use_by_rank
 from taming_cli.report import facts
 from taming_cli.report.charts import Chart, Line, number
+from taming_cli.report.comparable import Row
 from taming_cli.report.curves import curves, use_chart, use_points
 from taming_cli.report.figures import FIGURES, HEADLINE, figure, in_order, results_of, unit_of, validated
 from taming_cli.report.pictures import earlier, samples_of
@@ -20,9 +21,6 @@ from taming_cli.runtime.run.metrics import is_number
 
 _CHARTED = "codebook"
 """The drawing of `taming eval all` that the page replaces with a chart, if its counts are known."""
-
-Rows = list[list[str]]
-"""A table: the first row has the columns' titles, the others begin with their own."""
 
 
 def write_report(folder: Path) -> Path:
@@ -35,7 +33,7 @@ def write_report(folder: Path) -> Path:
 def report_page(record: RunRecord, about: Mapping[str, Any]) -> bytes:
     """The page of one run; `about` as in `render`."""
     settings = facts.settings(record)
-    chart = measured_use(record)
+    use = measured_use(record)
     latest = validated(record.validation[-1], record) if record.validation else {}
     return render(
         "run.html",
@@ -46,62 +44,58 @@ def report_page(record: RunRecord, about: Mapping[str, Any]) -> bytes:
         newest=samples_of(record) if record.sheets else None,
         earlier=earlier(record.sheets),
         curves=curves(record),
-        figures=figures(record),
-        results=[["", "Value", "Conditions"], *([one.title, number(one.value), one.how] for one in results_of(record))],
+        validations=validations(record),
+        results=[Row(one.title, [number(one.value), one.conditions]) for one in results_of(record)],
         warnings=list(dict.fromkeys(text for each in record.measured.values() for text in each.get("warnings", ()))),
         classes=list(results_by_class(record)),
-        use=chart,
-        drawings=[each for each in record.drawings if chart is None or each.path.stem != _CHARTED],
+        use=use,
+        drawings=[each for each in record.drawings if use is None or each.path.stem != _CHARTED],
         commands=[(purpose, shlex.join(words)) for purpose, words in commands(record)],
-        changed=[["Setting", "Value", "Default", "Origin"], *(one[:4] for one in settings if not one.is_default)],
-        unchanged=[
-            ["Setting", "Value", "Origin"],
-            *([one.name, one.value, one.origin] for one in settings if one.is_default),
-        ],
-        environment={**facts.environment(record), "command line": facts.command_line(record)},
+        changed=[Row(one.name, [one.value, one.default, one.origin]) for one in settings if not one.is_default],
+        unchanged=[Row(one.name, [one.value, one.origin]) for one in settings if one.is_default],
+        environment=facts.environment(record) | {"command line": facts.command_line(record)},
     )
 
 
-def figures(record: RunRecord) -> Rows:
-    """The figures of the first validation, of the best model's, and of the last one, with their units."""
+def validations(record: RunRecord) -> tuple[list[str], list[Row]]:
+    """Column titles and rows: the figures of the first validation, of the best model's, and of the last one."""
     if not record.validation:
-        return []
+        return [], []
     first, last = record.validation[0], record.validation[-1]
     best = next((line for line in reversed(record.validation) if line["step"] == record.best_step), None)
-    chosen = {"First": first} if first is not last else {}
-    if best is last:
-        chosen["Last and best"] = last
-    else:
-        chosen |= {"Best model": best, "Last": last} if best is not None else {"Last": last}
-    columns = [validated(line, record) for line in chosen.values()]
-    rows = [["", *(f"{title}, step {line['step']:,}" for title, line in chosen.items()), "Unit"]]
-    for name in in_order(columns[-1]):
-        values = [number(column[name]) if name in column else "" for column in columns]
-        rows.append([figure(name).title, *values, unit_of(name, record)])
-    return rows
+    columns = {"First": first, "Best model": best, "Last and best" if best is last else "Last": last}
+    if first is last:
+        del columns["First"]
+    if best is None or best is last:
+        del columns["Best model"]
+    values = [validated(line, record) for line in columns.values() if line is not None]
+    titles = [f"{title}, step {line['step']:,}" for title, line in columns.items() if line is not None]
+    rows = []
+    for name in in_order(values[-1]):
+        texts = [number(column[name]) if name in column else "" for column in values]
+        rows.append(Row(figure(name).title, [*texts, unit_of(name, record)]))
+    return titles, rows
 
 
-def results_by_class(record: RunRecord) -> Iterator[Rows]:
-    """The values of each class in eval.json, the hardest class first; the last column has the unit."""
-    for content in record.measured.values():
-        details, metric = content.get("details"), str(content.get("metric", ""))
-        by_class = details.get("by_class") if isinstance(details, Mapping) else None
+def results_by_class(record: RunRecord) -> Iterator[tuple[str, list[Row]]]:
+    """Each metric that eval.json has by class, with a row per class, the hardest first."""
+    for result in record.measured.values():
+        by_class, metric = result.get("details", {}).get("by_class"), str(result.get("metric", ""))
         if isinstance(by_class, Mapping):
             values = sorted(((value, str(name)) for name, value in by_class.items() if is_number(value)), reverse=True)
-            yield [["Class", "Value", "Unit"], *([name, number(value), metric] for value, name in values)]
+            yield metric, [Row(name, [number(value), metric]) for value, name in values]
 
 
 def measured_use(record: RunRecord) -> Chart | None:
     """The chart of how often each code occurs in the measured pictures; None if that was not measured."""
-    details = record.measured.get("codebook", {}).get("details")
-    counts = details.get("counts") if isinstance(details, Mapping) else None
+    counts = record.measured.get("codebook", {}).get("details", {}).get("counts")
     if not isinstance(counts, list) or not all(is_number(count) for count in counts):
         return None
     try:
-        shares = use_by_rank(torch.tensor(counts))
-    except UsageError:
+        points = use_points(use_by_rank(torch.tensor(counts)))
+    except UsageError:  # no code was counted
         return None
-    return use_chart([Line(name="measured", points=use_points(shares))], keys=False)
+    return use_chart([Line(name="measured", points=points)], keys=False)
 
 
 def commands(record: RunRecord) -> Iterator[tuple[str, list[str]]]:

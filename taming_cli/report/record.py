@@ -2,11 +2,12 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.runtime.checkpoint import ModelFile, read_header
@@ -15,6 +16,7 @@ from taming_cli.runtime.run.metrics import METRICS, figures_in, is_number, read_
 from taming_cli.runtime.run.sheets import CONDITION, PngFile, read_png
 from taming_cli.runtime.schedule import Budget
 
+T = TypeVar("T")
 EVAL, DRAWINGS = "eval.json", "eval"
 """The results of `taming eval all` in a run folder, and the folder of its drawings."""
 
@@ -143,10 +145,6 @@ def read_run(folder: Path) -> RunRecord:
     log = read_metrics(folder / METRICS)
     if log.damaged:
         notes.append(f"{folder / METRICS} has {log.damaged} unreadable lines, which are left out")
-    measured = _json(folder / EVAL, notes)
-    if not all(isinstance(result, dict) for result in measured.values()):
-        notes.append(f"{folder / EVAL} was not written by eval all")
-        measured = {}
     sheets = _pngs(folder / "samples", "step_*.png", notes)
     maps = _pngs(folder / "samples", f"{CONDITION}*.png", notes)
     return RunRecord(
@@ -155,42 +153,45 @@ def read_run(folder: Path) -> RunRecord:
         inputs=settings.get("inputs", []),
         config=settings.get("config", {}),
         origins=settings.get("origins", {}),
-        environment=_json(folder / "env.json", notes),
+        environment=_read(folder / "env.json", _json, notes) or {},
         train=[line for line in log.lines if line.get("kind") == "train"],
         validation=[line for line in log.lines if line.get("kind") == "validation"],
         sheets=sorted(sheets, key=lambda sheet: sheet.step),
         conditions={sheet.path.stem.removeprefix(CONDITION): sheet for sheet in maps},
-        model=_header(folder / "checkpoints" / "last.safetensors", notes),
-        best=_header(folder / "checkpoints" / "best.safetensors", notes),
-        measured=measured,
+        model=_read(folder / "checkpoints" / "last.safetensors", read_header, notes),
+        best=_read(folder / "checkpoints" / "best.safetensors", read_header, notes),
+        measured=_read(folder / EVAL, _results, notes) or {},
         drawings=_pngs(folder / DRAWINGS, "*.png", notes),
         notes=notes,
     )
 
 
-def _json(path: Path, notes: list[str]) -> Mapping[str, Any]:
-    """The object in a JSON file; empty if there is no file, or if it is not one, which is noted."""
-    if not path.exists():
-        return {}
+def _read(path: Path, read: Callable[[Path], T], notes: list[str]) -> T | None:
+    """What `read` makes of a file; None if there is no file, or if it cannot be read, which is noted."""
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        notes.append(f"{path} cannot be read: {error}")
-        return {}
-    if not isinstance(value, dict):
-        notes.append(f"{path} is not a JSON object")
-        return {}
-    return value
-
-
-def _header(path: Path, notes: list[str]) -> ModelFile | None:
-    if not path.exists():
-        return None
-    try:
-        return read_header(path)
+        return read(path) if path.exists() else None
     except BadFileError as error:
         notes.append(str(error))
         return None
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BadFileError(f"{path} cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise BadFileError(f"{path} is not a JSON object")
+    return value
+
+
+def _results(path: Path) -> Mapping[str, Mapping[str, Any]]:
+    results = _json(path)
+    parts = {"protocol": dict, "details": dict, "warnings": list}
+    for result in results.values():
+        if not isinstance(result, dict) or any(type(result.get(name, of())) is not of for name, of in parts.items()):
+            raise BadFileError(f"{path} was not written by eval all")
+    return results
 
 
 def _pngs(folder: Path, pattern: str, notes: list[str]) -> list[PngFile]:
@@ -200,8 +201,6 @@ def _pngs(folder: Path, pattern: str, notes: list[str]) -> list[PngFile]:
         step = re.fullmatch(r"step_(\d+)", path.stem)
         if step is None and pattern.startswith("step_"):
             continue
-        try:
-            files.append(read_png(path, int(step[1]) if step else 0))
-        except BadFileError as error:
-            notes.append(str(error))
+        file = _read(path, partial(read_png, step=int(step[1]) if step else 0), notes)
+        files += [file] if file is not None else []
     return files

@@ -4,10 +4,11 @@ All text is escaped. A content policy in the page forbids scripts and requests.
 """
 
 import base64
+import html
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,14 @@ def templates() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        extensions=["jinja2.ext.do"],
     )
     environment.filters |= {
         "base64": lambda png: base64.b64encode(png).decode("ascii"),
-        "commas": lambda count: f"{count:,}",
+        "commas": "{:,}".format,
+        "time": "{:%Y-%m-%d %H:%M %Z}".format,
         "duration": facts.duration,
+        "command_line": facts.command_line,
         "number": number,
         "plot": plot,
     }
@@ -59,19 +63,9 @@ def write_page(path: Path, content: bytes) -> None:
 
 def about_of(path: Path) -> Any:
     """The `about` of a page that `render` made; None for any other file."""
-    reader = _AboutReader()
     try:
         with path.open(encoding="utf-8") as stream:
-            reader.feed(stream.read(HEAD))
-        return json.loads(reader.content)
+            meta = re.search(rf"""<meta name="{ABOUT}" content=(["'])(.*?)\1>""", stream.read(HEAD))
+        return json.loads(html.unescape(meta[2])) if meta else None
     except (OSError, ValueError):
         return None
-
-
-class _AboutReader(HTMLParser):
-    content = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        attributes = dict(attrs)
-        if tag == "meta" and attributes.get("name") == ABOUT:
-            self.content = attributes.get("content") or ""
