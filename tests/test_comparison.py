@@ -12,15 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import taming_cli.report
 from taming_cli.errors import BadFileError, TamingError, UsageError
-from taming_cli.report.charts import DASHES, HUES, numbered_line
 from taming_cli.report.comparable import Ranking, rank
 from taming_cli.report.comparison import names, report
 from taming_cli.report.page import write_report
-from taming_cli.report.record import find_runs, read_run
+from taming_cli.report.record import read_run
 from taming_cli.report.render import about_of, render
-from tests.test_report import Tree, assert_self_contained, codec_lines, draw_samples, line, make_run, seen
+from tests.pages import Tree, assert_self_contained, codec_lines, draw_samples, line, make_run, seen
 
 
 def changed(run: Path, **values: Any) -> Path:
@@ -78,12 +76,6 @@ def test_every_run_has_its_own_stroke_the_same_in_all_charts_and_in_the_legend(t
     assert swatches[:3] == swatches[3:6] == wanted
 
 
-def test_strokes_are_told_apart() -> None:
-    strokes = [(one.hue, one.dash) for one in (numbered_line(n, "", ()) for n in range(HUES * DASHES))]
-    assert len(set(strokes)) == HUES * DASHES
-    assert len({dash for _, dash in strokes[:DASHES]}) == DASHES
-
-
 def curve(page: str, title: str) -> list[list[float]]:
     """Where the points of each line of a chart lie along it, 0 to 1000."""
     (chart,) = [one for one in re.findall("<figure.*?</figure>", page) if f"<strong>{title}</strong>" in one]
@@ -112,41 +104,6 @@ def test_charts_count_steps_images_or_time(tmp_path: Path) -> None:
     changed(runs[1], batch_size=64)
     compared(tmp_path, runs)
     assert curve((tmp_path / "page.html").read_text(), "PSNR")[0] == [125, 500]
-
-
-def test_colours_are_apart_for_colour_blind_eyes_and_from_the_page() -> None:
-    """Machado, Oliveira and Fernandes 2009, severity 1; distances are CIE 1976, just noticeable from 2.3."""
-    seeing = {
-        "all": np.eye(3),
-        "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-        "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-        "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
-    }
-    to_xyz = np.array(
-        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
-    )
-
-    def linear(colour: str) -> np.ndarray:
-        srgb = np.array([int(colour[n : n + 2], 16) for n in (1, 3, 5)]) / 255
-        return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-
-    def lab(rgb: np.ndarray) -> np.ndarray:
-        xyz = to_xyz @ rgb.clip(0, 1) / (0.95047, 1, 1.08883)
-        f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-        return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
-
-    style = (Path(taming_cli.report.__file__).parent / "templates" / "style.css").read_text()
-    light, dark = style.split("prefers-color-scheme: dark")
-    for part in (light, dark):
-        paper = linear(re.findall(r"--paper: (#\w+)", part)[0])
-        hues = [linear(re.findall(rf"--hue{n}: (#\w+)", part)[0]) for n in range(HUES)]
-        for hue in hues:
-            bright, dim = sorted((to_xyz[1] @ hue, to_xyz[1] @ paper), reverse=True)
-            assert (bright + 0.05) / (dim + 0.05) > 4.5
-        for matrix in seeing.values():
-            places = [lab(np.array(matrix) @ hue) for hue in hues]
-            apart = [np.linalg.norm(a - b) for n, a in enumerate(places) for b in places[:n]]
-            assert min(apart) > 20
 
 
 # --- what may be compared ---------------------------------------------------------------------------------------------
@@ -430,20 +387,6 @@ def test_a_broken_write_leaves_the_earlier_page(tmp_path: Path, monkeypatch: pyt
         report(runs, out=tmp_path / "page.html")
     assert (tmp_path / "page.html").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "page.html"]
-
-
-def test_runs_are_found_in_folders_of_runs_each_once(tmp_path: Path) -> None:
-    found = ["train-prior/001", "train-vqgan/001", "train-vqgan/002"]
-    for name in (*found, ".hidden/003", "a/b/c/d/too-deep"):
-        codec(tmp_path / "runs" / name, 20)
-    (tmp_path / "runs" / "model").mkdir()
-    (tmp_path / "runs" / "model" / "config.json").write_text('{"hidden_size": 8}')  # another program's
-    broken = codec(tmp_path / "runs" / "train-vqgan" / "003", 20)
-    (broken / "config.json").write_text("{")
-    (tmp_path / "link").symlink_to(tmp_path / "runs" / "train-vqgan")
-    runs = find_runs([tmp_path / "runs", tmp_path / "link", tmp_path / "link" / "002"])
-    assert [path.relative_to(tmp_path / "runs").as_posix() for path in runs.folders] == found
-    assert "config.json cannot be read" in runs.skipped[str(broken)]
 
 
 @pytest.mark.parametrize(
