@@ -111,7 +111,6 @@ def test_names_from_outside_are_text(tmp_path: Path) -> None:
     draw_sheet(run / "eval" / f"{name}.png")
     by_class = {"metric": evil, "value": 3, "details": {"by_class": {evil: 1.0}}, "warnings": [evil]}
     (run / "eval.json").write_text(json.dumps({evil: by_class | {"protocol": {evil: {"count": 3}}}}))
-    (run / "metrics.jsonl").open("a").write("broken\n\n")
     tree = read(run)
     assert tree.all("script") == tree.all("b") == []
     assert len(tree.all("img")) == 5 + 1 + 1  # samples, the earlier sheet, the drawing

@@ -3,7 +3,6 @@ others are not comparable."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from taming_cli.report.figures import Better, figure, in_order, validated
@@ -20,8 +19,11 @@ class Ranking(NamedTuple):
     """Of the values of several runs, by index: the best of the comparable ones, and how the conditions of the others
     differ from theirs."""
 
-    best: frozenset[int] = frozenset()
-    different: Mapping[int, str] = MappingProxyType({})
+    best: frozenset[int]
+    different: Mapping[int, str]
+
+
+UNRANKED = Ranking(frozenset(), {})
 
 
 class Row(NamedTuple):
@@ -30,7 +32,7 @@ class Row(NamedTuple):
     title: str
     texts: Sequence[str]
     unit: str = ""
-    ranking: Ranking = Ranking()
+    ranking: Ranking = UNRANKED
 
 
 def rank(values: Sequence[float | None], conditions: Sequence[Conditions], better: Better) -> Ranking:
@@ -52,13 +54,13 @@ def rank(values: Sequence[float | None], conditions: Sequence[Conditions], bette
 
 def ranked_figures(records: Sequence[RunRecord]) -> Mapping[str, tuple[Sequence[float | None], Ranking]]:
     """The held-out figures of the runs' best models, in the order of tables: one value per run, or None, and their
-    ranking. It is empty for a figure that only describes the measurement."""
+    ranking, if the figure has a better direction."""
     columns = [validated(record.best_line, record) for record in records]
     ranked = {}
     for name in in_order(name for column in columns for name in column):
         values = [column.get(name) for column in columns]
         better = figure(name).better
-        ranked[name] = values, rank(values, validation_conditions(records, name), better) if better else Ranking()
+        ranked[name] = values, rank(values, validation_conditions(records, name), better) if better else UNRANKED
     return ranked
 
 

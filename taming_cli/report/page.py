@@ -63,18 +63,15 @@ def validations(record: RunRecord) -> tuple[list[str], list[Row]]:
         return [], []
     first, last = record.validation[0], record.validation[-1]
     best = next((line for line in reversed(record.validation) if line["step"] == record.best_step), None)
-    columns = {"First": first, "Best model": best, "Last and best" if best is last else "Last": last}
-    if first is last:
-        del columns["First"]
-    if best is None or best is last:
-        del columns["Best model"]
-    values = [validated(line, record) for line in columns.values() if line is not None]
-    titles = [f"{title}, step {line['step']:,}" for title, line in columns.items() if line is not None]
+    lines = {"First": first} if first is not last else {}
+    lines |= {"Best model": best} if best is not None and best is not last else {}
+    lines["Last and best" if best is last else "Last"] = last
+    values = [validated(line, record) for line in lines.values()]
     rows = []
     for name in in_order(values[-1]):
         texts = [number(column[name]) if name in column else "" for column in values]
         rows.append(Row(figure(name).title, [*texts, unit_of(name, record)]))
-    return titles, rows
+    return [f"{title}, step {line['step']:,}" for title, line in lines.items()], rows
 
 
 def results_by_class(record: RunRecord) -> Iterator[tuple[str, list[Row]]]:

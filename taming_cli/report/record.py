@@ -115,16 +115,15 @@ def find_runs(paths: Sequence[Path]) -> FoundRuns:
     """
     folders: dict[Path, None] = {}
     skipped: dict[str, str] = {}
+    remedy = "name a run such as runs/train-vqgan/001, or a folder of runs"
     for path in paths:
-        remedy = "name a run such as runs/train-vqgan/001, or a folder of runs"
         if not path.is_dir():
             reason = "is not a folder" if path.exists() else "does not exist"
             raise BadFileError(f"run folder {path} {reason}; {remedy}")
-        if (path / "config.json").exists():
+        is_run = (path / "config.json").exists()
+        if is_run:
             read_settings(path)
-            runs = [path]
-        else:
-            runs = list(runs_below(path, unreadable=skipped))
+        runs = [path] if is_run else list(runs_below(path, unreadable=skipped))
         if not runs:
             unreadable = "".join(f"; {name}: {reason}" for name, reason in skipped.items())
             raise BadFileError(f"{path} is not a run and contains no readable run{unreadable}; {remedy}")
