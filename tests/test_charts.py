@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import taming_cli.report
-from taming_cli.report.charts import DASHES, HUES, Chart, Line, linear_axis, number, numbered_line, thin, value_axis
+from taming_cli.report.charts import DASHES, HUES, Chart, Line, linear_axis, number, numbered_line, thin
 from taming_cli.report.render import templates
 from tests.pages import Tree
 
@@ -45,7 +45,8 @@ def test_ticks_are_few_round_evenly_spaced_and_on_the_axis(low: float, high: flo
 
 def test_axis_is_logarithmic_only_where_allowed_and_needed() -> None:
     def axis(*values: float, log: bool) -> Any:
-        return value_axis(Chart(title="", unit="", lines=[], log=log), values)
+        lines = [Line(name="", points=list(enumerate(values)))]
+        return Chart(title="", unit="", lines=lines, log=log).vertical
 
     assert axis(0.01, 1, 10, log=True).ticks == pytest.approx([0.01, 0.1, 1, 10])
     assert axis(0.01, 10, log=True).place(10**-0.5) == pytest.approx(0.5)

@@ -6,8 +6,9 @@ width while labels keep their size, and colours are variables of the style sheet
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -43,25 +44,10 @@ class Line:
         """The line's classes in the style sheet."""
         return f"hue{self.hue} {f'dash{self.dash} ' if self.dash else ''}{'strong' if self.strong else 'faint'}"
 
-
-@dataclass(frozen=True, kw_only=True)
-class Chart:
-    """Lines over steps, or over the quantity `across`, from 0 to at least `until`.
-
-    The value axis includes `low` and `high`. With `log` it is logarithmic if positive values differ more than a
-    hundredfold. `note` explains how to read the chart. `keys` names the lines, unless the page has a common legend.
-    """
-
-    title: str
-    unit: str
-    lines: Sequence[Line]
-    low: float | None = None
-    high: float | None = None
-    log: bool = False
-    note: str = ""
-    across: str = "step"
-    until: float = 1.0
-    keys: bool = True
+    @property
+    def marked(self) -> Points:
+        """The points to mark: all of a few, else the last."""
+        return self.points if self.dots and len(self.points) <= MOST_DOTS else self.points[-1:]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,53 +65,104 @@ class Axis:
         return (at - low) / (high - low)
 
 
-class Label(NamedTuple):
-    """Text at a position along an axis, 0 to 1, and the stroke of the line that it belongs to."""
+class End(NamedTuple):
+    """The last value of a line, and the position of its label, 0 to 1 from the bottom."""
 
-    text: str
+    value: float
     place: float
-    stroke: str = ""
-
-
-class Curve(NamedTuple):
-    """A line as an SVG path, empty for a single point, and its marked points, each with its values as text.
-    Coordinates are 0 to 1000, from the top left."""
-
     stroke: str
-    path: str
-    dots: Sequence[tuple[str, str]]
 
 
-class Plot(NamedTuple):
-    """A chart's geometry: the labels of both axes and of the lines' last values, the curves, strong ones on top, and
-    the last values as a sentence for screen readers."""
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """Lines over steps, or over the quantity `across`, from 0 to at least `until`.
 
-    steps: Sequence[Label]
-    values: Sequence[Label]
-    ends: Sequence[Label]
-    curves: Sequence[Curve]
-    summary: str
+    The vertical axis includes `low` and `high`. With `log` it is logarithmic if positive values differ more than a
+    hundredfold. `note` explains how to read the chart. `keys` names the lines, unless the page has a common legend.
+    """
 
+    title: str
+    unit: str
+    lines: Sequence[Line]
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    note: str = ""
+    across: str = "step"
+    until: float = 1.0
+    keys: bool = True
 
-def plot(chart: Chart) -> Plot:
-    """Lay out a chart."""
-    lines = [(line, thin(line.points)) for line in sorted(chart.lines, key=lambda line: line.strong)]
-    steps = linear_axis(0.0, max(chart.until, *(step for _, points in lines for step, _ in points)), 4)
-    values = value_axis(chart, [value for _, points in lines for _, value in points])
-    ends = [Label(number(points[-1][1]), values.place(points[-1][1]), line.stroke) for line, points in lines]
-    last = [f"{line.name} {end.text}" for (line, _), end in zip(lines, ends, strict=True)]
-    return Plot(
-        steps=[label for label in _ticks(steps) if label.place + CHARACTER * len(label.text) / 2 < 1],
-        values=list(_ticks(values)),
-        ends=apart(ends) if len(ends) <= MOST_LABELS else [],
-        curves=[_curve(chart, line, points, steps, values) for line, points in lines],
-        summary=f"{chart.title}: {', '.join(last)}",
-    )
+    @cached_property
+    def curves(self) -> list[Line]:
+        """The lines as they are drawn: thinned, strong ones on top."""
+        return [replace(line, points=thin(line.points)) for line in sorted(self.lines, key=lambda line: line.strong)]
+
+    @cached_property
+    def horizontal(self) -> Axis:
+        """The axis of the steps, without labels that would touch its title."""
+        axis = linear_axis(0.0, max(self.until, *(step for line in self.curves for step, _ in line.points)), 4)
+        room = [tick for tick in axis.ticks if axis.place(tick) + CHARACTER * len(tick_label(tick)) / 2 < 1]
+        return replace(axis, ticks=room)
+
+    @cached_property
+    def vertical(self) -> Axis:
+        """The axis of the values, with a margin."""
+        values = [value for line in self.curves for _, value in line.points]
+        low, high = min(values), max(values)
+        if self.log and low > 0 and high > 100 * low:
+            exponents = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+            every = -(-len(exponents) // 5)
+            return Axis(low=low / 1.2, high=high * 1.2, ticks=[10.0**n for n in exponents[::every]], log=True)
+        if high == low:
+            low, high = low - (abs(low) * 0.1 or 0.5), high + (abs(high) * 0.1 or 0.5)
+        pad = 0.06 * (high - low)
+        low = low - pad if self.low is None or low < self.low else self.low
+        high = high + pad if self.high is None or high > self.high else self.high
+        return linear_axis(low, high, 5)
+
+    def path(self, points: Points) -> str:
+        """An SVG path through points; coordinates are 0 to 1000 from the top left."""
+        places = ((self.horizontal.place(step), 1 - self.vertical.place(value)) for step, value in points)
+        return "M" + "L".join(f"{1000 * x:.4g} {1000 * y:.4g}" for x, y in places)
+
+    def ends(self) -> list[End]:
+        """The lines' last values from the bottom up, moved apart where their labels would overlap."""
+        if len(self.lines) > MOST_LABELS:
+            return []
+        last = [(line.points[-1][1], line.stroke) for line in self.curves]
+        ends = sorted((End(value, self.vertical.place(value), stroke) for value, stroke in last), key=lambda e: e.place)
+        places = [end.place for end in ends]
+        for n in range(1, len(places)):
+            places[n] = max(places[n], places[n - 1] + LABEL_HEIGHT)
+        limit = 1.0
+        for n in reversed(range(len(places))):  # back down what the first pass pushed beyond the top
+            places[n] = min(places[n], limit)
+            limit = places[n] - LABEL_HEIGHT
+        return [end._replace(place=place) for end, place in zip(ends, places, strict=True)]
 
 
 def numbered_line(index: int, name: str, points: Points, *, dots: bool = False) -> Line:
     """The line of one of several runs: its index selects the same stroke in every chart."""
     return Line(name=name, points=points, hue=index % HUES, dash=index % DASHES, dots=dots)
+
+
+def linear_axis(low: float, high: float, most: int) -> Axis:
+    """An axis from `low` to a larger `high`, with at most `most` intervals of 1, 2 or 5 times 10^n."""
+    wanted = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(wanted))
+    step = next(power * nice for nice in (1, 2, 5, 10, 20) if power * nice >= wanted * (1 - 1e-9))
+    ticks = [n * step for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+    return Axis(low=low, high=high, ticks=ticks)
+
+
+def thin(points: Points, most: int = MOST_POINTS) -> Points:
+    """At most `most` points: means over stretches of equal length. The last point is kept."""
+    if len(points) <= most:
+        return points
+    bounds = [(n * (len(points) - 1)) // (most - 1) for n in range(most)]
+    stretches = [points[first:end] for first, end in pairwise(bounds)]
+    means = [(sum(s for s, _ in part) / len(part), sum(v for _, v in part) / len(part)) for part in stretches]
+    return [*means, points[-1]]
 
 
 def number(value: float) -> str:
@@ -140,67 +177,6 @@ def number(value: float) -> str:
 def tick_label(value: float) -> str:
     """A round number in its shortest form."""
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else _exponent(f"{round(value, 12):g}")
-
-
-def thin(points: Points, most: int = MOST_POINTS) -> Points:
-    """At most `most` points: means over stretches of equal length. The last point is kept."""
-    if len(points) <= most:
-        return points
-    bounds = [(n * (len(points) - 1)) // (most - 1) for n in range(most)]
-    stretches = [points[first:end] for first, end in pairwise(bounds)]
-    means = [(sum(s for s, _ in part) / len(part), sum(v for _, v in part) / len(part)) for part in stretches]
-    return [*means, points[-1]]
-
-
-def value_axis(chart: Chart, values: Sequence[float]) -> Axis:
-    """The axis of the chart's values, with a margin."""
-    low, high = min(values), max(values)
-    if chart.log and low > 0 and high > 100 * low:
-        exponents = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
-        every = -(-len(exponents) // 5)
-        return Axis(low=low / 1.2, high=high * 1.2, ticks=[10.0**n for n in exponents[::every]], log=True)
-    if high == low:
-        low, high = low - (abs(low) * 0.1 or 0.5), high + (abs(high) * 0.1 or 0.5)
-    pad = 0.06 * (high - low)
-    low = low - pad if chart.low is None or low < chart.low else chart.low
-    high = high + pad if chart.high is None or high > chart.high else chart.high
-    return linear_axis(low, high, 5)
-
-
-def linear_axis(low: float, high: float, most: int) -> Axis:
-    """An axis from `low` to a larger `high`, with at most `most` intervals of 1, 2 or 5 times 10^n."""
-    wanted = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(wanted))
-    step = next(power * nice for nice in (1, 2, 5, 10, 20) if power * nice >= wanted * (1 - 1e-9))
-    ticks = [n * step for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-    return Axis(low=low, high=high, ticks=ticks)
-
-
-def apart(labels: Sequence[Label]) -> list[Label]:
-    """Labels in order of place, moved apart where they would overlap."""
-    ordered = sorted(labels, key=lambda label: label.place)
-    places = [label.place for label in ordered]
-    for n in range(1, len(places)):
-        places[n] = max(places[n], places[n - 1] + LABEL_HEIGHT)
-    limit = 1.0
-    for n in reversed(range(len(places))):  # back down what the first pass pushed beyond the top
-        places[n] = min(places[n], limit)
-        limit = places[n] - LABEL_HEIGHT
-    return [label._replace(place=place) for label, place in zip(ordered, places, strict=True)]
-
-
-def _ticks(axis: Axis) -> Iterator[Label]:
-    return (Label(tick_label(tick), axis.place(tick)) for tick in axis.ticks)
-
-
-def _curve(chart: Chart, line: Line, points: Points, steps: Axis, values: Axis) -> Curve:
-    at = [f"{1000 * steps.place(step):.4g} {1000 * (1 - values.place(value)):.4g}" for step, value in points]
-    dots = []
-    for n in range(0 if line.dots and len(points) <= MOST_DOTS else len(points) - 1, len(points)):
-        step, value = points[n]
-        where = f"{step:,.0f}" if step == round(step) else number(step)
-        dots.append((at[n], f"{chart.across} {where}, {line.name}: {number(value)} {chart.unit}"))
-    return Curve(line.stroke, "M" + "L".join(at) if len(at) > 1 else "", dots)
 
 
 def _exponent(text: str) -> str:

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from taming_cli.data.disk import write_atomically
 from taming_cli.report import facts
-from taming_cli.report.charts import number, numbered_line, plot
+from taming_cli.report.charts import number, numbered_line, tick_label
 
 PAGE = "report.html"
 ABOUT = "taming-report"
@@ -46,11 +46,12 @@ def templates() -> Environment:
     environment.filters |= {
         "base64": lambda png: base64.b64encode(png).decode("ascii"),
         "commas": "{:,}".format,
+        "count": lambda value: f"{value:,.0f}" if value == round(value) else number(value),
         "time": "{:%Y-%m-%d %H:%M %Z}".format,
         "duration": facts.duration,
         "command_line": facts.command_line,
         "number": number,
-        "plot": plot,
+        "tick": tick_label,
     }
     environment.globals |= {"facts": facts, "numbered_line": numbered_line}
     return environment
