@@ -321,7 +321,8 @@ def runs_below(
     failures: dict[str, str] = {} if unreadable is None else unreadable
     folders = []
     try:
-        folders = sorted(path for path in root.iterdir() if path.name[0] != "." and path.is_dir())
+        with os.scandir(root) as entries:  # which needs no stat call: folders of samples hold many files
+            folders = sorted(root / entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
     except OSError as error:
         failures[str(root)] = error.strerror or str(error)
     for folder in folders:
