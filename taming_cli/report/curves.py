@@ -110,17 +110,18 @@ def _grouped(records: Sequence[RunRecord], charts_of: Callable[[Spec], Iterator[
 
 def _charts_of(record: RunRecord, spec: Spec) -> Iterator[Chart]:
     """The chart of one run, if it has any of its figures. The training's lines are faint beside the validation's."""
-    figures = [("validation", *item) for item in spec.validation.items()]
-    figures += [("train", *item) for item in spec.train.items()]
-    drawn = [(kind == "validation", name, _points(record, kind, key)) for kind, key, name in figures]
-    drawn = [one for one in drawn if one[2]]
-    validated = any(dots for dots, _, _ in drawn)
-    lines = [
-        Line(name=name, points=points, strong=not validated or dots, hue=0 if validated else n, dots=dots)
-        for n, (dots, name, points) in enumerate(drawn)
+    validation = [
+        Line(name=name, points=points, dots=True)
+        for key, name in spec.validation.items()
+        if (points := _points(record, "validation", key))
     ]
-    if lines:
-        yield replace(spec.chart, lines=lines)
+    training = [
+        Line(name=name, points=points, strong=not validation, hue=0 if validation else hue)
+        for hue, (key, name) in enumerate(spec.train.items())
+        if (points := _points(record, "train", key))
+    ]
+    if validation or training:
+        yield replace(spec.chart, lines=[*validation, *training])
 
 
 def _charts_of_runs(records: Sequence[RunRecord], names: Sequence[str], spec: Spec, unit: str) -> Iterator[Chart]:
