@@ -62,7 +62,7 @@ def test_the_use_of_the_codebook_is_a_curve_that_ends_where_codes_are_unused(tmp
     label = "Use by code: step 1 4, step 2 1"
     assert label in [svg["aria-label"] for svg in tree.all("svg")]
     text = (tmp_path / "a" / "report.html").read_text()
-    (chart,) = [figure for figure in re.findall("<figure.*?</figure>", text) if label in figure]
+    (chart,) = [figure for figure in re.findall("(?s)<figure.*?</figure>", text) if label in figure]
     curves = [path["d"] for path in Tree(chart).all("path") if path["class"] == "hue0 strong"]
     assert [re.findall(r"[ML]([\d.]+)", curve or "") for curve in curves] == [["125", "375"]]
 
