@@ -1,8 +1,8 @@
 """Geometry of line charts. The macro `chart` in `templates/parts.html` draws it: lines as inline SVG, labels as HTML.
 
-No plotting library does as well. matplotlib's SVG has one size and fixed colours: on a phone its labels shrink with the
-drawing, on a dark page it stays white, and one chart takes more bytes than a page of these. Here lines stretch to any
-width while labels keep their size, and colours are variables of the style sheet.
+matplotlib's SVG does less well here: 25 to 36 kB a chart rather than 5 kB, 0.3 s rather than 2 ms, labels that grow and
+shrink with the drawing, and fixed colours on a white ground. Here lines stretch to any width while labels keep their
+size, colours are variables of the style sheet, and every label is text.
 """
 
 import math
