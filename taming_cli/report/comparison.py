@@ -76,7 +76,7 @@ def report(runs: Sequence[Path], *, out: Path | None = None, by: Across | None =
 def comparison_page(records: Sequence[RunRecord], by: Across | None, about: Mapping[str, Any]) -> bytes:
     """The page that compares several runs, group by group; `about` as in `render`."""
     name_of = {record.folder: name for record, name in zip(records, names(records), strict=True)}
-    groups = []
+    groups: list[dict[str, Any]] = []
     for group in grouped(records):
         called = [name_of[record.folder] for record in group]
         batch_sizes = {record.config.get("train", {}).get("batch_size") for record in group}

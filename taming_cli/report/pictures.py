@@ -61,7 +61,7 @@ def earlier(sheets: Sequence[PngFile], most: int = EARLIER, limit: int = EARLIER
     older = sheets[:-1]
     for count in range(min(most, len(older)), 0, -1):
         chosen = [older[n * len(older) // count] for n in range(count)]
-        if sum(sheet.bytes for sheet in chosen) <= limit:
+        if sum(sheet.size for sheet in chosen) <= limit:
             return chosen
     return []
 
@@ -72,7 +72,7 @@ def side_by_side(records: Sequence[RunRecord]) -> SideBySide | None:
     left_out, total = [], 0
     for n, record in enumerate(records):
         if record.sheets:
-            total += record.sheets[-1].bytes
+            total += record.sheets[-1].size
             if total <= SIDE_BY_SIDE_BYTES or not shown:
                 shown[n] = record
             else:

@@ -35,7 +35,7 @@ class PngFile:
     path: Path
     width: int
     height: int
-    bytes: int
+    size: int
 
     @property
     def png(self) -> bytes:
@@ -66,7 +66,7 @@ def read_png(path: Path, step: int = 0) -> PngFile:
     if len(data) < 24 or not data.startswith(_SIGNATURE) or not data.endswith(_END):
         raise BadFileError(f"{path} is not a complete PNG file")
     width, height = struct.unpack(">II", data[16:24])
-    return PngFile(step=step, path=path, width=width, height=height, bytes=len(data))
+    return PngFile(step=step, path=path, width=width, height=height, size=len(data))
 
 
 def stamp(layout: Layout) -> dict[str, str]:
