@@ -30,7 +30,7 @@ def changed(run: Path, **values: Any) -> Path:
 
 
 def codec(folder: Path, psnr: float, **more: Any) -> Path:
-    """A codec's run with one validation at step 60, where its best model is; all measured alike unless told."""
+    """A codec's run with one validation at step 60, where its best model is; all under the same conditions unless `more` differs."""
     about = {"step": 60, "size": "128x128", "perceptual": {"name": "net", "sha256": "ab" * 32}}
     data = {"train": 90, "held": 10, "sha256": "1" * 64, "held_sha256": "2" * 64}
     seen = {"psnr": psnr, "l1": psnr / 100, "perceptual": 10 / psnr, "codes_used": 0.5, "count": 7}
@@ -123,13 +123,13 @@ def test_charts_count_steps_images_or_time(tmp_path: Path) -> None:
         ([None, None], "ab", "lower", Ranking(frozenset(), {})),
     ],
 )
-def test_the_best_is_sought_among_those_measured_alike(
+def test_the_best_is_the_best_of_the_comparable_values(
     values: list[float | None], data: str, better: Any, ranking: Ranking
 ) -> None:
     assert rank(values, [{"data": one} for one in data], better) == ranking
 
 
-def test_of_the_figures_the_best_is_marked_and_the_unit_said(tmp_path: Path) -> None:
+def test_the_best_figure_is_marked_and_has_its_unit(tmp_path: Path) -> None:
     runs = [codec(tmp_path / "a", 20), codec(tmp_path / "b", 25)]
     _, text = compared(tmp_path, runs)
     assert "PSNR dB 20 25 Perceptual distance distance by net 0.5 0.4 Codes in use % of 1,024 50 50" in text
@@ -140,20 +140,20 @@ def test_of_the_figures_the_best_is_marked_and_the_unit_said(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "note"),
     [
         ({"data": {"sha256": "1" * 64, "held_sha256": "9" * 64}}, "b: other held-out pictures."),
         ({"data": {"sha256": "9" * 64, "held": 10}}, "b: other held-out pictures."),
         ({"size": "256x256"}, "b: size 256x256, not 128x128."),
     ],
 )
-def test_figures_of_other_pictures_are_said_to_be_so_and_not_compared(
-    tmp_path: Path, more: dict[str, Any], said: str
+def test_figures_of_other_pictures_are_noted_and_not_compared(
+    tmp_path: Path, more: dict[str, Any], note: str
 ) -> None:
     runs = [codec(tmp_path / "a", 20), codec(tmp_path / "b", 25, **more), codec(tmp_path / "c", 22)]
     _, text = compared(tmp_path, runs)
     assert "PSNR dB 20 25 [1] 22" in text
-    assert f"[1] {said}" in text
+    assert f"[1] {note}" in text
     assert re.findall("<b>(.*?)</b>", (tmp_path / "page.html").read_text())[:2] == ["22", "0.455"]
 
 
@@ -314,7 +314,7 @@ def test_runs_that_hold_nothing_yet_have_a_page(tmp_path: Path) -> None:
 # --- the verb ---------------------------------------------------------------------------------------------------------
 
 
-def test_one_run_gets_its_own_page_anew_and_a_copy_where_asked(tmp_path: Path) -> None:
+def test_one_run_gets_its_own_page_anew_and_a_copy_at_out(tmp_path: Path) -> None:
     run = codec(tmp_path / "runs" / "a", 20)
     before = write_report(run).read_bytes()
     (run / "report.html").write_text("something else")
@@ -354,7 +354,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_what_is_no_page_of_ours_is_left_alone(tmp_path: Path, other: bytes) -> None:
+def test_other_files_are_not_replaced(tmp_path: Path, other: bytes) -> None:
     runs = [codec(tmp_path / name, 20) for name in "ab"]
     (tmp_path / "page.html").write_bytes(other)
     for chosen in (runs, runs[:1]):
@@ -406,13 +406,13 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, make: Any, message: 
     assert not (tmp_path / "page.html").exists()
 
 
-def test_the_same_as_plain_data(tmp_path: Path) -> None:
+def test_the_comparison_as_plain_data(tmp_path: Path) -> None:
     runs = [codec(tmp_path / "a", 20), codec(tmp_path / "b", 25), codec(tmp_path / "c", 30, size="64x64")]
-    said = report(runs, out=tmp_path / "page.html").to_dict()
-    json.dumps(said, allow_nan=False)
-    assert said["path"] == str(tmp_path / "page.html")
-    assert [run["path"] for run in said["runs"]] == [str(run) for run in runs]
-    assert said["runs"][1]["figures"] == {"psnr": 25, "l1": 0.25, "perceptual": 0.4, "codes_used": 0.5, "count": 7}
-    assert [run["best"] for run in said["runs"]] == [["codes_used", "l1"], ["psnr", "perceptual", "codes_used"], []]
-    assert said["runs"][2]["unlike"]["psnr"] == "size 64x64, not 128x128"
-    assert said["runs"][0]["best_step"] == said["runs"][0]["step"] == 60
+    summary = report(runs, out=tmp_path / "page.html").to_dict()
+    json.dumps(summary, allow_nan=False)
+    assert summary["path"] == str(tmp_path / "page.html")
+    assert [run["path"] for run in summary["runs"]] == [str(run) for run in runs]
+    assert summary["runs"][1]["figures"] == {"psnr": 25, "l1": 0.25, "perceptual": 0.4, "codes_used": 0.5, "count": 7}
+    assert [run["best"] for run in summary["runs"]] == [["codes_used", "l1"], ["psnr", "perceptual", "codes_used"], []]
+    assert summary["runs"][2]["unlike"]["psnr"] == "size 64x64, not 128x128"
+    assert summary["runs"][0]["best_step"] == summary["runs"][0]["step"] == 60

@@ -39,7 +39,7 @@ def test_samples_have_their_class_below_and_their_map_above(tmp_path: Path) -> N
     assert "the maps it follows" in tree.text
 
 
-def test_samples_whose_sheet_says_nothing_are_shown_as_one_picture(tmp_path: Path) -> None:
+def test_samples_without_a_layout_are_shown_as_one_picture(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", "train-prior", [])
     draw_samples(run / "samples" / "step_0000002.png")
     assert [picture.shape for picture in seen(read(run))] == [(28, 18, 3)]
@@ -86,7 +86,7 @@ def test_measured_codes_are_drawn_as_a_curve_in_place_of_the_drawing(tmp_path: P
     assert re.sub(r"\s+", " ", tree.text).count("Class Value Unit hard 5 nats/token easy 1 nats/token") == 1
 
 
-def test_a_codec_of_maps_is_said_to_be_good_for_conditions(tmp_path: Path) -> None:
+def test_a_codec_of_maps_is_offered_for_conditions(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", "train-vqgan", codec_lines(), step=100)
     settings = json.loads((run / "config.json").read_text())
     settings["config"]["train"]["kind"] = "depth"
@@ -121,7 +121,7 @@ def test_names_from_outside_are_text(tmp_path: Path) -> None:
     assert "stray ? byte" in tree.text
 
 
-def test_codec_report_says_its_figures_with_units(tmp_path: Path) -> None:
+def test_figures_have_units(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", "train-vqgan", codec_lines(), step=60, perceptual={"name": "net", "sha256": "ab"})
     text = re.sub(r"\s+", " ", read(run).text)
     assert "100 steps · 800 images · 3 min 20 s · finished" in text
@@ -156,7 +156,7 @@ def test_unknown_figures_are_drawn_under_their_own_name(tmp_path: Path) -> None:
     assert [svg["aria-label"] for svg in tree.all("svg")] == ["novel: training 2.857"]
 
 
-def test_every_logged_figure_is_drawn_and_named_for_readers_of_the_screen(tmp_path: Path) -> None:
+def test_every_logged_figure_is_drawn_and_named_for_screen_readers(tmp_path: Path) -> None:
     labels = [svg["aria-label"] for svg in read(make_run(tmp_path / "a", "train-vqgan", codec_lines())).all("svg")]
     assert labels == [
         "PSNR: held-out 20",

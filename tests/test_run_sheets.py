@@ -14,7 +14,7 @@ from taming_cli.runtime.run.sheets import LAYOUT, Layout, halves, layout_of, pic
 from tests.pages import draw_samples
 
 
-def test_a_sheet_is_taken_apart_into_what_was_put_together(tmp_path: Path) -> None:
+def test_a_sheet_is_cut_into_its_pictures(tmp_path: Path) -> None:
     pictures = draw_samples(tmp_path / "a" / "samples" / "step_0000001.png", tuple("abcde"))
     sheet = read_png(tmp_path / "a" / "samples" / "step_0000001.png")
     layout = layout_of(sheet)
@@ -38,7 +38,7 @@ def test_a_sheet_is_taken_apart_into_what_was_put_together(tmp_path: Path) -> No
         '{"columns": 90, "count": 5, "labels": []}',
     ],
 )
-def test_a_sheet_that_says_what_does_not_fit_it_stays_whole(tmp_path: Path, recorded: str) -> None:
+def test_a_layout_that_does_not_fit_its_sheet_is_ignored(tmp_path: Path, recorded: str) -> None:
     path = tmp_path / "samples" / "step_0000001.png"
     write_png(path, torch.zeros(3, 28, 18, dtype=torch.uint8), {LAYOUT: recorded})
     assert layout_of(read_png(path)) is None

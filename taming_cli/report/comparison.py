@@ -57,8 +57,8 @@ def report(runs: Sequence[Path], *, out: Path | None = None, by: Across | None =
     existing page is replaced if the new one shows all of its runs. UsageError if anything else exists at `out`;
     BadFileError for a folder that is not a run and contains none.
     """
-    found = find_runs(runs)
-    records = [read_run(folder) for folder in found.folders]
+    folders, skipped = find_runs(runs)
+    records = [read_run(folder) for folder in folders]
     if len(records) == 1:
         path = out or records[0].folder / PAGE
         about: dict[str, Any] = {"run": _relative(records[0], path)}
@@ -70,7 +70,7 @@ def report(runs: Sequence[Path], *, out: Path | None = None, by: Across | None =
         about = {"runs": [_relative(record, path) for record in records]}
         _refuse_others(path, about)
         write_page(path, comparison_page(records, by, about))
-    return Reported(path=path, runs=records, skipped=found.skipped)
+    return Reported(path=path, runs=records, skipped=skipped)
 
 
 def comparison_page(records: Sequence[RunRecord], by: Across | None, about: Mapping[str, Any]) -> bytes:
