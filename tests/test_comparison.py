@@ -30,7 +30,7 @@ def changed(run: Path, **values: Any) -> Path:
 
 
 def codec(folder: Path, psnr: float, **more: Any) -> Path:
-    """A codec's run with one validation at step 60, where its best model is; all under the same conditions unless `more` differs."""
+    """A codec's run with one validation at step 60, that of its best model; `more` changes its conditions."""
     about = {"step": 60, "size": "128x128", "perceptual": {"name": "net", "sha256": "ab" * 32}}
     data = {"train": 90, "held": 10, "sha256": "1" * 64, "held_sha256": "2" * 64}
     seen = {"psnr": psnr, "l1": psnr / 100, "perceptual": 10 / psnr, "codes_used": 0.5, "count": 7}
