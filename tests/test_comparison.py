@@ -147,9 +147,7 @@ def test_the_best_figure_is_marked_and_has_its_unit(tmp_path: Path) -> None:
         ({"size": "256x256"}, "b: size 256x256, not 128x128."),
     ],
 )
-def test_figures_of_other_pictures_are_noted_and_not_compared(
-    tmp_path: Path, more: dict[str, Any], note: str
-) -> None:
+def test_figures_of_other_pictures_are_noted_and_not_compared(tmp_path: Path, more: dict[str, Any], note: str) -> None:
     runs = [codec(tmp_path / "a", 20), codec(tmp_path / "b", 25, **more), codec(tmp_path / "c", 22)]
     _, text = compared(tmp_path, runs)
     assert "PSNR dB 20 25 [1] 22" in text
