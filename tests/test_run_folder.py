@@ -195,6 +195,20 @@ def test_newest_is_the_most_recently_written_checkpoint_of_a_command_wherever_it
     assert set(runs_below(tmp_path, "train-x")) == {tmp_path / "deep/one/a", tmp_path / "train-x/b"}
 
 
+def test_runs_below_a_folder_are_those_that_can_be_read(tmp_path: Path) -> None:
+    for name in ("b", "a", "a/inner", ".hidden", "a/.hidden/c"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text('{"command": "train-x", "inputs": [], "config": {}}')
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "metrics.jsonl").touch()
+    (tmp_path / "file").touch()
+    unreadable: dict[str, str] = {}
+    runs = list(runs_below(tmp_path, unreadable=unreadable))
+    assert runs == [tmp_path / "a", tmp_path / "a" / "inner", tmp_path / "b"]
+    assert list(unreadable) == [str(tmp_path / "broken")]
+    assert list(runs_below(tmp_path, "train-y")) == list(runs_below(tmp_path / "nowhere")) == []
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"command": "x"}'])
 def test_a_damaged_config_is_refused_by_name(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)
