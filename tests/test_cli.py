@@ -457,7 +457,7 @@ def test_report_refuses_in_one_line_and_lists_broken_runs(house: House, tmp_path
     (tmp_path / "mine.html").write_text("mine")
     for arguments, code, named in (
         ([tmp_path / "nowhere"], 1, "nowhere does not exist"),
-        ([house.pictures], 1, "is no run and holds none"),
+        ([house.pictures], 1, "is not a run and contains no readable run"),
         ([house.root, "-o", tmp_path / "mine.html"], 2, "mine.html exists"),
         ([house.root, "--by", "steps"], 2, "'step'"),
         ([], 2, "RUN"),

@@ -32,7 +32,8 @@ from taming_cli.prior.train import fit
 from taming_cli.report.record import read_run
 from taming_cli.runtime.checkpoint import ModelFile, load_model, load_trainer
 from taming_cli.runtime.cost import cost
-from taming_cli.runtime.run.folder import Place, Run, read_settings
+from taming_cli.runtime.run.folder import Place, read_settings
+from taming_cli.runtime.run.metrics import METRICS, read_metrics
 from taming_cli.runtime.run.progress import Progress
 from taming_cli.runtime.run.sheets import Layout, layout_of
 
@@ -133,7 +134,7 @@ def test_a_stopped_and_resumed_training_ends_bit_for_bit_like_an_undisturbed_one
     assert same_tensors(whole.last, parts.last)
     assert same_tensors(whole.best, parts.best)
     assert whole.validation == parts.validation
-    assert [line["step"] for line in Run(parts.run, None).read_log()] == [10, 15, 20, 30, 30]
+    assert [line["step"] for line in read_metrics(parts.run / METRICS).lines] == [10, 15, 20, 30, 30]
 
 
 def test_a_kill_after_the_trainer_file_is_mended(train_in: Callable[..., Any], tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from taming_cli.runtime.run.folder import (
     next_folder,
     open_run,
     read_settings,
-    runs_of,
+    runs_below,
 )
+from taming_cli.runtime.run.metrics import read_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,14 +164,14 @@ def test_resume_without_a_run_says_so(tmp_path: Path) -> None:
 
 def test_the_log_is_read_back_and_rewound(opened: Callable[..., Run]) -> None:
     with opened(Place(name="a")) as run:
-        assert run.read_log() == []
+        assert read_metrics(run.metrics) == ([], 0)
         for step in (10, 20, 30):
             run.log(kind="train", step=step, l1=0.5)
         with run.metrics.open("a") as stream:
             stream.write('{"kind": "train", "st')  # a kill in the middle of a line
-        assert [line["step"] for line in run.read_log()] == [10, 20, 30]
+        assert [line["step"] for line in read_metrics(run.metrics).lines] == [10, 20, 30]
         run.rewind_log(20)
-        assert [line["step"] for line in run.read_log()] == [10, 20]
+        assert [line["step"] for line in read_metrics(run.metrics).lines] == [10, 20]
         run.log(kind="train", step=30, l1=0.25)
         assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [10, 20, 30]
 
@@ -191,7 +192,21 @@ def test_newest_is_the_most_recently_written_checkpoint_of_a_command_wherever_it
         (tmp_path / name / "config.json").write_text(json.dumps({"command": command, "inputs": {}, "config": {}}))
     (tmp_path / "train-x" / "config.json").write_text("broken")
     assert newest("train-x", "best.safetensors", tmp_path) == tmp_path / "deep/one/a/checkpoints/best.safetensors"
-    assert set(runs_of("train-x", tmp_path)) == {tmp_path / "deep/one/a", tmp_path / "train-x/b"}
+    assert set(runs_below(tmp_path, "train-x")) == {tmp_path / "deep/one/a", tmp_path / "train-x/b"}
+
+
+def test_runs_below_a_folder_are_those_that_can_be_read(tmp_path: Path) -> None:
+    for name in ("b", "a", "a/inner", ".hidden", "a/.hidden/c"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text('{"command": "train-x", "inputs": [], "config": {}}')
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "metrics.jsonl").touch()
+    (tmp_path / "file").touch()
+    unreadable: dict[str, str] = {}
+    runs = list(runs_below(tmp_path, unreadable=unreadable))
+    assert runs == [tmp_path / "a", tmp_path / "a" / "inner", tmp_path / "b"]
+    assert list(unreadable) == [str(tmp_path / "broken")]
+    assert list(runs_below(tmp_path, "train-y")) == list(runs_below(tmp_path / "nowhere")) == []
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"command": "x"}'])

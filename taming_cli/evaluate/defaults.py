@@ -8,7 +8,7 @@ from taming_cli.data.images import png_settings
 from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.runtime.checkpoint import read_header
-from taming_cli.runtime.run.folder import runs_of
+from taming_cli.runtime.run.folder import runs_below
 from taming_cli.runtime.weights import sha256
 
 
@@ -71,7 +71,7 @@ def _prior(samples: Path, root: Path) -> Path:
     if not samples.is_dir():
         raise ValueError("it is no folder of samples")
     wanted = drawn_by(samples)
-    for run in runs_of("train-prior", root):
+    for run in runs_below(root, "train-prior"):
         for path in sorted(run.glob("checkpoints/*.safetensors")):
             if sha256(path) == wanted:
                 return path

@@ -1,1 +1,1 @@
-"""What a run has learned, as pages to look at: charts, pictures, figures, and runs compared."""
+"""Pages about runs: pictures, charts, figures, settings, and several runs compared."""

@@ -1,4 +1,4 @@
-"""What stands behind a run, as names and words: its data, its settings with their origins, its environment."""
+"""The facts behind a run as names and texts: its data, its settings with their origins, its environment."""
 
 import json
 import shlex
@@ -16,47 +16,46 @@ CONFIGS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
 }
 NOUNS = {"train-vqgan": "Codec", "train-prior": "Prior"}
 MOST_CLASSES = 40
-"""Classes that are named; of more, their number."""
+"""Classes listed by name; the others are counted."""
 
 
 class Setting(NamedTuple):
-    """`default` and `origin` are empty where they are not known; `usual` is whether the value is the default."""
+    """`default` and `origin` are empty if they are not known; `is_default` compares the value with the default."""
 
     name: str
     value: str
     default: str
     origin: str
-    usual: bool
+    is_default: bool
 
 
 def noun(record: RunRecord) -> str:
-    """What the run makes."""
+    """The kind of model that the run trains."""
     return NOUNS.get(record.command or "", "Run")
 
 
 def title(record: RunRecord) -> str:
-    """`Codec 001`, or `Codec` alone where the folder is called so too."""
-    what, name = noun(record), record.folder.name
-    return what if name.lower() == what.lower() else f"{what} {name}"
+    """`Codec 001`, or `Codec` if that is the folder's name too."""
+    model, name = noun(record), record.folder.name
+    return model if name.lower() == model.lower() else f"{model} {name}"
 
 
 def kind(record: RunRecord) -> str:
-    """What a codec is of: `image`, or a kind of condition map; empty for a prior."""
+    """The content of a codec's pictures: `image`, or a kind of condition map; empty for a prior."""
     return str(record.config.get("train", {}).get("kind", "image")) if record.command == "train-vqgan" else ""
 
 
 def data(record: RunRecord) -> dict[str, str]:
-    """What it was trained on, as the settings and the model file say."""
+    """The training data, from the settings and the model file."""
     about = record.about
-    counts = about.get("data", {})
+    counts, perceptual = about.get("data", {}), about.get("perceptual") or {}
     unit = "samples" if record.command == "train-prior" else "pictures"
-    perceptual = about.get("perceptual") or {}
     labels = [
         f"{name} ({count:,})"
         for name, count in zip(about.get("label_names", []), about.get("label_counts", []), strict=False)
     ]
     more = f", and {len(labels) - MOST_CLASSES} more" if len(labels) > MOST_CLASSES else ""
-    said = {
+    facts = {
         "From": "\n".join(map(str, record.inputs)),
         "Trained on": f"{counts['train']:,} {unit}" if "train" in counts else None,
         "Held out": f"{counts['held']:,} {unit}" if "held" in counts else None,
@@ -67,41 +66,37 @@ def data(record: RunRecord) -> dict[str, str]:
         "Classes": ", ".join(labels[:MOST_CLASSES]) + more,
         "Labels": about.get("labels"),
         "sha256 of the data": counts.get("sha256"),
-        "Perceptual network": f"{perceptual['name']}, sha256 {perceptual['sha256']}"
-        if "sha256" in perceptual
-        else None,
+        "Perceptual network": "{name}, sha256 {sha256}".format_map(perceptual) if "sha256" in perceptual else None,
     }
-    return {name: str(value) for name, value in said.items() if value}
+    return {name: str(value) for name, value in facts.items() if value}
 
 
 def settings(record: RunRecord) -> list[Setting]:
-    """Each setting, in order; those too that an older run had no name for, with what was usual."""
-    found = []
-    made = {group: to_dict(make()) for group, make in CONFIGS.get(record.command or "", {}).items()}
-    for group in dict.fromkeys((*record.config, *made)) if record.config else ():
-        defaults, values = made.get(group, {}), record.config.get(group, {})
-        for name, value in {
-            **values,
-            **{name: usual for name, usual in defaults.items() if name not in values},
-        }.items():
-            default = shown(defaults[name]) if name in defaults else ""
-            usual = name in defaults and defaults[name] == value
-            found.append(Setting(name, shown(value), default, record.origins.get(name, ""), usual))
-    return found
+    """Each setting, in order. Settings that an earlier version did not have are included with their default."""
+    settings = []
+    defaults = {group: to_dict(make()) for group, make in CONFIGS.get(record.command or "", {}).items()}
+    for group in dict.fromkeys((*record.config, *defaults)) if record.config else ():
+        usual, recorded = defaults.get(group, {}), record.config.get(group, {})
+        for name in dict.fromkeys((*recorded, *usual)):
+            value = recorded[name] if name in recorded else usual[name]
+            default = shown(usual[name]) if name in usual else ""
+            is_default = name in usual and usual[name] == value
+            settings.append(Setting(name, shown(value), default, record.origins.get(name, ""), is_default))
+    return settings
 
 
 def environment(record: RunRecord) -> dict[str, str]:
-    """The machine and the versions."""
+    """The machine and the versions of packages."""
     return {name: shown(value) for name, value in record.environment.items() if value != [] and name != "command_line"}
 
 
 def command_line(record: RunRecord) -> str:
-    """What was typed, as a shell reads it; empty where that is not known."""
+    """The command that started the run, quoted for a shell; empty if it is not known."""
     return shlex.join(map(str, record.environment.get("command_line", ())))
 
 
 def shown(value: Any) -> str:
-    """A setting's value as a person writes it."""
+    """A setting's value as text."""
     if isinstance(value, list) and not any(isinstance(one, (list, dict)) for one in value):
         return ", ".join(map(str, value)) or "none"
     if value is None:

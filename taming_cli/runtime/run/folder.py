@@ -4,7 +4,6 @@ The name counts up by itself. A given name with the identical config resumes, wi
 Nothing is overwritten silently.
 """
 
-import contextlib
 import json
 import logging
 import os
@@ -22,14 +21,15 @@ from torch import Tensor
 import taming_cli
 from taming_cli.config import former
 from taming_cli.config.fields import to_dict
-from taming_cli.data.disk import TEMPORARY, appending, refusals, write_atomically
+from taming_cli.data.disk import TEMPORARY, refusals, write_atomically
 from taming_cli.data.images import write_png
 from taming_cli.data.locks import lock
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.runtime.checkpoint import read_header
 from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.run.data import DATA, Data, write_data
-from taming_cli.runtime.run.resume import check_same, holds_work, logged, refuse_lost
+from taming_cli.runtime.run.metrics import METRICS, append_metrics, read_metrics, write_metrics
+from taming_cli.runtime.run.resume import check_same, holds_work, refuse_lost
 from taming_cli.runtime.run.sheets import CONDITION
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Run:
         self.checkpoints = folder / "checkpoints"
         self.samples = folder / "samples"
         self.trainer = folder / "trainer.pt"
-        self.metrics = folder / "metrics.jsonl"
+        self.metrics = folder / METRICS
         self._lock, self._tensorboard = lock, tensorboard
         self._board: Board | None = None
 
@@ -98,12 +98,11 @@ class Run:
         try:
             os.link(self.last, kept)
         except OSError:  # a file system without links
-            write_atomically(kept, lambda temporary: _copy(self.last, temporary))
+            write_atomically(kept, lambda temporary: shutil.copy(self.last, temporary))
 
     def log(self, **values: Any) -> None:
         """Append one line to metrics.jsonl."""
-        with appending(self.metrics), self.metrics.open("a") as stream:
-            stream.write(json.dumps(values) + "\n")
+        append_metrics(self.metrics, values)
         if self._board is not None:
             self._board.log(values)
 
@@ -114,15 +113,10 @@ class Run:
         if self._board is not None:
             self._board.show(step, path)
 
-    def read_log(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
-        return logged(self.metrics)
-
     def rewind_log(self, step: int) -> None:
-        """Drop what was logged after `step`: a resumed run says it again."""
-        kept = [line for line in self.read_log() if line["step"] <= step]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
-        write_atomically(self.metrics, lambda temporary: _write_text(temporary, text))
+        """Drop what was logged after `step`: a resumed run logs it again."""
+        kept = [line for line in read_metrics(self.metrics).lines if line["step"] <= step]
+        write_metrics(self.metrics, kept)
         if self._tensorboard:
             from taming_cli.runtime.run.tensorboard import FOLDER, Board
 
@@ -263,7 +257,7 @@ def _prepare(run: Run, *, goes_on: bool) -> None:
     run.samples.mkdir(exist_ok=True)
     leftovers = [*run.folder.glob(TEMPORARY), *run.folder.glob(f"*/{TEMPORARY}")]
     if not goes_on:
-        if run.read_log():
+        if read_metrics(run.metrics).lines:
             _log.warning("the run in %s was never saved: it begins anew", run.folder)
         leftovers += [*run.samples.glob("step_*.png"), *run.samples.glob(f"{CONDITION}*.png")]
     for leftover in leftovers:
@@ -284,7 +278,7 @@ def find_run(command: str, place: Place) -> Path | None:
     if not place.resume:
         return folder
     if folder is None:
-        runs = list(runs_of(command, place.root))
+        runs = list(runs_below(place.root, command))
         if not runs:
             raise UsageError(f"nothing to resume: there is no run of {command} under {place.root}")
         begun = [run for run in runs if (run / "trainer.pt").exists() or holds_work(run)]
@@ -308,20 +302,38 @@ def absolute(path: str | None) -> str | None:
 def newest(
     command: str, file: str, root: Path = Path("runs"), suitable: Callable[[Path], bool] = lambda path: True
 ) -> Path | None:
-    """The most recently written `checkpoints/<file>` among the runs of `command` under `root` that is suitable, or
-    None."""
-    files = [run / "checkpoints" / file for run in runs_of(command, root)]
+    """The most recently written suitable `checkpoints/<file>` of the runs of `command` under `root`, or None."""
+    files = [run / "checkpoints" / file for run in runs_below(root, command)]
     found = sorted(filter(Path.is_file, files), key=lambda path: -path.stat().st_mtime_ns)
     return next(filter(suitable, found), None)
 
 
-def runs_of(command: str, root: Path) -> Iterator[Path]:
-    """The runs of a command at most DEEPEST folders below `root`, which need not exist."""
-    for depth in range(1, DEEPEST + 1):
-        for path in root.glob("*/" * depth + "config.json"):
-            with contextlib.suppress(BadFileError):
-                if read_settings(path.parent).get("command") == command:
-                    yield path.parent
+def runs_below(
+    root: Path, command: str | None = None, unreadable: dict[str, str] | None = None, depth: int = DEEPEST
+) -> Iterator[Path]:
+    """The runs at most `depth` folders below `root`, which need not exist; with `command`, those of that command.
+
+    Hidden folders are not searched. `unreadable` receives, with the reason, folders that cannot be listed and runs
+    whose settings cannot be read.
+    """
+    failures: dict[str, str] = {} if unreadable is None else unreadable
+    folders = []
+    try:
+        with os.scandir(root) as entries:  # which needs no stat call: folders of samples hold many files
+            folders = sorted(root / entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
+    except OSError as error:
+        failures[str(root)] = error.strerror or str(error)
+    for folder in folders:
+        try:
+            matches = command in (None, read_settings(folder)["command"])
+        except BadFileError as error:
+            matches = False
+            if (folder / METRICS).exists():
+                failures[str(folder)] = str(error)
+        if matches:
+            yield folder
+        if depth > 1:
+            yield from runs_below(folder, command, failures, depth - 1)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -372,22 +384,13 @@ def _lock(folder: Path) -> IO[str]:
         stream = path.open("w")
     try:
         lock(stream.fileno(), path)
-    except BlockingIOError:
+    except BaseException as error:
         stream.close()
-        raise UsageError(f"another process is working in {folder}; wait for it, or give another --name") from None
-    except BaseException:
-        stream.close()
+        if isinstance(error, BlockingIOError):
+            raise UsageError(f"another process is working in {folder}; wait for it, or give another --name") from None
         raise
     return stream
 
 
 def _write_json(path: Path, value: Any) -> None:
-    write_atomically(path, lambda temporary: _write_text(temporary, json.dumps(value, indent=2) + "\n"))
-
-
-def _copy(path: Path, to: Path) -> None:
-    shutil.copy(path, to)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text)
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(value, indent=2) + "\n"))

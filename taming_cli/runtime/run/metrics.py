@@ -1,17 +1,65 @@
-"""A line of metrics.jsonl: its `kind`, where in the training it is from, and figures by name."""
+"""`metrics.jsonl` of a run: one JSON object per line, with `kind` ("train" or "validation"), `step`, `images`,
+`seconds`, and figures by name."""
 
+import json
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
-_PLACE = ("kind", "step", "images", "seconds")
+from taming_cli.config import former
+from taming_cli.data.disk import appending, write_atomically
+
+METRICS = "metrics.jsonl"
+"""The file's name in a run folder."""
+_POSITION = ("kind", "step", "images", "seconds")
+
+
+class Log(NamedTuple):
+    """The lines of a log in order, and how many others are damaged. A last line cut short by a kill is not counted."""
+
+    lines: list[dict[str, Any]]
+    damaged: int
+
+
+def append_metrics(path: Path, line: Mapping[str, Any]) -> None:
+    """Append one line. DiskError if the disk is full; the file is then unchanged."""
+    with appending(path), path.open("a") as stream:
+        stream.write(_text(line))
+
+
+def write_metrics(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Replace the whole log, atomically. DiskError if the disk is full."""
+    text = "".join(map(_text, lines))
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def read_metrics(path: Path) -> Log:
+    """Read the log; it is empty if there is no file. A line counts if it is a JSON object with a numeric step."""
+    lines, damaged = [], 0
+    texts = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    for number, text in enumerate(texts, start=1):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            damaged += number < len(texts)
+            continue
+        if isinstance(line, dict) and is_number(line.get("step")):
+            lines.append(former.renamed(line, former.METRICS))
+        else:
+            damaged += 1
+    return Log(lines, damaged)
 
 
 def figures_in(line: Mapping[str, Any]) -> dict[str, float]:
     """The figures of a line that are finite numbers."""
-    return {name: value for name, value in line.items() if name not in _PLACE and is_number(value)}
+    return {name: value for name, value in line.items() if name not in _POSITION and is_number(value)}
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a finite number."""
+    """Whether `value` is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _text(line: Mapping[str, Any]) -> str:
+    return json.dumps(line) + "\n"

@@ -1,7 +1,6 @@
 """When a run folder may be gone on with, and what else to do with one."""
 
 import dataclasses
-import json
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,18 +14,7 @@ from taming_cli.config.fields import to_dict
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.runtime.checkpoint import load_trainer
 from taming_cli.runtime.run.data import Data, Verdict, compare
-
-
-def logged(metrics: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; a last line that a kill cut short is left out."""
-    lines = []
-    for text in metrics.read_text(errors="replace").splitlines() if metrics.exists() else []:
-        try:
-            line = json.loads(text)
-            lines.append(former.renamed(line, former.METRICS) if isinstance(line, dict) else line)
-        except ValueError:
-            break
-    return lines
+from taming_cli.runtime.run.metrics import METRICS, read_metrics
 
 
 def holds_work(folder: Path) -> bool:
@@ -38,7 +26,7 @@ def holds_work(folder: Path) -> bool:
         return True
     if len(list((folder / "samples").glob("step_*.png"))) > 1:
         return True
-    kinds = [line.get("kind") for line in logged(folder / "metrics.jsonl")]
+    kinds = [line.get("kind") for line in read_metrics(folder / METRICS).lines]
     return "validation" in kinds[:-1]
 
 
