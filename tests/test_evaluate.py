@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from taming_cli.cli.app import main
-from taming_cli.evaluate import extraction as looking
-from taming_cli.evaluate.extraction import Look, look
-from taming_cli.evaluate.image_sets import side
+from taming_cli.evaluate import distance, extraction
+from taming_cli.evaluate.extraction import Extraction, Extractor, extract_features
+from taming_cli.evaluate.image_sets import ImageSet, open_image_set
 from taming_cli.pretrained import features as features_of
 from taming_cli.pretrained.features import build
 from tests.pretrained_files import folder_of_pictures, inception_weights
@@ -36,7 +36,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Two:
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(looking.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(extraction.CACHE_VARIABLE, str(tmp_path / "cache"))
 
 
 def result(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> dict[str, Any]:
@@ -87,7 +87,8 @@ def test_published_statistics_are_compared_as_pictures_are(
 ) -> None:
     network = build("inception-v3-compat", weights=two.weights)
     for name in ("a", "b"):
-        kept = look(side(getattr(two, name), device=CPU), Look(network=network), keep="features").kept
+        images = open_image_set(getattr(two, name), device=CPU)
+        kept = extract_features(images, Extractor(network=network), keep="features").kept
         assert kept is not None
         features = kept.numpy()
         np.savez(tmp_path / f"{name}.npz", mu=features.mean(0), sigma=np.cov(features, rowvar=False))  # as pytorch-fid
@@ -142,7 +143,13 @@ def test_statistics_of_the_reference_are_kept_and_found_again(
     first = result(capsys, "fid", two.a, two.b, *LITE)
     (kept,) = (tmp_path / "cache" / "statistics").iterdir()
     seen = []
-    monkeypatch.setattr(looking, "look", lambda side, how, **more: seen.append(side.name) or look(side, how, **more))
+
+    def recorded(images: ImageSet, extractor: Extractor) -> Extraction:
+        seen.append(images.name)
+        return extract_features(images, extractor)
+
+    for module in (extraction, distance):
+        monkeypatch.setattr(module, "extract_features", recorded)
     again = result(capsys, "fid", two.a, two.b, *LITE)
     assert seen == [str(two.a)]
     assert again == first

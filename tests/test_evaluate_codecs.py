@@ -19,8 +19,8 @@ from taming_cli.codec.vqgan import VQGAN, codec_file
 from taming_cli.data.images import SETTINGS, SHEET, read_image, to_float, write_png
 from taming_cli.evaluate import codecs
 from taming_cli.evaluate.codecs import SIDE
-from taming_cli.evaluate.coding import Sent
-from taming_cli.pretrained.features import FeatureNetwork, Seen
+from taming_cli.evaluate.coding import CodedBatch
+from taming_cli.pretrained.features import FeatureNetwork, FeatureOutput
 from taming_cli.runtime.checkpoint import save_model
 from tests import toys
 from tests.pretrained_files import folder_of_pictures, vgg16_weights
@@ -177,14 +177,14 @@ def test_a_batch_of_features_needs_no_matrix_of_its_own() -> None:
         def prepare(self, picture: Tensor) -> Tensor:
             return picture.float()
 
-        def forward(self, prepared: Tensor) -> Seen:
-            return Seen(prepared.flatten(1)[:, :1024], None)
+        def forward(self, prepared: Tensor) -> FeatureOutput:
+            return FeatureOutput(prepared.flatten(1)[:, :1024], None)
 
-    measure = codecs.Distribution(cast(FeatureNetwork, Toy()))
+    metric = codecs.ReconstructionFid(cast(FeatureNetwork, Toy()))
     pictures = toys.pictures(32, 32, batch=8)
     with torch.no_grad(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         for _ in range(4):
-            measure.add(Sent([], pictures, torch.zeros(8, 4, 4), pictures))
+            metric.add(CodedBatch([], pictures, torch.zeros(8, 4, 4), pictures))
     assert max(event.cpu_memory_usage for event in found.events()) < 8 * 1024 * 1024  # bytes of one in float64
 
 
@@ -192,7 +192,7 @@ def test_large_pictures_of_mixed_sizes_are_computed_on_one_by_one(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = [(64, 48), (64, 48), (48, 64), (16, 16), (16, 16)]
-    monkeypatch.setattr("taming_cli.evaluate.coding.PIXELS", 8 * 32 * 32, raising=False)
+    monkeypatch.setattr("taming_cli.evaluate.coding.CHUNK_PIXELS", 8 * 32 * 32)
     (tmp_path / "in").mkdir()
     for number, size in enumerate(sizes):
         pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)

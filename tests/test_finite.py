@@ -193,9 +193,9 @@ def test_weights_of_pretrained_networks_are_refused(tmp_path: Path) -> None:
 
 
 def test_cached_statistics_that_are_not_finite_are_taken_again(tmp_path: Path) -> None:
-    seen = extraction.Seen(4, Size(8, 8), Size(8, 8), Moments(4, np.zeros(2), np.zeros((2, 2))))
-    extraction._write(tmp_path / "kept.npz", seen)
+    cached = extraction.Extraction(4, Size(8, 8), Size(8, 8), Moments(4, np.zeros(2), np.zeros((2, 2))))
+    extraction._write(tmp_path / "kept.npz", cached)
     assert extraction._read(tmp_path / "kept.npz") is not None
-    seen.moments.mean[1] = NAN  # type: ignore[union-attr]
-    extraction._write(tmp_path / "kept.npz", seen)
+    cached.moments.mean[1] = NAN  # type: ignore[union-attr]
+    extraction._write(tmp_path / "kept.npz", cached)
     assert extraction._read(tmp_path / "kept.npz") is None
