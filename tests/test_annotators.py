@@ -20,7 +20,7 @@ from taming_cli.data.conditions.depth import read_depth
 from taming_cli.data.conditions.pose import paint_skeletons
 from taming_cli.errors import BadFileError, BadImageError, MissingWeightsError, TamingError, UsageError
 from taming_cli.pretrained import annotators, depth
-from taming_cli.pretrained.annotators import LONGEST, PoseFinder, most_likely, pose_finder, segmenter, shown
+from taming_cli.pretrained.annotators import LONGEST, PoseFinder, downscaled, most_likely, pose_finder, segmenter
 from taming_cli.pretrained.depth import DepthModel, depth_model
 from taming_cli.pretrained.published import classes_in
 from taming_cli.runtime import weights
@@ -141,8 +141,8 @@ def test_long_pictures_are_shown_smaller_and_strips_are_refused(home: Path, lras
     assert network(picture(4, 200)).size == (200, 4)
     with pytest.raises(BadImageError, match="a strip of 201x4 pixels is too narrow"):
         network(picture(4, 201))
-    assert shown(picture(30, 6000)).shape == (3, 13, LONGEST)
-    assert torch.equal(shown(picture(30, LONGEST)), picture(30, LONGEST))
+    assert downscaled(picture(30, 6000)).shape == (3, 13, LONGEST)
+    assert torch.equal(downscaled(picture(30, LONGEST)), picture(30, LONGEST))
 
 
 # --- pose -------------------------------------------------------------------------------------------------------------
@@ -211,8 +211,8 @@ def test_key_points_of_a_picture_shown_smaller_are_in_its_own_pixels(
     x = picture(96, 128)
     monkeypatch.setattr(annotators, "LONGEST", 64)
     halved = torch.tensor(finder.figures(x))
-    expected = torch.tensor(finder.figures(shown(x)))
-    assert shown(x).shape == (3, 48, 64)
+    expected = torch.tensor(finder.figures(downscaled(x)))
+    assert downscaled(x).shape == (3, 48, 64)
     assert torch.allclose(halved[..., :2], 2 * expected[..., :2], atol=1e-3)
     assert finder(x).size == (128, 96)
 
@@ -223,11 +223,11 @@ def test_the_threshold_and_the_version_of_the_file_reach_the_network(
     path = file_of(POSE, home)
     digest, versions = weights.sha256(path), models.get_model_weights(POSE)
 
-    def as_published(name: str, url: str) -> weights.Known:
-        known = weights.published(name, url)
+    def as_published(name: str, url: str) -> weights.PublishedFile:
+        known = weights.published_file(name, url)
         return known._replace(sha256=digest[:8]) if url == versions.COCO_LEGACY.url else known
 
-    monkeypatch.setattr("taming_cli.pretrained.published.published", as_published)
+    monkeypatch.setattr("taming_cli.pretrained.published.published_file", as_published)
     made = pose_finder(score=0.75, joint_score=2.0, weights=path)
     assert made.network.roi_heads.score_thresh == 0.75
     assert made.settings == {"score": 0.75, "joint_score": 2.0}
@@ -287,7 +287,7 @@ def test_depth_is_that_of_transformers_own_pipeline(toys: Path, name: str, size:
     from transformers import AutoImageProcessor, AutoModelForDepthEstimation, pipeline
 
     x = picture(*size)
-    with depth._quietly():
+    with depth.quiet_transformers():
         theirs = pipeline(
             "depth-estimation",
             model=AutoModelForDepthEstimation.from_pretrained(toys / name),
@@ -382,7 +382,7 @@ def test_only_safetensors_are_read_and_no_code_is_run(toys: Path, tmp_path: Path
 def test_a_model_in_parts_is_read_and_its_parts_are_hashed(toys: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForDepthEstimation
 
-    with depth._quietly():
+    with depth.quiet_transformers():
         model = AutoModelForDepthEstimation.from_pretrained(toys / "dpt")
         model.save_pretrained(tmp_path / "parts", max_shard_size="100KB")
     shutil.copy(toys / "dpt" / "preprocessor_config.json", tmp_path / "parts")
@@ -434,24 +434,24 @@ def test_locate_says_where_a_model_is_and_whether_it_is_what_the_hub_says(
     toys: Path, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot = hub / "snapshots" / COMMIT
-    assert depth.locate("toy/other", verify=True) == weights.Located("missing")
-    assert depth.locate("toy/dpt") == weights.Located("present", snapshot, "cache")
-    assert depth.locate("toy/dpt", verify=True) == weights.Located("verified", snapshot, "cache")
+    assert depth.locate("toy/other", verify=True) == weights.Location("missing")
+    assert depth.locate("toy/dpt") == weights.Location("present", snapshot, "cache")
+    assert depth.locate("toy/dpt", verify=True) == weights.Location("verified", snapshot, "cache")
     blob = (snapshot / "model.safetensors").resolve()
     blob.write_bytes(blob.read_bytes() + b" ")
-    assert depth.locate("toy/dpt", verify=True) == weights.Located("wrong sha256", snapshot, "cache")
+    assert depth.locate("toy/dpt", verify=True) == weights.Location("wrong sha256", snapshot, "cache")
     shutil.copytree(toys / "dpt", tmp_path / "mine" / "dpt")
     monkeypatch.setenv(weights.FOLDER_VARIABLE, str(tmp_path / "mine"))
-    by_hand = weights.Located("present", tmp_path / "mine" / "dpt", "folder")  # no sha256 is said of it
+    by_hand = weights.Location("present", tmp_path / "mine" / "dpt", "folder")  # no sha256 is said of it
     assert depth.locate("toy/dpt") == depth.locate("toy/dpt", verify=True) == by_hand
     assert depth.locate("toy/dpt", weights=tmp_path / "mine").origin == "given"
 
 
 def test_fetch_takes_what_is_here_and_copies_it_to_a_folder(hub: Path, tmp_path: Path) -> None:
     snapshot, folder = hub / "snapshots" / COMMIT, tmp_path / "mine"
-    assert depth.fetch("toy/dpt", offline=True) == weights.Fetched(snapshot, made=False)
-    assert depth.fetch("toy/dpt", folder, offline=True) == weights.Fetched(folder / "dpt", made=True)
-    assert depth.fetch("toy/dpt", folder, offline=True) == weights.Fetched(folder / "dpt", made=False)
+    assert depth.fetch("toy/dpt", offline=True) == weights.FetchResult(snapshot, created=False)
+    assert depth.fetch("toy/dpt", folder, offline=True) == weights.FetchResult(folder / "dpt", created=True)
+    assert depth.fetch("toy/dpt", folder, offline=True) == weights.FetchResult(folder / "dpt", created=False)
     assert [path.name for path in folder.iterdir()] == ["dpt"]
     assert depth_model("toy/dpt", weights=folder).stamp == depth_model("toy/dpt").stamp
     (folder / "dpt" / "config.json").unlink()
@@ -481,7 +481,7 @@ def test_fetch_asks_the_hub_for_what_is_nowhere_with_its_bars_or_without(
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     with pytest.raises(MissingWeightsError, match="--offline forbids"):
         depth.fetch("toy/new", offline=True, bars=bars)
-    assert depth.fetch("toy/new", bars=bars) == weights.Fetched(toys / "dpt", made=True)
+    assert depth.fetch("toy/new", bars=bars) == weights.FetchResult(toys / "dpt", created=True)
     assert asked == [("toy/new", not bars)]
     assert not are_progress_bars_disabled()
 

@@ -9,16 +9,16 @@ import torch
 from taming_cli.errors import UsageError
 from taming_cli.pretrained.class_names import match, read_mapping
 from taming_cli.pretrained.classifiers import Classes, Classifier, Recipe, imagenet
-from taming_cli.runtime.weights import Found
+from taming_cli.runtime.weights import LocalWeights
 
 
 class Silent(Classifier):
     """A classifier that has classes and no network."""
 
     def __init__(self, classes: Classes) -> None:
-        found = Found("silent", Path("silent.pth"), "0" * 64, True, "given")
+        file = LocalWeights("silent", Path("silent.pth"), "0" * 64, True, "given")
         recipe = Recipe(1, 1, None, (0.5,) * 3, (0.5,) * 3)
-        super().__init__("silent", found, known=True, recipe=recipe, classes=classes)
+        super().__init__("silent", file, known=True, recipe=recipe, classes=classes)
 
     def logits(self, prepared: torch.Tensor) -> torch.Tensor:
         return prepared

@@ -136,7 +136,7 @@ def test_files_of_older_layouts_are_read(name: str, tmp_path: Path) -> None:
 def test_every_network_of_torchvision_has_known_files_a_recipe_and_its_head_at_the_end() -> None:
     for name in names()[1:]:
         for version in models.get_model_weights(name):
-            start = weights.published(name, version.url).sha256
+            start = weights.published_file(name, version.url).sha256
             assert 8 <= len(start) <= 64
             assert version.url.endswith(f"-{start[:8]}{start[8:10] if len(start) == 10 else ''}.pth")
             assert classifiers._recipe(version).crop == version.transforms().crop_size[0]
@@ -164,11 +164,11 @@ def test_another_published_version_is_known_and_gets_its_own_recipe(
     torch.save(models.mobilenet_v2().state_dict(), tmp_path / "first.pth")
     digest = weights.sha256(tmp_path / "first.pth")
 
-    def published(name: str, url: str) -> weights.Known:
-        known = weights.published(name, url)
+    def published(name: str, url: str) -> weights.PublishedFile:
+        known = weights.published_file(name, url)
         return known._replace(sha256=digest[:8]) if url == first.url else known
 
-    monkeypatch.setattr("taming_cli.pretrained.published.published", published)
+    monkeypatch.setattr("taming_cli.pretrained.published.published_file", published)
     network = build("mobilenet_v2", weights=tmp_path / "first.pth")
     assert (network.recipe.resize, second.transforms().resize_size) == (256, [232])
     assert network.stamp == {"name": "mobilenet_v2", "sha256": digest, "known": True}

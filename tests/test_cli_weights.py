@@ -54,7 +54,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def vgg16(monkeypatch: pytest.MonkeyPatch, server: Server) -> weights.Known:
+def vgg16(monkeypatch: pytest.MonkeyPatch, server: Server) -> weights.PublishedFile:
     """vgg16, whose bytes are CONTENT, and which the server has."""
     digest = hashlib.sha256(CONTENT).hexdigest()
     known = weights.TABLE["vgg16"]._replace(sha256=digest, size=len(CONTENT), url=server.url)
@@ -82,7 +82,7 @@ def test_ls_lists_what_defaults_and_few_named_networks_need(said: Any) -> None:
         assert any("--perceptual" in use for use in values[file]["used_for"]), name
 
 
-def test_ls_for_people_says_each_file_and_its_place(said: Any, cache: Path, vgg16: weights.Known) -> None:
+def test_ls_for_people_says_each_file_and_its_place(said: Any, cache: Path, vgg16: weights.PublishedFile) -> None:
     path = put(cache / vgg16.file_name)
     listed = said("ls")
     for name, one in catalogue.usual().items():
@@ -109,7 +109,7 @@ def test_ls_all_has_every_network_of_torchvision_that_a_flag_may_name(said: Any)
 
 
 def test_weights_of_the_flag_and_of_the_folder_variable_are_found(
-    said: Any, vgg16: weights.Known, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    said: Any, vgg16: weights.PublishedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_folder = put(tmp_path / "folder" / vgg16.file_name)
     monkeypatch.setenv(weights.FOLDER_VARIABLE, str(in_folder.parent))
@@ -138,7 +138,7 @@ def test_a_file_that_is_of_no_known_name_has_to_be_said(said: Any, tmp_path: Pat
 # --- verify -----------------------------------------------------------------------------------------------------------
 
 
-def test_verify_reads_what_is_here_and_says_what_is_not(said: Any, cache: Path, vgg16: weights.Known) -> None:
+def test_verify_reads_what_is_here_and_says_what_is_not(said: Any, cache: Path, vgg16: weights.PublishedFile) -> None:
     put(cache / vgg16.file_name)
     verified = said("verify", "--json")
     assert (verified.code, verified.err) == (0, "")
@@ -159,7 +159,7 @@ def test_verify_also_reads_other_networks_that_are_here(said: Any, cache: Path) 
     assert f"remove {wrong}" in found.err
 
 
-def test_verify_fails_where_one_is_wrong(said: Any, cache: Path, vgg16: weights.Known) -> None:
+def test_verify_fails_where_one_is_wrong(said: Any, cache: Path, vgg16: weights.PublishedFile) -> None:
     wrong = put(cache / vgg16.file_name, CONTENT[:-1])
     for arguments in ((), ("vgg16",), ("-q",)):
         found = said("verify", *arguments)
@@ -178,7 +178,7 @@ def test_verify_fails_where_one_that_is_named_is_missing(said: Any) -> None:
 
 
 def test_verify_takes_a_file_of_any_name_for_the_one_that_is_named(
-    said: Any, vgg16: weights.Known, tmp_path: Path
+    said: Any, vgg16: weights.PublishedFile, tmp_path: Path
 ) -> None:
     assert said("verify", "vgg16", "--weights", put(tmp_path / "mine.pth")).code == 0
     assert said("verify", "vgg16", "--weights", put(tmp_path / "mine.pth", b"other")).code == 1
@@ -197,7 +197,7 @@ def test_unknown_names_are_refused_with_the_nearest(said: Any, verb: str) -> Non
 
 
 def test_fetch_downloads_verifies_and_says_when_it_was_there(
-    said: Any, cache: Path, vgg16: weights.Known, server: Server
+    said: Any, cache: Path, vgg16: weights.PublishedFile, server: Server
 ) -> None:
     path = cache / vgg16.file_name
     assert said("fetch", "vgg16") == (0, f"{path}: fetched, and whole\n", "")
@@ -213,7 +213,7 @@ def test_fetch_downloads_verifies_and_says_when_it_was_there(
 
 
 def test_fetch_puts_them_into_the_folder_that_is_named(
-    said: Any, cache: Path, vgg16: weights.Known, tmp_path: Path
+    said: Any, cache: Path, vgg16: weights.PublishedFile, tmp_path: Path
 ) -> None:
     out = tmp_path / "mine"
     fetched = said("fetch", "vgg16", "efficientnet-lite0", "-o", out)
@@ -228,7 +228,7 @@ def test_fetch_puts_them_into_the_folder_that_is_named(
 
 @pytest.mark.parametrize("how", ["flag", "variable"])
 def test_fetch_offline_is_refused_in_one_line(
-    said: Any, cache: Path, vgg16: weights.Known, server: Server, how: str, monkeypatch: pytest.MonkeyPatch
+    said: Any, cache: Path, vgg16: weights.PublishedFile, server: Server, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if how == "variable":
         monkeypatch.setenv("TAMING_OFFLINE", "1")
@@ -241,7 +241,7 @@ def test_fetch_offline_is_refused_in_one_line(
 
 
 def test_one_that_cannot_be_had_keeps_no_other_from_coming(
-    said: Any, cache: Path, vgg16: weights.Known, monkeypatch: pytest.MonkeyPatch
+    said: Any, cache: Path, vgg16: weights.PublishedFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = weights.TABLE["alexnet"]._replace(url="http://127.0.0.1:9/alexnet.pth")
     monkeypatch.setitem(weights.TABLE, "alexnet", gone)
@@ -252,7 +252,7 @@ def test_one_that_cannot_be_had_keeps_no_other_from_coming(
 
 @pytest.mark.parametrize(("content", "announced"), [(b"a login page", None), (CONTENT[:100], len(CONTENT))])
 def test_what_came_wrong_or_half_is_not_kept(
-    said: Any, cache: Path, vgg16: weights.Known, server: Server, content: bytes, announced: int | None
+    said: Any, cache: Path, vgg16: weights.PublishedFile, server: Server, content: bytes, announced: int | None
 ) -> None:
     server.content, server.announced = content, announced
     failed = said("fetch", "vgg16")
@@ -262,13 +262,13 @@ def test_what_came_wrong_or_half_is_not_kept(
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_fetch_and_leaves_no_half_file(
-    said: Any, cache: Path, vgg16: weights.Known, server: Server, number: int, code: int
+    said: Any, cache: Path, vgg16: weights.PublishedFile, server: Server, number: int, code: int
 ) -> None:
     parts, go_on = list[int](), threading.Event()
 
     def halfway() -> None:
         for _ in range(1000):
-            parts.extend(path.stat().st_size for path in cache.glob("*.part"))
+            parts.extend(path.stat().st_size for path in cache.glob(".*.tmp"))
             if any(parts):
                 break
             time.sleep(0.01)
@@ -292,7 +292,7 @@ def test_fetch_wants_names_or_all_and_not_both(said: Any) -> None:
 
 
 def test_fetch_all_gets_what_ls_lists_and_leaves_out_what_goes_by_hand(
-    said: Any, cache: Path, server: Server, vgg16: weights.Known, monkeypatch: pytest.MonkeyPatch
+    said: Any, cache: Path, server: Server, vgg16: weights.PublishedFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, known in weights.TABLE.items():
         if known.url is not None:

@@ -29,7 +29,7 @@ def others() -> Iterator[Finding]:
 
     missing = []
     for name, one in catalogue.usual().items():
-        if name == NEEDED or isinstance(one, catalogue.WeightsByHand):
+        if name == NEEDED or isinstance(one, catalogue.ManualWeights):
             continue
         found = one.locate(verify=True)
         if found.state == "missing":

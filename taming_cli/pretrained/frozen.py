@@ -6,18 +6,18 @@ from torch import nn
 
 
 class Frozen(nn.Module):
-    """A module that stays in evaluation mode and whose parameters take no gradient, whoever holds it.
+    """A module that stays in evaluation mode and whose parameters need no gradient.
 
-    Subclasses call `freeze` at the end of their construction. The published trainer put its perceptual network into
-    training mode, dropout and all; here `train()` of this module or of any parent changes nothing.
+    Subclasses call `freeze` at the end of `__init__`. The published trainer left its perceptual network in training
+    mode, with dropout; here `train()` of this module or of a parent has no effect.
     """
 
     def freeze(self) -> Self:
-        """Stop gradients to every parameter and put the whole tree into evaluation mode, for good."""
+        """Disable gradients and put the module and its children into evaluation mode, permanently."""
         self.requires_grad_(False)
         nn.Module.train(self, False)
         return self
 
     def train(self, mode: bool = True) -> Self:
-        """Nothing: a frozen network does not train."""
+        """Do nothing: a frozen network does not train."""
         return self
