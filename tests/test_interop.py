@@ -344,7 +344,7 @@ def test_a_mask_that_is_not_causal_is_not_left_out_unseen(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        (lambda state: state | {"stranger.weight": torch.zeros(1)}, r"belong to no model known here: stranger\.weight"),
+        (lambda state: state | {"stranger.weight": torch.zeros(1)}, r"belong to no supported model: stranger\.weight"),
         (lambda state: {k: v for k, v in state.items() if k != "decoder.mid.attn_1.q.bias"}, r"attn_1\.q\.bias"),
         (lambda state: state | {"quant_conv.bias": torch.zeros(9)}, r"quant_conv\.bias of shape \(9,\); \(8,\)"),
         (lambda state: state | {"encoder.down.0.attn.7.q.bias": torch.zeros(9)}, r"attn\.7"),
@@ -362,11 +362,11 @@ def test_what_is_not_accounted_for_is_refused(change: Callable[[Any], Any], word
 
 def test_a_prior_needs_its_yaml_and_what_it_does_not_know_is_named(tmp_path: Path) -> None:
     path, said = prior_checkpoint(tmp_path / "p.ckpt", target("util.Labelator", n_classes=5))
-    with pytest.raises(BadFileError, match="n_head and condition its weights cannot tell: give --config FILE"):
+    with pytest.raises(BadFileError, match="its weights do not determine n_head and the condition: give --config FILE"):
         import_file(path)
     assert describe(path)["block_size"] == 16
     path, said = prior_checkpoint(tmp_path / "p.ckpt", target("util.Clip"))
-    with pytest.raises(BadFileError, match="condition 'Clip', which is not known here"):
+    with pytest.raises(BadFileError, match="condition 'Clip', which is not supported"):
         import_file(path, said)
     path, said = prior_checkpoint(
         tmp_path / "p.ckpt", None, unconditional=True, permuter_config=target("transformer.permuter.Random", H=4, W=4)
@@ -382,7 +382,7 @@ def test_a_yaml_that_contradicts_the_weights_is_refused(tmp_path: Path) -> None:
     said = tmp_path / "c.yaml"
     said.write_text(yaml.safe_dump({"model": {"params": {"n_embed": 1024, "ddconfig": {}}}}))
     with pytest.raises(
-        BadFileError, match=r"c\.yaml says n_embed 1024, but quantize\.embedding\.weight of .*c\.ckpt has 64"
+        BadFileError, match=r"c\.yaml specifies n_embed 1024, but quantize\.embedding\.weight of .*c\.ckpt has 64"
     ):
         import_file(checkpoint(tmp_path / "c.ckpt", toy_codec(PUBLISHED).state_dict()), said)
     said.write_text("]")
@@ -391,7 +391,7 @@ def test_a_yaml_that_contradicts_the_weights_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_the_authors_code_has_no_place_for_is_not_exported(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="norm_groups 8; the authors' code knows only 32"):
+    with pytest.raises(UsageError, match="norm_groups 8; the authors' code supports only 32"):
         export_checkpoint(codec_file(toy_codec(), {}), tmp_path / "c.ckpt")
     modern = GPT(PriorConfig(n_layer=1, n_head=2, n_embd=16, window=Size(4, 4), codebook_size=64))
     with pytest.raises(UsageError, match="arch 'published'"):
