@@ -22,7 +22,7 @@ from taming_cli.runtime.checkpoint import ModelFile, save_torch
 
 
 def export_checkpoint(model: ModelFile, path: Path) -> Path:
-    """Write a model in the authors' layout: `path` (.ckpt, for torch.load) and a yaml beside it. Returns the yaml's path.
+    """Write a model in the authors' layout: `path` (.ckpt, for torch.load) and a yaml beside it, which is returned.
 
     Tensors that an import kept are included. UsageError if the authors' code cannot represent the model.
     """
