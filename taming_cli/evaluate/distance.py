@@ -5,10 +5,9 @@ precision and recall.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from taming_cli.config.evaluate import FeatureConfig, InceptionScoreConfig, KernelConfig, ManifoldConfig, Resize
 from taming_cli.config.fields import to_dict
@@ -20,11 +19,25 @@ from taming_cli.evaluate.protocol import Measurement, metric_name, versions, war
 from taming_cli.metrics import frechet_distance, inception_score, kernel_distance, precision_recall
 from taming_cli.pretrained.features import VGG16, FeatureNetwork, InceptionV3, LiteFeatures
 
-Sides = dict[str, tuple[ImageSet | FeatureStatistics, Extraction | None]]
-"""By role ("generated", "reference"): the image set and its features, or statistics and None."""
-
 _DIMENSIONS: dict[str, int] = {network.name: network.dimensions for network in (InceptionV3, VGG16, LiteFeatures)}
 """Feature networks with a fixed number of features."""
+
+
+class _Side(NamedTuple):
+    """An image set and its features, or published statistics."""
+
+    source: ImageSet | FeatureStatistics
+    features: Extraction | None = None
+
+    def protocol(self) -> dict[str, Any]:
+        return self.source.protocol() | ({} if self.features is None else self.features.protocol())
+
+    def gaussian(self) -> tuple[Any, Any]:
+        if isinstance(self.source, FeatureStatistics):
+            return self.source.mu, self.source.sigma
+        assert self.features is not None
+        assert self.features.moments is not None
+        return self.features.moments.mean, self.features.moments.sigma
 
 
 def fid(
@@ -40,17 +53,15 @@ def fid(
     statistics with another number of features.
     """
     network = extractor.network
-    sides: Sides = {}
-    for role, side in (("generated", generated), ("reference", reference)):
-        if isinstance(side, FeatureStatistics):
-            _check_statistics(side, network.name, network.dimensions, resize=network.resize, size=extractor.size)
-            sides[role] = side, None
-        elif len(side) < 2:
-            raise UsageError(f"{side.name} is one picture; a distance between distributions needs two or more")
-        elif cache and role == "reference":
-            sides[role] = side, cached_features(side, extractor)
+    sides: list[_Side] = []
+    for source, extract in ((generated, extract_features), (reference, cached_features if cache else extract_features)):
+        if isinstance(source, FeatureStatistics):
+            _check_statistics(source, network.name, network.dimensions, network.resize, extractor.size)
+            sides.append(_Side(source))
+        elif len(source) < 2:
+            raise UsageError(f"{source.name} is one picture; a distance between distributions needs two or more")
         else:
-            sides[role] = side, extract_features(side, extractor)
+            sides.append(_Side(source, extract(source, extractor)))
     return _frechet(sides, network.stamp, extractor.size)
 
 
@@ -61,17 +72,12 @@ def fid_of_statistics(
 
     BadFileError if the number of features differs from the network's or between the two.
     """
-    dimensions = _DIMENSIONS.get(features.features, generated.mu.size)
-    for side in (generated, reference):
-        _check_statistics(side, features.features, dimensions, resize=features.resize, size=features.size)
-    stamp = {
-        "name": features.features,
-        "dimensions": dimensions,
-        "sha256": None,
-        "known": True,
-        "resize": features.resize,
-    }
-    return _frechet({"generated": (generated, None), "reference": (reference, None)}, stamp, None)
+    name, resize = features.features, features.resize
+    dimensions = _DIMENSIONS.get(name, generated.mu.size)
+    for source in (generated, reference):
+        _check_statistics(source, name, dimensions, resize, features.size)
+    stamp = {"name": name, "dimensions": dimensions, "sha256": None, "known": True, "resize": resize}
+    return _frechet([_Side(generated), _Side(reference)], stamp, None)
 
 
 def inception(generated: ImageSet, extractor: Extractor, config: InceptionScoreConfig) -> Measurement:
@@ -79,19 +85,15 @@ def inception(generated: ImageSet, extractor: Extractor, config: InceptionScoreC
 
     UsageError for a network without classes, or for fewer images than splits.
     """
-    if not extractor.network.classes:
-        raise UsageError(f"{extractor.network.name} has no classes; use inception-v3-compat or efficientnet-lite0")
-    if len(generated) < config.splits:
-        raise UsageError(
-            f"{generated.name}: {len(generated)} pictures cannot be split into {config.splits} parts; use fewer "
-            "--splits"
-        )
-    extraction = extract_features(generated, extractor, keep="logits")
-    assert extraction.kept is not None
-    score = inception_score(extraction.kept, splits=config.splits, seed=config.seed)
+    network, splits = extractor.network, config.splits
+    if not network.classes:
+        raise UsageError(f"{network.name} has no classes; use inception-v3-compat or efficientnet-lite0")
+    _check_count([generated], splits, f"{splits} parts; use fewer --splits")
+    side = _Side(generated, extract_features(generated, extractor, keep="logits"))
+    score = inception_score(_kept(side), splits=splits, seed=config.seed)
     values = {"value": score.mean, "deviation": score.deviation}
-    stamp, sides = extractor.network.stamp, {"generated": (generated, extraction)}
-    return _measurement(metric_name("is", "is", stamp), values, {**sides}, stamp, extractor.size, to_dict(config))
+    name = metric_name("is", "is", network.stamp)
+    return _measurement(name, values, [side], network.stamp, extractor.size, to_dict(config))
 
 
 def kernel(generated: ImageSet, reference: ImageSet, extractor: Extractor, config: KernelConfig) -> Measurement:
@@ -100,9 +102,9 @@ def kernel(generated: ImageSet, reference: ImageSet, extractor: Extractor, confi
     UsageError for a set smaller than a subset.
     """
     size = config.subset_size
-    _check_count(generated, reference, size, f"subsets of {size}; use a smaller --subset-size")
-    sides, features = _individual_features(generated, reference, extractor)
-    score = kernel_distance(*features, subsets=config.subsets, subset_size=size, seed=config.seed)
+    _check_count([generated, reference], size, f"subsets of {size}; use a smaller --subset-size")
+    sides = [_Side(images, extract_features(images, extractor, keep="features")) for images in (generated, reference)]
+    score = kernel_distance(*map(_kept, sides), subsets=config.subsets, subset_size=size, seed=config.seed)
     values = {"value": score.mean, "deviation": score.deviation}
     stamp = extractor.network.stamp
     return _measurement(metric_name("kid", "kd", stamp), values, sides, stamp, extractor.size, to_dict(config))
@@ -110,13 +112,12 @@ def kernel(generated: ImageSet, reference: ImageSet, extractor: Extractor, confi
 
 def manifold(generated: ImageSet, reference: ImageSet, extractor: Extractor, config: ManifoldConfig) -> Measurement:
     """Improved precision and recall (Kynkaanniemi et al. 2019). UsageError for a set with too few neighbours."""
-    neighbours = config.neighbours
-    _check_count(generated, reference, neighbours + 1, f"{neighbours} neighbours; use fewer --neighbours")
-    sides, features = _individual_features(generated, reference, extractor)
-    values = precision_recall(*features, neighbours=neighbours)._asdict()
-    name = extractor.network.name
-    metric = "prc" if name == "vgg16" else f"prc-{name}"
-    return _measurement(metric, values, sides, extractor.network.stamp, extractor.size, to_dict(config))
+    neighbours, network = config.neighbours, extractor.network
+    _check_count([generated, reference], neighbours + 1, f"{neighbours} neighbours; use fewer --neighbours")
+    sides = [_Side(images, extract_features(images, extractor, keep="features")) for images in (generated, reference)]
+    values = precision_recall(*map(_kept, sides), neighbours=neighbours)._asdict()
+    name = "prc" if network.name == "vgg16" else f"prc-{network.name}"
+    return _measurement(name, values, sides, network.stamp, extractor.size, to_dict(config))
 
 
 def kept_bytes(image_sets: Sequence[ImageSet], network: FeatureNetwork, keep: Keep) -> int:
@@ -124,73 +125,54 @@ def kept_bytes(image_sets: Sequence[ImageSet], network: FeatureNetwork, keep: Ke
     return sum(len(images) for images in image_sets) * network.width(keep) * torch.float64.itemsize
 
 
-def _check_count(generated: ImageSet, reference: ImageSet, minimum: int, purpose: str) -> None:
-    for side in (generated, reference):
-        if len(side) < minimum:
-            raise UsageError(f"{side.name}: {len(side)} pictures are too few for {purpose}")
+def _kept(side: _Side) -> torch.Tensor:
+    assert side.features is not None
+    assert side.features.kept is not None
+    return side.features.kept
 
 
-def _individual_features(
-    generated: ImageSet, reference: ImageSet, extractor: Extractor
-) -> tuple[Sides, tuple[Tensor, Tensor]]:
-    sides: Sides = {}
-    features = []
-    for role, side in (("generated", generated), ("reference", reference)):
-        extraction = extract_features(side, extractor, keep="features")
-        assert extraction.kept is not None
-        sides[role] = side, extraction
-        features.append(extraction.kept)
-    return sides, (features[0], features[1])
+def _check_count(image_sets: Sequence[ImageSet], minimum: int, purpose: str) -> None:
+    for images in image_sets:
+        if len(images) < minimum:
+            raise UsageError(f"{images.name}: {len(images)} pictures are too few for {purpose}")
 
 
 def _check_statistics(
-    side: FeatureStatistics, network: str, dimensions: int, *, resize: Resize, size: Size | None
+    source: FeatureStatistics, network: str, dimensions: int, resize: Resize, size: Size | None
 ) -> None:
     if size is not None or resize != "tf1":
-        raise UsageError(f"{side.name} holds statistics, which --size and --resize cannot change; omit them")
-    if side.mu.shape != (dimensions,):
-        raise BadFileError(f"{side.name} holds statistics of {side.mu.size} features; {network} has {dimensions}")
+        raise UsageError(f"{source.name} holds statistics, which --size and --resize cannot change; omit them")
+    if source.mu.shape != (dimensions,):
+        raise BadFileError(f"{source.name} holds statistics of {source.mu.size} features; {network} has {dimensions}")
 
 
-def _frechet(sides: Sides, stamp: dict[str, Any], size: Size | None) -> Measurement:
-    value = frechet_distance(*_gaussian(*sides["generated"]), *_gaussian(*sides["reference"]))
-    return _measurement(metric_name("fid", "fd", stamp), {"value": value}, sides, stamp, size, gaussian=True)
-
-
-def _gaussian(side: ImageSet | FeatureStatistics, extraction: Extraction | None) -> tuple[Any, Any]:
-    if isinstance(side, FeatureStatistics):
-        return side.mu, side.sigma
-    assert extraction is not None
-    assert extraction.moments is not None
-    return extraction.moments.mean, extraction.moments.sigma
+def _frechet(sides: Sequence[_Side], stamp: dict[str, Any], size: Size | None) -> Measurement:
+    value = frechet_distance(*sides[0].gaussian(), *sides[1].gaussian())
+    return _measurement(metric_name("fid", "fd", stamp), {"value": value}, sides, stamp, size, {}, gaussian=True)
 
 
 def _measurement(
     metric: str,
     values: dict[str, float],
-    sides: Sides,
+    sides: Sequence[_Side],
     stamp: dict[str, Any],
     size: Size | None,
-    settings: dict[str, Any] | None = None,
+    settings: dict[str, Any],
     *,
     gaussian: bool = False,
 ) -> Measurement:
-    protocols = {
-        role: side.protocol() | (extraction.protocol() if extraction is not None else {})
-        for role, (side, extraction) in sides.items()
-    }
-    protocol = {
-        **protocols,
-        "features": stamp,
-        "size": None if size is None else str(size),
-        "pixels": "8-bit",
-        **(settings or {}),
-        "versions": versions(),
-    }
+    protocols = dict(zip(("generated", "reference"), (side.protocol() for side in sides), strict=False))
     return Measurement(
         metric=metric,
         values=values,
-        protocol=protocol,
+        protocol={
+            **protocols,
+            "features": stamp,
+            "size": None if size is None else str(size),
+            "pixels": "8-bit",
+            **settings,
+            "versions": versions(),
+        },
         warnings=warnings_for(protocols, stamp, gaussian=gaussian, size=size),
-        skipped=tuple(each for _, features in sides.values() if features is not None for each in features.skipped),
+        skipped=tuple(each for side in sides if side.features is not None for each in side.features.skipped),
     )
