@@ -1,4 +1,4 @@
-"""Annotators: equal to the pipelines that torchvision and transformers publish, strict about files, sure of memory."""
+"""Annotators: equal to the pipelines of torchvision and transformers, strict about files, bounded in memory."""
 
 import hashlib
 import json
@@ -134,7 +134,7 @@ def test_every_network_of_torchvision_is_built_with_its_head_at_the_end() -> Non
         assert len(models.get_model_weights(name).DEFAULT.meta["categories"]) == 21
 
 
-def test_long_pictures_are_shown_smaller_and_strips_are_refused(home: Path, lraspp: nn.Module) -> None:
+def test_long_pictures_are_downscaled_and_strips_are_refused(home: Path, lraspp: nn.Module) -> None:
     network = segmenter(SMALL, weights=file_of(SMALL, home))
     assert network.prepared(picture(10, 900)).shape == (1, 3, round(10 * LONGEST / 900), LONGEST)
     assert network.prepared(picture(100, 500)).shape == (1, 3, 520, 2600)
@@ -186,7 +186,7 @@ def test_skeletons_are_our_drawing_of_torchvisions_key_points(rcnn: nn.Module, f
     assert (np.abs(np.array(image).astype(int) - drawn) > 1).mean() < 1e-3
 
 
-def test_only_sure_joints_of_sure_persons_are_drawn(
+def test_only_probable_joints_of_probable_persons_are_drawn(
     rcnn: nn.Module, finder: PoseFinder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = picture(90, 120)
@@ -205,7 +205,7 @@ def test_only_sure_joints_of_sure_persons_are_drawn(
     assert not np.array(finder(x)).any()
 
 
-def test_key_points_of_a_picture_shown_smaller_are_in_its_own_pixels(
+def test_key_points_of_a_downscaled_picture_are_in_its_own_pixels(
     finder: PoseFinder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = picture(96, 128)
@@ -262,7 +262,7 @@ def test_unknown_names_missing_and_wrong_weights_are_one_line_with_the_remedy(
         segmenter(SMALL, weights=tmp_path / "other.pth")
 
 
-def test_building_leaves_the_random_stream_alone(home: Path, lraspp: nn.Module) -> None:
+def test_building_leaves_the_random_state_alone(home: Path, lraspp: nn.Module) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -307,7 +307,7 @@ def test_depth_is_that_of_transformers_own_pipeline(toys: Path, name: str, size:
     assert np.abs(read - (2 * scaled.numpy() - 1)).max() < 2e-4  # near is bright, where the model says nearness
 
 
-def test_depth_says_what_made_it(toys: Path) -> None:
+def test_depth_records_its_model(toys: Path) -> None:
     network = depth_model(str(toys / "dpt"))
     assert network.stamp == ("dpt", weights.sha256(toys / "dpt" / "model.safetensors"), False)
     assert network.settings["preprocessor_config"] == weights.sha256(toys / "dpt" / "preprocessor_config.json")[:16]
@@ -331,7 +331,7 @@ def test_long_pictures_and_single_pixels_have_a_depth_of_their_own_size(
     assert 1e-5 < (network.depth(x) - exact).abs().mean() < exact.std()
 
 
-def test_a_constant_map_is_0_and_what_is_no_number_is_refused(toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_constant_map_is_0_and_nan_is_refused(toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = depth_model(str(toys / "dpt"))
     monkeypatch.setattr(DepthModel, "depth", lambda self, picture: torch.full((4, 5), 7.0))
     assert not np.array(network(picture(4, 5))).any()
@@ -430,7 +430,7 @@ def test_a_name_is_found_in_the_given_folder_then_in_the_hubs_cache(
     assert depth_model("toy/dpt").stamp == ("toy/dpt", other, False)
 
 
-def test_locate_says_where_a_model_is_and_whether_it_is_what_the_hub_says(
+def test_locate_finds_a_model_and_verifies_it_against_the_hub(
     toys: Path, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot = hub / "snapshots" / COMMIT
@@ -447,7 +447,7 @@ def test_locate_says_where_a_model_is_and_whether_it_is_what_the_hub_says(
     assert depth.locate("toy/dpt", weights=tmp_path / "mine").origin == "given"
 
 
-def test_fetch_takes_what_is_here_and_copies_it_to_a_folder(hub: Path, tmp_path: Path) -> None:
+def test_fetch_copies_a_local_model_to_a_folder(hub: Path, tmp_path: Path) -> None:
     snapshot, folder = hub / "snapshots" / COMMIT, tmp_path / "mine"
     assert depth.fetch("toy/dpt", offline=True) == weights.FetchResult(snapshot, created=False)
     assert depth.fetch("toy/dpt", folder, offline=True) == weights.FetchResult(folder / "dpt", created=True)
@@ -464,7 +464,7 @@ def test_fetch_takes_what_is_here_and_copies_it_to_a_folder(hub: Path, tmp_path:
 
 
 @pytest.mark.parametrize("bars", [True, False])
-def test_fetch_asks_the_hub_for_what_is_nowhere_with_its_bars_or_without(
+def test_fetch_downloads_a_missing_model_with_bars_or_without(
     toys: Path, hub: Path, monkeypatch: pytest.MonkeyPatch, bars: bool
 ) -> None:
     from huggingface_hub.utils import are_progress_bars_disabled
@@ -493,7 +493,7 @@ def test_a_damaged_download_is_refused(hub: Path) -> None:
         depth_model("toy/dpt")
 
 
-def test_a_model_that_is_nowhere_is_one_line_with_the_remedy(hub: Path, tmp_path: Path) -> None:
+def test_a_missing_model_is_one_line_with_the_remedy(hub: Path, tmp_path: Path) -> None:
     for how, said in (({"offline": True}, "--offline forbids"), ({}, "downloading it failed")):
         with pytest.raises(MissingWeightsError, match=said) as error:
             depth_model("toy/other", **how)

@@ -1,4 +1,4 @@
-"""Which class of a classifier a prior's label is: by map, name, synonym, WordNet id, number; and what is refused."""
+"""Matching a prior's labels to classes: by mapping, name, synonym, WordNet id, number; and errors."""
 
 import json
 from pathlib import Path
@@ -64,12 +64,12 @@ def test_every_class_finds_itself_by_name_by_wordnet_id_and_by_number(network: C
     assert match(backwards, network).tolist() == expected[::-1]
 
 
-def test_folders_that_are_counted_from_one_are_no_classes_numbers(network: Classifier) -> None:
+def test_folders_numbered_from_one_are_not_class_numbers(network: Classifier) -> None:
     with pytest.raises(UsageError, match=r"1 of the 1 classes asked for are no class .* the first is '1'"):
         match([str(number + 1) for number in range(1000)], network, needed=[0])
 
 
-def test_a_map_may_name_label_and_class_by_number(network: Classifier) -> None:
+def test_a_mapping_may_name_label_and_class_by_number(network: Classifier) -> None:
     labels = ["1", "2", "x"]
     assert match(labels, network, {"#0": "tabby", "2": "#0", "#2": 1}).tolist() == [281, 0, 1]
     with pytest.raises(UsageError, match="'1' and '#0' are one label"):
@@ -80,12 +80,12 @@ def test_a_map_may_name_label_and_class_by_number(network: Classifier) -> None:
         match(labels, network, {"#3": 1})
 
 
-def test_numbers_say_nothing_where_the_label_sets_differ_in_length(network: Classifier) -> None:
+def test_numbers_match_only_label_sets_of_equal_length(network: Classifier) -> None:
     with pytest.raises(UsageError, match=r"10 of the 10 .* silent, which has 1000; the first is '0'.*--class-map FILE"):
         match([str(number) for number in range(10)], network)
 
 
-def test_position_counts_only_where_the_classifier_has_no_names(network: Classifier) -> None:
+def test_position_matches_only_without_class_names(network: Classifier) -> None:
     labels = ["dog", "cat", "bird"]
     assert match(labels, numbered(3)).tolist() == [0, 1, 2]
     with pytest.raises(UsageError, match="3 of the 3"):
@@ -96,13 +96,13 @@ def test_position_counts_only_where_the_classifier_has_no_names(network: Classif
         match(["dog", "0", "bird"], numbered(3))
 
 
-def test_a_map_goes_before_everything(network: Classifier) -> None:
+def test_a_mapping_takes_precedence(network: Classifier) -> None:
     labels = ["tabby", "my_dog", "ship", "n01440764"]
     mapping: dict[str, str | int] = {"my_dog": "Chihuahua", "ship": 510, "tabby": "n02123159"}
     assert match(labels, network, mapping).tolist() == [282, 151, 510, 0]
 
 
-def test_only_the_classes_that_are_asked_for_need_one(network: Classifier) -> None:
+def test_only_requested_labels_need_a_class(network: Classifier) -> None:
     labels = ["unicorn", "tabby", "dragon"]
     assert match(labels, network, needed=[1]).tolist() == [-1, 281, -1]
     with pytest.raises(UsageError, match=r"1 of the 2 .* the first is 'dragon'"):
@@ -123,7 +123,7 @@ def test_only_the_classes_that_are_asked_for_need_one(network: Classifier) -> No
         (["pet"], {"pets": "tabby"}, r"'pets' is no label of the prior; did you mean 'pet'"),
     ],
 )
-def test_what_finds_no_class_is_one_line_with_the_remedy(
+def test_an_unmatched_label_is_one_line_with_the_remedy(
     network: Classifier, labels: list[str], mapping: dict[str, str | int], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message) as error:
@@ -131,7 +131,7 @@ def test_what_finds_no_class_is_one_line_with_the_remedy(
     assert "\n" not in str(error.value)
 
 
-def test_a_map_is_read_from_json(tmp_path: Path) -> None:
+def test_a_mapping_is_read_from_json(tmp_path: Path) -> None:
     path = tmp_path / "map.json"
     path.write_text(json.dumps({"my dog": "Chihuahua", "Größe": 3}), encoding="utf-8")
     assert read_mapping(path) == {"my dog": "Chihuahua", "Größe": 3}
@@ -150,7 +150,7 @@ def test_a_map_is_read_from_json(tmp_path: Path) -> None:
         (b'{"a": ["b"]}', r"the class of 'a' is \[\"b\"\]"),
     ],
 )
-def test_a_map_that_is_not_one_is_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+def test_an_invalid_mapping_is_one_line(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "map.json"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=message) as error:
@@ -159,6 +159,6 @@ def test_a_map_that_is_not_one_is_one_line(tmp_path: Path, content: bytes, messa
     assert "\n" not in str(error.value)
 
 
-def test_a_map_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_missing_mapping_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"map\.json cannot be read: No such file"):
         read_mapping(tmp_path / "map.json")

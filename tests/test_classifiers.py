@@ -1,4 +1,4 @@
-"""Classifiers: equal to torchvision's own networks and transforms, right about real animals, strict about files."""
+"""Classifiers: equal to torchvision's networks and transforms, correct on real animals, strict about files."""
 
 import re
 import warnings
@@ -174,7 +174,7 @@ def test_another_published_version_is_known_and_gets_its_own_recipe(
     assert network.stamp == {"name": "mobilenet_v2", "sha256": digest, "known": True}
 
 
-def test_what_does_not_fit_the_network_is_named(files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_tensor_that_does_not_fit_the_network_is_named(files: dict[str, Path], tmp_path: Path) -> None:
     right = torch.load(files["squeezenet1_1"], weights_only=True)
     first = "features.0.weight"
     for change, message in (
@@ -218,7 +218,7 @@ def test_unknown_names_and_missing_weights_are_one_line_with_the_remedy(
         build("resnet101", offline=True)
 
 
-def test_it_stays_frozen_and_leaves_the_random_stream_alone(files: dict[str, Path]) -> None:
+def test_it_stays_frozen_and_leaves_the_random_state_alone(files: dict[str, Path]) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -229,7 +229,7 @@ def test_it_stays_frozen_and_leaves_the_random_stream_alone(files: dict[str, Pat
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
-def test_the_best_are_kept_in_their_order_and_of_equals_the_earlier() -> None:
+def test_the_best_are_kept_in_order_and_ties_go_to_the_earlier() -> None:
     log_probs = torch.tensor([-3.0, -1.0, float("nan"), -1.0, -2.0, -1.0, float("-inf")])
     assert select(log_probs, 2).tolist() == [1, 3]
     assert select(log_probs, 4).tolist() == [1, 3, 4, 5]

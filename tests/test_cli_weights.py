@@ -1,4 +1,4 @@
-"""`taming weights`: what is listed, when verify fails, and what fetch leaves; from a server of this test."""
+"""`taming weights`: list, verify and fetch, with a local server."""
 
 import hashlib
 import json
@@ -65,7 +65,7 @@ def vgg16(monkeypatch: pytest.MonkeyPatch, server: Server) -> weights.PublishedF
 # --- ls ---------------------------------------------------------------------------------------------------------------
 
 
-def test_ls_lists_what_defaults_and_few_named_networks_need(said: Any) -> None:
+def test_ls_lists_the_weights_of_defaults_and_short_choices(said: Any) -> None:
     listed = said("ls", "--json")
     assert listed.code == 0
     (values,) = listed.lines
@@ -82,7 +82,7 @@ def test_ls_lists_what_defaults_and_few_named_networks_need(said: Any) -> None:
         assert any("--perceptual" in use for use in values[file]["used_for"]), name
 
 
-def test_ls_for_people_says_each_file_and_its_place(said: Any, cache: Path, vgg16: weights.PublishedFile) -> None:
+def test_ls_prints_each_file_and_its_place(said: Any, cache: Path, vgg16: weights.PublishedFile) -> None:
     path = put(cache / vgg16.file_name)
     listed = said("ls")
     for name, one in catalogue.usual().items():
@@ -128,7 +128,7 @@ def test_weights_of_the_flag_and_of_the_folder_variable_are_found(
 
 
 @pytest.mark.parametrize(("name", "part"), [("nowhere", "does not exist"), ("mine.pth", "taming weights verify NAME")])
-def test_a_file_that_is_of_no_known_name_has_to_be_said(said: Any, tmp_path: Path, name: str, part: str) -> None:
+def test_a_file_with_an_unknown_name_is_refused(said: Any, tmp_path: Path, name: str, part: str) -> None:
     put(tmp_path / "mine.pth")
     refused = said("ls", "--weights", tmp_path / name)
     assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
@@ -138,7 +138,9 @@ def test_a_file_that_is_of_no_known_name_has_to_be_said(said: Any, tmp_path: Pat
 # --- verify -----------------------------------------------------------------------------------------------------------
 
 
-def test_verify_reads_what_is_here_and_says_what_is_not(said: Any, cache: Path, vgg16: weights.PublishedFile) -> None:
+def test_verify_reads_present_files_and_reports_missing_ones(
+    said: Any, cache: Path, vgg16: weights.PublishedFile
+) -> None:
     put(cache / vgg16.file_name)
     verified = said("verify", "--json")
     assert (verified.code, verified.err) == (0, "")
@@ -151,7 +153,7 @@ def test_verify_reads_what_is_here_and_says_what_is_not(said: Any, cache: Path, 
     assert said("verify", "-q").out.splitlines()[-1] == str(cache / vgg16.file_name)
 
 
-def test_verify_also_reads_other_networks_that_are_here(said: Any, cache: Path) -> None:
+def test_verify_also_reads_other_networks_that_are_present(said: Any, cache: Path) -> None:
     wrong = put(cache / "resnet50-11ad3fa6.pth")
     found = said("verify", "--json")
     assert found.code == 1
@@ -177,7 +179,7 @@ def test_verify_fails_where_one_that_is_named_is_missing(said: Any) -> None:
     assert said("verify", "efficientnet-lite0").code == 0
 
 
-def test_verify_takes_a_file_of_any_name_for_the_one_that_is_named(
+def test_verify_accepts_a_file_of_any_name_for_a_named_network(
     said: Any, vgg16: weights.PublishedFile, tmp_path: Path
 ) -> None:
     assert said("verify", "vgg16", "--weights", put(tmp_path / "mine.pth")).code == 0
@@ -196,7 +198,7 @@ def test_unknown_names_are_refused_with_the_nearest(said: Any, verb: str) -> Non
 # --- fetch ------------------------------------------------------------------------------------------------------------
 
 
-def test_fetch_downloads_verifies_and_says_when_it_was_there(
+def test_fetch_downloads_verifies_and_reports_an_existing_file(
     said: Any, cache: Path, vgg16: weights.PublishedFile, server: Server
 ) -> None:
     path = cache / vgg16.file_name
@@ -212,9 +214,7 @@ def test_fetch_downloads_verifies_and_says_when_it_was_there(
     assert server.asked == 1
 
 
-def test_fetch_puts_them_into_the_folder_that_is_named(
-    said: Any, cache: Path, vgg16: weights.PublishedFile, tmp_path: Path
-) -> None:
+def test_fetch_writes_to_the_given_folder(said: Any, cache: Path, vgg16: weights.PublishedFile, tmp_path: Path) -> None:
     out = tmp_path / "mine"
     fetched = said("fetch", "vgg16", "efficientnet-lite0", "-o", out)
     assert fetched.code == 0
@@ -240,7 +240,7 @@ def test_fetch_offline_is_refused_in_one_line(
     assert (server.asked, cache.exists()) == (0, False)
 
 
-def test_one_that_cannot_be_had_keeps_no_other_from_coming(
+def test_one_failed_fetch_does_not_prevent_the_others(
     said: Any, cache: Path, vgg16: weights.PublishedFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = weights.TABLE["alexnet"]._replace(url="http://127.0.0.1:9/alexnet.pth")
@@ -251,7 +251,7 @@ def test_one_that_cannot_be_had_keeps_no_other_from_coming(
 
 
 @pytest.mark.parametrize(("content", "announced"), [(b"a login page", None), (CONTENT[:100], len(CONTENT))])
-def test_what_came_wrong_or_half_is_not_kept(
+def test_wrong_or_partial_downloads_are_not_kept(
     said: Any, cache: Path, vgg16: weights.PublishedFile, server: Server, content: bytes, announced: int | None
 ) -> None:
     server.content, server.announced = content, announced
@@ -261,7 +261,7 @@ def test_what_came_wrong_or_half_is_not_kept(
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_a_fetch_and_leaves_no_half_file(
+def test_a_signal_ends_a_fetch_and_leaves_no_partial_file(
     said: Any, cache: Path, vgg16: weights.PublishedFile, server: Server, number: int, code: int
 ) -> None:
     parts, go_on = list[int](), threading.Event()
@@ -285,13 +285,13 @@ def test_a_signal_ends_a_fetch_and_leaves_no_half_file(
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_fetch_wants_names_or_all_and_not_both(said: Any) -> None:
+def test_fetch_requires_names_or_all_but_not_both(said: Any) -> None:
     for arguments in ((), ("vgg16", "--all")):
         refused = said("fetch", *arguments)
         assert (refused.code, refused.out, "taming weights ls" in refused.err) == (2, "", True)
 
 
-def test_fetch_all_gets_what_ls_lists_and_leaves_out_what_goes_by_hand(
+def test_fetch_all_fetches_what_ls_lists_except_manual_weights(
     said: Any, cache: Path, server: Server, vgg16: weights.PublishedFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, known in weights.TABLE.items():
@@ -305,7 +305,7 @@ def test_fetch_all_gets_what_ls_lists_and_leaves_out_what_goes_by_hand(
     assert (fetched.code, "huggingface.co" in fetched.err) == (1, True)  # no hub is to be reached
 
 
-def test_what_has_no_checksum_is_not_fetched(said: Any) -> None:
+def test_weights_without_a_checksum_are_not_fetched(said: Any) -> None:
     refused = said("fetch", "dinov2")
     assert refused.code == 1
     assert "--weights FILE" in refused.err

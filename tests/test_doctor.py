@@ -1,4 +1,4 @@
-"""`taming doctor`: each fault is found and named with its remedy, and nothing that is broken breaks the doctor."""
+"""`taming doctor`: faults are reported with a remedy, and a failing check does not stop the others."""
 
 import dataclasses
 import errno
@@ -62,7 +62,7 @@ def breaks(error: Exception) -> Callable[[], Iterator[Finding]]:
     return look
 
 
-def test_a_check_that_breaks_is_one_line_and_the_others_go_on() -> None:
+def test_a_check_that_raises_is_one_line_and_the_others_run() -> None:
     def speaks() -> Iterator[Finding]:
         warnings.warn("noise", stacklevel=1)  # which is an error in these tests
         yield Finding("ok", "b", "fine")
@@ -90,7 +90,7 @@ def test_a_check_that_breaks_is_one_line_and_the_others_go_on() -> None:
     assert len(report.marked("FAIL")) == 1
 
 
-def test_a_room_that_cannot_be_imported_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_cannot_be_imported_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "taming_cli.doctor.machine", None)
     monkeypatch.setattr(installation, "versions", lambda: [])
     report = examine(checks.checks()[:3])
@@ -98,7 +98,7 @@ def test_a_room_that_cannot_be_imported_is_a_finding(monkeypatch: pytest.MonkeyP
     assert [each.mark for each in report.groups["Precision"]] == ["note"]
 
 
-def test_notes_are_no_failure() -> None:
+def test_notes_are_not_failures() -> None:
     assert examine([Check(group="A", run=lambda: [Finding("note", "a", "b")])]).ok
 
 
@@ -162,9 +162,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Installed:
     return said
 
 
-def test_what_is_asked_for_is_read_from_the_source_folder_and_else_from_the_installation(
-    tmp_path: Path, installed: Installed
-) -> None:
+def test_requirements_are_read_from_the_source_folder_or_the_installation(tmp_path: Path, installed: Installed) -> None:
     source = tmp_path / "pyproject.toml"
     source.write_text(
         '[project]\nname = "taming"\nrequires-python = ">=3.12"\ndependencies = ["a-b>=1,<2", "c"]\n'
@@ -186,7 +184,7 @@ def test_what_is_asked_for_is_read_from_the_source_folder_and_else_from_the_inst
     ]
 
 
-def test_what_fits_and_can_be_imported_is_ok(installed: Installed) -> None:
+def test_suitable_packages_that_can_be_imported_are_ok(installed: Installed) -> None:
     found = by_name(installation.versions())
     assert set(marks(found.values()).values()) == {"ok"}
     assert list(found) == ["python", "taming", "torch", "torchvision", "libraries"]
@@ -203,7 +201,7 @@ def test_what_fits_and_can_be_imported_is_ok(installed: Installed) -> None:
         ("torchvision", "0.22.1", "0.22.1, but taming requires >=0.23"),
     ],
 )
-def test_a_library_that_is_missing_or_too_old_fails_with_what_installs_it(
+def test_a_missing_or_old_library_fails_with_the_remedy(
     installed: Installed, name: str, version: str | None, says: str
 ) -> None:
     if version is None:
@@ -258,7 +256,7 @@ def test_torchvision_of_another_build_than_torch_is_named_with_its_remedy(
     assert found["libraries"].mark == "ok"
 
 
-def test_operators_that_do_not_compute_rightly_fail(installed: Installed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operators_that_compute_wrongly_fail(installed: Installed, monkeypatch: pytest.MonkeyPatch) -> None:
     import torchvision
 
     monkeypatch.setattr(torchvision.ops, "nms", lambda boxes, scores, threshold: torch.tensor([0, 1]))
@@ -282,7 +280,7 @@ def test_code_that_is_not_installed_is_a_note(installed: Installed) -> None:
     assert list(installation.extras()) == []
 
 
-def test_an_extra_is_there_or_said_how_to_install(installed: Installed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_a_note_with_the_remedy(installed: Installed, monkeypatch: pytest.MonkeyPatch) -> None:
     installed.asks.append("pytest>=8; extra == 'dev'")
     installed.asks.append("no-such-module>=2; extra == 'tensorboard'")
     installed.versions["transformers"] = "4.60"
@@ -307,7 +305,7 @@ def test_devices_of_this_machine_are_named() -> None:
     assert 0 < found["memory"].values["free_bytes"] <= found["memory"].values["bytes"]
 
 
-def test_memory_is_that_of_the_container_where_it_has_less(tmp_path: Path) -> None:
+def test_memory_is_limited_by_the_container(tmp_path: Path) -> None:
     meminfo, limits = tmp_path / "meminfo", tmp_path / "cgroup"
     meminfo.write_text("MemTotal:   9000000 kB\nMemAvailable:   2000000 kB\n")
     limits.mkdir()
@@ -356,7 +354,7 @@ def test_cuda_devices_are_named_with_memory_and_capability(monkeypatch: pytest.M
         (False, "13.0", "CUDA initialization: unknown error", "CUDA initialization: unknown error"),
     ],
 )
-def test_why_there_is_no_cuda_device_is_said(
+def test_the_reason_for_a_missing_cuda_device_is_reported(
     monkeypatch: pytest.MonkeyPatch, driver: bool, built: str | None, warning: str | None, says: str
 ) -> None:
     def is_available() -> bool:
@@ -373,14 +371,14 @@ def test_why_there_is_no_cuda_device_is_said(
     assert says in found.message
 
 
-def test_a_device_that_is_asked_for_and_not_here_breaks_no_other_check(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_requested_device_breaks_no_other_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAMING_DEVICE", "cuda:7")
     assert "in use" not in by_name(machine.devices())
     monkeypatch.setenv("TAMING_DEVICE", "cpu")
     assert by_name(machine.devices())["in use"].message == "cpu ($TAMING_DEVICE)"
 
 
-def test_this_machine_computes_rightly_in_what_it_uses() -> None:
+def test_this_machine_computes_correctly_in_its_precisions() -> None:
     found = list(machine.precision())
     assert "FAIL" not in marks(found).values()
     assert "auto selects this" in found[0].message
@@ -430,7 +428,9 @@ def test_a_device_that_cannot_compute_fails(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_bf16_is_computed_where_the_cpu_has_it_and_else_noted(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+def test_bf16_is_checked_if_the_cpu_supports_it_and_otherwise_noted(
+    monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
     monkeypatch.setattr(machine, "numerical_error", lambda device, dtype: 0.0)
     found = by_name(machine.precision())
@@ -538,7 +538,7 @@ def test_the_folder_for_temporary_files_fails_and_caches_are_notes(here: Path, m
 
 
 @pytest.mark.parametrize(("number", "mark"), [(errno.ENOLCK, "note"), (errno.ENOSYS, "note"), (errno.EIO, "FAIL")])
-def test_files_without_locks_are_a_note_as_a_training_goes_on_and_other_errors_fail(
+def test_missing_file_locks_are_a_note_and_other_errors_fail(
     number: int, mark: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def flock(file: Any, how: int) -> None:
@@ -569,7 +569,7 @@ def test_a_disk_without_room_for_another_file_fails(here: Path, monkeypatch: pyt
     assert "inodes" in found.message
 
 
-def test_a_working_folder_that_is_gone_is_a_finding(here: Path) -> None:
+def test_a_deleted_working_folder_is_a_finding(here: Path) -> None:
     shutil.rmtree(here)
     (found,) = examine([Check(group="Folders", run=places.folders)]).groups["Folders"]
     assert found.mark == "FAIL"
@@ -676,7 +676,7 @@ def test_settings_that_fit_a_kind_are_not_refused(clean: pytest.MonkeyPatch) -> 
     assert marks(environment().values()) == {"TAMING_KIND": "ok"}
 
 
-def test_a_folder_of_weights_that_is_none_is_a_note(clean: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_folder_of_weights_is_a_note(clean: pytest.MonkeyPatch, tmp_path: Path) -> None:
     clean.setenv("TAMING_WEIGHTS_DIR", str(tmp_path / "nowhere"))
     assert environment()["TAMING_WEIGHTS_DIR"].mark == "note"
     clean.setenv("TAMING_WEIGHTS_DIR", str(tmp_path))
@@ -750,7 +750,7 @@ def test_json_is_one_object(found: dict[str, list[Finding]], capsys: pytest.Capt
     }
 
 
-def test_all_checks_are_well_here(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_all_checks_pass_here(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code = main(["doctor", "--json"])
     groups = json.loads(capsys.readouterr().out)["groups"]
     assert {"Versions", "Devices", "Precision", "Weights", "Folders"} <= set(groups)
@@ -758,7 +758,7 @@ def test_all_checks_are_well_here(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert code == 0, [each for found in groups.values() for each in found if each["mark"] == "FAIL"]
 
 
-def test_beside_a_torchvision_of_another_build_the_doctor_still_speaks(tmp_path: Path) -> None:
+def test_the_doctor_runs_beside_a_torchvision_of_another_build(tmp_path: Path) -> None:
     put(tmp_path / "torchvision" / "__init__.py", b"raise RuntimeError('operator torchvision::nms does not exist')\n")
     variables = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]), "NO_COLOR": "1"}
     command = [sys.executable, "-m", "taming_cli", "doctor", "--json"]
@@ -773,7 +773,7 @@ def test_beside_a_torchvision_of_another_build_the_doctor_still_speaks(tmp_path:
 # --- the built-in model -----------------------------------------------------------------------------------------------
 
 
-def test_the_built_in_model_is_read_and_one_that_is_missing_or_damaged_fails(
+def test_the_built_in_model_loads_and_a_missing_or_damaged_one_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (sound,) = models.built_in()

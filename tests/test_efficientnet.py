@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 from the installed weights: equal to timm's network, right about real animals, never changed."""
+"""EfficientNet-Lite0 with the installed weights: equal to timm's network, correct on real animals, frozen."""
 
 from pathlib import Path
 
@@ -119,7 +119,7 @@ def test_it_recognises_real_animals(network: EfficientNetLite0, shared: Path) ->
     assert right.any(1).float().mean() >= 0.9
 
 
-def test_it_stays_frozen_whoever_trains_around_it(network: EfficientNetLite0) -> None:
+def test_it_stays_frozen_inside_a_training_module(network: EfficientNetLite0) -> None:
     whole = nn.Sequential(network, nn.Dropout())
     whole.train()
     assert whole[1].training
@@ -127,7 +127,7 @@ def test_it_stays_frozen_whoever_trains_around_it(network: EfficientNetLite0) ->
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
-def test_building_it_leaves_the_random_stream_alone() -> None:
+def test_building_it_leaves_the_random_state_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)

@@ -1,4 +1,4 @@
-"""`taming eval` of pictures: equal to torch-fidelity and pytorch-fid, whatever the batches and processes."""
+"""`taming eval` of pictures: equal to torch-fidelity and pytorch-fid, independent of batches and processes."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def result(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0
     return found
 
 
-def test_fid_is_kid_and_prc_are_torch_fidelitys(two: Two, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fid_is_kid_and_prc_equal_torch_fidelitys(two: Two, capsys: pytest.CaptureFixture[str]) -> None:
     from torch_fidelity import calculate_metrics
 
     expected = calculate_metrics(
@@ -82,7 +82,7 @@ def test_fid_is_kid_and_prc_are_torch_fidelitys(two: Two, capsys: pytest.Capture
     assert 0 < prc["precision"] < 1 or 0 < prc["recall"] < 1
 
 
-def test_published_statistics_are_compared_as_pictures_are(
+def test_published_statistics_give_the_same_fid_as_pictures(
     two: Two, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = build("inception-v3-compat", weights=two.weights)
@@ -110,7 +110,7 @@ LITE = ("--features", "efficientnet-lite0")
 
 
 @pytest.mark.parametrize("metric", ["fid", "kid"])
-def test_batches_and_threads_do_not_show(two: Two, capsys: pytest.CaptureFixture[str], metric: str) -> None:
+def test_batches_and_threads_do_not_change_a_result(two: Two, capsys: pytest.CaptureFixture[str], metric: str) -> None:
     more = ("--subset-size", 8) if metric == "kid" else ("--no-cache",)
     found = [
         result(capsys, metric, two.a, two.b, *LITE, *more, "--batch-size", batch, "--workers", workers)["value"]
@@ -120,7 +120,7 @@ def test_batches_and_threads_do_not_show(two: Two, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("metric", ["fid", "kid"])
-def test_two_processes_find_what_one_finds(two: Two, capsys: pytest.CaptureFixture[str], metric: str) -> None:
+def test_two_processes_measure_what_one_measures(two: Two, capsys: pytest.CaptureFixture[str], metric: str) -> None:
     more = ["--subset-size", "8"] if metric == "kid" else ["--no-cache"]
     alone = result(capsys, metric, two.a, two.b, *LITE, *more)
     together = json.loads(torchrun("eval", metric, two.a, two.b, *LITE, *more, "--json"))  # one line, of the first
@@ -137,7 +137,7 @@ def test_processes_without_an_address_are_a_usage_error(
     assert "start the processes by torchrun" in capsys.readouterr().err
 
 
-def test_statistics_of_the_reference_are_kept_and_found_again(
+def test_statistics_of_the_reference_are_cached(
     two: Two, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = result(capsys, "fid", two.a, two.b, *LITE)
@@ -160,7 +160,7 @@ def test_statistics_of_the_reference_are_kept_and_found_again(
     assert seen[3:] == [str(two.a), str(two.b)]
 
 
-def test_a_result_says_how_it_was_taken_and_warns(two: Two, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_result_records_its_protocol_and_warns(two: Two, capsys: pytest.CaptureFixture[str]) -> None:
     found = result(capsys, "fid", two.a, two.b, "--weights", two.weights, "--resize", "clean", "--size", "64x64")
     assert found["metric"] == "fid-clean"
     protocol = found["protocol"]
@@ -177,15 +177,13 @@ def test_a_result_says_how_it_was_taken_and_warns(two: Two, capsys: pytest.Captu
     assert "enlarged" in " ".join(result(capsys, "fid", two.b, two.a, *LITE)["warnings"])
 
 
-def test_a_result_is_kept_beside_those_that_are_there(
-    two: Two, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_result_is_saved_beside_existing_ones(two: Two, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     found = [result(capsys, "fid", one, two.b, *LITE, "-o", tmp_path / "kept") for one in (two.a, two.b)]
     names = ("fd-efficientnet-lite0.json", "fd-efficientnet-lite0-2.json")
     assert [json.loads((tmp_path / "kept" / name).read_text()) for name in names] == found
 
 
-def test_only_the_number_is_printed_where_quiet(two: Two, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_prints_only_the_number(two: Two, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "fid", str(two.a), str(two.b), *LITE, "-q"]) == 0
     said = capsys.readouterr()
     assert float(said.out) > 0
@@ -193,7 +191,7 @@ def test_only_the_number_is_printed_where_quiet(two: Two, capsys: pytest.Capture
     assert said.err == ""
 
 
-def test_pictures_in_an_npz_are_those_in_files(two: Two, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_pictures_in_an_npz_equal_those_in_files(two: Two, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from PIL import Image
 
     pictures = np.stack([np.asarray(Image.open(path)) for path in sorted(two.a.iterdir())])
@@ -246,7 +244,7 @@ def test_what_cannot_be_compared_is_one_line(
     assert message in line
 
 
-def test_pictures_that_cannot_be_read_are_listed_and_the_rest_counts(
+def test_unreadable_pictures_are_listed_and_the_rest_is_measured(
     two: Two, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     mixed = tmp_path / "mixed"

@@ -1,4 +1,4 @@
-"""`taming eval nll`: the golden nats/token through the command, by class and by position, and what it refuses."""
+"""`taming eval nll`: the golden nats/token, by class and by position, and errors."""
 
 import json
 import math

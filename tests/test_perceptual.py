@@ -1,4 +1,4 @@
-"""Perceptual distances: LPIPS equal to the lpips package, the EfficientNet distance sane, even-handed and frozen."""
+"""Perceptual distances: LPIPS equals the lpips package; the EfficientNet distance is consistent, unbiased, frozen."""
 
 import io
 import warnings
@@ -80,7 +80,7 @@ def test_lpips_equals_the_lpips_package(files: dict[str, Path], name: str, size:
     assert torch.allclose(distance, expected, atol=1e-6, rtol=1e-5)
 
 
-def test_lpips_is_stamped_with_the_file_it_was_given(files: dict[str, Path]) -> None:
+def test_lpips_is_stamped_with_its_file(files: dict[str, Path]) -> None:
     network = build("lpips-squeeze", weights=files["lpips-squeeze"])
     assert network is not None
     assert network.stamp == {"name": "lpips-squeeze", "sha256": weights.sha256(files["lpips-squeeze"]), "known": False}

@@ -1,4 +1,4 @@
-"""Other people's checkpoints: read as torch reads them, and refused in one line where they are damaged or lie."""
+"""Checkpoint files: read as torch reads them; damaged files and false claims are refused in one line."""
 
 import argparse
 import io
@@ -184,7 +184,7 @@ def test_modules_state_and_that_of_their_optimizer(kind: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_parameters_and_tensors_with_attributes_are_their_numbers(kind: str, tmp_path: Path) -> None:
+def test_parameters_and_tensors_with_attributes_are_read_as_tensors(kind: str, tmp_path: Path) -> None:
     plain, marked = nn.Parameter(torch.randn(3)), nn.Parameter(torch.randn(3), requires_grad=False)
     tensor = torch.randn(3)
     for each in (marked, tensor):
@@ -204,7 +204,7 @@ def test_negated_tensors_are_refused_rather_than_read_with_the_wrong_sign(kind: 
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.uint16, torch.float8_e4m3fn], ids=str)
-def test_numbers_that_are_not_read_are_refused(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_unsupported_dtypes_are_refused(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
     refused(save(tmp_path / "x.ckpt", {"w": torch.zeros(3, dtype=dtype)}, kind), "a type that is not supported")
 
 
@@ -214,7 +214,7 @@ def test_safetensors_of_other_types_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_other_objects_become_inert_and_take_nothing_else_with_them(kind: str, tmp_path: Path) -> None:
+def test_other_objects_become_placeholders_and_the_rest_is_read(kind: str, tmp_path: Path) -> None:
     value = {
         "before": torch.arange(3),
         "scalar": np.float64(0.5),
@@ -236,7 +236,7 @@ def test_other_objects_become_inert_and_take_nothing_else_with_them(kind: str, t
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_trainers_file_whose_modules_are_not_there(kind: str, tmp_path: Path) -> None:
+def test_a_trainers_file_with_classes_that_are_not_installed(kind: str, tmp_path: Path) -> None:
     callback = b"cpytorch_lightning.callbacks.gone\nModelCheckpoint\n"
     node = b"comegaconf.nodes\nAnyNode\n)\x81}X\x04\x00\x00\x00_valK\x05sb"
     config = (
@@ -261,7 +261,7 @@ def test_a_trainers_file_whose_modules_are_not_there(kind: str, tmp_path: Path) 
 # Files that are something else
 
 
-def test_what_is_no_checkpoint_is_said_in_one_line(tmp_path: Path) -> None:
+def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
     for name, data in {
         "text": b"a: 1\nb: 2\n",
         "empty": b"",
@@ -284,7 +284,7 @@ def test_what_is_no_checkpoint_is_said_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read_is_said_in_one_line(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_one_line(tmp_path: Path) -> None:
     path = save(tmp_path / "x.ckpt", {})
     path.chmod(0)
     refused(path, "Permission denied")
@@ -306,7 +306,7 @@ def honest(tmp_path: Path) -> Path:
 STORAGE = "honest/data/0"
 
 
-def test_the_honest_file_made_again_by_hand_is_read(honest: Path, tmp_path: Path) -> None:
+def test_a_valid_file_rewritten_by_hand_is_read(honest: Path, tmp_path: Path) -> None:
     assert STORAGE in members(honest)
     assert same(loaded(read(archive(tmp_path / "x", members(honest)))), {"w": torch.arange(64.0), "n": 1})
 
@@ -323,7 +323,7 @@ def test_the_honest_file_made_again_by_hand_is_read(honest: Path, tmp_path: Path
         ({"honest/byteorder": b"big"}, "big-endian"),
     ],
 )
-def test_members_that_are_not_what_the_pickle_says(
+def test_members_that_contradict_the_pickle_are_refused(
     change: dict[str, bytes | None], reason: str, honest: Path, tmp_path: Path
 ) -> None:
     changed = {name: data for name, data in (members(honest) | change).items() if data is not None}
@@ -337,7 +337,7 @@ def test_compressed_members_are_not_unpacked(compression: int, tmp_path: Path) -
     refused(bomb, "compressed")
 
 
-def test_a_member_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_member_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x", "w") as file:
         file.writestr("a/data.pkl", b"N.")
         with pytest.warns(UserWarning, match="Duplicate"):
@@ -359,7 +359,7 @@ def patched(path: Path, change: Callable[[bytearray], None]) -> Path:
 
 @pytest.mark.parametrize("size", [2**20, 2**31, 2**32 - 2])
 @pytest.mark.parametrize("name", ["honest/data.pkl", STORAGE])
-def test_sizes_beyond_the_file_reserve_nothing(size: int, name: str, honest: Path) -> None:
+def test_sizes_beyond_the_file_allocate_nothing(size: int, name: str, honest: Path) -> None:
     def claim(data: bytearray) -> None:
         at = directory(data, name)
         data[at + 20 : at + 28] = struct.pack("<II", size, size)
@@ -368,7 +368,7 @@ def test_sizes_beyond_the_file_reserve_nothing(size: int, name: str, honest: Pat
 
 
 @pytest.mark.parametrize("offset", [2**40, 2**63 - 1, 2**64 - 1])
-def test_places_beyond_the_file_are_damage(offset: int, tmp_path: Path) -> None:
+def test_offsets_beyond_the_file_are_refused(offset: int, tmp_path: Path) -> None:
     path = archive(tmp_path / "x", {"a/version": b"3", "a/data.pkl": b"N."})
     data = path.read_bytes()
     at = data.index(b"PK\x01\x02", data.index(b"PK\x01\x02") + 1)
@@ -381,14 +381,14 @@ def test_places_beyond_the_file_are_damage(offset: int, tmp_path: Path) -> None:
     refused(path, "damaged")
 
 
-def test_encrypted_members_are_damage(honest: Path) -> None:
+def test_encrypted_members_are_refused(honest: Path) -> None:
     def encrypt(data: bytearray) -> None:
         data[directory(data, "honest/data.pkl") + 8] |= 1
 
     refused(patched(honest, encrypt), "damaged")
 
 
-def test_damaged_numbers_are_found_when_they_are_loaded(honest: Path) -> None:
+def test_damaged_values_are_detected_when_they_are_loaded(honest: Path) -> None:
     data = honest.read_bytes()
     place = data.index(struct.pack("<4f", 1, 2, 3, 4))
     honest.write_bytes(data[:place] + b"\x01" + data[place + 1 :])
@@ -420,7 +420,7 @@ def test_names_in_a_file_do_not_break_the_line(kind: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_few_numbers_do_not_become_many_tensors(kind: str, tmp_path: Path) -> None:
+def test_too_many_tensors_of_one_storage_are_refused(kind: str, tmp_path: Path) -> None:
     row = torch.zeros(10_000)
     few, many = ([row.view(100, 100) for _ in range(count)] for count in (MAX_VIEWS // 2, 2 * MAX_VIEWS))
     assert len(read(save(tmp_path / "few", few, kind))) == MAX_VIEWS // 2
@@ -434,7 +434,7 @@ OLD_VALUE = (
 OLD_NUMBERS = struct.pack("<q4f", 4, 0, 1, 2, 3)
 
 
-def test_an_old_file_made_by_hand_is_read(tmp_path: Path) -> None:
+def test_an_old_file_written_by_hand_is_read(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(OLD_START + OLD_VALUE + pickle.dumps(["k"], 2) + OLD_NUMBERS)
     assert loaded(read(path)).tolist() == [0, 1, 2, 3]
@@ -470,14 +470,16 @@ def test_an_old_file_made_by_hand_is_read(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_old_files_that_lie(value: bytes, keys: Any, numbers: bytes, reason: str, tmp_path: Path) -> None:
+def test_old_files_with_false_claims_are_refused(
+    value: bytes, keys: Any, numbers: bytes, reason: str, tmp_path: Path
+) -> None:
     path = tmp_path / "x"
     path.write_bytes(OLD_START + value + pickle.dumps(keys, 2) + numbers)
     refused(path, reason)
 
 
 @pytest.mark.parametrize("claim", [2**62, 2**40, 1000])
-def test_an_old_files_strings_reserve_nothing(claim: int, tmp_path: Path) -> None:
+def test_strings_of_an_old_file_allocate_nothing(claim: int, tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(OLD_START + b"\x8e" + struct.pack("<Q", claim) + b"N.")
     refused(path, "cut short|damaged")
@@ -503,7 +505,7 @@ def safetensors(path: Path, header: bytes, numbers: bytes = bytes(16)) -> Path:
         b"{}",
     ],
 )
-def test_safetensors_that_lie(header: bytes, tmp_path: Path) -> None:
+def test_safetensors_with_false_claims_are_refused(header: bytes, tmp_path: Path) -> None:
     refused(safetensors(tmp_path / "x.safetensors", header), "cannot be read")
 
 
@@ -616,7 +618,7 @@ def damaged(name: str, data: bytes, chance: random.Random) -> bytes:
     return buffer.getvalue()
 
 
-def test_damaged_files_end_in_a_value_or_one_line(tmp_path: Path) -> None:
+def test_damaged_files_give_a_value_or_one_line(tmp_path: Path) -> None:
     """`TAMING_FUZZ=2000 pytest tests/test_pickles.py -k damaged_files -s` tries more of them.
 
     The keys in old files are addresses, so a failure may not come again; its file stays in pytest's folder.

@@ -1,4 +1,4 @@
-"""Where weights come from: the order of the search, hashes, downloads (from a server of this test) and messages."""
+"""Finding weights: the search order, checksums, downloads from a local server, and messages."""
 
 import hashlib
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def server() -> Iterator[Server]:
         yield state
 
 
-def test_the_table_says_what_torchvision_says() -> None:
+def test_the_table_agrees_with_torchvision() -> None:
     published = {
         "vgg16": tv.VGG16_Weights.IMAGENET1K_V1,
         "alexnet": tv.AlexNet_Weights.IMAGENET1K_V1,
@@ -53,7 +53,7 @@ def test_the_table_says_what_torchvision_says() -> None:
         assert known.size / 2**20 == pytest.approx(entry.meta["_file_size"], abs=0.001)
 
 
-def test_the_table_says_of_inception_what_torch_fidelity_says() -> None:
+def test_the_table_agrees_with_torch_fidelity() -> None:
     from torch_fidelity import feature_extractor_inceptionv3 as theirs
 
     known = weights.TABLE["inception-v3-compat"]
@@ -62,7 +62,7 @@ def test_the_table_says_of_inception_what_torch_fidelity_says() -> None:
     assert known.sha256.startswith(known.file_name.removesuffix(".pth").rpartition("-")[2])
 
 
-def test_the_search_goes_from_hand_to_folder_to_cache(
+def test_the_search_order_is_flag_folder_cache(
     empty: Path, small: weights.PublishedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cached = put(empty / small.file_name)
@@ -78,14 +78,14 @@ def test_the_search_goes_from_hand_to_folder_to_cache(
     assert weights.find("vgg16", given=tmp_path / "without").origin == "folder"
 
 
-def test_the_efficientnet_file_comes_with_the_installation(empty: Path) -> None:
+def test_the_efficientnet_file_is_part_of_the_installation(empty: Path) -> None:
     found = weights.find("efficientnet-lite0", offline=True)
     assert (found.known, found.origin) == (True, "package")
     assert found.path.stat().st_size == weights.TABLE["efficientnet-lite0"].size
     assert len(weights.load(found)) == 296
 
 
-def test_a_file_given_by_hand_is_used_and_marked_as_unknown(
+def test_a_file_of_the_flag_is_used_and_marked_as_unknown(
     empty: Path, small: weights.PublishedFile, tmp_path: Path
 ) -> None:
     mine = put(tmp_path / "mine.pth", b"other bytes")
@@ -93,7 +93,7 @@ def test_a_file_given_by_hand_is_used_and_marked_as_unknown(
     assert found == weights.LocalWeights("vgg16", mine, hashlib.sha256(b"other bytes").hexdigest(), False, "given")
 
 
-def test_a_file_of_other_bytes_in_the_cache_is_an_error_that_says_so(empty: Path, small: weights.PublishedFile) -> None:
+def test_a_cached_file_with_another_sha256_is_an_error(empty: Path, small: weights.PublishedFile) -> None:
     broken = put(empty / small.file_name, CONTENT[:-1])
     with pytest.raises(BadFileError) as error:
         weights.find("vgg16")
@@ -143,7 +143,7 @@ def test_a_wrong_or_broken_download_leaves_nothing(
     assert list(empty.iterdir()) == []
 
 
-def test_a_server_that_is_not_there_is_missing_weights(
+def test_an_unreachable_server_means_missing_weights(
     empty: Path, small: weights.PublishedFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(weights.TABLE, "vgg16", small._replace(url="http://127.0.0.1:9/vgg16.pth"))
@@ -151,7 +151,7 @@ def test_a_server_that_is_not_there_is_missing_weights(
         weights.find("vgg16")
 
 
-def test_a_file_known_by_the_start_of_its_sha256_goes_the_same_way(empty: Path, server: Server, tmp_path: Path) -> None:
+def test_a_file_known_by_the_start_of_its_sha256_is_treated_alike(empty: Path, server: Server, tmp_path: Path) -> None:
     digest = hashlib.sha256(CONTENT).hexdigest()
     known = weights.published_file("net", "https://example.org/models/net_v2.5-" + digest[:10] + ".pth")
     assert (known.file_name, known.sha256) == (f"net_v2.5-{digest[:10]}.pth", digest[:10])
@@ -174,11 +174,11 @@ def test_a_file_known_by_the_start_of_its_sha256_goes_the_same_way(empty: Path, 
     assert list(empty.iterdir()) == []
 
 
-def test_a_published_file_that_the_table_has_is_the_tables() -> None:
+def test_a_published_file_in_the_table_is_the_tables_entry() -> None:
     assert weights.published_file("vgg16", tv.VGG16_Weights.DEFAULT.url) is weights.TABLE["vgg16"]
 
 
-def test_offline_asks_no_server(
+def test_offline_contacts_no_server(
     empty: Path, small: weights.PublishedFile, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(weights.TABLE, "vgg16", small._replace(url=server.url))
@@ -221,7 +221,7 @@ def test_load_runs_no_code_and_refuses_what_is_not_a_table_of_tensors(
     assert capsys.readouterr().out == ""
 
 
-def test_locate_tells_missing_present_verified_and_wrong_files(
+def test_locate_distinguishes_missing_present_verified_and_wrong_files(
     empty: Path, small: weights.PublishedFile, tmp_path: Path
 ) -> None:
     known = weights.TABLE["vgg16"]
@@ -237,9 +237,7 @@ def test_locate_tells_missing_present_verified_and_wrong_files(
 # --- fetching ---------------------------------------------------------------------------------------------------------
 
 
-def test_fetch_goes_to_the_cache_and_is_nothing_the_second_time(
-    empty: Path, small: weights.PublishedFile, server: Server
-) -> None:
+def test_fetch_fills_the_cache_once(empty: Path, small: weights.PublishedFile, server: Server) -> None:
     known, heard = small._replace(url=server.url), list[int]()
     target = empty / small.file_name
     assert weights.fetch(known, on_bytes=lambda done, _: heard.append(done)) == weights.FetchResult(
@@ -250,7 +248,7 @@ def test_fetch_goes_to_the_cache_and_is_nothing_the_second_time(
     assert server.asked == 1
 
 
-def test_fetch_to_a_folder_leaves_the_cache_alone_and_is_nothing_the_second_time(
+def test_fetch_to_a_folder_leaves_the_cache_alone_and_downloads_once(
     empty: Path, small: weights.PublishedFile, server: Server, tmp_path: Path
 ) -> None:
     known, folder = small._replace(url=server.url), tmp_path / "a" / "b"
@@ -262,7 +260,7 @@ def test_fetch_to_a_folder_leaves_the_cache_alone_and_is_nothing_the_second_time
     assert server.asked == 1
 
 
-def test_fetch_to_a_folder_copies_what_is_here_rather_than_asking(
+def test_fetch_to_a_folder_copies_local_files_instead_of_downloading(
     empty: Path, small: weights.PublishedFile, server: Server, tmp_path: Path
 ) -> None:
     known = small._replace(url=server.url)
@@ -276,7 +274,7 @@ def test_fetch_to_a_folder_copies_what_is_here_rather_than_asking(
     assert (target.read_bytes(), server.asked) == (CONTENT, 1)
 
 
-def test_fetch_refuses_other_bytes_that_are_in_the_folder(
+def test_fetch_refuses_a_file_with_another_sha256_in_the_folder(
     empty: Path, small: weights.PublishedFile, server: Server, tmp_path: Path
 ) -> None:
     there = put(tmp_path / small.file_name, b"other bytes")
@@ -286,7 +284,7 @@ def test_fetch_refuses_other_bytes_that_are_in_the_folder(
 
 
 @pytest.mark.parametrize("to_folder", [False, True])
-def test_fetch_offline_is_refused_and_so_is_what_only_pip_has(
+def test_fetch_offline_is_refused_and_so_are_files_from_packages(
     empty: Path, small: weights.PublishedFile, server: Server, tmp_path: Path, to_folder: bool
 ) -> None:
     folder = tmp_path / "mine" if to_folder else None
@@ -298,7 +296,7 @@ def test_fetch_offline_is_refused_and_so_is_what_only_pip_has(
 
 
 @pytest.mark.parametrize("to_folder", [False, True])
-def test_a_fetch_that_is_broken_off_leaves_no_half_file(
+def test_an_interrupted_fetch_leaves_no_partial_file(
     empty: Path, small: weights.PublishedFile, server: Server, tmp_path: Path, to_folder: bool
 ) -> None:
     def stop(done: int, total: int | None) -> None:
