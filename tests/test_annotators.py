@@ -442,7 +442,7 @@ def test_locate_finds_a_model_and_verifies_it_against_the_hub(
     assert depth.locate("toy/dpt", verify=True) == weights.Location("wrong sha256", snapshot, "cache")
     shutil.copytree(toys / "dpt", tmp_path / "mine" / "dpt")
     monkeypatch.setenv(weights.FOLDER_VARIABLE, str(tmp_path / "mine"))
-    by_hand = weights.Location("present", tmp_path / "mine" / "dpt", "folder")  # no sha256 is said of it
+    by_hand = weights.Location("present", tmp_path / "mine" / "dpt", "folder")  # it has no recorded sha256
     assert depth.locate("toy/dpt") == depth.locate("toy/dpt", verify=True) == by_hand
     assert depth.locate("toy/dpt", weights=tmp_path / "mine").origin == "given"
 
@@ -494,9 +494,9 @@ def test_a_damaged_download_is_refused(hub: Path) -> None:
 
 
 def test_a_missing_model_is_one_line_with_the_remedy(hub: Path, tmp_path: Path) -> None:
-    for how, said in (({"offline": True}, "--offline forbids"), ({}, "downloading it failed")):
-        with pytest.raises(MissingWeightsError, match=said) as error:
-            depth_model("toy/other", **how)
+    for options, message in (({"offline": True}, "--offline forbids"), ({}, "downloading it failed")):
+        with pytest.raises(MissingWeightsError, match=message) as error:
+            depth_model("toy/other", **options)
         for part in ("toy/other", "https://huggingface.co/toy/other", "--model FOLDER", "$TAMING_WEIGHTS_DIR as other"):
             assert part in str(error.value)
         assert "\n" not in str(error.value)

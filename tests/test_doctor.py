@@ -67,7 +67,7 @@ def test_a_check_that_raises_is_one_line_and_the_others_run() -> None:
         warnings.warn("noise", stacklevel=1)  # which is an error in these tests
         yield Finding("ok", "b", "fine")
 
-    heard = list[str]()
+    reported = list[str]()
     report = examine(
         [
             Check(group="A", run=breaks(ValueError("\n first line\nsecond line"))),
@@ -76,9 +76,9 @@ def test_a_check_that_raises_is_one_line_and_the_others_run() -> None:
             Check(group="C", run=breaks(UsageError("our own words")), broken="note"),
             Check(group="D", run=lambda: []),
         ],
-        heard.append,
+        reported.append,
     )
-    assert heard == ["A", "B", "B", "C", "D"]
+    assert reported == ["A", "B", "B", "C", "D"]
     assert list(report.groups) == ["A", "B", "C"]
     assert [tuple(each[:3]) for each in report.groups["A"]] == [
         ("ok", "before", "it broke"),
@@ -133,7 +133,7 @@ def test_versions_are_compared_as_packaging_does(version: str, asks: str, right:
 
 
 class Installed(NamedTuple):
-    """What is said to be installed, by distribution; and what the package asks for."""
+    """Versions of installed distributions, and the requirements of the package."""
 
     versions: dict[str, str]
     asks: list[str]
@@ -141,25 +141,25 @@ class Installed(NamedTuple):
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Installed:
-    said = Installed(
+    packages = Installed(
         {"taming": taming_cli.__version__, "torch": "2.9.0", "torchvision": "0.24.0", "rich": "14.0", "pillow": "12.0"},
         ["torch>=2.8", "torchvision>=0.23", "rich>=13", "pillow>=11", "transformers>=4.56; extra == 'annotate'"],
     )
 
     def version(name: str) -> str:
-        if name not in said.versions:
+        if name not in packages.versions:
             raise importlib.metadata.PackageNotFoundError(name)
-        return said.versions[name]
+        return packages.versions[name]
 
     def metadata(name: str) -> dict[str, str]:
         version(name)
         return {"Requires-Python": ">=3.11"}
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    monkeypatch.setattr(importlib.metadata, "requires", lambda name: version(name) and said.asks)
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: version(name) and packages.asks)
     monkeypatch.setattr(importlib.metadata, "metadata", metadata)
     monkeypatch.setattr(installation, "_project", lambda: UNPATCHED(Path("nowhere")))
-    return said
+    return packages
 
 
 def test_requirements_are_read_from_the_source_folder_or_the_installation(tmp_path: Path, installed: Installed) -> None:
@@ -591,13 +591,13 @@ def environment() -> dict[str, Finding]:
     return {each["name"]: Finding(each["mark"], each["name"], each["says"]) for each in groups.get("Environment", [])}
 
 
-class Said(NamedTuple):
+class Result(NamedTuple):
     code: int
     out: str
     err: str
 
 
-def run(*arguments: str) -> Said:
+def run(*arguments: str) -> Result:
     """The command, with no check but that of variables."""
     import contextlib
     import io
@@ -607,7 +607,7 @@ def run(*arguments: str) -> Said:
         true = checks.checks
         patch.setattr(checks, "checks", lambda line: [each for each in true(line) if each.group == "Environment"])
         code = main(["doctor", *arguments])
-    return Said(code, out.getvalue(), err.getvalue())
+    return Result(code, out.getvalue(), err.getvalue())
 
 
 def test_variables_that_are_set_are_named(clean: pytest.MonkeyPatch) -> None:
@@ -684,13 +684,13 @@ def test_a_missing_folder_of_weights_is_a_note(clean: pytest.MonkeyPatch, tmp_pa
 
 
 def test_every_variable_that_the_source_names_is_known(clean: pytest.MonkeyPatch) -> None:
-    said = set[str]()
+    variables = set[str]()
     for path in Path(taming_cli.__file__).parent.rglob("*.py"):
-        said |= set(re.findall(r"\bTAMING_[A-Z]+(?:_[A-Z]+)*\b(?!_|\*)", path.read_text()))
-    assert {"TAMING_CKPT", "TAMING_WEIGHTS_DIR", extraction.CACHE_VARIABLE, weights.FOLDER_VARIABLE} <= said
-    for name in sorted(said):
+        variables |= set(re.findall(r"\bTAMING_[A-Z]+(?:_[A-Z]+)*\b(?!_|\*)", path.read_text()))
+    assert {"TAMING_CKPT", "TAMING_WEIGHTS_DIR", extraction.CACHE_VARIABLE, weights.FOLDER_VARIABLE} <= variables
+    for name in sorted(variables):
         clean.setenv(name, "x")
-    assert {name for name in said if environment()[name].mark == "note"} == {"TAMING_WEIGHTS_DIR"}
+    assert {name for name in variables if environment()[name].mark == "note"} == {"TAMING_WEIGHTS_DIR"}
 
 
 def test_every_setting_is_a_known_variable() -> None:
@@ -763,11 +763,11 @@ def test_the_doctor_runs_beside_a_torchvision_of_another_build(tmp_path: Path) -
     variables = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]), "NO_COLOR": "1"}
     command = [sys.executable, "-m", "taming_cli", "doctor", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=variables, check=False)
-    said = json.loads(done.stdout)
-    (fault,) = [each for found in said["groups"].values() for each in found if each["mark"] == "FAIL"]
-    assert (done.returncode, fault["name"], said["ok"]) == (1, "torchvision", False)
+    result = json.loads(done.stdout)
+    (fault,) = [each for found in result["groups"].values() for each in found if each["mark"] == "FAIL"]
+    assert (done.returncode, fault["name"], result["ok"]) == (1, "torchvision", False)
     assert "pip install --force-reinstall torch torchvision" in fault["says"]
-    assert {each["mark"] for each in said["groups"]["Precision"]} <= {"ok", "note"}
+    assert {each["mark"] for each in result["groups"]["Precision"]} <= {"ok", "note"}
 
 
 # --- the built-in model -----------------------------------------------------------------------------------------------

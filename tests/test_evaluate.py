@@ -170,10 +170,10 @@ def test_a_result_records_its_protocol_and_warns(two: Two, capsys: pytest.Captur
     assert protocol["features"]["resize"] == "clean"
     assert protocol["size"] == "64x64"
     assert len(protocol["features"]["sha256"]) == 64
-    said = " ".join(found["warnings"])
+    warnings = " ".join(found["warnings"])
     for part in ("14 pictures", "12 pictures", "singular", "not the published ones"):
-        assert part in said
-    assert "enlarged" not in said
+        assert part in warnings
+    assert "enlarged" not in warnings
     assert "enlarged" in " ".join(result(capsys, "fid", two.b, two.a, *LITE)["warnings"])
 
 
@@ -185,10 +185,10 @@ def test_a_result_is_saved_beside_existing_ones(two: Two, capsys: pytest.Capture
 
 def test_quiet_prints_only_the_number(two: Two, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "fid", str(two.a), str(two.b), *LITE, "-q"]) == 0
-    said = capsys.readouterr()
-    assert float(said.out) > 0
-    assert said.out.count("\n") == 1
-    assert said.err == ""
+    output = capsys.readouterr()
+    assert float(output.out) > 0
+    assert output.out.count("\n") == 1
+    assert output.err == ""
 
 
 def test_pictures_in_an_npz_equal_those_in_files(two: Two, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -238,9 +238,9 @@ def test_what_cannot_be_compared_is_one_line(
         np.savez(path, x=np.zeros(3))
     capsys.readouterr()
     assert main(["eval", "fid", str(two.a), str(path), *LITE]) in (1, 2)
-    said = capsys.readouterr()
-    assert said.out == ""
-    (line,) = [line for line in said.err.splitlines() if line.startswith("taming: ")]
+    output = capsys.readouterr()
+    assert output.out == ""
+    (line,) = [line for line in output.err.splitlines() if line.startswith("taming: ")]
     assert message in line
 
 

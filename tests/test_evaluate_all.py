@@ -80,9 +80,9 @@ def test_a_codec_is_measured_on_a_single_readable_picture(capsys: Capture) -> No
             path.write_bytes(b"no picture")
         capsys.readouterr()
         assert main(["eval", "all", str(folder), *LITE, "--device", "cpu", "--json"]) == 3  # some were left out
-        said = capsys.readouterr()
-        assert list(json.loads(said.out)) == ["recon", "codebook"]
-        assert "rfid is left out: 1 of" in said.err
+        output = capsys.readouterr()
+        assert list(json.loads(output.out)) == ["recon", "codebook"]
+        assert "rfid is left out: 1 of" in output.err
         damaged[Path(held_out(folder)[0].path)] = Path(held_out(folder)[0].path).read_bytes()
         for path in damaged:
             path.write_bytes(b"no picture")
@@ -120,12 +120,12 @@ def test_two_processes_measure_what_one_measures(capsys: Capture, folder: str) -
 def test_by_default_the_newest_samples_are_compared_with_the_training_pictures(capsys: Capture) -> None:
     capsys.readouterr()
     run("eval", "fid", *LITE, "--device", "cpu", "--json")
-    said = capsys.readouterr()
-    assert "generated: runs/sample/001" in said.err
-    assert "scenes/images" in said.err
-    assert "cut to 32x32" in said.err
+    output = capsys.readouterr()
+    assert "generated: runs/sample/001" in output.err
+    assert "scenes/images" in output.err
+    assert "cut to 32x32" in output.err
     named = measured(capsys, "fid", "runs/sample/001", "scenes/images", "--size", "32x32")
-    assert json.loads(said.out)["value"] == named["value"]
+    assert json.loads(output.out)["value"] == named["value"]
 
 
 def test_a_prior_is_measured_without_its_training_pictures(house: Path, capsys: Capture) -> None:
@@ -133,11 +133,11 @@ def test_a_prior_is_measured_without_its_training_pictures(house: Path, capsys: 
     try:
         capsys.readouterr()
         run("eval", "all", "runs/train-prior/001", *LITE, "--device", "cpu", "--json")
-        said = capsys.readouterr()
+        output = capsys.readouterr()
     finally:
         (house / "gone").rename(house / "scenes")
-    assert list(json.loads(said.out)) == ["nll"]
-    assert "distances are left out: name the reference" in said.err
+    assert list(json.loads(output.out)) == ["nll"]
+    assert "distances are left out: name the reference" in output.err
 
 
 def test_the_training_pictures_of_samples_and_tokens_are_found(house: Path) -> None:

@@ -259,10 +259,10 @@ def prior_checkpoint(path: Path, condition: Any, **params: Any) -> tuple[Path, P
     rows = gpt.config.block_size
     state["transformer.blocks.0.attn.mask"] = torch.ones(1, 1, rows, rows).tril()
     network = {"target": "taming.modules.transformer.mingpt.GPT", "params": {"n_head": 2}}
-    config = {"cond_stage_config": condition, "transformer_config": network, **params}
-    said = path.with_suffix(".yaml")
-    said.write_text(yaml.safe_dump({"model": {"target": "Net2NetTransformer", "params": config}}))
-    return checkpoint(path, state), said
+    settings = {"cond_stage_config": condition, "transformer_config": network, **params}
+    config = path.with_suffix(".yaml")
+    config.write_text(yaml.safe_dump({"model": {"target": "Net2NetTransformer", "params": settings}}))
+    return checkpoint(path, state), config
 
 
 def target(name: str, **params: Any) -> dict[str, Any]:
@@ -280,8 +280,8 @@ def target(name: str, **params: Any) -> dict[str, Any]:
     ],
 )
 def test_the_order_of_a_prior_is_kept(permuter: str, order: str, tmp_path: Path) -> None:
-    said = target(f"transformer.permuter.{permuter}", H=4, W=4)
-    path, config = prior_checkpoint(tmp_path / "p.ckpt", None, unconditional=True, permuter_config=said)
+    permuter_config = target(f"transformer.permuter.{permuter}", H=4, W=4)
+    path, config = prior_checkpoint(tmp_path / "p.ckpt", None, unconditional=True, permuter_config=permuter_config)
     model = imported(path, config)
     assert model.config["prior"]["order"] == order
     written = export_checkpoint(model, tmp_path / "out.ckpt")
@@ -318,11 +318,11 @@ def test_the_order_of_a_prior_is_kept(permuter: str, order: str, tmp_path: Path)
 def test_every_condition_of_a_prior_is_recognised(
     condition: Any, params: dict[str, Any], specs: tuple[ConditionSpec, ...], sos: int, tmp_path: Path
 ) -> None:
-    path, said = prior_checkpoint(tmp_path / "p.ckpt", condition, **params)
-    model = imported(path, said)
-    config = prior_from(model, "import").config
-    assert (config.conditions, config.sos_token, config.window) == (specs, sos, Size(4, 4))
-    assert len(model.about["label_names"]) == config.num_classes
+    path, config = prior_checkpoint(tmp_path / "p.ckpt", condition, **params)
+    model = imported(path, config)
+    prior = prior_from(model, "import").config
+    assert (prior.conditions, prior.sos_token, prior.window) == (specs, sos, Size(4, 4))
+    assert len(model.about["label_names"]) == prior.num_classes
     written = export_checkpoint(model, tmp_path / "out.ckpt")
     assert imported_in(tmp_path, tmp_path / "out.ckpt", written).config == model.config
     state, original = (torch.load(p, weights_only=True)["state_dict"] for p in (tmp_path / "out.ckpt", path))
@@ -331,11 +331,11 @@ def test_every_condition_of_a_prior_is_recognised(
 
 
 def test_a_mask_that_is_not_causal_is_refused(tmp_path: Path) -> None:
-    path, said = prior_checkpoint(tmp_path / "p.ckpt", None, unconditional=True)
+    path, config = prior_checkpoint(tmp_path / "p.ckpt", None, unconditional=True)
     state = torch.load(path, weights_only=True)["state_dict"]
     state["transformer.blocks.0.attn.mask"][:, :, :4, :4] = 1
     with pytest.raises(BadFileError, match=r"blocks\.0\.attn\.mask that is not causal"):
-        import_file(checkpoint(path, state), said)
+        import_file(checkpoint(path, state), config)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -364,33 +364,33 @@ def test_a_tensor_that_is_not_accounted_for_is_refused(change: Callable[[Any], A
 
 
 def test_a_prior_needs_its_yaml_and_unsupported_settings_are_named(tmp_path: Path) -> None:
-    path, said = prior_checkpoint(tmp_path / "p.ckpt", target("util.Labelator", n_classes=5))
+    path, config = prior_checkpoint(tmp_path / "p.ckpt", target("util.Labelator", n_classes=5))
     with pytest.raises(BadFileError, match="its weights do not determine n_head and the condition: give --config FILE"):
         import_file(path)
     assert describe(path)["block_size"] == 16
-    path, said = prior_checkpoint(tmp_path / "p.ckpt", target("util.Clip"))
+    path, config = prior_checkpoint(tmp_path / "p.ckpt", target("util.Clip"))
     with pytest.raises(BadFileError, match="condition 'Clip', which is not supported"):
-        import_file(path, said)
-    path, said = prior_checkpoint(
+        import_file(path, config)
+    path, config = prior_checkpoint(
         tmp_path / "p.ckpt", None, unconditional=True, permuter_config=target("transformer.permuter.Random", H=4, W=4)
     )
     with pytest.raises(BadFileError, match="orders its tokens by Random"):
-        import_file(path, said)
-    path, said = prior_checkpoint(tmp_path / "p.ckpt", target("util.Labelator", n_classes=5), downsample_cond_size=64)
+        import_file(path, config)
+    path, config = prior_checkpoint(tmp_path / "p.ckpt", target("util.Labelator", n_classes=5), downsample_cond_size=64)
     with pytest.raises(BadFileError, match="downsample_cond_size"):
-        import_file(path, said)
+        import_file(path, config)
 
 
 def test_a_yaml_that_contradicts_the_weights_is_refused(tmp_path: Path) -> None:
-    said = tmp_path / "c.yaml"
-    said.write_text(yaml.safe_dump({"model": {"params": {"n_embed": 1024, "ddconfig": {}}}}))
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump({"model": {"params": {"n_embed": 1024, "ddconfig": {}}}}))
     with pytest.raises(
         BadFileError, match=r"c\.yaml specifies n_embed 1024, but quantize\.embedding\.weight of .*c\.ckpt has 64"
     ):
-        import_file(checkpoint(tmp_path / "c.ckpt", toy_codec(PUBLISHED).state_dict()), said)
-    said.write_text("]")
+        import_file(checkpoint(tmp_path / "c.ckpt", toy_codec(PUBLISHED).state_dict()), config)
+    config.write_text("]")
     with pytest.raises(BadFileError, match=r"c\.yaml cannot be read"):
-        import_file(tmp_path / "c.ckpt", said)
+        import_file(tmp_path / "c.ckpt", config)
 
 
 def test_a_model_that_the_authors_code_cannot_represent_is_not_exported(tmp_path: Path) -> None:

@@ -86,10 +86,10 @@ def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def changed(name: str, folder: Path, change: Callable[[Any], Any]) -> Path:
-    said = yaml.safe_load((GOLDEN / f"{name}.yaml").read_text())
-    change(said["model"]["params"])
+    config = yaml.safe_load((GOLDEN / f"{name}.yaml").read_text())
+    change(config["model"]["params"])
     path = folder / "wrong.yaml"
-    path.write_text(yaml.safe_dump(said))
+    path.write_text(yaml.safe_dump(config))
     return path
 
 
@@ -183,8 +183,8 @@ def test_a_wrong_config_is_blamed_and_not_the_checkpoint(
 ) -> None:
     path, config = GOLDEN / f"{name}.safetensors", changed(name, tmp_path, change)
     assert main(["import", str(path), "--config", str(config), "-o", str(tmp_path / "ours.safetensors")]) == 1
-    (said,) = capsys.readouterr().err.splitlines()
-    shown = said.replace(f"the first_stage_model of {path}", "{}").replace(str(path), "{}")
+    (line,) = capsys.readouterr().err.splitlines()
+    shown = line.replace(f"the first_stage_model of {path}", "{}").replace(str(path), "{}")
     assert shown.startswith(f"taming: {config} {words}")
     assert shown.endswith("give the config that came with the checkpoint")
 
@@ -261,12 +261,12 @@ def test_a_pipeline_loads_a_run_folder() -> None:
 def test_a_run_without_a_model_gives_one_line(named_as: str, capsys: pytest.CaptureFixture[str]) -> None:
     a_run("empty")
     assert main(["reconstruct", a_picture(), "out", "--ckpt", named_as, "--device", "cpu"]) == 1
-    (said,) = capsys.readouterr().err.splitlines()
-    assert "is the folder of a run that has saved no model" in said
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is the folder of a run that has saved no model" in line
 
 
 def foreign(kind: str) -> tuple[str, str]:
-    """Something that is no model file of ours, and what is to be said of it."""
+    """A file that is not one of our model files, and the expected message."""
     tensors: dict[str, Tensor] = load_file(GOLDEN / "vqgan.safetensors")
     if kind in ("x.ckpt", "x.pt", "x.pth", "x"):
         torch.save({"state_dict": tensors}, kind)

@@ -373,7 +373,7 @@ def test_offsets_beyond_the_file_are_refused(offset: int, tmp_path: Path) -> Non
     data = path.read_bytes()
     at = data.index(b"PK\x01\x02", data.index(b"PK\x01\x02") + 1)
     entry = bytearray(data[at : data.index(b"PK\x05\x06")])
-    entry[30:32], entry[42:46] = struct.pack("<H", 12), b"\xff" * 4  # the place is told in a field of its own
+    entry[30:32], entry[42:46] = struct.pack("<H", 12), b"\xff" * 4  # the offset is in an extra field
     entry += struct.pack("<HHQ", 1, 8, offset)
     end = bytearray(data[data.index(b"PK\x05\x06") :])
     end[12:16] = struct.pack("<I", struct.unpack("<I", end[12:16])[0] + 12)

@@ -118,11 +118,11 @@ def test_a_download_is_verified_kept_and_reported(
     empty: Path, small: weights.PublishedFile, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(weights.TABLE, "vgg16", small._replace(url=server.url))
-    heard: list[tuple[int, int | None]] = []
-    found = weights.find("vgg16", on_bytes=lambda done, total: heard.append((done, total)))
+    reported: list[tuple[int, int | None]] = []
+    found = weights.find("vgg16", on_bytes=lambda done, total: reported.append((done, total)))
     assert found == weights.LocalWeights("vgg16", empty / small.file_name, small.sha256, True, "download")
     assert found.path.read_bytes() == CONTENT
-    assert heard[-1] == (len(CONTENT), len(CONTENT))
+    assert reported[-1] == (len(CONTENT), len(CONTENT))
     assert weights.find("vgg16").origin == "cache"
     assert server.asked == 1
 
@@ -238,12 +238,12 @@ def test_locate_distinguishes_missing_present_verified_and_wrong_files(
 
 
 def test_fetch_fills_the_cache_once(empty: Path, small: weights.PublishedFile, server: Server) -> None:
-    known, heard = small._replace(url=server.url), list[int]()
+    known, reported = small._replace(url=server.url), list[int]()
     target = empty / small.file_name
-    assert weights.fetch(known, on_bytes=lambda done, _: heard.append(done)) == weights.FetchResult(
+    assert weights.fetch(known, on_bytes=lambda done, _: reported.append(done)) == weights.FetchResult(
         target, created=True
     )
-    assert heard[-1] == len(CONTENT)
+    assert reported[-1] == len(CONTENT)
     assert weights.fetch(known) == weights.fetch(known, offline=True) == weights.FetchResult(target, created=False)
     assert server.asked == 1
 
