@@ -15,10 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from taming_cli.errors import BadFileError
 from taming_cli.pretrained.frozen import Frozen
-from taming_cli.runtime import weights
-
-FEATURE_CHANNELS = 1280
-CLASSES = 1000
+from taming_cli.runtime.weights import LocalWeights, load
 
 # The convolution before each normalisation of a block: depthwise separable, inverted residual.
 _SEPARABLE = (("conv_dw", "bn1"), ("conv_pw", "bn2"))
@@ -39,12 +36,12 @@ class EfficientNetLite0(Frozen):
     sorted by WordNet id.
     """
 
-    def __init__(self, file: weights.LocalWeights) -> None:
+    def __init__(self, file: LocalWeights) -> None:
         super().__init__()
         self.sha256, self.known = file.sha256, file.known
         with torch.random.fork_rng(devices=[]):  # keeps the caller's random state: these values are overwritten
             network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        load_in_order(network, weights.load(file), file.path)
+        load_in_order(network, load(file), file.path)
         _fold(network, (("conv_stem", "bn1"), ("conv_head", "bn2")))
         for stage in network.blocks:
             for block in stage:
@@ -72,11 +69,6 @@ class EfficientNetLite0(Frozen):
         hidden = self.network.forward_features(pictures.contiguous(memory_format=torch.channels_last))
         features = hidden.mean((2, 3))
         return Outputs(features, self.network.classifier(features))
-
-
-def build(*, given: Path | None = None, offline: bool = False) -> EfficientNetLite0:
-    """Find the weights and build the network. Raises what `runtime.weights.find` raises, and BadFileError."""
-    return EfficientNetLite0(weights.find("efficientnet-lite0", given=given, offline=offline))
 
 
 def load_in_order(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
