@@ -20,7 +20,7 @@ from taming_cli.config.fields import one_of
 from taming_cli.data.images import to_uint8
 from taming_cli.errors import MissingWeightsError, UsageError
 from taming_cli.pretrained import efficientnet
-from taming_cli.pretrained.frozen import Frozen
+from taming_cli.pretrained.frozen import StampedNetwork
 from taming_cli.pretrained.published import classes_in, fill, version
 from taming_cli.runtime.fp32 import exact
 from taming_cli.runtime.weights import LocalWeights, OnBytes, find, load, published_file
@@ -59,21 +59,12 @@ class Classes(NamedTuple):
     synonyms: tuple[tuple[str, ...], ...] = ()  # all WordNet words of each class
 
 
-class Classifier(Frozen, ABC):
-    """The interface: `forward` returns log-probabilities of `classes`. Every result records `stamp`.
-
-    Subclasses implement `logits`.
-    """
+class Classifier(StampedNetwork, ABC):
+    """The interface: `forward` returns log-probabilities of `classes`. Subclasses implement `logits`."""
 
     def __init__(self, name: str, file: LocalWeights, *, known: bool, recipe: Recipe, classes: Classes) -> None:
-        super().__init__()
-        self.name, self.sha256, self.known = name, file.sha256, known
+        super().__init__(name, file, known=known)
         self.recipe, self.classes, self.wordnet, self.synonyms = recipe, *classes
-
-    @property
-    def stamp(self) -> dict[str, str | bool]:
-        """The record of the network in results: name, sha256 of its weights, whether they are published ones."""
-        return {"name": self.name, "sha256": self.sha256, "known": self.known}
 
     @abstractmethod
     def logits(self, prepared: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
-"""A frozen network: evaluated, never trained."""
+"""Frozen networks: evaluated, never trained."""
 
 from typing import Self
 
 from torch import nn
+
+from taming_cli.runtime.weights import LocalWeights
 
 
 class Frozen(nn.Module):
@@ -21,3 +23,16 @@ class Frozen(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Do nothing: a frozen network does not train."""
         return self
+
+
+class StampedNetwork(Frozen):
+    """A frozen network with weights from a file. `known`: they are published ones. Every result records `stamp`."""
+
+    def __init__(self, name: str, file: LocalWeights, *, known: bool) -> None:
+        super().__init__()
+        self.name, self.sha256, self.known = name, file.sha256, known
+
+    @property
+    def stamp(self) -> dict[str, str | bool]:
+        """The record of the network in results."""
+        return {"name": self.name, "sha256": self.sha256, "known": self.known}

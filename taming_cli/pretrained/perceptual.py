@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from taming_cli.config.fields import one_of
 from taming_cli.errors import MissingWeightsError, UsageError
 from taming_cli.pretrained import efficientnet
-from taming_cli.pretrained.frozen import Frozen
+from taming_cli.pretrained.frozen import StampedNetwork
 from taming_cli.pretrained.published import copy_strictly
 from taming_cli.runtime.weights import LocalWeights, OnBytes, find, load
 
@@ -46,23 +46,17 @@ class Features(NamedTuple):
     step: int | None
 
 
-class Perceptual(Frozen, ABC):
+class Perceptual(StampedNetwork, ABC):
     """The interface: `forward` to measure; `features` of the real batch and `distance` to train.
 
-    Images are (B, 3, H, W), RGB in [-1, 1], each side at least 32 pixels. Every result records `stamp`. Subclasses
-    implement `activations` and set `channel_weights`, the w of each stage, (C,).
+    Images are (B, 3, H, W), RGB in [-1, 1], each side at least 32 pixels. Subclasses implement
+    `activations` and set `channel_weights`, the w of each stage, (C,).
     """
 
     channel_weights: nn.ParameterList
 
     def __init__(self, name: str, file: LocalWeights) -> None:
-        super().__init__()
-        self.name, self.sha256, self.known = name, file.sha256, file.known
-
-    @property
-    def stamp(self) -> dict[str, str | bool]:
-        """The record of the network in results: name, sha256 of its weights, whether they are the published ones."""
-        return {"name": self.name, "sha256": self.sha256, "known": self.known}
+        super().__init__(name, file, known=file.known)
 
     @abstractmethod
     def activations(self, pictures: Tensor, step: int | None) -> Sequence[Tensor]:
