@@ -54,14 +54,16 @@ def fid(
     """
     network = extractor.network
     sides: list[_Side] = []
-    for source, extract in ((generated, extract_features), (reference, cached_features if cache else extract_features)):
+    for source in (generated, reference):
         if isinstance(source, FeatureStatistics):
             _check_statistics(source, network.name, network.dimensions, network.resize, extractor.size)
             sides.append(_Side(source))
         elif len(source) < 2:
             raise UsageError(f"{source.name} is one picture; a distance between distributions needs two or more")
         else:
-            sides.append(_Side(source, extract(source, extractor)))
+            cached = cache and source is reference
+            features = cached_features(source, extractor) if cached else extract_features(source, extractor)
+            sides.append(_Side(source, features))
     return _frechet(sides, network.stamp, extractor.size)
 
 
