@@ -119,16 +119,16 @@ def test_files_of_older_layouts_are_read(name: str, tmp_path: Path) -> None:
     options = {"init_weights": False, "transform_input": True} if name == "googlenet" else {}
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
-        network = loud(models.get_model(name, weights=None, num_classes=5, **options))
+        reference = loud(models.get_model(name, weights=None, num_classes=5, **options))
     tensors = {
         re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key): value
-        for key, value in network.state_dict().items()
+        for key, value in reference.state_dict().items()
         if not key.endswith("num_batches_tracked")
     }
     assert any(key.startswith("aux1.") or ".norm.1." in key for key in tensors)
     torch.save(tensors, tmp_path / "old.pth")
     network, x = build(name, weights=tmp_path / "old.pth"), pictures(70, 70, batch=2)
-    expected = network(models.get_model_weights(name).DEFAULT.transforms()(x)).log_softmax(1)
+    expected = reference(models.get_model_weights(name).DEFAULT.transforms()(x)).log_softmax(1)
     assert (expected[0] - expected[1]).abs().max() > 0.01
     assert torch.allclose(network(x), expected, atol=1e-4)
 

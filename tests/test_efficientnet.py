@@ -143,7 +143,7 @@ def test_the_first_tensor_that_differs_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadFileError, match=r"some\.pth: tensor _0\.weight \(2, 1, 5, 5\).*0\.weight \(2, 1, 3, 3\)"):
         load_in_order(network, fits | {"_0.weight": torch.zeros(2, 1, 5, 5)}, path)
     swapped = {name: fits[name] for name in ("_0.weight", "_0.bias", "_1.bias", "_1.weight")}
-    with pytest.raises(BadFileError, match=r"tensor _1\.bias .* where 1\.weight"):
+    with pytest.raises(BadFileError, match=r"tensor _1\.bias .* in place of 1\.weight"):
         load_in_order(network, swapped, path)
     with pytest.raises(BadFileError, match="holds 2 tensors"):
         load_in_order(network, dict(list(fits.items())[:2]), path)

@@ -97,10 +97,10 @@ def test_dinov2_loads_the_authors_files_and_returns_the_class_token(tmp_path: Pa
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        network = timm.create_model(f"vit_{size}_patch14_dinov2", num_classes=0, depth=12)  # 518 pixels: 37 x 37
-        for value in network.parameters():
+        reference = timm.create_model(f"vit_{size}_patch14_dinov2", num_classes=0, depth=12)  # 518 pixels: 37 x 37
+        for value in reference.parameters():
             torch.nn.init.normal_(value, std=0.05)
-    tensors = {**network.state_dict(), "mask_token": torch.zeros(1, width)}
+    tensors = {**reference.state_dict(), "mask_token": torch.zeros(1, width)}
     torch.save(tensors, tmp_path / "dinov2.pth")
     network = build("dinov2", weights=tmp_path / "dinov2.pth")
     assert network.dimensions == width
@@ -114,9 +114,9 @@ def test_dinov2_loads_the_authors_files_and_returns_the_class_token(tmp_path: Pa
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     y = (prepared(network, x) / 255 - mean[:, None, None]) / deviation[:, None, None]
     with torch.inference_mode():
-        hidden = network.patch_embed.proj(y).flatten(2).transpose(1, 2)
-        hidden = torch.cat([network.cls_token.expand(2, -1, -1), hidden], 1) + positions
-        expected = network.norm(network.blocks(hidden))[:, 0]
+        hidden = reference.patch_embed.proj(y).flatten(2).transpose(1, 2)
+        hidden = torch.cat([reference.cls_token.expand(2, -1, -1), hidden], 1) + positions
+        expected = reference.norm(reference.blocks(hidden))[:, 0]
     assert (expected[0] - expected[1]).abs().max() > 0.01
     assert torch.allclose(seen, expected, atol=1e-4)
 
