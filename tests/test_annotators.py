@@ -105,15 +105,15 @@ def test_the_default_network_is_filled_from_the_published_layout_with_its_traini
 
 def test_a_file_of_another_number_of_labels_has_numbers_for_names(tmp_path: Path) -> None:
     with torch.random.fork_rng(devices=[]):
-        network = models.get_model(SMALL, weights=None, weights_backbone=None, num_classes=3)
-    torch.save(network.state_dict(), tmp_path / "mine.pth")
+        reference = models.get_model(SMALL, weights=None, weights_backbone=None, num_classes=3)
+    torch.save(reference.state_dict(), tmp_path / "mine.pth")
     network = segmenter(SMALL, weights=tmp_path / "mine.pth")
     assert network.labels == ("0", "1", "2")
     assert np.array(network(picture(40, 40))).max() <= 2
-    tensors = network.state_dict()
+    tensors = reference.state_dict()
     tensors |= {key: torch.zeros(300, *tensors[key].shape[1:]) for key in tensors if "_classifier" in key}
     torch.save(tensors, tmp_path / "mine.pth")
-    with pytest.raises(BadFileError, match=r"mine\.pth: 300 labels, where a map has room for 256"):
+    with pytest.raises(BadFileError, match=r"mine\.pth: 300 labels; a map holds at most 256"):
         segmenter(SMALL, weights=tmp_path / "mine.pth")
 
 
