@@ -1,4 +1,4 @@
-"""Annotators: equal to the pipelines that torchvision and transformers publish, strict about files, sure of memory."""
+"""Annotators: equal to the pipelines of torchvision and transformers, strict about files, bounded in memory."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from taming_cli.data.conditions.depth import read_depth
 from taming_cli.data.conditions.skeletons import paint_skeletons
 from taming_cli.errors import BadFileError, BadImageError, MissingWeightsError, TamingError, UsageError
 from taming_cli.pretrained import annotators, depth
-from taming_cli.pretrained.annotators import LONGEST, PoseFinder, most_likely, pose_finder, segmenter, shown
+from taming_cli.pretrained.annotators import LONGEST, PoseFinder, downscaled, most_likely, pose_finder, segmenter
 from taming_cli.pretrained.depth import DepthModel, depth_model
 from taming_cli.pretrained.published import classes_in
 from taming_cli.runtime import weights
@@ -105,15 +105,15 @@ def test_the_default_network_is_filled_from_the_published_layout_with_its_traini
 
 def test_a_file_of_another_number_of_labels_has_numbers_for_names(tmp_path: Path) -> None:
     with torch.random.fork_rng(devices=[]):
-        network = models.get_model(SMALL, weights=None, weights_backbone=None, num_classes=3)
-    torch.save(network.state_dict(), tmp_path / "mine.pth")
+        reference = models.get_model(SMALL, weights=None, weights_backbone=None, num_classes=3)
+    torch.save(reference.state_dict(), tmp_path / "mine.pth")
     network = segmenter(SMALL, weights=tmp_path / "mine.pth")
     assert network.labels == ("0", "1", "2")
     assert np.array(network(picture(40, 40))).max() <= 2
-    tensors = network.state_dict()
+    tensors = reference.state_dict()
     tensors |= {key: torch.zeros(300, *tensors[key].shape[1:]) for key in tensors if "_classifier" in key}
     torch.save(tensors, tmp_path / "mine.pth")
-    with pytest.raises(BadFileError, match=r"mine\.pth: 300 labels, where a map has room for 256"):
+    with pytest.raises(BadFileError, match=r"mine\.pth: 300 labels; a map holds at most 256"):
         segmenter(SMALL, weights=tmp_path / "mine.pth")
 
 
@@ -134,15 +134,15 @@ def test_every_network_of_torchvision_is_built_with_its_head_at_the_end() -> Non
         assert len(models.get_model_weights(name).DEFAULT.meta["categories"]) == 21
 
 
-def test_long_pictures_are_shown_smaller_and_strips_are_refused(home: Path, lraspp: nn.Module) -> None:
+def test_long_pictures_are_downscaled_and_strips_are_refused(home: Path, lraspp: nn.Module) -> None:
     network = segmenter(SMALL, weights=file_of(SMALL, home))
     assert network.prepared(picture(10, 900)).shape == (1, 3, round(10 * LONGEST / 900), LONGEST)
     assert network.prepared(picture(100, 500)).shape == (1, 3, 520, 2600)
     assert network(picture(4, 200)).size == (200, 4)
     with pytest.raises(BadImageError, match="a strip of 201x4 pixels is too narrow"):
         network(picture(4, 201))
-    assert shown(picture(30, 6000)).shape == (3, 13, LONGEST)
-    assert torch.equal(shown(picture(30, LONGEST)), picture(30, LONGEST))
+    assert downscaled(picture(30, 6000)).shape == (3, 13, LONGEST)
+    assert torch.equal(downscaled(picture(30, LONGEST)), picture(30, LONGEST))
 
 
 # --- pose -------------------------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ def test_skeletons_are_our_drawing_of_torchvisions_key_points(rcnn: nn.Module, f
     assert (np.abs(np.array(image).astype(int) - drawn) > 1).mean() < 1e-3
 
 
-def test_only_sure_joints_of_sure_persons_are_drawn(
+def test_only_probable_joints_of_probable_persons_are_drawn(
     rcnn: nn.Module, finder: PoseFinder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = picture(90, 120)
@@ -205,14 +205,14 @@ def test_only_sure_joints_of_sure_persons_are_drawn(
     assert not np.array(finder(x)).any()
 
 
-def test_key_points_of_a_picture_shown_smaller_are_in_its_own_pixels(
+def test_key_points_of_a_downscaled_picture_are_in_its_own_pixels(
     finder: PoseFinder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = picture(96, 128)
     monkeypatch.setattr(annotators, "LONGEST", 64)
     halved = torch.tensor(finder.figures(x))
-    expected = torch.tensor(finder.figures(shown(x)))
-    assert shown(x).shape == (3, 48, 64)
+    expected = torch.tensor(finder.figures(downscaled(x)))
+    assert downscaled(x).shape == (3, 48, 64)
     assert torch.allclose(halved[..., :2], 2 * expected[..., :2], atol=1e-3)
     assert finder(x).size == (128, 96)
 
@@ -223,11 +223,11 @@ def test_the_threshold_and_the_version_of_the_file_reach_the_network(
     path = file_of(POSE, home)
     digest, versions = weights.sha256(path), models.get_model_weights(POSE)
 
-    def as_published(name: str, url: str) -> weights.Known:
-        known = weights.published(name, url)
+    def as_published(name: str, url: str) -> weights.PublishedFile:
+        known = weights.published_file(name, url)
         return known._replace(sha256=digest[:8]) if url == versions.COCO_LEGACY.url else known
 
-    monkeypatch.setattr("taming_cli.pretrained.published.published", as_published)
+    monkeypatch.setattr("taming_cli.pretrained.published.published_file", as_published)
     made = pose_finder(score=0.75, joint_score=2.0, weights=path)
     assert made.network.roi_heads.score_thresh == 0.75
     assert made.settings == {"score": 0.75, "joint_score": 2.0}
@@ -262,7 +262,7 @@ def test_unknown_names_missing_and_wrong_weights_are_one_line_with_the_remedy(
         segmenter(SMALL, weights=tmp_path / "other.pth")
 
 
-def test_building_leaves_the_random_stream_alone(home: Path, lraspp: nn.Module) -> None:
+def test_building_leaves_the_random_state_alone(home: Path, lraspp: nn.Module) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -287,7 +287,7 @@ def test_depth_is_that_of_transformers_own_pipeline(toys: Path, name: str, size:
     from transformers import AutoImageProcessor, AutoModelForDepthEstimation, pipeline
 
     x = picture(*size)
-    with depth._quietly():
+    with depth.quiet_transformers():
         theirs = pipeline(
             "depth-estimation",
             model=AutoModelForDepthEstimation.from_pretrained(toys / name),
@@ -307,7 +307,7 @@ def test_depth_is_that_of_transformers_own_pipeline(toys: Path, name: str, size:
     assert np.abs(read - (2 * scaled.numpy() - 1)).max() < 2e-4  # near is bright, where the model says nearness
 
 
-def test_depth_says_what_made_it(toys: Path) -> None:
+def test_depth_records_its_model(toys: Path) -> None:
     network = depth_model(str(toys / "dpt"))
     assert network.stamp == ("dpt", weights.sha256(toys / "dpt" / "model.safetensors"), False)
     assert network.settings["preprocessor_config"] == weights.sha256(toys / "dpt" / "preprocessor_config.json")[:16]
@@ -331,7 +331,7 @@ def test_long_pictures_and_single_pixels_have_a_depth_of_their_own_size(
     assert 1e-5 < (network.depth(x) - exact).abs().mean() < exact.std()
 
 
-def test_a_constant_map_is_0_and_what_is_no_number_is_refused(toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_constant_map_is_0_and_nan_is_refused(toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = depth_model(str(toys / "dpt"))
     monkeypatch.setattr(DepthModel, "depth", lambda self, picture: torch.full((4, 5), 7.0))
     assert not np.array(network(picture(4, 5))).any()
@@ -382,7 +382,7 @@ def test_only_safetensors_are_read_and_no_code_is_run(toys: Path, tmp_path: Path
 def test_a_model_in_parts_is_read_and_its_parts_are_hashed(toys: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForDepthEstimation
 
-    with depth._quietly():
+    with depth.quiet_transformers():
         model = AutoModelForDepthEstimation.from_pretrained(toys / "dpt")
         model.save_pretrained(tmp_path / "parts", max_shard_size="100KB")
     shutil.copy(toys / "dpt" / "preprocessor_config.json", tmp_path / "parts")
@@ -430,28 +430,28 @@ def test_a_name_is_found_in_the_given_folder_then_in_the_hubs_cache(
     assert depth_model("toy/dpt").stamp == ("toy/dpt", other, False)
 
 
-def test_locate_says_where_a_model_is_and_whether_it_is_what_the_hub_says(
+def test_locate_finds_a_model_and_verifies_it_against_the_hub(
     toys: Path, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot = hub / "snapshots" / COMMIT
-    assert depth.locate("toy/other", verify=True) == weights.Located("missing")
-    assert depth.locate("toy/dpt") == weights.Located("present", snapshot, "cache")
-    assert depth.locate("toy/dpt", verify=True) == weights.Located("verified", snapshot, "cache")
+    assert depth.locate("toy/other", verify=True) == weights.Location("missing")
+    assert depth.locate("toy/dpt") == weights.Location("present", snapshot, "cache")
+    assert depth.locate("toy/dpt", verify=True) == weights.Location("verified", snapshot, "cache")
     blob = (snapshot / "model.safetensors").resolve()
     blob.write_bytes(blob.read_bytes() + b" ")
-    assert depth.locate("toy/dpt", verify=True) == weights.Located("wrong sha256", snapshot, "cache")
+    assert depth.locate("toy/dpt", verify=True) == weights.Location("wrong sha256", snapshot, "cache")
     shutil.copytree(toys / "dpt", tmp_path / "mine" / "dpt")
     monkeypatch.setenv(weights.FOLDER_VARIABLE, str(tmp_path / "mine"))
-    by_hand = weights.Located("present", tmp_path / "mine" / "dpt", "folder")  # no sha256 is said of it
+    by_hand = weights.Location("present", tmp_path / "mine" / "dpt", "folder")  # it has no recorded sha256
     assert depth.locate("toy/dpt") == depth.locate("toy/dpt", verify=True) == by_hand
     assert depth.locate("toy/dpt", weights=tmp_path / "mine").origin == "given"
 
 
-def test_fetch_takes_what_is_here_and_copies_it_to_a_folder(hub: Path, tmp_path: Path) -> None:
+def test_fetch_copies_a_local_model_to_a_folder(hub: Path, tmp_path: Path) -> None:
     snapshot, folder = hub / "snapshots" / COMMIT, tmp_path / "mine"
-    assert depth.fetch("toy/dpt", offline=True) == weights.Fetched(snapshot, made=False)
-    assert depth.fetch("toy/dpt", folder, offline=True) == weights.Fetched(folder / "dpt", made=True)
-    assert depth.fetch("toy/dpt", folder, offline=True) == weights.Fetched(folder / "dpt", made=False)
+    assert depth.fetch("toy/dpt", offline=True) == weights.FetchResult(snapshot, created=False)
+    assert depth.fetch("toy/dpt", folder, offline=True) == weights.FetchResult(folder / "dpt", created=True)
+    assert depth.fetch("toy/dpt", folder, offline=True) == weights.FetchResult(folder / "dpt", created=False)
     assert [path.name for path in folder.iterdir()] == ["dpt"]
     assert depth_model("toy/dpt", weights=folder).stamp == depth_model("toy/dpt").stamp
     (folder / "dpt" / "config.json").unlink()
@@ -464,7 +464,7 @@ def test_fetch_takes_what_is_here_and_copies_it_to_a_folder(hub: Path, tmp_path:
 
 
 @pytest.mark.parametrize("bars", [True, False])
-def test_fetch_asks_the_hub_for_what_is_nowhere_with_its_bars_or_without(
+def test_fetch_downloads_a_missing_model_with_bars_or_without(
     toys: Path, hub: Path, monkeypatch: pytest.MonkeyPatch, bars: bool
 ) -> None:
     from huggingface_hub.utils import are_progress_bars_disabled
@@ -481,7 +481,7 @@ def test_fetch_asks_the_hub_for_what_is_nowhere_with_its_bars_or_without(
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     with pytest.raises(MissingWeightsError, match="--offline forbids"):
         depth.fetch("toy/new", offline=True, bars=bars)
-    assert depth.fetch("toy/new", bars=bars) == weights.Fetched(toys / "dpt", made=True)
+    assert depth.fetch("toy/new", bars=bars) == weights.FetchResult(toys / "dpt", created=True)
     assert asked == [("toy/new", not bars)]
     assert not are_progress_bars_disabled()
 
@@ -493,10 +493,10 @@ def test_a_damaged_download_is_refused(hub: Path) -> None:
         depth_model("toy/dpt")
 
 
-def test_a_model_that_is_nowhere_is_one_line_with_the_remedy(hub: Path, tmp_path: Path) -> None:
-    for how, said in (({"offline": True}, "--offline forbids"), ({}, "downloading it failed")):
-        with pytest.raises(MissingWeightsError, match=said) as error:
-            depth_model("toy/other", **how)
+def test_a_missing_model_is_one_line_with_the_remedy(hub: Path, tmp_path: Path) -> None:
+    for options, message in (({"offline": True}, "--offline forbids"), ({}, "downloading it failed")):
+        with pytest.raises(MissingWeightsError, match=message) as error:
+            depth_model("toy/other", **options)
         for part in ("toy/other", "https://huggingface.co/toy/other", "--model FOLDER", "$TAMING_WEIGHTS_DIR as other"):
             assert part in str(error.value)
         assert "\n" not in str(error.value)

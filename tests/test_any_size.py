@@ -21,7 +21,7 @@ from taming_cli.data.contents import Segmentation
 from taming_cli.data.images import png_settings, read_image, to_float
 from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import UsageError
-from taming_cli.evaluate.image_sets import Side, side
+from taming_cli.evaluate.image_sets import ImageSet, open_image_set
 from taming_cli.prior.model import prior_file
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.runtime.checkpoint import save_model
@@ -105,8 +105,8 @@ def test_every_file_that_is_written_has_the_true_size(ckpt: Path, tmp_path: Path
         again = np.asarray(Image.open(tmp_path / "back" / f"00000{number}.png")).astype(int)
         assert again.shape == picture.shape
         assert np.abs(again - picture).max() <= 1
-    decoded = side(tokens, device=CPU)
-    assert isinstance(decoded, Side)
+    decoded = open_image_set(tokens, device=CPU)
+    assert isinstance(decoded, ImageSet)
     assert decoded.first_size() == Size(9, 7)
     before = (out / "000000.png").stat().st_ino
     assert main(line) == 0, "the same again is kept"

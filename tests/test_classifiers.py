@@ -1,4 +1,4 @@
-"""Classifiers: equal to torchvision's own networks and transforms, right about real animals, strict about files."""
+"""Classifiers: equal to torchvision's networks and transforms, correct on real animals, strict about files."""
 
 import re
 import warnings
@@ -119,16 +119,16 @@ def test_files_of_older_layouts_are_read(name: str, tmp_path: Path) -> None:
     options = {"init_weights": False, "transform_input": True} if name == "googlenet" else {}
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
-        network = loud(models.get_model(name, weights=None, num_classes=5, **options))
+        reference = loud(models.get_model(name, weights=None, num_classes=5, **options))
     tensors = {
         re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key): value
-        for key, value in network.state_dict().items()
+        for key, value in reference.state_dict().items()
         if not key.endswith("num_batches_tracked")
     }
     assert any(key.startswith("aux1.") or ".norm.1." in key for key in tensors)
     torch.save(tensors, tmp_path / "old.pth")
     network, x = build(name, weights=tmp_path / "old.pth"), pictures(70, 70, batch=2)
-    expected = network(models.get_model_weights(name).DEFAULT.transforms()(x)).log_softmax(1)
+    expected = reference(models.get_model_weights(name).DEFAULT.transforms()(x)).log_softmax(1)
     assert (expected[0] - expected[1]).abs().max() > 0.01
     assert torch.allclose(network(x), expected, atol=1e-4)
 
@@ -136,7 +136,7 @@ def test_files_of_older_layouts_are_read(name: str, tmp_path: Path) -> None:
 def test_every_network_of_torchvision_has_known_files_a_recipe_and_its_head_at_the_end() -> None:
     for name in names()[1:]:
         for version in models.get_model_weights(name):
-            start = weights.published(name, version.url).sha256
+            start = weights.published_file(name, version.url).sha256
             assert 8 <= len(start) <= 64
             assert version.url.endswith(f"-{start[:8]}{start[8:10] if len(start) == 10 else ''}.pth")
             assert classifiers._recipe(version).crop == version.transforms().crop_size[0]
@@ -164,17 +164,17 @@ def test_another_published_version_is_known_and_gets_its_own_recipe(
     torch.save(models.mobilenet_v2().state_dict(), tmp_path / "first.pth")
     digest = weights.sha256(tmp_path / "first.pth")
 
-    def published(name: str, url: str) -> weights.Known:
-        known = weights.published(name, url)
+    def published(name: str, url: str) -> weights.PublishedFile:
+        known = weights.published_file(name, url)
         return known._replace(sha256=digest[:8]) if url == first.url else known
 
-    monkeypatch.setattr("taming_cli.pretrained.published.published", published)
+    monkeypatch.setattr("taming_cli.pretrained.published.published_file", published)
     network = build("mobilenet_v2", weights=tmp_path / "first.pth")
     assert (network.recipe.resize, second.transforms().resize_size) == (256, [232])
     assert network.stamp == {"name": "mobilenet_v2", "sha256": digest, "known": True}
 
 
-def test_what_does_not_fit_the_network_is_named(files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_tensor_that_does_not_fit_the_network_is_named(files: dict[str, Path], tmp_path: Path) -> None:
     right = torch.load(files["squeezenet1_1"], weights_only=True)
     first = "features.0.weight"
     for change, message in (
@@ -218,7 +218,7 @@ def test_unknown_names_and_missing_weights_are_one_line_with_the_remedy(
         build("resnet101", offline=True)
 
 
-def test_it_stays_frozen_and_leaves_the_random_stream_alone(files: dict[str, Path]) -> None:
+def test_it_stays_frozen_and_leaves_the_random_state_alone(files: dict[str, Path]) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -229,7 +229,7 @@ def test_it_stays_frozen_and_leaves_the_random_stream_alone(files: dict[str, Pat
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
-def test_the_best_are_kept_in_their_order_and_of_equals_the_earlier() -> None:
+def test_the_best_are_kept_in_order_and_ties_go_to_the_earlier() -> None:
     log_probs = torch.tensor([-3.0, -1.0, float("nan"), -1.0, -2.0, -1.0, float("-inf")])
     assert select(log_probs, 2).tolist() == [1, 3]
     assert select(log_probs, 4).tolist() == [1, 3, 4, 5]

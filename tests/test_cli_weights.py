@@ -1,4 +1,4 @@
-"""`taming weights`: what is listed, when verify fails, and what fetch leaves; from a server of this test."""
+"""`taming weights`: list, verify and fetch, with a local server."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from taming_cli.runtime import weights
 from tests.served import CONTENT, Server, put, serving, without_weights
 
 
-class Said(NamedTuple):
+class Result(NamedTuple):
     code: int
     out: str
     err: str
@@ -30,10 +30,10 @@ class Said(NamedTuple):
 
 
 @pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]) -> Any:
-    def run(*arguments: object) -> Said:
+def command(capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*arguments: object) -> Result:
         code = main(["weights", *map(str, arguments)])
-        return Said(code, *capsys.readouterr())
+        return Result(code, *capsys.readouterr())
 
     return run
 
@@ -54,7 +54,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def vgg16(monkeypatch: pytest.MonkeyPatch, server: Server) -> weights.Known:
+def vgg16(monkeypatch: pytest.MonkeyPatch, server: Server) -> weights.PublishedFile:
     """vgg16, whose bytes are CONTENT, and which the server has."""
     digest = hashlib.sha256(CONTENT).hexdigest()
     known = weights.TABLE["vgg16"]._replace(sha256=digest, size=len(CONTENT), url=server.url)
@@ -65,8 +65,8 @@ def vgg16(monkeypatch: pytest.MonkeyPatch, server: Server) -> weights.Known:
 # --- ls ---------------------------------------------------------------------------------------------------------------
 
 
-def test_ls_lists_what_defaults_and_few_named_networks_need(said: Any) -> None:
-    listed = said("ls", "--json")
+def test_ls_lists_the_weights_of_defaults_and_short_choices(command: Any) -> None:
+    listed = command("ls", "--json")
     assert listed.code == 0
     (values,) = listed.lines
     assert set(values) == {*weights.TABLE, "dinov2", "depth"}
@@ -82,9 +82,9 @@ def test_ls_lists_what_defaults_and_few_named_networks_need(said: Any) -> None:
         assert any("--perceptual" in use for use in values[file]["used_for"]), name
 
 
-def test_ls_for_people_says_each_file_and_its_place(said: Any, cache: Path, vgg16: weights.Known) -> None:
+def test_ls_prints_each_file_and_its_place(command: Any, cache: Path, vgg16: weights.PublishedFile) -> None:
     path = put(cache / vgg16.file_name)
-    listed = said("ls")
+    listed = command("ls")
     for name, one in catalogue.usual().items():
         assert name in listed.out
         assert one.used_for[0] in listed.out
@@ -93,14 +93,14 @@ def test_ls_for_people_says_each_file_and_its_place(said: Any, cache: Path, vgg1
     assert weights.TABLE["alexnet"].url in listed.out
     assert "\x1b" not in listed.out
     assert "2 of 9 are here" in listed.err
-    quiet = said("ls", "-q")
+    quiet = command("ls", "-q")
     assert (quiet.code, quiet.err) == (0, "")
     assert str(path) in quiet.out.splitlines()
     assert len(quiet.out.splitlines()) == 2
 
 
-def test_ls_all_has_every_network_of_torchvision_that_a_flag_may_name(said: Any) -> None:
-    (values,) = said("ls", "--all", "--json").lines
+def test_ls_all_has_every_network_of_torchvision_that_a_flag_may_name(command: Any) -> None:
+    (values,) = command("ls", "--all", "--json").lines
     assert set(classifiers.names()) | set(models.list_models(module=models.segmentation)) <= set(values)
     assert values["resnet50"]["file"] == "resnet50-11ad3fa6.pth"
     assert values["resnet50"]["bytes"] == pytest.approx(102_500_000, rel=0.01)
@@ -109,14 +109,14 @@ def test_ls_all_has_every_network_of_torchvision_that_a_flag_may_name(said: Any)
 
 
 def test_weights_of_the_flag_and_of_the_folder_variable_are_found(
-    said: Any, vgg16: weights.Known, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Any, vgg16: weights.PublishedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_folder = put(tmp_path / "folder" / vgg16.file_name)
     monkeypatch.setenv(weights.FOLDER_VARIABLE, str(in_folder.parent))
     by_flag = put(tmp_path / "flag" / vgg16.file_name)
 
     def place(*arguments: object) -> tuple[str, str]:
-        (values,) = said("ls", "--json", *arguments).lines
+        (values,) = command("ls", "--json", *arguments).lines
         return values["vgg16"]["origin"], values["vgg16"]["path"]
 
     assert place() == ("folder", str(in_folder))
@@ -124,13 +124,13 @@ def test_weights_of_the_flag_and_of_the_folder_variable_are_found(
     assert place("--weights", by_flag) == ("given", str(by_flag))  # a file that is named as vgg16's is
     monkeypatch.setenv("TAMING_WEIGHTS", str(by_flag.parent))
     assert place() == ("given", str(by_flag))
-    assert "by --weights" in said("ls").out
+    assert "by --weights" in command("ls").out
 
 
 @pytest.mark.parametrize(("name", "part"), [("nowhere", "does not exist"), ("mine.pth", "taming weights verify NAME")])
-def test_a_file_that_is_of_no_known_name_has_to_be_said(said: Any, tmp_path: Path, name: str, part: str) -> None:
+def test_a_file_with_an_unknown_name_is_refused(command: Any, tmp_path: Path, name: str, part: str) -> None:
     put(tmp_path / "mine.pth")
-    refused = said("ls", "--weights", tmp_path / name)
+    refused = command("ls", "--weights", tmp_path / name)
     assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
     assert part in refused.err
 
@@ -138,9 +138,11 @@ def test_a_file_that_is_of_no_known_name_has_to_be_said(said: Any, tmp_path: Pat
 # --- verify -----------------------------------------------------------------------------------------------------------
 
 
-def test_verify_reads_what_is_here_and_says_what_is_not(said: Any, cache: Path, vgg16: weights.Known) -> None:
+def test_verify_reads_present_files_and_reports_missing_ones(
+    command: Any, cache: Path, vgg16: weights.PublishedFile
+) -> None:
     put(cache / vgg16.file_name)
-    verified = said("verify", "--json")
+    verified = command("verify", "--json")
     assert (verified.code, verified.err) == (0, "")
     states = {line["name"]: line["state"] for line in verified.lines}
     assert {name for name, state in states.items() if state == "verified"} == {"efficientnet-lite0", "vgg16"}
@@ -148,47 +150,47 @@ def test_verify_reads_what_is_here_and_says_what_is_not(said: Any, cache: Path, 
         "efficientnet-lite0",
         "vgg16",
     }
-    assert said("verify", "-q").out.splitlines()[-1] == str(cache / vgg16.file_name)
+    assert command("verify", "-q").out.splitlines()[-1] == str(cache / vgg16.file_name)
 
 
-def test_verify_also_reads_other_networks_that_are_here(said: Any, cache: Path) -> None:
+def test_verify_also_reads_other_networks_that_are_present(command: Any, cache: Path) -> None:
     wrong = put(cache / "resnet50-11ad3fa6.pth")
-    found = said("verify", "--json")
+    found = command("verify", "--json")
     assert found.code == 1
     assert [line["name"] for line in found.lines if line["state"] == "wrong sha256"] == ["resnet50"]
     assert f"remove {wrong}" in found.err
 
 
-def test_verify_fails_where_one_is_wrong(said: Any, cache: Path, vgg16: weights.Known) -> None:
+def test_verify_fails_where_one_is_wrong(command: Any, cache: Path, vgg16: weights.PublishedFile) -> None:
     wrong = put(cache / vgg16.file_name, CONTENT[:-1])
     for arguments in ((), ("vgg16",), ("-q",)):
-        found = said("verify", *arguments)
+        found = command("verify", *arguments)
         assert found.code == 1
         assert f"vgg16 has other bytes than are published: remove {wrong}" in found.err
         assert ("wrong sha256" in found.out) == ("-q" not in arguments)
         assert str(wrong) not in found.out or "-q" not in arguments
 
 
-def test_verify_fails_where_one_that_is_named_is_missing(said: Any) -> None:
-    assert said("verify").code == 0
-    found = said("verify", "efficientnet-lite0", "vgg16")
+def test_verify_fails_where_one_that_is_named_is_missing(command: Any) -> None:
+    assert command("verify").code == 0
+    found = command("verify", "efficientnet-lite0", "vgg16")
     assert found.code == 1
     assert "`taming weights fetch vgg16` gets it" in found.err
-    assert said("verify", "efficientnet-lite0").code == 0
+    assert command("verify", "efficientnet-lite0").code == 0
 
 
-def test_verify_takes_a_file_of_any_name_for_the_one_that_is_named(
-    said: Any, vgg16: weights.Known, tmp_path: Path
+def test_verify_accepts_a_file_of_any_name_for_a_named_network(
+    command: Any, vgg16: weights.PublishedFile, tmp_path: Path
 ) -> None:
-    assert said("verify", "vgg16", "--weights", put(tmp_path / "mine.pth")).code == 0
-    assert said("verify", "vgg16", "--weights", put(tmp_path / "mine.pth", b"other")).code == 1
-    by_hand = said("verify", "dinov2", "--weights", tmp_path / "mine.pth")
+    assert command("verify", "vgg16", "--weights", put(tmp_path / "mine.pth")).code == 0
+    assert command("verify", "vgg16", "--weights", put(tmp_path / "mine.pth", b"other")).code == 1
+    by_hand = command("verify", "dinov2", "--weights", tmp_path / "mine.pth")
     assert (by_hand.code, "nothing is published to compare it with" in by_hand.out) == (0, True)
 
 
 @pytest.mark.parametrize("verb", ["verify", "fetch"])
-def test_unknown_names_are_refused_with_the_nearest(said: Any, verb: str) -> None:
-    refused = said(verb, "deeplabv3_resnet5")
+def test_unknown_names_are_refused_with_the_nearest(command: Any, verb: str) -> None:
+    refused = command(verb, "deeplabv3_resnet5")
     assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
     assert "did you mean 'deeplabv3_resnet50'" in refused.err
 
@@ -196,15 +198,15 @@ def test_unknown_names_are_refused_with_the_nearest(said: Any, verb: str) -> Non
 # --- fetch ------------------------------------------------------------------------------------------------------------
 
 
-def test_fetch_downloads_verifies_and_says_when_it_was_there(
-    said: Any, cache: Path, vgg16: weights.Known, server: Server
+def test_fetch_downloads_verifies_and_reports_an_existing_file(
+    command: Any, cache: Path, vgg16: weights.PublishedFile, server: Server
 ) -> None:
     path = cache / vgg16.file_name
-    assert said("fetch", "vgg16") == (0, f"{path}: fetched, and whole\n", "")
+    assert command("fetch", "vgg16") == (0, f"{path}: fetched, and whole\n", "")
     assert path.read_bytes() == CONTENT
-    assert said("fetch", "vgg16", "--offline") == (0, f"{path}: was there\n", "")
-    assert said("fetch", "vgg16", "-q") == (0, f"{path}\n", "")
-    assert said("fetch", "vgg16", "efficientnet-lite0", "--json").lines[0] == {
+    assert command("fetch", "vgg16", "--offline") == (0, f"{path}: was there\n", "")
+    assert command("fetch", "vgg16", "-q") == (0, f"{path}\n", "")
+    assert command("fetch", "vgg16", "efficientnet-lite0", "--json").lines[0] == {
         "name": "vgg16",
         "path": str(path),
         "made": False,
@@ -212,63 +214,63 @@ def test_fetch_downloads_verifies_and_says_when_it_was_there(
     assert server.asked == 1
 
 
-def test_fetch_puts_them_into_the_folder_that_is_named(
-    said: Any, cache: Path, vgg16: weights.Known, tmp_path: Path
+def test_fetch_writes_to_the_given_folder(
+    command: Any, cache: Path, vgg16: weights.PublishedFile, tmp_path: Path
 ) -> None:
     out = tmp_path / "mine"
-    fetched = said("fetch", "vgg16", "efficientnet-lite0", "-o", out)
+    fetched = command("fetch", "vgg16", "efficientnet-lite0", "-o", out)
     assert fetched.code == 0
     assert sorted(path.name for path in out.iterdir()) == sorted(
         (vgg16.file_name, weights.TABLE["efficientnet-lite0"].file_name)
     )
     assert not cache.exists()
-    refused = said("fetch", "vgg16", "-o", out / vgg16.file_name)
+    refused = command("fetch", "vgg16", "-o", out / vgg16.file_name)
     assert (refused.code, "give a folder" in refused.err) == (2, True)
 
 
 @pytest.mark.parametrize("how", ["flag", "variable"])
 def test_fetch_offline_is_refused_in_one_line(
-    said: Any, cache: Path, vgg16: weights.Known, server: Server, how: str, monkeypatch: pytest.MonkeyPatch
+    command: Any, cache: Path, vgg16: weights.PublishedFile, server: Server, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if how == "variable":
         monkeypatch.setenv("TAMING_OFFLINE", "1")
     for names in (("vgg16",), ("vgg16", "alexnet"), ("depth",)):
-        refused = said("fetch", *names, *(["--offline"] if how == "flag" else []))
+        refused = command("fetch", *names, *(["--offline"] if how == "flag" else []))
         assert (refused.code, refused.out, refused.err.count("\n")) == (1, "", 1)
         assert "--offline forbids" in refused.err
         assert all(name in refused.err for name in names)
     assert (server.asked, cache.exists()) == (0, False)
 
 
-def test_one_that_cannot_be_had_keeps_no_other_from_coming(
-    said: Any, cache: Path, vgg16: weights.Known, monkeypatch: pytest.MonkeyPatch
+def test_one_failed_fetch_does_not_prevent_the_others(
+    command: Any, cache: Path, vgg16: weights.PublishedFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = weights.TABLE["alexnet"]._replace(url="http://127.0.0.1:9/alexnet.pth")
     monkeypatch.setitem(weights.TABLE, "alexnet", gone)
-    fetched = said("fetch", "alexnet", "vgg16")
+    fetched = command("fetch", "alexnet", "vgg16")
     assert (fetched.code, (cache / vgg16.file_name).read_bytes()) == (1, CONTENT)
     assert "downloading it failed" in fetched.err
 
 
 @pytest.mark.parametrize(("content", "announced"), [(b"a login page", None), (CONTENT[:100], len(CONTENT))])
-def test_what_came_wrong_or_half_is_not_kept(
-    said: Any, cache: Path, vgg16: weights.Known, server: Server, content: bytes, announced: int | None
+def test_wrong_or_partial_downloads_are_not_kept(
+    command: Any, cache: Path, vgg16: weights.PublishedFile, server: Server, content: bytes, announced: int | None
 ) -> None:
     server.content, server.announced = content, announced
-    failed = said("fetch", "vgg16")
+    failed = command("fetch", "vgg16")
     assert (failed.code, failed.out, failed.err.count("\n")) == (1, "", 1)
     assert list(cache.iterdir()) == []
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_a_fetch_and_leaves_no_half_file(
-    said: Any, cache: Path, vgg16: weights.Known, server: Server, number: int, code: int
+def test_a_signal_ends_a_fetch_and_leaves_no_partial_file(
+    command: Any, cache: Path, vgg16: weights.PublishedFile, server: Server, number: int, code: int
 ) -> None:
     parts, go_on = list[int](), threading.Event()
 
     def halfway() -> None:
         for _ in range(1000):
-            parts.extend(path.stat().st_size for path in cache.glob("*.part"))
+            parts.extend(path.stat().st_size for path in cache.glob(".*.tmp"))
             if any(parts):
                 break
             time.sleep(0.01)
@@ -277,7 +279,7 @@ def test_a_signal_ends_a_fetch_and_leaves_no_half_file(
 
     server.content, server.halfway = CONTENT * 200, halfway
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    stopped = said("fetch", "vgg16")
+    stopped = command("fetch", "vgg16")
     go_on.set()
     assert any(parts)
     assert (stopped.code, stopped.out, stopped.err.count("\n")) == (code, "", 1)
@@ -285,19 +287,19 @@ def test_a_signal_ends_a_fetch_and_leaves_no_half_file(
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_fetch_wants_names_or_all_and_not_both(said: Any) -> None:
+def test_fetch_requires_names_or_all_but_not_both(command: Any) -> None:
     for arguments in ((), ("vgg16", "--all")):
-        refused = said("fetch", *arguments)
+        refused = command("fetch", *arguments)
         assert (refused.code, refused.out, "taming weights ls" in refused.err) == (2, "", True)
 
 
-def test_fetch_all_gets_what_ls_lists_and_leaves_out_what_goes_by_hand(
-    said: Any, cache: Path, server: Server, vgg16: weights.Known, monkeypatch: pytest.MonkeyPatch
+def test_fetch_all_fetches_what_ls_lists_except_manual_weights(
+    command: Any, cache: Path, server: Server, vgg16: weights.PublishedFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, known in weights.TABLE.items():
         if known.url is not None:
             monkeypatch.setitem(weights.TABLE, name, known._replace(url=server.url, sha256=vgg16.sha256))
-    fetched = said("fetch", "--all", "--json")
+    fetched = command("fetch", "--all", "--json")
     urls = {known.name for known in weights.TABLE.values() if known.url}
     assert {line["name"] for line in fetched.lines if line["made"]} == urls
     assert server.asked == len(urls) == len(list(cache.iterdir()))
@@ -305,8 +307,8 @@ def test_fetch_all_gets_what_ls_lists_and_leaves_out_what_goes_by_hand(
     assert (fetched.code, "huggingface.co" in fetched.err) == (1, True)  # no hub is to be reached
 
 
-def test_what_has_no_checksum_is_not_fetched(said: Any) -> None:
-    refused = said("fetch", "dinov2")
+def test_weights_without_a_checksum_are_not_fetched(command: Any) -> None:
+    refused = command("fetch", "dinov2")
     assert refused.code == 1
     assert "--weights FILE" in refused.err
     assert "dinov2_vitl14_pretrain.pth" in refused.err
@@ -323,7 +325,7 @@ def test_every_default_network_is_in_the_catalogue() -> None:
     assert usual["depth"].source.endswith(DepthConfig().model)
 
 
-def test_the_group_alone_is_a_usage_error(said: Any) -> None:
-    alone = said()
+def test_the_group_alone_is_a_usage_error(command: Any) -> None:
+    alone = command()
     assert (alone.code, alone.out) == (2, "")
     assert alone.err

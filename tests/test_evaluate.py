@@ -1,4 +1,4 @@
-"""`taming eval` of pictures: equal to torch-fidelity and pytorch-fid, whatever the batches and processes."""
+"""`taming eval` of pictures: equal to torch-fidelity and pytorch-fid, independent of batches and processes."""
 
 import json
 from pathlib import Path
@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from taming_cli.cli.app import main
-from taming_cli.evaluate import extraction as looking
-from taming_cli.evaluate.extraction import Look, look
-from taming_cli.evaluate.image_sets import side
+from taming_cli.evaluate import distance, extraction
+from taming_cli.evaluate.extraction import Extraction, Extractor, extract_features
+from taming_cli.evaluate.image_sets import ImageSet, open_image_set
 from taming_cli.pretrained import features as features_of
 from taming_cli.pretrained.features import build
 from tests.pretrained_files import folder_of_pictures, inception_weights
@@ -36,7 +36,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Two:
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(looking.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(extraction.CACHE_VARIABLE, str(tmp_path / "cache"))
 
 
 def result(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def result(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0
     return found
 
 
-def test_fid_is_kid_and_prc_are_torch_fidelitys(two: Two, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fid_is_kid_and_prc_equal_torch_fidelitys(two: Two, capsys: pytest.CaptureFixture[str]) -> None:
     from torch_fidelity import calculate_metrics
 
     expected = calculate_metrics(
@@ -82,12 +82,13 @@ def test_fid_is_kid_and_prc_are_torch_fidelitys(two: Two, capsys: pytest.Capture
     assert 0 < prc["precision"] < 1 or 0 < prc["recall"] < 1
 
 
-def test_published_statistics_are_compared_as_pictures_are(
+def test_published_statistics_give_the_same_fid_as_pictures(
     two: Two, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = build("inception-v3-compat", weights=two.weights)
     for name in ("a", "b"):
-        kept = look(side(getattr(two, name), device=CPU), Look(network=network), keep="features").kept
+        images = open_image_set(getattr(two, name), device=CPU)
+        kept = extract_features(images, Extractor(network=network), keep="features").kept
         assert kept is not None
         features = kept.numpy()
         np.savez(tmp_path / f"{name}.npz", mu=features.mean(0), sigma=np.cov(features, rowvar=False))  # as pytorch-fid
@@ -109,7 +110,7 @@ LITE = ("--features", "efficientnet-lite0")
 
 
 @pytest.mark.parametrize("metric", ["fid", "kid"])
-def test_batches_and_threads_do_not_show(two: Two, capsys: pytest.CaptureFixture[str], metric: str) -> None:
+def test_batches_and_threads_do_not_change_a_result(two: Two, capsys: pytest.CaptureFixture[str], metric: str) -> None:
     more = ("--subset-size", 8) if metric == "kid" else ("--no-cache",)
     found = [
         result(capsys, metric, two.a, two.b, *LITE, *more, "--batch-size", batch, "--workers", workers)["value"]
@@ -119,7 +120,7 @@ def test_batches_and_threads_do_not_show(two: Two, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("metric", ["fid", "kid"])
-def test_two_processes_find_what_one_finds(two: Two, capsys: pytest.CaptureFixture[str], metric: str) -> None:
+def test_two_processes_measure_what_one_measures(two: Two, capsys: pytest.CaptureFixture[str], metric: str) -> None:
     more = ["--subset-size", "8"] if metric == "kid" else ["--no-cache"]
     alone = result(capsys, metric, two.a, two.b, *LITE, *more)
     together = json.loads(torchrun("eval", metric, two.a, two.b, *LITE, *more, "--json"))  # one line, of the first
@@ -136,13 +137,19 @@ def test_processes_without_an_address_are_a_usage_error(
     assert "start the processes by torchrun" in capsys.readouterr().err
 
 
-def test_statistics_of_the_reference_are_kept_and_found_again(
+def test_statistics_of_the_reference_are_cached(
     two: Two, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = result(capsys, "fid", two.a, two.b, *LITE)
     (kept,) = (tmp_path / "cache" / "statistics").iterdir()
     seen = []
-    monkeypatch.setattr(looking, "look", lambda side, how, **more: seen.append(side.name) or look(side, how, **more))
+
+    def recorded(images: ImageSet, extractor: Extractor) -> Extraction:
+        seen.append(images.name)
+        return extract_features(images, extractor)
+
+    for module in (extraction, distance):
+        monkeypatch.setattr(module, "extract_features", recorded)
     again = result(capsys, "fid", two.a, two.b, *LITE)
     assert seen == [str(two.a)]
     assert again == first
@@ -153,7 +160,7 @@ def test_statistics_of_the_reference_are_kept_and_found_again(
     assert seen[3:] == [str(two.a), str(two.b)]
 
 
-def test_a_result_says_how_it_was_taken_and_warns(two: Two, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_result_records_its_protocol_and_warns(two: Two, capsys: pytest.CaptureFixture[str]) -> None:
     found = result(capsys, "fid", two.a, two.b, "--weights", two.weights, "--resize", "clean", "--size", "64x64")
     assert found["metric"] == "fid-clean"
     protocol = found["protocol"]
@@ -163,30 +170,28 @@ def test_a_result_says_how_it_was_taken_and_warns(two: Two, capsys: pytest.Captu
     assert protocol["features"]["resize"] == "clean"
     assert protocol["size"] == "64x64"
     assert len(protocol["features"]["sha256"]) == 64
-    said = " ".join(found["warnings"])
+    warnings = " ".join(found["warnings"])
     for part in ("14 pictures", "12 pictures", "singular", "not the published ones"):
-        assert part in said
-    assert "enlarged" not in said
+        assert part in warnings
+    assert "enlarged" not in warnings
     assert "enlarged" in " ".join(result(capsys, "fid", two.b, two.a, *LITE)["warnings"])
 
 
-def test_a_result_is_kept_beside_those_that_are_there(
-    two: Two, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_result_is_saved_beside_existing_ones(two: Two, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     found = [result(capsys, "fid", one, two.b, *LITE, "-o", tmp_path / "kept") for one in (two.a, two.b)]
     names = ("fd-efficientnet-lite0.json", "fd-efficientnet-lite0-2.json")
     assert [json.loads((tmp_path / "kept" / name).read_text()) for name in names] == found
 
 
-def test_only_the_number_is_printed_where_quiet(two: Two, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_prints_only_the_number(two: Two, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "fid", str(two.a), str(two.b), *LITE, "-q"]) == 0
-    said = capsys.readouterr()
-    assert float(said.out) > 0
-    assert said.out.count("\n") == 1
-    assert said.err == ""
+    output = capsys.readouterr()
+    assert float(output.out) > 0
+    assert output.out.count("\n") == 1
+    assert output.err == ""
 
 
-def test_pictures_in_an_npz_are_those_in_files(two: Two, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_pictures_in_an_npz_equal_those_in_files(two: Two, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from PIL import Image
 
     pictures = np.stack([np.asarray(Image.open(path)) for path in sorted(two.a.iterdir())])
@@ -233,13 +238,13 @@ def test_what_cannot_be_compared_is_one_line(
         np.savez(path, x=np.zeros(3))
     capsys.readouterr()
     assert main(["eval", "fid", str(two.a), str(path), *LITE]) in (1, 2)
-    said = capsys.readouterr()
-    assert said.out == ""
-    (line,) = [line for line in said.err.splitlines() if line.startswith("taming: ")]
+    output = capsys.readouterr()
+    assert output.out == ""
+    (line,) = [line for line in output.err.splitlines() if line.startswith("taming: ")]
     assert message in line
 
 
-def test_pictures_that_cannot_be_read_are_listed_and_the_rest_counts(
+def test_unreadable_pictures_are_listed_and_the_rest_is_measured(
     two: Two, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     mixed = tmp_path / "mixed"

@@ -1,4 +1,4 @@
-"""`taming eval all`, and what is measured where nothing is named: a toy codec and prior of their own runs."""
+"""`taming eval all` and the defaults of `taming eval`, with a toy codec and prior."""
 
 import json
 from collections.abc import Iterator
@@ -58,7 +58,7 @@ def _there(house: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.setenv("TAMING_CACHE_DIR", str(tmp_path))
 
 
-def test_a_codec_is_measured_on_the_pictures_that_it_never_learned_from(capsys: Capture) -> None:
+def test_a_codec_is_measured_on_held_out_pictures(capsys: Capture) -> None:
     folder = Path("runs/train-vqgan/001")
     found = measured(capsys, "all", folder)
     assert list(found) == ["recon", "codebook", "rfid"]
@@ -72,7 +72,7 @@ def test_a_codec_is_measured_on_the_pictures_that_it_never_learned_from(capsys: 
     assert sorted(path.name for path in (folder / "eval").iterdir()) == ["best.png", "codebook.png", "worst.png"]
 
 
-def test_a_codec_is_measured_though_but_one_picture_can_be_read(capsys: Capture) -> None:
+def test_a_codec_is_measured_on_a_single_readable_picture(capsys: Capture) -> None:
     folder = Path("runs/train-vqgan/001")
     damaged = {Path(item.path): Path(item.path).read_bytes() for item in held_out(folder)[1:]}
     try:
@@ -80,9 +80,9 @@ def test_a_codec_is_measured_though_but_one_picture_can_be_read(capsys: Capture)
             path.write_bytes(b"no picture")
         capsys.readouterr()
         assert main(["eval", "all", str(folder), *LITE, "--device", "cpu", "--json"]) == 3  # some were left out
-        said = capsys.readouterr()
-        assert list(json.loads(said.out)) == ["recon", "codebook"]
-        assert "rfid is left out: 1 of" in said.err
+        output = capsys.readouterr()
+        assert list(json.loads(output.out)) == ["recon", "codebook"]
+        assert "rfid is left out: 1 of" in output.err
         damaged[Path(held_out(folder)[0].path)] = Path(held_out(folder)[0].path).read_bytes()
         for path in damaged:
             path.write_bytes(b"no picture")
@@ -106,7 +106,7 @@ def test_a_prior_is_measured_on_held_out_tokens_and_by_its_newest_samples(capsys
 
 
 @pytest.mark.parametrize("folder", ["runs/train-vqgan/001", "runs/train-prior/001"])
-def test_two_processes_find_what_one_finds(capsys: Capture, folder: str) -> None:
+def test_two_processes_measure_what_one_measures(capsys: Capture, folder: str) -> None:
     alone = measured(capsys, "all", folder)
     together = json.loads(torchrun("eval", "all", folder, *LITE, "--device", "cpu", "--json"))
     assert together.keys() == alone.keys()
@@ -117,37 +117,37 @@ def test_two_processes_find_what_one_finds(capsys: Capture, folder: str) -> None
         assert list(numbers(found)) == pytest.approx(list(numbers(alone[name])), rel=near)
 
 
-def test_without_names_the_newest_samples_meet_the_pictures_behind_them(capsys: Capture) -> None:
+def test_by_default_the_newest_samples_are_compared_with_the_training_pictures(capsys: Capture) -> None:
     capsys.readouterr()
     run("eval", "fid", *LITE, "--device", "cpu", "--json")
-    said = capsys.readouterr()
-    assert "generated: runs/sample/001" in said.err
-    assert "scenes/images" in said.err
-    assert "cut to 32x32" in said.err
+    output = capsys.readouterr()
+    assert "generated: runs/sample/001" in output.err
+    assert "scenes/images" in output.err
+    assert "cut to 32x32" in output.err
     named = measured(capsys, "fid", "runs/sample/001", "scenes/images", "--size", "32x32")
-    assert json.loads(said.out)["value"] == named["value"]
+    assert json.loads(output.out)["value"] == named["value"]
 
 
-def test_a_prior_is_measured_though_the_pictures_behind_it_are_gone(house: Path, capsys: Capture) -> None:
+def test_a_prior_is_measured_without_its_training_pictures(house: Path, capsys: Capture) -> None:
     (house / "scenes").rename(house / "gone")
     try:
         capsys.readouterr()
         run("eval", "all", "runs/train-prior/001", *LITE, "--device", "cpu", "--json")
-        said = capsys.readouterr()
+        output = capsys.readouterr()
     finally:
         (house / "gone").rename(house / "scenes")
-    assert list(json.loads(said.out)) == ["nll"]
-    assert "distances are left out: name the reference" in said.err
+    assert list(json.loads(output.out)) == ["nll"]
+    assert "distances are left out: name the reference" in output.err
 
 
-def test_what_is_behind_samples_and_tokens_is_found(house: Path) -> None:
+def test_the_training_pictures_of_samples_and_tokens_are_found(house: Path) -> None:
     samples, pictures = newest_samples(), house / "scenes" / "images"
     assert trained_on(samples).pictures == pictures
     assert trained_on(Path("t.h5")).pictures == pictures
     assert trained_on(Path("t.h5")).codec == newest("train-vqgan", "best.safetensors").resolve()
 
 
-def test_a_reference_that_is_not_known_is_asked_for(capsys: Capture, tmp_path: Path) -> None:
+def test_an_unknown_reference_must_be_named(capsys: Capture, tmp_path: Path) -> None:
     capsys.readouterr()
     assert main(["eval", "fid", "scenes/images", *LITE]) == 2
     assert "name the reference" in capsys.readouterr().err

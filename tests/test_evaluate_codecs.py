@@ -1,4 +1,4 @@
-"""`taming eval recon|rfid|codebook`: against scikit-image, lpips, closed forms, and pictures written and compared."""
+"""`taming eval recon|rfid|codebook`: against scikit-image, lpips, closed forms, and written reconstructions."""
 
 import json
 import math
@@ -19,8 +19,8 @@ from taming_cli.codec.vqgan import VQGAN, codec_file
 from taming_cli.data.images import SETTINGS, SHEET, read_image, to_float, write_png
 from taming_cli.evaluate import codecs
 from taming_cli.evaluate.codecs import SIDE
-from taming_cli.evaluate.coding import Sent
-from taming_cli.pretrained.features import FeatureNetwork, Seen
+from taming_cli.evaluate.coding import CodedBatch
+from taming_cli.pretrained.features import FeatureNetwork, FeatureOutput
 from taming_cli.runtime.checkpoint import save_model
 from tests import toys
 from tests.pretrained_files import folder_of_pictures, vgg16_weights
@@ -61,7 +61,7 @@ def measured(capsys: Capture, *arguments: object) -> dict[str, Any]:
     return found
 
 
-def test_reconstructions_are_compared_as_others_compare_them(setting: Setting, capsys: Capture, tmp_path: Path) -> None:
+def test_reconstruction_metrics_equal_those_of_scikit_image(setting: Setting, capsys: Capture, tmp_path: Path) -> None:
     from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
     found = measured(capsys, "recon", setting.ckpt, setting.images, "--perceptual", "none", "-o", tmp_path / "kept")
@@ -88,7 +88,7 @@ def test_reconstructions_are_compared_as_others_compare_them(setting: Setting, c
             assert (sheet.width, sheet.height) > (4 * SIDE, 2 * SIDE)
 
 
-def test_lpips_is_that_of_the_lpips_package(setting: Setting, capsys: Capture, tmp_path: Path) -> None:
+def test_lpips_equals_that_of_the_lpips_package(setting: Setting, capsys: Capture, tmp_path: Path) -> None:
     import lpips
 
     weights = vgg16_weights(tmp_path / "vgg16.pth")
@@ -106,7 +106,7 @@ def test_lpips_is_that_of_the_lpips_package(setting: Setting, capsys: Capture, t
             assert found["details"]["by_picture"][name]["lpips-vgg"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_rfid_is_the_distance_to_pictures_that_were_written(setting: Setting, capsys: Capture) -> None:
+def test_rfid_equals_the_distance_to_written_reconstructions(setting: Setting, capsys: Capture) -> None:
     lite = ("--features", "efficientnet-lite0")
     found = measured(capsys, "rfid", setting.ckpt, setting.images, *lite)
     written = measured(capsys, "fid", setting.rebuilt, setting.images, *lite, "--no-cache")
@@ -115,7 +115,7 @@ def test_rfid_is_the_distance_to_pictures_that_were_written(setting: Setting, ca
     assert found["value"] == pytest.approx(written["value"], rel=1e-6)
 
 
-def test_a_codebook_is_counted_alike_on_pictures_and_on_their_tokens(
+def test_codebook_usage_is_equal_for_pictures_and_their_tokens(
     setting: Setting, capsys: Capture, tmp_path: Path
 ) -> None:
     out = tmp_path / "t.h5"
@@ -133,7 +133,7 @@ def test_a_codebook_is_counted_alike_on_pictures_and_on_their_tokens(
     assert (tmp_path / "kept" / "codebook.png").exists()
 
 
-def test_small_and_broken_pictures_are_listed_and_a_sheet_is_no_picture(
+def test_small_and_broken_pictures_are_listed_and_sheets_ignored(
     setting: Setting, capsys: Capture, tmp_path: Path
 ) -> None:
     folder = folder_of_pictures(tmp_path / "mixed", 2, seed=1)
@@ -177,22 +177,22 @@ def test_a_batch_of_features_needs_no_matrix_of_its_own() -> None:
         def prepare(self, picture: Tensor) -> Tensor:
             return picture.float()
 
-        def forward(self, prepared: Tensor) -> Seen:
-            return Seen(prepared.flatten(1)[:, :1024], None)
+        def forward(self, prepared: Tensor) -> FeatureOutput:
+            return FeatureOutput(prepared.flatten(1)[:, :1024], None)
 
-    measure = codecs.Distribution(cast(FeatureNetwork, Toy()))
+    metric = codecs.ReconstructionFid(cast(FeatureNetwork, Toy()))
     pictures = toys.pictures(32, 32, batch=8)
     with torch.no_grad(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         for _ in range(4):
-            measure.add(Sent([], pictures, torch.zeros(8, 4, 4), pictures))
+            metric.add(CodedBatch([], pictures, torch.zeros(8, 4, 4), pictures))
     assert max(event.cpu_memory_usage for event in found.events()) < 8 * 1024 * 1024  # bytes of one in float64
 
 
-def test_large_pictures_of_mixed_sizes_are_computed_on_one_by_one(
+def test_large_pictures_of_mixed_sizes_are_coded_one_by_one(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = [(64, 48), (64, 48), (48, 64), (16, 16), (16, 16)]
-    monkeypatch.setattr("taming_cli.evaluate.coding.PIXELS", 8 * 32 * 32, raising=False)
+    monkeypatch.setattr("taming_cli.evaluate.coding.CHUNK_PIXELS", 8 * 32 * 32)
     (tmp_path / "in").mkdir()
     for number, size in enumerate(sizes):
         pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)

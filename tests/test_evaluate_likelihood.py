@@ -1,4 +1,4 @@
-"""`taming eval nll`: the golden nats/token through the command, by class and by position, and what it refuses."""
+"""`taming eval nll`: the golden nats/token, by class and by position, and errors."""
 
 import json
 import math
@@ -113,6 +113,6 @@ def test_tokens_that_do_not_fit_the_prior_are_one_line(tmp_path: Path, capsys: C
         file = tokens(tmp_path / f"{label}.h5", path, codes, [label])
         capsys.readouterr()
         assert main(["eval", "nll", str(path), str(file), "--device", "cpu"]) == 2
-        said = capsys.readouterr()
-        assert said.out == ""
-        assert message in said.err
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert message in output.err

@@ -35,7 +35,7 @@ def prepared(network: features.FeatureNetwork, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("size", [(96, 128), (299, 299), (310, 405)])
-def test_inception_sees_what_torch_fidelity_sees(inception: Path, size: tuple[int, int]) -> None:
+def test_inception_features_equal_torch_fidelitys(inception: Path, size: tuple[int, int]) -> None:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     network, x = build("inception-v3-compat", weights=inception), pictures(*size)
@@ -50,7 +50,7 @@ def test_inception_sees_what_torch_fidelity_sees(inception: Path, size: tuple[in
     assert network.stamp["known"] is False
 
 
-def test_vgg16_sees_what_torch_fidelity_sees(vgg16: Path) -> None:
+def test_vgg16_features_equal_torch_fidelitys(vgg16: Path) -> None:
     from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
 
     network, x = build("vgg16", weights=vgg16), pictures(96, 128)
@@ -72,7 +72,7 @@ def test_clean_pictures_are_those_of_clean_fid(size: tuple[int, int]) -> None:
     assert np.array_equal(ours.permute(1, 2, 0).numpy(), expected)
 
 
-def test_efficientnet_sees_with_the_weights_that_are_installed() -> None:
+def test_efficientnet_uses_the_installed_weights() -> None:
     import timm
 
     network, x = build("efficientnet-lite0", offline=True), pictures(224, 224)
@@ -92,15 +92,15 @@ def test_efficientnet_sees_with_the_weights_that_are_installed() -> None:
 
 
 @pytest.mark.parametrize(("size", "width"), [("small", 384), ("base", 768)])
-def test_dinov2_takes_the_authors_files_and_sees_its_class_token(tmp_path: Path, size: str, width: int) -> None:
+def test_dinov2_loads_the_authors_files_and_returns_the_class_token(tmp_path: Path, size: str, width: int) -> None:
     import timm
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        network = timm.create_model(f"vit_{size}_patch14_dinov2", num_classes=0, depth=12)  # 518 pixels: 37 x 37
-        for value in network.parameters():
+        reference = timm.create_model(f"vit_{size}_patch14_dinov2", num_classes=0, depth=12)  # 518 pixels: 37 x 37
+        for value in reference.parameters():
             torch.nn.init.normal_(value, std=0.05)
-    tensors = {**network.state_dict(), "mask_token": torch.zeros(1, width)}
+    tensors = {**reference.state_dict(), "mask_token": torch.zeros(1, width)}
     torch.save(tensors, tmp_path / "dinov2.pth")
     network = build("dinov2", weights=tmp_path / "dinov2.pth")
     assert network.dimensions == width
@@ -114,16 +114,14 @@ def test_dinov2_takes_the_authors_files_and_sees_its_class_token(tmp_path: Path,
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     y = (prepared(network, x) / 255 - mean[:, None, None]) / deviation[:, None, None]
     with torch.inference_mode():
-        hidden = network.patch_embed.proj(y).flatten(2).transpose(1, 2)
-        hidden = torch.cat([network.cls_token.expand(2, -1, -1), hidden], 1) + positions
-        expected = network.norm(network.blocks(hidden))[:, 0]
+        hidden = reference.patch_embed.proj(y).flatten(2).transpose(1, 2)
+        hidden = torch.cat([reference.cls_token.expand(2, -1, -1), hidden], 1) + positions
+        expected = reference.norm(reference.blocks(hidden))[:, 0]
     assert (expected[0] - expected[1]).abs().max() > 0.01
     assert torch.allclose(seen, expected, atol=1e-4)
 
 
-def test_weights_that_are_missing_are_named_with_the_way_to_get_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_weights_are_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(MissingWeightsError, match=r"weights-inception-2015-12-05-6726825d\.pth.*efficientnet-lite0"):
         build("inception-v3-compat", offline=True)

@@ -23,7 +23,7 @@ from taming_cli.pretrained.perceptual import LPIPS
 from taming_cli.prior.model import prior_file
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.runtime.checkpoint import load_model, load_trainer, save_model, save_trainer
-from taming_cli.runtime.weights import Found
+from taming_cli.runtime.weights import LocalWeights
 from tests.toys import toy_codec
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -187,15 +187,15 @@ def test_weights_of_pretrained_networks_are_refused(tmp_path: Path) -> None:
         tensors = network.state_dict()
         first = next(iter(tensors))
         torch.save(spoiled(tensors, first), tmp_path / f"{name}.pth")
-        found = Found(name, tmp_path / f"{name}.pth", "0" * 64, False, "given")
+        file = LocalWeights(name, tmp_path / f"{name}.pth", "0" * 64, False, "given")
         with pytest.raises(BadFileError, match=f"tensor {first} holds values that are not finite"):
-            efficientnet.EfficientNetLite0(found) if name != "alexnet" else LPIPS("lpips-alex", found)
+            efficientnet.EfficientNetLite0(file) if name != "alexnet" else LPIPS("lpips-alex", file)
 
 
 def test_cached_statistics_that_are_not_finite_are_taken_again(tmp_path: Path) -> None:
-    seen = extraction.Seen(4, Size(8, 8), Size(8, 8), Moments(4, np.zeros(2), np.zeros((2, 2))))
-    extraction._write(tmp_path / "kept.npz", seen)
+    cached = extraction.Extraction(4, Size(8, 8), Size(8, 8), Moments(4, np.zeros(2), np.zeros((2, 2))))
+    extraction._write(tmp_path / "kept.npz", cached)
     assert extraction._read(tmp_path / "kept.npz") is not None
-    seen.moments.mean[1] = NAN  # type: ignore[union-attr]
-    extraction._write(tmp_path / "kept.npz", seen)
+    cached.moments.mean[1] = NAN  # type: ignore[union-attr]
+    extraction._write(tmp_path / "kept.npz", cached)
     assert extraction._read(tmp_path / "kept.npz") is None

@@ -142,7 +142,7 @@ def test_where_a_decoder_is_missing_it_is_named_with_its_remedy(monkeypatch: pyt
         with pytest.raises(BadImageError, match=rf"^{name}: {remedy}$"):
             read_rgb(data[name], name)
     ok, *notes = installation.pictures()
-    assert "JPEG, PNG" in ok.says
+    assert "JPEG, PNG" in ok.message
     assert [note.mark for note in notes] == ["note", "note"]
 
 

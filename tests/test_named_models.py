@@ -86,67 +86,95 @@ def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def changed(name: str, folder: Path, change: Callable[[Any], Any]) -> Path:
-    said = yaml.safe_load((GOLDEN / f"{name}.yaml").read_text())
-    change(said["model"]["params"])
+    config = yaml.safe_load((GOLDEN / f"{name}.yaml").read_text())
+    change(config["model"]["params"])
     path = folder / "wrong.yaml"
-    path.write_text(yaml.safe_dump(said))
+    path.write_text(yaml.safe_dump(config))
     return path
 
 
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
-        ("vqgan", lambda p: p.update(n_embed=1024), "says n_embed 1024, but quantize.embedding.weight of {} has 128"),
-        ("vqgan", lambda p: p.update(embed_dim=256), "says embed_dim 256, but quantize.embedding.weight of {} has 16"),
-        ("vqgan", lambda p: p["ddconfig"].update(ch=128), "says ch 128, but encoder.conv_in.weight of {} has 32"),
-        ("vqgan", lambda p: p["ddconfig"].update(ch_mult=[1, 1, 2, 4]), "says ch_mult 1,1,2,4, but encoder.down."),
-        ("vqgan", lambda p: p["ddconfig"].update(num_res_blocks=2), "says num_res_blocks 2, but encoder.down.0.block"),
+        (
+            "vqgan",
+            lambda p: p.update(n_embed=1024),
+            "specifies n_embed 1024, but quantize.embedding.weight of {} has 128",
+        ),
+        (
+            "vqgan",
+            lambda p: p.update(embed_dim=256),
+            "specifies embed_dim 256, but quantize.embedding.weight of {} has 16",
+        ),
+        ("vqgan", lambda p: p["ddconfig"].update(ch=128), "specifies ch 128, but encoder.conv_in.weight of {} has 32"),
+        ("vqgan", lambda p: p["ddconfig"].update(ch_mult=[1, 1, 2, 4]), "specifies ch_mult 1,1,2,4, but encoder.down."),
+        (
+            "vqgan",
+            lambda p: p["ddconfig"].update(num_res_blocks=2),
+            "specifies num_res_blocks 2, but encoder.down.0.block",
+        ),
         (
             "vqgan",
             lambda p: p["ddconfig"].update(z_channels=256),
-            "says z_channels 256, but encoder.conv_out.weight of",
+            "specifies z_channels 256, but encoder.conv_out.weight of",
         ),
         (
             "vqgan",
             lambda p: p["ddconfig"].update(in_channels=1),
-            "says in_channels 1, but encoder.conv_in.weight of {} ",
+            "specifies in_channels 1, but encoder.conv_in.weight of {} ",
         ),
         (
             "vqgan",
             lambda p: p["ddconfig"].update(attn_resolutions=[]),
-            "says resolution 64 with attn_resolutions none, but",
+            "specifies resolution 64 with attn_resolutions none, but",
         ),
         (
             "vqgan",
             lambda p: p["ddconfig"].update(resolution=256),
-            "says resolution 256 with attn_resolutions none, but",
+            "specifies resolution 256 with attn_resolutions none, but",
         ),
-        ("vqgan", lambda p: p["ddconfig"].update(resolution="256"), "says resolution '256', where whole numbers"),
-        ("vqgan", lambda p: p["ddconfig"].update(dropout=7.0), "is not of this checkpoint: {} describes an impossible"),
-        ("vqgan", lambda p: p.update(transformer_config={}), "is a prior's"),
+        ("vqgan", lambda p: p["ddconfig"].update(resolution="256"), "specifies resolution '256', where whole numbers"),
+        (
+            "vqgan",
+            lambda p: p["ddconfig"].update(dropout=7.0),
+            "does not belong to this checkpoint: {} describes an invalid",
+        ),
+        ("vqgan", lambda p: p.update(transformer_config={}), "is the config of a prior"),
         ("vqgan", lambda p: p.clear(), "has no model.params"),
         (
             "class_prior",
             lambda p: p["first_stage_config"]["params"].update(n_embed=64),
-            "says n_embed 64, but quantize.",
+            "specifies n_embed 64, but quantize.",
         ),
-        ("class_prior", lambda p: p["transformer_config"]["params"].update(n_layer=24), "says n_layer 24, but transf"),
+        (
+            "class_prior",
+            lambda p: p["transformer_config"]["params"].update(n_layer=24),
+            "specifies n_layer 24, but transf",
+        ),
         (
             "class_prior",
             lambda p: p["transformer_config"]["params"].update(vocab_size=9),
-            "says vocab_size 9, but trans",
+            "specifies vocab_size 9, but trans",
         ),
         (
             "class_prior",
             lambda p: p["transformer_config"]["params"].update(block_size=1),
-            "says block_size 1, but trans",
+            "specifies block_size 1, but trans",
         ),
-        ("class_prior", lambda p: p["transformer_config"]["params"].update(n_head=7), "says n_head 7, which does not"),
-        ("class_prior", lambda p: p.pop("transformer_config"), "is no prior's (it has no transformer_config)"),
+        (
+            "class_prior",
+            lambda p: p["transformer_config"]["params"].update(n_head=7),
+            "specifies n_head 7, which does not",
+        ),
+        (
+            "class_prior",
+            lambda p: p.pop("transformer_config"),
+            "is not the config of a prior (it has no transformer_config)",
+        ),
         (
             "class_prior",
             lambda p: p["cond_stage_config"].update(target="taming.models.vqgan.VQModel"),
-            "has the cond_stage_config VQModel, but {} holds no cond_stage_model.encoder",
+            "has the cond_stage_config VQModel, but {} has no cond_stage_model.encoder",
         ),
     ],
 )
@@ -155,8 +183,8 @@ def test_a_wrong_config_is_blamed_and_not_the_checkpoint(
 ) -> None:
     path, config = GOLDEN / f"{name}.safetensors", changed(name, tmp_path, change)
     assert main(["import", str(path), "--config", str(config), "-o", str(tmp_path / "ours.safetensors")]) == 1
-    (said,) = capsys.readouterr().err.splitlines()
-    shown = said.replace(f"the first_stage_model of {path}", "{}").replace(str(path), "{}")
+    (line,) = capsys.readouterr().err.splitlines()
+    shown = line.replace(f"the first_stage_model of {path}", "{}").replace(str(path), "{}")
     assert shown.startswith(f"taming: {config} {words}")
     assert shown.endswith("give the config that came with the checkpoint")
 
@@ -233,12 +261,12 @@ def test_a_pipeline_loads_a_run_folder() -> None:
 def test_a_run_without_a_model_gives_one_line(named_as: str, capsys: pytest.CaptureFixture[str]) -> None:
     a_run("empty")
     assert main(["reconstruct", a_picture(), "out", "--ckpt", named_as, "--device", "cpu"]) == 1
-    (said,) = capsys.readouterr().err.splitlines()
-    assert "is the folder of a run that has saved no model" in said
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is the folder of a run that has saved no model" in line
 
 
 def foreign(kind: str) -> tuple[str, str]:
-    """Something that is no model file of ours, and what is to be said of it."""
+    """A file that is not one of our model files, and the expected message."""
     tensors: dict[str, Tensor] = load_file(GOLDEN / "vqgan.safetensors")
     if kind in ("x.ckpt", "x.pt", "x.pth", "x"):
         torch.save({"state_dict": tensors}, kind)

@@ -1,4 +1,4 @@
-"""Perceptual distances: LPIPS equal to the lpips package, the EfficientNet distance sane, even-handed and frozen."""
+"""Perceptual distances: LPIPS equals the lpips package; the EfficientNet distance is consistent, unbiased, frozen."""
 
 import io
 import warnings
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from taming_cli.errors import BadFileError, MissingWeightsError, UsageError
-from taming_cli.pretrained.perceptual import Perceptual, build, placement
+from taming_cli.pretrained.perceptual import Perceptual, build, grid_shift
 from taming_cli.runtime import weights
 
 BACKBONES: dict[str, tuple[str, Callable[..., nn.Module]]] = {
@@ -80,7 +80,7 @@ def test_lpips_equals_the_lpips_package(files: dict[str, Path], name: str, size:
     assert torch.allclose(distance, expected, atol=1e-6, rtol=1e-5)
 
 
-def test_lpips_is_stamped_with_the_file_it_was_given(files: dict[str, Path]) -> None:
+def test_lpips_is_stamped_with_its_file(files: dict[str, Path]) -> None:
     network = build("lpips-squeeze", weights=files["lpips-squeeze"])
     assert network is not None
     assert network.stamp == {"name": "lpips-squeeze", "sha256": weights.sha256(files["lpips-squeeze"]), "known": False}
@@ -233,15 +233,15 @@ def test_networks_stay_frozen_and_take_no_randomness(files: dict[str, Path]) -> 
         assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
-def test_any_sixteen_placements_in_a_row_are_all_different() -> None:
+def test_any_sixteen_shifts_in_a_row_are_all_different() -> None:
     every = {(i, j) for i in range(4) for j in range(4)}
     for start in (0, 5, 16, 1000):
-        assert {placement(number) for number in range(start, start + 16)} == every
+        assert {grid_shift(number) for number in range(start, start + 16)} == every
 
 
 def test_a_training_step_looks_at_both_pictures_with_the_same_shift(lite: Perceptual) -> None:
     x, y = pictures(1), pictures(2)
-    shifts = [placement(21), placement(22)]
+    shifts = [grid_shift(21), grid_shift(22)]
     moved = [torch.stack([p.roll(shift, (1, 2)) for p, shift in zip(batch, shifts, strict=True)]) for batch in (x, y)]
     distance = lite.distance(lite.features(x, step=21), y)
     assert torch.allclose(distance, lite(*moved), rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Hostile pickles: none runs anything, changes anything, or costs more than its bytes are worth."""
+"""Malicious pickles: none runs or changes anything, or takes time and memory out of proportion to its size."""
 
 import functools
 import io
@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from taming_cli.interop import unpickler
-from taming_cli.interop.unpickler import Damaged, Inert, Storage, unpickle
+from taming_cli.interop.unpickler import DamagedError, Placeholder, Storage, unpickle
 from taming_cli.runtime.checkpoint import SAFETENSORS
 from taming_cli.runtime.stored import Stored
 
@@ -144,10 +144,10 @@ def commands(marker: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("kind", commands(Path()))
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
-def test_what_would_run_a_command_runs_nothing(kind: str, tmp_path: Path) -> None:
+def test_a_pickle_that_would_run_a_command_runs_nothing(kind: str, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     data = commands(marker)[kind]
-    with suppress(Damaged):
+    with suppress(DamagedError):
         load(data)
     assert not marker.exists()
     with suppress(pickle.UnpicklingError, AttributeError):  # tensors, which pickle cannot read, and hooks
@@ -156,9 +156,9 @@ def test_what_would_run_a_command_runs_nothing(kind: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_a_command_leaves_an_inert_stand_in_beside_what_is_wanted(protocol: int) -> None:
+def test_a_command_becomes_a_placeholder_and_the_rest_is_read(protocol: int) -> None:
     value = load(pickle.dumps({"callbacks": Calls(os.system, "exit 1"), "epoch": 3}, protocol))
-    assert isinstance(value["callbacks"], Inert)
+    assert isinstance(value["callbacks"], Placeholder)
     assert value["epoch"] == 3
 
 
@@ -170,7 +170,7 @@ OURS = [
     "torch.float32",
     "torch.FloatStorage",
     "torch._utils._rebuild_tensor_v2",
-    "taming_cli.interop.unpickler.Inert",
+    "taming_cli.interop.unpickler.Placeholder",
     "torch.Tensor",
     "os.path",
 ]
@@ -189,13 +189,13 @@ OURS = [
 )
 def test_nothing_of_the_process_is_changed(path: str, made: bytes, state: bytes) -> None:
     def everything() -> list[Any]:
-        ours = (unpickler, unpickler._Unpickler, unpickler._Tuple, unpickler._Call, Inert, Storage, Stored)
+        ours = (unpickler, unpickler._Unpickler, unpickler._TupleKey, unpickler._Memo, Placeholder, Storage, Stored)
         tables = (unpickler._Unpickler.dispatch, unpickler.STORAGES, unpickler.TORCH_TYPES, SAFETENSORS)
         return [dict(vars(each)) for each in (*ours, torch.Tensor, os.path)] + [dict(table) for table in tables]
 
     before = everything()
     for change in (state + b"b", b"Na", b"(Ne", b"K\x01Ns", b"(K\x01Nu", b"(N\x90"):
-        with suppress(Damaged):
+        with suppress(DamagedError):
             load(name(path) + made + change + b".")
     assert everything() == before
     value = load(tensor([2, 2], [2, 1]) + b".")
@@ -216,21 +216,21 @@ def test_nothing_of_the_process_is_changed(path: str, made: bytes, state: bytes)
     ids=["ext1", "ext2", "ext4", "next buffer", "readonly", "bytearray"],
 )
 def test_opcodes_that_no_checkpoint_needs_are_refused(data: bytes) -> None:
-    with pytest.raises(Damaged, match="no checkpoint needs"):
+    with pytest.raises(DamagedError, match="no checkpoint needs"):
         load(data)
 
 
 @pytest.mark.parametrize("key", ["0", "storage"])
 def test_only_a_storage_is_found_by_its_key(key: str) -> None:
     for pid in (f"P{key}\n".encode(), text(key) + b"Q", items(text("tensor"), *[text(key)] * 4) + b"Q"):
-        with pytest.raises(Damaged, match="neither tensor"):
+        with pytest.raises(DamagedError, match="neither tensor"):
             load(pid + b".")
 
 
 # What comes as what
 
 
-def test_sets_come_as_lists_and_frozen_sets_as_tuples_in_every_protocol() -> None:
+def test_sets_become_lists_and_frozen_sets_tuples_in_every_protocol() -> None:
     for protocol in range(6):
         value = load(pickle.dumps({"set": {3}, "frozen": frozenset([4]), frozenset([5]): 6, (7, 8): 9}, protocol))
         assert value["set"] == [3]
@@ -269,31 +269,31 @@ def test_pickles_of_python_2_are_read(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("size", "stride", "offset", "count", "reason"),
     [
-        ([9], [1], 0, 8, "reaches beyond the 8 numbers"),
+        ([9], [1], 0, 8, "reaches beyond the 8 values"),
         ([8], [1], 1, 8, "reaches beyond"),
         ([2, 2], [7, 1], 0, 8, "reaches beyond"),
         ([1000, 1000, 1000], [0, 0, 0], 0, 1, "reaches beyond"),  # one number, expanded
         ([3, 3], [0, 1], 0, 8, "reaches beyond"),
         ([1], [1], 8, 8, "reaches beyond"),
-        ([0], [1], 0, 2**63, "storage wrongly"),
-        ([2], [-1], 1, 8, "shape wrongly"),
-        ([-2, -2], [1, 1], 0, 8, "shape wrongly"),
-        ([2], [1], -1, 8, "shape wrongly"),
-        ([2**62], [1], 0, 8, "shape wrongly"),
+        ([0], [1], 0, 2**63, "storage is invalid"),
+        ([2], [-1], 1, 8, "shape is invalid"),
+        ([-2, -2], [1, 1], 0, 8, "shape is invalid"),
+        ([2], [1], -1, 8, "shape is invalid"),
+        ([2**62], [1], 0, 8, "shape is invalid"),
         ([2**62 - 1], [0], 0, 1, "reaches beyond"),
-        ([2], [1, 1], 0, 8, "shape wrongly"),
-        ([1] * 33, [1] * 33, 0, 8, "shape wrongly"),
+        ([2], [1, 1], 0, 8, "shape is invalid"),
+        ([1] * 33, [1] * 33, 0, 8, "shape is invalid"),
         ([0, 2**40, 2**40], [1, 1, 1], 0, 0, "it claims a tensor of shape"),
     ],
 )  # fmt: skip
 def test_a_tensor_lies_within_its_storage(
     size: list[int], stride: list[int], offset: int, count: int, reason: str
 ) -> None:
-    with pytest.raises(Damaged, match=reason):
+    with pytest.raises(DamagedError, match=reason):
         load(tensor(size, stride, offset, count) + b".")
 
 
-def test_the_largest_shapes_and_strides_that_are_let_through_can_be_loaded() -> None:
+def test_the_largest_accepted_shapes_and_strides_can_be_loaded() -> None:
     assert load(tensor([1] * 32, [2**62 - 1] * 32, 7) + b".").load().flatten().tolist() == [7]
     assert load(tensor([0, 2**61], [1, 1], 0, 0) + b".").load().numel() == 0
     assert load(tensor([2] * 3, [1, 2, 4]) + b".").load()[1, 1, 0] == 3
@@ -318,32 +318,32 @@ def test_a_view_does_not_keep_the_whole_storage_in_memory() -> None:
         items(text("storage")) + b"Q",
     ],
 )  # fmt: skip
-def test_tensors_of_something_else_than_numbers_are_refused(data: bytes) -> None:
-    with pytest.raises(Damaged):
+def test_tensors_of_other_objects_than_storages_are_refused(data: bytes) -> None:
+    with pytest.raises(DamagedError):
         load(data + b".")
 
 
-def test_numbers_of_unknown_types_are_refused_by_what_they_are() -> None:
-    with pytest.raises(Damaged, match="a type that is not read"):
+def test_values_of_unsupported_types_are_refused() -> None:
+    with pytest.raises(DamagedError, match="a type that is not supported"):
         load(storage(1, "torch.ComplexFloatStorage") + b".")
     shape = (storage(8, "torch.UntypedStorage"), b"K\x00", b")", b")", b"\x89", b"N")
-    with pytest.raises(Damaged, match="a type that is not read"):
+    with pytest.raises(DamagedError, match="a type that is not supported"):
         load(call("torch._utils._rebuild_tensor_v3", *shape, name("torch.float8_e5m2")) + b".")
 
 
-def test_untyped_numbers_that_do_not_fill_their_last_place_are_cut_off() -> None:
+def test_trailing_bytes_of_an_untyped_storage_are_ignored() -> None:
     shape = (storage(7, "torch.UntypedStorage"), b"K\x00", items(b"K\x03"), items(b"K\x01"), b"\x89", b"N")
     assert load(call("torch._utils._rebuild_tensor_v3", *shape, name("torch.int16")) + b".").load().numel() == 3
 
 
 @pytest.mark.parametrize("code", [b"B", b"X", b"T", b"\x8b", b"\x8d", b"\x8e", b"\x96", b"\x95"])
-def test_claimed_sizes_reserve_nothing(code: bytes, tmp_path: Path) -> None:
+def test_claimed_sizes_allocate_nothing(code: bytes, tmp_path: Path) -> None:
     claim = struct.pack("<Q", 2**34) if code in b"\x8d\x8e\x95\x96" else struct.pack("<i", 2**31 - 1)
     path = tmp_path / "pickle"
     path.write_bytes(code + claim + b"N.")
     tracemalloc.start()
     try:
-        with path.open("rb") as stream, suppress(Damaged):
+        with path.open("rb") as stream, suppress(DamagedError):
             unpickle(stream, path.stat().st_size, numbers)
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
@@ -369,8 +369,8 @@ BUSY = {
     "places that collide": b"N" + b"".join(b"p%d\n" % (n * (2**61 - 1)) for n in range(100_000)) + b".",
     "a huge key": b"}" + again(integer(2 ** (8 << 17)), b"h\x00Ns", 500_000),
     "huge elements": b"\x8f" + again(integer(2 ** (8 << 17)), b"(h\x00\x90", 500_000),
-    "long arguments of a stand-in": again(items(LONG), name("a.b") + b"h\x00R0"),
-    "a long new stand-in": again(items(LONG), name("a.b") + b"h\x00\x810"),
+    "long arguments of a placeholder": again(items(LONG), name("a.b") + b"h\x00R0"),
+    "a long new placeholder": again(items(LONG), name("a.b") + b"h\x00\x810"),
     "long arguments of a function": again(items(LONG), name("torch._utils._rebuild_parameter") + b"h\x00R0"),
     "a long list to copy": again(b"](" + LONG + b"e", name("torch.Size") + b"h\x00\x85R0"),
     "a long dict to copy": again(b"](" + b"NN\x86" * 50_000 + b"e", name("collections.OrderedDict") + b"h\x00\x85R0"),
@@ -386,8 +386,8 @@ BUSY = {
 
 
 @pytest.mark.parametrize("kind", BUSY)
-def test_no_pickle_keeps_us_busy(kind: str) -> None:
-    with seconds(8), suppress(Damaged):
+def test_no_pickle_takes_long(kind: str) -> None:
+    with seconds(8), suppress(DamagedError):
         load(BUSY[kind])
 
 
@@ -409,7 +409,7 @@ def test_containers_as_keys_are_not_compared() -> None:
         name("a.b") + b")R" * 300_000,
         b"]q\x00" + b"h\x00a" * 300_000,
     ],
-    ids=["lists", "tuples", "dicts", "frozen sets", "marks", "stand-ins", "itself"],
+    ids=["lists", "tuples", "dicts", "frozen sets", "marks", "placeholders", "itself"],
 )
 def test_deep_nesting_does_not_crash(data: bytes) -> None:
     load(data + b".")
@@ -419,26 +419,26 @@ def test_deep_nesting_does_not_crash(data: bytes) -> None:
 def test_a_byte_costs_little_memory(code: bytes) -> None:
     tracemalloc.start()
     try:
-        with suppress(Damaged):
+        with suppress(DamagedError):
             load(code * 100_000 + b"N.")
         assert tracemalloc.get_traced_memory()[1] < 130 * 100_000
     finally:
         tracemalloc.stop()
 
 
-def test_a_pickle_ends_after_so_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_reads_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     for data in (b"N" * 2000, b"I1\n" * 1500):
         assert load(data + b".") is not None or data.startswith(b"N")
-        monkeypatch.setattr(unpickler, "STEPS", 1000)
-        with pytest.raises(Damaged, match="longer than"):
+        monkeypatch.setattr(unpickler, "MAX_READS", 1000)
+        with pytest.raises(DamagedError, match="longer than"):
             load(data + b".")
         monkeypatch.undo()
 
 
-def test_keys_that_are_no_strings_are_few() -> None:
+def test_the_number_of_keys_other_than_strings_is_limited() -> None:
     def keys(count: int) -> bytes:
         return b"}(" + b"".join(integer(number) + b"N" for number in range(count)) + b"u."
 
     assert len(load(keys(20_000))) == 20_000
-    with pytest.raises(Damaged, match="keys"):
-        load(keys(unpickler.KEYS + 1))
+    with pytest.raises(DamagedError, match="keys"):
+        load(keys(unpickler.MAX_KEYS + 1))

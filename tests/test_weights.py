@@ -1,4 +1,4 @@
-"""Where weights come from: the order of the search, hashes, downloads (from a server of this test) and messages."""
+"""Finding weights: the search order, checksums, downloads from a local server, and messages."""
 
 import hashlib
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> weights.Known:
+def small(monkeypatch: pytest.MonkeyPatch) -> weights.PublishedFile:
     """A known file whose bytes are CONTENT, in the place of vgg16."""
     known = weights.TABLE["vgg16"]._replace(sha256=hashlib.sha256(CONTENT).hexdigest(), size=len(CONTENT))
     monkeypatch.setitem(weights.TABLE, "vgg16", known)
@@ -34,7 +34,7 @@ def server() -> Iterator[Server]:
         yield state
 
 
-def test_the_table_says_what_torchvision_says() -> None:
+def test_the_table_agrees_with_torchvision() -> None:
     published = {
         "vgg16": tv.VGG16_Weights.IMAGENET1K_V1,
         "alexnet": tv.AlexNet_Weights.IMAGENET1K_V1,
@@ -53,7 +53,7 @@ def test_the_table_says_what_torchvision_says() -> None:
         assert known.size / 2**20 == pytest.approx(entry.meta["_file_size"], abs=0.001)
 
 
-def test_the_table_says_of_inception_what_torch_fidelity_says() -> None:
+def test_the_table_agrees_with_torch_fidelity() -> None:
     from torch_fidelity import feature_extractor_inceptionv3 as theirs
 
     known = weights.TABLE["inception-v3-compat"]
@@ -62,11 +62,11 @@ def test_the_table_says_of_inception_what_torch_fidelity_says() -> None:
     assert known.sha256.startswith(known.file_name.removesuffix(".pth").rpartition("-")[2])
 
 
-def test_the_search_goes_from_hand_to_folder_to_cache(
-    empty: Path, small: weights.Known, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_search_order_is_flag_folder_cache(
+    empty: Path, small: weights.PublishedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cached = put(empty / small.file_name)
-    assert weights.find("vgg16") == weights.Found("vgg16", cached, small.sha256, True, "cache")
+    assert weights.find("vgg16") == weights.LocalWeights("vgg16", cached, small.sha256, True, "cache")
     in_folder = put(tmp_path / "mine" / small.file_name)
     monkeypatch.setenv(weights.FOLDER_VARIABLE, str(tmp_path / "mine"))
     assert weights.find("vgg16")[1:] == (in_folder, small.sha256, True, "folder")
@@ -78,20 +78,22 @@ def test_the_search_goes_from_hand_to_folder_to_cache(
     assert weights.find("vgg16", given=tmp_path / "without").origin == "folder"
 
 
-def test_the_efficientnet_file_comes_with_the_installation(empty: Path) -> None:
+def test_the_efficientnet_file_is_part_of_the_installation(empty: Path) -> None:
     found = weights.find("efficientnet-lite0", offline=True)
     assert (found.known, found.origin) == (True, "package")
     assert found.path.stat().st_size == weights.TABLE["efficientnet-lite0"].size
     assert len(weights.load(found)) == 296
 
 
-def test_a_file_given_by_hand_is_used_and_marked_as_unknown(empty: Path, small: weights.Known, tmp_path: Path) -> None:
+def test_a_file_of_the_flag_is_used_and_marked_as_unknown(
+    empty: Path, small: weights.PublishedFile, tmp_path: Path
+) -> None:
     mine = put(tmp_path / "mine.pth", b"other bytes")
     found = weights.find("vgg16", given=mine)
-    assert found == weights.Found("vgg16", mine, hashlib.sha256(b"other bytes").hexdigest(), False, "given")
+    assert found == weights.LocalWeights("vgg16", mine, hashlib.sha256(b"other bytes").hexdigest(), False, "given")
 
 
-def test_a_file_of_other_bytes_in_the_cache_is_an_error_that_says_so(empty: Path, small: weights.Known) -> None:
+def test_a_cached_file_with_another_sha256_is_an_error(empty: Path, small: weights.PublishedFile) -> None:
     broken = put(empty / small.file_name, CONTENT[:-1])
     with pytest.raises(BadFileError) as error:
         weights.find("vgg16")
@@ -113,14 +115,14 @@ def test_missing_weights_are_one_line_with_file_source_hash_and_place(empty: Pat
 
 
 def test_a_download_is_verified_kept_and_reported(
-    empty: Path, small: weights.Known, server: Server, monkeypatch: pytest.MonkeyPatch
+    empty: Path, small: weights.PublishedFile, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(weights.TABLE, "vgg16", small._replace(url=server.url))
-    heard: list[tuple[int, int | None]] = []
-    found = weights.find("vgg16", on_bytes=lambda done, total: heard.append((done, total)))
-    assert found == weights.Found("vgg16", empty / small.file_name, small.sha256, True, "download")
+    reported: list[tuple[int, int | None]] = []
+    found = weights.find("vgg16", on_bytes=lambda done, total: reported.append((done, total)))
+    assert found == weights.LocalWeights("vgg16", empty / small.file_name, small.sha256, True, "download")
     assert found.path.read_bytes() == CONTENT
-    assert heard[-1] == (len(CONTENT), len(CONTENT))
+    assert reported[-1] == (len(CONTENT), len(CONTENT))
     assert weights.find("vgg16").origin == "cache"
     assert server.asked == 1
 
@@ -128,7 +130,7 @@ def test_a_download_is_verified_kept_and_reported(
 @pytest.mark.parametrize(("content", "announced"), [(b"a login page", None), (CONTENT[:100], len(CONTENT))])
 def test_a_wrong_or_broken_download_leaves_nothing(
     empty: Path,
-    small: weights.Known,
+    small: weights.PublishedFile,
     server: Server,
     monkeypatch: pytest.MonkeyPatch,
     content: bytes,
@@ -141,30 +143,30 @@ def test_a_wrong_or_broken_download_leaves_nothing(
     assert list(empty.iterdir()) == []
 
 
-def test_a_server_that_is_not_there_is_missing_weights(
-    empty: Path, small: weights.Known, monkeypatch: pytest.MonkeyPatch
+def test_an_unreachable_server_means_missing_weights(
+    empty: Path, small: weights.PublishedFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(weights.TABLE, "vgg16", small._replace(url="http://127.0.0.1:9/vgg16.pth"))
     with pytest.raises(MissingWeightsError, match="downloading it failed"):
         weights.find("vgg16")
 
 
-def test_a_file_known_by_the_start_of_its_sha256_goes_the_same_way(empty: Path, server: Server, tmp_path: Path) -> None:
+def test_a_file_known_by_the_start_of_its_sha256_is_treated_alike(empty: Path, server: Server, tmp_path: Path) -> None:
     digest = hashlib.sha256(CONTENT).hexdigest()
-    known = weights.published("net", "https://example.org/models/net_v2.5-" + digest[:10] + ".pth")
+    known = weights.published_file("net", "https://example.org/models/net_v2.5-" + digest[:10] + ".pth")
     assert (known.file_name, known.sha256) == (f"net_v2.5-{digest[:10]}.pth", digest[:10])
     with pytest.raises(MissingWeightsError, match=rf"--offline.*{known.url}.*sha256 {digest[:10]}\.\.\."):
         weights.find(known, offline=True)
     cached = empty / known.file_name
-    assert weights.find(known._replace(url=server.url)) == weights.Found("net", cached, digest, True, "download")
-    assert weights.find(known, offline=True) == weights.Found("net", cached, digest, True, "cache")
+    assert weights.find(known._replace(url=server.url)) == weights.LocalWeights("net", cached, digest, True, "download")
+    assert weights.find(known, offline=True) == weights.LocalWeights("net", cached, digest, True, "cache")
     other = put(tmp_path / "other.pth", b"other bytes")
     assert not weights.find(known, given=other).known
     put(cached, b"other bytes")
     with pytest.raises(BadFileError, match=rf"instead of {digest[:10]}\.\.\.: remove it"):
         weights.find(known)
-    assert known.has(digest)
-    assert not known.has(digest[:9] + ("0" if digest[9] != "0" else "1") + digest[10:])
+    assert known.matches(digest)
+    assert not known.matches(digest[:9] + ("0" if digest[9] != "0" else "1") + digest[10:])
     cached.unlink()
     server.content = b"a login page"
     with pytest.raises(BadFileError, match=rf"instead of {digest[:10]}\.\.\.: nothing was kept"):
@@ -172,12 +174,12 @@ def test_a_file_known_by_the_start_of_its_sha256_goes_the_same_way(empty: Path, 
     assert list(empty.iterdir()) == []
 
 
-def test_a_published_file_that_the_table_has_is_the_tables() -> None:
-    assert weights.published("vgg16", tv.VGG16_Weights.DEFAULT.url) is weights.TABLE["vgg16"]
+def test_a_published_file_in_the_table_is_the_tables_entry() -> None:
+    assert weights.published_file("vgg16", tv.VGG16_Weights.DEFAULT.url) is weights.TABLE["vgg16"]
 
 
-def test_offline_asks_no_server(
-    empty: Path, small: weights.Known, server: Server, monkeypatch: pytest.MonkeyPatch
+def test_offline_contacts_no_server(
+    empty: Path, small: weights.PublishedFile, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(weights.TABLE, "vgg16", small._replace(url=server.url))
     with pytest.raises(MissingWeightsError, match="--offline"):
@@ -185,8 +187,8 @@ def test_offline_asks_no_server(
     assert server.asked == 0
 
 
-def found_at(path: Path) -> weights.Found:
-    return weights.Found("vgg16", path, "", False, "given")
+def found_at(path: Path) -> weights.LocalWeights:
+    return weights.LocalWeights("vgg16", path, "", False, "given")
 
 
 def test_load_reads_torch_files_of_both_formats_and_safetensors(tmp_path: Path) -> None:
@@ -219,61 +221,61 @@ def test_load_runs_no_code_and_refuses_what_is_not_a_table_of_tensors(
     assert capsys.readouterr().out == ""
 
 
-def test_locate_tells_missing_present_verified_and_wrong_files(
-    empty: Path, small: weights.Known, tmp_path: Path
+def test_locate_distinguishes_missing_present_verified_and_wrong_files(
+    empty: Path, small: weights.PublishedFile, tmp_path: Path
 ) -> None:
     known = weights.TABLE["vgg16"]
-    assert weights.locate(known) == weights.locate(known, verify=True) == weights.Located("missing")
+    assert weights.locate(known) == weights.locate(known, verify=True) == weights.Location("missing")
     path = put(empty / small.file_name)
-    assert weights.locate(known) == weights.Located("present", path, "cache")
-    assert weights.locate(known, verify=True) == weights.Located("verified", path, "cache")
+    assert weights.locate(known) == weights.Location("present", path, "cache")
+    assert weights.locate(known, verify=True) == weights.Location("verified", path, "cache")
     other = put(tmp_path / "other.pth", b"other bytes")
-    assert weights.locate(known, given=other) == weights.Located("present", other, "given")
-    assert weights.locate(known, given=other, verify=True) == weights.Located("wrong sha256", other, "given")
+    assert weights.locate(known, given=other) == weights.Location("present", other, "given")
+    assert weights.locate(known, given=other, verify=True) == weights.Location("wrong sha256", other, "given")
 
 
 # --- fetching ---------------------------------------------------------------------------------------------------------
 
 
-def test_fetch_goes_to_the_cache_and_is_nothing_the_second_time(
-    empty: Path, small: weights.Known, server: Server
-) -> None:
-    known, heard = small._replace(url=server.url), list[int]()
+def test_fetch_fills_the_cache_once(empty: Path, small: weights.PublishedFile, server: Server) -> None:
+    known, reported = small._replace(url=server.url), list[int]()
     target = empty / small.file_name
-    assert weights.fetch(known, on_bytes=lambda done, _: heard.append(done)) == weights.Fetched(target, made=True)
-    assert heard[-1] == len(CONTENT)
-    assert weights.fetch(known) == weights.fetch(known, offline=True) == weights.Fetched(target, made=False)
+    assert weights.fetch(known, on_bytes=lambda done, _: reported.append(done)) == weights.FetchResult(
+        target, created=True
+    )
+    assert reported[-1] == len(CONTENT)
+    assert weights.fetch(known) == weights.fetch(known, offline=True) == weights.FetchResult(target, created=False)
     assert server.asked == 1
 
 
-def test_fetch_to_a_folder_leaves_the_cache_alone_and_is_nothing_the_second_time(
-    empty: Path, small: weights.Known, server: Server, tmp_path: Path
+def test_fetch_to_a_folder_leaves_the_cache_alone_and_downloads_once(
+    empty: Path, small: weights.PublishedFile, server: Server, tmp_path: Path
 ) -> None:
     known, folder = small._replace(url=server.url), tmp_path / "a" / "b"
-    assert weights.fetch(known, folder) == weights.Fetched(folder / small.file_name, made=True)
-    assert weights.fetch(known, folder) == weights.Fetched(folder / small.file_name, made=False)
+    assert weights.fetch(known, folder) == weights.FetchResult(folder / small.file_name, created=True)
+    assert weights.fetch(known, folder) == weights.FetchResult(folder / small.file_name, created=False)
     assert [path.name for path in folder.iterdir()] == [small.file_name]
     assert (folder / small.file_name).read_bytes() == CONTENT
     assert not empty.exists()
     assert server.asked == 1
 
 
-def test_fetch_to_a_folder_copies_what_is_here_rather_than_asking(
-    empty: Path, small: weights.Known, server: Server, tmp_path: Path
+def test_fetch_to_a_folder_copies_local_files_instead_of_downloading(
+    empty: Path, small: weights.PublishedFile, server: Server, tmp_path: Path
 ) -> None:
     known = small._replace(url=server.url)
     put(empty / small.file_name)
     target = tmp_path / "mine" / small.file_name
-    assert weights.fetch(known, target.parent, offline=True) == weights.Fetched(target, made=True)
+    assert weights.fetch(known, target.parent, offline=True) == weights.FetchResult(target, created=True)
     assert target.read_bytes() == CONTENT
     put(empty / small.file_name, b"damaged")  # then it is no source
     target.unlink()
-    assert weights.fetch(known, target.parent) == weights.Fetched(target, made=True)
+    assert weights.fetch(known, target.parent) == weights.FetchResult(target, created=True)
     assert (target.read_bytes(), server.asked) == (CONTENT, 1)
 
 
-def test_fetch_refuses_other_bytes_that_are_in_the_folder(
-    empty: Path, small: weights.Known, server: Server, tmp_path: Path
+def test_fetch_refuses_a_file_with_another_sha256_in_the_folder(
+    empty: Path, small: weights.PublishedFile, server: Server, tmp_path: Path
 ) -> None:
     there = put(tmp_path / small.file_name, b"other bytes")
     with pytest.raises(BadFileError, match=f"{there} has sha256 .* instead of {small.sha256}: remove it"):
@@ -282,8 +284,8 @@ def test_fetch_refuses_other_bytes_that_are_in_the_folder(
 
 
 @pytest.mark.parametrize("to_folder", [False, True])
-def test_fetch_offline_is_refused_and_so_is_what_only_pip_has(
-    empty: Path, small: weights.Known, server: Server, tmp_path: Path, to_folder: bool
+def test_fetch_offline_is_refused_and_so_are_files_from_packages(
+    empty: Path, small: weights.PublishedFile, server: Server, tmp_path: Path, to_folder: bool
 ) -> None:
     folder = tmp_path / "mine" if to_folder else None
     with pytest.raises(MissingWeightsError, match="--offline forbids"):
@@ -294,11 +296,11 @@ def test_fetch_offline_is_refused_and_so_is_what_only_pip_has(
 
 
 @pytest.mark.parametrize("to_folder", [False, True])
-def test_a_fetch_that_is_broken_off_leaves_no_half_file(
-    empty: Path, small: weights.Known, server: Server, tmp_path: Path, to_folder: bool
+def test_an_interrupted_fetch_leaves_no_partial_file(
+    empty: Path, small: weights.PublishedFile, server: Server, tmp_path: Path, to_folder: bool
 ) -> None:
     def stop(done: int, total: int | None) -> None:
-        assert list(target.parent.glob("*.part"))
+        assert list(target.parent.glob(".*.tmp"))
         raise KeyboardInterrupt
 
     target = (tmp_path / "mine" if to_folder else empty) / small.file_name

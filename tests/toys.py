@@ -94,7 +94,7 @@ def depth_models(root: Path) -> Path:
     """Folders `anything` and `dpt` below `root`, each a model of transformers as save_pretrained writes it."""
     import transformers
 
-    from taming_cli.pretrained.depth import _quietly
+    from taming_cli.pretrained.depth import quiet_transformers
 
     few = {"neck_hidden_sizes": [8] * 4, "fusion_hidden_size": 8, "reassemble_factors": [4, 2, 1, 0.5]}
     stages = [f"stage{number}" for number in range(1, 5)]
@@ -116,7 +116,7 @@ def depth_models(root: Path) -> Path:
         "dpt": (transformers.DPTForDepthEstimation(dpt), {"size": {"height": 64, "width": 64}}),
     }
     torch.manual_seed(4)
-    with _quietly():
+    with quiet_transformers():
         for name, (model, prepared) in made.items():
             for key, value in model.named_parameters():
                 if value.ndim > 1:

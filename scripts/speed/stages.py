@@ -28,8 +28,8 @@ from taming_cli.config.size import Size
 from taming_cli.data.batches import eval_batches
 from taming_cli.data.images import to_float
 from taming_cli.data.sources import list_items
-from taming_cli.evaluate.extraction import Look, look
-from taming_cli.evaluate.image_sets import Side, side
+from taming_cli.evaluate.extraction import Extractor, extract_features
+from taming_cli.evaluate.image_sets import ImageSet, open_image_set
 from taming_cli.pretrained import features
 from taming_cli.pretrained.perceptual import build as build_perceptual
 from taming_cli.prior.batches import Batch
@@ -322,10 +322,10 @@ def evaluation(bench: Bench) -> Iterator[Stage]:
 
         def looking(batch_size: int, workers: int) -> Way:
             network = features.build("efficientnet-lite0").to(bench.device)
-            pictures = side(Path(folder), device=bench.device)
-            assert isinstance(pictures, Side)
-            how = Look(network=network, batch_size=batch_size, workers=workers)
-            return lambda: look(pictures, how)
+            pictures = open_image_set(Path(folder), device=bench.device)
+            assert isinstance(pictures, ImageSet)
+            extractor = Extractor(network=network, batch_size=batch_size, workers=workers)
+            return lambda: extract_features(pictures, extractor)
 
         ways = {PLAIN: lambda: looking(1, 1), OURS: lambda: looking(32, 2)}
         yield Stage("evaluation, efficientnet-lite0", "picture", EVALUATED, ways)

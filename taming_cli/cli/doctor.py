@@ -48,7 +48,7 @@ def _page(report: "Report") -> str:
     for group, findings in report.groups.items():
         sheet.line((group, "bold"))
         for each in findings:
-            sheet.line("  ", (f"{each.mark:<4}", STYLES[each.mark]), f"  {each.name:<{widest}}  ", says=each.says)
+            sheet.line("  ", (f"{each.mark:<4}", STYLES[each.mark]), f"  {each.name:<{widest}}  ", says=each.message)
         sheet.line("")
     notes, faults = len(report.marked("note")), len(report.marked("FAIL"))
     noted = f"{notes} note{'s' * (notes != 1)}"
@@ -60,12 +60,12 @@ def _page(report: "Report") -> str:
 
 
 def _short(report: "Report") -> str:
-    return "\n".join(f"FAIL {each.name}: {each.says}" for each in report.marked("FAIL")) or "ok"
+    return "\n".join(f"FAIL {each.name}: {each.message}" for each in report.marked("FAIL")) or "ok"
 
 
 def _values(report: "Report") -> dict[str, Any]:
     groups = {
-        group: [{"mark": each.mark, "name": each.name, "says": each.says, **each.values} for each in findings]
+        group: [{"mark": each.mark, "name": each.name, "says": each.message, **each.values} for each in findings]
         for group, findings in report.groups.items()
     }
     notes, faults = len(report.marked("note")), len(report.marked("FAIL"))

@@ -12,7 +12,7 @@ from taming_cli.config.evaluate import FeatureConfig, InceptionScoreConfig, Kern
 from taming_cli.config.size import Size
 
 if TYPE_CHECKING:
-    from taming_cli.evaluate.protocol import Measured
+    from taming_cli.evaluate.protocol import Measurement
 
 Generated = Annotated[
     Path | None,
@@ -87,16 +87,16 @@ def fid(
     codec: Codec = None,
     weights: o.Weights = None,
     offline: o.Offline = False,
-) -> "Measured":
+) -> "Measurement":
     """Frechet distance of two sides' features: FID, or under another network's name."""
     from taming_cli.evaluate import distance
-    from taming_cli.evaluate.image_sets import Statistics
+    from taming_cli.evaluate.image_sets import FeatureStatistics
 
     sides = session.sides(features, generated, reference, codec)
-    if isinstance(sides.generated, Statistics) and isinstance(sides.reference, Statistics):
+    if isinstance(sides.generated, FeatureStatistics) and isinstance(sides.reference, FeatureStatistics):
         return distance.fid_of_statistics(sides.generated, sides.reference, sides.features)
-    look = session.look(sides.features, weights, offline)
-    return distance.fid(sides.generated, sides.reference, look, cache=features.cache)
+    extractor = session.extractor(sides.features, weights, offline)
+    return distance.fid(sides.generated, sides.reference, extractor, cache=features.cache)
 
 
 @measures(Seen_by=FeatureConfig, Parts=InceptionScoreConfig)
@@ -108,12 +108,12 @@ def inception(
     codec: Codec = None,
     weights: o.Weights = None,
     offline: o.Offline = False,
-) -> "Measured":
+) -> "Measurement":
     """Inception score of pictures, and its deviation over parts."""
     from taming_cli.evaluate import distance
 
     side = session.pictures(session.newest(generated), codec)
-    return distance.inception(side, session.look(features, weights, offline, side, keep="logits"), config)
+    return distance.inception(side, session.extractor(features, weights, offline, side, keep="logits"), config)
 
 
 @measures(Seen_by=FeatureConfig, Subsets=KernelConfig)
@@ -126,13 +126,13 @@ def kernel(
     codec: Codec = None,
     weights: o.Weights = None,
     offline: o.Offline = False,
-) -> "Measured":
+) -> "Measurement":
     """Kernel distance of two sides' features, and its deviation over subsets."""
     from taming_cli.evaluate import distance
 
     sides = session.sides(features, generated, reference, codec)
     pair = pictures_of(sides.generated), pictures_of(sides.reference)
-    return distance.kernel(*pair, session.look(sides.features, weights, offline, *pair), config)
+    return distance.kernel(*pair, session.extractor(sides.features, weights, offline, *pair), config)
 
 
 @measures(Seen_by=FeatureConfig, Balls=ManifoldConfig)
@@ -145,13 +145,13 @@ def manifold(
     codec: Codec = None,
     weights: o.Weights = None,
     offline: o.Offline = False,
-) -> "Measured":
+) -> "Measurement":
     """Improved precision and recall of generated pictures; first published with --features vgg16."""
     from taming_cli.evaluate import distance
 
     sides = session.sides(features, generated, reference, codec)
     pair = pictures_of(sides.generated), pictures_of(sides.reference)
-    return distance.manifold(*pair, session.look(sides.features, weights, offline, *pair), config)
+    return distance.manifold(*pair, session.extractor(sides.features, weights, offline, *pair), config)
 
 
 @measures(Seen_by=FeatureConfig)
@@ -162,12 +162,12 @@ def rfid(
     images: Images,
     weights: o.Weights = None,
     offline: o.Offline = False,
-) -> "Measured":
+) -> "Measurement":
     """Frechet distance from pictures to their reconstructions, which are not written."""
     from taming_cli.evaluate import codecs
 
     network = session.network(features, weights, offline)
-    return session.sending(codec, images, features.size).measured(codecs.Distribution(network))
+    return session.codec_run(codec, images, features.size).measure(codecs.ReconstructionFid(network))
 
 
 @measures()
@@ -179,13 +179,13 @@ def recon(
     perceptual: Perceptual = "efficientnet-lite0",
     weights: o.Weights = None,
     offline: o.Offline = False,
-) -> "Measured":
+) -> "Measurement":
     """PSNR, SSIM, L1, perceptual distance and bits per pixel of a codec's reconstructions; -o keeps worst and best."""
     from taming_cli.evaluate import codecs
 
     network = session.perceptual(perceptual, weights, offline)
-    sent = session.sending(codec, images, Size.parse(size) if size else None)
-    return sent.measured(codecs.Reconstruction(network, sent.codec.config.codebook_size))
+    run = session.codec_run(codec, images, Size.parse(size) if size else None)
+    return run.measure(codecs.ReconstructionMetrics(network, run.codec.config.codebook_size))
 
 
 @measures()
@@ -194,16 +194,16 @@ def codebook(
     codec: CodecFile,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...|TOKENS", help="Pictures, or one token file.")],
     size: SizeText = None,
-) -> "Measured":
+) -> "Measurement":
     """How a codebook is used: codes that occur, their perplexity, those that never do; -o keeps a histogram."""
     from taming_cli.evaluate import codecs
 
     if len(images) == 1 and images[0].suffix.lower() == ".h5":
         if size is not None:
             session.output.note("--size cuts pictures; the codes of a token file are taken as they are")
-        return codecs.codebook_of(images[0], codec)
-    sent = session.sending(codec, images, Size.parse(size) if size else None)
-    return sent.measured(codecs.Codebook(sent.codec.config.codebook_size))
+        return codecs.token_file_usage(images[0], codec)
+    run = session.codec_run(codec, images, Size.parse(size) if size else None)
+    return run.measure(codecs.CodebookUsage(run.codec.config.codebook_size))
 
 
 @measures()
@@ -218,7 +218,7 @@ def nll(
         ),
     ] = 1,
     precision: o.Precision = "fp32",
-) -> "Measured":
+) -> "Measurement":
     """nats/token and bits/dim of a token file's codes under a prior; by class, and -o keeps a map by position."""
     from taming_cli.evaluate import likelihood
 
@@ -244,19 +244,18 @@ def everything(
     offline: o.Offline = False,
 ) -> int:
     """Everything that fits a run, on what it never learned from, into its eval.json and its report."""
-    from taming_cli.evaluate.everything import Means
-    from taming_cli.evaluate.everything import everything as verb
+    from taming_cli.evaluate.everything import Networks, evaluate_run
 
     shared = weights if weights is None or weights.is_dir() else None  # a file holds one network: the features'
     network = session.perceptual(perceptual, shared, offline)
-    means = Means(
-        look=session.look(features, weights, offline),
+    networks = Networks(
+        extractor=session.extractor(features, weights, offline),
         perceptual=network,
         device=session.device_name,
         note=session.output.note,
         memory=session.memory,
     )
-    results = dict(verb(run, means))
+    results = dict(evaluate_run(run, networks))
     session.end_bar()
     skipped = False
     if session.world.first:

@@ -7,25 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from taming_cli.evaluate.protocol import Measured
+    from taming_cli.evaluate.protocol import Measurement
 
 _SETTINGS = ("size", "pixels", "splits", "subsets", "subset_size", "neighbours", "seed", "stride", "precision")
 
 
-def values(measured: "Measured") -> str:
+def values(measured: "Measurement") -> str:
     """A result's values in one line."""
     named = {measured.metric if name == "value" else name: value for name, value in measured.values.items()}
     return "  ".join(f"{name} {value:.6g}" for name, value in named.items())
 
 
-def lines(measured: "Measured") -> str:
+def lines(measured: "Measurement") -> str:
     """A result for people: the values, what stands behind them where that is short, and how all was taken."""
     by_class = measured.details.get("by_class", {})
     said = [values(measured), "  ".join(f"{name} {value:.4g}" for name, value in by_class.items())]
     return "\n".join([*filter(None, said), _taken(measured.protocol)])
 
 
-def save(measured: "Measured", out: Path) -> Path:
+def save(measured: "Measurement", out: Path) -> Path:
     """Write all of a result to `out/METRIC.json`, and what it draws beside it; with a number where other results are
     there already. -> the JSON's path."""
     from taming_cli.data.images import write_png
@@ -43,7 +43,7 @@ def save(measured: "Measured", out: Path) -> Path:
     return path
 
 
-def save_all(results: Mapping[str, "Measured"], run: Path) -> None:
+def save_all(results: Mapping[str, "Measurement"], run: Path) -> None:
     """Write results by name to a run's `eval.json`, what they draw to `eval/`, and its report anew."""
     from taming_cli.data.images import write_png
     from taming_cli.report.page import write_report

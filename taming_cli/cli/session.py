@@ -18,10 +18,10 @@ from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from taming_cli.evaluate.coding import Sending
-    from taming_cli.evaluate.extraction import Look
-    from taming_cli.evaluate.image_sets import Side, Statistics
-    from taming_cli.evaluate.protocol import Measured
+    from taming_cli.evaluate.coding import CodecRun
+    from taming_cli.evaluate.extraction import Extractor
+    from taming_cli.evaluate.image_sets import FeatureStatistics, ImageSet
+    from taming_cli.evaluate.protocol import Measurement
     from taming_cli.pretrained.features import FeatureNetwork
     from taming_cli.pretrained.perceptual import Perceptual
 
@@ -80,7 +80,7 @@ class Session:
         """What comes next is no progress of that work."""
         self._bar.close()
 
-    def say(self, measured: "Measured") -> int:
+    def say(self, measured: "Measurement") -> int:
         """The result, by the first process; 3 where pictures were skipped."""
         from taming_cli.runtime.device import peak_memory
 
@@ -96,7 +96,7 @@ class Session:
                 self.output.note(f"kept: {save(measured, self.out)}")
         return 3 if measured.skipped and self.world.first else 0
 
-    def heed(self, measured: "Measured") -> None:
+    def heed(self, measured: "Measurement") -> None:
         """What a reader of the result has to know besides, on stderr."""
         for warning in measured.warnings:
             self.output.note(f"warning: {warning}")
@@ -117,26 +117,29 @@ class Session:
         """Both sides: as named, else the newest samples, and what their codec was trained on, cut to the samples' size;
         said on stderr. Statistics are taken where they are what the network would give."""
         from taming_cli.evaluate.defaults import trained_on
-        from taming_cli.evaluate.image_sets import Side, side
+        from taming_cli.evaluate.image_sets import ImageSet, open_image_set
 
         published = features.features == "inception-v3-compat" and features.resize == "tf1" and features.size is None
-        made = side(self.newest(generated), codec=codec, device=self.device, memory=self.memory, statistics=published)
+        made = open_image_set(
+            self.newest(generated), codec=codec, device=self.device, memory=self.memory, statistics=published
+        )
         if reference is not None:
             return Sides(
                 made,
-                side(reference, codec=codec, device=self.device, memory=self.memory, statistics=published),
+                open_image_set(reference, codec=codec, device=self.device, memory=self.memory, statistics=published),
                 features,
             )
         found = trained_on(Path(made.name))
-        size = features.size or (made.first_size() if isinstance(made, Side) else None)
+        size = features.size or (made.first_size() if isinstance(made, ImageSet) else None)
         self.output.note(f"reference: {found.pictures}, what the codec {found.codec} was trained on, cut to {size}")
-        return Sides(made, side(found.pictures, device=self.device, memory=self.memory), replace(features, size=size))
+        pictures = open_image_set(found.pictures, device=self.device, memory=self.memory)
+        return Sides(made, pictures, replace(features, size=size))
 
-    def pictures(self, path: Path, codec: Path | None) -> "Side":
+    def pictures(self, path: Path, codec: Path | None) -> "ImageSet":
         """What a path holds, where statistics are not enough."""
-        from taming_cli.evaluate.image_sets import side
+        from taming_cli.evaluate.image_sets import open_image_set
 
-        return pictures_of(side(path, codec=codec, device=self.device, memory=self.memory, statistics=False))
+        return pictures_of(open_image_set(path, codec=codec, device=self.device, memory=self.memory, statistics=False))
 
     def network(self, features: FeatureConfig, weights: Path | None, offline: bool) -> "FeatureNetwork":
         """The feature network, its weights fetched if need be."""
@@ -156,23 +159,23 @@ class Session:
             network = build(name, weights=weights, offline=offline, on_bytes=bar.fetching)
         return None if network is None else network.to(self.device)
 
-    def look(
+    def extractor(
         self,
         features: FeatureConfig,
         weights: Path | None,
         offline: bool,
-        *kept: "Side",
+        *kept: "ImageSet",
         keep: Literal["features", "logits"] = "features",
-    ) -> "Look":
-        """How to look; the memory is said that takes what is to `keep` of sides that are `kept`."""
+    ) -> "Extractor":
+        """The feature extractor; logs the memory for the `keep` of all images in the sets `kept`."""
         from taming_cli.evaluate.distance import kept_bytes
-        from taming_cli.evaluate.extraction import Look
+        from taming_cli.evaluate.extraction import Extractor
 
         network = self.network(features, weights, offline)
         if kept:
             size = kept_bytes(kept, network, keep) / 2**20
             self.output.note(f"the {keep} of all pictures are kept: {size:.0f} MiB")
-        return Look(
+        return Extractor(
             network=network,
             size=features.size,
             batch_size=self.batch_size,
@@ -181,14 +184,14 @@ class Session:
             on_item=self.told("looking"),
         )
 
-    def sending(self, codec: Path, images: list[Path], size: Size | None) -> "Sending":
-        """Pictures on their way through a codec."""
-        from taming_cli.evaluate.coding import sending
-        from taming_cli.evaluate.image_sets import pictures_in
+    def codec_run(self, codec: Path, images: list[Path], size: Size | None) -> "CodecRun":
+        """A codec and the images to code."""
+        from taming_cli.evaluate.coding import codec_run
+        from taming_cli.evaluate.image_sets import list_images
 
-        return sending(
+        return codec_run(
             codec,
-            pictures_in(images),
+            list_images(images),
             size=size,
             workers=self.workers,
             device=self.device,
@@ -201,25 +204,25 @@ class Session:
 class Sides(NamedTuple):
     """What is compared, and by which settings."""
 
-    generated: "Side | Statistics"
-    reference: "Side | Statistics"
+    generated: "ImageSet | FeatureStatistics"
+    reference: "ImageSet | FeatureStatistics"
     features: FeatureConfig
 
 
-def pictures_of(found: "Side | Statistics") -> "Side":
-    """A side where statistics are not enough; UsageError for those."""
-    from taming_cli.evaluate.image_sets import Statistics
+def pictures_of(found: "ImageSet | FeatureStatistics") -> "ImageSet":
+    """An image set; UsageError for statistics."""
+    from taming_cli.evaluate.image_sets import FeatureStatistics
 
-    if isinstance(found, Statistics):
+    if isinstance(found, FeatureStatistics):
         raise UsageError(f"{found.name} holds statistics; this measure needs the pictures themselves")
     return found
 
 
-def measures(**panels: type[Any]) -> Callable[[Callable[..., "Measured | int"]], Callable[..., int]]:
-    """A decorator: the command, `(session, *configs, **arguments) -> Measured`, gets the flags of `Session` and of
+def measures(**panels: type[Any]) -> Callable[[Callable[..., "Measurement | int"]], Callable[..., int]]:
+    """A decorator: the command, `(session, *configs, **arguments) -> Measurement`, gets the flags of `Session` and of
     these config classes, and says its result, unless it has done so and returns the exit code."""
 
-    def decorate(command: Callable[..., "Measured | int"]) -> Callable[..., int]:
+    def decorate(command: Callable[..., "Measurement | int"]) -> Callable[..., int]:
         own = list(inspect.signature(command).parameters.values())[1 + len(panels) :]
         shared = inspect.signature(Session).parameters
 

@@ -16,7 +16,7 @@ from taming_cli.errors import BadFileError, Interrupted, MissingWeightsError, Ta
 
 if TYPE_CHECKING:
     from taming_cli.pretrained.catalogue import Weights
-    from taming_cli.runtime.weights import Fetched, Located
+    from taming_cli.runtime.weights import FetchResult, Location
 
 Names = Annotated[
     list[str] | None,
@@ -116,7 +116,7 @@ def fetch(
     chosen = [catalogue.named(name, table) for name in names or table]
     failures: dict[str, TamingError] = {}
     for one in chosen:
-        if every and isinstance(one, catalogue.WeightsByHand):
+        if every and isinstance(one, catalogue.ManualWeights):
             output.note(f"{one.name} is left out: it has no published checksum, and is taken by --weights FILE only")
             continue
         try:
@@ -124,9 +124,9 @@ def fetch(
         except (MissingWeightsError, BadFileError) as error:
             failures[one.name] = error
             continue
-        text = f"{fetched.path}: {'fetched, and whole' if fetched.made else 'was there'}"
+        text = f"{fetched.path}: {'fetched, and whole' if fetched.created else 'was there'}"
         output.result(
-            text, {"name": one.name, "path": str(fetched.path), "made": fetched.made}, short=str(fetched.path)
+            text, {"name": one.name, "path": str(fetched.path), "made": fetched.created}, short=str(fetched.path)
         )
     if len(failures) > 1:
         first = next(iter(failures.values()))
@@ -136,7 +136,7 @@ def fetch(
     return 0
 
 
-def _fetch(output: Output, one: "Weights", out: Path | None, offline: bool) -> "Fetched":
+def _fetch(output: Output, one: "Weights", out: Path | None, offline: bool) -> "FetchResult":
     """One of them, with a bar."""
     if one.own_bars:
         shown = output.errors.is_terminal and not output.quiet
@@ -186,7 +186,7 @@ def _given(weights: Path | None, one: "Weights", chosen: Mapping[str, "Weights"]
     return weights if weights.name == one.file else None
 
 
-def _block(sheet: Sheet, one: "Weights", found: "Located") -> None:
+def _block(sheet: Sheet, one: "Weights", found: "Location") -> None:
     """Three lines: name, size and state; what it is for; the file, or where it comes from."""
     state: str = found.state
     where = f" in {_PLACES[found.origin]}" if found.origin in ("cache", "package") else ""
@@ -198,7 +198,7 @@ def _block(sheet: Sheet, one: "Weights", found: "Located") -> None:
     sheet.line("    ", (str(found.path or source), "dim"))
 
 
-def _say_verified(output: Output, one: "Weights", found: "Located") -> None:
+def _say_verified(output: Output, one: "Weights", found: "Location") -> None:
     state: str = found.state
     sheet = Sheet()
     says = str(found.path or one.file)
@@ -210,14 +210,14 @@ def _say_verified(output: Output, one: "Weights", found: "Located") -> None:
         output.result(str(sheet), {"name": one.name, **_values(one, found)}, short=quietly)
 
 
-def _remedy(one: "Weights", found: "Located") -> str:
+def _remedy(one: "Weights", found: "Location") -> str:
     """What to do about weights that are wrong, or missing."""
     if found.state == "missing":
         return f"is missing; `taming weights fetch {one.name}` gets it"
     return f"has other bytes than are published: remove {found.path}, then run `taming weights fetch {one.name}`"
 
 
-def _values(one: "Weights", found: "Located") -> dict[str, Any]:
+def _values(one: "Weights", found: "Location") -> dict[str, Any]:
     return {
         "state": found.state,
         "path": None if found.path is None else str(found.path),

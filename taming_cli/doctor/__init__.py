@@ -1,1 +1,1 @@
-"""Whether what a user needs works on this machine: versions, devices, weights, folders, settings."""
+"""`taming doctor`: checks of versions, devices, weights, folders and settings on this machine."""

@@ -1,4 +1,4 @@
-"""The checks, in the order of the report. A new one is a line here."""
+"""The list of checks, in the order of the report."""
 
 import importlib
 from collections.abc import Callable, Iterable
@@ -8,28 +8,28 @@ from taming_cli.doctor.findings import Check, CommandLine, Finding
 
 
 def checks(line: CommandLine | None = None) -> tuple[Check, ...]:
-    """All checks; those of the environment are left out where nothing is known of the command `line`."""
+    """All checks; without a command `line`, that of the environment is left out."""
     every = (
-        Check(group="Versions", look=_of("installation", "versions")),
-        Check(group="Devices", look=_of("machine", "devices")),
-        Check(group="Precision", look=_of("machine", "precision")),
-        Check(group="Weights", look=_of("pretrained", "needed")),
-        Check(group="Weights", look=_of("pretrained", "others")),
-        Check(group="Models", look=_of("models", "built_in")),
-        Check(group="Pictures", look=_of("installation", "pictures")),
-        Check(group="Folders", look=_of("places", "folders")),
-        Check(group="Extras", look=_of("installation", "extras"), broken="note"),
+        Check(group="Versions", run=_of("installation", "versions")),
+        Check(group="Devices", run=_of("machine", "devices")),
+        Check(group="Precision", run=_of("machine", "precision")),
+        Check(group="Weights", run=_of("pretrained", "needed")),
+        Check(group="Weights", run=_of("pretrained", "others")),
+        Check(group="Models", run=_of("models", "built_in")),
+        Check(group="Pictures", run=_of("installation", "pictures")),
+        Check(group="Folders", run=_of("places", "folders")),
+        Check(group="Extras", run=_of("installation", "extras"), broken="note"),
     )
     if line is None:
         return every
-    return (*every, Check(group="Environment", look=partial(_of("settings", "variables"), line)))
+    return (*every, Check(group="Environment", run=partial(_of("settings", "variables"), line)))
 
 
-def _of(room: str, name: str) -> Callable[..., Iterable[Finding]]:
-    """A function of a room beside this one, which is imported as it is called: an import that fails is a finding."""
+def _of(module: str, name: str) -> Callable[..., Iterable[Finding]]:
+    """A check function of a module in this package, imported when it is called: a failing import is a finding."""
 
-    def look(*arguments: object) -> Iterable[Finding]:
-        found: Iterable[Finding] = getattr(importlib.import_module(f"taming_cli.doctor.{room}"), name)(*arguments)
-        return found
+    def run(*arguments: object) -> Iterable[Finding]:
+        findings: Iterable[Finding] = getattr(importlib.import_module(f"taming_cli.doctor.{module}"), name)(*arguments)
+        return findings
 
-    return look
+    return run

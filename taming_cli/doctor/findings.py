@@ -1,4 +1,4 @@
-"""What a check finds, and how checks are run: one that breaks is a finding too, and none keeps another from looking."""
+"""Findings, and how checks run: a check that raises becomes a finding itself, and the others still run."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -8,30 +8,30 @@ from typing import Any, Literal, NamedTuple
 from taming_cli.errors import TamingError
 
 Mark = Literal["ok", "note", "FAIL"]
-"""FAIL: something that a user needs by default would not work. A note is worth knowing, and no fault."""
+"""FAIL: a default command would not work. A note is information, not a fault."""
 
 
 class Finding(NamedTuple):
-    """One line of the report; `values` are what a program may want of it."""
+    """One line of the report; `values` are its data for programs."""
 
     mark: Mark
     name: str
-    says: str
+    message: str
     values: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """Findings of one group. `look` may raise anything: that is a finding of the mark `broken`."""
+    """A check of one group. If `run` raises, that becomes a finding with the mark `broken`."""
 
     group: str
-    look: Callable[[], Iterable[Finding]]
+    run: Callable[[], Iterable[Finding]]
     broken: Mark = "FAIL"
 
 
 class CommandLine(NamedTuple):
-    """What only the command line knows: for each variable that a flag reads, what parses it; and how a command with
-    these config classes settles its settings. Both raise UsageError for what they refuse."""
+    """What only the command line knows: the parser of each environment variable of a flag, and `settle`, which
+    resolves the settings of a command with given config classes. Both raise UsageError for invalid values."""
 
     flags: Mapping[str, Callable[[str], object]]
     settle: Callable[[Sequence[type[Any]], str], object]
@@ -43,42 +43,42 @@ class Report(NamedTuple):
     groups: Mapping[str, Sequence[Finding]]
 
     def marked(self, mark: Mark) -> list[Finding]:
-        """All findings of a mark."""
+        """All findings with a mark."""
         return [finding for findings in self.groups.values() for finding in findings if finding.mark == mark]
 
     @property
     def ok(self) -> bool:
-        """Whether nothing fails."""
+        """Whether no finding is a failure."""
         return not self.marked("FAIL")
 
 
 def examine(checks: Sequence[Check], on_check: Callable[[str], object] | None = None) -> Report:
-    """Run the checks one by one; `on_check` is told the group that comes now. Raises nothing that a check
-    raises, and lets no warning through: what is worth saying is a finding."""
+    """Run the checks in order; `on_check` is called with the group of each. Exceptions of a check become findings, and
+    warnings are suppressed."""
     groups: dict[str, list[Finding]] = {}
     for check in checks:
         if on_check is not None:
             on_check(check.group)
-        before = [finding.says for findings in groups.values() for finding in findings if finding.mark == "FAIL"]
-        groups.setdefault(check.group, []).extend(_safely(check, before))
+        earlier = [finding.message for findings in groups.values() for finding in findings if finding.mark == "FAIL"]
+        groups.setdefault(check.group, []).extend(_safely(check, earlier))
     return Report({name: findings for name, findings in groups.items() if findings})
 
 
-def _safely(check: Check, before: Sequence[str]) -> Iterator[Finding]:
-    """The check's findings, up to where it breaks. What broke an earlier one too fails once."""
+def _safely(check: Check, earlier: Sequence[str]) -> Iterator[Finding]:
+    """The check's findings until it raises. A reason that an earlier check failed for is only a note."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            yield from check.look()
+            yield from check.run()
         except Exception as error:
             reason = first_line(error)
-            if any(reason in says for says in before):
+            if any(reason in message for message in earlier):
                 yield Finding("note", "not looked at", "for the same reason as before")
             else:
                 yield Finding(check.broken, "not looked at", reason)
 
 
 def first_line(error: BaseException) -> str:
-    """An error in one line: our own as it says itself, another one with its kind."""
+    """An error in one line: its message, preceded by the class unless it is a TamingError."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return text if isinstance(error, TamingError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")

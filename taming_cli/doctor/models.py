@@ -1,4 +1,4 @@
-"""Whether the model that comes with the package is there and can be read."""
+"""Check that the built-in model is present and loads."""
 
 from collections.abc import Iterator
 
@@ -7,11 +7,11 @@ from taming_cli.runtime.model_files import BUILTIN, path
 
 
 def built_in() -> Iterator[Finding]:
-    """The model that commands take where none is named and no run is there."""
+    """The model that commands use without --ckpt and without a run."""
     from taming_cli.sampling.pipeline import Pipeline
 
     if not path().is_file():
-        yield Finding("FAIL", BUILTIN, f"{path()} is missing: install taming anew", {"path": str(path())})
+        yield Finding("FAIL", BUILTIN, f"{path()} is missing: reinstall taming", {"path": str(path())})
         return
     pipeline = Pipeline.load(device="cpu")
     kinds = ", ".join(spec.kind for spec in pipeline.gpt.config.conditions)

@@ -1,4 +1,4 @@
-"""Where files go: whether folders can be written, files locked, and how much room there is."""
+"""Check the folders that commands write to: write access, file locks and free space."""
 
 import fcntl
 import os
@@ -12,14 +12,14 @@ from taming_cli.data.locks import NONE
 from taming_cli.doctor.findings import Finding, Mark
 
 LEAST_ROOM = 256 * 2**20
-"""Bytes that a run of `tiny` needs, its trainer file being written beside the last one."""
+"""Bytes for a run of `tiny`, with two trainer files while one replaces the other."""
 
 LITTLE_ROOM = 5 * 2**30
 """Bytes below which a larger run may not fit."""
 
 
-class Place(NamedTuple):
-    """A folder that commands write to. Where a run cannot go nothing works; other places can be done without."""
+class CheckedFolder(NamedTuple):
+    """A folder that commands write to. Without a `needed` one, commands fail; others are optional."""
 
     name: str
     folder: Path
@@ -28,21 +28,23 @@ class Place(NamedTuple):
 
 
 def folders() -> Iterator[Finding]:
-    """Runs, the system's folder for temporary files, torch's cache of weights, our cache of statistics."""
-    yield _look(Place("runs", Path("runs").absolute(), needed=True, remedy="work in another folder, or give --out"))
-    yield _look(Place("temporary", Path(tempfile.gettempdir()), needed=True, remedy="set $TMPDIR"))
+    """The folders of runs and temporary files, torch's cache of weights, and our cache of statistics."""
+    yield _check(
+        CheckedFolder("runs", Path("runs").absolute(), needed=True, remedy="work in another folder, or give --out")
+    )
+    yield _check(CheckedFolder("temporary", Path(tempfile.gettempdir()), needed=True, remedy="set $TMPDIR"))
     from taming_cli.runtime.weights import cache_folder as cache_of_weights
 
-    fetched = "set $TORCH_HOME, or use `taming weights fetch NAME -o FOLDER`"
-    yield _look(Place("weights", cache_of_weights(), remedy=fetched))
+    other_cache = "set $TORCH_HOME, or use `taming weights fetch NAME -o FOLDER`"
+    yield _check(CheckedFolder("weights", cache_of_weights(), remedy=other_cache))
     from taming_cli.evaluate.extraction import CACHE_VARIABLE, cache_folder
 
-    made_anew = f"set ${CACHE_VARIABLE}; until then they are made anew each time"
-    yield _look(Place("statistics", cache_folder(), remedy=made_anew))
+    recomputed = f"set ${CACHE_VARIABLE}; without it they are recomputed each time"
+    yield _check(CheckedFolder("statistics", cache_folder(), remedy=recomputed))
 
 
-def _look(place: Place) -> Finding:
-    """Try it: make a file in the folder, or in the nearest one there is above it, lock it, and take it away."""
+def _check(place: CheckedFolder) -> Finding:
+    """Create, lock and remove a file in the folder, or in its nearest existing parent."""
     fault: Mark = "FAIL" if place.needed else "note"
     here = next(folder for folder in (place.folder, *place.folder.parents) if folder.exists())
     values: dict[str, str | int] = {"path": str(place.folder)}
@@ -52,20 +54,20 @@ def _look(place: Place) -> Finding:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if place.name == "runs":
-                    says = f"files in {here} cannot be locked ({error.strerror}), as a training locks its run"
+                    message = f"files in {here} cannot be locked ({error.strerror}), which training needs"
                     if error.errno in NONE:
-                        says = f"{says}: start only one process in a run, or {place.remedy}"
-                        return Finding("note", place.name, says, values)
-                    return Finding(fault, place.name, f"{says}; {place.remedy}", values)
+                        message = f"{message}: start only one process in a run, or {place.remedy}"
+                        return Finding("note", place.name, message, values)
+                    return Finding(fault, place.name, f"{message}; {place.remedy}", values)
     except OSError as error:
         return Finding(fault, place.name, f"{here} cannot be written ({error.strerror}); {place.remedy}", values)
     room = shutil.disk_usage(here).free
     values |= {"free_bytes": room}
-    says = f"{room / 2**30:.1f} GiB free in {place.folder}"
+    message = f"{room / 2**30:.1f} GiB free in {place.folder}"
     if os.statvfs(here).f_files and not os.statvfs(here).f_favail:
-        return Finding(fault, place.name, f"no further file fits into {here} (inodes); {place.remedy}", values)
+        return Finding(fault, place.name, f"no more files fit into {here} (inodes); {place.remedy}", values)
     if room < LEAST_ROOM:
-        return Finding(fault, place.name, f"{says}: too little; make room, or {place.remedy}", values)
+        return Finding(fault, place.name, f"{message}: too little; free some space, or {place.remedy}", values)
     if room < LITTLE_ROOM and place.needed:
-        return Finding("note", place.name, f"{says}: little for a long run", values)
-    return Finding("ok", place.name, says, values)
+        return Finding("note", place.name, f"{message}: little for a long run", values)
+    return Finding("ok", place.name, message, values)

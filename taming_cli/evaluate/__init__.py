@@ -1,1 +1,1 @@
-"""The measurements: what networks see in pictures is compared; codecs and priors are asked how they do."""
+"""Evaluation: metrics of images, codecs and priors, with the protocol of each result."""

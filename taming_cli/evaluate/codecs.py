@@ -1,4 +1,4 @@
-"""How good a codec is: what it makes of pictures, pixel by pixel and in distribution, and how it uses its codebook."""
+"""Codec metrics: reconstruction error per image, distance between distributions (rFID), and codebook usage."""
 
 import math
 from collections.abc import Sequence
@@ -14,31 +14,31 @@ from taming_cli.codec.locate import codec_for
 from taming_cli.data.batches import Skipped
 from taming_cli.data.images import grid, tensor, to_float
 from taming_cli.data.tokens.file import TokenFile, blocks
-from taming_cli.evaluate.coding import Measure, Sending, Sent, at_once
+from taming_cli.evaluate.coding import CodecRun, CodedBatch, Metric, chunk_size
 from taming_cli.evaluate.plots import histogram
-from taming_cli.evaluate.protocol import Measured, named, versions, warnings
+from taming_cli.evaluate.protocol import Measurement, metric_name, versions, warnings_for
 from taming_cli.metrics import SSIM_RADIUS, Moments, RunningMoments, frechet_distance, perplexity, psnr, ssim, usage
 from taming_cli.pretrained.features import FeatureNetwork
 from taming_cli.pretrained.perceptual import SMALLEST_SIDE, Perceptual
 
 SHOWN = 4
-"""Pictures of the worst and of the best that are shown."""
+"""The number of best and of worst reconstructions to draw."""
 SIDE = 224
-"""Pixels a side of each of them."""
-EXACT = 100.0
-"""dB that a picture counts with which comes back exactly."""
+"""The side of each drawn image, in pixels."""
+MAX_PSNR = 100.0
+"""The PSNR in dB that an exact reconstruction counts with, instead of infinity."""
 
 
 class _Row(NamedTuple):
-    """A picture's figures."""
+    """The metrics of one image."""
 
     name: str
-    figures: dict[str, float]
+    values: dict[str, float]
 
 
-class Reconstruction(Measure):
-    """PSNR (dB), SSIM, L1 (of [-1, 1]) and the perceptual distance of each picture and in the mean, and bits per pixel:
-    log2 K for each code. Those best and worst by PSNR are shown, originals above reconstructions."""
+class ReconstructionMetrics(Metric):
+    """PSNR (dB), SSIM, L1 (of values in [-1, 1]), perceptual distance, and bits per pixel (log2 K for each code), by
+    image and averaged. Draws the best and the worst images by PSNR, originals above reconstructions."""
 
     def __init__(self, perceptual: Perceptual | None, codebook_size: int) -> None:
         super().__init__()
@@ -46,78 +46,78 @@ class Reconstruction(Measure):
         self._bits = math.log2(codebook_size)
         self._rows: list[_Row] = []
         self._extremes: list[tuple[float, str, Tensor]] = []
-        self._least = max(2 * SSIM_RADIUS + 1, 0 if perceptual is None else SMALLEST_SIDE)
+        self._smallest = max(2 * SSIM_RADIUS + 1, 0 if perceptual is None else SMALLEST_SIDE)
 
-    def add(self, sent: Sent) -> None:  # noqa: D102 - as of Measure
-        originals, rebuilt = sent.originals, sent.rebuilt
+    def add(self, batch: CodedBatch) -> None:  # noqa: D102 - see Metric
+        originals, rebuilt = batch.originals, batch.rebuilt
         assert rebuilt is not None
-        if min(originals.shape[2:]) < self._least:
-            self.skipped += [Skipped(item.name, f"below {self._least} pixels a side") for item in sent.items]
+        if min(originals.shape[2:]) < self._smallest:
+            self.skipped += [Skipped(item.name, f"below {self._smallest} pixels a side") for item in batch.items]
             return
-        some = at_once(originals)
-        parts = zip(torch.split(originals, some), torch.split(rebuilt, some), strict=True)
-        found = [_figures(before, after, self.perceptual) for before, after in parts]
-        figures = {name: torch.cat([each[name] for each in found]) for name in found[0]}
-        bits = self._bits * sent.codes[0].numel() / originals[0, 0].numel()
-        for number, item in enumerate(sent.items):
-            own = {name: float(values[number]) for name, values in figures.items()} | {"bits_per_pixel": bits}
+        chunk = chunk_size(originals)
+        chunks = zip(torch.split(originals, chunk), torch.split(rebuilt, chunk), strict=True)
+        parts = [_errors(x, y, self.perceptual) for x, y in chunks]
+        errors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        bits = self._bits * batch.codes[0].numel() / originals[0, 0].numel()
+        for number, item in enumerate(batch.items):
+            own = {name: float(values[number]) for name, values in errors.items()} | {"bits_per_pixel": bits}
             self._rows.append(_Row(item.name, own))
             self._extremes.append((own["psnr"], item.name, torch.stack([originals[number], rebuilt[number]])))
-        self._extremes = _outermost(self._extremes)
+        self._extremes = _extremes(self._extremes)
 
-    def result(self, sending: Sending) -> Measured:  # noqa: D102
-        gathered = sending.world.gather((self._rows, self.skipped, self._extremes))
+    def result(self, run: CodecRun) -> Measurement:  # noqa: D102
+        gathered = run.world.gather((self._rows, self.skipped, self._extremes))
         rows = sorted(row for part in gathered for row in part[0])
         skipped = [each for part in gathered for each in part[1]]
         if not rows:
-            raise sending.none_read(skipped)
-        about = {**sending.about, "perceptual": None if self.perceptual is None else self.perceptual.stamp}
-        about["pictures"] = about["pictures"] | {"count": len(rows)}
-        ends = _outermost([each for part in gathered for each in part[2]])
-        return Measured(
+            raise run.too_few(skipped)
+        protocol = {**run.protocol, "perceptual": None if self.perceptual is None else self.perceptual.stamp}
+        protocol["pictures"] = protocol["pictures"] | {"count": len(rows)}
+        extremes = _extremes([each for part in gathered for each in part[2]])
+        return Measurement(
             metric="reconstruction",
-            values={name: sum(row.figures[name] for row in rows) / len(rows) for name in rows[0].figures},
-            protocol=about,
+            values={name: sum(row.values[name] for row in rows) / len(rows) for name in rows[0].values},
+            protocol=protocol,
             skipped=tuple(skipped),
-            details={"by_picture": {row.name: row.figures for row in rows}},
-            pictures={"worst.png": _sheet(ends[:SHOWN]), "best.png": _sheet(ends[::-1][:SHOWN])},
+            details={"by_picture": {row.name: row.values for row in rows}},
+            pictures={"worst.png": _sheet(extremes[:SHOWN]), "best.png": _sheet(extremes[::-1][:SHOWN])},
         )
 
 
-class Distribution(Measure):
-    """The Frechet distance from pictures to what the codec makes of them (rFID), without writing any."""
+class ReconstructionFid(Metric):
+    """The Frechet distance between images and their reconstructions (rFID), computed without writing any files."""
 
     def __init__(self, network: FeatureNetwork) -> None:
         super().__init__()
         self.network = network
         self._real, self._rebuilt = RunningMoments(network.dimensions), RunningMoments(network.dimensions)
 
-    def add(self, sent: Sent) -> None:  # noqa: D102
-        assert sent.rebuilt is not None
-        self._real.add(_seen(self.network, sent.originals))
-        self._rebuilt.add(_seen(self.network, sent.rebuilt))
+    def add(self, batch: CodedBatch) -> None:  # noqa: D102
+        assert batch.rebuilt is not None
+        self._real.add(_features(self.network, batch.originals))
+        self._rebuilt.add(_features(self.network, batch.rebuilt))
 
-    def result(self, sending: Sending) -> Measured:  # noqa: D102
-        gathered = sending.world.gather((self._real.moments(), self._rebuilt.moments(), self.skipped))
+    def result(self, run: CodecRun) -> Measurement:  # noqa: D102
+        gathered = run.world.gather((self._real.moments(), self._rebuilt.moments(), self.skipped))
         real = Moments.together(part[0] for part in gathered)
         rebuilt = Moments.together(part[1] for part in gathered)
         skipped = [each for part in gathered for each in part[2]]
         if real.count < 2:
-            raise sending.none_read(skipped, least=2)
+            raise run.too_few(skipped, minimum=2)
         stamp = self.network.stamp
-        about = sending.about | {"features": stamp}
-        about["pictures"] = about["pictures"] | {"count": real.count}
-        return Measured(
-            metric=named("rfid", "rfd", stamp),
+        protocol = run.protocol | {"features": stamp}
+        protocol["pictures"] = protocol["pictures"] | {"count": real.count}
+        return Measurement(
+            metric=metric_name("rfid", "rfd", stamp),
             values={"value": frechet_distance(rebuilt.mean, rebuilt.sigma, real.mean, real.sigma)},
-            protocol=about,
+            protocol=protocol,
             skipped=tuple(skipped),
-            warnings=warnings({"reference": {"count": real.count, "form": "files"}}, stamp, gaussian=True),
+            warnings=warnings_for({"reference": {"count": real.count, "form": "files"}}, stamp, gaussian=True),
         )
 
 
-class Codebook(Measure):
-    """How the codebook is used on pictures: the share of codes that occur, their perplexity, and which never do."""
+class CodebookUsage(Metric):
+    """Codebook usage: the share of codes that occur, their perplexity, and the codes that never occur."""
 
     decodes = False
 
@@ -126,36 +126,36 @@ class Codebook(Measure):
         self._counts = torch.zeros(codebook_size, dtype=torch.int64)
         self._pictures = 0
 
-    def add(self, sent: Sent) -> None:  # noqa: D102
-        self._counts += torch.bincount(sent.codes.flatten(), minlength=len(self._counts))
-        self._pictures += len(sent.items)
+    def add(self, batch: CodedBatch) -> None:  # noqa: D102
+        self._counts += torch.bincount(batch.codes.flatten(), minlength=len(self._counts))
+        self._pictures += len(batch.items)
 
-    def result(self, sending: Sending) -> Measured:  # noqa: D102
-        gathered = sending.world.gather((self._counts, self._pictures, self.skipped))
+    def result(self, run: CodecRun) -> Measurement:  # noqa: D102
+        gathered = run.world.gather((self._counts, self._pictures, self.skipped))
         skipped = [each for part in gathered for each in part[2]]
         pictures = sum(part[1] for part in gathered)
         if not pictures:
-            raise sending.none_read(skipped)
-        about = sending.about | {"pictures": sending.about["pictures"] | {"count": pictures}}
-        return _used(torch.stack([part[0] for part in gathered]).sum(0), about, skipped)
+            raise run.too_few(skipped)
+        protocol = run.protocol | {"pictures": run.protocol["pictures"] | {"count": pictures}}
+        return _usage(torch.stack([part[0] for part in gathered]).sum(0), protocol, skipped)
 
 
-def codebook_of(tokens: Path, codec: Path) -> Measured:
-    """What `Codebook` says, of a token file: all views of its pictures. UsageError where another codec made it."""
+def token_file_usage(tokens: Path, codec: Path) -> Measurement:
+    """Codebook usage of a token file, over all views of its images. UsageError if another codec made it."""
     file = TokenFile(tokens)
     network, _, _ = codec_for(file.header, tokens, codec)
     counts = torch.zeros(file.header.codebook_size, dtype=torch.int64)
     for rows in blocks(file):
         counts += torch.bincount(torch.from_numpy(file.codes(rows)).flatten(), minlength=len(counts))
-    about = {
+    protocol = {
         "tokens": {"name": str(tokens), "views": file.header.views, "count": len(file)},
         "codec": {"name": str(codec), "sha256": network.sha256(), "codebook_size": network.config.codebook_size},
         "versions": versions(),
     }
-    return _used(counts, about, [])
+    return _usage(counts, protocol, [])
 
 
-def _used(counts: Tensor, about: dict[str, Any], skipped: list[Skipped]) -> Measured:
+def _usage(counts: Tensor, protocol: dict[str, Any], skipped: list[Skipped]) -> Measurement:
     values = {
         "codes_used": usage(counts),
         "perplexity": perplexity(counts),
@@ -163,47 +163,48 @@ def _used(counts: Tensor, about: dict[str, Any], skipped: list[Skipped]) -> Meas
         "codes_counted": float(counts.sum()),
     }
     title = f"{values['codes_used']:.1%} of the codes used, perplexity {values['perplexity']:.0f}"
-    return Measured(
+    return Measurement(
         metric="codebook",
         values=values,
-        protocol=about,
+        protocol=protocol,
         skipped=tuple(skipped),
         details={"dead": torch.nonzero(counts == 0)[:, 0].tolist(), "counts": counts.tolist()},
         pictures={"codebook.png": histogram(counts, title)},
     )
 
 
-def _figures(originals: Tensor, rebuilt: Tensor, perceptual: Perceptual | None) -> dict[str, Tensor]:
+def _errors(originals: Tensor, rebuilt: Tensor, perceptual: Perceptual | None) -> dict[str, Tensor]:
+    """Reconstruction errors by name, each (B,)."""
     x, y = to_float(originals), to_float(rebuilt)
-    found = {
-        "psnr": psnr(originals, rebuilt).clamp(max=EXACT),
+    errors = {
+        "psnr": psnr(originals, rebuilt).clamp(max=MAX_PSNR),
         "ssim": ssim(originals, rebuilt),
         "l1": (x - y).abs().mean((1, 2, 3)),
     }
     if perceptual is not None:
         device = next(perceptual.parameters()).device
-        found[perceptual.name] = perceptual(x.to(device), y.to(device)).cpu()
-    return found
+        errors[perceptual.name] = perceptual(x.to(device), y.to(device)).cpu()
+    return errors
 
 
-def _seen(network: FeatureNetwork, pictures: Tensor) -> Tensor:
+def _features(network: FeatureNetwork, pictures: Tensor) -> Tensor:
     prepared = torch.stack([network.prepare(picture) for picture in pictures])
     features: Tensor = network(prepared.to(next(network.parameters()).device)).features
     return features
 
 
-def _outermost(found: list[tuple[float, str, Tensor]]) -> list[tuple[float, str, Tensor]]:
-    """The SHOWN lowest and highest, in order."""
-    ordered = sorted(found, key=lambda each: each[:2])
+def _extremes(rows: list[tuple[float, str, Tensor]]) -> list[tuple[float, str, Tensor]]:
+    """The SHOWN lowest and SHOWN highest rows, sorted."""
+    ordered = sorted(rows, key=lambda row: row[:2])
     return ordered if len(ordered) <= 2 * SHOWN else ordered[:SHOWN] + ordered[-SHOWN:]
 
 
-def _sheet(found: Sequence[tuple[float, str, Tensor]]) -> Tensor:
-    """Originals above reconstructions, each fitted into a square."""
-    pairs = [[_fitted(picture) for picture in each[2]] for each in found]
+def _sheet(rows: Sequence[tuple[float, str, Tensor]]) -> Tensor:
+    """Originals above reconstructions, each padded to a square."""
+    pairs = [[_padded(picture) for picture in row[2]] for row in rows]
     return grid(torch.stack([pair[0] for pair in pairs] + [pair[1] for pair in pairs]), columns=len(pairs))
 
 
-def _fitted(picture: Tensor) -> Tensor:
+def _padded(picture: Tensor) -> Tensor:
     image = fromarray(picture.permute(1, 2, 0).numpy())
     return tensor(ImageOps.pad(image, (SIDE, SIDE), Resampling.LANCZOS))

@@ -1,4 +1,4 @@
-"""Pictures sent through a codec and back, once, past everything that is measured of them on the way."""
+"""One pass of images through a codec, shared by all metrics that need its codes or reconstructions."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -20,20 +20,20 @@ from taming_cli.data.contents import Pictures
 from taming_cli.data.sources import Item
 from taming_cli.data.split import digest
 from taming_cli.errors import UsageError
-from taming_cli.evaluate.protocol import Measured, versions
+from taming_cli.evaluate.protocol import Measurement, versions
 from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.fp32 import exact
 from taming_cli.runtime.memory import USUAL, Room, room
 
-AT_ONCE = 8
-"""Pictures of one size that a codec is given at once, the last of them again where there are fewer: in other batches
-convolutions differ by 1e-7, which is another code or another level in some places."""
-PIXELS = AT_ONCE * 256 * 256
-"""Of the pictures that are computed on at once."""
+CHUNK = 8
+"""Images of one size that the codec processes together. A shorter chunk is padded with its last image: convolutions
+round differently for another batch size (by 1e-7), which changes single codes and pixel values."""
+CHUNK_PIXELS = CHUNK * 256 * 256
+"""Pixels in a chunk, at most."""
 
 
-class Sent(NamedTuple):
-    """Pictures uint8 (B, 3, H, W), their codes (B, h, w), and what the codec made of them, where that is asked for."""
+class CodedBatch(NamedTuple):
+    """Images uint8 (B, 3, H, W), their codes (B, h, w), and their reconstructions if a metric needs them."""
 
     items: Sequence[Item]
     originals: Tensor
@@ -41,39 +41,39 @@ class Sent(NamedTuple):
     rebuilt: Tensor | None
 
 
-def at_once(images: Tensor) -> int:
-    """How many pictures (B, 3, H, W) are computed on at once, 1 to AT_ONCE: as many as have PIXELS together.
+def chunk_size(images: Tensor) -> int:
+    """The number of images (B, 3, H, W) to process together, 1 to CHUNK, so that they have at most CHUNK_PIXELS.
 
-    Large ones by themselves keep the processor busy, and more of them would only be held in memory.
+    A single large image keeps all cores busy; more would only take memory.
     """
-    return max(1, min(AT_ONCE, PIXELS // (images.shape[2] * images.shape[3])))
+    return max(1, min(CHUNK, CHUNK_PIXELS // (images.shape[2] * images.shape[3])))
 
 
-class Measure(ABC):
-    """Something to measure: takes batches as they pass, then says its result."""
+class Metric(ABC):
+    """A codec metric: accumulates batches, then returns its result."""
 
     decodes = True
-    """Whether it looks at reconstructions, or at codes alone."""
+    """Whether the metric needs reconstructions or only codes."""
 
     def __init__(self) -> None:
         self.skipped: list[Skipped] = []
 
     @abstractmethod
-    def add(self, sent: Sent) -> None:
-        """A batch of one picture or more."""
+    def add(self, batch: CodedBatch) -> None:
+        """Accumulate a batch of at least one image."""
 
     @abstractmethod
-    def result(self, sending: "Sending") -> Measured:
-        """Of all that passed in all processes, every one of which has to call it. UsageError where it is too little."""
+    def result(self, run: "CodecRun") -> Measurement:
+        """The result over all processes, each of which must call this. UsageError for too few images."""
 
 
 @dataclass(frozen=True)
-class Sending:
-    """Pictures for a codec: each its centre crop of `size`, or all of it at its own size."""
+class CodecRun:
+    """A codec and the images to code: centre crops of `size`, or whole images at their own size."""
 
     codec: VQGAN
     items: Sequence[Item]
-    about: dict[str, Any]
+    protocol: dict[str, Any]
     size: Size | None
     workers: int
     world: World
@@ -81,52 +81,52 @@ class Sending:
     space: Room = USUAL
 
     @torch.inference_mode()
-    def past(self, *measures: Measure) -> None:
-        """Send this process's part of the pictures past them, once for all."""
-        decodes = any(measure.decodes for measure in measures)
-        before, whole = torch.Size(), True
+    def run(self, *metrics: Metric) -> None:
+        """Code this process's share of the images once and pass every batch to all metrics."""
+        decodes = any(metric.decodes for metric in metrics)
+        previous_shape, whole = torch.Size(), True
         for batch in self._batches():
-            for measure in measures:
-                measure.skipped += batch.skipped
+            for metric in metrics:
+                metric.skipped += batch.skipped
             if batch.items:
-                alone = len(batch.items) == 1 and batch.images.shape[1:] != before
-                before = batch.images.shape[1:]
+                alone = len(batch.items) == 1 and batch.images.shape[1:] != previous_shape
+                previous_shape = batch.images.shape[1:]
                 with exact(self.codec.quant_conv.weight.device):
-                    sent = Sent(batch.items, batch.images, *self._coded(batch.images, decodes, alone))
-                    whole &= tiles.exact(self.codec, sent.codes.shape[1], sent.codes.shape[2], self.space.decode)
-                    for measure in measures:
-                        measure.add(sent)
+                    coded = CodedBatch(batch.items, batch.images, *self._coded(batch.images, decodes, alone))
+                    whole &= tiles.exact(self.codec, coded.codes.shape[1], coded.codes.shape[2], self.space.decode)
+                    for metric in metrics:
+                        metric.add(coded)
         if decodes:
-            self.about[DECODING] = decoding(all(self.world.gather(whole)))
+            self.protocol[DECODING] = decoding(all(self.world.gather(whole)))
 
-    def measured(self, measure: Measure) -> Measured:
-        """What one of them finds."""
-        self.past(measure)
-        return measure.result(self)
+    def measure(self, metric: Metric) -> Measurement:
+        """Run a single metric and return its result."""
+        self.run(metric)
+        return metric.result(self)
 
-    def none_read(self, skipped: Sequence[Skipped], *, least: int = 1) -> UsageError:
-        """The error where fewer than `least` pictures can be measured, with the first reason."""
+    def too_few(self, skipped: Sequence[Skipped], *, minimum: int = 1) -> UsageError:
+        """The error for fewer than `minimum` readable images, with the first reason."""
         first = f"; {skipped[0].name}: {skipped[0].reason}" if skipped else ""
         read, count = len(self.items) - len(skipped), len(self.items)
-        return UsageError(f"{read} of {count} pictures can be measured, {least} or more are needed{first}")
+        return UsageError(f"{read} of {count} pictures can be measured, at least {minimum} are needed{first}")
 
     def _coded(self, images: Tensor, decodes: bool, alone: bool) -> tuple[Tensor, Tensor | None]:
-        """Codes and reconstructions of a batch. What is computed at once is as many pictures as their size allows,
-        whatever the batch holds, so that rounding does not depend on a picture's neighbours."""
-        count, some = len(images), 1 if alone else at_once(images)
-        images = torch.cat([images, images[-1:].expand(-count % some, -1, -1, -1)])
+        """Codes and reconstructions of a batch, computed in chunks whose size depends on the image size alone, so that
+        rounding does not depend on an image's neighbours."""
+        count, chunk = len(images), 1 if alone else chunk_size(images)
+        images = torch.cat([images, images[-1:].expand(-count % chunk, -1, -1, -1)])
         if not decodes:
             budget = self.space.encode
-            codes = [codes_of(self.codec, part, Pictures(), budget).cpu() for part in torch.split(images, some)]
+            codes = [codes_of(self.codec, part, Pictures(), budget).cpu() for part in torch.split(images, chunk)]
             return torch.cat(codes)[:count], None
-        found = [through(self.codec, part, Pictures(), self.space) for part in torch.split(images, some)]
-        codes, rebuilt = [each.codes for each in found], [each.rebuilt for each in found]
+        parts = [through(self.codec, part, Pictures(), self.space) for part in torch.split(images, chunk)]
+        codes, rebuilt = [part.codes for part in parts], [part.rebuilt for part in parts]
         return torch.cat(codes)[:count], torch.cat(rebuilt)[:count]
 
     def _batches(self) -> Iterator[Batch]:
         mine = self.items[self.world.rank :: self.world.size]
         done = 0
-        reader = eval_batches(mine, size=self.size, batch_size=AT_ONCE, workers=self.workers)
+        reader = eval_batches(mine, size=self.size, batch_size=CHUNK, workers=self.workers)
         with closing(reader):
             for batch in reader:
                 yield batch
@@ -135,7 +135,7 @@ class Sending:
                     self.on_item(done, len(mine))
 
 
-def sending(
+def codec_run(
     codec: Path,
     items: Sequence[Item],
     *,
@@ -145,11 +145,13 @@ def sending(
     memory: float | None = None,
     world: World = ALONE,
     on_item: Callable[[int, int], None] | None = None,
-) -> Sending:
-    """Load the codec in a codec's or a prior's model file. Pictures are coded in
-    `memory` GiB (`room`). UsageError where it is one of condition maps."""
+) -> CodecRun:
+    """Load the codec of a codec's or a prior's model file. Images are coded within `memory` GiB (`runtime.memory`).
+
+    UsageError for a codec of condition maps.
+    """
     network, _ = picture_codec(codec)
-    about = {
+    protocol = {
         "codec": {
             "name": str(codec),
             "sha256": network.sha256(),
@@ -162,4 +164,4 @@ def sending(
         "versions": versions(),
     }
     network = network.to(device).to(memory_format=torch.channels_last)
-    return Sending(network, items, about, size, workers, world, on_item, room(device, memory))
+    return CodecRun(network, items, protocol, size, workers, world, on_item, room(device, memory))

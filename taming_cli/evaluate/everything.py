@@ -1,4 +1,4 @@
-"""All that fits a run: a codec on pictures that it never learned from, a prior on such tokens and by its samples."""
+"""All metrics that apply to a run: of a codec on held-out images, of a prior on held-out tokens and on its samples."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -16,12 +16,12 @@ from taming_cli.config.fields import from_dict
 from taming_cli.config.prior import PriorTrainConfig
 from taming_cli.errors import UsageError
 from taming_cli.evaluate import codecs, distance
-from taming_cli.evaluate.coding import Measure, sending
-from taming_cli.evaluate.defaults import behind, drawn_by, samples_under
-from taming_cli.evaluate.extraction import Look
-from taming_cli.evaluate.image_sets import Side, side
+from taming_cli.evaluate.coding import Metric, codec_run
+from taming_cli.evaluate.defaults import drawn_by, samples_under, training_images
+from taming_cli.evaluate.extraction import Extractor
+from taming_cli.evaluate.image_sets import ImageSet, open_image_set
 from taming_cli.evaluate.likelihood import nll
-from taming_cli.evaluate.protocol import Measured
+from taming_cli.evaluate.protocol import Measurement
 from taming_cli.pretrained.perceptual import Perceptual
 from taming_cli.prior.batches import TokenSet
 from taming_cli.prior.train import COMMAND as TRAIN_PRIOR
@@ -30,21 +30,21 @@ from taming_cli.runtime.weights import sha256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Means:
-    """What measures: networks, and how pictures are looked at. `note` is told what is passed over, and why."""
+class Networks:
+    """The networks to measure with. `note` is called with each metric that is left out, and the reason."""
 
-    look: Look
+    extractor: Extractor
     perceptual: Perceptual | None
     device: str
     note: Callable[[str], None]
     memory: float | None = None
-    """GiB for coding a picture, as `runtime.memory.room` takes them."""
+    """GiB for coding an image (`runtime.memory.room`)."""
 
 
-def everything(run: Path, means: Means) -> Iterator[tuple[str, Measured]]:
-    """Each measure that fits the run in this folder, by name, as it is done.
+def evaluate_run(run: Path, networks: Networks) -> Iterator[tuple[str, Measurement]]:
+    """The metrics that apply to a run folder, by name, as they are computed.
 
-    UsageError where the folder is no run, or one of a codec of condition maps; BadFileError for damaged files.
+    UsageError if the folder is not a run, or is a run of a codec of condition maps; BadFileError for damaged files.
     """
     settings = read_settings(run)
     model = next(
@@ -53,90 +53,97 @@ def everything(run: Path, means: Means) -> Iterator[tuple[str, Measured]]:
     if model is None:
         raise UsageError(f"{run} holds no model yet; train it first")
     if settings["command"] == TRAIN_CODEC:
-        yield from _of_codec(run, model, settings, means)
+        yield from _evaluate_codec(run, model, settings, networks)
     elif settings["command"] == TRAIN_PRIOR:
-        yield from _of_prior(run, model, settings, means)
+        yield from _evaluate_prior(run, model, settings, networks)
     else:
         raise UsageError(f"{run} is a run of {settings['command']}; eval all measures codecs and priors")
 
 
-def _of_codec(run: Path, model: Path, settings: dict[str, Any], means: Means) -> Iterator[tuple[str, Measured]]:
+def _evaluate_codec(
+    run: Path, model: Path, settings: dict[str, Any], networks: Networks
+) -> Iterator[tuple[str, Measurement]]:
     train = from_dict(CodecTrainConfig, settings["config"]["train"], str(run / "config.json"))
-    items, look = held_out(run), means.look
+    items, extractor = held_out(run), networks.extractor
     if not items:
-        raise UsageError(f"{run} held no picture out; name some: taming eval recon {model} IMAGES")
-    sent = sending(
+        raise UsageError(f"{run} has no held-out pictures; name some: taming eval recon {model} IMAGES")
+    coding = codec_run(
         model,
         items,
         size=train.size,
-        workers=look.workers,
-        device=next(look.network.parameters()).device,
-        world=look.world,
-        memory=means.memory,
-        on_item=look.on_item,
+        workers=extractor.workers,
+        device=next(extractor.network.parameters()).device,
+        world=extractor.world,
+        memory=networks.memory,
+        on_item=extractor.on_item,
     )
-    size = sent.codec.config.codebook_size
-    measures: dict[str, Measure] = {
-        "recon": codecs.Reconstruction(means.perceptual, size),
-        "codebook": codecs.Codebook(size),
-        "rfid": codecs.Distribution(look.network),
+    size = coding.codec.config.codebook_size
+    metrics: dict[str, Metric] = {
+        "recon": codecs.ReconstructionMetrics(networks.perceptual, size),
+        "codebook": codecs.CodebookUsage(size),
+        "rfid": codecs.ReconstructionFid(extractor.network),
     }
-    sent.past(*measures.values())
-    results: dict[str, Measured] = {}
-    too_little: dict[str, UsageError] = {}
-    for name, measure in measures.items():
+    coding.run(*metrics.values())
+    results: dict[str, Measurement] = {}
+    too_few: dict[str, UsageError] = {}
+    for name, metric in metrics.items():
         try:
-            results[name] = measure.result(sent)
+            results[name] = metric.result(coding)
         except UsageError as error:
-            too_little[name] = error
+            too_few[name] = error
     if not results:
-        raise too_little["codebook"]
-    for name, why in too_little.items():
-        means.note(f"{name} is left out: {why}")
+        raise too_few["codebook"]
+    for name, reason in too_few.items():
+        networks.note(f"{name} is left out: {reason}")
     yield from results.items()
 
 
-def _of_prior(run: Path, model: Path, settings: dict[str, Any], means: Means) -> Iterator[tuple[str, Measured]]:
+def _evaluate_prior(
+    run: Path, model: Path, settings: dict[str, Any], networks: Networks
+) -> Iterator[tuple[str, Measurement]]:
     train = from_dict(PriorTrainConfig, settings["config"]["train"], str(run / "config.json"))
     paths = [Path(path) for path in settings["inputs"]]
     tokens = TokenSet(paths, kinds=train.cond)
     _, held = tokens.split(train.held)
+    world = networks.extractor.world
     for number, path in enumerate(paths):
         rows = held[(held >= tokens.starts[number]) & (held < tokens.starts[number + 1])] - tokens.starts[number]
         if len(rows):
             name = "nll" if len(paths) == 1 else f"nll-{number + 1}"
-            yield name, nll(model, path, rows=np.sort(rows).tolist(), device=means.device, world=means.look.world)
-    folder = _samples(run)
+            yield name, nll(model, path, rows=np.sort(rows).tolist(), device=networks.device, world=world)
+    folder = _newest_own_samples(run)
     if folder is None:
-        means.note(
-            f"distances are left out: no samples of this prior are here; draw some: taming sample --ckpt {model}"
+        networks.note(
+            f"distances are left out: this prior has drawn no samples yet; draw some: taming sample --ckpt {model}"
         )
         return
-    device = next(means.look.network.parameters()).device
+    device = next(networks.extractor.network.parameters()).device
     try:
-        generated, reference = (side(path, device=device) for path in (folder, behind(model).pictures))
+        generated, reference = (
+            open_image_set(path, device=device) for path in (folder, training_images(model).pictures)
+        )
     except UsageError as error:
-        means.note(f"distances are left out: {error}")
+        networks.note(f"distances are left out: {error}")
         return
-    assert isinstance(generated, Side)
-    assert isinstance(reference, Side)
+    assert isinstance(generated, ImageSet)
+    assert isinstance(reference, ImageSet)
     fewest = min(len(generated), len(reference))
     if fewest < 2:
-        means.note(f"distances are left out: {folder} holds one picture")
+        networks.note(f"distances are left out: {folder} holds one picture")
         return
-    look = replace(means.look, size=generated.first_size())
-    yield "fid", distance.fid(generated, reference, look)
-    balls, subsets, parts = ManifoldConfig(), KernelConfig(), InceptionScoreConfig()
-    if fewest > balls.neighbours:
-        yield "prc", distance.manifold(generated, reference, look, balls)
-    if fewest >= subsets.subset_size:
-        yield "kid", distance.kernel(generated, reference, look, subsets)
-    if len(generated) >= parts.splits and look.network.classes:
-        yield "is", distance.inception(generated, look, parts)
+    extractor = replace(networks.extractor, size=generated.first_size())
+    yield "fid", distance.fid(generated, reference, extractor)
+    manifold, kernel, inception = ManifoldConfig(), KernelConfig(), InceptionScoreConfig()
+    if fewest > manifold.neighbours:
+        yield "prc", distance.manifold(generated, reference, extractor, manifold)
+    if fewest >= kernel.subset_size:
+        yield "kid", distance.kernel(generated, reference, extractor, kernel)
+    if len(generated) >= inception.splits and extractor.network.classes:
+        yield "is", distance.inception(generated, extractor, inception)
 
 
-def _samples(run: Path) -> Path | None:
-    """The newest folder of samples that this run's prior drew, where samples go by themselves."""
+def _newest_own_samples(run: Path) -> Path | None:
+    """The newest folder of samples drawn by this run's prior, among the default sample folders."""
     models = {sha256(path) for path in (run / "checkpoints").glob("*.safetensors")}
     for folder in samples_under(Path("runs"), run.parent.parent):
         with contextlib.suppress(ValueError):

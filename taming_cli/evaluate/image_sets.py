@@ -1,7 +1,7 @@
-"""What is compared: the pictures of folders and archives, of a token file (decoded), or of an array in an .npz; or
-statistics of pictures that someone else took.
+"""The image sets that metrics compare: folders and archives, token files (decoded), arrays in an .npz; or published
+feature statistics in place of images.
 
-A side gives its pictures as the 8-bit RGB that a PNG of them holds, one after another, or every n-th of them.
+Every set yields the 8-bit RGB values that a PNG of the image would hold, in order, all images or every n-th.
 """
 
 import hashlib
@@ -38,11 +38,13 @@ from taming_cli.errors import BadFileError, BadImageError, UsageError
 from taming_cli.runtime.memory import BUDGET, room
 
 Prepare = Callable[[Tensor], Tensor]
-"""A picture uint8 (3, H, W) -> what a network takes of it, of one shape for all."""
+"""Image uint8 (3, H, W) -> network input, of the same shape for all images."""
+
+_FIRST = slice(0, 1)
 
 
-class Batch(NamedTuple):
-    """`prepared` pictures (B, ...), their `numbers` in the side, their sizes, and what was skipped since the last."""
+class PreparedBatch(NamedTuple):
+    """Network inputs (B, ...), their positions in the set, the stored sizes, and images skipped since the last."""
 
     prepared: Tensor
     numbers: list[int]
@@ -50,50 +52,47 @@ class Batch(NamedTuple):
     skipped: list[Skipped]
 
 
-class Side(ABC):
-    """Pictures to look at. `name` is how they were given."""
+class ImageSet(ABC):
+    """A set of images. `name` is the path as the user gave it."""
 
     name: str
 
     @abstractmethod
     def __len__(self) -> int:
-        """Pictures, whether or not they can be read."""
+        """The number of images listed, readable or not."""
 
     @property
     @abstractmethod
     def form(self) -> str:
-        """How they are stored: png, jpeg, tokens, array, or several of them."""
+        """The storage format: png, jpeg, tokens, array, or several, separated by spaces."""
 
     @abstractmethod
     def list_sha256(self) -> str:
-        """Tells this listing from any other."""
+        """A digest of the listing."""
 
     @abstractmethod
     def content_sha256(self) -> str:
-        """Tells these pictures from any others, whatever they are called."""
+        """A digest of the images themselves, independent of their names."""
 
     @abstractmethod
     def batches(
         self, prepare: Prepare, *, size: Size | None, every: slice, batch_size: int, workers: int
-    ) -> Iterator[Batch]:
-        """The pictures at `every` in order, each cut to `size` around its middle if that is given, then prepared."""
+    ) -> Iterator[PreparedBatch]:
+        """The images at the positions `every`, in order, centre-cropped to `size` if given, then prepared."""
 
-    def about(self) -> dict[str, Any]:
-        """What a result says of it."""
+    def protocol(self) -> dict[str, Any]:
+        """The fields that a result records."""
         return {"name": self.name, "form": self.form, "listed": len(self), "list_sha256": self.list_sha256()}
 
     def first_size(self) -> Size | None:
-        """Of the first picture, as it is stored; None where it cannot be read."""
-        for batch in self.batches(lambda picture: picture[:, :1, :1], size=None, every=FIRST, batch_size=1, workers=1):
+        """The stored size of the first image, or None if it cannot be read."""
+        for batch in self.batches(lambda image: image[:, :1, :1], size=None, every=_FIRST, batch_size=1, workers=1):
             return next(iter(batch.sizes), None)
         return None
 
 
-FIRST = slice(0, 1)
-
-
-class _Prepared(Pictures):
-    """Pictures whose tensor is what the network takes, so that threads that read them do that too."""
+class _PreparedContent(Pictures):
+    """Images decoded to network inputs, so that the reading threads also do the preparation."""
 
     def __init__(self, prepare: Prepare) -> None:
         self.prepare = prepare
@@ -103,8 +102,8 @@ class _Prepared(Pictures):
 
 
 @dataclass(frozen=True)
-class Files(Side):
-    """Pictures in files."""
+class FileImages(ImageSet):
+    """Images in files."""
 
     name: str
     items: Sequence[Item]
@@ -113,7 +112,7 @@ class Files(Side):
         return len(self.items)
 
     @property
-    def form(self) -> str:  # noqa: D102 - as of Side
+    def form(self) -> str:  # noqa: D102 - see ImageSet
         suffixes = {PurePosixPath(item.name).suffix.lower().lstrip(".") for item in self.items}
         return " ".join(sorted({"jpeg" if suffix in ("jpg", "jpe", "jfif") else suffix for suffix in suffixes}))
 
@@ -124,26 +123,25 @@ class Files(Side):
         def hashed(item: Item) -> str:
             try:
                 return hashlib.sha256(item.read()).hexdigest()
-            except BadImageError:  # whoever looks at it will say so
+            except BadImageError:  # reported when the image is decoded
                 return ""
 
         with ThreadPoolExecutor(8) as readers:
             return hashlib.sha256("".join(sorted(readers.map(hashed, self.items))).encode()).hexdigest()
 
-    def about(self) -> dict[str, Any]:
-        """What a result says of it; of samples of ours, how the first was drawn too."""
-        said = super().about()
+    def protocol(self) -> dict[str, Any]:
+        """The recorded fields, with the sampling settings of the first image if this tool drew it."""
         drawn = png_settings(self.items[0].path) if self.items[0].member is None else None
-        return said | ({"drawn": json.loads(drawn)} if drawn else {})
+        return super().protocol() | ({"drawn": json.loads(drawn)} if drawn else {})
 
     def batches(  # noqa: D102
         self, prepare: Prepare, *, size: Size | None, every: slice, batch_size: int, workers: int
-    ) -> Iterator[Batch]:
+    ) -> Iterator[PreparedBatch]:
         numbers = {item: number for number, item in enumerate(self.items)}
         sizes: dict[Item, Size] = {}
 
-        def seen(item: Item, picture: Image, crops: object) -> dict[str, Tensor]:
-            sizes[item] = Size(*picture.size)
+        def record_size(item: Item, image: Image, crops: object) -> dict[str, Tensor]:
+            sizes[item] = Size(*image.size)
             return {}
 
         reader = eval_batches(
@@ -151,18 +149,18 @@ class Files(Side):
             size=size,
             batch_size=batch_size,
             workers=workers,
-            content=_Prepared(prepare),
-            beside=seen,
+            content=_PreparedContent(prepare),
+            beside=record_size,
         )
         with closing(reader):
             for batch in reader:
-                own = [sizes.pop(item) for item in batch.items]
-                yield Batch(batch.images, [numbers[item] for item in batch.items], own, batch.skipped)
+                own_sizes = [sizes.pop(item) for item in batch.items]
+                yield PreparedBatch(batch.images, [numbers[item] for item in batch.items], own_sizes, batch.skipped)
 
 
 @dataclass(frozen=True)
-class _Arrays(Side):
-    """Pictures that come as arrays rather than files."""
+class _ArrayBacked(ImageSet):
+    """Images that come in arrays of one size rather than in files."""
 
     name: str
     path: Path
@@ -175,22 +173,23 @@ class _Arrays(Side):
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
     @abstractmethod
-    def pieces(self, every: slice, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
-        """Numbers, and the pictures uint8 (B, 3, H, W)."""
+    def chunks(self, every: slice, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
+        """Positions and images uint8 (B, 3, H, W)."""
 
     def batches(
         self, prepare: Prepare, *, size: Size | None, every: slice, batch_size: int, workers: int
-    ) -> Iterator[Batch]:
+    ) -> Iterator[PreparedBatch]:
         with ThreadPoolExecutor(max(1, workers)) as threads:
-            for numbers, pictures in self.pieces(every, batch_size):
-                own = Size(pictures.shape[3], pictures.shape[2])
-                cut = pictures if size is None else torch.stack([_cut(picture, own, size) for picture in pictures])
-                yield Batch(torch.stack(list(threads.map(prepare, cut))), numbers, [own] * len(numbers), [])
+            for numbers, images in self.chunks(every, batch_size):
+                source = Size(images.shape[3], images.shape[2])
+                cropped = images if size is None else torch.stack([_crop(image, source, size) for image in images])
+                prepared = torch.stack(list(threads.map(prepare, cropped)))
+                yield PreparedBatch(prepared, numbers, [source] * len(numbers), [])
 
 
 @dataclass(frozen=True)
-class Tokens(_Arrays):
-    """Pictures of a token file, decoded to 8 bits as they are needed; of several views the first."""
+class TokenImages(_ArrayBacked):
+    """Images of a token file, decoded to 8 bits on demand; the first of several views."""
 
     file: TokenFile
     codec: Path | None
@@ -203,26 +202,26 @@ class Tokens(_Arrays):
         return len(self.file)
 
     def content_sha256(self) -> str:
-        """That of the file and of its codec, whose decoder is part of the pictures."""
+        """A digest of the file and of its codec, whose decoder determines the images."""
         codec, _, _ = codec_for(self.file.header, self.path, self.codec)
-        whole = hashlib.sha256(super().content_sha256().encode())
+        combined = hashlib.sha256(super().content_sha256().encode())
         for name, value in codec.state_dict().items():
-            whole.update(f"{name} ".encode() + value.contiguous().view(torch.uint8).numpy().tobytes())
+            combined.update(f"{name} ".encode() + value.contiguous().view(torch.uint8).numpy().tobytes())
         if not self.exact(codec):
-            whole.update(str(self.budget).encode())
-        return whole.hexdigest()
+            combined.update(str(self.budget).encode())
+        return combined.hexdigest()
 
     def exact(self, codec: VQGAN) -> bool:
-        """Whether the pictures fit the memory, and so have the statistics of the whole."""
+        """Whether images fit the memory budget and are decoded whole rather than in tiles."""
         return tiles.exact(codec, self.file.header.height, self.file.header.width, self.budget)
 
-    def about(self) -> dict[str, Any]:
-        """What a result says of it."""
+    def protocol(self) -> dict[str, Any]:
+        """The recorded fields, with how the images were decoded."""
         codec, _, _ = codec_for(self.file.header, self.path, self.codec)
-        return super().about() | {DECODING: decoding(self.exact(codec))}
+        return super().protocol() | {DECODING: decoding(self.exact(codec))}
 
     @torch.inference_mode()
-    def pieces(self, every: slice, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:  # noqa: D102
+    def chunks(self, every: slice, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:  # noqa: D102
         codec, _, _ = codec_for(self.file.header, self.path, self.codec)
         codec = codec.to(self.device).to(memory_format=torch.channels_last)
         header = self.file.header
@@ -236,8 +235,8 @@ class Tokens(_Arrays):
 
 
 @dataclass(frozen=True)
-class Samples(_Arrays):
-    """Pictures in the first array of an .npz, uint8 (N, H, W, 3), as the ADM suite publishes and reads samples."""
+class ArrayImages(_ArrayBacked):
+    """Images in the first array of an .npz, uint8 (N, H, W, 3), the format of the ADM evaluation suite."""
 
     shape: tuple[int, ...]
 
@@ -246,84 +245,84 @@ class Samples(_Arrays):
     def __len__(self) -> int:
         return self.shape[0]
 
-    def pieces(self, every: slice, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
-        """Read from first to last, so that never more than a batch is held."""
+    def chunks(self, every: slice, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
+        """Positions and images; the file is streamed, so that at most a batch is in memory."""
         wanted = range(len(self))[every]
         numbers: list[int] = []
-        pictures: list[npt.NDArray[np.uint8]] = []
-        for number, picture in enumerate(arrays.read_pictures(self.path)):
+        images: list[npt.NDArray[np.uint8]] = []
+        for number, image in enumerate(arrays.read_pictures(self.path)):
             if number in wanted:
                 numbers.append(number)
-                pictures.append(picture)
-            if pictures and (len(pictures) == batch_size or number == len(self) - 1):
-                yield numbers, torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
-                numbers, pictures = [], []
+                images.append(image)
+            if images and (len(images) == batch_size or number == len(self) - 1):
+                yield numbers, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+                numbers, images = [], []
 
 
 @dataclass(frozen=True)
-class Statistics:
-    """Mean `mu` (D,) and covariance `sigma` (D, D) of features, out of an .npz, float64."""
+class FeatureStatistics:
+    """Mean `mu` (D,) and covariance `sigma` (D, D) of features from an .npz, float64."""
 
     name: str
     path: Path
     mu: npt.NDArray[np.float64]
     sigma: npt.NDArray[np.float64]
 
-    def about(self) -> dict[str, Any]:
-        """What a result says of it."""
+    def protocol(self) -> dict[str, Any]:
+        """The fields that a result records."""
         with self.path.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         return {"name": self.name, "form": "statistics", "list_sha256": sha256}
 
 
-def side(
+def open_image_set(
     path: Path,
     *,
     codec: Path | None = None,
     device: torch.device,
     memory: float | None = None,
     statistics: bool = True,
-) -> Side | Statistics:
-    """What a path holds: a folder, archive or picture, a token file, or an .npz.
+) -> ImageSet | FeatureStatistics:
+    """Open a folder, archive, image, token file or .npz.
 
-    `codec` is that of a token file, where it is not found, which is decoded in `memory` GiB (`room`). Of an .npz that
-    holds both, as the ADM suite's references do, the statistics are taken where `statistics` says so, else the
-    pictures. UsageError for a path that does not exist or holds nothing to compare, BadFileError for damaged files.
+    `codec` is the codec of a token file that does not find its own; decoding takes at most `memory` GiB
+    (`runtime.memory.room`). An .npz with both images and statistics, such as the ADM references, is read as statistics
+    if `statistics` is true. UsageError for a path that does not exist or holds no images, BadFileError for a damaged
+    file.
     """
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder")
     if path.suffix.lower() == ".h5":
         file = TokenFile(path)
         codec_for(file.header, path, codec)
-        return Tokens(str(path), path, file, codec, device, room(device, memory).decode)
+        return TokenImages(str(path), path, file, codec, device, room(device, memory).decode)
     if path.suffix.lower() == ".npz":
-        return _npz(path, statistics)
-    return Files(str(path), pictures_in([path]))
+        return _open_npz(path, statistics)
+    return FileImages(str(path), list_images([path]))
 
 
-def pictures_in(paths: Sequence[Path]) -> tuple[Item, ...]:
-    """The pictures of folders and archives, without the sheets that `sample` puts beside its own. UsageError where
-    there are none."""
-    found = tuple(item for item in list_items(paths).items if not _is_sheet(item))
-    if not found:
-        raise UsageError(f"{' '.join(map(str, paths))} holds a sheet of pictures and none by itself; draw some first")
-    return found
+def list_images(paths: Sequence[Path]) -> tuple[Item, ...]:
+    """The images in folders and archives, without the contact sheets of `taming sample`. UsageError for none."""
+    images = tuple(item for item in list_items(paths).items if not _is_sheet(item))
+    if not images:
+        raise UsageError(f"{' '.join(map(str, paths))} holds only a sheet of pictures; draw samples first")
+    return images
 
 
 def _is_sheet(item: Item) -> bool:
-    """Whether it is the sheet that `sample` puts beside its pictures, which is none of them."""
+    """Whether an image is the contact sheet that `taming sample` writes beside its samples."""
     if PurePosixPath(item.name).name != "grid.png" or item.member is not None:
         return False
-    said = png_settings(item.path)  # older ones say nothing, but lie beside a sample
-    return said == SHEET or (said is None and png_settings(item.path.with_name("000000.png")) is not None)
+    settings = png_settings(item.path)  # sheets of earlier versions have none, but lie beside a sample
+    return settings == SHEET or (settings is None and png_settings(item.path.with_name("000000.png")) is not None)
 
 
-def _npz(path: Path, statistics: bool) -> Side | Statistics:
-    held = arrays.members(path)
-    if {"mu.npy", "sigma.npy"} <= held and (statistics or arrays.PICTURES not in held):
+def _open_npz(path: Path, statistics: bool) -> ImageSet | FeatureStatistics:
+    members = arrays.members(path)
+    if {"mu.npy", "sigma.npy"} <= members and (statistics or arrays.PICTURES not in members):
         try:
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
-                mu, sigma = found["mu"], found["sigma"]
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as contents:
+                mu, sigma = contents["mu"], contents["sigma"]
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BadFileError(f"{path}: damaged ({error}); fetch it again") from error
         if {mu.dtype.kind, sigma.dtype.kind} != {"f"} or sigma.shape != (mu.size, mu.size) or mu.ndim != 1:
@@ -332,13 +331,13 @@ def _npz(path: Path, statistics: bool) -> Side | Statistics:
                 "(D, D) are expected"
             )
         if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-            raise BadFileError(f"{path}: holds values that are not finite; take the statistics again")
-        return Statistics(str(path), path, mu.astype(np.float64), sigma.astype(np.float64))
-    if arrays.PICTURES in held:
-        return Samples(str(path), path, arrays.shape_of(path))
-    raise BadFileError(f"{path}: holds {', '.join(sorted(held)) or 'nothing'}; give mu and sigma, or pictures as arr_0")
+            raise BadFileError(f"{path}: holds values that are not finite; compute the statistics again")
+        return FeatureStatistics(str(path), path, mu.astype(np.float64), sigma.astype(np.float64))
+    if arrays.PICTURES in members:
+        return ArrayImages(str(path), path, arrays.shape_of(path))
+    contents_text = ", ".join(sorted(members)) or "nothing"
+    raise BadFileError(f"{path}: holds {contents_text}; give mu and sigma, or pictures as arr_0")
 
 
-def _cut(picture: Tensor, source: Size, size: Size) -> Tensor:
-    image = fromarray(picture.permute(1, 2, 0).numpy())
-    return tensor(apply(image, centre_crop(source, size)))
+def _crop(image: Tensor, source: Size, size: Size) -> Tensor:
+    return tensor(apply(fromarray(image.permute(1, 2, 0).numpy()), centre_crop(source, size)))

@@ -1,4 +1,4 @@
-"""How likely the codes of pictures are under a prior: nats/token, by class, and by where a cell lies."""
+"""Negative log-likelihood of a token file's codes under a prior: nats/token, by class and by position."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import UsageError
 from taming_cli.evaluate.plots import heat_map
-from taming_cli.evaluate.protocol import Measured, versions
+from taming_cli.evaluate.protocol import Measurement, versions
 from taming_cli.prior.layout import NOT_GIVEN
 from taming_cli.prior.likelihood import log_likelihood
 from taming_cli.prior.model import prior_from
@@ -34,14 +34,13 @@ def nll(
     precision: str = "fp32",
     world: World = ALONE,
     on_item: Callable[[int, int], None] | None = None,
-) -> Measured:
-    """Mean -log p(code) over all cells of a token file's pictures (the first view of each), or of those at `rows`, with
-    conditions as they are in the file; `stride` is that of the sampling plan whose windows the codes are seen in, 1 as
-    published.
+) -> Measurement:
+    """Mean -log p(code) over all cells of a token file (the first view of each image), or of the images `rows`.
 
-    `on_item` is told (cells read, cells in this process's part). Bits/dim are of the codes only: nats/token x tokens /
-    (ln 2 x 3 H W). UsageError where the tokens are of another codec than the prior's, lack a condition that it needs,
-    or have classes that it does not know.
+    Conditions come from the file. `stride` selects the windows, as for sampling; 1 is the published procedure.
+    `on_item` is called with (cells read, cells in total) of this process. Bits/dim count the codes only: nats/token x
+    tokens / (ln 2 x 3 H W). UsageError if another codec made the tokens, a condition of the prior is missing, or a
+    class is unknown to the prior.
     """
     where = pick_device(device)
     dtype = pick_precision(precision, where)
@@ -51,9 +50,9 @@ def nll(
     file = TokenFile(tokens)
     header = file.header
     if model.about.get("codec_sha256") != header.codec_sha256:
-        raise UsageError(f"{tokens} was made with another codec than that of {prior}; tokenize with the prior's")
+        raise UsageError(f"{tokens} was made with another codec than {prior}; tokenize with the prior's codec")
     if not len(file):
-        raise UsageError(f"{tokens} holds no picture; tokenize some first")
+        raise UsageError(f"{tokens} holds no pictures; tokenize some first")
     kinds = [spec.kind for spec in gpt.config.conditions]
     for kind in kinds:
         if kind not in ("class", *header.conditions):
@@ -67,38 +66,38 @@ def nll(
         )
     classes = _classes(file, list(model.about.get("label_names", ())), gpt.config.num_classes)
 
-    found = _Sums(torch.zeros(header.height, header.width, dtype=torch.float64), {}, {}, 0)
+    sums = _Sums(torch.zeros(header.height, header.width, dtype=torch.float64), {}, {}, 0)
     mine = (range(len(file)) if rows is None else rows)[world.rank :: world.size]
     cells = len(mine) * header.height * header.width
 
-    def told(before: int, done: int, _: int) -> None:
+    def report(before: int, done: int, _: int) -> None:
         if on_item is not None:
             on_item(before + done, cells)
 
     for start in range(0, len(mine), batch_size):
-        some = list(mine[start : start + batch_size])
-        given: dict[str, Tensor] = {
-            kind: torch.from_numpy(file.condition(kind, some)[:, 0]) for kind in kinds if kind != "class"
+        batch = list(mine[start : start + batch_size])
+        conditions: dict[str, Tensor] = {
+            kind: torch.from_numpy(file.condition(kind, batch)[:, 0]) for kind in kinds if kind != "class"
         }
-        labels = [int(file.labels[row]) for row in some]
+        labels = [int(file.labels[row]) for row in batch]
         if "class" in kinds:
-            given["class"] = torch.tensor([classes[label] for label in labels])[:, None]
-        codes = torch.from_numpy(file.codes(some)[:, 0])
+            conditions["class"] = torch.tensor([classes[label] for label in labels])[:, None]
+        codes = torch.from_numpy(file.codes(batch)[:, 0])
         with autocast(where, dtype):
             nats = -log_likelihood(
                 gpt,
                 codes,
-                conditions=given,
+                conditions=conditions,
                 stride=stride,
                 batch_size=batch_size,
-                on_progress=partial(told, start * header.height * header.width),
+                on_progress=partial(report, start * header.height * header.width),
             )
-        found.add(nats, [file.label_names[label] if label >= 0 else None for label in labels])
-    return _measured(_Sums.together(world.gather(found)), prior, file, stride, precision_name(dtype))
+        sums.add(nats, [file.label_names[label] if label >= 0 else None for label in labels])
+    return _measurement(_Sums.merged(world.gather(sums)), prior, file, stride, precision_name(dtype))
 
 
 class _Sums:
-    """Nats of each cell (h, w) and of each class, with how many pictures they are of."""
+    """Sums of nats by cell (h, w) and by class, with the number of images in each."""
 
     def __init__(self, cells: Tensor, nats: dict[str, float], counts: dict[str, int], count: int) -> None:
         self.cells, self.nats, self.counts, self.count = cells, nats, counts, count
@@ -112,7 +111,7 @@ class _Sums:
                 self.counts[label] = self.counts.get(label, 0) + 1
 
     @classmethod
-    def together(cls, parts: "list[_Sums]") -> "_Sums":
+    def merged(cls, parts: "list[_Sums]") -> "_Sums":
         names = sorted({name for part in parts for name in part.counts})
         return cls(
             torch.stack([part.cells for part in parts]).sum(0),
@@ -123,31 +122,31 @@ class _Sums:
 
 
 def _classes(file: TokenFile, names: list[str], count: int) -> dict[int, int]:
-    """The prior's class for each label of the file, by name, or by number where the prior has no names."""
+    """The prior's class for each label of the file: by name, or by number if the prior has no names."""
     known = {name: number for number, name in enumerate(names)} or {str(number): number for number in range(count)}
-    found = {-1: NOT_GIVEN}
+    classes = {-1: NOT_GIVEN}
     for label, name in enumerate(file.label_names):
         if count and name not in known:
             raise UsageError(f"{file.path} has the class {name!r}, which the prior does not know")
-        found[label] = known.get(name, NOT_GIVEN)
-    return found
+        classes[label] = known.get(name, NOT_GIVEN)
+    return classes
 
 
-def _measured(found: _Sums, prior: Path, file: TokenFile, stride: int, precision: str) -> Measured:
+def _measurement(sums: _Sums, prior: Path, file: TokenFile, stride: int, precision: str) -> Measurement:
     header = file.header
-    positions = found.cells / found.count
+    positions = sums.cells / sums.count
     per_token = float(positions.mean())
     pixels = 3 * header.frame.size.width * header.frame.size.height
     protocol: dict[str, Any] = {
         "prior": {"name": str(prior), "sha256": sha256(prior)},
-        "tokens": {"name": str(file.path), "sha256": sha256(file.path), "count": found.count, "views": header.views},
+        "tokens": {"name": str(file.path), "sha256": sha256(file.path), "count": sums.count, "views": header.views},
         "stride": stride,
         "precision": precision,
-        **({"unlabelled": found.count - sum(found.counts.values())} if found.counts else {}),
+        **({"unlabelled": sums.count - sum(sums.counts.values())} if sums.counts else {}),
         "versions": versions(),
     }
-    by_class = {name: found.nats[name] / found.counts[name] for name in found.counts}
-    return Measured(
+    by_class = {name: sums.nats[name] / sums.counts[name] for name in sums.counts}
+    return Measurement(
         metric="nats/token",
         values={
             "value": per_token,

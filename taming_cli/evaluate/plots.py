@@ -1,4 +1,4 @@
-"""Small drawings of results: how a number lies over a grid, and how often each code occurs."""
+"""Drawings of results: a heat map over a grid, and a histogram of code frequencies."""
 
 import math
 from functools import lru_cache
@@ -12,11 +12,11 @@ from taming_cli.data.images import tensor
 _PAPER, _INK, _BAR = (255, 255, 255), (32, 32, 36), (52, 96, 148)
 _COLD, _MIDDLE, _WARM = (24, 38, 84), (190, 84, 96), (252, 232, 164)
 _SHORTEST = 320
-"""Pixels that the longer side of a grid has at the least."""
+"""The minimum length of a heat map's longer side, in pixels."""
 
 
 def heat_map(values: Tensor, unit: str) -> Tensor:
-    """A grid of numbers (h, w) as colours, dark for the smallest, with a legend -> uint8 (3, H, W)."""
+    """Values (h, w) as colours, dark for the smallest, with a legend -> uint8 (3, H, W)."""
     height, width = values.shape
     side = max(1, math.ceil(_SHORTEST / max(height, width)))
     low, high = float(values.min()), float(values.max())
@@ -33,7 +33,7 @@ def heat_map(values: Tensor, unit: str) -> Tensor:
 
 
 def histogram(counts: Tensor, title: str) -> Tensor:
-    """How often each code occurs (K,), the most frequent first, on a logarithmic scale -> uint8 (3, H, W)."""
+    """Code frequencies (K,), the most frequent first, on a logarithmic scale -> uint8 (3, H, W)."""
     width, height = 640, 240
     ordered = counts.double().sort(descending=True).values
     top = max(1.0, float(ordered[0]))
@@ -56,7 +56,7 @@ def histogram(counts: Tensor, title: str) -> Tensor:
 
 
 def _share(count: float, top: float) -> float:
-    """Of the height: 0 for nothing, a little for 1, all for the most."""
+    """The height of a bar, 0 to 1: 0 for no occurrence, a little for one, 1 for the most frequent."""
     return 0.0 if count <= 0 else (math.log10(max(count, 0.1)) + 1) / (math.log10(top) + 1)
 
 

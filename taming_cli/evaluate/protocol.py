@@ -1,5 +1,5 @@
-"""What every result carries, so that it can be made again and compared: both sides, the network, the way, the versions;
-and warnings where the field would warn."""
+"""The result of a measurement, with everything needed to repeat and compare it: inputs, network, settings, versions;
+and the warnings that apply to it."""
 
 import platform
 from collections.abc import Mapping
@@ -13,16 +13,15 @@ import taming_cli
 from taming_cli.config.size import Size
 from taming_cli.data.batches import Skipped
 
-FEW = 10_000
-"""Pictures below which a distance of distributions is known to say too much: its bias falls with their number."""
+MANY = 10_000
+"""Images below which a distance between distributions is unreliable: its bias falls with their number."""
 
 _PACKAGES = ("torch", "torchvision", "torch-fidelity", "timm", "pillow", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A result: `metric` as it may be quoted, its `values` by name, the first of which is the one that counts; the
-    protocol; and what a reader of the number has to know besides."""
+class Measurement:
+    """A result: the metric's name, its values (the first is the main one), the protocol, and warnings."""
 
     metric: str
     values: Mapping[str, float]
@@ -30,13 +29,13 @@ class Measured:
     warnings: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
-    """What stands behind the values: by picture, by class, by position."""
+    """The values broken down by image, class or position."""
 
     pictures: Mapping[str, Tensor] = field(default_factory=dict)
-    """File names, and uint8 (3, H, W) drawings of it."""
+    """Drawings by file name, uint8 (3, H, W)."""
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Everything but the drawings, for JSON."""
         return {
             "metric": self.metric,
             **self.values,
@@ -47,70 +46,73 @@ class Measured:
         }
 
 
-def named(short: str, general: str, network: Mapping[str, Any]) -> str:
-    """`fid`, `fid-clean`, `fd-efficientnet-lite0`: the field's short name only where Inception saw the pictures.
+def metric_name(short: str, general: str, network: Mapping[str, Any]) -> str:
+    """`fid`, `fid-clean`, `fd-efficientnet-lite0`: only Inception features get the published short name.
 
-    `network` is the stamp of what did.
+    `network` is the stamp of the feature network.
     """
-    own = short if network["name"] == "inception-v3-compat" else f"{general}-{network['name']}"
-    return own if network["resize"] == "tf1" else f"{own}-{network['resize']}"
+    name = short if network["name"] == "inception-v3-compat" else f"{general}-{network['name']}"
+    return name if network["resize"] == "tf1" else f"{name}-{network['resize']}"
 
 
 def versions() -> dict[str, str]:
-    """Of this tool and of what computes."""
-    found = {"taming": taming_cli.__version__, "python": platform.python_version()}
+    """The versions of this tool, of Python and of the numerical packages."""
+    installed = {"taming": taming_cli.__version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:  # a source tree on the path
-            found[package] = "unknown"
-    return found
+            installed[package] = "unknown"
+    return installed
 
 
-def warnings(
+def warnings_for(
     sides: Mapping[str, Mapping[str, Any]],
     network: Mapping[str, Any],
     *,
     gaussian: bool = False,
     size: Size | None = None,
 ) -> tuple[str, ...]:
-    """Of `sides` by their role (generated, reference), as they are in the protocol, seen by that network.
+    """The warnings for a comparison.
 
-    `gaussian`: they are summed up by mean and covariance. `size`: all pictures were first cut to it.
+    `sides` are the protocols of the image sets by role ("generated", "reference"), `network` is the stamp of the
+    feature network. `gaussian`: features are reduced to mean and covariance. `size`: all images were cropped to it.
     """
-    said = []
+    warnings = []
     for role, side in sides.items():
         count = side.get("count")
-        if count is not None and count < FEW:
-            said.append(f"the {role} side has {count} pictures: scores of fewer than {FEW:,} do not compare")
+        if count is not None and count < MANY:
+            warnings.append(f"the {role} side has {count} pictures: scores of fewer than {MANY:,} are not comparable")
         if gaussian and count is not None and count <= network["dimensions"]:
-            said.append(f"the {role} side's covariance is singular: {count} pictures, {network['dimensions']} features")
+            singular = f"{count} pictures, {network['dimensions']} features"
+            warnings.append(f"the covariance of the {role} side is singular: {singular}")
         if side["form"] == "statistics":
-            said.append(f"{side['name']} does not say how its statistics were taken")
-    forms = {role: set(str(side["form"]).split()) for role, side in sides.items()}
-    for role, form in forms.items():
-        others = set().union(*(other for name, other in forms.items() if name != role))
-        if "jpeg" in form and others and "jpeg" not in others and others != {"statistics"}:
-            said.append(f"the {role} side is JPEG and the other is not: what JPEG leaves behind counts as a difference")
-    said += _of_sizes(sides, size)
+            warnings.append(f"{side['name']} does not record how its statistics were computed")
+    formats = {role: set(str(side["form"]).split()) for role, side in sides.items()}
+    for role, own in formats.items():
+        others = set().union(*(other for name, other in formats.items() if name != role))
+        if "jpeg" in own and others and "jpeg" not in others and others != {"statistics"}:
+            warnings.append(f"the {role} side is JPEG and the other is not: compression artefacts count as differences")
+    warnings += _size_warnings(sides, size)
     if not network["known"]:
-        said.append(f"the weights of {network['name']} are not the published ones (sha256 {network['sha256'][:12]})")
-    return tuple(said)
+        digest = network["sha256"][:12]
+        warnings.append(f"the weights of {network['name']} are not the published ones (sha256 {digest})")
+    return tuple(warnings)
 
 
-def _of_sizes(sides: Mapping[str, Mapping[str, Any]], size: Size | None) -> list[str]:
-    ends = {
+def _size_warnings(sides: Mapping[str, Mapping[str, Any]], size: Size | None) -> list[str]:
+    extremes = {
         role: [Size.parse(side[end]) for end in ("smallest", "largest")]
         for role, side in sides.items()
         if "smallest" in side
     }
-    every = [each for pair in ends.values() for each in pair]
-    said = []
+    every = [each for pair in extremes.values() for each in pair]
+    warnings = []
     if size is None and len({each.width / each.height for each in every}) > 1:
-        said.append("pictures of several shapes are each stretched to a square; --size WxH cuts them alike first")
-    if "reference" in ends:
-        low = ends["reference"][0]
-        asked = size or (ends["generated"][0] if "generated" in ends else None)
-        if asked is not None and low.width * low.height < asked.width * asked.height:
-            said.append(f"reference pictures of {low} are compared at {asked}: enlarged ones lack detail")
-    return said
+        warnings.append("pictures of different aspect ratios are stretched to a square; crop them with --size WxH")
+    if "reference" in extremes:
+        smallest = extremes["reference"][0]
+        compared = size or (extremes["generated"][0] if "generated" in extremes else None)
+        if compared is not None and smallest.width * smallest.height < compared.width * compared.height:
+            warnings.append(f"reference pictures of {smallest} are enlarged to {compared} and lack detail")
+    return warnings

@@ -1,1 +1,1 @@
-"""Other people's model files, in and out."""
+"""Import and export of other programs' model files."""

@@ -1,4 +1,4 @@
-"""Our models in the authors' layout: what `compvis` reads, written."""
+"""Export of models in the authors' layout, the inverse of `compvis`."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -22,9 +22,9 @@ from taming_cli.runtime.checkpoint import ModelFile, save_torch
 
 
 def export_checkpoint(model: ModelFile, path: Path) -> Path:
-    """Write a model in the authors' layout: `path` (.ckpt, for torch.load), and its yaml beside it, which is returned.
+    """Write a model in the authors' layout: `path` (.ckpt, for torch.load) and a yaml beside it, which is returned.
 
-    Tensors that an import kept come back. UsageError for what their code has no place for.
+    Tensors that an import kept are included. UsageError if the authors' code cannot represent the model.
     """
     kept = {name.removeprefix("extra."): t for name, t in model.tensors.items() if name.startswith("extra.")}
     if model.format == "taming-codec":
@@ -41,19 +41,19 @@ def export_checkpoint(model: ModelFile, path: Path) -> Path:
             write_atomically(listed, partial(_save_array, used))
             entries = "embed" if part["target"].endswith("GumbelVQ") else "embedding"
             part["params"] |= {"remap": str(listed), "n_embed": len(kept[f"{prefix}quantize.{entries}.weight"])}
-    told = {"global_step": model.about.get("step", 0), "epoch": model.about.get("epoch", 0)}
-    write_atomically(path, lambda temporary: save_torch(temporary, {**told, "state_dict": state | kept}))
+    training = {"global_step": model.about.get("step", 0), "epoch": model.about.get("epoch", 0)}
+    write_atomically(path, lambda temporary: save_torch(temporary, {**training, "state_dict": state | kept}))
     written = path.with_suffix(".yaml")
     write_atomically(written, lambda temporary: _write(temporary, yaml.safe_dump({"model": whole})))
     return written
 
 
 def _prior_state(model: ModelFile, where: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A prior's tensors and config in their layout."""
+    """The tensors and the config of a prior in the authors' layout."""
     prior = from_dict(PriorConfig, model.config["prior"], where)
     codec = from_dict(CodecConfig, model.config["codec"], where)
     if prior.arch != "published" or prior.vocabulary != "shared":
-        raise UsageError("this prior is not the authors' network: only one with arch 'published' and a shared table is")
+        raise UsageError("the authors' code only has priors with arch 'published' and a shared table")
     parts: dict[str, dict[str, Tensor]] = {"prior": {}, "codec": {}, "condition": {}}
     for name, tensor in model.tensors.items():
         part, _, rest = name.partition(".")
@@ -103,15 +103,15 @@ def _prior_state(model: ModelFile, where: str) -> tuple[dict[str, Tensor], dict[
         params["cond_stage_key"] = spec.kind
         config = from_dict(CodecConfig, model.config["conditions"][spec.kind], where)
         params["cond_stage_config"] = _codec_params(config, spec.kind) if parts["condition"] else "__is_first_stage__"
-        condition = _codec_state(config, parts["condition"] or parts["codec"])  # their state dict tells it twice
+        condition = _codec_state(config, parts["condition"] or parts["codec"])  # duplicated in their state dict
         state |= {f"cond_stage_model.{name}": tensor for name, tensor in condition.items()}
     return state, {"target": "taming.models.cond_transformer.Net2NetTransformer", "params": params}
 
 
 def _codec_state(config: CodecConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A codec's tensors as theirs; entries that are compared by angle get the length 1 that theirs would have."""
+    """The tensors of a codec in the authors' layout; entries of a normalised codebook are scaled to norm 1."""
     if config.norm_groups != 32:
-        raise UsageError(f"this codec has norm_groups {config.norm_groups}; the authors' code knows only 32")
+        raise UsageError(f"this codec has norm_groups {config.norm_groups}; the authors' code supports only 32")
     state = dict(tensors)
     entries = "quantize.embedding.weight"
     if config.normalize and entries in state:

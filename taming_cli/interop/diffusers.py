@@ -1,4 +1,4 @@
-"""diffusers' `VQModel` folders (config.json and its weights), in and out."""
+"""Import and export of diffusers' `VQModel` folders: config.json and weights."""
 
 import json
 from collections.abc import Mapping
@@ -12,36 +12,36 @@ from taming_cli.config.codec import CodecConfig
 from taming_cli.config.fields import from_dict
 from taming_cli.data.disk import write_atomically
 from taming_cli.errors import BadFileError, UsageError
-from taming_cli.interop.ledger import Imported
+from taming_cli.interop.ledger import ImportedModel
 from taming_cli.interop.names import DIFFUSERS, OLD_DIFFUSERS, from_published, to_published
 from taming_cli.interop.pickles import read
 from taming_cli.interop.published import imported_codec, published_codec
-from taming_cli.interop.wrappers import bare
+from taming_cli.interop.wrappers import unwrapped
 from taming_cli.runtime.checkpoint import ModelFile, write_safetensors
 from taming_cli.runtime.stored import Stored
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 PLAIN, ATTENTIVE = ("DownEncoderBlock2D", "UpDecoderBlock2D"), ("AttnDownEncoderBlock2D", "AttnUpDecoderBlock2D")
 NEEDED = {"act_fn": "silu", "norm_type": "group", "mid_block_add_attention": True}
-"""What a VQModel has to be to be the paper's network."""
+"""The settings of a VQModel that is the paper's network."""
 
 
-def import_folder(folder: Path) -> Imported:
-    """A codec from a `VQModel` folder, or from a pipeline's that has it under `vqvae/`."""
+def import_folder(folder: Path) -> ImportedModel:
+    """Import a codec from a `VQModel` folder, or from the folder of a pipeline that has one in `vqvae/`."""
     if not (folder / "config.json").exists() and (folder / "vqvae" / "config.json").exists():
         folder = folder / "vqvae"
     config = _config(folder / "config.json")
     if config.get("_class_name") != "VQModel":
-        raise BadFileError(f"{folder} holds a {config.get('_class_name')}; only VQModel is a codec known here")
+        raise BadFileError(f"{folder} holds a {config.get('_class_name')}; only VQModel is supported")
     for name, value in NEEDED.items():
         if config.get(name, value) != value:
-            raise BadFileError(f"{folder} has {name} {config[name]!r}, which is not known here; {value!r} is")
+            raise BadFileError(f"{folder} has {name} {config[name]!r}; only {value!r} is supported")
     path = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
     if path is None:
         raise BadFileError(f"{folder} holds no weights; one of {', '.join(WEIGHTS)} is needed")
     value = read(path)
-    tensors = {name: t for name, t in value.items() if isinstance(t, Stored)} if isinstance(value, dict) else {}
-    tensors = bare(tensors, str(path))
+    stored = {name: t for name, t in value.items() if isinstance(t, Stored)} if isinstance(value, dict) else {}
+    tensors = unwrapped(stored, str(path))
     old = any(name.endswith("attentions.0.proj_attn.weight") for name in tensors)
     names = to_published(tensors, OLD_DIFFUSERS if old else DIFFUSERS, str(path))
     renamed = {names[name]: _as_convolution(names[name], tensor) for name, tensor in tensors.items()}
@@ -52,12 +52,12 @@ def import_folder(folder: Path) -> Imported:
 
 
 def export_folder(model: ModelFile, folder: Path) -> Path:
-    """Write a codec as a `VQModel` folder. UsageError for what that cannot be."""
+    """Export a codec as a `VQModel` folder. UsageError if a VQModel cannot represent it."""
     if model.format != "taming-codec":
-        raise UsageError("only a codec can be a VQModel; name a codec's file")
+        raise UsageError("only a codec can be exported as a VQModel; give the file of a codec")
     config = from_dict(CodecConfig, model.config["codec"], str(folder))
     if config.ch_mult[0] != 1:
-        raise UsageError(f"ch_mult begins with {config.ch_mult[0]}; a VQModel has as many channels at its first level")
+        raise UsageError(f"ch_mult starts with {config.ch_mult[0]}; a VQModel requires 1")
     tensors = {name: tensor for name, tensor in model.tensors.items() if not name.startswith("extra.")}
     if config.normalize:
         tensors["quantize.embedding.weight"] = F.normalize(tensors["quantize.embedding.weight"].float(), dim=1)
@@ -70,8 +70,8 @@ def export_folder(model: ModelFile, folder: Path) -> Path:
         "in_channels": config.in_channels,
         "out_channels": config.out_ch,
         "block_out_channels": widths,
-        "down_block_types": [(ATTENTIVE if there else PLAIN)[0] for there in attended],
-        "up_block_types": [(ATTENTIVE if there else PLAIN)[1] for there in reversed(attended)],
+        "down_block_types": [(ATTENTIVE if attend else PLAIN)[0] for attend in attended],
+        "up_block_types": [(ATTENTIVE if attend else PLAIN)[1] for attend in reversed(attended)],
         "layers_per_block": config.num_res_blocks,
         "latent_channels": config.z_channels,
         "norm_num_groups": config.norm_groups,
@@ -100,17 +100,17 @@ def _config(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError) as error:
         raise BadFileError(f"{path} cannot be read: {error}") from None
     if not isinstance(config, dict):
-        raise BadFileError(f"{path} is no model's config")
+        raise BadFileError(f"{path} is not the config of a model")
     return config
 
 
 def _as_convolution(name: str, tensor: Stored) -> Stored:
-    """Attention's matrices (C, C) as the 1 x 1 convolutions (C, C, 1, 1) that they are in the published layout."""
+    """An attention matrix (C, C) as the 1 x 1 convolution (C, C, 1, 1) of the published layout."""
     if ".attn" not in name or len(tensor.shape) != 2:
         return tensor
     return tensor._replace(shape=(*tensor.shape, 1, 1), load=lambda: tensor.load()[:, :, None, None])
 
 
 def _as_matrix(name: str, tensor: Tensor) -> Tensor:
-    """The inverse."""
+    """The inverse of `_as_convolution`."""
     return tensor[:, :, 0, 0] if ".attn" in name and tensor.ndim == 4 else tensor

@@ -1,4 +1,4 @@
-"""An account of a file's tensors: each one is taken, or dropped for a reason that is told; what is left is an error."""
+"""Accounting for a file's tensors: each is taken, or dropped for a reason; a remaining tensor is an error."""
 
 import re
 from collections import Counter
@@ -11,9 +11,9 @@ from taming_cli.runtime.stored import Stored
 
 
 @dataclass(frozen=True, kw_only=True)
-class Imported:
-    """A foreign model as ours: `model` without tensors; the `tensors` by the names of our file, still in theirs; and
-    how many of the file's tensors were dropped, by reason."""
+class ImportedModel:
+    """A converted model: `model` without tensors, `tensors` by their new names, still in the original file, and the
+    number of dropped tensors by reason."""
 
     model: ModelFile
     tensors: Mapping[str, Stored]
@@ -29,22 +29,22 @@ class Ledger:
     dropped: Counter[str] = field(default_factory=Counter)
 
     def take(self, *prefixes: str) -> dict[str, Stored]:
-        """All whose names begin with one of `prefixes`, by their names."""
-        found = {name: tensor for name, tensor in self.tensors.items() if name.startswith(prefixes)}
-        for name in found:
+        """Remove and return the tensors whose names start with one of `prefixes`."""
+        taken = {name: tensor for name, tensor in self.tensors.items() if name.startswith(prefixes)}
+        for name in taken:
             del self.tensors[name]
-        return found
+        return taken
 
     def drop(self, pattern: str, reason: str) -> None:
-        """Leave out all whose whole names match."""
+        """Drop the tensors whose full names match `pattern`."""
         for name in [name for name in self.tensors if re.fullmatch(pattern, name)]:
             del self.tensors[name]
             self.dropped[reason] += 1
 
     def close(self) -> dict[str, int]:
-        """How many were dropped, by reason. BadFileError where one is not accounted for."""
+        """The number of dropped tensors by reason. BadFileError if a tensor is not accounted for."""
         if self.tensors:
             names = ", ".join(sorted(self.tensors)[:3])
             more = f" and {len(self.tensors) - 3} more" if len(self.tensors) > 3 else ""
-            raise BadFileError(f"{self.where} holds tensors that belong to no model known here: {names}{more}")
+            raise BadFileError(f"{self.where} has tensors that belong to no supported model: {names}{more}")
         return dict(self.dropped)

@@ -1,4 +1,4 @@
-"""Which kind of foreign model a file is, by what it holds; then to the room that knows it."""
+"""Import of checkpoints: identify the kind of model by its tensors, and convert it with the matching module."""
 
 import math
 from collections import Counter
@@ -11,91 +11,93 @@ import yaml
 
 from taming_cli.errors import BadFileError
 from taming_cli.interop import compvis, diffusers, llamagen
-from taming_cli.interop.ledger import Imported
+from taming_cli.interop.ledger import ImportedModel
 from taming_cli.interop.pickles import read
 from taming_cli.interop.published import OtherConfigError
-from taming_cli.interop.wrappers import bare
+from taming_cli.interop.wrappers import unwrapped
 from taming_cli.runtime.finite import MARK, non_finite, refused_when_read
 from taming_cli.runtime.stored import Stored
 
 PRIOR = "transformer.tok_emb.weight"
 STATES = ("state_dict", "ema", "model", "module", "params")
-"""Where trainers put the weights, the ones to prefer first."""
+"""The keys under which trainers save the weights, in order of preference."""
 _DEPTH = 3
-"""How deep these may lie in each other."""
+"""The depth to which these keys may be nested."""
 
 
-def import_file(path: Path, config: Path | None = None, *, allow_non_finite: bool = False) -> Imported:
-    """A published checkpoint as ours, its tensors still in the file. `config` is the yaml that came with it.
+def import_file(path: Path, config: Path | None = None, *, allow_non_finite: bool = False) -> ImportedModel:
+    """Import a published checkpoint; its tensors stay in the file. `config` is the yaml published with it.
 
-    BadFileError, in one line, for a file that is damaged, of no kind known here, or that holds anything that cannot be
-    accounted for. A tensor that is NaN or infinite raises it as soon as it is loaded; with `allow_non_finite` the
-    model's `about` lists all such tensors instead, and the file that is made of them can be loaded.
+    BadFileError, in one line, if the file is damaged, of an unknown kind, or has tensors that cannot be accounted for.
+    A tensor with NaN or infinite values raises it when it is loaded; with `allow_non_finite`, the model's `about` lists
+    such tensors instead, and the converted file can be loaded.
     """
-    found = _imported(path, config)
+    imported = _imported(path, config)
     if not allow_non_finite:
-        remedy = "the model computes nothing with it; fetch the file again, or insist with --allow-non-finite"
-        return replace(found, tensors=refused_when_read(found.tensors, str(path), remedy))
-    names = non_finite(found.tensors)
+        remedy = "the model cannot compute with it; fetch the file again, or import it with --allow-non-finite"
+        return replace(imported, tensors=refused_when_read(imported.tensors, str(path), remedy))
+    names = non_finite(imported.tensors)
     if not names:
-        return found
-    return replace(found, model=replace(found.model, about={**found.model.about, MARK: names}))
+        return imported
+    return replace(imported, model=replace(imported.model, about={**imported.model.about, MARK: names}))
 
 
-def _imported(path: Path, config: Path | None) -> Imported:
+def _imported(path: Path, config: Path | None) -> ImportedModel:
     if path.is_dir():
         return diffusers.import_folder(path)
     tensors, about = _open(path)
-    known = read_yaml(config) if config is not None else {}
+    settings = read_yaml(config) if config is not None else {}
     try:
-        return _of_kind(path, tensors, known, about)
+        return _convert(path, tensors, settings, about)
     except OtherConfigError as error:
         raise BadFileError(f"{config} {error}; give the config that came with the checkpoint") from None
 
 
-def _of_kind(path: Path, tensors: Mapping[str, Stored], known: Mapping[str, Any], about: Mapping[str, Any]) -> Imported:
+def _convert(
+    path: Path, tensors: Mapping[str, Stored], settings: Mapping[str, Any], about: Mapping[str, Any]
+) -> ImportedModel:
     if PRIOR in tensors:
-        return compvis.import_prior(tensors, known, str(path), about)
+        return compvis.import_prior(tensors, settings, str(path), about)
     if "encoder.conv_blocks.0.res.0.conv1.weight" in tensors:
         return llamagen.import_codec(tensors, str(path), about)
     if "encoder.conv_in.weight" in tensors or "first_stage_model.encoder.conv_in.weight" in tensors:
-        return compvis.import_codec(tensors, known, str(path), about)
+        return compvis.import_codec(tensors, settings, str(path), about)
     names = ", ".join(list(tensors)[:3])
-    raise BadFileError(f"{path} is no model known here: it holds {len(tensors)} tensors, the first are {names}")
+    raise BadFileError(f"{path} is not a supported model: it has {len(tensors)} tensors, the first are {names}")
 
 
 def describe(path: Path, config: Path | None = None) -> dict[str, Any]:
-    """What a foreign file is: kind, config, parameters, step; of a prior without `config`, what the weights tell."""
+    """Describe a checkpoint: kind, config, parameters, step; of a prior without `config`, what its shapes tell."""
     if config is None and not path.is_dir():
         tensors, about = _open(path)
         if PRIOR in tensors:
             return {"kind": "prior", **about, **compvis.outline(tensors)}
-    found = _imported(path, config)
+    imported = _imported(path, config)
     sizes: Counter[str] = Counter()
-    for name, tensor in found.tensors.items():
-        part = name.partition(".")[0] if found.model.format == "taming-prior" else "codec"
+    for name, tensor in imported.tensors.items():
+        part = name.partition(".")[0] if imported.model.format == "taming-prior" else "codec"
         sizes["kept" if name.startswith("extra.") else part] += math.prod(tensor.shape)
     return {
-        "kind": found.model.format.removeprefix("taming-"),
+        "kind": imported.model.format.removeprefix("taming-"),
         **{f"{part}_parameters": count for part, count in sizes.items() if part != "kept"},
-        **found.model.about,
-        "config": dict(found.model.config),
+        **imported.model.about,
+        "config": dict(imported.model.config),
     }
 
 
 def read_yaml(path: Path) -> Mapping[str, Any]:
-    """A yaml file as nested plain containers. BadFileError where it is none."""
+    """Read a yaml file as nested plain containers. BadFileError if it is not a mapping."""
     try:
         value = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise BadFileError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(value, Mapping):
-        raise BadFileError(f"{path} is no model's config")
+        raise BadFileError(f"{path} is not the config of a model")
     return value
 
 
 def _open(path: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
-    """A file's weights by name, and what it says of its training."""
+    """A file's weights by name, and the training step and epoch that it records."""
     value = read(path)
     about: dict[str, Any] = {"imported_from": path.name}
     for theirs, ours in (("global_step", "step"), ("epoch", "epoch"), ("steps", "step")):
@@ -105,11 +107,11 @@ def _open(path: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
 
 
 def _tensors(value: Any, path: Path) -> dict[str, Stored]:
-    """The weights by name, wherever the file keeps them, without what training put before the names."""
+    """The weights by name, from whatever key holds them, without the prefixes of training wrappers."""
     if isinstance(value, Mapping):
         for _ in range(_DEPTH):
             value = next((value[key] for key in STATES if isinstance(value.get(key), Mapping)), value)
-        found = {name: tensor for name, tensor in value.items() if isinstance(tensor, Stored)}
-        if found and all(isinstance(name, str) for name in found):
-            return bare(found, str(path))
+        tensors = {name: tensor for name, tensor in value.items() if isinstance(tensor, Stored)}
+        if tensors and all(isinstance(name, str) for name in tensors):
+            return unwrapped(tensors, str(path))
     raise BadFileError(f"{path} holds no weights")

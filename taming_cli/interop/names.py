@@ -1,7 +1,7 @@
-"""The same network under other names: rules that translate a tensor's name from the published layout and back.
+"""Tensor names of the same network in other layouts: rules that translate from the published names and back.
 
-A rule is a pair of patterns, published and foreign, for the beginning of a name. `{i}` and `{j}` stand for numbers,
-`{-i}` for a level counted from the other end, as decoders do that list the lowest resolution first.
+A rule is a pair of patterns, published and foreign, for the start of a name. `{i}` and `{j}` match numbers, `{-i}` a
+level counted from the other end, as in decoders that list the lowest resolution first.
 """
 
 import re
@@ -48,7 +48,7 @@ DIFFUSERS = _diffusers(
 OLD_DIFFUSERS = _diffusers(
     [("norm.", "group_norm."), ("q.", "query."), ("k.", "key."), ("v.", "value."), ("proj_out.", "proj_attn.")]
 )
-"""As diffusers wrote them before 0.15."""
+"""The names of diffusers before 0.15."""
 
 LLAMAGEN: Rules = [
     *_SAME,
@@ -72,25 +72,25 @@ LLAMAGEN: Rules = [
 
 
 def to_published(names: Iterable[str], rules: Rules, where: str) -> Mapping[str, str]:
-    """Foreign names -> published ones. BadFileError for a name that no rule knows."""
+    """Foreign names -> published names. BadFileError for a name without a rule."""
     names = list(names)
     return _translated(names, [(theirs, ours) for ours, theirs in rules], _levels(names, rules, 1), where)
 
 
 def from_published(names: Iterable[str], rules: Rules, where: str) -> Mapping[str, str]:
-    """Published names -> foreign ones. BadFileError for a name that no rule knows."""
+    """Published names -> foreign names. BadFileError for a name without a rule."""
     names = list(names)
     return _translated(names, rules, _levels(names, rules, 0), where)
 
 
 def _translated(names: Sequence[str], rules: Rules, levels: int, where: str) -> Mapping[str, str]:
-    found = {}
+    translated = {}
     for name in names:
         new = next((new for rule in rules if (new := _apply(rule, name, levels)) is not None), None)
         if new is None:
-            raise BadFileError(f"{where} has a tensor that belongs to no codec known here: {name}")
-        found[name] = new
-    return found
+            raise BadFileError(f"{where} has a tensor that belongs to no supported codec: {name}")
+        translated[name] = new
+    return translated
 
 
 def _apply(rule: tuple[str, str], name: str, levels: int) -> str | None:
@@ -104,7 +104,7 @@ def _apply(rule: tuple[str, str], name: str, levels: int) -> str | None:
 
 
 def _levels(names: Sequence[str], rules: Rules, side: int) -> int:
-    """How many resolutions the encoder has, in the names of that side of the rules."""
+    """The number of the encoder's levels, from names of the given side of the rules."""
     patterns = {_pattern(rule[side]) for rule in rules if rule[0].startswith("encoder.down.{i}")}
     return 1 + max((int(match["i"]) for name in names for p in patterns if (match := p.match(name))), default=-1)
 

@@ -1,7 +1,7 @@
-"""Other people's checkpoints: tensors, numbers, strings and plain containers out of a file, and nothing is ever run.
+"""Checkpoint files of other programs: tensors, numbers, strings and plain containers, read without running any code.
 
-A `.ckpt`, `.pt`, `.pth` or `.bin` is a pickle, with the tensors' numbers beside it in a zip archive or after it in the
-same file. Tensors stay in the file until they are asked for, so that what is not wanted costs nothing.
+A `.ckpt`, `.pt`, `.pth` or `.bin` file is a pickle, with the tensors' values beside it in a zip archive, or behind it
+in the same file. Values stay in the file until a tensor is loaded.
 """
 
 import io
@@ -18,168 +18,164 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from taming_cli.errors import BadFileError
-from taming_cli.interop.unpickler import Damaged, Storage, unpickle
+from taming_cli.interop.unpickler import DamagedError, Storage, unpickle
 from taming_cli.runtime.checkpoint import SAFETENSORS
 from taming_cli.runtime.stored import Stored
 
 OLD_MAGIC, OLD_VERSION = 0x1950A86A20F9469CFC6C, 1001
-"""The first two numbers in a file that torch wrote before its zip format (1.6)."""
+"""The first two numbers in a file of torch's format before zip (version 1.6)."""
 
 
 def read(path: Path) -> Any:
-    """What a checkpoint holds: nested containers of plain values, with `Stored` tensors and `Inert` stand-ins.
+    """Read a checkpoint: nested containers of plain values, with `Stored` tensors and placeholders (see `unpickle`).
 
-    Zip and older files of torch, and safetensors (a flat dict); what comes as what is told at `unpickle`. BadFileError
-    for a file that is damaged, claims more than it holds, or is none of these; it is told in one line and nothing of
-    the file has been run. A tensor's `load()` raises the same where its numbers are damaged.
+    Supports both formats of torch, and safetensors (a flat dict). BadFileError, in one line, if the file is damaged,
+    claims more than it contains, or has another format; a tensor's `load()` raises it if its values are damaged.
     """
-    with _in_one_line(path):
+    with _one_line_errors(path):
         if not path.is_file():
-            raise BadFileError(f"{path} is no file" if path.exists() else f"checkpoint {path} does not exist")
+            raise BadFileError(f"{path} is not a file" if path.exists() else f"checkpoint {path} does not exist")
         with path.open("rb") as stream:
             start = stream.read(512)
         if path.suffix == ".safetensors":
-            return _safetensors(path)
+            return _read_safetensors(path)
         if start.startswith(b"PK"):
-            return _zip(path)
+            return _read_zip(path)
         if start[257:262] == b"ustar":
-            raise Damaged("it is a tar file, as torch before 0.2 wrote them")
-        return _old(path)
+            raise DamagedError("it is a tar file, as torch before 0.2 wrote them")
+        return _read_old(path)
 
 
 @contextmanager
-def _in_one_line(path: Path) -> Iterator[None]:
-    """A damaged or unreadable file as a BadFileError of one printable line, whatever names the file put into it."""
+def _one_line_errors(path: Path) -> Iterator[None]:
+    """Convert errors to a BadFileError of one printable line, whatever names the file contains."""
     try:
         yield
-    except (Damaged, OSError) as error:
+    except (DamagedError, OSError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        shown = "".join(character if character.isprintable() else "?" for character in reason[:300])
-        raise BadFileError(f"{path} cannot be read: {shown}") from None
+        printable = "".join(character if character.isprintable() else "?" for character in reason[:300])
+        raise BadFileError(f"{path} cannot be read: {printable}") from None
 
 
-def _later(path: Path, contents: Callable[[str], bytearray], name: str) -> bytearray:
-    """A storage's bytes, when a tensor is asked for."""
-    with _in_one_line(path):
-        return contents(name)
+def _read_later(path: Path, read_values: Callable[[str], bytearray], key: str) -> bytearray:
+    """The bytes of a storage, read when its tensor is loaded."""
+    with _one_line_errors(path):
+        return read_values(key)
 
 
-def _zip(path: Path) -> Any:
+def _read_zip(path: Path) -> Any:
     """torch >= 1.6: a zip archive with the pickle in `*/data.pkl` and each storage in `*/data/<key>`, uncompressed."""
     size = path.stat().st_size
     try:
         archive = zipfile.ZipFile(path)
-    except Exception as error:  # damaged bytes make the zip reader raise anything, too
-        raise Damaged(f"it is a damaged zip file ({error})") from None
+    except Exception as error:  # for damaged bytes, zipfile can raise any exception
+        raise DamagedError(f"it is a damaged zip file ({error})") from None
     members = {member.filename: member for member in archive.infolist()}
     names = [name for name in members if name.rpartition("/")[2] == "data.pkl"]
     if len(names) != 1:
-        raise Damaged("it is a zip archive, but none that torch.save wrote")
+        raise DamagedError("it is a zip archive that torch.save did not write")
     folder = names[0].removesuffix("data.pkl")
     if f"{folder}constants.pkl" in members:
-        raise Damaged("it is a compiled TorchScript model; give the checkpoint that it was made from")
+        raise DamagedError("it is a compiled TorchScript model; give the checkpoint that it was made from")
     if any(member.compress_type != zipfile.ZIP_STORED for member in members.values()):
-        raise Damaged("it is a compressed zip archive, which torch.save never writes; unpack it")
+        raise DamagedError("it is a compressed zip archive, which torch.save never writes; unpack it")
     if len(members) < len(archive.infolist()) or sum(member.file_size for member in members.values()) > size:
-        raise Damaged("its members overlap, or are larger than the file")
+        raise DamagedError("its members overlap, or are larger than the file")
 
-    def contents(name: str) -> bytearray:
+    def read_member(name: str) -> bytearray:
         if name not in members:
-            raise Damaged(f"{name} is missing in it")
-        data, got = bytearray(members[name].file_size), 0
+            raise DamagedError(f"its member {name} is missing")
+        data, done = bytearray(members[name].file_size), 0
         try:
             with archive.open(members[name]) as stream:
-                while chunk := stream.read(1 << 20):  # to the end, where the checksum is compared
-                    data[got : got + len(chunk)] = chunk
-                    got += len(chunk)
+                while chunk := stream.read(1 << 20):  # to the end, so that the checksum is verified
+                    data[done : done + len(chunk)] = chunk
+                    done += len(chunk)
         except Exception as error:
-            raise Damaged(f"{name} in it is damaged ({error})") from None
-        if got != len(data):
-            raise Damaged(f"{name} in it is cut short")
+            raise DamagedError(f"its member {name} is damaged ({error})") from None
+        if done != len(data):
+            raise DamagedError(f"its member {name} is cut short")
         return data
 
-    if f"{folder}byteorder" in members and contents(f"{folder}byteorder") != b"little":
-        raise Damaged("its numbers are in big-endian order")
+    if f"{folder}byteorder" in members and read_member(f"{folder}byteorder") != b"little":
+        raise DamagedError("its values are in big-endian byte order")
 
-    def storage(dtype: torch.dtype, key: str, count: int) -> Storage:
+    def find_storage(dtype: torch.dtype, key: str, count: int) -> Storage:
         name = f"{folder}data/{key}"
         if name not in members or members[name].file_size != count * dtype.itemsize:
-            raise Damaged(f"it claims {count} numbers in {name}, which are not there")
-        return Storage(dtype, count, partial(_later, path, contents, name))
+            raise DamagedError(f"its member {name} does not have the {count} values that the pickle claims")
+        return Storage(dtype, count, partial(_read_later, path, read_member, name))
 
-    return unpickle(io.BytesIO(contents(names[0])), size, storage)
+    return unpickle(io.BytesIO(read_member(names[0])), size, find_storage)
 
 
-def _old(path: Path) -> Any:
+def _read_old(path: Path) -> Any:
     """torch < 1.6: five pickles (magic number, version, system, the value, the storages' keys), then the storages."""
     size = path.stat().st_size
-    places: dict[str, int] = {}
-    claimed: dict[str, Storage] = {}
+    offsets: dict[str, int] = {}
+    storages: dict[str, Storage] = {}
 
-    def none(*_: object) -> Storage:
-        raise Damaged("it refers to a tensor where there can be none")
+    def no_storage(*_: object) -> Storage:
+        raise DamagedError("it refers to a tensor in its header")
 
-    def contents(key: str) -> bytearray:
-        data = bytearray(claimed[key].numel * claimed[key].dtype.itemsize)
+    def read_values(key: str) -> bytearray:
+        data = bytearray(storages[key].numel * storages[key].dtype.itemsize)
         with path.open("rb") as stream:
-            stream.seek(places[key])
+            stream.seek(offsets[key])
             if stream.readinto(data) != len(data):
-                raise Damaged("it is cut short")
+                raise DamagedError("it is cut short")
         return data
 
-    def storage(dtype: torch.dtype, key: str, count: int) -> Storage:
-        found = claimed.setdefault(key, Storage(dtype, count, partial(_later, path, contents, key)))
-        if (found.dtype, found.numel) != (dtype, count) or count * dtype.itemsize > size:
-            raise Damaged(f"it claims {count} numbers in storage {key}, which are not there")
-        return found
+    def find_storage(dtype: torch.dtype, key: str, count: int) -> Storage:
+        storage = storages.setdefault(key, Storage(dtype, count, partial(_read_later, path, read_values, key)))
+        if (storage.dtype, storage.numel) != (dtype, count) or count * dtype.itemsize > size:
+            raise DamagedError(f"its storage {key} does not have the {count} values that the pickle claims")
+        return storage
 
     with path.open("rb") as stream:
         try:
-            known = unpickle(stream, size, none) == OLD_MAGIC and unpickle(stream, size, none) == OLD_VERSION
-        except Damaged:
-            known = False
-        if not known:
-            raise Damaged("it is no checkpoint of torch, nor a .safetensors file")
-        unpickle(stream, size, none)
-        value = unpickle(stream, size, storage)
-        keys = unpickle(stream, size, none)
-        if (
-            not isinstance(keys, list)
-            or not all(isinstance(key, str) for key in keys)
-            or sorted(keys) != sorted(claimed)
-        ):
-            raise Damaged("its list of storages is damaged")
+            header = [unpickle(stream, size, no_storage), unpickle(stream, size, no_storage)]
+        except DamagedError:
+            header = []
+        if header != [OLD_MAGIC, OLD_VERSION]:
+            raise DamagedError("it is neither a torch checkpoint nor a .safetensors file")
+        unpickle(stream, size, no_storage)
+        value = unpickle(stream, size, find_storage)
+        keys = unpickle(stream, size, no_storage)
+        strings = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+        if not strings or sorted(keys) != sorted(storages):
+            raise DamagedError("its list of storages is damaged")
         for key in keys:
             (count,) = struct.unpack("<q", stream.read(8).ljust(8, b"\xff"))
-            if count != claimed[key].numel:
-                raise Damaged(f"storage {key} has another size than it claims")
-            places[key] = stream.tell()
-            stream.seek(count * claimed[key].dtype.itemsize, io.SEEK_CUR)
+            if count != storages[key].numel:
+                raise DamagedError(f"its storage {key} has another size than the pickle claims")
+            offsets[key] = stream.tell()
+            stream.seek(count * storages[key].dtype.itemsize, io.SEEK_CUR)
         if stream.tell() > size:
-            raise Damaged("it is cut short")
+            raise DamagedError("it is cut short")
     return value
 
 
-def _safetensors(path: Path) -> dict[str, Stored]:
-    types = {name: dtype for dtype, name in SAFETENSORS.items()}
+def _read_safetensors(path: Path) -> dict[str, Stored]:
+    dtypes = {name: dtype for dtype, name in SAFETENSORS.items()}
     try:
         file: Any = safe_open(path, framework="pt")
-        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError as error:
-        raise Damaged(str(error)) from None
-    for name, part in parts.items():
-        if part.get_dtype() not in types:
-            raise Damaged(f"{name} in it holds numbers of type {part.get_dtype()}, which is not read here")
+        raise DamagedError(str(error)) from None
+    for name, part in slices.items():
+        if part.get_dtype() not in dtypes:
+            raise DamagedError(f"its tensor {name} has the type {part.get_dtype()}, which is not supported")
 
     def load(name: str) -> Tensor:
-        with _in_one_line(path):
+        with _one_line_errors(path):
             try:
                 tensor: Tensor = file.get_tensor(name)
-            except Exception as error:  # a shape that torch cannot hold ends in any of three kinds
-                raise Damaged(f"{name} in it is damaged ({error})") from None
+            except Exception as error:  # a shape that torch cannot represent raises one of three kinds
+                raise DamagedError(f"its tensor {name} is damaged ({error})") from None
             return tensor
 
     return {
-        name: Stored(types[part.get_dtype()], tuple(part.get_shape()), partial(load, name))
-        for name, part in parts.items()
+        name: Stored(dtypes[part.get_dtype()], tuple(part.get_shape()), partial(load, name))
+        for name, part in slices.items()
     }

@@ -1,4 +1,4 @@
-"""From the names and shapes of published tensors to the architecture: what the weights tell, nobody has to."""
+"""The architecture of a published model, inferred from the names and shapes of its tensors."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from taming_cli.codec.vqgan import VQGAN, codec_sha256
 from taming_cli.config.codec import CodecConfig
 from taming_cli.config.fields import to_dict
 from taming_cli.errors import BadFileError, UsageError
-from taming_cli.interop.ledger import Imported
+from taming_cli.interop.ledger import ImportedModel
 from taming_cli.runtime.checkpoint import ModelFile
 from taming_cli.runtime.stored import Stored
 
@@ -20,12 +20,12 @@ Config = TypeVar("Config")
 
 
 class OtherConfigError(BadFileError):
-    """A config that belongs to another checkpoint. Its message goes on from the config's name: `says n_embed 1024, but
-    ...`, which whoever read it puts before."""
+    """A config that belongs to another checkpoint. The message starts with a verb, for the name of the config file to
+    precede it: `specifies n_embed 1024, but ...`."""
 
 
-class Codec(NamedTuple):
-    """A codec's architecture, its tensors by the published names, and those that are only kept."""
+class CodecParts(NamedTuple):
+    """A codec's architecture, its tensors by published name, and tensors that are only kept for an export."""
 
     config: CodecConfig
     tensors: Mapping[str, Stored]
@@ -33,36 +33,36 @@ class Codec(NamedTuple):
 
 
 def count(names: Iterable[str], pattern: str) -> int:
-    """One more than the largest number that the group of `pattern` finds at the beginning of a name; 0 for none."""
-    found = [int(match[1]) for name in names if (match := re.match(pattern, name))]
-    return max(found, default=-1) + 1
+    """One more than the largest number that `pattern` captures at the start of a name; 0 without a match."""
+    numbers = [int(match[1]) for name in names if (match := re.match(pattern, name))]
+    return max(numbers, default=-1) + 1
 
 
 def codec_config(tensors: Mapping[str, Stored], where: str, **known: Any) -> CodecConfig:
-    """The architecture of a codec with the published names.
+    """The architecture of a codec with published names.
 
-    `known` is what the file's own config says, by our names: it fills in what the weights cannot tell (`resolution`,
-    `norm_groups`, `dropout`), and where it contradicts them, OtherConfigError names both.
+    `known` are the settings of the file's config, by our names. They provide what the weights do not determine
+    (`resolution`, `norm_groups`, `dropout`). OtherConfigError if they contradict the weights.
     """
 
     def side(name: str, dimension: int) -> int:
         tensor = tensors.get(name)
         if tensor is None or dimension >= len(tensor.shape):
-            raise BadFileError(f"{where} is no codec known here: it has no {name}")
+            raise BadFileError(f"{where} is not a supported codec: it has no {name}")
         return tensor.shape[dimension]
 
     levels = count(tensors, r"encoder\.down\.(\d+)\.")
     ch = side("encoder.conv_in.weight", 0)
     widths = [side(f"encoder.down.{level}.block.0.conv1.weight", 0) for level in range(levels)]
     if not levels or not ch or any(width % ch for width in widths):
-        raise BadFileError(f"{where} is no codec known here: its levels have {widths} channels, its input layer {ch}")
+        raise BadFileError(f"{where} is not a supported codec: its levels have {widths} channels, its input layer {ch}")
     resolution = known.get("resolution", 256)
     gumbel = "quantize.proj.weight" in tensors
     entries = "quantize.embed.weight" if gumbel else "quantize.embedding.weight"
     attended = [level for level in range(levels) if f"encoder.down.{level}.attn.0.norm.weight" in tensors]
     if side("encoder.conv_out.weight", 0) == 2 * side("decoder.conv_in.weight", 1):
-        raise BadFileError(f"{where} is a continuous (KL) autoencoder; only codecs with a codebook make tokens")
-    seen: dict[str, Any] = {
+        raise BadFileError(f"{where} is a continuous (KL) autoencoder; only codecs with a codebook are supported")
+    inferred: dict[str, Any] = {
         "ch": ch,
         "ch_mult": tuple(width // ch for width in widths),
         "num_res_blocks": count(tensors, r"encoder\.down\.0\.block\.(\d+)\."),
@@ -74,7 +74,7 @@ def codec_config(tensors: Mapping[str, Stored], where: str, **known: Any) -> Cod
         "codebook_size": side(entries, 0),
         "codebook_dim": side(entries, 1),
     }
-    proofs = {
+    sources = {
         "codebook_size": ("n_embed", entries),
         "codebook_dim": ("embed_dim", entries),
         "ch": ("ch", "encoder.conv_in.weight"),
@@ -85,64 +85,68 @@ def codec_config(tensors: Mapping[str, Stored], where: str, **known: Any) -> Cod
         "in_channels": ("in_channels", "encoder.conv_in.weight"),
         "out_ch": ("out_ch", "decoder.conv_out.weight"),
     }
-    for name, (key, tensor) in proofs.items():
-        said = known.get(name, seen[name])
-        if name == "attn_resolutions" and isinstance(said, list | tuple):  # those that no level has are of no effect
-            said = tuple(side for side in (resolution // 2**level for level in range(levels)) if side in said)
-        if (tuple(said) if isinstance(said, list) else said) != seen[name]:
-            raise OtherConfigError(f"says {key} {_shown(said)}, but {tensor} of {where} has {_shown(seen[name])}")
+    for name, (key, tensor) in sources.items():
+        value, actual = known.get(name, inferred[name]), inferred[name]
+        if name == "attn_resolutions" and isinstance(value, list | tuple):  # others than the levels' have no effect
+            value = tuple(side for side in (resolution // 2**level for level in range(levels)) if side in value)
+        if (tuple(value) if isinstance(value, list) else value) != actual:
+            raise OtherConfigError(
+                f"specifies {key} {_formatted(value)}, but {tensor} of {where} has {_formatted(actual)}"
+            )
     try:
-        return built(CodecConfig, where, **{"norm_groups": 32, **known, **seen, "resolution": resolution})
+        return build_config(CodecConfig, where, **{"norm_groups": 32, **known, **inferred, "resolution": resolution})
     except BadFileError as error:
         if not known:
             raise
-        codec_config(tensors, where)  # where the weights by themselves are possible, what is known is at fault
-        raise OtherConfigError(f"is not of this checkpoint: {error}") from None
+        codec_config(tensors, where)  # raises if the weights are at fault; otherwise the config is
+        raise OtherConfigError(f"does not belong to this checkpoint: {error}") from None
 
 
-def _shown(value: Any) -> str:
+def _formatted(value: Any) -> str:
     return ",".join(map(str, value)) or "none" if isinstance(value, tuple | list) else str(value)
 
 
-def built(config: type[Config], where: str, **values: Any) -> Config:
-    """`config(**values)`; BadFileError names the file where a value is impossible."""
+def build_config(config: type[Config], where: str, **values: Any) -> Config:
+    """`config(**values)`, with a BadFileError that names the file for an invalid value."""
     try:
         return config(**values)
     except UsageError as error:
-        raise BadFileError(f"{where} describes an impossible model: {error}") from None
+        raise BadFileError(f"{where} describes an invalid model: {error}") from None
 
 
-def check(network: nn.Module, tensors: Mapping[str, Stored], where: str) -> None:
-    """Refuse tensors that are not exactly those of `network` (which may be on torch's meta device). BadFileError."""
+def check_tensors(network: nn.Module, tensors: Mapping[str, Stored], where: str) -> None:
+    """BadFileError unless names and shapes are exactly those of `network`, which may be on the meta device."""
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     for name in expected:
         if name not in tensors:
-            raise BadFileError(f"{where} has no {name}, which a model of its shape needs")
+            raise BadFileError(f"{where} lacks {name}, which its architecture requires")
     for name, tensor in tensors.items():
         if name not in expected:
-            raise BadFileError(f"{where} has {name}, which a model of its shape does not have")
+            raise BadFileError(f"{where} has {name}, which its architecture does not have")
         if tensor.shape != expected[name]:
-            raise BadFileError(f"{where} has {name} of shape {tensor.shape}; {expected[name]} is needed")
+            raise BadFileError(f"{where} has {name} of shape {tensor.shape} instead of {expected[name]}")
 
 
 def as_float(tensor: Stored) -> Stored:
-    """The same in fp32, as every network here keeps its weights."""
+    """The same tensor in fp32, the type of all weights in our model files."""
     if tensor.dtype == torch.float32:
         return tensor
     return tensor._replace(dtype=torch.float32, load=lambda: tensor.load().float())
 
 
-def published_codec(tensors: Mapping[str, Stored], where: str, **known: Any) -> Codec:
-    """The codec that these tensors are, all of them by the published names. `known` as for `codec_config`."""
+def published_codec(tensors: Mapping[str, Stored], where: str, **known: Any) -> CodecParts:
+    """The codec with exactly these tensors, by published name. `known` as for `codec_config`."""
     weights = {name: as_float(tensor) for name, tensor in tensors.items()}
     config = codec_config(weights, where, **known)
     with torch.device("meta"):
-        check(VQGAN(config), weights, where)
-    return Codec(config, weights)
+        check_tensors(VQGAN(config), weights, where)
+    return CodecParts(config, weights)
 
 
-def imported_codec(codec: Codec, about: Mapping[str, Any], dropped: Mapping[str, int], kind: str = "image") -> Imported:
-    """A codec as a model file's content."""
+def imported_codec(
+    codec: CodecParts, about: Mapping[str, Any], dropped: Mapping[str, int], kind: str = "image"
+) -> ImportedModel:
+    """The model file of a codec."""
     digest = codec_sha256(codec.config, codec.tensors)
     model = ModelFile(
         format="taming-codec",
@@ -150,9 +154,9 @@ def imported_codec(codec: Codec, about: Mapping[str, Any], dropped: Mapping[str,
         about={**about, "content": kind, "codec_sha256": digest},
         tensors={},
     )
-    return Imported(model=model, tensors={**codec.tensors, **extra(codec.kept)}, dropped=dict(dropped))
+    return ImportedModel(model=model, tensors={**codec.tensors, **extra(codec.kept)}, dropped=dict(dropped))
 
 
 def extra(kept: Mapping[str, Stored]) -> dict[str, Stored]:
-    """Tensors that nothing here uses, by the names under which our files keep them for an export."""
+    """Tensors that only an export uses, by their names in our model files."""
     return {f"extra.{name}": tensor for name, tensor in kept.items()}

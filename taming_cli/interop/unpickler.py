@@ -1,16 +1,19 @@
-"""An unpickler that runs nothing: tensors, numbers, strings and plain containers, and stand-ins for all else.
+"""A safe unpickler for tensors, numbers, strings and plain containers; every other object becomes a placeholder.
 
-A pickle is a program that may name any function of any module. This reader of it knows the few names from which
-tensors and plain containers are built; every other name (a trainer's callbacks, OmegaConf nodes, numpy scalars) becomes
-an inert stand-in. It calls and changes nothing but its own, and all that it does takes time and memory in proportion to
-the bytes that are there, whatever they claim.
+A pickle is a program that may call any function of any module. This unpickler implements the few names that build
+tensors and plain containers, and replaces all others (callbacks of a trainer, OmegaConf nodes, numpy scalars) by an
+inert `Placeholder`. Time and memory are proportional to the bytes in the file, whatever sizes the file claims.
+
+`torch.load(weights_only=True)` with placeholders for unknown globals does not replace it: it refuses pickle protocols 1,
+4 and 5, items set on a placeholder, and globals of blocked modules such as os. It reads tensors of the old format into
+memory at once; with mmap, it skips checksums of a zip file, and the process dies of SIGBUS if that file shrinks.
+Nested tuples as keys crash it, and colliding keys take quadratic time.
 """
 
 import math
 import pickle
-import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from types import MethodType
 from typing import IO, Any, ClassVar, NamedTuple
 
 import torch
@@ -33,50 +36,54 @@ STORAGES = {
 }
 TORCH_TYPES = {str(dtype).removeprefix("torch."): dtype for dtype in STORAGES.values()}
 
-# More than this is no checkpoint, but an attempt to keep us busy or to fill the memory.
-STEPS = 5_000_000
-"""Reads from a pickle: a million tensors take fewer, and each costs about a microsecond and at most 100 bytes."""
-COPIES = 1_000_000
-"""Elements copied from one container to another, which a pickle can ask for again and again in a few bytes."""
-KEYS = 50_000
-"""Keys that are no strings: those of strings are hashed at random, but numbers can be chosen so that they collide."""
-KEY = 2**60
-"""An integer key; below this, all have different hashes."""
-VIEWS = 64
-"""How many times a file's size all its tensors together may be: tied weights are stored once."""
-LINE = 1 << 20
+# Limits that no checkpoint exceeds, but a malicious file may, to exhaust time or memory.
+MAX_READS = 5_000_000
+"""Reads from the pickle: a million tensors need fewer; each takes about a microsecond and at most 100 bytes."""
+MAX_COPIES = 1_000_000
+"""Elements copied between containers, which a few bytes of pickle can request repeatedly."""
+MAX_KEYS = 50_000
+"""Dictionary keys that are not strings. String hashes are random; numbers can be chosen to collide."""
+MAX_KEY = 2**60
+"""The absolute value of an integer key: smaller integers all have different hashes."""
+MAX_VIEWS = 64
+"""The total size of all tensors, as a multiple of the file's size: tied weights share a storage."""
+MAX_LINE = 1 << 20
 """Bytes in a line of a text pickle."""
-RANK = 32
-"""A tensor's dimensions."""
-HUGE = 2**62
-"""A count that torch could not hold."""
+MAX_RANK = 32
+"""Dimensions of a tensor."""
+MAX_COUNT = 2**62
+"""Elements of a tensor that torch can represent."""
 
 
-class Damaged(Exception):  # noqa: N818 - what the file is, not what we did
-    """The file is damaged or of no kind known here; the text says how."""
+class DamagedError(Exception):
+    """The file is damaged or not supported. The message continues "FILE cannot be read: "."""
 
 
-class Inert:
-    """What stands for every object that is neither tensor nor plain container: it takes anything and does nothing."""
+class Placeholder:
+    """The replacement for any object that is neither a tensor nor a plain container. It ignores all operations."""
 
     __slots__ = ()
 
     def append(self, _: object) -> None:
-        """Forget an element, or several."""
+        """Ignore an element, or several."""
 
     extend = append
 
 
 class Storage(NamedTuple):
-    """A row of `numel` numbers of `dtype` in the file; `read()` gives their bytes."""
+    """A tensor's storage in the file: `numel` values of `dtype`, whose bytes `read()` returns."""
 
     dtype: torch.dtype
     numel: int
     read: Callable[[], bytearray]
 
 
-class _Tuple(tuple[Any, ...]):
-    """A tuple that is hashed and compared by identity: deep ones as keys would take exponential time, and the stack."""
+FindStorage = Callable[[torch.dtype, str, int], Storage]
+"""(dtype, key, number of values) of a storage -> the storage, or DamagedError if the file does not hold it."""
+
+
+class _TupleKey(tuple[Any, ...]):
+    """A tuple as a key, hashed and compared by identity: comparing nested tuples can take exponential time."""
 
     __slots__ = ()
 
@@ -87,222 +94,204 @@ class _Tuple(tuple[Any, ...]):
         return self is other
 
 
-@dataclass(frozen=True, eq=False)
-class _Call:
-    """One of our functions, which a pickle may call."""
+class _Memo(dict[int, Any]):
+    """The numbered values of a pickle. Every writer counts up; other numbers could be chosen to collide."""
 
-    function: Callable[..., Any]
+    def __setitem__(self, number: int, value: Any) -> None:
+        if not 0 <= number <= len(self) + 1:
+            raise DamagedError("its pickle numbers its values out of sequence")
+        super().__setitem__(number, value)
 
 
-class _Source:
-    """A stream that gives so much and no more, and is never asked for more than its file holds."""
+class _BoundedStream:
+    """A stream that limits the number of reads, and refuses reads larger than the file."""
 
     def __init__(self, stream: IO[bytes], size: int) -> None:
-        self._stream, self._size, self._steps = stream, size, 0
+        self._stream, self._size, self._reads = stream, size, 0
 
     def read(self, count: int) -> bytes:
-        self._step()
+        self._count_read()
         if count > self._size:
-            raise Damaged("it is cut short")
+            raise DamagedError("it is cut short")
         return self._stream.read(count)
 
     def readline(self) -> bytes:
-        self._step()
-        line = self._stream.readline(LINE)
+        self._count_read()
+        line = self._stream.readline(MAX_LINE)
         if not line.endswith(b"\n"):
-            raise Damaged("its pickle is cut short")
+            raise DamagedError("its pickle is cut short")
         return line
 
-    def _step(self) -> None:
-        self._steps += 1
-        if self._steps > STEPS:
-            raise Damaged("its pickle is longer than that of any checkpoint")
+    def _count_read(self) -> None:
+        self._reads += 1
+        if self._reads > MAX_READS:
+            raise DamagedError("its pickle is longer than that of any checkpoint")
 
 
-def unpickle(stream: IO[bytes], size: int, storage: Callable[[torch.dtype, str, int], Storage]) -> Any:
-    """The value of the pickle at `stream`, which lies in a file of `size` bytes.
+def unpickle(stream: IO[bytes], size: int, find_storage: FindStorage) -> Any:
+    """Read the pickle at `stream`, which is part of a file of `size` bytes.
 
-    `storage(dtype, key, numel)` finds the numbers of a tensor. Lists and sets come as lists, tuples and frozen sets as
-    tuples that equal only themselves, mappings as dicts, tensors as `Stored`, the rest as `Inert`. Damaged where that
-    cannot be done.
+    Returns lists for lists and sets, tuples for tuples and frozen sets, dicts for mappings, `Stored` for tensors, and
+    `Placeholder` for other objects. Tuples as keys equal only themselves. DamagedError if the pickle cannot be read.
     """
     try:
-        return _Unpickler(stream, size, storage).load()
-    except Damaged:
+        return _Unpickler(stream, size, find_storage).load()
+    except DamagedError:
         raise
-    except Exception as error:  # damaged bytes make an unpickler raise anything at all
-        raise Damaged(f"its pickle is damaged ({type(error).__name__}: {error})") from None
+    except Exception as error:  # for damaged bytes, an unpickler can raise any exception
+        raise DamagedError(f"its pickle is damaged ({type(error).__name__}: {error})") from None
 
 
 class _Unpickler(pickle._Unpickler):
-    """The pure Python one: unlike C's, it reserves no memory for what a file merely claims."""
+    """Based on the Python implementation: unlike the one in C, it allocates no memory for sizes that a file claims."""
 
-    dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
-    memo: dict[int, Any]
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = {}
     stack: list[Any]
     append: Callable[[Any], None]
     pop_mark: Callable[[], list[Any]]
     read: Callable[[int], bytes]
     readline: Callable[[], bytes]
 
-    def __init__(self, stream: IO[bytes], size: int, storage: Callable[[torch.dtype, str, int], Storage]) -> None:
-        super().__init__(_Source(stream, size), encoding="latin1")
-        self._storage = storage
-        self._copies, self._keys, self._views = COPIES, KEYS, VIEWS * size
-        self._known: dict[tuple[str, str], Any] = {
-            ("collections", "OrderedDict"): _Call(self._mapping),
-            ("torch", "Size"): _Call(self._tuple),
-            ("torch._utils", "_rebuild_tensor"): _Call(self._tensor),
-            ("torch._utils", "_rebuild_tensor_v2"): _Call(self._tensor),
-            ("torch._utils", "_rebuild_tensor_v3"): _Call(self._untyped_tensor),
-            ("torch._utils", "_rebuild_parameter"): _Call(_first),
-            ("torch._utils", "_rebuild_parameter_with_state"): _Call(_first),
-            ("torch._tensor", "_rebuild_from_type_v2"): _Call(self._with_attributes),
+    def __init__(self, stream: IO[bytes], size: int, find_storage: FindStorage) -> None:
+        super().__init__(_BoundedStream(stream, size), encoding="latin1")
+        self._find_storage = find_storage
+        self.memo = _Memo()
+        self._copies_left, self._keys_left, self._bytes_left = MAX_COPIES, MAX_KEYS, MAX_VIEWS * size
+        self._functions: dict[str, Any] = {
+            "builtins.dict": self._mapping,
+            "builtins.list": self._same,
+            "builtins.set": self._same,
+            "builtins.tuple": self._tuple,
+            "builtins.frozenset": self._tuple,
+            "collections.OrderedDict": self._mapping,
+            "torch.Size": self._tuple,
+            "torch._utils._rebuild_tensor": self._tensor,
+            "torch._utils._rebuild_tensor_v2": self._tensor,
+            "torch._utils._rebuild_tensor_v3": self._untyped_tensor,
+            "torch._utils._rebuild_parameter": self._first,
+            "torch._utils._rebuild_parameter_with_state": self._first,
+            "torch._tensor._rebuild_from_type_v2": self._tensor_subclass,
         }
-        for builtins in ("builtins", "__builtin__"):
-            self._known[builtins, "dict"] = _Call(self._mapping)
-            for name, function in (("list", _same), ("set", _same), ("tuple", self._tuple), ("frozenset", self._tuple)):
-                self._known[builtins, name] = _Call(function)
 
-    # Names, and what is done with them
+    # Names and calls
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("torch", "torch.storage") and name in STORAGES:
             return STORAGES[name]
         if module == "torch" and name in TORCH_TYPES:
             return TORCH_TYPES[name]
-        return self._known.get((module, name)) or Inert()
+        module = "builtins" if module == "__builtin__" else module  # as Python 2 calls it
+        return self._functions.get(f"{module}.{name}") or Placeholder()
 
     def _call(self, function: Any, arguments: Any) -> Any:
-        if isinstance(function, Inert):
-            return Inert()
-        if not isinstance(function, _Call) or not isinstance(arguments, _Tuple) or len(arguments) > 16:
-            raise Damaged("it calls something that is no function")
-        return function.function(*arguments)
+        if isinstance(function, Placeholder):
+            return Placeholder()
+        # `find_class` alone puts methods on the stack
+        if not isinstance(function, MethodType) or type(arguments) is not tuple or len(arguments) > 16:
+            raise DamagedError("its pickle calls an object that is not a function")
+        return function(*arguments)
 
     def load_reduce(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
         self.append(self._call(function, arguments))
 
     def load_newobj_ex(self) -> None:
-        named, arguments, function = self.stack.pop(), self.stack.pop(), self.stack.pop()
-        self.append(self._call(function, None if named else arguments))  # none of our functions takes names
+        keywords, arguments, function = self.stack.pop(), self.stack.pop(), self.stack.pop()
+        self.append(self._call(function, None if keywords else arguments))  # no function here has keyword arguments
 
     def load_inst(self) -> None:
         function = self.find_class(self.readline()[:-1].decode(), self.readline()[:-1].decode())
-        arguments = _Tuple(self.pop_mark())
+        arguments = tuple(self.pop_mark())  # this also rebinds `append`
         self.append(self._call(function, arguments))
 
     def load_obj(self) -> None:
         function, *arguments = self.pop_mark()
-        self.append(self._call(function, _Tuple(arguments)))
+        self.append(self._call(function, tuple(arguments)))
 
     def load_build(self) -> None:
-        """Attributes, such as a state dict's `_metadata`, are left out."""
+        """Ignore attributes, such as the `_metadata` of a state dict."""
         self.stack.pop()
-        if not isinstance(self.stack[-1], Inert | dict):
-            raise Damaged("it changes something that has no attributes")
+        if not isinstance(self.stack[-1], Placeholder | dict):
+            raise DamagedError("its pickle sets attributes of an object that has none")
 
     def refuse(self) -> None:
-        """An opcode that reserves memory, or that names things in another way."""
-        raise Damaged("it uses a feature of pickle that no checkpoint needs")
+        """Refuse opcodes that allocate memory in advance or that refer to names by number."""
+        raise DamagedError("it uses a feature of pickle that no checkpoint needs")
 
     def load_frame(self) -> None:
-        """Frames only help those who read ahead."""
+        """Skip the header of a frame: frames only help to read ahead."""
         self.read(8)
 
-    def _remember(self, place: int) -> None:
-        """The topmost value, numbered in sequence as every writer does: so the numbers cannot be chosen to collide."""
-        if not 0 <= place <= len(self.memo) + 1:
-            raise Damaged("it numbers its values out of sequence")
-        self.memo[place] = self.stack[-1]
-
-    def load_put(self) -> None:
-        self._remember(int(self.readline()[:-1]))
-
-    def load_binput(self) -> None:
-        self._remember(self.read(1)[0])
-
-    def load_long_binput(self) -> None:
-        self._remember(struct.unpack("<I", self.read(4))[0])
-
     # Containers
-
-    def load_tuple(self) -> None:
-        items = _Tuple(self.pop_mark())  # this also changes what `append` is
-        self.append(items)
-
-    def load_empty_tuple(self) -> None:
-        self.append(_Tuple())
-
-    def load_tuple1(self) -> None:
-        self.stack[-1:] = [_Tuple(self.stack[-1:])]
-
-    def load_tuple2(self) -> None:
-        self.stack[-2:] = [_Tuple(self.stack[-2:])]
-
-    def load_tuple3(self) -> None:
-        self.stack[-3:] = [_Tuple(self.stack[-3:])]
 
     def load_dict(self) -> None:
         items = self.pop_mark()
         self.append({})
-        self._put(items)
+        self._set_items(items)
 
     def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
-        self._put([key, value])
+        self._set_items([key, value])
 
     def load_setitems(self) -> None:
-        self._put(self.pop_mark())
+        self._set_items(self.pop_mark())
 
-    def _put(self, items: list[Any]) -> None:
-        """Keys and values, by turns, into the topmost dict."""
+    def _set_items(self, items: list[Any]) -> None:
+        """Set alternating keys and values of the dict on top of the stack."""
         target = self.stack[-1]
         if isinstance(target, dict):
             for key, value in zip(items[::2], items[1::2], strict=True):
                 target[self._key(key)] = value
-        elif not isinstance(target, Inert):
-            raise Damaged("it puts keys into something that is no dict")
+        elif not isinstance(target, Placeholder):
+            raise DamagedError("its pickle sets items of an object that is not a dict")
 
     def _key(self, key: Any) -> Any:
-        if not isinstance(key, str):
-            self._keys -= 1
-            if self._keys < 0 or (isinstance(key, int) and not -KEY < key < KEY):
-                raise Damaged("it has keys as no checkpoint has")
-        return key
-
-    def _copied(self, count: int) -> None:
-        self._copies -= count
-        if self._copies < 0:
-            raise Damaged("it copies more than any checkpoint does")
+        if isinstance(key, str):
+            return key
+        self._keys_left -= 1
+        if self._keys_left < 0 or (isinstance(key, int) and not -MAX_KEY < key < MAX_KEY):
+            raise DamagedError("it has more or larger numbers as keys than any checkpoint")
+        return _TupleKey(self._tuple(key)) if isinstance(key, tuple) else key
 
     def _mapping(self, pairs: Any = ()) -> dict[Any, Any]:
-        made = {}
+        mapping = {}
         for key, value in pairs.items() if isinstance(pairs, dict) else pairs:
-            self._copied(1)
-            made[self._key(key)] = value
-        return made
+            self._count_copies(1)
+            mapping[self._key(key)] = value
+        return mapping
 
-    def _tuple(self, elements: Any = ()) -> _Tuple:
-        self._copied(len(elements))
-        return _Tuple(elements)
+    def _tuple(self, elements: Any = ()) -> tuple[Any, ...]:
+        self._count_copies(len(elements))
+        return tuple(elements)
+
+    def _same(self, elements: Any = ()) -> Any:
+        """list(x) and set(x): the elements are all that matters, and are not copied."""
+        return elements
+
+    def _first(self, value: Any, *_: object) -> Any:
+        """A parameter: its tensor."""
+        return value
+
+    def _count_copies(self, count: int) -> None:
+        self._copies_left -= count
+        if self._copies_left < 0:
+            raise DamagedError("its pickle copies more than that of any checkpoint")
 
     # Tensors
 
-    def persistent_load(self, pid: Any) -> Storage | Inert:
-        if isinstance(pid, _Tuple) and pid[:1] == ("module",):  # a class, with its source in old files
-            return Inert()
-        if not isinstance(pid, _Tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
-            raise Damaged("it refers to something that is neither tensor nor module")
+    def persistent_load(self, pid: Any) -> Storage | Placeholder:
+        if type(pid) is tuple and pid[:1] == ("module",):  # a class; old files contain its source code
+            return Placeholder()
+        if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage":
+            raise DamagedError("it refers to an object that is neither tensor nor module")
         _, dtype, key, _, count, *view = pid
-        if isinstance(dtype, Inert):
-            raise Damaged("it holds numbers of a type that is not read here, such as complex or quantised ones")
+        if isinstance(dtype, Placeholder):
+            raise DamagedError("it holds values of a type that is not supported, such as complex or quantised ones")
         if not isinstance(dtype, torch.dtype) or not isinstance(key, str) or not _is_count(count):
-            raise Damaged("it describes a tensor's storage wrongly")
+            raise DamagedError("the description of a tensor's storage is invalid")
         if view not in ([], [None]):
-            raise Damaged("it holds a view of a storage, as torch before 0.4 wrote them")
-        return self._storage(dtype, key, count)
+            raise DamagedError("it holds a view of a storage, as torch before 0.4 wrote them")
+        return self._find_storage(dtype, key, count)
 
     def _tensor(
         self,
@@ -312,94 +301,69 @@ class _Unpickler(pickle._Unpickler):
         stride: Any,
         _grad: Any = None,
         _hooks: Any = None,
-        marks: Any = None,
+        flags: Any = None,
     ) -> Stored:
-        """Numbers `offset + sum(index * stride)` of a storage, all of which have to be there."""
+        """The values `offset + sum(index * stride)` of a storage, all of which must exist."""
         if not isinstance(storage, Storage):
-            raise Damaged("it builds a tensor of something else than numbers")
-        if marks:
-            raise Damaged("it holds a tensor whose numbers are to be negated or conjugated")
-        rows = isinstance(size, list | tuple) and isinstance(stride, list | tuple) and len(size) == len(stride) <= RANK
-        if not rows or not all(map(_is_count, (offset, *size, *stride))):
-            raise Damaged("it describes a tensor's shape wrongly")
-        shape, steps, count = tuple(size), tuple(stride), math.prod(size)
-        if math.prod(max(length, 1) for length in shape) >= HUGE:
-            raise Damaged(f"it claims a tensor of shape {shape}")
-        last = offset + sum((length - 1) * step for length, step in zip(shape, steps, strict=True)) if count else 0
+            raise DamagedError("it builds a tensor from an object that is not a storage")
+        if flags:
+            raise DamagedError("it holds a lazily negated or conjugated tensor")
+        lists = isinstance(size, list | tuple) and isinstance(stride, list | tuple)
+        if not lists or not len(size) == len(stride) <= MAX_RANK or not all(map(_is_count, (offset, *size, *stride))):
+            raise DamagedError("the description of a tensor's shape is invalid")
+        shape, strides, count = tuple(size), tuple(stride), math.prod(size)
+        if math.prod(max(length, 1) for length in shape) >= MAX_COUNT:
+            raise DamagedError(f"it claims a tensor of shape {shape}")
+        last = offset + sum((length - 1) * step for length, step in zip(shape, strides, strict=True)) if count else 0
         if count > storage.numel or last >= max(storage.numel, 1):
-            raise Damaged(f"a tensor of shape {shape} reaches beyond the {storage.numel} numbers that it is a part of")
-        self._views -= count * storage.dtype.itemsize
-        if self._views < 0:
-            raise Damaged("it shows the same numbers as too many tensors")
+            raise DamagedError(f"a tensor of shape {shape} reaches beyond the {storage.numel} values of its storage")
+        self._bytes_left -= count * storage.dtype.itemsize
+        if self._bytes_left < 0:
+            raise DamagedError("too many tensors share its storages")
 
         def load() -> Tensor:
             if not count:
                 return torch.empty(shape, dtype=storage.dtype)
-            row = torch.frombuffer(storage.read(), dtype=storage.dtype, count=storage.numel)
-            part = row.as_strided(shape, steps, offset)
+            values = torch.frombuffer(storage.read(), dtype=storage.dtype, count=storage.numel)
+            view = values.as_strided(shape, strides, offset)
             if count == storage.numel:
-                return part.contiguous()
-            return part.clone(memory_format=torch.contiguous_format)  # so as not to keep the whole row
+                return view.contiguous()
+            return view.clone(memory_format=torch.contiguous_format)  # frees the rest of the storage
 
         return Stored(storage.dtype, shape, load)
 
     def _untyped_tensor(
-        self, storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, marks: Any = None
+        self, storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, flags: Any = None
     ) -> Stored:
-        if isinstance(dtype, Inert):
-            raise Damaged("it holds numbers of a type that is not read here, such as uint16")
+        if isinstance(dtype, Placeholder):
+            raise DamagedError("it holds values of a type that is not supported, such as uint16")
         if not isinstance(storage, Storage) or not isinstance(dtype, torch.dtype):
-            raise Damaged("it builds a tensor of something else than numbers")
+            raise DamagedError("it builds a tensor from an object that is not a storage")
         count = storage.numel * storage.dtype.itemsize // dtype.itemsize
-        return self._tensor(storage._replace(dtype=dtype, numel=count), offset, size, stride, grad, hooks, marks)
+        return self._tensor(storage._replace(dtype=dtype, numel=count), offset, size, stride, grad, hooks, flags)
 
-    def _with_attributes(self, function: Any, _type: Any, arguments: Any, _state: Any) -> Any:
-        """A tensor to which someone gave attributes, or made another class of."""
-        if function not in (self._known["torch._utils", name] for name in ("_rebuild_tensor_v2", "_rebuild_tensor_v3")):
-            return Inert()
-        return self._call(function, arguments)
-
-    for _code, _load in (
-        (pickle.REDUCE, load_reduce),
-        (pickle.NEWOBJ, load_reduce),
-        (pickle.NEWOBJ_EX, load_newobj_ex),
-        (pickle.INST, load_inst),
-        (pickle.OBJ, load_obj),
-        (pickle.BUILD, load_build),
-        (pickle.FRAME, load_frame),
-        (pickle.PUT, load_put),
-        (pickle.BINPUT, load_binput),
-        (pickle.LONG_BINPUT, load_long_binput),
-        (pickle.TUPLE, load_tuple),
-        (pickle.FROZENSET, load_tuple),
-        (pickle.EMPTY_TUPLE, load_empty_tuple),
-        (pickle.TUPLE1, load_tuple1),
-        (pickle.TUPLE2, load_tuple2),
-        (pickle.TUPLE3, load_tuple3),
-        (pickle.EMPTY_SET, dispatch[pickle.EMPTY_LIST[0]]),
-        (pickle.ADDITEMS, dispatch[pickle.APPENDS[0]]),
-        (pickle.DICT, load_dict),
-        (pickle.SETITEM, load_setitem),
-        (pickle.SETITEMS, load_setitems),
-        (pickle.BYTEARRAY8, refuse),
-        (pickle.NEXT_BUFFER, refuse),
-        (pickle.READONLY_BUFFER, refuse),
-        (pickle.EXT1, refuse),
-        (pickle.EXT2, refuse),
-        (pickle.EXT4, refuse),
-    ):
-        dispatch[_code[0]] = _load
-
-
-def _same(elements: Any = ()) -> Any:
-    """list(x) and set(x): what is in x is all that matters here, and nothing is copied."""
-    return elements
-
-
-def _first(value: Any, *_: object) -> Any:
-    """A parameter is its tensor."""
-    return value
+    def _tensor_subclass(self, function: Any, _type: Any, arguments: Any, _state: Any) -> Any:
+        """A tensor with attributes, or of a subclass: the plain tensor."""
+        return self._call(function, arguments) if function in (self._tensor, self._untyped_tensor) else Placeholder()
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < HUGE
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_COUNT
+
+
+_INSTEAD = {
+    "load_newobj": "load_reduce",
+    "load_frozenset": "load_tuple",
+    "load_empty_set": "load_empty_list",
+    "load_additems": "load_appends",
+    **dict.fromkeys(("load_ext1", "load_ext2", "load_ext4"), "refuse"),
+    **dict.fromkeys(("load_bytearray8", "load_next_buffer", "load_readonly_buffer"), "refuse"),
+}
+"""The methods for opcodes that are handled like another one, or refused. The other methods override by name."""
+
+for _code, _load in pickle._Unpickler.dispatch.items():
+    _Unpickler.dispatch[_code] = getattr(_Unpickler, _INSTEAD.get(_load.__name__, _load.__name__))
+_named = {load.__name__ for load in pickle._Unpickler.dispatch.values()}
+assert _named >= {*_INSTEAD, *(name for name in vars(_Unpickler) if name.startswith("load_"))}, (
+    "an override is not used"
+)

@@ -1,51 +1,42 @@
-"""Names of tensors without what training wrapped around the network."""
+"""Tensor names without the prefixes of the wrappers that training puts around a network."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from taming_cli.errors import BadFileError
 
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-"""How DDP and DataParallel, torch.compile, FSDP, and activation checkpointing call the network that they wrap."""
+"""The attribute names of a network wrapped by DDP and DataParallel, torch.compile, FSDP, activation checkpointing."""
 MARKERS = ("transformer.tok_emb.weight", "encoder.conv_in.weight", "encoder.conv_blocks.0.res.0.conv1.weight")
-"""A tensor of each kind of model that is known here."""
+"""A tensor of each supported kind of model."""
 STAGES = ("first_stage_model.", "cond_stage_model.")
 T = TypeVar("T", bound=Any)
 
 
-def bare(tensors: Mapping[str, T], where: str) -> dict[str, T]:
-    """The same tensors by the names that they have in the network itself, in their order.
+def unwrapped(tensors: Mapping[str, T], where: str) -> dict[str, T]:
+    """The same tensors, in order, by their names in the unwrapped network.
 
-    A wrapper leaves its name wherever it stood, at the beginning or within: `module._orig_mod.encoder.conv_in.weight`
-    is `encoder.conv_in.weight`. So does a training module whose attribute the network was: `model.encoder.conv_in...`.
-    BadFileError where two tensors get one name.
+    Wrappers add their names at any depth: `module._orig_mod.encoder.conv_in.weight` is `encoder.conv_in.weight`. A
+    training module adds the attribute that holds the network: `model.encoder.conv_in.weight`. BadFileError if two
+    tensors get the same name.
     """
-    found: dict[str, T] = {}
-    before: dict[str, str] = {}
-    for name, tensor in tensors.items():
-        plain = ".".join(part for part in str(name).split(".") if part not in WRAPPERS)
-        _place(found, before, plain, name, tensor, where)
-    prefix = _attribute(found)
-    if not prefix:
-        return found
-    inner: dict[str, T] = {}
-    names: dict[str, str] = {}
-    for name, tensor in found.items():
-        _place(inner, names, name.removeprefix(prefix), before[name], tensor, where)
-    return inner
+    plain = {name: ".".join(part for part in str(name).split(".") if part not in WRAPPERS) for name in tensors}
+    prefix = _attribute(set(plain.values()))
+    renamed: dict[str, T] = {}
+    originals: dict[str, str] = {}
+    for original, tensor in tensors.items():
+        name = plain[original].removeprefix(prefix)
+        if name in renamed:
+            raise BadFileError(
+                f"{where} has both {originals[name]} and {original}, which are the same tensor of the network; give a "
+                "checkpoint that has it once"
+            )
+        renamed[name], originals[name] = tensor, original
+    return renamed
 
 
-def _place(found: dict[str, T], before: dict[str, str], name: str, original: str, tensor: T, where: str) -> None:
-    if name in found:
-        raise BadFileError(
-            f"{where} has both {before[name]} and {original}, which are one tensor of the network; give a checkpoint "
-            "that holds it once"
-        )
-    found[name], before[name] = tensor, original
-
-
-def _attribute(tensors: Mapping[str, object]) -> str:
-    """The one prefix under which a known model stands, where none stands by itself: `model.`; else nothing."""
+def _attribute(tensors: Collection[str]) -> str:
+    """The only prefix of a supported model, such as `model.`; empty if there are several, or a model without one."""
     for marker in MARKERS:
         prefixes = {name.removesuffix(marker) for name in tensors if name == marker or name.endswith(f".{marker}")}
         prefixes -= set(STAGES)

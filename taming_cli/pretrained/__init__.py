@@ -1,1 +1,1 @@
-"""Frozen, pretrained networks: perceptual, feature, classifier."""
+"""Frozen networks with published weights: perceptual, feature, classification and annotation networks."""

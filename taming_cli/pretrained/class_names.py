@@ -1,4 +1,4 @@
-"""Which of a classifier's classes each label of a prior is: by a map, by name, by WordNet id, or by number."""
+"""Match a prior's labels to a classifier's classes: by a mapping, by name, by WordNet id, or by number."""
 
 import json
 import re
@@ -25,47 +25,46 @@ def match(
     *,
     needed: Collection[int] | None = None,
 ) -> Tensor:
-    """A prior's labels -> int64 (len(labels),): the classifier's class of each.
+    """A prior's labels -> int64 (len(labels),): the classifier's class for each.
 
-    For each label the first of these that finds one class:
-    1. `mapping`, from a label (or `#` and its number) to one of the classes, by name (in any way of 2 and 3) or
-       number: see `read_mapping`;
-    2. the name of a class, or else any of its synonyms; spaces, underscores and hyphens are equal, and upper and lower
-       case too unless that leaves two classes (a Cardigan is a dog, a cardigan is knitted);
-    3. the WordNet id that it starts with (`n02123045`, `n02085620-Chihuahua`);
-    4. a decimal number, where the labels are the numbers of all classes: priors trained on ImageNet call them so. Other
-       numbers are names like any.
-    If that finds none at all, and the classes of the classifier have no names but their numbers, and there are as many,
-    both are taken to be in the same order (both are of sorted folders).
+    The first rule that yields exactly one class applies:
+    1. `mapping`, from a label (or `#` and its number) to a class, by number or by rules 2 and 3; see `read_mapping`;
+    2. the name of a class, otherwise one of its synonyms. Spaces, underscores and hyphens are equivalent, and so is
+       case unless that makes the name ambiguous (a Cardigan is a dog, a cardigan is knitted);
+    3. the WordNet id at the start of the label (`n02123045`, `n02085620-Chihuahua`);
+    4. a decimal number, if the labels are exactly the numbers of all classes, as for priors trained on ImageNet.
+    If no label matches, the classes have no names but numbers, and there are as many labels as classes, both are
+    assumed to have the same order, since both come from sorted folders.
 
-    `needed` are the labels (by number) that must have a class; None for all. Others that have none are -1. UsageError
-    says how many have none, the first of them and the remedy; or what of the mapping is no label or no class.
+    `needed` are the numbers of the labels that must have a class; None means all. Other labels without a class are -1.
+    UsageError reports the number of unmatched labels, the first one and the remedy, or the invalid entry of the
+    mapping.
     """
     names = _Names(classifier)
     given = _resolve(mapping or {}, labels, names)
     numbered = len(labels) == len(classifier.classes)
     counted = {label for label in labels if label.isascii() and label.isdecimal()}
     numbers = {int(label) for label in counted} == set(range(len(classifier.classes)))
-    found = []
+    matched = []
     for label in labels:
         classes = {given[label]} if label in given else names.find(label, numbers=numbers)
-        found.append(classes.pop() if len(classes) == 1 else -1)
-    if numbered and max(found, default=-1) < 0 and not classifier.wordnet:
-        found = list(range(len(labels)))
+        matched.append(classes.pop() if len(classes) == 1 else -1)
+    if numbered and max(matched, default=-1) < 0 and not classifier.wordnet:
+        matched = list(range(len(labels)))
 
     must = range(len(labels)) if needed is None else sorted(set(needed))
-    without = [number for number in must if found[number] < 0]
+    without = [number for number in must if matched[number] < 0]
     if without:
         first = labels[without[0]]
         unclear = [classifier.classes[index] for index in sorted(names.find(first, numbers=numbers))]
         several = f" (it can be {' or '.join(map(repr, unclear))})" if unclear else ""
         raise UsageError(
-            f"{len(without)} of the {len(must)} classes asked for are no class of the classifier {classifier.name},"
-            f" which has {len(classifier.classes)}; the first is {first!r}{several}: say which it is with"
+            f"{len(without)} of the {len(must)} requested classes are not classes of the classifier {classifier.name},"
+            f" which has {len(classifier.classes)}; the first is {first!r}{several}: map it with"
             f' --class-map FILE, JSON like {{{json.dumps(first)}: "{classifier.classes[0]}"}}; see: '
             "taming guide any-size"
         )
-    return torch.tensor(found, dtype=torch.int64)
+    return torch.tensor(matched, dtype=torch.int64)
 
 
 def read_mapping(path: Path) -> dict[str, str | int]:
@@ -77,8 +76,8 @@ def read_mapping(path: Path) -> dict[str, str | int]:
         content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
     except OSError as error:
         raise UsageError(f"--class-map {path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # of bad UTF-8, bad JSON, a label said twice
-        raise UsageError(f"--class-map {path} is not JSON that can be used: {error}") from error
+    except (ValueError, RecursionError) as error:  # bad UTF-8, bad JSON, a duplicate label
+        raise UsageError(f"--class-map {path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise UsageError(f'--class-map {path} is not a JSON object; write {{"a label": "its class", ...}}')
     for label, value in content.items():
@@ -101,7 +100,7 @@ class _Names:
         self.wordnet = {key: index for index, key in enumerate(classifier.wordnet)}
 
     def find(self, label: str, *, numbers: bool) -> set[int]:
-        """The classes that a label may mean: none, one, or several. `numbers`: a decimal number is a class too."""
+        """The classes that match a label: none, one, or several. `numbers`: decimal numbers are classes too."""
         for fold, table in self.tables:
             if classes := table.get(_plain(label, fold)):
                 return set(classes)
@@ -113,7 +112,7 @@ class _Names:
         return set()
 
     def numbered(self, text: str) -> set[int]:
-        """The class that `#` and a number name."""
+        """The class named by `#` and a number."""
         number = text.removeprefix("#")
         fits = text != number and number.isascii() and number.isdecimal() and int(number) < len(self.classifier.classes)
         return {int(number)} if fits else set()
@@ -140,9 +139,9 @@ def _resolve(mapping: Mapping[str, str | int], labels: Sequence[str], names: _Na
     for given, value in mapping.items():
         label = given if given in known else by_number.get(given, given)
         if label in resolved:
-            raise UsageError(f"--class-map: {label!r} and {given!r} are one label; say its class once")
+            raise UsageError(f"--class-map: {label!r} and {given!r} are the same label; map it once")
         if label not in known:
-            raise UsageError(f"--class-map: {label!r} is no label of the prior; {one_of(labels, label)}")
+            raise UsageError(f"--class-map: {label!r} is not a label of the prior; {one_of(labels, label)}")
         if isinstance(value, int):
             if not 0 <= value < len(classes):
                 raise UsageError(
@@ -151,13 +150,13 @@ def _resolve(mapping: Mapping[str, str | int], labels: Sequence[str], names: _Na
                 )
             resolved[label] = value
             continue
-        found = names.find(value, numbers=False) or names.numbered(value)
-        if len(found) != 1:
-            wrong = f"may be any of {sorted(found)}; give the number" if found else one_of(classes, value)
+        candidates = names.find(value, numbers=False) or names.numbered(value)
+        if len(candidates) != 1:
+            wrong = f"may be any of {sorted(candidates)}; give the number" if candidates else one_of(classes, value)
             raise UsageError(
                 f"--class-map: {value!r}, for {label!r}, is not one class of {names.classifier.name}; {wrong}"
             )
-        resolved[label] = found.pop()
+        resolved[label] = candidates.pop()
     return resolved
 
 
@@ -166,6 +165,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for label, value in pairs:
         if label in content:
-            raise ValueError(f"{label!r} stands in it twice")
+            raise ValueError(f"{label!r} occurs twice")
         content[label] = value
     return content

@@ -1,7 +1,7 @@
-"""How far things are: a depth model of transformers, from a local folder or by its name on the Hugging Face hub.
+"""Depth estimation: a transformers depth model, from a local folder or from the Hugging Face hub.
 
-A name stands for a folder too, once it is here. Only safetensors are read, and no code that comes with a model is run.
-transformers is an optional dependency, and is imported when the first model is built.
+Only safetensors are read, and no code that comes with a model is run. transformers is an optional dependency and is
+imported when a model is built.
 """
 
 import contextlib
@@ -23,9 +23,9 @@ from PIL import Image
 from torch import Tensor
 
 from taming_cli.errors import BadFileError, BadImageError, MissingWeightsError, TamingError
-from taming_cli.pretrained.annotators import Annotator, Stamp, shown
+from taming_cli.pretrained.annotators import Annotator, Stamp, downscaled
 from taming_cli.runtime.finite import refuse_tensors
-from taming_cli.runtime.weights import FOLDER_VARIABLE, Fetched, Located, Origin, sha256
+from taming_cli.runtime.weights import FOLDER_VARIABLE, FetchResult, Location, Origin, sha256
 
 _INDEX = "model.safetensors.index.json"
 _SETTINGS = ("config.json", "preprocessor_config.json")
@@ -34,10 +34,10 @@ _PROBE = 64  # pixels
 
 
 class DepthModel(Annotator):
-    """A model of transformers' `AutoModelForDepthEstimation`, with its own preparation and enlargement of pictures.
+    """A model of transformers' `AutoModelForDepthEstimation`, with its own pre- and postprocessing.
 
-    What its numbers mean is the model's own: those of DPT and Depth Anything are larger for what is near, those of
-    models that say metres for what is far. Each map is scaled by its own smallest and largest value.
+    The unit depends on the model: values of DPT and Depth Anything grow with proximity, those of metric models with
+    distance. Each map is scaled to its own range.
     """
 
     def __init__(self, name: str, folder: Path) -> None:
@@ -47,12 +47,12 @@ class DepthModel(Annotator):
         if lacking := _lacking(folder):
             raise BadFileError(
                 f"{folder} lacks {', '.join(lacking)}; give a folder as transformers' save_pretrained writes it"
-                " (weights in other formats are not read, since they can run code)"
+                " (other formats can run code and are not read)"
             )
         self.stamp = Stamp(name, _digest(_weight_files(folder)), known=False)
         self.settings = {file.removesuffix(".json"): sha256(folder / file)[:16] for file in _SETTINGS}
         try:
-            with _quietly():
+            with quiet_transformers():
                 self.network, loaded = transformers.AutoModelForDepthEstimation.from_pretrained(
                     folder,
                     use_safetensors=True,
@@ -64,9 +64,9 @@ class DepthModel(Annotator):
                 self.processor: Any = transformers.AutoImageProcessor.from_pretrained(
                     folder, trust_remote_code=False, local_files_only=True
                 )
-        except Exception as error:  # transformers raises nearly every class there is; each means this
+        except Exception as error:  # transformers raises nearly any class
             raise BadFileError(
-                f"{folder} is no depth model that transformers can load: {_first_line(error)}"
+                f"{folder} is not a depth model that transformers can load: {_first_line(error)}"
             ) from error
         refuse_tensors(self.network.state_dict(), str(folder), "fetch the model again")
         self.freeze()
@@ -74,37 +74,37 @@ class DepthModel(Annotator):
             self._check_unused(loaded["missing_keys"], folder)
 
     def depth(self, picture: Tensor) -> Tensor:
-        """uint8 (3, H, W) -> fp32 (H, W) on the CPU, in the model's own unit."""
-        seen, size = shown(picture), tuple(picture.shape[1:])
-        image = seen.permute(1, 2, 0).numpy()
-        try:  # which side has the colours is said, not left to be guessed: a picture may be three pixels high
+        """uint8 (3, H, W) -> fp32 (H, W) on the CPU, in the model's unit."""
+        small, size = downscaled(picture), tuple(picture.shape[1:])
+        image = small.permute(1, 2, 0).numpy()
+        try:  # the format is given, because guessing it fails for images of three rows
             inputs = self.processor(images=image, input_data_format="channels_last", return_tensors="pt")
-        except ValueError as error:  # of a narrow strip, some models' scaling leaves nothing
-            pixels = f"{seen.shape[2]}x{seen.shape[1]} pixels"
-            raise BadImageError(f"{self.stamp.name} cannot take {pixels}: {_first_line(error)}") from error
+        except ValueError as error:  # some models' resize leaves nothing of a narrow strip
+            pixels = f"{small.shape[2]}x{small.shape[1]} pixels"
+            raise BadImageError(f"{self.stamp.name} cannot process {pixels}: {_first_line(error)}") from error
         outputs = self.network(**inputs.to(self.device))
-        # By position: the size that models with padding want to know has another name.
-        (made,) = self.processor.post_process_depth_estimation(outputs, [tuple(seen.shape[1:])])
-        depth: Tensor = made["predicted_depth"].float().cpu().reshape(1, 1, *seen.shape[1:])
+        # Positional, because the parameter has another name in models with padding.
+        (estimate,) = self.processor.post_process_depth_estimation(outputs, [tuple(small.shape[1:])])
+        depth: Tensor = estimate["predicted_depth"].float().cpu().reshape(1, 1, *small.shape[1:])
         if depth.shape[2:] != size:
             depth = F.interpolate(depth, size, mode="bilinear", align_corners=False)
         return depth[0, 0]
 
     def draw(self, picture: Tensor) -> Image.Image:
-        """uint8 (3, H, W) -> 16-bit grey, W x H: 0 at the smallest value, 65535 at the largest; constant maps are 0."""
+        """uint8 (3, H, W) -> 16-bit grey, W x H: 0 for the smallest value, 65535 for the largest; 0 if constant."""
         depth = self.depth(picture)
         low, high = depth.min(), depth.max()
         if not (high - low).isfinite():
-            raise BadImageError(f"{self.stamp.name} gives depths that are infinite or not a number")
-        depth.sub_(low)  # in place: a large picture's map is large too
+            raise BadImageError(f"{self.stamp.name} estimates depths that are infinite or NaN")
+        depth.sub_(low)  # in place, to save memory
         if high > low:
             depth.div_(high - low).mul_(65535).round_()
         return Image.fromarray(depth.numpy().astype(np.uint16))
 
     def _check_unused(self, missing: Any, folder: Path) -> None:
-        """BadFileError unless the tensors that the files lack are never used.
+        """Check that tensors missing from the files are never used, by filling them with NaN. BadFileError otherwise.
 
-        Those of DPT lack a layer that their network has and passes by. What is not a number would show.
+        The files of DPT lack a layer that the network has, but skips.
         """
         tensors = self.network.state_dict()
         for name in missing:
@@ -118,11 +118,11 @@ class DepthModel(Annotator):
 
 
 def depth_model(model: str, *, weights: Path | None = None, offline: bool = False) -> DepthModel:
-    """The model in the folder `model`, or of that name, on the CPU.
+    """Load the model `model`, a folder or a name on the hub, on the CPU.
 
-    A name is looked for in `weights` (a folder that is the model's, or holds it under the last part of its name), in
-    `$TAMING_WEIGHTS_DIR`, in the hub's cache, and on the hub unless offline. TamingError where transformers is not
-    installed; MissingWeightsError where the model is nowhere; BadFileError where it is damaged or of another kind.
+    A name is searched in `weights` (the model's folder, or a folder that contains it under the last part of its name),
+    in `$TAMING_WEIGHTS_DIR`, in the hub's cache, and on the hub unless offline. TamingError if transformers is not
+    installed, MissingWeightsError if the model is not found, BadFileError if it is damaged or not a depth model.
     """
     if importlib.util.find_spec("transformers") is None:
         raise TamingError("depth needs transformers, which is not installed; run: pip install 'taming[annotate]'")
@@ -132,42 +132,42 @@ def depth_model(model: str, *, weights: Path | None = None, offline: bool = Fals
     return DepthModel(model, place[0] if place else _downloaded(model, offline))
 
 
-def locate(model: str, *, weights: Path | None = None, verify: bool = False) -> Located:
-    """Where the model of that name is on this machine; with `verify` its weights are read.
+def locate(model: str, *, weights: Path | None = None, verify: bool = False) -> Location:
+    """Search for a model without downloading it. With `verify`, the sha256 of its weights is computed.
 
-    `verified` where they have the sha256 that the hub says, as its cache keeps it; a folder that was put together by
-    hand says none, and is `present`.
+    `verified` means that it equals the sha256 recorded in the hub's cache. A folder elsewhere has no record, and is
+    `present`.
     """
     place = _place(model, weights)
     if place is None:
-        return Located("missing")
+        return Location("missing")
     if not verify:
-        return Located("present", *place)
+        return Location("present", *place)
     files = _weight_files(place[0])
     try:
         _digest(files)
     except BadFileError:
-        return Located("wrong sha256", *place)
-    return Located("verified" if all(map(_promised, files)) else "present", *place)
+        return Location("wrong sha256", *place)
+    return Location("verified" if all(map(_recorded_sha256, files)) else "present", *place)
 
 
-def fetch(model: str, folder: Path | None = None, *, offline: bool = False, bars: bool = True) -> Fetched:
-    """Have the model as a folder of `folder`, under the last part of its name; by default wherever it is, and where it
-    is nowhere, in the hub's cache. What is in another place of this machine is copied. Raises as `depth_model`.
+def fetch(model: str, folder: Path | None = None, *, offline: bool = False, bars: bool = True) -> FetchResult:
+    """Make a model available in `folder`, under the last part of its name; without one, wherever it is found or in the
+    hub's cache. A model in another place on this machine is copied. Raises as `depth_model`.
 
-    `bars`: whether the hub's library may show its own.
+    `bars`: whether the hub's library may show its progress bars.
     """
     place = _place(model, None)
     if place is None and not bars:
         with _without_bars():
             return fetch(model, folder, offline=offline)
     if folder is None:
-        return Fetched(place[0], made=False) if place else Fetched(_downloaded(model, offline), made=True)
+        return FetchResult(place[0], created=False) if place else FetchResult(_downloaded(model, offline), created=True)
     target = folder / _last(model)
     if target.exists():
         if lacking := _lacking(target):
             raise BadFileError(f"{target} lacks {', '.join(lacking)}: remove it and run again")
-        return Fetched(target, made=False)
+        return FetchResult(target, created=False)
     source = place[0] if place else _downloaded(model, offline)
     files = _weight_files(source)
     _digest(files)
@@ -179,35 +179,35 @@ def fetch(model: str, folder: Path | None = None, *, offline: bool = False, bars
             if file.is_file():
                 shutil.copyfile(file, whole / file.name)
         whole.replace(target)
-    return Fetched(target, made=True)
+    return FetchResult(target, created=True)
 
 
 def _place(model: str, weights: Path | None) -> tuple[Path, Origin] | None:
-    """The model's folder in a place that the user names, else in the hub's cache; and which it is."""
+    """The model's folder and its origin: a folder that the user names, or the hub's cache."""
     if weights is not None and not weights.is_dir():
-        raise MissingWeightsError(f"--weights {weights} is no folder; {_how_to_get(model)}")
+        raise MissingWeightsError(f"--weights {weights} is not a folder; {_remedy(model)}")
     places: list[tuple[Path, Origin]] = []
     if weights is not None:
         places += [(weights, "given"), (weights / _last(model), "given")]
     if folder := os.environ.get(FOLDER_VARIABLE):
         places.append((Path(folder) / _last(model), "folder"))
-    found = next((place for place in places if not _lacking(place[0])), None)
-    if found is None and (cached := _snapshot(model, local_files_only=True)) is not None:
-        found = cached, "cache"
-    return found
+    place = next((place for place in places if not _lacking(place[0])), None)
+    if place is None and (cached := _snapshot(model, local_files_only=True)) is not None:
+        place = cached, "cache"
+    return place
 
 
 def _downloaded(model: str, offline: bool) -> Path:
     if offline:
         raise MissingWeightsError(
-            f"depth model {model} is not on this machine and --offline forbids the download; {_how_to_get(model)}"
+            f"depth model {model} is not on this machine and --offline forbids the download; {_remedy(model)}"
         )
     try:
         folder = _snapshot(model, local_files_only=False)
-    except Exception as error:  # of the hub's library, of the one for http below it, of the system
+    except Exception as error:  # from the hub's library, its http client, or the system
         raise MissingWeightsError(
             f"depth model {model} is not on this machine and downloading it failed ({_first_line(error)});"
-            f" {_how_to_get(model)}"
+            f" {_remedy(model)}"
         ) from error
     if folder is None:
         raise MissingWeightsError(f"the hub's {model} has no {', '.join(_FILES[:3])}; choose another")
@@ -215,14 +215,14 @@ def _downloaded(model: str, offline: bool) -> Path:
 
 
 def _snapshot(model: str, *, local_files_only: bool) -> Path | None:
-    """The folder of a model in the hub's cache; None where it is not there, or not whole."""
+    """The folder of a model in the hub's cache; None if it is missing or incomplete."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         folder = Path(snapshot_download(model, allow_patterns=list(_FILES), local_files_only=local_files_only))
     except HFValidationError as error:
-        raise MissingWeightsError(f"{model!r} is neither a folder nor the name of a model; {_how_to_get()}") from error
+        raise MissingWeightsError(f"{model!r} is neither a folder nor the name of a model; {_remedy()}") from error
     except LocalEntryNotFoundError:
         if local_files_only:
             return None
@@ -231,13 +231,13 @@ def _snapshot(model: str, *, local_files_only: bool) -> Path | None:
 
 
 def _lacking(folder: Path) -> list[str]:
-    """What a folder does not hold of a model."""
+    """The files of a model that a folder lacks."""
     lacking = [file for file in _SETTINGS if not (folder / file).is_file()]
     return lacking if _weight_files(folder) else [*lacking, "model.safetensors"]
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors of a model; empty where one is missing."""
+    """The safetensors files of a model; empty if one is missing."""
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     try:
@@ -249,26 +249,26 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _digest(files: Sequence[Path]) -> str:
-    """The sha256 of a model's weights: of the file, or of the sha256 of its parts, one a line."""
+    """The sha256 of a model's weights; for several files, of their sha256, one per line."""
     digests = [sha256(file) for file in files]
     for file, digest in zip(files, digests, strict=True):
-        promised = _promised(file)
-        if promised is not None and promised != digest:
+        expected = _recorded_sha256(file)
+        if expected is not None and expected != digest:
             raise BadFileError(
-                f"{file} has sha256 {digest} instead of {promised}: remove {file.resolve()} and run again"
+                f"{file} has sha256 {digest} instead of {expected}: remove {file.resolve()} and run again"
             )
     if len(digests) == 1:
         return digests[0]
     return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
 
 
-def _promised(file: Path) -> str | None:
-    """The sha256 that the hub says of a file: its name in the hub's cache."""
+def _recorded_sha256(file: Path) -> str | None:
+    """The sha256 that the hub published for a file: its name in the hub's cache."""
     name = file.resolve().name
     return name if re.fullmatch("[0-9a-f]{64}", name) else None
 
 
-def _how_to_get(model: str = "") -> str:
+def _remedy(model: str = "") -> str:
     if not model:
         return "give --model FOLDER, as transformers' save_pretrained writes it, or a name like owner/model"
     return (
@@ -287,7 +287,7 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _without_bars() -> Iterator[None]:
-    """Without the bars of the hub's library."""
+    """Disable the progress bars of the hub's library."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     if are_progress_bars_disabled():
@@ -301,8 +301,8 @@ def _without_bars() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Without transformers' bars and warnings: what matters of them is an error here."""
+def quiet_transformers() -> Iterator[None]:
+    """Disable transformers' progress bars and warnings; relevant ones are errors here."""
     from transformers.utils import logging
 
     bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()

