@@ -1,7 +1,7 @@
-"""Pure mathematics on arrays: pictures compared pixel by pixel, a codebook's use, distributions of features compared.
+"""Metrics as pure mathematics on arrays: pixel-wise similarity, use of a codebook, distances of feature distributions.
 
-The inception score, the kernel distance and precision and recall are torch-fidelity's, by its own functions, given
-float64: their sums over many pictures are what results are compared by.
+The inception score, the kernel distance, and precision and recall are computed by torch-fidelity's functions in
+float64, so that sums over many pictures are accurate and comparable.
 """
 
 import math
@@ -23,10 +23,10 @@ SSIM_RADIUS = 5  # pixels: the 11 x 11 window of the paper
 
 
 def psnr(x: Tensor, y: Tensor, *, data_range: float | None = None) -> Tensor:
-    """Peak signal-to-noise ratio per picture, in dB: 10 log10(data_range^2 / mean squared error).
+    """Return the peak signal-to-noise ratio per picture, in dB: 10 log10(data_range^2 / mean squared error).
 
-    Two batches (B, C, H, W) -> (B,); infinite where they are equal. `data_range` is the width of the pixels' range: 2
-    for [-1, 1]; it may be left out for bytes (255). Computed in fp32 or, for float64 pictures, in float64.
+    Two batches (B, C, H, W) -> (B,); infinite for equal pictures. `data_range` is the width of the pixels' range: 2 for
+    [-1, 1]; it defaults to 255 for uint8. Computed in fp32, or in float64 for float64 pictures.
     """
     width = _check_pair(x, y, data_range)
     error = (_wide(x) - _wide(y)).square().mean((1, 2, 3))
@@ -34,12 +34,12 @@ def psnr(x: Tensor, y: Tensor, *, data_range: float | None = None) -> Tensor:
 
 
 def ssim(x: Tensor, y: Tensor, *, data_range: float | None = None) -> Tensor:
-    """Structural similarity per picture, at most 1 (Wang, Bovik, Sheikh, Simoncelli 2004), mean over channels.
+    """Return the structural similarity per picture, at most 1, mean over channels (Wang et al. 2004).
 
     Two batches (B, C, H, W), each side at least 11 -> (B,). Gaussian window of 11 x 11 with sigma 1.5, population (not
-    sample) covariances, K1 = 0.01, K2 = 0.03, windows wholly inside the picture: scikit-image's
+    sample) covariances, K1 = 0.01, K2 = 0.03, windows inside the picture only: scikit-image's
     `structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)`. `data_range` as in `psnr`.
-    UsageError below 11 pixels.
+    Raises UsageError below 11 pixels.
     """
     width = _check_pair(x, y, data_range)
     if min(x.shape[2:]) < 2 * SSIM_RADIUS + 1:
@@ -54,38 +54,38 @@ def ssim(x: Tensor, y: Tensor, *, data_range: float | None = None) -> Tensor:
 
 
 def usage(counts: Tensor) -> float:
-    """The share of a codebook's codes that occur at all, 0 to 1, from how often each does, (K,)."""
+    """Return the share of a codebook's codes that occur, 0 to 1, from the count of each, (K,)."""
     return float((counts > 0).double().mean())
 
 
 def perplexity(counts: Tensor) -> float:
-    """exp(-sum p ln p) with p = counts / their sum, (K,): how many codes, used equally, would be as varied; 1 to K.
+    """Return exp(-sum p ln p), p = counts / sum(counts), (K,): equally used codes of that entropy, 1 to K.
 
-    UsageError where nothing was counted.
+    Raises UsageError if all counts are 0.
     """
     counted = counts.detach().to("cpu", torch.float64)
     if not counted.sum() > 0:
-        raise UsageError("no codes were counted; a codebook's perplexity is that of at least one picture")
+        raise UsageError("no codes were counted; the perplexity of a codebook needs at least one picture")
     return float(torch.special.entr(counted / counted.sum()).sum().exp())
 
 
 def use_by_rank(counts: Tensor, most: int = 64) -> list[float]:
-    """How unequally codes are used, from how often each occurs, (K,): shares times K, the most used code first, as
-    means over at most `most` equal stretches. All are 1 where use is equal; zeros end it where codes are unused.
+    """Return the use of codes by rank, from the count of each, (K,): shares times K, the most used code first.
 
-    UsageError where nothing was counted.
+    The result has at most `most` values, means over equal ranges of ranks. All are 1 if use is equal; unused codes are
+    zeros at the end. Raises UsageError if all counts are 0.
     """
     counted = counts.detach().to("cpu", torch.float64).sort(descending=True).values
     if not counted.sum() > 0:
-        raise UsageError("no codes were counted; the use of a codebook is that of at least one picture")
+        raise UsageError("no codes were counted; the use of a codebook needs at least one picture")
     shares = counted / counted.mean()
     return [float(part.mean()) for part in shares.tensor_split(min(most, len(shares)))]
 
 
 @dataclass(frozen=True)
 class Moments:
-    """How features lie: their number, `mean` (D,) and `scatter` (D, D), the sum of outer products of their distances
-    from the mean, all float64. Parts are measured alone and merged, in any order: Chan, Golub, LeVeque 1979.
+    """The number of features, their `mean` (D,) and `scatter` (D, D), the sum of outer products of deviations from the
+    mean, in float64. Parts can be merged in any order (Chan, Golub, LeVeque 1979).
     """
 
     count: int
@@ -94,14 +94,14 @@ class Moments:
 
     @classmethod
     def of(cls, features: Tensor) -> "Moments":
-        """Of (n, D) features; n may be 0."""
+        """Return the moments of features (n, D); n may be 0."""
         wide = features.detach().to("cpu", torch.float64)
         mean = wide.mean(0) if len(wide) else wide.new_zeros(wide.shape[1])
         centred = wide - mean
         return cls(len(wide), mean.numpy(), (centred.T @ centred).numpy())
 
     def merge(self, other: "Moments") -> "Moments":
-        """Of both together. Of many small parts, `RunningMoments` makes the same with a fraction of the work."""
+        """Return the moments of both. `RunningMoments` is much faster for many small parts."""
         count = self.count + other.count
         apart = other.mean - self.mean
         mean = self.mean + apart * (other.count / max(1, count))
@@ -112,38 +112,36 @@ class Moments:
 
     @classmethod
     def together(cls, parts: Iterable["Moments"]) -> "Moments":
-        """Of all parts, one at the least, merged in their order."""
+        """Return the moments of all parts, at least one, merged in order."""
         return reduce(cls.merge, parts)
 
     @property
     def sigma(self) -> npt.NDArray[np.float64]:
-        """The covariance (D, D), of n - 1 as published. UsageError below two pictures, of which there is none."""
+        """The covariance (D, D), divided by n - 1 as published. Raises UsageError below two pictures."""
         if self.count < 2:
-            raise UsageError(
-                f"{self.count} picture has no covariance; a distance of distributions needs two at the least"
-            )
+            raise UsageError(f"{self.count} picture has no covariance; a distance of distributions needs at least two")
         return self.scatter / (self.count - 1)
 
 
 class RunningMoments:
-    """The moments of features that come in batches: `add` them, then ask for `moments`.
+    """The moments of features that arrive in batches: call `add` for each, then `moments`.
 
-    Rows are gathered to blocks of ROWS, whatever the batches, and each block goes into one (D, D) matrix in place: a
-    product of matrices a block and no further matrix of that size. So the result does not depend on the batches.
+    Rows are collected in blocks of ROWS, regardless of batches, and each block is added to one (D, D) matrix in place
+    by one matrix product. So the result does not depend on the batches, and no second matrix of that size is needed.
     """
 
     ROWS = 512
-    """Rows that are held at once: 8 MiB of 2048 features."""
+    """Rows per block: 8 MiB of 2048 features."""
 
     def __init__(self, dimensions: int) -> None:
-        # One row more, for the distance between the means of the block and of what came before.
+        # The additional row is for the difference between the means of the block and of the rows before.
         self._rows = torch.empty(self.ROWS + 1, dimensions, dtype=torch.float64)
         self._held = self._count = 0
         self._mean = torch.zeros(dimensions, dtype=torch.float64)
         self._scatter = torch.zeros(dimensions, dimensions, dtype=torch.float64)
 
     def add(self, features: Tensor) -> None:
-        """(n, D) features; n may be 0."""
+        """Add features (n, D); n may be 0."""
         features = features.detach()
         while len(features):
             some = features[: self.ROWS - self._held]
@@ -151,15 +149,15 @@ class RunningMoments:
             self._held += len(some)
             features = features[len(some) :]
             if self._held == self.ROWS:
-                self._take()
+                self._merge()
 
     def moments(self) -> Moments:
-        """Of all that was added; more may be added afterwards."""
-        self._take()
+        """Return the moments of all features so far; more may be added afterwards."""
+        self._merge()
         return Moments(self._count, self._mean.clone().numpy(), self._scatter.clone().numpy())
 
-    def _take(self) -> None:
-        """The rows that are held, merged as in `Moments.merge`: the term between the means is one more row."""
+    def _merge(self) -> None:
+        """Merge the current block as in `Moments.merge`; the term of the means is one more row."""
         if not self._held:
             return
         count, rows = self._count + self._held, self._rows[: self._held]
@@ -181,39 +179,42 @@ class Score(NamedTuple):
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares, 0 to 1: of what was generated that looks real, of what is real that could have been generated."""
+    """Shares, 0 to 1: of generated pictures near real ones, and of real pictures near generated ones."""
 
     precision: float
     recall: float
 
 
 def inception_score(logits: Tensor, *, splits: int = 10, seed: int = 2020) -> Score:
-    """exp of the mean KL(p(y|x), p(y)) over `splits` shuffled parts (Salimans et al. 2016), 1 to the number of classes.
+    """Return exp of the mean KL(p(y|x), p(y)) over `splits` shuffled parts, 1 to the number of classes.
 
-    (n, C) logits, those of the published network without the last bias. UsageError where a part would be empty.
+    Logits (n, C) of the published network, without the last bias (Salimans et al. 2016). Raises UsageError if a part
+    would be empty.
     """
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 
     if len(logits) < splits:
-        raise UsageError(f"{len(logits)} pictures do not make {splits} parts; give more, or fewer --splits")
-    found = isc_features_to_metric(logits.detach().to("cpu", torch.float64), splits, True, seed)
-    return Score(found[KEY_METRIC_ISC_MEAN], found[KEY_METRIC_ISC_STD])
+        raise UsageError(f"{len(logits)} pictures cannot be divided into {splits} parts; give more, or fewer --splits")
+    score = isc_features_to_metric(logits.detach().to("cpu", torch.float64), splits, True, seed)
+    return Score(score[KEY_METRIC_ISC_MEAN], score[KEY_METRIC_ISC_STD])
 
 
 def kernel_distance(
     generated: Tensor, reference: Tensor, *, subsets: int = 100, subset_size: int = 1000, seed: int = 2020
 ) -> Score:
-    """The squared maximum mean discrepancy with the kernel (x.y / D + 1)^3, unbiased, over random subsets.
+    """Return the squared maximum mean discrepancy with the kernel (x.y / D + 1)^3, unbiased, over random subsets.
 
-    Features (n, D) and (m, D) (Binkowski et al. 2018); may be slightly below 0. UsageError where a side has fewer
+    Features (n, D) and (m, D) (Binkowski et al. 2018); may be slightly below 0. Raises UsageError if a side has fewer
     pictures than a subset.
     """
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
     fewest = min(len(generated), len(reference))
     if fewest < subset_size:
-        raise UsageError(f"{fewest} pictures do not make subsets of {subset_size}; use --subset-size {max(2, fewest)}")
-    found = kid_features_to_metric(
+        raise UsageError(
+            f"{fewest} pictures are fewer than a subset of {subset_size}; use --subset-size {max(2, fewest)}"
+        )
+    score = kid_features_to_metric(
         generated.detach().to("cpu", torch.float64),
         reference.detach().to("cpu", torch.float64),
         kid_subsets=subsets,
@@ -221,28 +222,29 @@ def kernel_distance(
         rng_seed=seed,
         verbose=False,
     )
-    return Score(found[KEY_METRIC_KID_MEAN], found[KEY_METRIC_KID_STD])
+    return Score(score[KEY_METRIC_KID_MEAN], score[KEY_METRIC_KID_STD])
 
 
 def precision_recall(generated: Tensor, reference: Tensor, *, neighbours: int = 3) -> PrecisionRecall:
-    """Improved precision and recall (Kynkaanniemi et al. 2019): shares that lie in a ball of the other side, each ball
-    reaching to its own side's neighbour of that number.
+    """Return improved precision and recall (Kynkaanniemi et al. 2019).
 
-    Features (n, D) and (m, D). UsageError where a side has too few pictures to have that neighbour.
+    They are the shares of each side inside a ball around a feature of the other, whose radius is the distance to its
+    nearest neighbour of that number on its own side. Features (n, D) and (m, D). Raises UsageError for too few
+    pictures.
     """
     from torch_fidelity.metric_prc import calculate_precision_recall_part
 
     fewest = min(len(generated), len(reference))
     if fewest <= neighbours:
         raise UsageError(
-            f"{fewest} pictures have no neighbour number {neighbours}; give more, or use fewer --neighbours"
+            f"{fewest} pictures have fewer than {neighbours} neighbours each; give more, or fewer --neighbours"
         )
     wide = (features.detach().to("cpu", torch.float64) for features in (generated, reference))
     return PrecisionRecall(*calculate_precision_recall_part(*wide, neighbours, DISTANCES))
 
 
 DISTANCES = 2048
-"""Pictures a side of each table of distances that is held at once."""
+"""Side of the blocks of the distance matrix, in pictures."""
 
 
 def frechet_distance(
@@ -251,25 +253,25 @@ def frechet_distance(
     mu2: npt.NDArray[np.floating],
     sigma2: npt.NDArray[np.floating],
 ) -> float:
-    """Squared Frechet distance of two Gaussians: |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), in float64.
+    """Return the squared Frechet distance of two Gaussians: |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), in float64.
 
-    Means (D,), covariances (D, D) (Dowson and Landau 1982; Heusel et al. 2017). The last trace is computed as the sum
-    of singular values of S1^(1/2) S2^(1/2), which stays accurate for singular covariances, without an added epsilon.
-    BadFileError where shapes differ, numbers are not finite, or a matrix is not a covariance.
+    Means (D,), covariances (D, D) (Dowson and Landau 1982; Heusel et al. 2017). The last trace is the sum of the
+    singular values of S1^(1/2) S2^(1/2), which is accurate for singular covariances without an added epsilon. Raises
+    BadFileError if shapes differ, numbers are not finite, or a matrix is not a covariance.
     """
     mu1, sigma1, mu2, sigma2 = (np.asarray(array, np.float64) for array in (mu1, sigma1, mu2, sigma2))
     if mu1.ndim != 1 or mu1.shape != mu2.shape:
         raise BadFileError(f"feature means have shapes {mu1.shape} and {mu2.shape}; use one feature network for both")
     root1, root2 = _root(sigma1, mu1.size), _root(sigma2, mu2.size)
     if not (np.isfinite(mu1).all() and np.isfinite(mu2).all()):
-        raise BadFileError("feature means hold values that are not finite; compute the statistics again")
+        raise BadFileError("feature means have values that are not finite; compute the statistics again")
     cross = float(np.linalg.svd(root1 @ root2, compute_uv=False).sum())
     distance = float(((mu1 - mu2) ** 2).sum()) + float(np.trace(sigma1)) + float(np.trace(sigma2)) - 2 * cross
     return max(distance, 0.0)  # rounding can leave a distance of zero slightly below it
 
 
 def _root(sigma: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.float64]:
-    """The symmetric square root of a covariance (size, size)."""
+    """Return the symmetric square root of a covariance (size, size)."""
     if sigma.shape != (size, size) or not np.isfinite(sigma).all():
         raise BadFileError(
             f"a feature covariance is not a finite ({size}, {size}) matrix; compute the statistics again"
@@ -283,7 +285,7 @@ def _root(sigma: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.float64]:
 
 
 def _check_pair(x: Tensor, y: Tensor, data_range: float | None) -> float:
-    """The width of the pixels' range, once two batches are known to be comparable."""
+    """Check that two batches are comparable; returns the width of the pixels' range."""
     if x.ndim != 4 or x.shape != y.shape:
         raise UsageError(
             f"pictures of shapes {tuple(x.shape)} and {tuple(y.shape)} cannot be compared; crop them alike"
@@ -291,17 +293,17 @@ def _check_pair(x: Tensor, y: Tensor, data_range: float | None) -> float:
     if x.dtype != y.dtype:
         raise UsageError(f"pictures of {x.dtype} and {y.dtype} cannot be compared; convert one of them")
     if data_range is None and x.dtype != torch.uint8:
-        raise UsageError(f"the range of {x.dtype} pictures is not known; give data_range, 2 for [-1, 1]")
+        raise UsageError(f"the range of {x.dtype} pictures is unknown; give data_range, 2 for [-1, 1]")
     return 255.0 if data_range is None else data_range
 
 
 def _wide(x: Tensor) -> Tensor:
-    """fp32 at least: byte and bf16 pixels have no room for differences of squares."""
+    """Convert to at least fp32: uint8 and bf16 lack the precision for differences of squares."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def _window_mean(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C, H - 10, W - 10): the Gaussian mean around each pixel that has its whole window."""
+    """Return the Gaussian mean of each complete window: (B, C, H, W) -> (B, C, H - 10, W - 10)."""
     at = torch.arange(-SSIM_RADIUS, SSIM_RADIUS + 1, device=x.device, dtype=x.dtype)
     kernel = torch.exp(-at.square() / (2 * SSIM_SIGMA**2))
     kernel = (kernel / kernel.sum()).expand(x.shape[1], 1, -1)

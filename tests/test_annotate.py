@@ -22,10 +22,11 @@ from taming_cli.data.conditions.depth import read_depth
 from taming_cli.data.conditions.edges import edges, read_edges
 from taming_cli.data.conditions.labels import read_labels
 from taming_cli.data.conditions.pairs import partners
-from taming_cli.data.conditions.pose import paint_skeletons, read_pose
+from taming_cli.data.conditions.pose import read_pose
+from taming_cli.data.conditions.skeletons import paint_skeletons
 from taming_cli.data.images import EXTENSIONS, png_settings, read_rgb, tensor
 from taming_cli.data.sources import list_items
-from taming_cli.data.tokens import TokenFile
+from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import Interrupted, MissingWeightsError, UsageError
 from taming_cli.pretrained.annotators import PoseFinder, pose_finder, segmenter
 from taming_cli.pretrained.depth import depth_model
@@ -224,7 +225,7 @@ def test_a_signal_stops_after_a_map_and_the_same_call_goes_on(photos: Path, tmp_
         if done == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(Interrupted, match=r"stopped; 2 of 5 maps are in .*: run the same again") as error:
+    with pytest.raises(Interrupted, match=r"stopped; 2 of 5 maps are in .*: run the same command again") as error:
         annotate([photos], tmp_path / "edges", EdgesConfig(), on_item=stop)
     assert error.value.exit_code == 143
     assert len(maps(tmp_path / "edges")) == 2
@@ -291,7 +292,7 @@ def test_the_map_of_another_picture_of_the_same_name_is_not_taken_for_its_own(
 def test_pictures_in_the_folder_that_are_no_maps_are_left_alone(photos: Path, tmp_path: Path, refused: Refused) -> None:
     annotate([photos], tmp_path / "edges", EdgesConfig())
     picture(tmp_path / "edges" / "c" / "mine.jpg")
-    assert "c/mine.jpg is not a map that this command made" in refused(tmp_path / "edges")
+    assert "c/mine.jpg is not a map written by this command" in refused(tmp_path / "edges")
     (tmp_path / "edges" / "c" / "mine.jpg").rename(tmp_path / "edges" / ".mine.jpg")
     assert annotate([photos], tmp_path / "edges", EdgesConfig()).made == 0
 
@@ -305,7 +306,7 @@ def test_two_pictures_of_one_stem_would_have_one_map(photos: Path, tmp_path: Pat
 
 def test_a_folder_among_the_pictures_and_a_file_are_no_place_for_maps(photos: Path, refused: Refused) -> None:
     for out in (photos, photos / "edges", photos / ".." / "photos" / "a"):
-        assert "would be taken for pictures; give another folder" in refused(out)
+        assert "would be listed as pictures; give another folder" in refused(out)
     assert "four.webp is a file; give a folder" in refused(photos / "four.webp", images=photos / "a")
     assert not (photos / "edges").exists()
 

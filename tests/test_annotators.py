@@ -17,7 +17,7 @@ from torchvision import models
 
 from taming_cli.config.size import Size
 from taming_cli.data.conditions.depth import read_depth
-from taming_cli.data.conditions.pose import paint_skeletons
+from taming_cli.data.conditions.skeletons import paint_skeletons
 from taming_cli.errors import BadFileError, BadImageError, MissingWeightsError, TamingError, UsageError
 from taming_cli.pretrained import annotators, depth
 from taming_cli.pretrained.annotators import LONGEST, PoseFinder, most_likely, pose_finder, segmenter, shown

@@ -19,7 +19,7 @@ from taming_cli.config.size import Size
 from taming_cli.data.arrays import read_pictures
 from taming_cli.data.contents import Segmentation
 from taming_cli.data.images import png_settings, read_image, to_float
-from taming_cli.data.tokens import TokenFile
+from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import UsageError
 from taming_cli.evaluate.image_sets import Side, side
 from taming_cli.prior.model import prior_file

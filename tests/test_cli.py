@@ -707,7 +707,7 @@ def test_tokenize_reads_paths_from_stdin(how: str, house: House, tmp_path: Path)
         said = taming("tokenize", *named, "--ckpt", house.codec, "-o", out, "--device", "cpu", "--json", stdin=stdin)
     assert said.code == 0, said.err
     assert said.json["count"] == len(paths)
-    from taming_cli.data.tokens import TokenFile
+    from taming_cli.data.tokens.file import TokenFile
 
     with TokenFile(out) as file:
         assert file.names() == [path.relative_to(tmp_path).as_posix() for path in paths]

@@ -30,7 +30,7 @@ from taming_cli.config.fields import from_dict
 from taming_cli.config.size import Size
 from taming_cli.data.batches import train_batches
 from taming_cli.data.images import to_float
-from taming_cli.data.sources import digest
+from taming_cli.data.split import digest
 from taming_cli.errors import Interrupted, NonFiniteLossError, UsageError
 from taming_cli.pretrained.perceptual import build as build_perceptual
 from taming_cli.runtime.checkpoint import load_model, load_trainer

@@ -25,7 +25,6 @@ import pytest
 import torch
 from PIL import Image
 
-from taming_cli import scenes
 from taming_cli.cli.app import app
 from taming_cli.cli.console import HEARD
 from taming_cli.cli.options import settle
@@ -34,7 +33,7 @@ from taming_cli.codec.vqgan import codec_file
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.prior import ConditionSpec, PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
-from taming_cli.data.tokens import TokenFile
+from taming_cli.data.tokens.file import TokenFile
 from taming_cli.prior.model import prior_file
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.runtime.checkpoint import save_model
@@ -621,7 +620,7 @@ def test_a_command_with_nothing_to_save_ends_with_a_line(
         time.sleep(10)
         raise AssertionError("it went on")
 
-    monkeypatch.setattr(scenes, "write", stopped)
+    monkeypatch.setattr("taming_cli.scenes.folder.write", stopped)
     before = signal.getsignal(signal.SIGTERM)
     assert taming("demo-data", tmp_path / "d") == (code, "", "taming: stopped\n")
     assert signal.getsignal(signal.SIGTERM) == before
@@ -642,7 +641,7 @@ def test_term_ends_a_process_that_was_forked_as_ever(tmp_path: Path, monkeypatch
         ended.append(os.waitpid(child, 0)[1])
         return tmp_path
 
-    monkeypatch.setattr(scenes, "write", forks)
+    monkeypatch.setattr("taming_cli.scenes.folder.write", forks)
     assert taming("demo-data", tmp_path / "d").code == 0
     assert os.WTERMSIG(ended[0]) == signal.SIGTERM
 

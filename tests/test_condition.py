@@ -23,7 +23,7 @@ from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.size import Size
 from taming_cli.data.contents import Pictures, Poses, content_of
 from taming_cli.data.images import centre_crop
-from taming_cli.data.tokens import TokenFile
+from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import UsageError
 from taming_cli.report.record import read_run
 from taming_cli.runtime.checkpoint import load_model

@@ -52,8 +52,8 @@ def heard(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]
     [
         ([0, 255], ("256 labels, of which 2 occur: 0, 255.", "--label-values 0,255 ", "--labels 256 ")),
         ([255, 255], ("256 labels, of which 1 occurs: 255.", "--label-values 0,255 ")),
-        ([0, 1, 2, 3, 4, 255], ("256 labels, of which 6 occur: 0 to 4, 255.", "255 marks what is unlabelled: --unl")),
-        ([1, 2, 255], ("256 labels, of which 3 occur: 1, 2, 255.", "255 marks what is unlabelled: --unlabelled ")),
+        ([0, 1, 2, 3, 4, 255], ("256 labels, of which 6 occur: 0 to 4, 255.", "255 marks unlabelled pixels: --unl")),
+        ([1, 2, 255], ("256 labels, of which 3 occur: 1, 2, 255.", "255 marks unlabelled pixels: --unlabelled ")),
         ([0, 128, 255], ("256 labels, of which 3 occur: 0, 128, 255.", "--label-values 0,128,255 makes 3 labels")),
         ([0] * 600 + [255] * 600 + list(range(256)), ("256 labels, of which 256 occur: 0 to 255.", "smoothed")),
     ],
@@ -183,7 +183,7 @@ def test_the_shared_masks_are_said_for_what_they_are(shared: Path, heard: Any) -
     for name, words in (
         ("masks-0-and-255", "256 labels, of which 2 occur: 0, 255. .*--label-values 0,255"),
         ("masks-void-255", "256 labels, of which 6 occur: 0 to 4, 255. .*--unlabelled"),
-        ("masks-true-colour", "0.png: a picture in colour; give a table of colours"),
+        ("masks-true-colour", "0.png: a picture in colour; give a table of the labels' colours"),
     ):
         with pytest.raises(UsageError, match=words):
             settle(cases / name)

@@ -19,7 +19,7 @@ from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.size import Size
 from taming_cli.data.conditions.depth import read_depth
 from taming_cli.data.contents import content_of
-from taming_cli.data.tokens import TokenFile
+from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import BadImageError, UsageError
 from taming_cli.prior.model import prior_file
 from taming_cli.prior.networks.gpt import GPT
@@ -146,19 +146,19 @@ def array_header(text: str) -> bytes:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (npy(np.where(DEPTH > 900, np.nan, DEPTH)), "not a number"),
+        (npy(np.where(DEPTH > 900, np.nan, DEPTH)), "infinite values or nan"),
         (npy(np.where(DEPTH > 900, np.inf, DEPTH)), "infinite"),
-        (encoded(np.where(DEPTH > 900, np.float32(np.nan), DEPTH), "TIFF"), "not a number"),
+        (encoded(np.where(DEPTH > 900, np.float32(np.nan), DEPTH), "TIFF"), "infinite values or nan"),
         (npy(np.array([[1e308, -1e308]])), "infinite"),
-        (npy(np.array([[0x7F800001, 1]], np.uint32).view(np.float32)), "not a number"),  # one that signals
+        (npy(np.array([[0x7F800001, 1]], np.uint32).view(np.float32)), "infinite values or nan"),  # one that signals
         (npy(np.zeros((2, 3, 4))), "shape (2, 3, 4)"),
         (npy(np.zeros(5)), "shape (5,)"),
         (npy(np.zeros((0, 5))), "shape (0, 5)"),
         (npy(np.zeros((2, 2), complex)), "complex128"),
         (npy(np.array([["a", "b"]])), "<U1"),
         (npy(np.array([[{}, []]], dtype=object)), "object"),
-        (npy(DEPTH)[:-1], "ends before its 117 values"),
-        (array_header("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 4), }"), "ends before"),
+        (npy(DEPTH)[:-1], "shorter than its 117 values"),
+        (array_header("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 4), }"), "shorter than its"),
         (array_header("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -4), }"), "shape (-1, -4)"),
         (array_header("__import__('os').abort()"), "damaged .npy"),
         (b"\x93NUMPY", "damaged .npy"),
@@ -245,7 +245,7 @@ def test_a_map_of_missing_values_alone_is_refused_in_one_line() -> None:
         (np.zeros((4, 5), np.uint16), [0.0, 65535.0], "(0, 65535)"),
         (np.full((4, 5), np.nan), [float("nan")], "(nan)"),
     ):
-        with pytest.raises(BadImageError, match=r"^d.npy: every pixel holds a value that means missing ") as caught:
+        with pytest.raises(BadImageError, match=r"^d.npy: every pixel has a value that means missing ") as caught:
             read_depth(npy(array), "d.npy", missing=missing)
         assert said in str(caught.value)
     with pytest.raises(BadImageError, match="train with --missing nan,inf,-inf"):

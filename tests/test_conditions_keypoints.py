@@ -18,9 +18,10 @@ from taming_cli.codec.vqgan import codec_file
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.size import Frame, Size
 from taming_cli.data.conditions.keypoints import sheets
-from taming_cli.data.conditions.pose import paint_skeletons, read_pose
+from taming_cli.data.conditions.pose import read_pose
+from taming_cli.data.conditions.skeletons import paint_skeletons
 from taming_cli.data.images import read_image
-from taming_cli.data.tokens import TokenFile
+from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import BadImageError, TamingError, UsageError
 from taming_cli.runtime.checkpoint import save_model
 from taming_cli.sampling.conditions import ask
@@ -125,7 +126,7 @@ def test_shares_of_the_picture_become_pixels(scale: tuple[float, float]) -> None
     ("content", "words"),
     [
         ({"keypoints": numbers(JOINTS[:12])}, "36 numbers, which are neither COCO's 17 joints"),
-        ({"keypoints": [{"x": 1, "y": 2}] * 17}, "17 objects as its keypoints, where numbers are expected"),
+        ({"keypoints": [{"x": 1, "y": 2}] * 17}, "17 objects as its keypoints instead of numbers"),
         ({"people": [{"pose_keypoints_2d": [1, 2, 1] * 21}]}, "63 numbers, which are neither OpenPose's 18 joints"),
         ([{"people": []}, {"people": []}], "keypoints of 2 pictures"),
         ({"people": [{"pose_keypoints_2d": [9 * value for value in COCO]}]}, "most joints lie outside of 100x128"),

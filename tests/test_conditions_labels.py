@@ -128,7 +128,9 @@ def test_listed_values_are_labels_in_their_order() -> None:
     # Values that are no labels as they are stored.
     signed = Image.fromarray(np.array([[-1, 33, 100_000]], np.int32))
     assert read(encoded(signed, "TIFF"), values=(-1, 33, 100_000)).tolist() == [[0, 1, 2]]
-    with pytest.raises(BadImageError, match=r"holds labels from -1 to 100000; .* --label-values lists them"):
+    with pytest.raises(
+        BadImageError, match=r"holds labels from -1 to 100000; .* list others with train-vqgan --label-values"
+    ):
         read(encoded(signed, "TIFF"))
     with pytest.raises(BadImageError, match=r"holds 128 at \(2, 0\), which is not one of the label values 0, 255"):
         read(encoded(stored), values=(0, 255))
@@ -171,15 +173,15 @@ def test_exif_orientation_is_undone(orientation, colours):
     [
         (encoded(LABELS, "JPEG"), "JPEG changes values"),
         (encoded(LABELS, "TIFF", compression="jpeg"), "JPEG changes values"),
-        (encoded(LABELS, "WEBP", lossless=True), "not WEBP"),
-        (encoded(LABELS, "GIF"), "not GIF"),
-        (encoded(np.dstack([LABELS, LABELS, LABELS[::-1]])), "a table of colours"),
+        (encoded(LABELS, "WEBP", lossless=True), "not from WEBP"),
+        (encoded(LABELS, "GIF"), "not from GIF"),
+        (encoded(np.dstack([LABELS, LABELS, LABELS[::-1]])), "a table of the labels' colours"),
         (encoded(np.dstack([LABELS] * 4)), "transparent"),
-        (encoded(LABELS.astype(np.float32), "TIFF"), "no labels"),
+        (encoded(LABELS.astype(np.float32), "TIFF"), "are not labels"),
         (encoded(np.full((3, 3), 70000, np.int32), "TIFF"), "from 70000 to 70000"),
         (encoded(np.full((3, 3), -1, np.int32), "TIFF"), "from -1"),
-        (encoded(Image.new("CMYK", (3, 3)), "TIFF"), "no labels"),
-        (sixteen_bit_colour(LABELS), "no labels"),
+        (encoded(Image.new("CMYK", (3, 3)), "TIFF"), "are not labels"),
+        (sixteen_bit_colour(LABELS), "are not labels"),
         (encoded(LABELS, "TIFF", tiffinfo={262: 0}), "inverted"),
         (encoded(Image.fromarray(LABELS > 99), "TIFF", tiffinfo={262: 0}), "inverted"),
         (encoded(LABELS)[:60], "damaged"),
@@ -228,7 +230,7 @@ def test_a_table_of_colours_has_a_line_a_label(tmp_path: Path):
         ("#000000 a\n\n#fff\n", "line 3"),
         ("sky #000000\n", "line 1"),
         ("#000000sky\n#0000001\n", "line 2"),
-        ("#00000a a\n#00000b b\n#00000A c\n", "line 3: #00000a is the colour of line 1"),
+        ("#00000a a\n#00000b b\n#00000A c\n", "line 3: #00000a is also the colour of line 1"),
         ("# nothing\n", "no colours"),
     ],
 )

@@ -7,10 +7,10 @@ from PIL import Image
 
 from taming_cli.config.size import Size
 from taming_cli.data.conditions.keypoints import JOINTS
-from taming_cli.data.conditions.pose import paint_skeletons
+from taming_cli.data.conditions.skeletons import paint_skeletons
 from taming_cli.data.contents import Content, Depth, Edges, Pictures, Poses, Segmentation
 from taming_cli.data.images import Crop, apply
-from taming_cli.scenes import scene
+from taming_cli.scenes.generate import scene
 
 RNG = np.random.default_rng(4)
 COLOUR = Image.fromarray(RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8))

@@ -19,7 +19,7 @@ from taming_cli.annotate import _write_labels
 from taming_cli.codec.vqgan import codec_file
 from taming_cli.data.disk import write_atomically
 from taming_cli.data.images import write_png
-from taming_cli.data.token_writer import merge
+from taming_cli.data.tokens.merge import merge
 from taming_cli.errors import TamingError
 from taming_cli.interop.compvis_export import export_checkpoint
 from taming_cli.report.page import write_page
@@ -105,7 +105,7 @@ def test_each_writer_says_which_file_did_not_fit_and_leaves_the_old_one(name: st
     said = str(caught.value)
     assert "\n" not in said
     assert re.match(rf"{re.escape(str(path))}(\.parts/\S+)?: cannot be written \(File too large\): ", said), said
-    assert "a file may have 2.0 KiB here (ulimit -f); make room there, or write to another place" in said
+    assert "a file may have 2.0 KiB here (ulimit -f); free some space, or choose another place" in said
     if name not in ("metrics.jsonl",):
         assert re.search(r"it needs (more than )?[\d.]+ (KiB|MiB|bytes), and ", said), said
     left = {each.name for each in path.parent.rglob("*") if each.is_file() and each.name not in (".lock", "lock")}

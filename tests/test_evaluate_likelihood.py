@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from taming_cli.cli.app import main
 from taming_cli.data.images import read_image
-from taming_cli.data.token_writer import TokenJob
-from taming_cli.data.tokens import ConditionHeader, TokenHeader
+from taming_cli.data.tokens.header import ConditionHeader, TokenHeader
+from taming_cli.data.tokens.writer import TokenJob
 from taming_cli.runtime.checkpoint import load_model, read_header, save_model
 from tests.test_interop import GOLDEN, checkpoint
 

@@ -230,7 +230,7 @@ def test_pictures_are_found_by_their_bytes_where_the_suffix_does_not_tell(
         ]
         assert listing.ignored == 5
         (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-        assert told.endswith("4 files passed over: 1 without a suffix, 1 .mov, 1 .nef, 1 .psd")
+        assert told.endswith("4 files ignored: 1 without a suffix, 1 .mov, 1 .nef, 1 .psd")
         for item in listing.items[:-1]:
             assert read_rgb(item.read(), item.name).size == (40, 24)
         with pytest.raises(BadImageError, match="h: JPEG XL, which cannot be read"):
@@ -246,7 +246,7 @@ def test_a_file_is_opened_only_where_its_suffix_does_not_tell(tmp_path: Path, mo
 
 
 def test_a_raw_file_that_is_named_is_refused_by_name(tmp_path: Path):
-    with pytest.raises(BadImageError, match=r"^l\.NEF: a camera's raw file"):
+    with pytest.raises(BadImageError, match=r"^l\.NEF: a camera raw file"):
         read_rgb(encoded(PICTURE, "TIFF"), "l.NEF")
 
 

@@ -16,7 +16,7 @@ from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.size import Frame, Size
 from taming_cli.data.images import read_image, to_float
-from taming_cli.data.tokens import TokenFile
+from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import BadImageError, UsageError
 from taming_cli.sampling.inpainting import UPPER_HALF, Known, known, restored
 from taming_cli.sampling.pipeline import Pipeline

@@ -19,7 +19,7 @@ from taming_cli.config.codec import CodecConfig
 from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.size import Size
 from taming_cli.data.images import read_image
-from taming_cli.data.tokens import TokenFile
+from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.interop.compvis_export import export_checkpoint
 from taming_cli.interop.diffusers import export_folder

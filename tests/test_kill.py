@@ -28,7 +28,7 @@ from torch import Tensor
 from taming_cli.cli.app import main
 from taming_cli.codec.vqgan import VQGAN, codec_file
 from taming_cli.config.codec import CodecConfig
-from taming_cli.data.tokens import TokenFile, verify
+from taming_cli.data.tokens.file import TokenFile, verify
 from taming_cli.runtime.checkpoint import load_model, load_trainer, save_model
 
 PICTURES = 520  # three shards

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from taming_cli.codec.vqgan import codec_file
-from taming_cli.data.token_writer import merge
+from taming_cli.data.tokens.merge import merge
 from taming_cli.errors import TamingError
 from taming_cli.runtime.checkpoint import save_model
 from taming_cli.runtime.run.folder import Place, open_run
@@ -69,7 +69,7 @@ def test_a_file_system_without_locks_is_said_once_and_the_work_goes_on(
     said = [record.getMessage() for record in caplog.records if "locked" in record.getMessage()]
     assert 1 <= len(said) == len(set(said))
     assert all(os.strerror(number) in each and str(tmp_path) in each for each in said)
-    assert all("nothing keeps a second process out" in each for each in said)
+    assert all("do not start a second process" in each for each in said)
 
 
 @pytest.mark.parametrize("work", [train, tokenize])
@@ -90,7 +90,7 @@ def test_any_other_error_is_said_as_it_is(
     answering(number)
     with pytest.raises(TamingError) as caught:
         work(tmp_path / "new")
-    assert f"lock cannot be locked ({os.strerror(number)}); write to another place" in str(caught.value)
+    assert f"lock cannot be locked ({os.strerror(number)}); choose another place" in str(caught.value)
     assert "another process" not in str(caught.value)
 
 

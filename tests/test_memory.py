@@ -14,7 +14,7 @@ from taming_cli.codec.tiling.decoding import stages
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.codec import CodecConfig
 from taming_cli.data.images import png_settings, write_png
-from taming_cli.data.tokens import TokenFile
+from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import UsageError
 from taming_cli.runtime import memory as machine
 from taming_cli.runtime.memory import GIB, LEAST, Room, memory_bytes, room

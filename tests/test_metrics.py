@@ -238,7 +238,7 @@ def test_the_inception_score_is_that_of_its_definition() -> None:
     assert found.deviation == pytest.approx(np.std(scores), rel=1e-9)
     assert 1 < found.mean < 9
     assert inception_score(torch.zeros(20, 5), splits=2).mean == pytest.approx(1)
-    with pytest.raises(UsageError, match="2 pictures do not make 3 parts"):
+    with pytest.raises(UsageError, match="2 pictures cannot be divided into 3 parts"):
         inception_score(logits[:2], splits=3)
 
 
@@ -268,5 +268,5 @@ def test_precision_and_recall_count_pictures_within_balls() -> None:
     assert found.precision == pytest.approx(covered(made, real))
     assert found.recall == pytest.approx(covered(real, made))
     assert 0 < found.precision < 1
-    with pytest.raises(UsageError, match="no neighbour number 3"):
+    with pytest.raises(UsageError, match="fewer than 3 neighbours"):
         precision_recall(made[:3], real)

@@ -11,10 +11,11 @@ from PIL import Image
 
 from taming_cli import VQGAN, Pipeline
 from taming_cli.data.images import png_settings, tensor
-from taming_cli.data.tokens import TokenFile
+from taming_cli.data.tokens.file import TokenFile
 from taming_cli.runtime.checkpoint import read_header
 from taming_cli.runtime.model_files import path
-from taming_cli.scenes import LABELS, PALETTE, scene
+from taming_cli.scenes.canvas import LABELS, PALETTE
+from taming_cli.scenes.generate import scene
 from tests.test_cli import taming
 
 UNSEEN = 8005

@@ -23,7 +23,7 @@ from taming_cli.config.shard import Shard
 from taming_cli.config.size import Size
 from taming_cli.data.arrays import made_of, read_pictures
 from taming_cli.data.images import png_settings, read_image, to_uint8
-from taming_cli.data.tokens import TokenFile, verify
+from taming_cli.data.tokens.file import TokenFile, verify
 from taming_cli.errors import BadFileError, Interrupted, UsageError
 from taming_cli.prior.buffers import Kept
 from taming_cli.prior.model import prior_file

@@ -17,8 +17,8 @@ from taming_cli.config.fields import from_dict
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.config.size import Size
-from taming_cli.data.token_writer import TokenJob
-from taming_cli.data.tokens import RULE, ConditionHeader, TokenHeader
+from taming_cli.data.tokens.header import RULE, ConditionHeader, TokenHeader
+from taming_cli.data.tokens.writer import TokenJob
 from taming_cli.errors import BadFileError, Interrupted, NonFiniteLossError, UsageError
 from taming_cli.prior import state as prior_state
 from taming_cli.prior import train as training

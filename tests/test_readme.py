@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from taming_cli import scenes
 from taming_cli.cli.app import main
 from taming_cli.config.size import Size
+from taming_cli.scenes.folder import write
 from tests.processes import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,7 +115,7 @@ def test_every_block_is_run_by_a_test_of_this_file() -> None:
 
 
 def test_at_once_and_on_ones_own_pictures(folder: Path) -> None:
-    scenes.write(Path("photos"), count=6, size=Size(48, 48), seed=0)
+    write(Path("photos"), count=6, size=Size(48, 48), seed=0)
     venv, install, *lines = commands(OVERVIEW)
     assert venv == "python3 -m venv .venv && source .venv/bin/activate"  # as scripts/environment does
     assert install.split("#")[0].strip() == "pip install ."
@@ -152,7 +152,7 @@ def test_the_steps_and_the_python(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_several_processes_and_machines(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scenes.write(Path("photos"), count=8, size=Size(48, 48), seed=0)
+    write(Path("photos"), count=8, size=Size(48, 48), seed=0)
     for line in ("train-vqgan photos/images --out c", "tokenize photos/images -o tokens.h5 --ckpt vq.safetensors"):
         assert main(line.split()) == 0
         shutil.copy("c/checkpoints/best.safetensors", "vq.safetensors")

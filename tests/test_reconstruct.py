@@ -17,8 +17,9 @@ from taming_cli.codec.vqgan import VQGAN, codec_file
 from taming_cli.config.size import Size
 from taming_cli.data.images import read_image, to_float, to_uint8
 from taming_cli.data.sources import Item, items_from_paths, list_items
-from taming_cli.data.token_writer import TokenJob
-from taming_cli.data.tokens import TokenFile, TokenHeader
+from taming_cli.data.tokens.file import TokenFile
+from taming_cli.data.tokens.header import TokenHeader
+from taming_cli.data.tokens.writer import TokenJob
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.metrics import psnr
 from taming_cli.runtime.checkpoint import save_model

@@ -1,4 +1,4 @@
-"""data/scenes: every map of a scene tells of the same picture, and the same numbers draw the same one."""
+"""scenes: the maps of a scene agree with its picture, and equal seeds draw equal scenes."""
 
 import hashlib
 import json
@@ -14,7 +14,9 @@ from PIL import Image
 from taming_cli.config.size import Size
 from taming_cli.data.conditions.labels import read_colours
 from taming_cli.errors import UsageError
-from taming_cli.scenes import CLASSES, LABELS, PALETTE, Scene, label_of, scene, write
+from taming_cli.scenes.canvas import CLASSES, LABELS, PALETTE, Scene
+from taming_cli.scenes.folder import write
+from taming_cli.scenes.generate import label_of, scene
 
 FIGURE_LABELS = [LABELS.index(name) for name in ("skin", "hair", "top", "bottom", "shoes")]
 SKY = [LABELS.index(name) for name in ("sky", "sun", "moon")]
@@ -33,7 +35,7 @@ def test_the_same_seed_draws_the_same_scene_in_another_process() -> None:
     here = [digest(scene(*case)) for case in cases]
     assert here == [digest(scene(*case)) for case in cases]
     code = (
-        "import hashlib, sys\nimport numpy as np\nfrom taming_cli.scenes import scene\n"
+        "import hashlib, sys\nimport numpy as np\nfrom taming_cli.scenes.generate import scene\n"
         f"for case in {cases!r}:\n"
         "    drawn, found = scene(*case), hashlib.sha256()\n"
         "    for array in drawn[:4]:\n        found.update(np.ascontiguousarray(array).tobytes())\n"
@@ -41,6 +43,12 @@ def test_the_same_seed_draws_the_same_scene_in_another_process() -> None:
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert there.stdout.split() == here
+
+
+def test_drawing_does_not_load_torch() -> None:
+    code = "import sys, taming_cli.scenes.folder\nprint('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_different_seeds_draw_different_pictures() -> None:
@@ -193,7 +201,7 @@ def test_a_data_set_holds_every_map_of_every_scene(written: Path) -> None:
     with Image.open(written / "seg.png") as large:
         assert (large.size, large.mode) == ((1280, 832), "P")
         assert len(np.unique(np.asarray(large))) >= 4
-    assert not list(written.rglob("*.part"))
+    assert not list(written.rglob("*.tmp"))
 
 
 def test_the_same_call_completes_what_is_missing_and_touches_nothing_else(written: Path) -> None:

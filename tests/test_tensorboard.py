@@ -17,8 +17,8 @@ from PIL import Image
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
 from taming_cli.data.images import read_image
-from taming_cli.data.token_writer import TokenJob
-from taming_cli.data.tokens import TokenHeader
+from taming_cli.data.tokens.header import TokenHeader
+from taming_cli.data.tokens.writer import TokenJob
 from taming_cli.errors import Interrupted
 from taming_cli.prior import train as prior_training
 from taming_cli.runtime.checkpoint import ModelFile

@@ -17,8 +17,8 @@ from taming_cli.codec.vqgan import VQGAN, codec_file
 from taming_cli.config.size import Size
 from taming_cli.data.images import apply, centre_crop, read_rgb, tensor, to_float
 from taming_cli.data.sources import Item, items_from_paths, list_items
-from taming_cli.data.token_writer import Finished
-from taming_cli.data.tokens import TokenFile, verify
+from taming_cli.data.tokens.file import TokenFile, verify
+from taming_cli.data.tokens.merge import Finished
 from taming_cli.errors import Interrupted, TamingError, UsageError
 from taming_cli.runtime.checkpoint import save_model
 from tests.toys import CODEC, toy_codec

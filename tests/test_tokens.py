@@ -11,17 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
-from taming_cli.data.token_columns import chunk_shape
-from taming_cli.data.token_writer import merge
-from taming_cli.data.tokens import (
-    ConditionHeader,
-    TokenFile,
-    TokenHeader,
-    code_dtype,
-    decode_name,
-    encode_name,
-    verify,
-)
+from taming_cli.data.tokens.columns import chunk_shape
+from taming_cli.data.tokens.file import TokenFile, verify
+from taming_cli.data.tokens.header import ConditionHeader, TokenHeader, code_dtype, decode_name, encode_name
+from taming_cli.data.tokens.merge import merge
 from taming_cli.errors import BadFileError, UsageError
 from tests.test_token_writer import fill, job_at
 from tests.test_token_writer import run as written
@@ -462,7 +455,7 @@ def test_who_adds_attributes_breaks_nothing_and_who_changes_ours_is_found_out(tm
     assert verify(path) == summary
     with h5py.File(path, "r+") as file:
         file.attrs["codec_sha256"] = "d" * 64
-    with pytest.raises(BadFileError, match="damaged: its text attributes are not as taming wrote them"):
+    with pytest.raises(BadFileError, match="damaged: its text attributes differ from what taming wrote"):
         verify(path)
 
 

@@ -134,7 +134,7 @@ def test_labels_may_begin_with_a_byte_order_mark(listed, text: bytes):
         (["1.png", ("1.cls", b" \n")], ("1.cls", "is empty")),
         (["1.png", ("1.cls", b"cat\ndog")], ("1.cls", "more than one line")),
         (["1.png", ("1.cls", b"x" * 5000)], ("1.cls", "more than one line")),
-        (["1.png", ("1.cls", b"\x80\x04K\x03.")], ("1.cls", "not text in utf-8")),
+        (["1.png", ("1.cls", b"\x80\x04K\x03.")], ("1.cls", "not utf-8 text")),
     ],
 )
 def test_a_conflict_or_no_label_is_an_error_that_names_the_members(listed, members, words: tuple[str, ...]):
@@ -207,4 +207,4 @@ def test_what_is_left_out_is_counted_and_told(listed, caplog: pytest.LogCaptureF
     found = listed("1.png", "1.seg.png", "2.png", "2.seg.png", "3.mov", "notes.md")
     assert dict(found.others) == {".seg.png": 2, ".mov": 1, ".md": 1}
     (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert told.endswith("3 files passed over: 2 .seg.png, 1 .mov")
+    assert told.endswith("3 files ignored: 2 .seg.png, 1 .mov")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.size import Size
-from taming_cli.data.tokens import RULE, ConditionHeader
+from taming_cli.data.tokens.header import RULE, ConditionHeader
 from taming_cli.errors import UsageError
 from taming_cli.prior.layout import offsets, prefix
 from taming_cli.prior.model import prior_file, prior_from

@@ -55,5 +55,5 @@ def _until(ready: Callable[[], bool], folder: Path):
 
 
 def test_a_process_that_is_gone_is_said(tmp_path: Path) -> None:
-    with pytest.raises(TamingError, match="ended from outside, perhaps for lack of memory; use fewer --workers"):
+    with pytest.raises(TamingError, match="killed from outside, perhaps for lack of memory; use fewer --workers"):
         list(in_order(processes(1), dies, range(5), ahead=2))

@@ -19,7 +19,7 @@ from taming_cli.codec.state import start as start_codec
 from taming_cli.codec.step import Phase, codec_step
 from taming_cli.codec.tiling import tiles
 from taming_cli.codec.tokenize import tokenize
-from taming_cli.codec.vqgan import VQGAN, codec_file
+from taming_cli.codec.vqgan import VQGAN, codec_file, ready
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.presets import preset
 from taming_cli.config.prior import ConditionSpec, PriorConfig, PriorTrainConfig
@@ -138,7 +138,7 @@ def _coding(
         return lambda: plainly(codec)
 
     def ours() -> Way:
-        codec = paper.build(bench).to(memory_format=torch.channels_last)
+        codec = ready(paper.build(bench).requires_grad_(False), bench.device, bench.precision)
         return _cast(bench, lambda: used(codec))
 
     def theirs(peer: Peer) -> Way:

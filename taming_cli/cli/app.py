@@ -135,11 +135,11 @@ def _behind_the_first(error: OfOneProcessError, debug: bool) -> int:
 
 def _of_a_file(error: OSError) -> str:
     """What an error of reading or writing is, in one line; with what is free where the disk is full."""
-    from taming_cli.data.disk import FULL, said
+    from taming_cli.data.disk import FULL, refusal_message
 
     named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
     if error.errno in FULL:
-        return said(Path(named or "file"), error)
+        return refusal_message(Path(named or "file"), error)
     return f"{named or 'file'}: {error.strerror or error}"
 
 

@@ -53,7 +53,7 @@ def _describe(file: Path, config: Path | None) -> dict[str, Any]:
     if file.suffix in (".h5", ".hdf5"):
         from dataclasses import asdict
 
-        from taming_cli.data.tokens import TokenFile
+        from taming_cli.data.tokens.file import TokenFile
 
         with TokenFile(file) as tokens:
             return {
@@ -106,7 +106,7 @@ def tokens_verify(
     output = Output(json=json, quiet=quiet)
     from dataclasses import asdict
 
-    from taming_cli.data.tokens import verify
+    from taming_cli.data.tokens.file import verify
 
     summary = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(verify(file)).items()}
     text = ", ".join(f"{name.replace('_', ' ')} {_shown(value)}" for name, value in summary.items() if value)
@@ -123,7 +123,7 @@ def tokens_merge(
 ) -> int:
     """Join token files into one."""
     output = Output(json=json, quiet=quiet)
-    from taming_cli.data.token_writer import merge
+    from taming_cli.data.tokens.merge import merge
 
     finished = merge(files, out)
     output.result(
@@ -207,16 +207,16 @@ def demo_data(
 ) -> int:
     """Draw a small data set of landscapes and figures, with segmentation, depth and pose maps and classes."""
     output = Output(json=json, quiet=quiet)
-    from taming_cli import scenes
+    from taming_cli.scenes.folder import workers_for, write
 
     with output.bar("drawing", count, "scenes") as bar:
-        folder = scenes.write(
+        folder = write(
             out,
             count=count,
             size=Size.parse(size),
             seed=seed,
             kind=kind,
-            workers=scenes.workers_for(count) if workers is None else workers,
+            workers=workers_for(count) if workers is None else workers,
             on_item=lambda done, total: bar.update(done, total=total),
         )
     output.result(

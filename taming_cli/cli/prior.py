@@ -65,7 +65,7 @@ def train_prior(
     from taming_cli.codec.condition import renders
     from taming_cli.codec.locate import codec_for, condition_codecs
     from taming_cli.codec.tiling.tiles import pictures
-    from taming_cli.data.tokens import TokenFile
+    from taming_cli.data.tokens.file import TokenFile
     from taming_cli.prior.train import COMMAND, fit
     from taming_cli.report.page import write_report
     from taming_cli.runtime.distributed import world

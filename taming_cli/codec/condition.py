@@ -25,7 +25,7 @@ from taming_cli.data.conditions.rules import LOWRES_CODES, coords, lowres, lowre
 from taming_cli.data.contents import Content, Pictures, content_of
 from taming_cli.data.images import Crop, apply, tensor
 from taming_cli.data.sources import Item
-from taming_cli.data.tokens import RULE, ConditionHeader
+from taming_cli.data.tokens.header import RULE, ConditionHeader
 from taming_cli.errors import BadImageError, UsageError
 from taming_cli.runtime.checkpoint import ModelFile
 from taming_cli.runtime.model_files import named

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from taming_cli.config.codec import CodecTrainConfig
 from taming_cli.config.fields import to_dict
 from taming_cli.data.contents import Content
-from taming_cli.data.sources import Item, Split, digest
+from taming_cli.data.sources import Item
+from taming_cli.data.split import Split, digest
 from taming_cli.errors import BadImageError
 from taming_cli.runtime.run.data import Data, Listing, content_hashes, name_hashes
 

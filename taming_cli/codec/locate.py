@@ -5,7 +5,7 @@ from pathlib import Path
 
 from taming_cli.codec.vqgan import VQGAN, codec_from
 from taming_cli.data.contents import Content, content_of
-from taming_cli.data.tokens import RULE, TokenHeader
+from taming_cli.data.tokens.header import RULE, TokenHeader
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.runtime.checkpoint import ModelFile, load_model, read_header
 from taming_cli.runtime.model_files import named

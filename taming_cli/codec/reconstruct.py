@@ -14,7 +14,7 @@ from torch import Tensor
 
 from taming_cli.codec.locate import codec_for, content_in, load_codec
 from taming_cli.codec.tiling import tiles
-from taming_cli.codec.vqgan import VQGAN
+from taming_cli.codec.vqgan import VQGAN, ready
 from taming_cli.config.fields import to_dict
 from taming_cli.config.shard import Shard
 from taming_cli.config.size import Size
@@ -22,7 +22,7 @@ from taming_cli.data.batches import Skipped, eval_batches
 from taming_cli.data.contents import Content
 from taming_cli.data.images import SETTINGS, png_settings, write_png
 from taming_cli.data.sources import Item
-from taming_cli.data.tokens import TokenFile
+from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import UsageError
 from taming_cli.metrics import psnr
 from taming_cli.runtime.checkpoint import tensors_sha256
@@ -84,7 +84,7 @@ def reconstruct(
     items = items[(shard or Shard()).places]
     if dry_run:
         return Written(folder=out, count=len(items))
-    codec = codec.to(where).to(memory_format=torch.channels_last)
+    codec = ready(codec, where, dtype)
     space = room(where, memory)
     total, count, estimated, skipped = 0.0, 0, 0, list[Skipped]()
     with closing(eval_batches(items, size=size, batch_size=batch_size, workers=workers, content=content)) as batches:
@@ -144,7 +144,7 @@ def decode(
     mine = (shard or Shard()).stretch(len(file))
     if dry_run:
         return Written(folder=out, count=len(mine) * views)
-    codec = codec.to(where).to(memory_format=torch.channels_last)
+    codec = ready(codec, where, dtype)
     batch_size = tiles.at_once(codec, file.header.height * views, file.header.width, batch_size)
     for start in range(mine.start, mine.stop, batch_size):
         rows = slice(start, min(start + batch_size, mine.stop))

@@ -19,7 +19,8 @@ from taming_cli.config.fields import from_dict
 from taming_cli.data.conditions.counts import Counted
 from taming_cli.data.conditions.pairs import each_picture, with_pictures
 from taming_cli.data.contents import Content, content
-from taming_cli.data.sources import Item, Split, content_keys, list_items, split
+from taming_cli.data.sources import Item, list_items
+from taming_cli.data.split import Split, content_keys, split
 from taming_cli.errors import UsageError
 from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.device import pick_device

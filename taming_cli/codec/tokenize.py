@@ -15,14 +15,16 @@ import taming_cli
 from taming_cli.codec.condition import Condition, MapCodec, conditions
 from taming_cli.codec.locate import picture_codec
 from taming_cli.codec.tiling import tiles
-from taming_cli.codec.vqgan import VQGAN
+from taming_cli.codec.vqgan import VQGAN, ready
 from taming_cli.config.shard import Shard
 from taming_cli.config.size import Size
 from taming_cli.data.batches import Skipped, eval_batches
 from taming_cli.data.images import Crop, centre_crop, random_resized_crop
-from taming_cli.data.sources import Item, digest
-from taming_cli.data.token_writer import Finished, TokenJob
-from taming_cli.data.tokens import TokenHeader
+from taming_cli.data.sources import Item
+from taming_cli.data.split import digest
+from taming_cli.data.tokens.header import TokenHeader
+from taming_cli.data.tokens.merge import Finished
+from taming_cli.data.tokens.writer import TokenJob
 from taming_cli.errors import UsageError
 from taming_cli.runtime.device import autocast, pick_device, pick_precision
 from taming_cli.runtime.interrupt import StopRequest
@@ -114,7 +116,7 @@ def tokenize(
     budget = room(where, memory).encode
     job, dtype, header, chosen = prepared.job, prepared.precision, prepared.job.header, prepared.size
     latent = Size(header.width, header.height)
-    codec = prepared.codec.to(where).to(memory_format=torch.channels_last)
+    codec = ready(prepared.codec, where, dtype)
     beside = [
         replace(each, encoder=each.encoder.to(where, budget)) if isinstance(each.encoder, MapCodec) else each
         for each in prepared.beside

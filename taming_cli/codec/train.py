@@ -18,7 +18,7 @@ from taming_cli.codec.vqgan import VQGAN, codec_file
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.data.batches import Augment, train_batches
 from taming_cli.data.contents import Content
-from taming_cli.data.large import told_large
+from taming_cli.data.oversized import find_oversized
 from taming_cli.data.sources import Item
 from taming_cli.metrics import perplexity, usage
 from taming_cli.pretrained.perceptual import Perceptual
@@ -92,7 +92,7 @@ def fit(
     pictures, codec, train, holds = known.pictures, known.codec, known.train, known.content
     what = identity(images, discriminator, known)
     found = world.by_first(lambda: look(COMMAND, place, **what))
-    large = world.by_first(lambda: told_large([*pictures.train, *pictures.held]))
+    large = world.by_first(lambda: find_oversized([*pictures.train, *pictures.held]))
     part = world.by_first(lambda: world.share(train.batch_size))
     device = pick_device(train.device)
     torch.manual_seed(train.seed)

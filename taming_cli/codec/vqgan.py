@@ -93,6 +93,20 @@ def codec_sha256(config: CodecConfig, tensors: Mapping[str, Tensor | Stored]) ->
     return tensors_sha256(decisive, values)
 
 
+def ready(codec: VQGAN, device: torch.device, precision: torch.dtype, *, encoder: bool = True) -> VQGAN:
+    """The same codec on `device` for inference under `autocast(device, precision)`: channels last, the convolutions'
+    weights in `precision`. Autocast casts frozen fp32 weights in every call; the values are the same. Without `encoder`
+    only the decoder is cast, and encoding stays in fp32. Take `sha256()` before: it covers the encoder's weights."""
+    codec = codec.to(device).to(memory_format=torch.channels_last)
+    if precision != torch.float32:
+        parts = [codec.post_quant_conv, codec.decoder]
+        parts += [codec.encoder, codec.quant_conv] if encoder else []
+        for module in (module for part in parts for module in part.modules()):
+            if isinstance(module, nn.Conv2d):
+                module.to(precision)
+    return codec
+
+
 def codec_file(codec: VQGAN, about: Mapping[str, object]) -> ModelFile:
     """A codec as a model file, with its hash."""
     return ModelFile(

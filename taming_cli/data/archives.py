@@ -1,10 +1,10 @@
-"""Zip and tar files as folders of pictures: what is in them, and any member's bytes.
+"""Zip and tar files as folders of pictures: their members, and any member's bytes.
 
-Archives are opened once per process, at the first read, and the last few stay open:
+Archives are opened once per process, at the first read, and the most recent ones stay open:
 
-- zip, and tar without compression: any order of reading costs the same;
+- zip, and tar without compression: members are read in any order at the same cost;
 - compressed tar (gz, bz2, xz): the first read unpacks the whole archive into a nameless temporary file (in `$TMPDIR`),
-  once per process. Large sets are better unpacked, or packed as plain tar, before.
+  once per process. Unpack large sets before, or pack them as plain tar.
 """
 
 import bz2
@@ -33,41 +33,41 @@ class Member(NamedTuple):
 
     stored_name: str
     offset: int
-    """In a tar file: where its bytes start in the unpacked archive. In a zip file: 0."""
+    """In a tar file: offset of its bytes in the unpacked archive. In a zip file: 0."""
     length: int
     """Size in bytes."""
     start: bytes = b""
-    """As many of its first bytes as `members` was asked for."""
+    """As many of its first bytes as were requested from `contents`."""
     checksum: int | None = None
-    """In a zip file: of its content."""
+    """In a zip file: the CRC-32 of its content."""
 
 
 class Contents(NamedTuple):
-    """The files of an archive that are not hidden."""
+    """The visible files of an archive."""
 
     members: dict[str, Member]
     """By name. Of members with the same name the last counts, as when unpacking."""
     replaced: list[tuple[str, Member]]
-    """Those that another of the same name came after."""
+    """Those that a later one of the same name replaces."""
 
 
 def suffix(path: Path) -> str:
-    """The part of the file name that says it is an archive, `""` if none does."""
+    """Return the suffix by which a file name is an archive's, `""` if there is none."""
     return next((each for each in _SUFFIXES if path.name.lower().endswith(each)), "")
 
 
 def is_archive(path: Path) -> bool:
-    """Whether there is a file with an archive's suffix."""
+    """Return whether a path is a file with an archive's suffix."""
     return suffix(path) != "" and path.is_file()
 
 
 def contents(path: Path, wanted: Callable[[str], int] = lambda name: 0) -> Contents:
-    """The files in an archive; BadFileError if it is damaged.
+    """List the files in an archive. Raises BadFileError if it is damaged.
 
-    Names are made relative: none leads out of the folder it is put in. `wanted` says of each name how many of its first
+    Names are made relative, so that none leads out of a folder. `wanted` returns, for a name, how many of its first
     bytes to read.
     """
-    found: dict[str, Member] = {}
+    members: dict[str, Member] = {}
     replaced: list[tuple[str, Member]] = []
 
     def visible(stored_name: str) -> str:
@@ -78,16 +78,16 @@ def contents(path: Path, wanted: Callable[[str], int] = lambda name: 0) -> Conte
     try:
         for member in walk(path, lambda stored_name: wanted(visible(stored_name))):
             if name := visible(member.stored_name):
-                if name in found:
-                    replaced.append((name, found[name]))
-                found[name] = member
-    except Exception as error:  # OSError, and each kind of archive's own classes
-        raise BadFileError(f"{path}: a damaged archive, or not of the kind that its name says: {error}") from error
-    return Contents(found, replaced)
+                if name in members:
+                    replaced.append((name, members[name]))
+                members[name] = member
+    except Exception as error:  # OSError, and exceptions of each archive library
+        raise BadFileError(f"{path}: the archive is damaged, or of another kind than its name says: {error}") from error
+    return Contents(members, replaced)
 
 
 def read(path: Path, stored_name: str, offset: int, count: int) -> bytes:
-    """The first `count` bytes of a member. Raises whatever the archive's own library raises where it is damaged."""
+    """Return the first `count` bytes of a member. Raises what the archive's library raises for damaged data."""
     with _opening:
         archive = _open(path, os.getpid())
     return archive.read(stored_name, offset, count)
@@ -100,7 +100,7 @@ def _zip_members(path: Path, wanted: Callable[[str], int]) -> Iterator[Member]:
                 start = b""
                 encrypted = info.flag_bits & 1
                 if not encrypted and (count := wanted(info.filename)):
-                    # One that is damaged, or packed in a way that Python lacks, leaves the others readable.
+                    # A member that is damaged, or compressed in a way unknown to Python, leaves the others readable.
                     with contextlib.suppress(Exception), archive.open(info) as stream:
                         start = stream.read(count)
                 yield Member(info.filename, 0, info.file_size, start, info.CRC)
@@ -116,7 +116,7 @@ def _tar_members(path: Path, wanted: Callable[[str], int]) -> Iterator[Member]:
 
 
 def _unpacking(path: Path) -> BinaryIO:
-    """A tar file's bytes, decompressed on the way where its first bytes say that it is compressed."""
+    """Open a tar file, decompressed if its first bytes are those of a compressed file."""
     with path.open("rb") as stream:
         magic = stream.read(6)
     if magic.startswith(b"\x1f\x8b"):
@@ -128,7 +128,7 @@ def _unpacking(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-# Both read unbuffered: dropping a buffered file moves its position, which a forked child has in common with its parent.
+# Both read unbuffered: closing a buffered file moves its position, which a forked child shares with its parent.
 
 
 class _Zip:
@@ -170,10 +170,10 @@ class _Tar:
             self._file.close()
 
 
-_opening = threading.Lock()  # so that threads which want the same archive do not each unpack it
+_opening = threading.Lock()  # so that threads do not unpack the same archive at once
 
 
 @lru_cache(maxsize=16)
 def _open(path: Path, process: int) -> _Zip | _Tar:
-    """The open archive of this process: after a fork the child has another number, and opens its own."""
+    """Return the open archive of this process; a forked child has another number, and opens its own."""
     return (_Zip if suffix(path) == ".zip" else _Tar)(path)

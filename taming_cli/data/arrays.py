@@ -1,12 +1,12 @@
-"""Pictures in one array: the .npz of `arr_0`, uint8 (N, H, W, 3), and `arr_1`, classes, that the ADM suite publishes
-and reads (Dhariwal and Nichol 2021). Read and written picture by picture: tens of thousands do not fit in memory."""
+"""Pictures in one .npz: `arr_0`, uint8 (N, H, W, 3), and `arr_1`, classes, the format of the ADM suite (Dhariwal and
+Nichol 2021). Files are read and written picture by picture, because tens of thousands do not fit in memory."""
 
 import math
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,19 +18,21 @@ Picture = npt.NDArray[np.uint8]
 
 
 def members(path: Path) -> set[str]:
-    """The names of the arrays in an .npz, with `.npy`. BadFileError where it is none."""
+    """Return the names of the arrays in an .npz, with `.npy`. Raises BadFileError for other files."""
     try:
         with zipfile.ZipFile(path) as archive:
             return set(archive.namelist())
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise BadFileError(f"{path}: damaged or no .npz at all ({error}); write or fetch it again") from error
+        raise BadFileError(f"{path}: damaged, or not an .npz file ({error}); write or fetch it again") from error
 
 
 def shape_of(path: Path) -> tuple[int, int, int, int]:
-    """(N, H, W, 3) of the pictures in an .npz. BadFileError where there are none, or of another type."""
+    """Return the shape (N, H, W, 3) of the pictures in an .npz. Raises BadFileError for missing or other arrays."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open(PICTURES) as stream:
-            shape, dtype = _header(stream)
+            shape, by_columns, dtype = read_header(stream)
+            if by_columns:
+                raise ValueError("columns first")
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise BadFileError(f"{path}: damaged ({error}); write or fetch it again") from error
     if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8 or not math.prod(shape):
@@ -40,11 +42,11 @@ def shape_of(path: Path) -> tuple[int, int, int, int]:
 
 
 def read_pictures(path: Path) -> Iterator[Picture]:
-    """Each picture (H, W, 3) in turn. BadFileError where the file ends too soon or is damaged."""
+    """Yield each picture (H, W, 3) in turn. Raises BadFileError where the file is truncated or damaged."""
     shape = shape_of(path)
     each = math.prod(shape[1:])
     with zipfile.ZipFile(path) as archive, archive.open(PICTURES) as stream:
-        _header(stream)
+        read_header(stream)
         for number in range(shape[0]):
             try:
                 data = stream.read(each)
@@ -56,7 +58,7 @@ def read_pictures(path: Path) -> Iterator[Picture]:
 
 
 def made_of(path: Path) -> str | None:
-    """What `write_pictures` was told that the pictures were made of; None for a file of another's making, or none."""
+    """Return the `made` of `write_pictures`; None for files of other programs and missing ones."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.comment.decode() or None
@@ -67,8 +69,10 @@ def made_of(path: Path) -> str | None:
 def write_pictures(
     path: Path, pictures: Iterable[Picture], count: int, classes: Sequence[int] | None = None, *, made: str = ""
 ) -> None:
-    """Write `count` pictures (H, W, 3) of one size, and their classes where there are any. `made` says of what they
-    were made, in the archive's comment, which readers of arrays pass over."""
+    """Write `count` pictures (H, W, 3) of one size, and their classes if given.
+
+    `made` records what they were made from, in the archive's comment, which readers of arrays ignore.
+    """
     with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
         archive.comment = made.encode()
         with archive.open(PICTURES, "w", force_zip64=True) as stream:
@@ -85,11 +89,17 @@ def write_pictures(
                 np.save(stream, np.asarray(classes, dtype=np.int64))
 
 
-def _header(stream: IO[bytes]) -> tuple[Any, np.dtype[Any]]:
-    """The shape and type of the array that a stream goes on with."""
+class ArrayHeader(NamedTuple):
+    """The header of an array in numpy's .npy format."""
+
+    shape: tuple[int, ...]
+    by_columns: bool
+    dtype: np.dtype[Any]
+
+
+def read_header(stream: BinaryIO | IO[bytes]) -> ArrayHeader:
+    """Read the header of an .npy array, at whose values the stream then stands. Raises what numpy raises."""
     version = np.lib.format.read_magic(stream)
+    # Later versions are for long headers.
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
-    if fortran:
-        raise ValueError("columns first")
-    return shape, dtype
+    return ArrayHeader(*read(stream))

@@ -1,9 +1,9 @@
-"""Pictures -> batches of tensors, loaded ahead of their use.
+"""Load pictures as batches of tensors, with prefetching.
 
 For training, a batch is a pure function of items, seed and position: position p, counted in samples over the whole run,
-is place `p mod N` of the permutation of epoch `p div N`, with a crop drawn for p alone. So neither the batch size, nor
-the workers, nor where a run was stopped and resumed changes what is seen. For evaluation every picture comes once, in
-order. Pictures are uint8 (B, 3, H, W); the maps of a condition come as their content makes tensors.
+is index `p mod N` of the permutation of epoch `p div N`, with a crop drawn for p alone. So the samples depend neither
+on batch size or workers, nor on where a run was stopped and resumed. For evaluation every picture is loaded once, in
+order. Pictures are uint8 (B, 3, H, W); condition maps have the type of their content (see `contents`).
 """
 
 import itertools
@@ -35,7 +35,7 @@ _PICTURES = Pictures()
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """How training samples are cut from their pictures; both mean what they mean to `random_resized_crop`."""
+    """How training samples are cropped; see `random_resized_crop`."""
 
     crop_scale: tuple[float, float] = (0.5, 1.0)
     flip: bool = True
@@ -45,7 +45,7 @@ class Sample(NamedTuple):
     """One training sample."""
 
     image: Tensor
-    """As its content makes it; of a picture uint8 (3, H, W)."""
+    """As of `Content.tensor`; for pictures uint8 (3, H, W)."""
 
     item: Item
     crop: Crop
@@ -53,10 +53,10 @@ class Sample(NamedTuple):
 
 
 class TrainingSamples:
-    """Position -> training sample. Not for use by several threads at once.
+    """Training samples by position. Not thread-safe.
 
-    Pictures are first brought to a working size: just so large that the smallest crop still has a pixel for each of the
-    output's. Up to `cache_bytes` of such pictures stay in memory; samples are the same with and without.
+    Pictures are first scaled to a working size at which the smallest crop has as many pixels as the output. Up to
+    `cache_bytes` of scaled pictures stay in memory, which does not change the samples.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class TrainingSamples:
         assert items
         assert 0 < augment.crop_scale[0] <= augment.crop_scale[1] <= 1
         self.bad: dict[str, str] = {}
-        """Name -> reason of the pictures met so far that cannot be read."""
+        """Name -> reason of the pictures found unreadable so far."""
         self._items = items
         self._content = content
         self._size = size
@@ -80,16 +80,16 @@ class TrainingSamples:
         self._augment = augment
         margin = 1 / math.sqrt(augment.crop_scale[0])
         self._working = Size(math.ceil(size.width * margin), math.ceil(size.height * margin))
-        # JPEG's own reduction aliases a little: leave a factor 1.5 for the better filter to remove that.
+        # JPEG's own reduction aliases slightly: a factor of 1.5 is left to the better filter.
         margin = max(margin, 1.5)
         self._decoded = Size(math.ceil(size.width * margin), math.ceil(size.height * margin))
         self._cache: dict[int, Image] = {}
         self._cache_left = cache_bytes
 
     def sample(self, position: int) -> Sample:
-        """The sample at a position from 0; of a picture that cannot be read, the next of the epoch takes the place.
+        """Return the sample at a position from 0; the next of the epoch replaces an unreadable picture.
 
-        Raises BadImageError where no picture at all can be read.
+        Raises BadImageError if no picture can be read.
         """
         count = len(self._items)
         epoch, place = divmod(position, count)
@@ -116,7 +116,7 @@ class TrainingSamples:
         raise BadImageError(f"none of the {count} pictures can be read; the first is {name}: {reason}")
 
     def _picture(self, index: int) -> Image:
-        """The picture, scaled down to cover the working size; smaller ones as they are."""
+        """Return the picture, scaled down to cover the working size; smaller ones are unchanged."""
         if index in self._cache:
             return self._cache[index]
         item = self._items[index]
@@ -127,32 +127,32 @@ class TrainingSamples:
             height = max(self._working.height, round(picture.height * shrink))
             gap = 3 if self._content.resample == Resampling.LANCZOS else None
             picture = picture.resize((width, height), self._content.resample, reducing_gap=gap)
-        used = picture.width * picture.height * 4  # Pillow keeps RGB in four bytes, like depth
+        used = picture.width * picture.height * 4  # Pillow stores RGB in four bytes, like depth
         if used <= self._cache_left:
             self._cache[index] = picture
             self._cache_left -= used
         return picture
 
 
-@lru_cache(maxsize=2)  # a batch may reach into the next epoch
+@lru_cache(maxsize=2)  # a batch may extend into the next epoch
 def _permutation(count: int, epoch: int, seed: int) -> np.ndarray[Any, np.dtype[np.intp]]:
-    """The order of an epoch. Sorts raw numbers, because numpy keeps those the same in every version."""
+    """Return the order of an epoch, by sorting raw random numbers, which are the same in every version of numpy."""
     return np.argsort(_philox(seed, _ORDER, epoch).random_raw(count), kind="stable")
 
 
 def _philox(seed: int, stream: int, number: int) -> np.random.Philox:
-    """Counter-based random numbers (Salmon et al., 2011): each (seed, stream, number) has a sequence of its own."""
-    key = np.array([seed % 2**64, stream], dtype=np.uint64)  # of a list with such numbers numpy would make floats
+    """Return counter-based random numbers (Salmon et al. 2011), a separate sequence per (seed, stream, number)."""
+    key = np.array([seed % 2**64, stream], dtype=np.uint64)  # numpy converts a list of such numbers to floats
     return np.random.Philox(key=key, counter=np.array([0, number, 0, 0], dtype=np.uint64))
 
 
 class TrainBatches(Iterator[Tensor]):
-    """Endless batches, (B, C, H, W). `close`, or the end of a `with` statement, ends its thread or processes."""
+    """Endless batches, (B, C, H, W). `close`, or the end of a `with` statement, ends the thread or processes."""
 
     def __init__(self, loads: Generator["_Load", None, None]) -> None:
         self._loads = loads
         self.bad: dict[str, str] = {}
-        """Name -> reason of the pictures that could not be read, as far as the batches have come."""
+        """Name -> reason of the unreadable pictures in the batches so far."""
 
     def __next__(self) -> Tensor:
         load = next(self._loads)
@@ -163,7 +163,7 @@ class TrainBatches(Iterator[Tensor]):
         return torch.from_numpy(load.images)
 
     def close(self) -> None:
-        """End the loading; no thread or process is left."""
+        """Stop loading, and end all threads and processes."""
         self._loads.close()
 
     def __enter__(self) -> Self:
@@ -186,12 +186,12 @@ def train_batches(
     cache_bytes: int = 0,
     content: Content = _PICTURES,
 ) -> TrainBatches:
-    """Batches of the samples at positions `start`, `start + 1`, ... (see `TrainingSamples`), each batch beginning
-    `stride` positions behind the one before: by default right after it.
+    """Return batches of the samples at positions `start`, `start + 1`, ... (see `TrainingSamples`).
 
-    `workers` is the number of loading processes; with 0 a thread of this process loads. The batches are the same. Each
-    process has its share of `cache_bytes`, and meets every picture: where all pictures fit in memory, a thread is
-    faster after the first epoch. The iterator raises BadImageError when no picture at all can be read.
+    Each batch begins `stride` positions after the one before, by default at its end. `workers` is the number of loading
+    processes; with 0 a thread of this process loads the same batches. Each process gets an equal part of `cache_bytes`
+    and loads any picture: if all pictures fit in memory, a thread is faster after the first epoch. The iterator raises
+    BadImageError if no picture can be read.
     """
     assert batch_size >= 1
     share = cache_bytes // max(workers, 1)
@@ -204,19 +204,19 @@ def train_batches(
 
 
 class _Load(NamedTuple):
-    """A training batch, or why there is none."""
+    """A training batch, or the reason why there is none."""
 
     images: np.ndarray[Any, np.dtype[Any]] | None
-    """An array, because tensors would be sent between processes through shared memory, which is often small."""
+    """An array, because tensors are sent between processes through shared memory, which is often small."""
 
     bad: dict[str, str]
-    """Those met for the first time."""
+    """Pictures found unreadable for the first time."""
 
     failure: str
 
 
 def _load(samples: TrainingSamples, batch_size: int, start: int) -> _Load:
-    """The batch whose first sample is at position `start`."""
+    """Load the batch whose first sample is at position `start`."""
     known = len(samples.bad)
     images, failure = None, ""
     try:
@@ -226,7 +226,7 @@ def _load(samples: TrainingSamples, batch_size: int, start: int) -> _Load:
     return _Load(images, dict(itertools.islice(samples.bad.items(), known, None)), failure)
 
 
-_of_this_worker: list[partial[_Load]] = []  # filled in worker processes only, which begin with a copy of the samples
+_of_this_worker: list[partial[_Load]] = []  # filled in worker processes only, which start with a copy of the samples
 
 
 def _begin_worker(samples: TrainingSamples, batch_size: int) -> None:
@@ -247,10 +247,10 @@ class Skipped(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Pictures for evaluation, and what was skipped since the batch before."""
+    """Pictures for evaluation, and the pictures skipped since the batch before."""
 
     images: Tensor
-    """(B * V, C, H, W), of pictures uint8 (B * V, 3, H, W): the V views of a picture one after the other."""
+    """(B * V, C, H, W), for pictures uint8 (B * V, 3, H, W): the V views of a picture are consecutive."""
 
     items: list[Item]
     """B of them."""
@@ -258,11 +258,11 @@ class Batch(NamedTuple):
     skipped: list[Skipped]
 
     beside: dict[str, Tensor]
-    """What `beside` made, each (B * V, ...)."""
+    """The results of `beside`, each (B * V, ...)."""
 
 
 Beside = Callable[[Item, Image, Sequence[Crop]], Mapping[str, Tensor]]
-"""A picture and its crops -> what belongs to them, one of each for every crop: by name, (V, ...)."""
+"""A function of a picture and its V crops that returns tensors (V, ...) by name."""
 
 
 def eval_batches(
@@ -275,13 +275,13 @@ def eval_batches(
     content: Content = _PICTURES,
     beside: Beside | None = None,
 ) -> Generator[Batch, None, None]:
-    """Every picture once, in order: its centre crop of `size`, or its `views`, or, with neither, all of it.
+    """Yield every picture once, in order: its centre crop of `size`, or its `views`, or, with neither, all of it.
 
-    `views` is given an item and its picture's size and returns crops, all scaled to one size; it and `beside`, which
-    makes what belongs to the crops, may raise BadImageError to have the picture skipped. Pictures whose views differ in
-    size or number from the ones before begin a new batch, so a batch holds 1 to `batch_size` pictures. What cannot be
-    read is skipped and reported in the batch before (at the beginning: the first); only where no picture can be read
-    comes a batch without pictures. `workers` threads decode ahead; closing the generator ends them.
+    `views` maps an item and its picture's size to crops, all scaled to one size. It and `beside`, which computes
+    tensors for the crops, may raise BadImageError to skip the picture. Pictures whose views differ in size or number
+    from the ones before begin a new batch, so a batch holds 1 to `batch_size` pictures. Unreadable pictures are skipped
+    and reported in the batch before (at the beginning: the first); only if no picture can be read is a batch empty.
+    `workers` threads decode ahead; closing the generator ends them.
     """
     assert size is None or views is None
     assert batch_size >= 1

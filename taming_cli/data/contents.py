@@ -1,7 +1,7 @@
-"""What files hold, pictures or the maps of a condition, and their way to a codec's input and back to something to see.
+"""The content of files, pictures or condition maps, converted to a codec's input and back to something visible.
 
-A content reads a file into a Pillow image, which is cut and scaled like any other; makes a tensor of that, small enough
-to be kept and sent about; makes a codec's input of a batch of those; and paints a codec's output.
+A content reads a file as a Pillow image, which is cropped and scaled like any other; converts that to a small tensor,
+and a batch of those to a codec's input; and paints a codec's output.
 """
 
 from abc import ABC, abstractmethod
@@ -19,7 +19,8 @@ from taming_cli.config.size import Size
 from taming_cli.data.conditions.depth import WHOLE, read_depth
 from taming_cli.data.conditions.edges import edges, read_edges
 from taming_cli.data.conditions.labels import Colours, paint, read_labels
-from taming_cli.data.conditions.pose import read_pose, swap_sides
+from taming_cli.data.conditions.pose import read_pose
+from taming_cli.data.conditions.skeletons import swap_sides
 from taming_cli.data.images import EXTENSIONS, Crop, apply, read_rgb, tensor, to_float, to_uint8, upright_size
 from taming_cli.data.sources import Item
 from taming_cli.errors import BadImageError, UsageError
@@ -30,7 +31,7 @@ class Content(ABC):
 
     kind: ClassVar[CodecKind]
     categorical: ClassVar[bool] = False
-    """Whether each pixel is one of `channels` labels: one-hot into the codec, logits out of it."""
+    """Whether each pixel is one of `channels` labels: one-hot as the codec's input, logits as its output."""
 
     extensions: ClassVar[frozenset[str]] = EXTENSIONS
     resample: ClassVar[Resampling] = Resampling.LANCZOS
@@ -42,50 +43,50 @@ class Content(ABC):
 
     @abstractmethod
     def read(self, data: bytes, name: str, *, min_size: Size | None = None, beside: Size | None = None) -> Image:
-        """A file's bytes -> an upright image; `min_size` as for `read_rgb`. BadImageError names the file.
+        """Read an upright image; `min_size` as for `read_rgb`. Raises BadImageError, which names the file.
 
-        `beside` is the size of the picture that a map belongs to: key points may not tell theirs.
+        `beside` is the size of the picture that a map belongs to, for keypoints, which may not state it.
         """
 
     def load(self, item: Item, *, min_size: Size | None = None) -> Image:
-        """An item's file, read; of a map that was given its picture, `beside` is the size of that."""
+        """Read an item's file; for a map with a known picture, `beside` is the size of the picture."""
         beside = None if item.picture is None else size_of(item.picture)
         return self.read(item.read(), item.name, min_size=min_size, beside=beside)
 
     def cut(self, image: Image, crop: Crop) -> Tensor:
-        """What lies under a crop, scaled and mirrored with all that mirroring means for such files -> as `tensor`."""
-        # At its full size: where limbs are scaled down, their colours mix.
+        """Crop, scale and mirror an image, with all that mirroring means for its content -> as `tensor`."""
+        # Sides are swapped at full size: the colours of limbs mix when they are scaled down.
         return self.tensor(apply(self.swap_sides(image) if crop.flip else image, crop, self.resample))
 
     def swap_sides(self, image: Image) -> Image:
-        """What is marked as left in an image, as right, and the other way round: mirroring makes it so."""
+        """Exchange the marks of left and right in an image, as mirroring requires."""
         return image
 
     @abstractmethod
     def tensor(self, image: Image) -> Tensor:
-        """An image, cut and scaled, -> (C, H, W), of whatever type is small."""
+        """Convert a cropped image to (C, H, W), of a small type."""
 
     @abstractmethod
     def to_input(self, values: Tensor) -> Tensor:
-        """A batch of those, (B, C, H, W) -> a codec's input, float32 (B, channels, H, W), about [-1, 1]."""
+        """Convert a batch (B, C, H, W) of `tensor` to a codec's input, float32 (B, channels, H, W), about [-1, 1]."""
 
     @abstractmethod
     def show(self, x: Tensor) -> Tensor:
-        """A codec's input or output (B, channels, H, W) -> uint8 (B, 3, H, W)."""
+        """Paint a codec's input or output (B, channels, H, W) as uint8 (B, 3, H, W)."""
 
     def about(self) -> dict[str, Any]:
-        """What a codec's file says of it; the partner of `content_of`."""
+        """Return what a codec's file records of its content; the inverse of `content_of`."""
         return {"content": self.kind}
 
 
 @dataclass(frozen=True)
 class Pictures(Content):
-    """Photographs and the like: uint8 (3, H, W) in sRGB."""
+    """Pictures: uint8 (3, H, W) in sRGB."""
 
     kind: ClassVar[CodecKind] = "image"
 
     @property
-    def channels(self) -> int:  # noqa: D102 - as of Content
+    def channels(self) -> int:  # noqa: D102 - see Content
         return 3
 
     def read(self, data: bytes, name: str, *, min_size: Size | None = None, beside: Size | None = None) -> Image:  # noqa: D102
@@ -103,7 +104,7 @@ class Pictures(Content):
 
 @dataclass(frozen=True)
 class Poses(Pictures):
-    """Skeletons in OpenPose's colours on black: pictures of them, or key points, which are drawn."""
+    """Skeletons in OpenPose's colours on black: pictures of them, or keypoints, which are drawn."""
 
     kind: ClassVar[CodecKind] = "pose"
     extensions: ClassVar[frozenset[str]] = EXTENSIONS | {".json"}
@@ -119,7 +120,7 @@ class Poses(Pictures):
 class Depth(Content):
     """Distance or its inverse, each map scaled to [-1, 1] by its own smallest and largest value: float32 (1, H, W).
 
-    `missing` and `percentiles` as for `read_depth`; values that mean missing are kept as text, for nan is no JSON.
+    `missing` and `percentiles` as for `read_depth`; `missing` is text, because JSON has no nan.
     """
 
     missing: tuple[str, ...] = ()
@@ -143,18 +144,18 @@ class Depth(Content):
         return values
 
     def about(self) -> dict[str, Any]:  # noqa: D102
-        said: dict[str, Any] = {"content": self.kind}
+        about: dict[str, Any] = {"content": self.kind}
         if self.missing:
-            said["missing"] = list(self.missing)
+            about["missing"] = list(self.missing)
         if self.percentiles != WHOLE:
-            said["depth_range"] = list(self.percentiles)
-        return said
+            about["depth_range"] = list(self.percentiles)
+        return about
 
     def show(self, x: Tensor) -> Tensor:  # noqa: D102
         return to_uint8(x).expand(-1, 3, -1, -1)
 
 
-@dataclass(frozen=True, eq=False)  # tables of colours cannot be compared so
+@dataclass(frozen=True, eq=False)  # tables of colours have no equality
 class Segmentation(Content):
     """Maps of labels 0 to `labels` - 1, int32 (1, H, W); `unlabelled`, `colours` and `values` as for `read_labels`."""
 
@@ -176,10 +177,10 @@ class Segmentation(Content):
         largest = int(np.asarray(image).max())
         if largest >= self.labels:
             names = ", ".join(filter(None, self.colours.names)) if self.colours is not None else ""
-            said = f"0 to {self.labels - 1}" + (f" ({names})" if names else "")
-            void = "; what 255 means, --unlabelled or --label-values says when the codec is trained"
+            known = f"0 to {self.labels - 1}" + (f" ({names})" if names else "")
+            void = "; train the codec with --unlabelled or --label-values if 255 has a meaning"
             hint = void if largest == 255 and not self.unlabelled else ""
-            raise BadImageError(f"{name}: holds label {largest}, but the labels are {said}{hint}")
+            raise BadImageError(f"{name}: holds label {largest}, but the labels are {known}{hint}")
         return image
 
     def tensor(self, image: Image) -> Tensor:  # noqa: D102
@@ -192,17 +193,17 @@ class Segmentation(Content):
         return paint(x.argmax(1), self.colours)
 
     def about(self) -> dict[str, Any]:  # noqa: D102
-        said: dict[str, Any] = {"content": self.kind, "unlabelled": self.unlabelled}
+        about: dict[str, Any] = {"content": self.kind, "unlabelled": self.unlabelled}
         if self.colours is not None:
-            said["colours"] = {"rgb": np.asarray(self.colours.rgb).tolist(), "names": list(self.colours.names)}
+            about["colours"] = {"rgb": np.asarray(self.colours.rgb).tolist(), "names": list(self.colours.names)}
         if self.values:
-            said["label_values"] = list(self.values)
-        return said
+            about["label_values"] = list(self.values)
+        return about
 
 
 @dataclass(frozen=True)
 class Edges(Content):
-    """Edge maps, or pictures whose edges are found once they are cut and scaled: uint8 (1, H, W), 0 or 1."""
+    """Edge maps, or pictures whose edges are detected after cropping and scaling: uint8 (1, H, W), 0 or 1."""
 
     kind: ClassVar[CodecKind] = "edges"
     categorical: ClassVar[bool] = True
@@ -215,8 +216,8 @@ class Edges(Content):
         return read_edges(data, name)
 
     def tensor(self, image: Image) -> Tensor:  # noqa: D102
-        found = edges(image) if image.mode == "RGB" else image
-        return torch.from_numpy((np.array(found) > EDGE).astype(np.uint8))[None]
+        lines = edges(image) if image.mode == "RGB" else image
+        return torch.from_numpy((np.array(lines) > EDGE).astype(np.uint8))[None]
 
     def to_input(self, values: Tensor) -> Tensor:  # noqa: D102
         return _one_hot(values, 2)
@@ -226,7 +227,7 @@ class Edges(Content):
 
 
 EDGE = 64
-"""A pixel of a scaled edge map is an edge from this value on: thin lines grow pale where a map is made smaller."""
+"""The threshold of an edge in a scaled edge map: thin lines become pale where a map is reduced."""
 
 
 def content(
@@ -239,7 +240,7 @@ def content(
     missing: Sequence[str] = (),
     depth_range: Sequence[float] = WHOLE,
 ) -> Content:
-    """The content of that kind. UsageError where only another kind has what is given."""
+    """Return the content of a kind. Raises UsageError for an option of another kind."""
     if kind == "segmentation":
         return Segmentation(labels, unlabelled, colours, tuple(label_values))
     if labels or unlabelled or colours is not None or label_values:
@@ -254,7 +255,7 @@ def content(
 
 
 def content_of(about: Mapping[str, Any], channels: int) -> Content:
-    """What a codec takes, by what its file says and by its input's channels."""
+    """Return the content of a codec by its file's record and its input's channels; the inverse of `Content.about`."""
     kind = about.get("content", "image")
     low, high = about.get("depth_range", WHOLE)
     depth = Depth(tuple(about.get("missing", ())), (low, high))
@@ -263,19 +264,18 @@ def content_of(about: Mapping[str, Any], channels: int) -> Content:
         return Poses()
     if channels in by_channels and kind != "segmentation":
         return by_channels[channels]
-    said = about.get("colours")
-    colours = Colours(np.array(said["rgb"], dtype=np.uint8), tuple(said["names"])) if said else None
+    table = about.get("colours")
+    colours = Colours(np.array(table["rgb"], dtype=np.uint8), tuple(table["names"])) if table else None
     values = tuple(about.get("label_values", ()))
     return Segmentation(channels, bool(about.get("unlabelled", channels == COCO_STUFF)), colours, values)
 
 
 COCO_STUFF = 183
-"""Labels of the published COCO-Stuff codecs, which have one for what is unlabelled."""
+"""Number of labels of the published COCO-Stuff codecs, one of them for unlabelled pixels."""
 
 
 def size_of(picture: Item) -> Size:
-    """The upright size of a picture, by the beginning of its file where that is enough. BadImageError where it cannot
-    be read."""
+    """Return the upright size of a picture, from the beginning of its file if that is enough. Raises BadImageError."""
     try:
         return upright_size(picture.head(), picture.name)
     except BadImageError:
@@ -283,8 +283,8 @@ def size_of(picture: Item) -> Size:
 
 
 def _one_hot(values: Tensor, labels: int) -> Tensor:
-    """(B, 1, H, W) -> float32 (B, labels, H, W), channels last in memory."""
-    # torch's own makes int64 of it first, three times the memory of what is wanted.
+    """Convert labels (B, 1, H, W) to float32 (B, labels, H, W), channels last in memory."""
+    # torch's own function makes int64 first, which takes three times the memory.
     batch, _, height, width = values.shape
     hot = torch.zeros(batch, height, width, labels, device=values.device)
     return hot.scatter_(3, values[:, 0, :, :, None].long(), 1).permute(0, 3, 1, 2)

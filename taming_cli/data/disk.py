@@ -1,5 +1,5 @@
-"""Files that are whole or not there, and one line about a disk that does not take them: which file, which disk, how
-much was needed and how much is free."""
+"""Atomic writes, and one-line errors for a disk that refuses a file: which file, which disk, how much space the file
+needs, and how much is free."""
 
 import contextlib
 import errno
@@ -7,6 +7,7 @@ import io
 import os
 import re
 import resource
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,17 +17,19 @@ from typing import Any
 from taming_cli.errors import DiskError, TamingError
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Errors that say that there is no room."""
+"""Errors of a full disk, quota or file size limit."""
+TEMPORARY = ".*.tmp"
+"""Names of files that `write_atomically` has not finished."""
 _TORCHS = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs|file write failed")
-"""How torch says that a file did not take what was written, whatever the reason."""
+"""torch's messages for a failed write, regardless of the reason."""
 _PROBE = 2**16
-"""Bytes that are tried where a writer does not say why it failed."""
+"""Bytes written as a test where a library does not report why its write failed."""
 _NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF})
-"""What file systems say that cannot sync a folder; its files are synced all the same."""
+"""Errors of file systems that cannot sync a folder; its files are synced all the same."""
 
 
 class RefusedError(OSError):
-    """What the disk refused, of a file that would have taken `size` bytes."""
+    """A refused write; the whole file takes `size` bytes."""
 
     def __init__(self, number: int, text: str, size: int) -> None:
         super().__init__(number, text)
@@ -34,17 +37,17 @@ class RefusedError(OSError):
 
 
 class Disk(io.FileIO):
-    """A file that seems to take all, and keeps the disk's first refusal for `check` to raise.
+    """A file whose writes never fail; the first error is kept, and `check` raises it.
 
     HDF5 cannot close a file whose last writes fail: on a full disk it prints pages of errors, then crashes. torch's
-    writer loses the reason on the way. `needed` are the bytes that the whole file takes.
+    writer loses the reason. `needed` is the size of the whole file in bytes.
     """
 
     refusal: OSError | None = None
     needed: int = 0
 
     def write(self, data: Any) -> int:
-        """Take all of it; returns its length."""
+        """Accept all bytes; returns their number."""
         rest = memoryview(data).cast("B")
         size = len(rest)
         self.needed = max(self.needed, self.tell() + size)
@@ -58,7 +61,7 @@ class Disk(io.FileIO):
         return size
 
     def truncate(self, size: int | None = None) -> int:
-        """Cut or lengthen the file; returns the size asked for."""
+        """Truncate or extend the file; returns the requested size."""
         try:
             return super().truncate(size)
         except OSError as error:
@@ -66,7 +69,7 @@ class Disk(io.FileIO):
             return size or 0
 
     def sync(self) -> None:
-        """Have it on the disk, where there was no refusal yet."""
+        """Flush the file to the disk, unless a write was refused."""
         try:
             if self.refusal is None:
                 os.fsync(self.fileno())
@@ -74,40 +77,55 @@ class Disk(io.FileIO):
             self.refusal = error
 
     def check(self) -> None:
-        """Raise the refusal, if there was one."""
+        """Raise the first error, if there was one."""
         if self.refusal is not None:
             raise self.refusal
 
 
-def write_atomically(path: Path, write: Callable[[Path], object], *, size: int | None = None) -> None:
-    """`write(temporary)` beside `path`, then fsync and rename: `path` is the old file or the whole new one.
+def write_atomically(
+    path: Path, write: Callable[[Path], object], *, size: int | None = None, durable: bool = True
+) -> None:
+    """Call `write(temporary)` and rename the file to `path`, which is at any time the old file or the whole new one.
 
-    Raises DiskError where the disk does not take it; `size` is what the file takes, in bytes, where that is known.
+    The folder is created if it is missing. A `durable` file survives a power failure once this returns. Raises
+    DiskError where the disk refuses the file; `size` is what the file takes, in bytes, where that is known.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # a long name would not fit with an addition
     with refusals(path, temporary, size=size):
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
+        if durable:
+            publish(temporary, path)
+        else:
+            temporary.replace(path)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Rename a written file to `path` so that it is whole under that name even after a power failure."""
+    _sync(temporary)
+    temporary.replace(path)
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk."""
-    opened = os.open(folder, os.O_RDONLY)
+    """Flush the names in a folder to the disk, where the file system supports it."""
     try:
-        os.fsync(opened)
+        _sync(folder)
     except OSError as error:
         if error.errno not in _NO_SYNC:
             raise
+
+
+def _sync(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
     finally:
         os.close(opened)
 
 
 def write_stream(temporary: Path, write: Callable[[Disk], object]) -> None:
-    """`write(stream)` for writers that lose the disk's reason on the way; OSError where there was one."""
+    """Call `write(stream)`, for libraries that lose the disk's error; raises RefusedError where there was one."""
     with Disk(temporary, "w") as disk:
         try:
             write(disk)
@@ -118,8 +136,10 @@ def write_stream(temporary: Path, write: Callable[[Disk], object]) -> None:
 
 @contextmanager
 def refusals(path: Path, temporary: Path | None = None, *, size: int | None = None) -> Iterator[None]:
-    """While `path` is written, under the name `temporary`: where that fails, the latter is removed, and what the disk
-    refused becomes a DiskError about the former. `size` is what the whole file takes, in bytes."""
+    """Turn an error of the disk, while `path` is written under the name `temporary`, into a DiskError about `path`.
+
+    The temporary file is removed after any error. `size` is the size of the whole file in bytes.
+    """
     try:
         yield
     except BaseException as error:
@@ -130,12 +150,12 @@ def refusals(path: Path, temporary: Path | None = None, *, size: int | None = No
                 temporary.unlink(missing_ok=True)
         if reason is None:
             raise
-        raise DiskError(said(path, reason, size=size, written=written)) from error
+        raise DiskError(refusal_message(path, reason, size=size, written=written)) from error
 
 
 @contextmanager
 def appending(path: Path) -> Iterator[None]:
-    """While something is added to the end of a file: DiskError where that fails, and then the file is as before."""
+    """While data is appended to a file, turn an error of the disk into a DiskError, and restore the file."""
     before = _size(path)
     try:
         with refusals(path):
@@ -146,20 +166,20 @@ def appending(path: Path) -> Iterator[None]:
         raise
 
 
-def said(path: Path, reason: OSError, *, size: int | None = None, written: int | None = None) -> str:
-    """What a disk's refusal of a file is to a person, in one line."""
+def refusal_message(path: Path, reason: OSError, *, size: int | None = None, written: int | None = None) -> str:
+    """Describe in one line why the disk refused a file."""
     why = os.strerror(reason.errno) if reason.errno else " ".join(str(reason).split())
     if reason.errno not in FULL:
-        return f"{path}: cannot be written ({why}); write to another place, or remove what is in the way"
+        return f"{path}: cannot be written ({why}); choose another place, or remove what is in the way"
     size = reason.size if isinstance(reason, RefusedError) else size
     need = f"it needs {amount(size)}, and " if size else ""
     if written and not size:
         need = f"it needs more than {amount(written)}, and "
-    return f"{path}: cannot be written ({why}): {need}{_room(path, reason)}; make room there, or write to another place"
+    return f"{path}: cannot be written ({why}): {need}{_room(path, reason)}; free some space, or choose another place"
 
 
 def _room(path: Path, reason: OSError) -> str:
-    """What is free on the disk of a file."""
+    """Describe the free space on the disk of a file."""
     if reason.errno == errno.EFBIG:
         most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         return "its disk has a limit for one file" if most < 0 else f"a file may have {amount(most)} here (ulimit -f)"
@@ -177,7 +197,7 @@ def _room(path: Path, reason: OSError) -> str:
 
 
 def amount(count: int | None) -> str:
-    """Bytes as people read them: `512 bytes`, `3.0 KiB`, `1.2 GiB`."""
+    """Format a number of bytes: `512 bytes`, `3.0 KiB`, `1.2 GiB`."""
     size = float(count or 0)
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if size < 1000 or unit == "GiB":
@@ -187,8 +207,7 @@ def amount(count: int | None) -> str:
 
 
 def _reason(error: BaseException, path: Path, temporary: Path | None) -> OSError | None:
-    """The disk's refusal behind an error: itself, or what the writer's library made something else of. None for what
-    is no refusal of this file."""
+    """Return the disk's error behind `error`, which a library may have replaced; None if this file has none."""
     if not isinstance(error, Exception) or isinstance(error, TamingError | BrokenPipeError):
         return None
     behind: BaseException | None = error
@@ -207,7 +226,7 @@ def _reason(error: BaseException, path: Path, temporary: Path | None) -> OSError
 
 
 def _is_of(error: OSError, path: Path, temporary: Path | None) -> bool:
-    """Whether an error is of this file, and not of one that is read meanwhile."""
+    """Return whether an error is about this file, and not about one that is being read."""
     if error.filename is None or isinstance(error.filename, int):
         return True
     named = Path(os.fsdecode(error.filename))

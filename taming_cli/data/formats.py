@@ -1,7 +1,7 @@
-"""Picture formats: which decoders are let near a file, what a file's first bytes say, and how many pixels it may have.
+"""Image formats: which decoders may read a file, its format by its first bytes, and how many pixels it may have.
 
-Nothing is registered with Pillow, and none of its settings are changed: other users of Pillow in the same process see
-no difference. HEIF files are opened by pillow-heif's class directly.
+Pillow's registry and settings stay unchanged for other users in the same process. HEIF files are opened by
+pillow-heif's class directly.
 """
 
 import os
@@ -18,33 +18,33 @@ from taming_cli.errors import BadImageError, UsageError
 LIMIT_VARIABLE = "TAMING_MAX_PIXELS"
 
 HEAD_BYTES = 32
-"""How much of a file `format_of` looks at."""
+"""Bytes of a file that `format_of` needs."""
 
-# Only these decoders are let near a file: Pillow's others include one that starts Ghostscript.
+# Only these decoders are used: Pillow's others include one that starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM", "JPEG2000")
 
 _FEATURES = {"JPEG": "jpg", "WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
-"""What a build of Pillow may have been made without, as `PIL.features` calls it."""
+"""Features that a build of Pillow may lack, by their names in `PIL.features`."""
 
 RAW = frozenset(".3fr .arw .cr2 .dng .erf .iiq .kdc .mef .mos .nef .nrw .orf .pef .rw2 .srw".split())  # noqa: SIM905 - a list to read
-"""Suffixes of cameras' raw files that look like TIFF: a TIFF reader finds a thumbnail in them."""
+"""Suffixes of camera raw files that are TIFF files; a TIFF reader finds a thumbnail in them."""
 
 _SIDECARS_NAMES = """
 .aae .cls .csv .db .h5 .htm .html .ini .json .jsonl .log .md .npy .npz .pt .py .safetensors .toml .tsv .txt .xml
 .xmp .yaml .yml
 """
 SIDECARS = frozenset(_SIDECARS_NAMES.split())
-"""Suffixes of what lies beside pictures and is none."""
+"""Suffixes of files that accompany pictures."""
 
 _NO_PICTURES_NAMES = """
 .ai .avi .cr3 .eps .gz .m4a .m4v .mkv .mov .mp3 .mp4 .pdf .ps .psb .psd .raf .raw .svg .tar .tgz .wav .webm .xcf
 .zip
 """
 NO_PICTURES = RAW | frozenset(_NO_PICTURES_NAMES.split())
-"""Suffixes of what may be meant as pictures, and is none that can be read. Raw files mostly lie beside the same picture
-as JPEG."""
+"""Suffixes of files that may be meant as pictures but cannot be read. Raw files mostly accompany the same picture as
+JPEG."""
 
-# Brands of ISO/IEC 23008-12, annex B, the telling ones first: a file may have several.
+# Brands of ISO/IEC 23008-12, annex B, the specific ones first: a file may have several.
 _BRANDS = (
     (frozenset((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs")), "HEIF"),
     (frozenset((b"avif", b"avis")), "AVIF"),
@@ -66,29 +66,29 @@ _ISPE = re.compile(rb"ispe\0{4}(.{8})", re.DOTALL)  # ISO/IEC 23008-12, 6.5.3: w
 
 
 def format_of(head: bytes) -> str | None:
-    """The picture format that a file's first HEAD_BYTES bytes are of, in Pillow's words; None for all else."""
+    """Return the image format (Pillow's name) of a file by its first HEAD_BYTES bytes; None if unknown."""
     if head[4:8] == b"ftyp":
         brands = {head[8:12], *(head[place : place + 4] for place in range(16, len(head) - 3, 4))}
-        return next((name for telling, name in _BRANDS if brands & telling), None)
+        return next((name for known, name in _BRANDS if brands & known), None)
     return next((name for signature, name in _SIGNATURES if signature.match(head)), None)
 
 
 def is_unclear(suffix: str, extensions: frozenset[str]) -> bool:
-    """Whether a suffix (in lower case) leaves open if a file is a picture: then its first bytes have to tell."""
+    """Return whether a suffix (in lower case) leaves open if a file is a picture, so that its first bytes decide."""
     return suffix not in extensions and suffix not in SIDECARS and suffix not in NO_PICTURES
 
 
 def holds_picture(path: str) -> bool:
-    """Whether the first bytes of a file are a picture's. No for one that cannot be opened."""
+    """Return whether the first bytes of a file are a picture's; False if it cannot be opened."""
     try:
-        with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - one of very many
+        with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - called for very many files
             return format_of(stream.read(HEAD_BYTES)) is not None
     except OSError:
         return False
 
 
 def remedy_for(kind: str) -> str | None:
-    """What to install so that a format can be read; None where it can be."""
+    """Return what to install so that a format can be read; None if it can be."""
     if kind == "HEIF":
         try:
             import pillow_heif  # noqa: F401
@@ -103,39 +103,39 @@ def remedy_for(kind: str) -> str | None:
 
 
 def max_pixels() -> float:
-    """Pixels that a picture may have: $TAMING_MAX_PIXELS, or else twice `PIL.Image.MAX_IMAGE_PIXELS`.
+    """Return the largest number of pixels of a picture: $TAMING_MAX_PIXELS, or twice `PIL.Image.MAX_IMAGE_PIXELS`.
 
-    Raises UsageError where the variable holds no whole number of at least 1.
+    Raises UsageError unless the variable holds a positive integer.
     """
-    if said := os.environ.get(LIMIT_VARIABLE):
-        if not said.isdecimal() or int(said) < 1:
-            raise UsageError(f"{LIMIT_VARIABLE} is {said!r}; give a whole number of pixels, at least 1")
-        return int(said)
+    if value := os.environ.get(LIMIT_VARIABLE):
+        if not value.isdecimal() or int(value) < 1:
+            raise UsageError(f"{LIMIT_VARIABLE} is {value!r}; give a whole number of pixels, at least 1")
+        return int(value)
     return float("inf") if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
 
 
 def check_pixels(size: tuple[int, int]) -> None:
-    """Raise BadImageError, without a name, for a picture of more pixels than `max_pixels`."""
+    """Raise BadImageError, without a file name, for a picture of more pixels than `max_pixels`."""
     if (reason := excess(size)) is not None:
         raise BadImageError(reason)
 
 
 def excess(size: tuple[int, int]) -> str | None:
-    """Why a picture of this size is not decoded; None where it is."""
+    """Return why a picture of this size is not decoded; None if it is."""
     width, height = size
     if width * height <= (limit := max_pixels()):
         return None
     return (
         f"larger than is safe to decode: {width} x {height} are {width * height} pixels, and --max-pixels "
-        f"({LIMIT_VARIABLE}) is {limit:.0f}; raise that, or scale the picture down"
+        f"({LIMIT_VARIABLE}) is {limit:.0f}; raise the limit, or scale the picture down"
     )
 
 
 def open_picture(data: bytes) -> ImageFile:
-    """A file's bytes -> the picture as its format stores it, its pixels not yet decoded and not too many.
+    """Open a picture as its format stores it, without decoding its pixels.
 
-    Raises BadImageError, without a name, where pixels are too many or no decoder is installed; UnidentifiedImageError
-    for what is no picture; anything else that Pillow raises on damaged data.
+    Raises BadImageError, without a file name, for too many pixels or a missing decoder; UnidentifiedImageError for
+    other files; and whatever Pillow raises for damaged data.
     """
     kind = format_of(data[:HEAD_BYTES])
     if kind == "JPEG XL":
@@ -148,13 +148,13 @@ def open_picture(data: bytes) -> ImageFile:
 
 
 def declared_size(stream: BinaryIO) -> tuple[int, int] | None:
-    """The size that a file, or the beginning of one, declares; None where it says nothing, or is no picture.
+    """Return the size (width, height) that a file, or its beginning, declares; None if it declares none.
 
-    HEIF and AVIF files, and WebP's, are looked through up to their first 64 KiB; no pixels are decoded.
+    Of HEIF, AVIF and WebP files the first 64 KiB are searched; no pixels are decoded.
     """
     head = stream.read(HEAD_BYTES)
     kind = format_of(head)
-    if kind in ("HEIF", "AVIF"):  # the largest: a picture may be made of tiles, and have thumbnails
+    if kind in ("HEIF", "AVIF"):  # the largest: a picture may consist of tiles and have thumbnails
         head += stream.read(_FAR)
         sizes = [cast(tuple[int, int], struct.unpack(">II", found)) for found in _ISPE.findall(head)]
         return max(sizes, key=lambda size: size[0] * size[1], default=None)
@@ -165,12 +165,12 @@ def declared_size(stream: BinaryIO) -> tuple[int, int] | None:
     try:
         stream.seek(0)
         return _open(stream).size
-    except Exception:  # the header is longer, or the file is damaged, which its reader will say
+    except Exception:  # a longer header, or a damaged file, which is reported when it is read
         return None
 
 
 def _size_of_webp(head: bytes) -> tuple[int, int] | None:
-    """Of the first 30 bytes of a WebP file: RFC 9649, sections 2.5 to 2.7."""
+    """Return the size in the first 30 bytes of a WebP file (RFC 9649, sections 2.5 to 2.7)."""
     kind, number = head[12:16], int.from_bytes
     if kind == b"VP8X":
         return number(head[24:27], "little") + 1, number(head[27:30], "little") + 1
@@ -181,7 +181,7 @@ def _size_of_webp(head: bytes) -> tuple[int, int] | None:
 
 
 def _open(stream: BinaryIO) -> ImageFile:
-    """`Image.open`, but for its limit of pixels, which is a setting of the whole process."""
+    """Do what `Image.open` does, without its limit of pixels, which is a setting of the whole process."""
     Image.init()
     prefix = stream.read(16)
     for name in FORMATS:
@@ -193,7 +193,7 @@ def _open(stream: BinaryIO) -> ImageFile:
         stream.seek(0)
         try:
             return (_Tiff if name == "TIFF" else factory)(stream, "")
-        except (SyntaxError, IndexError, TypeError, struct.error):  # as Pillow does: another may know it
+        except (SyntaxError, IndexError, TypeError, struct.error):  # as in Pillow: the next decoder may accept it
             continue
     raise UnidentifiedImageError
 
@@ -208,7 +208,7 @@ def _open_heif(data: bytes) -> ImageFile:
 
 
 class _Sips(BytesIO):
-    """What is read first comes 16 bytes long at most: with more, Pillow's WebP reader compares with its own limit."""
+    """A stream whose first read returns at most 16 bytes: with more, Pillow's WebP reader applies its own limit."""
 
     def read(self, count: int | None = -1, /) -> bytes:
         if self.tell() == 0 and count == 30:
@@ -217,7 +217,7 @@ class _Sips(BytesIO):
 
 
 class _Tiff(TiffImagePlugin.TiffImageFile):
-    """Pillow's own, without its own limit of pixels: `open_picture` has looked at the size."""
+    """Pillow's class, without its limit of pixels; `open_picture` has checked the size."""
 
     def load_prepare(self) -> None:
         if self._im is None and (size := getattr(self, "_tile_size", None)) is not None:

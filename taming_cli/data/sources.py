@@ -1,21 +1,19 @@
-"""Which pictures there are: folders, files, path lists and archives -> items that know their name and their bytes.
+"""List pictures: folders, files, lists of paths and archives -> items with a name, a label and their bytes.
 
-An item is small and can be sent to another process; it opens nothing until it is read.
+An item is small, can be sent to another process, and opens nothing until it is read.
 
-A label is the first folder's name under the root, as in torchvision's ImageFolder; the root of an archive, like that of
-a list of paths, is the folder that all its pictures have in common. Where a `.cls` file lies beside a picture, its text
-is the label: archives and folders may have WebDataset's naming, whose rules are in `webdataset`. By those, a map that
-lies beside its picture (`0001.seg.png`) is no picture to take.
+A label is the name of the first folder below the root, as in torchvision's ImageFolder. The root of an archive, or of a
+list of paths, is the folder that all its pictures have in common. A `.cls` file beside a picture holds its label:
+archives and folders may follow WebDataset's naming (see `webdataset`). Then a map beside its picture (`0001.seg.png`)
+is not listed as a picture.
 
-A file is a picture by its suffix. One with another suffix, or with none, is looked at: 32 bytes tell a picture too.
+Pictures are recognised by their suffix, or, where the suffix is unknown, by their first 32 bytes.
 """
 
-import hashlib
 import logging
 import os
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -34,13 +32,13 @@ _NAMED = 6
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One picture's place: a file, or a member of an archive."""
+    """The location of one picture: a file, or a member of an archive."""
 
     name: str
-    """Relative, with `/`, unique in its listing. Bytes that are no utf-8 are kept as surrogates (PEP 383)."""
+    """Relative, with `/`, unique in its listing. Bytes that are not utf-8 are kept as surrogates (PEP 383)."""
 
     path: Path
-    """The file, or the archive that the picture is in."""
+    """The file, or the archive that contains the picture."""
 
     member: str | None = None
     """The member's name in the archive."""
@@ -48,27 +46,27 @@ class Item:
     label: str | None = None
 
     offset: int = 0
-    """Of a member of a tar archive: where its bytes start in the unpacked archive."""
+    """Of a member of a tar archive: the offset of its bytes in the unpacked archive."""
 
     length: int = 0
     """Of a member of an archive: its size in bytes."""
 
     content: bytes | None = None
-    """Of a part of a file that holds many, as COCO's annotations do: its bytes. `member` is the part's name."""
+    """The bytes of one part of a file with many, as COCO's annotations are; `member` is the name of the part."""
 
     picture: "Item | None" = None
-    """The picture that a map belongs to, where one was named for it: keypoints may not tell their picture's size."""
+    """The picture that a map belongs to, if known: keypoints may not state the size of their picture."""
 
     def read(self) -> bytes:
-        """All bytes. BadImageError if they cannot be read."""
+        """Return all bytes. Raises BadImageError if they cannot be read."""
         return self._read(None)
 
     def head(self) -> bytes:
-        """The first 64 KiB. BadImageError if they cannot be read."""
+        """Return the first 64 KiB. Raises BadImageError if they cannot be read."""
         return self._read(_HEAD_BYTES)
 
     def size(self) -> int:
-        """Size in bytes. BadImageError if the file is not there."""
+        """Return the size in bytes. Raises BadImageError if the file is missing."""
         if self.content is not None:
             return len(self.content)
         if self.member is not None:
@@ -89,76 +87,67 @@ class Item:
             return archives.read(self.path, self.member, self.offset, count)
         except OSError as error:
             raise BadImageError(f"{self.name}: {error.strerror or error}") from error
-        except Exception as error:  # each kind of archive brings its own classes for damaged data
+        except Exception as error:  # each archive library has exceptions of its own for damaged data
             raise BadImageError(f"{self.name}: cannot be read from {self.path}: {error}") from error
 
 
 class Listing(NamedTuple):
-    """What was found."""
+    """The pictures of some inputs, and what was ignored."""
 
     items: tuple[Item, ...]
 
     ignored: int
-    """Files (or members) passed over because they are not pictures; hidden ones are not counted."""
+    """Number of files (or members) that are not pictures; hidden ones are not counted."""
 
     others: Mapping[str, int] = MappingProxyType({})
-    """How many of those there are by suffix; maps beside their pictures by the end of their name (`.seg.png`)."""
-
-
-class Split(NamedTuple):
-    """Two sides of one listing, each in its order."""
-
-    train: tuple[Item, ...]
-    held: tuple[Item, ...]
+    """The same by suffix; maps beside their pictures by the end of their name (`.seg.png`)."""
 
 
 def list_items(inputs: Sequence[Path], *, extensions: frozenset[str] = EXTENSIONS) -> Listing:
-    """Folders (recursively), single files, archives and lists of paths (`.txt`, see `lists.read_list`) -> their
-    pictures (or other files ending in `extensions`).
+    """List the pictures (or other files ending in `extensions`) of folders, files, archives and lists of paths.
 
-    Within an input, pictures are sorted by the bytes of their name, so that the order is the same on every file system;
-    those of a list keep its order. Hidden files and folders are passed over; links to folders are followed, each folder
-    taken once. A file named as an input is taken whatever its suffix. Where several folders, archives or lists are
-    given, the name of each comes before its pictures' names; a single file whose name is taken already gets its
-    folder's name before its own. What is passed over, and might have been meant, is logged as a warning.
+    Folders are searched recursively; for lists (`.txt`) see `lists.read_list`. Within an input, pictures are sorted by
+    the bytes of their name, so that the order is the same on every file system; lists keep their order. Hidden files
+    and folders are ignored; links to folders are followed, and each folder is visited once. A file given as an input
+    is listed regardless of its suffix. With several folders, archives or lists, their names prefix the names of their
+    pictures; a single file whose name is already used is prefixed with the name of its folder. Ignored files that
+    could be pictures are logged as a warning.
 
-    Raises UsageError for a path that does not exist or cannot be listed, for two pictures that would have the same
-    name, and where there is no picture at all; BadFileError for a damaged archive, and for labels that contradict each
-    other.
+    Raises UsageError for a path that does not exist or cannot be listed, for two pictures of the same name, and where
+    there are no pictures; BadFileError for a damaged archive, and for contradictory labels.
     """
     inputs = list({path.resolve(): path for path in inputs}.values())
     several = sum(map(is_collection, inputs)) > 1
     items: list[Item] = []
-    single: set[Path] = set()
+    single_files: set[Path] = set()
     others: Counter[str] = Counter()
     ignored = 0
     for path in inputs:
         if not path.exists():
             raise UsageError(f"{path}: no such file or folder")
         if path.is_dir():
-            found, prefix = _list_folder(path, extensions), path.resolve().name
+            listing, prefix = _list_folder(path, extensions), path.resolve().name
         elif archives.is_archive(path):
-            found, prefix = _list_archive(path, extensions), path.name[: -len(archives.suffix(path))]
+            listing, prefix = _list_archive(path, extensions), path.name[: -len(archives.suffix(path))]
         elif lists.is_list(path):
-            found, prefix = items_from_paths(lists.read_list(path)), path.stem
+            listing, prefix = items_from_paths(lists.read_list(path)), path.stem
         else:
             items.append(Item(path.name, path))
-            single.add(path)
+            single_files.add(path)
             continue
-        items += [replace(item, name=f"{prefix}/{item.name}") for item in found.items] if several else found.items
-        ignored += found.ignored
-        others.update(found.others)
+        items += [replace(item, name=f"{prefix}/{item.name}") for item in listing.items] if several else listing.items
+        ignored += listing.ignored
+        others.update(listing.others)
     if not items:
-        there = f" there are {_counted(others)};" if others else ""
+        kinds = f" there are {_counted(others)};" if others else ""
         raise UsageError(
-            f"{', '.join(map(str, inputs)) or 'no input'}: no pictures found ({ignored} other files);{there} looked "
-            f"for files ending in {' '.join(sorted(extensions))} (an archive inside a folder has to be given by its "
-            "own name)"
+            f"{', '.join(map(str, inputs)) or 'no input'}: no pictures found ({ignored} other files);{kinds} looked "
+            f"for files ending in {' '.join(sorted(extensions))} (name an archive inside a folder explicitly)"
         )
     taken = Counter(item.name for item in items)
     items = [
         replace(item, name=f"{item.path.resolve().parent.name}/{item.name}")
-        if taken[item.name] > 1 and item.path in single
+        if taken[item.name] > 1 and item.path in single_files
         else item
         for item in items
     ]
@@ -166,28 +155,26 @@ def list_items(inputs: Sequence[Path], *, extensions: frozenset[str] = EXTENSION
     for item in items:
         if item.name in places:
             both = f"{places[item.name]} and {item.path}"
-            raise UsageError(
-                f"two pictures would both be named {item.name}: from {both}; give their common folder instead"
-            )
+            raise UsageError(f"two pictures have the name {item.name}: from {both}; give their common folder instead")
         places[item.name] = item.path
     where = ", ".join(map(str, inputs))
     _log.info("found %d pictures in %s, and %d other files", len(items), where, ignored)
     if noted := {end: count for end, count in others.items() if end not in SIDECARS}:
         total = sum(noted.values())
-        _log.warning("%s: %d file%s passed over: %s", where, total, "s" if total > 1 else "", _counted(noted))
+        _log.warning("%s: %d file%s ignored: %s", where, total, "s" if total > 1 else "", _counted(noted))
     return Listing(tuple(items), ignored, others)
 
 
 def is_collection(path: Path) -> bool:
-    """Whether a path names more than one file: a folder, an archive or a list of paths."""
+    """Return whether a path is a folder, an archive or a list of paths."""
     return path.is_dir() or archives.is_archive(path) or lists.is_list(path)
 
 
 def items_from_paths(paths: Iterable[Path]) -> Listing:
-    """Listed paths -> items, in the order of the list, named by the path below the folder that all have in common.
+    """Turn paths into items, in their order, named by the path below the folder that all have in common.
 
-    Folders in the list, and paths listed before, are passed over and counted as ignored. Any other path becomes an
-    item, even if nothing is there: reading it then raises BadImageError. Raises UsageError where no path is left.
+    Folders and repeated paths are ignored and counted. Any other path becomes an item, even of a missing file, whose
+    reading then raises BadImageError. Raises UsageError where no path is left.
     """
     listed: dict[str, Path] = {}
     ignored = 0
@@ -206,64 +193,14 @@ def items_from_paths(paths: Iterable[Path]) -> Listing:
     return Listing(tuple(replace(item, label=label) for item, label in labelled), ignored)
 
 
-def content_keys(items: Sequence[Item]) -> list[int | None]:
-    """`content_key` of each item."""
-    with ThreadPoolExecutor(8) as readers:
-        return list(readers.map(content_key, items))
-
-
-def split(
-    items: Sequence[Item], *, held_fraction: float, at_least: int = 1, keys: Sequence[int | None] | None = None
-) -> Split:
-    """Hold out about `held_fraction` of the pictures.
-
-    A picture's side follows from its own bytes (BLAKE2b over its size and first 64 KiB), not from its name or from the
-    other pictures: copies of a picture land on one side, and adding pictures moves none that is there. Only where that
-    would hold out fewer than `at_least` different pictures, or leave none to train on, the ones with the smallest (for
-    training: the largest) hashes change sides. With fewer than two different pictures nothing is held out. What cannot
-    be read goes to the training side, which will say so. `keys` are the items' content keys, where they are known.
-    """
-    keys = content_keys(items) if keys is None else keys
-    distinct = sorted({key for key in keys if key is not None})
-    held = {key for key in distinct if key < held_fraction * 2**64}
-    if len(held) < at_least:
-        held = set(distinct[:at_least])
-    held -= set(distinct[-1:])  # the last is held only if all are
-    return Split(
-        tuple(item for item, key in zip(items, keys, strict=True) if key not in held),
-        tuple(item for item, key in zip(items, keys, strict=True) if key in held),
-    )
-
-
-def digest(items: Iterable[Item]) -> str:
-    """sha256 over the sorted names and sizes (-1 for a missing file), to tell whether a listing is the same one."""
-    total = hashlib.sha256()
-    for item in sorted(items, key=lambda item: item.name):
-        try:
-            size = item.size()
-        except BadImageError:
-            size = -1
-        total.update(os.fsencode(item.name) + b"\0%d\n" % size)
-    return total.hexdigest()
-
-
-def content_key(item: Item) -> int | None:
-    """64 bits that follow from a picture's size in bytes and its first 64 KiB; None if it cannot be read."""
-    try:
-        head = item.head()
-        return int.from_bytes(hashlib.blake2b(b"%d\n" % item.size() + head, digest_size=8).digest(), "big")
-    except BadImageError:
-        return None
-
-
 def _suffix(name: str) -> str:
-    """In lower case; as pathlib has it, which takes ten times as long."""
+    """Return the suffix in lower case, as pathlib does in ten times the time."""
     dot = name.rfind(".")
     return name[dot:].lower() if name.rfind("/") + 1 < dot < len(name) - 1 else ""
 
 
 def _counted(others: Mapping[str, int]) -> str:
-    """`3 .mov, 2 .psd`, the most frequent first."""
+    """Return `3 .mov, 2 .psd`, the most frequent first."""
     ordered = sorted(others.items(), key=lambda each: (-each[1], each[0]))
     named = [f"{count} {end or 'without a suffix'}" for end, count in ordered[:_NAMED]]
     rest = sum(count for _, count in ordered[_NAMED:])
@@ -275,14 +212,14 @@ def _name_bytes(named: Item | os.DirEntry[str]) -> bytes:
 
 
 def _first_folders(names: Sequence[str]) -> list[str | None]:
-    """For each name the first folder below the one that all have in common; None for those directly in that."""
+    """Return for each name the first folder below the common one; None for names directly in the common one."""
     folders = [PurePosixPath(name).parent.parts for name in names]
     depth = len(os.path.commonprefix(folders))  # noqa: RUF071 - of whole folders, not of characters
     return [parts[depth] if len(parts) > depth else None for parts in folders]
 
 
 def _list_folder(root: Path, extensions: frozenset[str]) -> Listing:
-    """Every picture below `root`. Links to folders are followed last, so that a folder keeps its own name."""
+    """List every picture below `root`. Links to folders are followed last, so that a folder keeps its own name."""
     names: list[str] = []
     labels: dict[str, bytes] = {}
     others: Counter[str] = Counter()
@@ -315,13 +252,13 @@ def _list_folder(root: Path, extensions: frozenset[str]) -> Listing:
                 if regular and suffix == webdataset.LABEL:
                     labels[name] = _label_file(root / name)
     try:
-        found = webdataset.samples(names, labels, (), captions=False)
+        samples = webdataset.samples(names, labels, (), captions=False)
     except BadFileError as error:
         raise BadFileError(f"{root}: {error}") from error
-    others.update(map(_field, found.companions))
+    others.update(map(_field, samples.companions))
     items = [
-        Item(name, root / name, label=found.labels.get(name, name.split("/")[0] if "/" in name else None))
-        for name in sorted(found.pictures, key=os.fsencode)
+        Item(name, root / name, label=samples.labels.get(name, name.split("/")[0] if "/" in name else None))
+        for name in sorted(samples.pictures, key=os.fsencode)
     ]
     return Listing(tuple(items), others.total(), others)
 
@@ -335,13 +272,16 @@ def _label_file(path: Path) -> bytes:
 
 
 def _field(name: str) -> str:
-    """`a/0001.seg.png` -> `.seg.png`."""
+    """Return `.seg.png` of `a/0001.seg.png`."""
     return "".join(PurePosixPath(name).suffixes[-2:])
 
 
 def _list_archive(path: Path, extensions: frozenset[str]) -> Listing:
-    """Every picture in an archive, sorted by name. Of members with the same name the last counts, as when unpacking,
-    but in a WebDataset, where each would be a sample, two that differ are an error."""
+    """List every picture in an archive, sorted by name.
+
+    Of members with the same name the last counts, as when unpacking. In a WebDataset, where each is a sample, two that
+    differ are an error.
+    """
 
     def wanted(name: str) -> int:
         suffix = _suffix(name)
@@ -358,20 +298,20 @@ def _list_archive(path: Path, extensions: frozenset[str]) -> Listing:
         or (is_unclear(_suffix(name), extensions) and format_of(member.start) is not None)
     ]
     try:
-        found = webdataset.samples(sorted(pictures, key=os.fsencode), labels, members)
-        if found.labels:
-            kept = {*found.pictures, *labels}
+        samples = webdataset.samples(sorted(pictures, key=os.fsencode), labels, members)
+        if samples.labels:
+            kept = {*samples.pictures, *labels}
             _check_repeated(path, members, [(name, member) for name, member in replaced if name in kept])
     except BadFileError as error:
         raise BadFileError(f"{path}: {error}") from error
     items = []
-    for name, folder in zip(found.pictures, _first_folders(found.pictures), strict=True):
+    for name, folder in zip(samples.pictures, _first_folders(samples.pictures), strict=True):
         member = members[name]
-        label = found.labels.get(name, folder)
+        label = samples.labels.get(name, folder)
         items.append(Item(name, path, member.stored_name, label, member.offset, member.length))
     taken = {*pictures}
     others = Counter(_suffix(name) for name in members if name not in taken)
-    others.update(map(_field, found.companions))
+    others.update(map(_field, samples.companions))
     return Listing(tuple(items), len(members) - len(items), others)
 
 
@@ -387,5 +327,5 @@ def _check_repeated(path: Path, members: Mapping[str, Member], replaced: Sequenc
         if earlier.length != members[name].length or content(earlier) != content(members[name]):
             raise BadFileError(
                 f"{earlier.stored_name} and {members[name].stored_name} differ, and both are {name}; in a WebDataset "
-                "each key is one sample: rename the samples, or take one of the two out"
+                "each key is one sample: rename the samples, or remove one of the two"
             )

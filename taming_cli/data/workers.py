@@ -1,4 +1,4 @@
-"""Work done ahead of its use, in order, by threads or by processes that end with this one."""
+"""Ordered prefetching by threads, or by processes that end with this one."""
 
 import contextlib
 import itertools
@@ -25,18 +25,18 @@ Begin = Callable[[], Executor]
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def threads(count: int) -> Begin:
-    """Threads of this process."""
+    """Return an executor factory for threads of this process."""
     return partial(ThreadPoolExecutor, count, thread_name_prefix="pictures")
 
 
 def processes(count: int, first: Callable[..., None] | None = None, *arguments: Any) -> Begin:
-    """Processes of their own, each of which calls `first(*arguments)` before anything else.
+    """Return an executor factory for processes, each of which calls `first(*arguments)` at its start.
 
     Spawned: a fork of a process that has threads, or uses a GPU, may hang. Not torch's DataLoader: when one of its
     workers dies, it raises an error wherever the main thread then is, be it in the middle of saving.
@@ -53,10 +53,10 @@ def processes(count: int, first: Callable[..., None] | None = None, *arguments: 
 def in_order(
     begin: Begin, function: Callable[[T], R], arguments: Iterable[T], *, ahead: int
 ) -> Generator[R, None, None]:
-    """`map`, with `ahead` calls under way in an executor.
+    """Yield the results of `map(function, arguments)` in order, with `ahead` calls submitted to an executor.
 
-    Closing it early waits for the calls that threads have begun, and ends processes in the midst of theirs. TamingError
-    where a process was ended from outside.
+    Closing the generator early waits for the running calls of threads, and kills processes. Raises TamingError where a
+    process was killed from outside.
     """
     remaining = iter(arguments)
     executor = begin()
@@ -71,7 +71,7 @@ def in_order(
         done = True
     except BrokenProcessPool as error:
         raise TamingError(
-            "a process that worked ahead was ended from outside, perhaps for lack of memory; use fewer --workers"
+            "a worker process was killed from outside, perhaps for lack of memory; use fewer --workers"
         ) from error
     finally:
         if not done and isinstance(executor, ProcessPoolExecutor):
@@ -82,9 +82,8 @@ def in_order(
 
 @contextlib.contextmanager
 def _ctrl_c_later() -> Iterator[None]:
-    """Processes that are started meanwhile never hear of a Ctrl-C, not even before they can say that they ignore it;
-    this one hears of it afterwards."""
-    resource_tracker.ensure_running()  # which lets Ctrl-C through once it is there
+    """Delay Ctrl-C in this process, and hide it from processes started here until they ignore it themselves."""
+    resource_tracker.ensure_running()  # starting it later would unblock Ctrl-C here
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -102,14 +101,15 @@ def _begin(first: Callable[..., None] | None, arguments: tuple[Any, ...]) -> Non
 
 
 def without_pillows_warnings() -> None:
-    """In this process, from now on: Pillow warns of damaged metadata and of large pictures that it then reads. For a
-    process of ours alone. There is no narrower way: `warnings.catch_warnings` is not safe while other threads decode.
+    """Silence Pillow's warnings about damaged metadata and large pictures, for the rest of this process.
+
+    For processes of ours only. `warnings.catch_warnings` is not safe while other threads decode.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _end_with_the_parent() -> None:
-    """A parent that is killed ends no worker: they would wait for more to do for ever."""
+    """End this worker with its parent; workers of a killed parent would wait for work for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -13,7 +13,7 @@ from torch import Tensor
 from taming_cli.codec.locate import codec_for
 from taming_cli.data.batches import Skipped
 from taming_cli.data.images import grid, tensor, to_float
-from taming_cli.data.tokens import TokenFile, blocks
+from taming_cli.data.tokens.file import TokenFile, blocks
 from taming_cli.evaluate.coding import Measure, Sending, Sent, at_once
 from taming_cli.evaluate.plots import histogram
 from taming_cli.evaluate.protocol import Measured, named, versions, warnings

@@ -17,7 +17,8 @@ from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.size import Size
 from taming_cli.data.batches import Batch, Skipped, eval_batches
 from taming_cli.data.contents import Pictures
-from taming_cli.data.sources import Item, digest
+from taming_cli.data.sources import Item
+from taming_cli.data.split import digest
 from taming_cli.errors import UsageError
 from taming_cli.evaluate.protocol import Measured, versions
 from taming_cli.runtime.distributed import ALONE, World

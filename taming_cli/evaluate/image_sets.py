@@ -31,8 +31,9 @@ from taming_cli.data import arrays
 from taming_cli.data.batches import Skipped, eval_batches
 from taming_cli.data.contents import Pictures
 from taming_cli.data.images import SHEET, apply, centre_crop, png_settings, tensor
-from taming_cli.data.sources import Item, digest, list_items
-from taming_cli.data.tokens import TokenFile
+from taming_cli.data.sources import Item, list_items
+from taming_cli.data.split import digest
+from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import BadFileError, BadImageError, UsageError
 from taming_cli.runtime.memory import BUDGET, room
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taming_cli.data.tokens import TokenFile
+from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import UsageError
 from taming_cli.evaluate.plots import heat_map
 from taming_cli.evaluate.protocol import Measured, versions

@@ -27,7 +27,7 @@ from taming_cli.config.fields import one_of
 from taming_cli.config.size import Size
 from taming_cli.data.conditions.keypoints import JOINTS
 from taming_cli.data.conditions.labels import paint
-from taming_cli.data.conditions.pose import Keypoints, paint_skeletons
+from taming_cli.data.conditions.skeletons import Keypoints, paint_skeletons
 from taming_cli.errors import BadFileError, BadImageError, UsageError
 from taming_cli.pretrained.frozen import Frozen
 from taming_cli.pretrained.published import classes_in, fill, version

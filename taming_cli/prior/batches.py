@@ -18,8 +18,9 @@ from torch import Tensor
 from taming_cli.config.fields import one_of
 from taming_cli.config.prior import ConditionSpec, PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
-from taming_cli.data.token_columns import sort_labels
-from taming_cli.data.tokens import TokenFile, TokenHeader, code_dtype
+from taming_cli.data.tokens.columns import sort_labels
+from taming_cli.data.tokens.file import TokenFile
+from taming_cli.data.tokens.header import TokenHeader, code_dtype
 from taming_cli.errors import UsageError
 from taming_cli.prior.layout import NOT_GIVEN
 from taming_cli.prior.noise import WORD, Stream, below, uniform, words

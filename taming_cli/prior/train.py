@@ -15,7 +15,7 @@ from torch import Tensor
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.data.images import grid, write_png
-from taming_cli.data.tokens import RULE
+from taming_cli.data.tokens.header import RULE
 from taming_cli.errors import UsageError
 from taming_cli.prior.batches import Rows, TokenSet, data_of, fixed_windows, train_batch
 from taming_cli.prior.fsdp import is_shared

@@ -18,8 +18,8 @@ from taming_cli.config.size import Size
 from taming_cli.data.arrays import write_pictures
 from taming_cli.data.disk import write_atomically
 from taming_cli.data.images import SETTINGS, SHEET, grid, png_settings, read_image, write_png
-from taming_cli.data.token_writer import TokenJob
-from taming_cli.data.tokens import TokenHeader
+from taming_cli.data.tokens.header import TokenHeader
+from taming_cli.data.tokens.writer import TokenJob
 from taming_cli.errors import UsageError
 from taming_cli.runtime.device import precision_name
 from taming_cli.runtime.interrupt import StopRequest

@@ -22,7 +22,7 @@ from torch import Tensor
 from taming_cli.codec.condition import Encoder, MapCodec, encoders
 from taming_cli.codec.reconstruct import codes_of
 from taming_cli.codec.tiling import tiles
-from taming_cli.codec.vqgan import VQGAN, codec_from
+from taming_cli.codec.vqgan import VQGAN, codec_from, ready
 from taming_cli.config.fields import one_of
 from taming_cli.config.resolve import Layer, resolve
 from taming_cli.config.sampling import SampleConfig
@@ -109,7 +109,7 @@ class Pipeline:
         used = own if codec is None else _of_same_codes(codec, own, path)
         return cls(
             gpt=pack(gpt.to(where, dtype)),
-            codec=used.to(where).to(memory_format=torch.channels_last),
+            codec=ready(used, where, dtype, encoder=False),
             encoders={
                 kind: each.to(where, space.encode) if isinstance(each, MapCodec) else each
                 for kind, each in found.items()

@@ -3,248 +3,173 @@
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from taming_cli.data.conditions.keypoints import JOINTS
-from taming_cli.data.conditions.pose import Keypoints
-from taming_cli.scenes.brush import Brush, Patch, Point
-from taming_cli.scenes.canvas import Dice, Floats, ink
-from taming_cli.scenes.skeleton import Pose, skeleton
+from taming_cli.data.conditions.skeletons import Keypoints
+from taming_cli.scenes.brush import Brush, Field, Point, Shape, capsule, ellipse, polygon
+from taming_cli.scenes.canvas import Dice, Floats, ink, mix
+from taming_cli.scenes.skeleton import Joints, lowest
 
-_SKINS = ("#f2c9a5", "#e0a97e", "#c68a5e", "#9a623f", "#6e432c", "#ffd9bd")
+# Parts of a figure, by which a hidden joint is known; a limb's part is that of its side.
+_TORSO, _HEAD = 1, 10
+_ARM, _LEG = {"right": 2, "left": 6}, {"right": 3, "left": 7}
 
-
-_HAIRS = ("#2a1c14", "#4a2f1c", "#8a5a2b", "#c99a4a", "#1a1a1e", "#a33c22", "#9a9a9a")
-
-
-_TOPS = ("#d9423a", "#2f7fc1", "#f2c230", "#3a9a6a", "#f5f1e6", "#7a4fa3", "#ef7d32", "#e88aa6", "#2b3550", "#46b5b0")
-
-
-_BOTTOMS = ("#2f4a7a", "#3a3a44", "#8a7350", "#5a6b46", "#20242c", "#7a3240", "#c9bfa8", "#4a78a8")
-
-
-_SHOES = ("#f0f0f0", "#26262b", "#b03a2e", "#7a5230")
+# Hair behind the head: a capsule from (ax * back, ay) to (bx * back, by) as ax, ay, bx, by and its radii.
+_BACK_HAIR = {"long": (1.0, 0.0, 2.2, 0.1, 0.066, 0.05), "bun": (1.6, -0.085, 1.6, -0.085, 0.031, 0.031),
+              "tail": (2.5, -0.03, 4.5, 0.06, 0.026, 0.014)}  # fmt: skip
 
 
 class Look(NamedTuple):
-    """How one person is dressed."""
+    """How one person is dressed: colours by label, the hair's style, and lengths of sleeves and legs."""
 
-    skin: Floats
-    hair: Floats
-    top: Floats
-    bottom: Floats
-    shoes: Floats
-    style: str  # of the hair
+    colours: dict[str, Floats]
+    hair: str
     sleeves: str
     legs: str
-    stripes: bool
+    striped: bool
 
 
 def look(dice: Dice) -> Look:
-    """Draw someone's looks."""
-    return Look(
-        ink(dice.pick(_SKINS)),
-        ink(dice.pick(_HAIRS)),
-        ink(dice.pick(_TOPS)),
-        ink(dice.pick(_BOTTOMS)),
-        ink(dice.pick(_SHOES)),
-        dice.pick(("short", "short", "long", "bun", "tail", "curls")),
-        dice.pick(("short", "long", "short", "none")),
-        dice.pick(("trousers", "trousers", "shorts", "skirt")),
-        dice.chance(0.25),
-    )
+    """Draw someone's look."""
+    colours = {
+        "skin": ("#f2c9a5", "#e0a97e", "#c68a5e", "#9a623f", "#6e432c", "#ffd9bd"),
+        "hair": ("#2a1c14", "#4a2f1c", "#8a5a2b", "#c99a4a", "#1a1a1e", "#a33c22", "#9a9a9a"),
+        "top": ("#d9423a", "#2f7fc1", "#f2c230", "#3a9a6a", "#f5f1e6", "#7a4fa3", "#ef7d32", "#e88aa6", "#2b3550"),
+        "bottom": ("#2f4a7a", "#3a3a44", "#8a7350", "#5a6b46", "#20242c", "#7a3240", "#c9bfa8", "#4a78a8"),
+        "shoes": ("#f0f0f0", "#26262b", "#b03a2e", "#7a5230"),
+    }
+    return Look({label: dice.ink(*choices) for label, choices in colours.items()},
+                dice.pick(("short", "short", "long", "bun", "tail", "curls")),
+                dice.pick(("short", "long", "short", "none")),
+                dice.pick(("trousers", "trousers", "shorts", "skirt")), dice.chance(0.25))  # fmt: skip
 
 
-class Drawn(NamedTuple):
-    """A figure on the picture: its joints in picture heights (x from the middle, y down) with their visibility."""
+class _Item(NamedTuple):
+    """One shape of a figure; depth grows toward the camera, thickness is in body heights."""
 
-    points: dict[str, Point]
-    hidden: frozenset[str]
+    depth: float
+    part: int
+    shape: Shape
+    label: str
+    thickness: float
 
 
 def paint(
-    brush: Brush, wears: Look, bent: Pose, foot: Point, *, size: float, distance: float, first_part: int
-) -> Drawn:
-    """Draw a person `size` picture heights tall, standing at `foot`; parts are numbered from `first_part`."""
-    at = skeleton(bent)
+    brush: Brush, wears: Look, at: Joints, foot: Point, *, size: float, distance: float, first_part: int
+) -> Keypoints:
+    """Draw a person `size` picture heights tall who stands at `foot`; returns COCO's 17 joints in pixels.
+
+    Parts are numbered from `first_part`.
+    """
     # Seen slightly from above: what is nearer stands lower.
     points = {k: (foot[0] + float(p[0]) * size, foot[1] - float(p[1] - 0.1 * p[2]) * size) for k, p in at.items()}
-    _cast_shadow(brush, points, foot, size, bent.lift)
-    _Person(brush, wears, at, points, size=size, distance=distance, first_part=first_part).draw()
-    hidden = _hidden(brush, at, points, first_part)
-    return Drawn(points, hidden)
+    colours: dict[str, Floats | Field] = dict(wears.colours)
+    if wears.striped:
+        colours["top"] = _striped(wears.colours["top"], points["chest"][1], size, brush.pixel)
+    _cast_shadow(brush, points, foot, size, lowest(at))
+    for item in sorted(_body(wears, at, points, size), key=lambda item: item.depth):
+        brush.fill(item.shape, colours[item.label], item.label, distance, round_over=1.1 * item.thickness * size,
+                   outline=0.016 * size, part=first_part + item.part)  # fmt: skip
+    _face(brush, wears, at, points, size=size, distance=distance, part=first_part + _HEAD)
+    joints: Keypoints = []
+    for name in JOINTS:
+        x, y = points[name][0] * brush.height + brush.width / 2, points[name][1] * brush.height
+        inside = 0 <= x < brush.width and 0 <= y < brush.height
+        own = inside and int(brush.parts[int(y), int(x)]) - first_part in _parts_of(name, at)
+        joints.append((x, y, 2.0 if own else 1.0) if inside else (0.0, 0.0, 0.0))
+    return joints
+
+
+def _parts_of(name: str, at: Joints) -> tuple[int, ...]:
+    """Return the parts that a joint belongs to: it is visible where one of them is on top."""
+    side, _, joint = name.rpartition("_")
+    if joint in ("shoulder", "elbow", "wrist"):
+        return (_ARM[side], _TORSO) if joint == "shoulder" else (_ARM[side],)
+    if joint in ("hip", "knee", "ankle"):
+        return (_LEG[side],) if joint == "ankle" else (_LEG[side], _TORSO)
+    return () if at[name][2] < at["head"][2] - 0.02 else (_HEAD,)  # the far side of the head
+
+
+def _striped(cloth: Floats, middle: float, size: float, pixel: float) -> Field:
+    """Return the colour of a shirt with white stripes, which blend where they are finer than a pixel."""
+
+    def colour(x: Floats, y: Floats) -> Floats:
+        band = np.sin((y - middle) / size * 130)[..., None]
+        return mix(cloth, ink("#f6f2ea"), np.clip(band / max(0.35, 130 * pixel / size) + 0.5, 0, 1))
+
+    return colour
 
 
 def _cast_shadow(brush: Brush, points: dict[str, Point], foot: Point, size: float, lift: float) -> None:
     strength = 0.75 / (1 + 6 * lift)
-    for name in ("left_ankle", "right_ankle", "pelvis"):
-        wide = (0.14 if name == "pelvis" else 0.1) * size * (1 + 2 * lift)
-        brush.shadow((points[name][0], foot[1] - 0.004), wide, wide * 0.24, strength)
-    reach = -float(np.sign(brush.light.direction[0]))
-    for k in range(1, 5):  # the body's shadow, lying away from the sun
-        at = (points["pelvis"][0] + reach * 0.075 * k * size, foot[1] - 0.016 * k * size)
-        brush.shadow(at, 0.1 * size, 0.03 * size, strength * 0.3)
+    for name, radius in (("left_ankle", 0.1), ("right_ankle", 0.1), ("pelvis", 0.14)):
+        wide = radius * size * (1 + 2 * lift)
+        brush.shadow((points[name][0], foot[1] - 0.004), wide, 0.24 * wide, strength)
+    away = -float(np.sign(brush.light.direction[0]))
+    for k in range(1, 5):  # the body's shadow
+        place = (points["pelvis"][0] + away * 0.075 * k * size, foot[1] - 0.016 * k * size)
+        brush.shadow(place, 0.1 * size, 0.03 * size, 0.3 * strength)
 
 
-class _Person:
-    """The parts of one figure, each a shape with a depth; drawn from far to near."""
+def _body(wears: Look, at: Joints, points: dict[str, Point], size: float) -> list[_Item]:
+    """Return the limbs, the torso and the hair behind the head."""
+    items: list[_Item] = []
 
-    def __init__(
-        self,
-        brush: Brush,
-        wears: Look,
-        at: dict[str, NDArray[np.float64]],
-        points: dict[str, Point],
-        *,
-        size: float,
-        distance: float,
-        first_part: int,
-    ) -> None:
-        self.brush, self.wears, self.at, self.points = brush, wears, at, points
-        self.size, self.distance, self.first = size, distance, first_part
-        self.todo: list[tuple[float, int, tuple[Patch | None, Floats], Floats, str, float]] = []
+    def limb(start: str, end: str, ra: float, rb: float, label: str, lean: float, part: int) -> None:
+        shape = capsule(points[start], points[end], ra * size, rb * size)
+        items.append(_Item(float(at[start][2] + at[end][2]) / 2 + lean, part, shape, label, max(ra, rb)))
 
-    def limb(self, joints: str, radii: Point, cloth: tuple[Floats, str], lean: float, part: int) -> None:
-        """Note a limb for drawing: "from to" joints, radii in body heights, colour and label, depth added, part."""
-        a, b = joints.split()
-        ra, rb = radii
-        colour, label = cloth
-        depth = float(self.at[a][2] + self.at[b][2]) / 2 + lean
-        shape = self.brush.capsule(self.points[a], self.points[b], ra * self.size, rb * self.size)
-        self.todo.append((depth, part, shape, colour, label, max(ra, rb)))
-
-    def draw(self) -> None:
-        w = self.wears
-        skin, top, bottom = (w.skin, "skin"), (w.top, "top"), (w.bottom, "bottom")
-        sleeve, cuff = (skin if w.sleeves == "none" else top), (top if w.sleeves == "long" else skin)
-        leg, calf = (skin if w.legs == "skirt" else bottom), (bottom if w.legs == "trousers" else skin)
-        for side, arm, limb in (("right", 2, 3), ("left", 6, 7)):
-            self.limb(f"{side}_wrist {side}_hand", (0.022, 0.021), skin, 0.045, arm)
-            self.limb(f"{side}_elbow {side}_wrist", (0.027, 0.021), cuff, 0.04, arm)
-            self.limb(f"{side}_shoulder {side}_elbow", (0.036, 0.028), sleeve, 0.035, arm)
-            self.limb(f"{side}_heel {side}_toe", (0.024, 0.018), (w.shoes, "shoes"), -0.02, limb)
-            self.limb(f"{side}_knee {side}_ankle", (0.038, 0.024), calf, -0.03, limb)
-            self.limb(f"{side}_hip {side}_knee", (0.056, 0.039), leg, -0.025, limb)
-        self.limb("neck head", (0.028, 0.026), skin, -0.004, 1)
-        self._back_hair()
-        if w.legs == "skirt":
-            self._skirt()
-        ring = ("left_shoulder", "right_shoulder", "right_hip", "left_hip")
-        shape = self.brush.polygon([self.points[joint] for joint in ring], 0.042 * self.size)
-        depth = float(self.at["chest"][2] + self.at["pelvis"][2]) / 2
-        self.todo.append((depth, 1, shape, self._cloth(shape), "top", 0.07))
-        for _, part, (patch, field), colour, label, thick in sorted(self.todo, key=lambda item: item[0]):
-            self.brush.fill(
-                patch, field, colour, label, self.distance, round_over=thick * 1.1 * self.size,
-                outline=0.016 * self.size, part=self.first + part,
-            )  # fmt: skip
-        self._head()
-
-    def _back_hair(self) -> None:
-        """What hangs or stands behind the head, at its own depth: behind the body when the face is in front."""
-        w, size, (x, y) = self.wears, self.size, self.points["head"]
-        face = (self.at["nose"] - self.at["head"]) / 0.05
-        back = -float(face[0]) * 0.02 * size
-        depth = float(self.at["head"][2]) - (0.12 if face[2] > -0.2 else -0.12)
-        if w.style == "long":
-            shape, thick = (
-                self.brush.capsule((x + back, y), (x + 2.2 * back, y + 0.1 * size), 0.066 * size, 0.05 * size),
-                0.05,
-            )
-        elif w.style == "bun":
-            shape, thick = self.brush.ellipse((x + 1.6 * back, y - 0.085 * size), 0.032 * size, 0.03 * size), 0.03
-        elif w.style == "tail":
-            tip = (x + 4.5 * back, y + 0.06 * size)
-            shape = self.brush.capsule((x + 2.5 * back, y - 0.03 * size), tip, 0.026 * size, 0.014 * size)
-            thick = 0.03
-        else:
-            return
-        self.todo.append((depth, 10, shape, w.hair, "hair", thick))
-
-    def _skirt(self) -> None:
-        knees = [self.points[f"{side}_knee"] for side in ("left", "right")]
-        hips = [self.points[f"{side}_hip"] for side in ("left", "right")]
-        hem = []
-        for (kx, ky), (hx, hy) in zip(knees, hips, strict=True):
-            hem.append((hx + (kx - hx) * 0.72, hy + (ky - hy) * 0.72))
-        hem.sort()
-        hips.sort()
-        flare = 0.03 * self.size
-        shape = self.brush.polygon(
-            [hips[0], hips[1], (hem[1][0] + flare, hem[1][1]), (hem[0][0] - flare, hem[0][1])], 0.04 * self.size
-        )
-        self.todo.append((float(self.at["pelvis"][2]) - 0.004, 1, shape, self.wears.bottom, "bottom", 0.07))
-
-    def _cloth(self, shape: tuple[Patch | None, Floats]) -> Floats:
-        """The top's colour, striped where the look says so."""
-        if not self.wears.stripes or shape[0] is None:
-            return self.wears.top
-        band = np.sin((shape[0].y - self.points["chest"][1]) / self.size * 130)[..., None]
-        blend = np.clip(band / max(0.35, 130 * self.brush.pixel / self.size) + 0.5, 0, 1)
-        return np.asarray(self.wears.top + (ink("#f6f2ea") - self.wears.top) * blend, np.float32)
-
-    def _head(self) -> None:
-        w, size, brush = self.wears, self.size, self.brush
-        x, y = self.points["head"]
-        face = (self.at["nose"] - self.at["head"]) / 0.05
-        turned, toward = float(face[0]), float(face[2])
-        part = self.first + 10
-
-        def round_shape(shape: tuple[Patch | None, Floats], colour: Floats, label: str, thick: float) -> None:
-            brush.fill(*shape, colour, label, self.distance, round_over=thick * size, outline=0.012 * size, part=part)
-
-        back = -turned * 0.02 * size
-        grow = 0.073 if w.style == "curls" else 0.064
-        round_shape(brush.ellipse((x + 0.5 * back, y - 0.012 * size), grow * size, 0.076 * size), w.hair, "hair", 0.06)
-        if toward < -0.35:
-            return
-        shift = turned * 0.017 * size
-        wide = (0.05 - 0.008 * abs(turned)) * size
-        round_shape(brush.ellipse((x + shift, y + 0.014 * size), wide, 0.062 * size), w.skin, "skin", 0.06)
-        fringe = (x + shift * 0.4, y - 0.046 * size)
-        round_shape(brush.ellipse(fringe, 0.05 * size, 0.026 * size), w.hair, "hair", 0.05)
-        dark = ink("#241a18")
-        for side in ("left", "right"):
-            if self.at[f"{side}_eye"][2] - self.at["head"][2] > 0.008:
-                ex, ey = self.points[f"{side}_eye"]
-                dot = brush.ellipse((ex, ey + 0.002 * size), 0.0062 * size, 0.0085 * size)
-                brush.fill(*dot, dark, "skin", self.distance, part=part)
-        mouth = (x + turned * 0.045 * size, y + 0.043 * size)
-        smile = brush.ellipse(mouth, (0.016 - 0.008 * abs(turned)) * size, 0.0055 * size)
-        brush.fill(*smile, w.skin * np.array([0.62, 0.3, 0.3], np.float32), "skin", self.distance, part=part)
+    sleeve, cuff = ("skin" if wears.sleeves == "none" else "top"), ("top" if wears.sleeves == "long" else "skin")
+    thigh, calf = ("skin" if wears.legs == "skirt" else "bottom"), ("bottom" if wears.legs == "trousers" else "skin")
+    hem = []
+    for side in ("right", "left"):
+        arm, leg = _ARM[side], _LEG[side]
+        limb(f"{side}_wrist", f"{side}_hand", 0.022, 0.021, "skin", 0.045, arm)
+        limb(f"{side}_elbow", f"{side}_wrist", 0.027, 0.021, cuff, 0.04, arm)
+        limb(f"{side}_shoulder", f"{side}_elbow", 0.036, 0.028, sleeve, 0.035, arm)
+        limb(f"{side}_heel", f"{side}_toe", 0.024, 0.018, "shoes", -0.02, leg)
+        limb(f"{side}_knee", f"{side}_ankle", 0.038, 0.024, calf, -0.03, leg)
+        limb(f"{side}_hip", f"{side}_knee", 0.056, 0.039, thigh, -0.025, leg)
+        (hx, hy), (kx, ky) = points[f"{side}_hip"], points[f"{side}_knee"]
+        hem.append((hx + 0.72 * (kx - hx), hy + 0.72 * (ky - hy)))
+    limb("neck", "head", 0.028, 0.026, "skin", -0.004, _TORSO)
+    ring = [points[joint] for joint in ("left_shoulder", "right_shoulder", "right_hip", "left_hip")]
+    depth = float(at["chest"][2] + at["pelvis"][2]) / 2
+    items.append(_Item(depth, _TORSO, polygon(ring, 0.042 * size), "top", 0.07))
+    if wears.legs == "skirt":
+        (ax, ay), (bx, by) = sorted(hem)
+        flare = polygon([*sorted(ring[2:]), (bx + 0.03 * size, by), (ax - 0.03 * size, ay)], 0.04 * size)
+        items.append(_Item(float(at["pelvis"][2]) - 0.004, _TORSO, flare, "bottom", 0.07))
+    if wears.hair in _BACK_HAIR:  # at a depth of its own: behind the body when the face is in front
+        turned, _, toward = (at["nose"] - at["head"]) / 0.05
+        (x, y), back = points["head"], -0.02 * float(turned)
+        ax, ay, bx, by, ra, rb = (size * number for number in _BACK_HAIR[wears.hair])
+        behind = float(at["head"][2]) - (0.12 if toward > -0.2 else -0.12)
+        shape = capsule((x + ax * back, y + ay), (x + bx * back, y + by), ra, rb)
+        items.append(_Item(behind, _HEAD, shape, "hair", 0.04))
+    return items
 
 
-# A joint is visible when the part on top of it is one it belongs to: numbers as given in `_Person.draw`.
-_OWNERS: dict[str, tuple[int, ...]] = {
-    "shoulder": (1,), "elbow": (), "wrist": (), "hip": (1,), "knee": (1,), "ankle": (),
-    "nose": (10,), "eye": (10,), "ear": (10,),
-}  # fmt: skip
+def _face(
+    brush: Brush, wears: Look, at: Joints, points: dict[str, Point], *, size: float, distance: float, part: int
+) -> None:
+    """Draw the head: hair, and a face where it is turned toward the camera."""
+    (x, y), (turned, _, toward) = points["head"], (float(v) for v in (at["nose"] - at["head"]) / 0.05)
+    skin, hair = wears.colours["skin"], wears.colours["hair"]
 
+    def spot(across: float, down: float, rx: float, ry: float, colour: Floats, label: str, thickness: float) -> None:
+        shape = ellipse((x + across * size, y + down * size), rx * size, ry * size)
+        outline = 0.012 * size if thickness else 0.0
+        brush.fill(shape, colour, label, distance, round_over=thickness * size, outline=outline, part=part)
 
-def _hidden(brush: Brush, at: dict[str, NDArray[np.float64]], points: dict[str, Point], first: int) -> frozenset[str]:
-    hidden = set()
-    for name in JOINTS:
-        side, _, joint = name.rpartition("_")
-        own = set(_OWNERS[joint])
-        if joint in ("shoulder", "elbow", "wrist"):
-            own.add(2 if side == "right" else 6)
-        elif joint in ("hip", "knee", "ankle"):
-            own.add(3 if side == "right" else 7)
-        elif at[name][2] < at["head"][2] - 0.02:
-            own = set()  # on the far side of the head
-        x, y = points[name]
-        column, row = int(np.floor(x * brush.height + brush.width / 2)), int(np.floor(y * brush.height))
-        if 0 <= row < brush.height and 0 <= column < brush.width and int(brush.parts[row, column]) - first not in own:
-            hidden.add(name)
-    return frozenset(hidden)
-
-
-def keypoints(drawn: Drawn, brush: Brush) -> Keypoints:
-    """COCO's 17 joints in pixels, with visibility."""
-    found: Keypoints = []
-    for name in JOINTS:
-        x = drawn.points[name][0] * brush.height + brush.width / 2
-        y = drawn.points[name][1] * brush.height
-        inside = 0 <= x < brush.width and 0 <= y < brush.height
-        found.append((x, y, 1.0 if name in drawn.hidden else 2.0) if inside else (0.0, 0.0, 0.0))
-    return found
+    spot(-0.01 * turned, -0.012, 0.073 if wears.hair == "curls" else 0.064, 0.076, hair, "hair", 0.06)
+    if toward < -0.35:
+        return
+    spot(0.017 * turned, 0.014, 0.05 - 0.008 * abs(turned), 0.062, skin, "skin", 0.06)
+    spot(0.007 * turned, -0.046, 0.05, 0.026, hair, "hair", 0.05)
+    for side in ("left", "right"):
+        if at[f"{side}_eye"][2] - at["head"][2] > 0.008:
+            eye = points[f"{side}_eye"]
+            spot((eye[0] - x) / size, (eye[1] - y) / size + 0.002, 0.0062, 0.0085, ink("#241a18"), "skin", 0.0)
+    lips = skin * np.array([0.62, 0.3, 0.3], np.float32)
+    spot(0.045 * turned, 0.043, 0.016 - 0.008 * abs(turned), 0.0055, lips, "skin", 0.0)

@@ -4,20 +4,19 @@ from typing import Literal
 
 import numpy as np
 
-from taming_cli.data.conditions.pose import Keypoints
 from taming_cli.errors import UsageError
 from taming_cli.scenes import backdrop, landscape
-from taming_cli.scenes.canvas import CLASSES, FIGURES, LANDSCAPES, Bytes, Dice, Layers, Scene, to_bytes
+from taming_cli.scenes.canvas import CLASSES, FIGURES, LANDSCAPES, Dice, Scene, to_bytes
 
 Kind = Literal["landscape", "figure"]
 _SMALLEST = 16
-_HALFWAY = 14.0  # the distance, in eye heights, that gets depth 0.5
+_HALFWAY = 14.0  # the distance, in eye heights, of depth 0.5
 
 
 def scene(seed: int, width: int, height: int, *, kind: Kind | None = None) -> Scene:
     """Draw scene number `seed`, `width` x `height` pixels; a pure function of its arguments.
 
-    Classes take turns with the seed, so that any stretch of seeds holds all of them equally often. At another size
+    Classes alternate with the seed, so that any stretch of seeds holds all of them equally often. At another size
     the same seed is the same composition; a wider picture shows more to the sides. Depth is z / (z + 14) for a
     distance of z eye heights, and 1 in the sky.
 
@@ -25,15 +24,18 @@ def scene(seed: int, width: int, height: int, *, kind: Kind | None = None) -> Sc
     """
     check(seed, width, height, kind)
     label = label_of(seed, kind)
-    if label in LANDSCAPES:
+    if label in FIGURES:
+        layers, pose, joints = backdrop.paint(seed, label, width, height)
+    else:
         layers = landscape.paint(seed, landscape.plan(label, Dice(seed, 1)), width, height).layers
-        return _finish(layers, np.zeros((height, width, 3), np.uint8), [], label)
-    peopled = backdrop.paint(seed, label, width, height)
-    return _finish(peopled.layers, peopled.pose, peopled.keypoints, label)
+        pose, joints = np.zeros((height, width, 3), np.uint8), []
+    z = layers.distance
+    depth = np.divide(z, z + _HALFWAY, out=np.ones_like(z), where=np.isfinite(z))
+    return Scene(to_bytes(layers.picture), layers.labels, depth, pose, joints, label)
 
 
 def check(seed: int, width: int, height: int, kind: str | None) -> None:
-    """Refuse what `scene` cannot draw, with UsageError."""
+    """Raise UsageError for what `scene` cannot draw."""
     if min(width, height) < _SMALLEST:
         raise UsageError(f"scene size {width}x{height} is too small: use at least {_SMALLEST} pixels per side")
     if not 0 <= seed < 2**63:
@@ -43,13 +45,6 @@ def check(seed: int, width: int, height: int, kind: str | None) -> None:
 
 
 def label_of(seed: int, kind: Kind | None) -> str:
-    """The class of scene number `seed`."""
+    """Return the class of scene number `seed`."""
     names = {"landscape": LANDSCAPES, "figure": FIGURES, None: CLASSES}[kind]
     return names[seed % len(names)]
-
-
-def _finish(layers: Layers, pose: Bytes, keypoints: list[Keypoints], label: str) -> Scene:
-    far = np.isinf(layers.distance)
-    z = np.where(far, 0, layers.distance)
-    depth = np.where(far, 1, z / (z + _HALFWAY)).astype(np.float32)
-    return Scene(to_bytes(layers.light), layers.labels, depth, pose, keypoints, label)

@@ -1,107 +1,76 @@
-"""Smooth noise over the plane, and its sums over octaves, faded out where a pixel is wider than the detail."""
+"""Smooth noise over the plane and sums of its octaves, which fade out where a pixel is wider than their detail."""
+
+from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from taming_cli.scenes.canvas import Dice, Floats
 
 _PERIOD = 128  # lattice points per side: a power of two, small enough for a processor's cache
-# Each octave is turned by this angle (cosine 0.8, sine 0.6), so that the lattices never line up.
-_COS, _SIN = 1.6, 1.2
+# Each octave doubles the frequency and turns the plane, so that the lattices never line up; x + iy is one number.
+_TURN, _SHIFT = complex(1.6, -1.2), complex(17.3, 9.1)
 
 
 class Noise:
-    """Value noise on a lattice of random numbers, with its slope.
+    """Value noise in [0, 1] on a lattice of random numbers; features are about 1 wide, and x and y broadcast.
 
-    Steps of octaves follow I. Quilez, "Elevated" (2008): damping an octave by the slope gathered so far leaves smooth
-    valleys and carved ridges, as erosion would.
+    `footprint` is a pixel's width in units of x, a number or (N, 1) for points (N, W).
     """
 
     def __init__(self, dice: Dice) -> None:
         self._table = dice.many(_PERIOD * _PERIOD)
 
-    def _corners(self, x: Floats, y: Floats) -> tuple[Floats, Floats, tuple[Floats, Floats, Floats, Floats]]:
-        """Fractions inside the cell, and the four lattice values around it."""
-        floor_x, floor_y = np.floor(x), np.floor(y)
-        column: NDArray[np.int32] = floor_x.astype(np.int32) & (_PERIOD - 1)
-        row: NDArray[np.int32] = (floor_y.astype(np.int32) & (_PERIOD - 1)) * _PERIOD
-        right, below = (column + 1) & (_PERIOD - 1), (row + _PERIOD) & (_PERIOD * _PERIOD - 1)
-        take = self._table.take
-        return (
-            x - floor_x,
-            y - floor_y,
-            (take(row | column), take(row | right), take(below | column), take(below | right)),
-        )
-
     def value(self, x: Floats, y: Floats) -> Floats:
-        """Noise in [0, 1] at the points (x, y), float32 arrays that broadcast; features are about 1 wide."""
+        """Return the noise at the points (x, y)."""
         x, y = np.broadcast_arrays(x, y)
-        fx, fy, (a, b, c, d) = self._corners(x, y)
-        fx = fx * fx * (3 - 2 * fx)
-        fy = fy * fy * (3 - 2 * fy)
-        top = a + (b - a) * fx
-        return np.asarray(top + (c + (d - c) * fx - top) * fy)
-
-    def slope(self, x: Floats, y: Floats) -> tuple[Floats, Floats, Floats]:
-        """Noise in [0, 1] and its derivatives along x and y."""
-        fx, fy, (a, b, c, d) = self._corners(x, y)
-        sx = fx * fx * (3 - 2 * fx)
-        sy = fy * fy * (3 - 2 * fy)
-        ba, ca = b - a, c - a
-        k = a - b - c + d
-        dx = 6 * fx * (1 - fx) * (ba + k * sy)
-        dy = 6 * fy * (1 - fy) * (ca + k * sx)
-        return a + ba * sx + ca * sy + k * sx * sy, dx, dy
+        floor_x, floor_y = np.floor(x), np.floor(y)
+        column = floor_x.astype(np.int32) & (_PERIOD - 1)
+        row = (floor_y.astype(np.int32) & (_PERIOD - 1)) * _PERIOD
+        right, below = (column + 1) & (_PERIOD - 1), (row + _PERIOD) & (_PERIOD * _PERIOD - 1)
+        fx, fy, take = x - floor_x, y - floor_y, self._table.take
+        fx, fy = fx * fx * (3 - 2 * fx), fy * fy * (3 - 2 * fy)
+        upper = take(row | column)
+        upper = upper + (take(row | right) - upper) * fx
+        lower = take(below | column)
+        lower = lower + (take(below | right) - lower) * fx
+        return np.asarray(upper + (lower - upper) * fy)
 
     def fbm(self, x: Floats, y: Floats, octaves: int, footprint: Floats | float = 0.0, gain: float = 0.5) -> Floats:
-        """Octaves of `value`, scaled to [0, 1]; each fades as `footprint` (a pixel's width, units of x) outgrows it."""
-        x, y = np.broadcast_arrays(x, y)
-        total = np.full(x.shape, 0.5 * sum(gain**k for k in range(octaves)), np.float32)
-        whole = total
-        weight, norm, scale = 1.0, 0.0, 1.0
-        for _ in range(octaves):
-            fade = np.clip(1.6 - 2 * scale * np.asarray(footprint, np.float32), 0, 1)
-            norm += weight
-            if fade.ndim == 2 and fade.shape[1] == 1:  # leave out the rows where nothing is left of this octave
-                seen = np.flatnonzero(fade[:, 0])
-                if len(seen) == 0:
-                    weight *= gain
-                    continue
-                rows = slice(seen[0], seen[-1] + 1)
-                if len(seen) < len(x):
-                    x, y, total, fade = x[rows], y[rows], total[rows], fade[rows]
-                    footprint = np.asarray(footprint, np.float32)[rows]
-            total += weight * fade * (self.value(x, y) - np.float32(0.5))
-            x, y = x * _COS + y * _SIN + 17.3, y * _COS - x * _SIN + 9.1
-            weight *= gain
-            scale *= 2
-        return whole / np.float32(norm)
-
-    def detail(self, x: Floats, y: Floats, fade: Floats) -> Floats:
-        """`value` less its mean, times `fade` (N, 1), which decreases along N; costs nothing where fade is 0."""
-        found = np.zeros(np.broadcast_shapes(x.shape, y.shape, fade.shape), np.float32)
-        rows = int(np.count_nonzero(fade[:, 0]))
-        if rows:
-            found[:rows] = (self.value(x[:rows], y[:rows]) - np.float32(0.5)) * fade[:rows]
-        return found
-
-    def carved(self, x: Floats, y: Floats, octaves: int, footprint: Floats, carve: float = 1.0) -> Floats:
-        """Octaves damped by slope, about [0, 1]; x, y (N, W); footprint (N, 1) must grow along N."""
-        total = np.zeros(x.shape, np.float32)
-        gather_x, gather_y = np.zeros_like(total), np.zeros_like(total)
-        weight, scale, rows = 0.55, 1.0, len(x)
-        for _ in range(octaves):
-            fade = np.clip(1.6 - 2 * scale * footprint, 0, 1)
-            rows = int(np.count_nonzero(fade[:rows, 0]))  # beyond these rows the detail is below a pixel
-            if rows == 0:
-                break
-            x, y, fade = x[:rows], y[:rows], fade[:rows]
-            n, dx, dy = self.slope(x, y)
-            gx, gy = gather_x[:rows], gather_y[:rows]
-            gx += dx * fade
-            gy += dy * fade
-            total[:rows] += weight * fade * (n - 0.15) / (1 + carve * (gx * gx + gy * gy))
-            x, y = x * _COS + y * _SIN + 31.7, y * _COS - x * _SIN + 5.3
-            weight *= 0.5
-            scale *= 2
+        """Return the sum of octaves, scaled to [0, 1]; where all have faded it is 0.5."""
+        total = np.full(np.broadcast_shapes(x.shape, y.shape), 0.5, np.float32)
+        norm = sum(gain**k for k in range(octaves))
+        for number, rows, fade, px, py in _octaves(x, y, octaves, footprint):
+            total[rows] += fade * np.float32(gain**number / norm) * (self.value(px, py) - np.float32(0.5))
         return total
+
+    def ridged(self, x: Floats, y: Floats, octaves: int, footprint: Floats | float) -> Floats:
+        """Return octaves with sharp ridges on the high ones of the octaves before, about [0, 1].
+
+        After F. K. Musgrave, "Procedural Fractal Terrains", in Ebert et al., "Texturing and Modeling" (1994).
+        """
+        total = np.zeros(np.broadcast_shapes(x.shape, y.shape), np.float32)
+        for number, rows, fade, px, py in _octaves(x, y, octaves, footprint):
+            ridge = 1 - np.abs(2 * self.value(px, py) - 1)
+            above = np.clip(2 * total[rows], 0, 1) if number else np.float32(1)
+            total[rows] += fade * np.float32(0.5 ** (number + 1)) * ridge * ridge * above
+        return total
+
+
+def _octaves(
+    x: Floats, y: Floats, count: int, footprint: Floats | float
+) -> Iterator[tuple[int, slice, Floats, Floats, Floats]]:
+    """Yield of each octave its number, the rows where its detail exceeds a pixel, its strength and its points there."""
+    x, y = np.broadcast_arrays(x, y)
+    turn, shift = complex(1), complex(0)
+    for number in range(count):
+        rows, fade = slice(None), np.clip(1.6 - 2 * 2**number * np.asarray(footprint, np.float32), 0, 1)
+        if fade.ndim:
+            left = np.flatnonzero(fade)
+            if not len(left):
+                return
+            rows = slice(left[0], left[-1] + 1)
+            fade = fade[rows]
+        px, py = x[rows], y[rows]
+        yield (number, rows, fade, px * turn.real - py * turn.imag + shift.real,
+               px * turn.imag + py * turn.real + shift.imag)  # fmt: skip
+        turn, shift = turn * _TURN, shift * _TURN + _SHIFT

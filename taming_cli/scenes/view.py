@@ -1,9 +1,11 @@
-"""The camera, and what it sees of the land.
+"""The camera and what it sees of the land.
 
 The land is sampled on a fan of N distances times W columns. A column's visible part is the running maximum of its
-heights as the camera sees them, so each pixel's exact mean colour is a difference of two running integrals: edges are
-smooth without supersampling, and far texture cannot alias. The same fan, seen by a camera mirrored in the water's
-surface, is the reflection.
+heights as the camera sees them, so that each pixel's exact mean colour is a difference of two running integrals: edges
+are smooth without supersampling, and far texture cannot alias.
+
+Directions are tangents of viewing angles, `u` to the right and `t` upward, so that a composition is the same at every
+size.
 """
 
 from typing import NamedTuple
@@ -15,7 +17,7 @@ from taming_cli.scenes.canvas import Bytes, Floats
 
 
 class Camera(NamedTuple):
-    """Stands at (0, up, 0), looks along +z; `focal` in picture heights; `horizon` in picture heights from the top."""
+    """A camera at (0, up, 0) that looks along +z; `focal` and `horizon` (from the top) in picture heights."""
 
     width: int
     height: int
@@ -29,37 +31,36 @@ class Camera(NamedTuple):
         return 1 / (self.focal * self.height)
 
     def columns(self) -> Floats:
-        """Tangent u of each column's centre, (W,)."""
+        """Return the tangent u of each column's centre, (W,)."""
         return ((np.arange(self.width) + 0.5 - self.width / 2) * self.pixel).astype(np.float32)
 
-    def rows(self, half: bool = False) -> Floats:
-        """Tangent t of each row's centre, (H,), descending; with `half` all edges and centres, (2 H + 1,)."""
-        at = np.arange(2 * self.height + 1) / 2 if half else np.arange(self.height) + 0.5
-        return ((self.horizon * self.height - at) * self.pixel).astype(np.float32)
+    def column(self, u: float) -> int:
+        """Return the column nearest to tangent u."""
+        return int(np.clip(u / self.pixel + self.width / 2, 0, self.width - 1))
+
+    def rows(self) -> Floats:
+        """Return the tangent t of each row's centre, (H,), descending."""
+        return ((self.horizon * self.height - np.arange(self.height) - 0.5) * self.pixel).astype(np.float32)
 
     def distances(self) -> Floats:
-        """Where to sample the land: a row of flat ground apart when near, a constant ratio apart when far."""
-        nearest = 0.5 * self.up / ((1 - self.horizon) / self.focal)
-        ratio = min(0.045, 1.25 / self.height**0.78)
-        z, found = nearest, []
-        while z < 2600:
-            found.append(z)
-            step = 1.4 if z > 1.8 * nearest else 3.0  # level ground at the first distances is below the picture
-            z += min(max(step * z * z * self.pixel / self.up, z * 0.002), z * ratio)
-        return np.array(found, dtype=np.float32)
+        """Return where to sample the land: a row of flat ground apart when near, a constant ratio apart when far."""
+        nearest = 0.8 * self.up * self.focal / (1 - self.horizon)
+        ratio, row = min(0.045, 1.25 / self.height**0.78), 1.4 * self.pixel / self.up  # a row is a step in 1 / z
+        near = 1 / np.arange(1 / nearest, row / ratio, -row)
+        far = ratio / row * (1 + ratio) ** np.arange(np.log(2600 * row / ratio) / np.log1p(ratio))
+        return np.concatenate([near, far]).astype(np.float32)
 
 
 class Land(NamedTuple):
-    """The sampled fan: z (N, 1), u (W,), height and colour per sample, label, and where it is water."""
+    """The sampled fan: per sample (N, W) its height, colour, label, depth of water (0 where dry), and woodland."""
 
-    z: Floats
-    u: Floats
+    z: Floats  # (N, 1)
+    u: Floats  # (W,)
     height: Floats
-    colour: Floats
+    colour: Floats  # (N, W, 3)
     label: Bytes
-    wet: NDArray[np.bool_]
-    depth: Floats  # of the water, where wet
-    woods: Floats  # density of woodland, (N, W)
+    depth: Floats
+    woods: Floats  # density, 0 to 1
 
 
 class View(NamedTuple):
@@ -71,53 +72,29 @@ class View(NamedTuple):
     nearest: NDArray[np.intp]
 
 
-def _across_water(wet: NDArray[np.bool_], z: Floats) -> NDArray[np.bool_]:
-    """The land behind each column's longest stretch of water: what that water mirrors."""
-    row = np.arange(len(wet))[:, None]
-    start = np.maximum(np.maximum.accumulate(np.where(wet, -1, row), axis=0), 0)
-    stretch = (1 / z[start, 0] - 1 / z) * wet  # in rows of the picture, not in samples
-    return np.asarray((row > np.argmax(stretch, axis=0)) & ~wet)
-
-
-def see(camera: Camera, land: Land, mirrored: bool = False) -> View:
-    """Look at the land; `mirrored` from below the water's surface, upward, with rows still downward from the zenith.
-
-    The mirrored view's row r shows what the water shows at the row as far below the horizon as r is above it.
-    """
+def see(camera: Camera, land: Land) -> View:
+    """Look at the land. Water is black in `light`."""
     n, w = land.height.shape
-    if mirrored:
-        beyond = _across_water(land.wet, land.z)
-        tangent = np.where(beyond, (land.height + camera.up) / land.z, -9.0)
-        rows = -camera.rows(half=True)[::-1]
-        # The mirrored land begins at its waterline; nearer the horizon lies water that mirrors something farther.
-        waterline = np.where(beyond.any(axis=0), camera.up / land.z[np.argmax(beyond, axis=0), 0], 0)
-        bottom = waterline.astype(np.float32)
-    else:
-        tangent = (land.height - camera.up) / land.z
-        rows = camera.rows(half=True)
-        bottom = np.minimum(rows[-1], tangent[0]) - np.float32(1e-3)
-    top = np.maximum.accumulate(tangent, axis=0)
-    top = np.concatenate([bottom[None, :], np.maximum(top, bottom)])
-    gain = np.diff(top, axis=0)
-    paint = np.concatenate([land.colour * ~land.wet[..., None], land.wet[..., None]], axis=2, dtype=np.float32)
+    rows = (camera.horizon * camera.height - np.arange(2 * camera.height + 1) / 2) * camera.pixel  # edges and centres
+    rows = rows.astype(np.float32)
+    tangent = (land.height - camera.up) / land.z
+    bottom = np.minimum(rows[-1], tangent[:1]) - np.float32(1e-3)
+    top = np.maximum.accumulate(np.concatenate([bottom, tangent]), axis=0)
+    wet = land.depth > 0
+    paint = np.concatenate([land.colour * ~wet[..., None], wet[..., None]], axis=2, dtype=np.float32)
+    paint *= np.diff(top, axis=0)[..., None]
     total = np.zeros((n + 1, w, 4), np.float32)
-    paint *= gain[..., None]
     for row in range(n):  # a running sum; np.cumsum along the first axis is several times slower
         np.add(total[row], paint[row], out=total[row + 1])
-    found = np.empty((len(rows), w), np.intp)
-    for column, edge in enumerate(np.ascontiguousarray(top.T)):
-        found[:, column] = np.searchsorted(edge, rows, side="left")
-    # found = 0: below the first sample; n + 1: above the land.
-    edges = np.clip(found[::2], 1, n)
-    columns = np.arange(w)[None, :]
+    hits = np.stack([np.searchsorted(edge, rows) for edge in np.ascontiguousarray(top.T)], axis=1)
+    # hits = 0: below the first sample; n + 1: above the land.
+    edges, columns = np.clip(hits[::2], 1, n), np.arange(w)
     low, high = top[edges - 1, columns], top[edges, columns]
-    share = np.where(found[::2] > n, 1, np.clip((rows[::2, None] - low) / np.maximum(high - low, 1e-9), 0, 1))
+    share = np.where(hits[::2] > n, 1, np.clip((rows[::2, None] - low) / np.maximum(high - low, 1e-9), 0, 1))
     before, after = total[edges - 1, columns], total[edges, columns]
     integral = before + (after - before) * share[..., None].astype(np.float32)
-    height = (rows[0] - rows[2]) if len(rows) > 2 else np.float32(1)
+    height = np.float32(camera.pixel)
     area = (integral[:-1] - integral[1:]) / height
-    covered = np.clip((top[-1][None, :] - rows[2::2, None]) / height, 0, 1) * (rows[:-2:2, None] > bottom[None, :])
-    nearest = np.where(found[1::2] > n, -1, np.maximum(found[1::2], 1) - 1)
-    if mirrored:
-        nearest = np.where(rows[1::2, None] <= bottom[None, :], -1, nearest)
-    return View(area[..., :3], covered.astype(np.float32), area[..., 3], nearest)
+    cover = np.clip((top[-1] - rows[2::2, None]) / height, 0, 1)
+    nearest = np.where(hits[1::2] > n, -1, np.maximum(hits[1::2], 1) - 1)
+    return View(area[..., :3], cover.astype(np.float32), area[..., 3], nearest)

@@ -1,5 +1,5 @@
-"""What a sample can be asked for, read from files or made from the picture: one room per kind of condition.
+"""Conditions, read from files or computed from the picture: one module per kind.
 
-A reader takes a file's bytes and its name, and returns a Pillow picture of one mode, upright, which `images.apply`
-then cuts with the same crop as the picture it belongs to.
+A reader takes a file's bytes and its name, and returns an upright Pillow picture of one mode, to which `images.apply`
+applies the same crop as to the picture it belongs to.
 """

@@ -1,7 +1,7 @@
-"""Which labels occur in segmentation maps, and what that says of how the maps are stored.
+"""Count the labels in segmentation maps, and detect how the maps are stored.
 
-Labels are counted before a codec is made for them: its first and last layer have a channel for each. So a mask of 0 and
-255, or 255 for what is unlabelled, would make a codec of 256 labels of which few ever occur.
+Labels are counted before a codec is built for them, because its first and last layer have a channel per label. A mask
+of 0 and 255, or 255 for unlabelled pixels, would make a codec of 256 labels of which few occur.
 """
 
 import re
@@ -17,30 +17,30 @@ from taming_cli.data.conditions.labels import Colours, read_labels
 from taming_cli.data.sources import Item
 from taming_cli.errors import BadImageError, UsageError
 
-LOOKED_AT = 1000
-"""Maps that are read where the number of labels is known."""
+SAMPLED = 1000
+"""Maps that are read if the number of labels is known."""
 
 _VOID = 255
 _SPARSE = 8
-"""Fewer than one in so many labels occur: the numbers are probably not consecutive."""
+"""If fewer than one in this many labels occur, the numbers are probably not consecutive."""
 _LISTED = 64
-"""Labels that a suggested flag lists at most."""
+"""The most labels that a suggested flag lists."""
 _ENDS = 0.8
-"""The share of pixels of 0 and 255 from which on the other values are taken for smoothed edges."""
+"""The least share of pixels of 0 and 255 for which other values are considered smoothed edges."""
 
 
 class Counted(NamedTuple):
-    """What was found."""
+    """The labels of a set of maps."""
 
     labels: int
-    """How many there are: those given, or one more than the largest that occurs, at least 2."""
+    """Number of labels: as given, or one more than the largest that occurs, at least 2."""
 
     occurring: tuple[int, ...]
     """The labels that occur, in order."""
 
     read: int
     maps: int
-    """How many maps were read, of how many."""
+    """Number of maps, of which `read` were read."""
 
     warnings: tuple[str, ...]
     """One line each."""
@@ -52,7 +52,7 @@ class Counted(NamedTuple):
 
 
 class _Map(NamedTuple):
-    """One map: its labels in order, and how many pixels have each; or why it cannot be read."""
+    """One map: its labels in order and their numbers of pixels, or the reason why it cannot be read."""
 
     name: str
     labels: NDArray[np.int64]
@@ -72,19 +72,19 @@ def count_labels(
     colours: Colours | None = None,
     values: Sequence[int] = (),
 ) -> Counted:
-    """Count the labels of segmentation maps, which are read as by `read_labels`.
+    """Count the labels of segmentation maps, which are read by `read_labels`.
 
-    With `labels`, or a table of colours, or `values`, the number of labels is known: up to 1,000 of the maps are read
-    to see which occur. Without, all are read, and the number is one more than the largest label.
+    With `labels`, or a table of colours, or `values`, the number of labels is known, and up to 1,000 of the maps are
+    read to see which labels occur. Otherwise all are read, and the number is one more than the largest label.
 
-    Raises UsageError where no map can be read (with the first reason); where no map fits the labels given; and, where
-    no number is given, for masks of 0 and 255 and maps whose 255 probably means unlabelled, and for label maps mixed
-    with maps of instance numbers. The message says what to give instead.
+    Raises UsageError if no map can be read (with the first reason), or if no map fits the given labels; and, without a
+    given number, for masks of 0 and 255, maps in which 255 probably means unlabelled, and label maps mixed with maps of
+    instance numbers. The message states the remedy.
     """
     given = labels or len(values) or (len(colours.rgb) if colours is not None else 0)
-    chosen = items[:: -(-len(items) // LOOKED_AT)] if given else items
+    chosen = items[:: -(-len(items) // SAMPLED)] if given else items
 
-    def look(item: Item) -> _Map:
+    def count(item: Item) -> _Map:
         try:
             image = read_labels(item.read(), item.name, unlabelled=unlabelled, colours=colours, values=values)
         except BadImageError as error:
@@ -93,49 +93,49 @@ def count_labels(
         return _Map(item.name, np.flatnonzero(pixels), pixels[pixels > 0])
 
     with ThreadPoolExecutor(8) as readers:
-        looked = list(readers.map(look, chosen))
-    maps = [each for each in looked if not each.reason]
-    unread = [each for each in looked if each.reason]
+        counted = list(readers.map(count, chosen))
+    maps = [each for each in counted if not each.reason]
+    unread = [each for each in counted if each.reason]
     if not maps:
         raise UsageError(f"none of the {len(items)} segmentation maps can be read; the first: {unread[0].reason}")
     pixels = np.zeros(1 + max(each.largest for each in maps), np.int64)
     for each in maps:
         pixels[each.labels] += each.pixels
     occurring = tuple(np.flatnonzero(pixels).tolist())
-    found = Counted(given or max(len(pixels), 2), occurring, len(looked), len(items), ())
+    summary = Counted(given or max(len(pixels), 2), occurring, len(counted), len(items), ())
     warnings = list[str]()
     if unread:
-        warnings.append(f"{len(unread)} of {len(looked)} maps cannot be read; the first: {unread[0].reason}")
+        warnings.append(f"{len(unread)} of {len(counted)} maps cannot be read; the first: {unread[0].reason}")
     if given:
         warnings += _beyond(maps, given, unlabelled)
     else:
-        _refuse_mixed(maps, found)
-        _refuse_void(found, pixels, unlabelled)
-        if len(occurring) * _SPARSE < found.labels:
+        _refuse_mixed(maps, summary)
+        _refuse_void(summary, pixels, unlabelled)
+        if len(occurring) * _SPARSE < summary.labels:
             warnings.append(
-                f"few of the {found.labels:,} labels occur, and a codec has a channel for each: {_renumber(found)}"
+                f"few of the {summary.labels:,} labels occur, and a codec has a channel for each: {_renumber(summary)}"
             )
     if len(occurring) == 1:
         warnings.append(f"every pixel has label {occurring[0]}: there is nothing to learn from these maps")
-    return found._replace(warnings=tuple(warnings))
+    return summary._replace(warnings=tuple(warnings))
 
 
 def _beyond(maps: Sequence[_Map], labels: int, unlabelled: bool) -> list[str]:
-    """A warning where some maps hold labels that are not there; UsageError where all do."""
+    """Return a warning if some maps hold labels beyond the last; raises UsageError if all do."""
     beyond = [each for each in maps if each.largest >= labels]
     if not beyond:
         return []
     first = beyond[0]
-    said = f"{first.name} holds label {first.largest}, but the labels are 0 to {labels - 1}"
+    example = f"{first.name} holds label {first.largest}, but the labels are 0 to {labels - 1}"
     void = first.largest == _VOID and not unlabelled
-    remedy = "; where 255 means unlabelled, give --unlabelled" if void else ""
+    remedy = "; if 255 means unlabelled, give --unlabelled" if void else ""
     if len(beyond) == len(maps):
-        raise UsageError(f"no map can be used: {said}{remedy}")
-    return [f"{len(beyond)} of {len(maps)} maps will be skipped: {said}{remedy}"]
+        raise UsageError(f"no map can be used: {example}{remedy}")
+    return [f"{len(beyond)} of {len(maps)} maps will be skipped: {example}{remedy}"]
 
 
 def _refuse_void(found: Counted, pixels: NDArray[np.int64], unlabelled: bool) -> None:
-    """UsageError for masks of 0 and 255, sharp or smoothed, and where 255 probably means unlabelled."""
+    """Raise UsageError for masks of 0 and 255, sharp or smoothed, and if 255 probably means unlabelled."""
     if found.labels != _VOID + 1 or unlabelled:
         return
     as_they_are = f"--labels {found.labels} trains on them as they are"
@@ -155,7 +155,7 @@ def _refuse_void(found: Counted, pixels: NDArray[np.int64], unlabelled: bool) ->
     usual = "--unlabelled makes it label 0 and moves the others up"
     if others[-1] > _SPARSE * len(others) + _SPARSE:  # neither from 0 nor from 1 on
         usual = f"{_renumber(found)}, and --unlabelled makes 255 label 0 and moves the others up"
-    raise UsageError(f"{found}. In many data sets 255 marks what is unlabelled: {usual} ({as_they_are})")
+    raise UsageError(f"{found}. In many data sets 255 marks unlabelled pixels: {usual} ({as_they_are})")
 
 
 def _renumber(found: Counted) -> str:
@@ -166,14 +166,14 @@ def _renumber(found: Counted) -> str:
 
 
 def _refuse_mixed(maps: Sequence[_Map], found: Counted) -> None:
-    """UsageError where maps of instance numbers lie among label maps, as data sets ship them: told by the last word of
-    their names, or by their folders."""
+    """Raise UsageError if maps of instance numbers are among label maps, by the last word of their names or by their
+    folders, as data sets distinguish them."""
     if found.labels <= _VOID + 1:
         return
     for series in (_last_word, _folder):
         names = {series(each.name) for each in maps}
         numbered = {series(each.name) for each in maps if each.largest > _VOID}
-        if numbered == names or len(names) > max(2, len(maps) // 2):  # in a series are several
+        if numbered == names or len(names) > max(2, len(maps) // 2):  # a series has several maps
             continue
         one = min((each for each in maps if each.largest > _VOID), key=_named)
         other = [each for each in maps if series(each.name) not in numbered]
@@ -185,9 +185,9 @@ def _refuse_mixed(maps: Sequence[_Map], found: Counted) -> None:
 
 
 def _last_word(name: str) -> str:
-    """`labelIds` of a/berlin_000000_gtFine_labelIds.png; empty where the name ends in a number."""
-    found = re.search(r"(?:^|[_.\- ])([A-Za-z]+)$", PurePosixPath(name).stem)
-    return found[1] if found else ""
+    """Return `labelIds` of a/berlin_000000_gtFine_labelIds.png; empty if the name ends in a number."""
+    word = re.search(r"(?:^|[_.\- ])([A-Za-z]+)$", PurePosixPath(name).stem)
+    return word[1] if word else ""
 
 
 def _folder(name: str) -> str:
@@ -195,11 +195,11 @@ def _folder(name: str) -> str:
 
 
 def _ranges(numbers: Sequence[int], most: int = 8) -> str:
-    """`0 to 4, 255`; of many only the first."""
+    """Return `0 to 4, 255`; of many ranges only the first."""
     steps = np.flatnonzero(np.diff(numbers) > 1) + 1
     runs = np.split(np.array(numbers), steps)
-    said = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run.tolist())) for run in runs[:most]]
-    return ", ".join(said + (["..."] if len(runs) > most else []))
+    ranges = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run.tolist())) for run in runs[:most]]
+    return ", ".join(ranges + (["..."] if len(runs) > most else []))
 
 
 def _named(each: _Map) -> str:

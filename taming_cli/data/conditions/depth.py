@@ -1,5 +1,5 @@
-"""Depth maps: a number for each pixel, of whatever unit, scaled to [-1, 1] by the map's own minimum and maximum, or by
-two of its percentiles."""
+"""Depth maps: a number for each pixel, in any unit, scaled to [-1, 1] by the map's own minimum and maximum, or by two
+of its percentiles."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -8,36 +8,37 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from taming_cli.data.arrays import read_header
 from taming_cli.data.formats import check_pixels
 from taming_cli.data.images import nearest_known, opened, upright
 from taming_cli.errors import BadImageError
 
 Floats = NDArray[np.float64]
 WHOLE = (0.0, 100.0)
-"""The percentiles that are the minimum and the maximum."""
+"""The percentiles of the minimum and the maximum."""
 
 _NPY = b"\x93NUMPY"
 _LARGEST = 1e15
-"""Of numbers that are found in a picture's four channels, and its inverse the smallest besides 0."""
+"""The largest number accepted in a picture's four channels; its inverse is the smallest besides 0."""
 
 
 def read_depth(
     data: bytes, name: str, *, missing: Sequence[float] = (), percentiles: tuple[float, float] = WHOLE
 ) -> Image.Image:
-    """A depth map's bytes -> mode F, its smallest value at -1, its largest at 1, upright; a constant map is 0.
+    """Read a depth map -> mode F, upright, its smallest value at -1 and its largest at 1; a constant map is 0.
 
-    Pixels that hold one of the values `missing` (nan and infinities among them) were not measured: they do not count
-    for the range, and take the value of the nearest pixel that was. `percentiles` of the measured values become -1 and
-    1, and what is beyond them is clipped; where both are one value, minimum and maximum are taken.
+    Pixels with one of the values `missing` (which may include nan and infinities) were not measured: they do not count
+    for the range, and get the value of the nearest measured pixel. The `percentiles` of the measured values become -1
+    and 1, and values beyond them are clipped; where the two are equal, minimum and maximum are used.
 
-    Read are grey pictures of any depth (16-bit and 8-bit PNG, floating-point TIFF), arrays in numpy's .npy format of
-    shape (H, W), (1, H, W) or (H, W, 1), and PNGs whose four channels R, G, B, A are the bytes of a little-endian
-    float32, as the authors of the paper published them.
+    Supported are grey pictures of any depth (16-bit and 8-bit PNG, floating-point TIFF), arrays in numpy's .npy format
+    of shape (H, W), (1, H, W) or (H, W, 1), and PNGs whose four channels R, G, B, A are the bytes of a little-endian
+    float32, as published by the authors of the paper.
 
-    Raises BadImageError for what is none of these, is damaged, holds values that are infinite or not a number and not
-    among `missing`, or only missing ones.
+    Raises BadImageError for other files, damaged ones, infinite values or nan that are not among `missing`, and maps
+    without a measured pixel.
     """
-    with np.errstate(all="ignore"):  # what is not a number, or too large for float64, is found by `_scaled`
+    with np.errstate(all="ignore"):  # `_scaled` checks for nan and overflow
         if data.startswith(_NPY):
             try:
                 return Image.fromarray(_scaled(_array(data), missing, percentiles))
@@ -55,13 +56,13 @@ def _scaled(values: Floats, missing: Sequence[float], percentiles: tuple[float, 
         measured = values[~gone]
         if not measured.size:
             listed = ", ".join(f"{each:g}" for each in missing)
-            raise BadImageError(f"every pixel holds a value that means missing ({listed}): there is no depth in it")
+            raise BadImageError(f"every pixel has a value that means missing ({listed}); the map holds no depth")
         if gone.any():
             values = values.ravel()[nearest_known(gone)]
     low, high = float(measured.min()), float(measured.max())
-    if not np.isfinite(high - low):  # a minimum of anything that is not a number is not one
+    if not np.isfinite(high - low):  # the minimum of values with a nan is nan
         raise BadImageError(
-            "holds values that are infinite or not a number; where these mean that nothing was measured, train with "
+            "holds infinite values or nan; if they mark pixels that were not measured, train with "
             "--missing nan,inf,-inf"
         )
     if percentiles != WHOLE:
@@ -75,29 +76,27 @@ def _scaled(values: Floats, missing: Sequence[float], percentiles: tuple[float, 
 
 
 def _is_one_of(values: Floats, missing: Sequence[float]) -> NDArray[np.bool_]:
-    """Where values are one of `missing`, be it as the file's float32 has it."""
-    found = np.zeros(values.shape, bool)
+    """Return where values are one of `missing`, exactly or rounded to float32."""
+    matches = np.zeros(values.shape, bool)
     for each in missing:
-        found |= np.isnan(values) if np.isnan(each) else (values == each) | (values == float(np.float32(each)))
-    return found
+        matches |= np.isnan(values) if np.isnan(each) else (values == each) | (values == float(np.float32(each)))
+    return matches
 
 
 def _array(data: bytes) -> Floats:
-    """An array in .npy format, its sides checked against the file's length before anything is made of them."""
+    """Read an array in .npy format, whose sides are checked against the file's length before memory is allocated."""
     stream = BytesIO(data)
     try:
-        first = np.lib.format.read_magic(stream) == (1, 0)  # later versions are for long headers
-        read_header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
         shape, by_columns, kind = read_header(stream)
-    except Exception as error:  # the header is Python's own syntax, and fails in Python's many ways
+    except Exception as error:  # the header is a Python literal, and fails in many ways
         raise BadImageError(f"damaged .npy file ({' '.join(str(error).split())})") from error
     if kind.kind not in "fiub":
-        raise BadImageError(f"an array of {kind}, where floating-point numbers or integers are expected")
+        raise BadImageError(f"an array of {kind}; a depth map has floating-point numbers or integers")
     if not (len(shape) == 2 or (len(shape) == 3 and 1 in (shape[0], shape[2]))) or min(shape) < 1:
         raise BadImageError(f"an array of shape {shape}; a depth map is (H, W), (1, H, W) or (H, W, 1)")
     count = int(np.prod(shape, dtype=object))
     if len(data) - stream.tell() < count * kind.itemsize:
-        raise BadImageError(f"the .npy file ends before its {count} values do")
+        raise BadImageError(f"the .npy file is shorter than its {count} values")
     height, width = shape if len(shape) == 2 else sorted(shape)[1:]
     check_pixels((width, height))
     values = np.frombuffer(data, kind, count, stream.tell()).reshape(shape, order="F" if by_columns else "C")
@@ -107,7 +106,7 @@ def _array(data: bytes) -> Floats:
 
 
 def _values(image: Image.Image) -> Floats:
-    """The numbers of a loaded picture, (H, W)."""
+    """Return the numbers of a loaded picture, (H, W)."""
     if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.float64)
     if image.mode in ("P", "PA"):
@@ -119,13 +118,13 @@ def _values(image: Image.Image) -> Floats:
     if grey and (pixels[..., 3] == 255).all():
         return pixels[..., 0].astype(np.float64)
     if image.mode == "RGBA" and image.format == "PNG":
-        # Are these pixels, or the bytes of numbers? A is the byte with the sign and the upper bits of the exponent. An
-        # opaque pixel's 255 would make a number beyond 1e38 or none at all, a clear pixel's 0 one below 1e-37. So a
-        # picture passes for numbers only if its every pixel is nearly clear, A from 38 to 88 (or from 166 to 216).
+        # Pixels or the bytes of numbers? A holds the sign and the upper bits of the exponent: 255 of an opaque pixel
+        # would make a number beyond 1e38 or nan, 0 of a clear pixel one below 1e-37. So a picture is mistaken for
+        # numbers only if every pixel has A from 38 to 88 (or from 166 to 216).
         numbers = np.ascontiguousarray(pixels).view("<f4")[..., 0].astype(np.float64)
         size = np.abs(numbers[numbers != 0])
         if size.size and ((size >= 1 / _LARGEST) & (size <= _LARGEST)).all():
             return numbers
     if grey:
-        raise BadImageError("is transparent in places, which have no depth; fill them in first")
+        raise BadImageError("is transparent in places, which have no depth; fill them first")
     raise BadImageError("a picture in colour; a depth map is grey, or holds a float32 in the four bytes R, G, B, A")

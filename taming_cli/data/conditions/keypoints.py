@@ -1,6 +1,6 @@
-"""Keypoints in JSON, as data sets and programs write them: the people of each picture, and each one's joints by name.
+"""Keypoints in JSON, as written by data sets and programs: the people in each picture, and their joints by name.
 
-Read are COCO's annotations (one file for many pictures or one for each, with `images` or without, as of COCO itself,
+Supported are COCO's annotations (a file for many pictures or for one, with or without `images`, as written by COCO,
 COCO-WholeBody, OCHuman, AlphaPose and MMPose) and OpenPose's `people`. Positions are in pixels from the top left corner
 of the picture, x to the right and y down.
 """
@@ -22,7 +22,7 @@ JOINTS: tuple[str, ...] = (
     "right_ankle",
 )  # fmt: skip
 
-# OpenPose's bodies; of BODY_25 the middle of the hips and the feet are not drawn, and of MPI's head and chest.
+# OpenPose's bodies. Of BODY_25 the middle of the hips and the feet are not drawn; of MPI the head and the chest.
 BODY_18: tuple[str, ...] = (
     "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist",
     "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "right_eye", "left_eye",
@@ -34,20 +34,20 @@ _BODY_25 = (
 )  # fmt: skip
 _MPI_15 = ("head", *BODY_18[1:14], "chest")
 
-# With feet, face and hands after the body: COCO-WholeBody's 23 and 133, Halpe's 26 and 136.
+# The body first, then feet, face and hands: COCO-WholeBody's 23 and 133, Halpe's 26 and 136.
 _COCO = {count: (*JOINTS, *[""] * (count - 17)) for count in (17, 23, 26, 133, 136)}
 _OPEN_POSE = {**_COCO, 15: _MPI_15, 18: BODY_18, 25: _BODY_25}
 _FEWEST_NAMED = 5
-"""Joints that must be known by the names that a file gives, for these to count."""
+"""The fewest known joint names for which the names in a file are used."""
 
-_FARTHEST = 1e6  # pixels: joints may lie outside of the picture, but not where arithmetic goes wrong
+_FARTHEST = 1e6  # pixels: joints may lie outside of the picture, but not where arithmetic overflows
 
 _SHORT = re.compile(r"(l|r|left|right)_?(eye|ear|shoulder|elbow|wrist|hip|knee|ankle)")
 
 
 class Person(NamedTuple):
-    """Somebody's joints as the file has them: numbers in one list or in one for each joint, or None for nobody; the
-    visibility where it stands apart; and the names of the joints where the file says them."""
+    """A person's joints as stored: numbers in one list or one list per joint, or None; separate visibilities, if any;
+    and the names of the joints, if the file has them."""
 
     values: Any
     scores: Any = None
@@ -56,14 +56,14 @@ class Person(NamedTuple):
 
 
 class Sheet(NamedTuple):
-    """One picture's people; its name and size where the file says them."""
+    """One picture's people; its name and size, if the file has them."""
 
     name: str | None
     size: Size | None
     people: tuple[Person, ...]
 
     def to_json(self) -> bytes:
-        """A file of this picture alone; the inverse of `sheets`, but for the name."""
+        """Return a file of this picture alone; the inverse of `sheets`, except for the name."""
         size = {} if self.size is None else {"width": self.size.width, "height": self.size.height}
         keys = ("keypoints", "keypoint_scores", "keypoint_names")
         people = [{key: value for key, value in zip(keys, each, strict=False) if value} for each in self.people]
@@ -71,16 +71,18 @@ class Sheet(NamedTuple):
 
 
 def sheets(text: bytes) -> list[Sheet]:
-    """What a JSON file holds, by picture; joints are looked at by `named`. BadImageError (without the file's name) for
-    what is no JSON, or JSON without keypoints."""
+    """Read the people of each picture in a JSON file; `named` reads their joints.
+
+    Raises BadImageError (without the file's name) for invalid JSON, and for JSON without keypoints.
+    """
     try:
         content = json.loads(text.removeprefix(b"\xef\xbb\xbf"))
     except (ValueError, RecursionError) as error:
         raise BadImageError(f"neither a picture nor valid JSON ({error})") from error
     try:
         return _sheets(content)
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:  # anything may stand anywhere
-        raise BadImageError(f"JSON, but its keypoints are in no known layout ({error})") from error
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:  # any value may occur anywhere
+        raise BadImageError(f"JSON, but its keypoints have an unknown layout ({error})") from error
 
 
 def _sheets(content: Any) -> list[Sheet]:
@@ -94,47 +96,51 @@ def _sheets(content: Any) -> list[Sheet]:
     if "people" in content or "bodies" in content:
         return [_open_pose(content)]
     if "instance_info" in content:  # MMPose, a list of frames
-        found = [_coco({**content, "annotations": each["instances"]})[0] for each in _frames(content)]
-        return found or [Sheet(None, _size(content), ())]
+        pictures = [_coco({**content, "annotations": each["instances"]})[0] for each in _frames(content)]
+        return pictures or [Sheet(None, _size(content), ())]
     if "annotations" not in content and "images" not in content:
         return _coco({**content, "annotations": [content]})
     return _coco(content)
 
 
 def named(person: Person, number: int) -> dict[str, Point]:
-    """The joints of figure `number` that are there, by name: those whose third number is above 0, and of joints that
-    have none, those that are not at 0, 0. BadImageError (without the file's name) for what is none of the layouts
-    known."""
+    """Return the present joints of figure `number` by name.
+
+    A joint is present if its third number is above 0 or, without a third number, if it is not at 0, 0. Raises
+    BadImageError (without the file's name) for unknown layouts.
+    """
     rows = _rows(person, number)
     names = tuple(map(_name, person.names))
     if len(names) != len(rows) or len({*names} & {*BODY_18}) < _FEWEST_NAMED:
         names = (_OPEN_POSE if person.open_pose else _COCO).get(len(rows), ())
     if rows and not names:
         raise _unknown(person, number, sum(map(len, rows)))
-    found: dict[str, Point] = {}
+    joints: dict[str, Point] = {}
     for name, row in zip(names, rows, strict=True):
         if any(value is None for value in row):
             continue
         if not all(isinstance(value, int | float) and abs(value) <= _FARTHEST for value in row):
-            raise BadImageError(f"figure {number} has its joint {name} at {list(row)}, which is no place in a picture")
-        x, y, there = map(float, row)
-        if there > 0 and name in _DRAWN:
-            found[name] = (x, y)
-    return found
+            raise BadImageError(
+                f"figure {number} has its joint {name} at {list(row)}, which is not a position in a picture"
+            )
+        x, y, visibility = map(float, row)
+        if visibility > 0 and name in _DRAWN:
+            joints[name] = (x, y)
+    return joints
 
 
 _DRAWN = frozenset(BODY_18)
 
 
 def _rows(person: Person, number: int) -> list[tuple[Any, Any, Any]]:
-    """x, y and a third number of each joint."""
+    """Return x, y and a third number of each joint."""
     values = person.values
     if not values:
         return []
     while isinstance(values, list) and len(values) == 1 and isinstance(values[0], list):
         values = values[0]
     if not isinstance(values, list):
-        raise BadImageError(f"figure {number} has no list of numbers as its keypoints, but {json.dumps(values)[:40]}")
+        raise BadImageError(f"figure {number} has keypoints that are not a list of numbers: {json.dumps(values)[:40]}")
     if all(isinstance(each, list) and len(each) in (2, 3) for each in values):
         rows = [tuple(each) for each in values]
     else:
@@ -150,19 +156,19 @@ def _rows(person: Person, number: int) -> list[tuple[Any, Any, Any]]:
 
 def _unknown(person: Person, number: int, count: int) -> BadImageError:
     if any(isinstance(each, dict) for each in person.values):
-        return BadImageError(f"figure {number} has {count} objects as its keypoints, where numbers are expected")
+        return BadImageError(f"figure {number} has {count} objects as its keypoints instead of numbers")
     if person.open_pose:
         known = "OpenPose's 18 joints (x, y and confidence of each) nor its 25 or 15, nor COCO's 17 or 133"
     else:
         known = (
-            "COCO's 17 joints (x, y and visibility of each) nor the 23, 26, 133 or 136 that begin with those; other "
-            "joints can be named: `keypoint_names`, a list"
+            "COCO's 17 joints (x, y and visibility of each) nor the 23, 26, 133 or 136 that begin with them; name "
+            "other joints in a list `keypoint_names`"
         )
     return BadImageError(f"figure {number} has {count} numbers, which are neither {known}")
 
 
 def _name(text: Any) -> str:
-    """A joint's name as ours are: `Left Shoulder`, `LShoulder` and `l_shoulder` are `left_shoulder`."""
+    """Normalise a joint's name: `Left Shoulder`, `LShoulder` and `l_shoulder` are `left_shoulder`."""
     name = re.sub(r"[\s-]+", "_", str(text).strip()).lower()
     short = _SHORT.fullmatch(name)
     return f"{'left' if short[1].startswith('l') else 'right'}_{short[2]}" if short else name
@@ -178,7 +184,7 @@ def _open_pose(content: Mapping[str, Any]) -> Sheet:
         body = next((key for key in keys if isinstance(person, dict) and key in person), None)
         if body is None:
             raise BadImageError(f"figure {number} has no `pose_keypoints_2d`")
-        people.append(Person(person[body], open_pose=True))  # which may be empty: a hand may be all that is seen
+        people.append(Person(person[body], open_pose=True))  # may be empty, where only a hand is visible
     return Sheet(None, _size(content), tuple(people))
 
 
@@ -190,14 +196,14 @@ def _frames(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _coco(content: Mapping[str, Any]) -> list[Sheet]:
-    """By picture: in the order of `images`, then of the annotations."""
+    """Return the people by picture, in the order of `images`, then of the annotations."""
     pictures = [each for each in _listed(content, "images") if isinstance(each, dict)] if "images" in content else []
     annotations = [*_listed(content, "annotations")] if "annotations" in content else []
-    for picture in pictures:  # OCHuman keeps annotations within their picture
+    for picture in pictures:  # OCHuman stores annotations within their picture
         inner = picture.get("annotations")
         annotations += [{"image_id": _id(picture), **each} for each in inner or [] if isinstance(each, dict)]
     known = [each for each in annotations if isinstance(each, dict)]
-    # Where people are annotated, so may be things, which have no keypoints.
+    # Objects without keypoints may be annotated beside people.
     if any(each is not None for each in annotations) and not any("keypoints" in each for each in known):
         raise BadImageError("JSON, but no keypoints in it: neither COCO's `keypoints` nor OpenPose's `people`")
     of_category = {each.get("id"): each.get("keypoints") for each in _dicts(content.get("categories"))}
@@ -213,12 +219,12 @@ def _coco(content: Mapping[str, Any]) -> list[Sheet]:
         if person.values:
             of_picture.append(person)
     about = {_id(each): each for each in pictures}
-    found = []
+    sheets_by_picture = []
     for key, persons in people.items():
         picture = about.get(key, {})
         size = _size(picture) or _size(content)
-        found.append(Sheet(_file_name(picture.get("file_name"), key), size, tuple(persons)))
-    return found or [Sheet(None, _size(content), ())]
+        sheets_by_picture.append(Sheet(_file_name(picture.get("file_name"), key), size, tuple(persons)))
+    return sheets_by_picture or [Sheet(None, _size(content), ())]
 
 
 def _id(picture: Mapping[str, Any]) -> str | None:
@@ -230,19 +236,19 @@ def _key(value: Any) -> str | None:
 
 
 def _file_name(given: Any, key: str | None) -> str | None:
-    """A picture's relative path; without one, its number as COCO names its pictures by it."""
+    """Return a picture's relative path, by default from its number, as COCO names its pictures."""
     if not given and key is not None:
         given = key.zfill(12) if key.isdecimal() else key
     parts = [part for part in re.split(r"[/\\]", str(given or "")) if part not in ("", ".", "..")]
     name = "/".join(parts)
     if "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
-        raise BadImageError(f"{name!r} is no file name")
+        raise BadImageError(f"{name!r} is not a file name")
     return name or None
 
 
 def _names(given: Any) -> tuple[str, ...]:
     names = tuple(map(str, given)) if isinstance(given, list | tuple) else ()
-    return () if names == JOINTS else names  # the usual ones need not be kept with each person
+    return () if names == JOINTS else names  # the default need not be stored per person
 
 
 def _dicts(content: Any) -> Iterable[Mapping[str, Any]]:
@@ -256,7 +262,7 @@ def _listed(content: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def _size(about: Mapping[str, Any]) -> Size | None:
-    """The picture's size, where it is said."""
+    """Return the picture's size, if it is stated."""
     for keys in (("width", "height"), ("canvas_width", "canvas_height")):
         if all(about.get(key) is not None for key in keys):
             width, height = (about[key] for key in keys)

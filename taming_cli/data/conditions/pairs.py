@@ -1,5 +1,5 @@
-"""Which condition map belongs to which picture: the one at the same place under its own folder, or the one that names
-it, in a file of keypoints of many pictures."""
+"""Pair pictures with condition maps: by equal relative paths in two folders, or by the picture's name in a file of
+keypoints of many pictures."""
 
 import os
 from collections import defaultdict
@@ -19,31 +19,32 @@ class Pairs(NamedTuple):
     """Pictures and their maps."""
 
     found: dict[str, Item]
-    """A picture's name -> its map, in the order of the pictures."""
+    """Name of a picture -> its map, in the order of the pictures."""
 
     missing: tuple[str, ...]
-    """Names of the pictures that have no map."""
+    """Names of the pictures without a map."""
 
     unused: int
-    """Maps without a picture."""
+    """Number of maps without a picture."""
 
 
 def partners(items: Sequence[Item], folder: Path, extensions: frozenset[str]) -> Pairs:
     """Pair pictures with the maps, ending in one of `extensions`, of a folder or archive.
 
-    A map's relative path is its picture's, but for the extension (photos/a/b.jpg with seg/a/b.png) and a `_keypoints`
-    before `.json`. `folder` may also be one file of keypoints of many pictures, see `each_picture`. Raises UsageError
-    where two maps would belong to one picture, where no picture has a map, and for what `sources.list_items` refuses.
+    A map has its picture's relative path, except for the extension (photos/a/b.jpg and seg/a/b.png) and a `_keypoints`
+    before `.json`. `folder` may also be a file of keypoints of many pictures, see `each_picture`. Raises UsageError
+    where two maps belong to one picture, where no picture has a map, and as `sources.list_items` does.
     """
     return _pair(items, each_picture(list_items([folder], extensions=extensions).items), folder)
 
 
 def with_pictures(maps: Sequence[Item], folder: Path, where: Path) -> tuple[Item, ...]:
-    """Maps that are listed in `where`, those in JSON with the pictures in `folder` that they belong to, paired as by
-    `partners`. Of a file of many pictures those are left out that are not in `folder`. Raises UsageError as
-    `partners`."""
+    """Attach to maps in JSON, listed in `where`, the pictures in `folder` that they belong to, paired as by `partners`.
+
+    Pictures of a file of many that are not in `folder` are left out. Raises UsageError as `partners` does.
+    """
     pictures = list_items([folder]).items
-    of = {found.name: name for name, found in _pair(pictures, maps, where).found.items()}
+    of = {paired.name: name for name, paired in _pair(pictures, maps, where).found.items()}
     named = {item.name: item for item in pictures}
     return tuple(
         replace(each, picture=named[of[each.name]]) if each.name in of and _is_json(each) else each
@@ -53,50 +54,48 @@ def with_pictures(maps: Sequence[Item], folder: Path, where: Path) -> tuple[Item
 
 
 def each_picture(items: Sequence[Item]) -> tuple[Item, ...]:
-    """The items, those whose file holds keypoints of several pictures replaced by one for each of these, which has its
-    picture's name. They keep their part of the file, so that it is parsed once and not by every process.
+    """Replace each file of keypoints of several pictures by an item per picture, with the picture's name.
 
-    A file that is listed alone counts as such even where it tells of one picture. Raises UsageError where two files
-    tell of one picture.
+    These items carry their part of the file, so that it is parsed once and not by every process. A single file is
+    replaced even if it holds one picture. Raises UsageError where two files hold keypoints of one picture.
     """
-    found: list[Item] = []
+    single: list[Item] = []
     for item in items:
         parts = list(_parts(item)) if _is_json(item) and item.content is None else []
-        found += parts if len(parts) > 1 or (parts and len(items) == 1) else [item]
+        single += parts if len(parts) > 1 or (parts and len(items) == 1) else [item]
     places: dict[str, Item] = {}
-    for item in found:
+    for item in single:
         other = places.setdefault(item.name, item)
         if other is not item and item.content is not None:
             where = f"{other.path} and {item.path}" if other.path != item.path else f"{item.path} twice"
             raise UsageError(f"keypoints of {item.name} are in {where}; give one file for each picture")
-    return tuple(found)
+    return tuple(single)
 
 
 class Chosen(NamedTuple):
-    """A map's file, and the picture whose keypoints are meant where it holds those of many."""
+    """A map's file, and, in a file of keypoints of many pictures, the name of one of them."""
 
     file: Path
     picture: str | None
 
 
 def chosen(path: Path) -> Chosen:
-    """A path, or a file of keypoints of many pictures with the name of one after a colon: people.json:0001.jpg."""
+    """Parse a path, or a file of keypoints of many pictures and the name of one: people.json:0001.jpg."""
     file, colon, name = str(path).rpartition(".json:")
     return Chosen(Path(f"{file}.json"), name) if colon and not path.exists() else Chosen(path, None)
 
 
 def _parts(item: Item) -> Iterator[Item]:
-    """A file of keypoints by picture, where it names these; nothing where it does not, or cannot be read: whoever reads
-    it will say so."""
+    """Yield a file of keypoints by picture, if it names them; unreadable files are reported when they are read."""
     try:
         beginning = item.head()
         if not any(key in beginning for key in _OF_MANY):
             return
-        found = sheets(item.read())
+        pictures = sheets(item.read())
     except BadImageError:
         return
-    if all(sheet.name is not None for sheet in found):
-        for sheet in found:
+    if all(sheet.name is not None for sheet in pictures):
+        for sheet in pictures:
             assert sheet.name is not None
             yield Item(sheet.name, item.path, member=sheet.name, label=item.label, content=sheet.to_json())
 
@@ -112,25 +111,25 @@ def _pair(items: Sequence[Item], maps: Sequence[Item], folder: Path) -> Pairs:
             last_parts[_last_part(stem)].append(stem)
     for item in maps:
         stem = _stem(item.name)
-        # A picture may itself be called b_keypoints; and a file of many may leave out the folders that pictures are in.
+        # A picture may be called b_keypoints; and a file of many may omit the folders of its pictures.
         named = last_parts.get(_last_part(stem), []) if item.content is not None else []
         key = stem if stem in taken else named[0] if len(named) == 1 else _short(item.name)
         other = by_key.setdefault(key, item)
         if other is not item:
             raise UsageError(f"{folder} holds two maps for one picture, {other.name} and {item.name}; move one away")
-    found = {name: by_key[key] for name, key in pictures.items() if key in by_key}
-    if not found:
+    paired = {name: by_key[key] for name, key in pictures.items() if key in by_key}
+    if not paired:
         raise UsageError(
             f"no map in {folder} belongs to a picture of {_root(items[0])}: give maps the relative paths of their "
-            f"pictures; there are, for example, {items[0].name} and {maps[0].name}"
+            f"pictures; examples are {items[0].name} and {maps[0].name}"
         )
-    used = {item.name for item in found.values()}
-    missing = tuple(item.name for item in items if item.name not in found)
-    return Pairs(found, missing, len(maps) - len(used))
+    used = {item.name for item in paired.values()}
+    missing = tuple(item.name for item in items if item.name not in paired)
+    return Pairs(paired, missing, len(maps) - len(used))
 
 
 _OF_MANY = (b'"images"', b'"annotations"', b'"image_id"')
-"""What stands near the beginning of a file that may hold keypoints of many pictures."""
+"""Keys near the beginning of files that may hold keypoints of many pictures."""
 
 
 def _is_json(item: Item) -> bool:
@@ -138,7 +137,7 @@ def _is_json(item: Item) -> bool:
 
 
 def _last_part(stem: str) -> str:
-    """The name without folders, and without zeros before it: COCO writes numbers with twelve digits."""
+    """Return the name without folders and leading zeros; COCO writes numbers with twelve digits."""
     name = PurePosixPath(stem).name
     return name.lstrip("0") or "0" if name.isdecimal() else name
 
@@ -148,13 +147,13 @@ def _stem(name: str) -> str:
 
 
 def _short(name: str) -> str:
-    """The stem, without OpenPose's addition."""
+    """Return the stem without OpenPose's `_keypoints`."""
     stem = _stem(name)
     return stem.removesuffix(_KEYPOINTS) if name.lower().endswith(f"{_KEYPOINTS}.json") else stem
 
 
 def _root(item: Item) -> Path:
-    """The folder (or archive) that the item's name is relative to, as far as its path tells."""
+    """Return the folder (or archive) that the item's name is relative to, as far as its path shows."""
     if item.member is None and os.fspath(item.path).endswith(f"/{item.name}"):
         return Path(os.fspath(item.path).removesuffix(item.name))
     return item.path.parent if item.member is None else item.path

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from taming_cli.config.prior import PriorConfig
 from taming_cli.prior.layout import table_rows
-from taming_cli.prior.networks.attention import attend_before
+from taming_cli.prior.networks.attention import causal_attention
 from taming_cli.prior.networks.cache import KVCache
 from taming_cli.runtime.gradient_checkpointing import Recomputable
 
@@ -76,7 +76,7 @@ class GPT(nn.Module):
         """Prefix (B, prefix_length) and codes (B, T) -> the features that predict each of the codes, (B, T, C)."""
         first, batch = prefix.shape[1] - 1, slice(0, prefix.shape[1] + codes.shape[1] - 1)
         dropout = self.drop.p if self.training and self.config.arch == "published" else 0.0
-        attend = [partial(attend_before, dropout=dropout)] * len(self.blocks)
+        attend = [partial(causal_attention, dropout=dropout)] * len(self.blocks)
         return self._run(torch.cat((prefix, codes[:, :-1]), dim=1), batch, attend)[:, first:]
 
     def logits(self, x: Tensor) -> Tensor:

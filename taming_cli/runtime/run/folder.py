@@ -21,7 +21,7 @@ from torch import Tensor
 import taming_cli
 from taming_cli.config import former
 from taming_cli.config.fields import to_dict
-from taming_cli.data.disk import refusals, write_atomically
+from taming_cli.data.disk import TEMPORARY, refusals, write_atomically
 from taming_cli.data.images import write_png
 from taming_cli.data.locks import lock
 from taming_cli.errors import BadFileError, UsageError
@@ -42,8 +42,6 @@ DEEPEST = 4
 """How many folders below `runs/` a run may lie."""
 LOCK = ".lock"
 """Of a run folder, held by the process that works in it."""
-TEMPORARY = ".*.tmp"
-"""Files that are being written."""
 RESUMED = "resumed run"
 """The origin of a value that a resumed run keeps; config.json goes on saying where it came from at first."""
 

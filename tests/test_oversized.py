@@ -74,7 +74,7 @@ def test_where_all_pictures_are_too_large_nothing_begins(photos: Path):
 )
 def test_the_size_is_in_the_header_of_each_format(file_format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Pictures of several times 64 KiB, as files and in an archive."""
-    from taming_cli.data.large import told_large
+    from taming_cli.data.oversized import find_oversized
 
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8))
     stream = io.BytesIO()
@@ -90,20 +90,25 @@ def test_the_size_is_in_the_header_of_each_format(file_format: str, tmp_path: Pa
     picture(tmp_path / "small.png")
     monkeypatch.setenv("TAMING_MAX_PIXELS", "119999")
     items = list_items([tmp_path / name for name in ("0.png", "x.tar", "small.png")]).items
-    assert {name: "400 x 300" in reason for name, reason in told_large(items).items()} == {"0.png": True, "1.png": True}
+    assert {name: "400 x 300" in reason for name, reason in find_oversized(items).items()} == {
+        "0.png": True,
+        "1.png": True,
+    }
     monkeypatch.setenv("TAMING_MAX_PIXELS", "120000")
-    assert told_large(items) == {}
+    assert find_oversized(items) == {}
 
 
 def test_a_jpeg_that_is_too_short_to_be_large_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from taming_cli.data import large
+    from taming_cli.data import oversized
 
     Image.new("RGB", (512, 512)).save(tmp_path / "a.jpg")
     Image.new("RGB", (4000, 4000)).save(tmp_path / "b.jpg", progressive=True)
     items = list_items([tmp_path]).items
-    monkeypatch.setattr(large, "declared_size", lambda stream: None)
-    assert large.told_large(items) == {}
-    assert (tmp_path / "b.jpg").stat().st_size * large._OF_A_BYTE > 4000 * 4000  # a solid one, as short as it can be
+    monkeypatch.setattr(oversized, "declared_size", lambda stream: None)
+    assert oversized.find_oversized(items) == {}
+    assert (
+        tmp_path / "b.jpg"
+    ).stat().st_size * oversized._PIXELS_PER_BYTE > 4000 * 4000  # a solid one, as short as it can be
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""Text attributes of token files: strings of varying length, as h5py gives them back, and safe where damaged.
+"""Text attributes of token files: strings of variable length, with a checksum.
 
-HDF5 keeps such text in heaps that no checksum covers, and may not come back from reading one that is damaged. So a
-token file says where its heaps are, and the checksum of its text, in an attribute of fixed length, which HDF5 protects.
+HDF5 stores such text in heaps without a checksum, and may loop forever on a damaged heap. So a token file records the
+positions of its heaps and the checksum of its text in an attribute of fixed length, which HDF5 protects.
 """
 
 import zlib
@@ -16,21 +16,20 @@ from taming_cli.data.disk import Disk
 from taming_cli.errors import BadFileError
 
 CHECK = ("names", "text_check")
-"""Dataset and attribute, of fixed length: the CRC-32 of the text, then of each heap PLACE:SIZE in bytes."""
+"""Dataset and attribute, of fixed length: the CRC-32 of the text, then OFFSET:SIZE in bytes of each heap."""
 TEXTS = ("format", "codec_sha256", "codec_path", "preprocess", "created_by", "plan_sha256", "part")
-"""Text attributes of the file and of its conditions, as far as they have them."""
+"""Text attributes of the file and of its conditions, where present."""
 _MAGIC = b"GCOL\x01\0\0\0"
 _LARGEST = 2**24
 
 
 def write_text(attributes: Any, name: str, text: str) -> None:
-    """Write a text attribute of an HDF5 object; the partner of `read_text`."""
+    """Write a text attribute of an HDF5 object; the inverse of `read_text`."""
     attributes.create(name, text, dtype=h5py.string_dtype("utf-8"))
 
 
 def read_text(attributes: Any, name: str) -> str:
-    """Read a text attribute, of varying or (from earlier versions) of fixed length; raises `KeyError` or
-    `ValueError`."""
+    """Read a text attribute, of variable or (in earlier versions) fixed length. Raises `KeyError` or `ValueError`."""
     stored = attributes[name]
     if isinstance(stored, np.ndarray) and stored.size == 1:
         stored = stored.reshape(-1)[0]
@@ -43,14 +42,14 @@ def read_text(attributes: Any, name: str) -> str:
 
 
 class TextDisk(Disk):
-    """A file that HDF5 writes to, which sees where the heaps go."""
+    """A file written by HDF5 that records the positions of heaps."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "w+")
         self._heaps: set[int] = set()
 
     def write(self, data: Any) -> int:
-        """Take all of it; returns its length."""
+        """Accept all bytes; returns their number."""
         start, content = self.tell(), bytes(data)
         place = content.find(_MAGIC)
         while place >= 0:
@@ -59,7 +58,7 @@ class TextDisk(Disk):
         return super().write(data)
 
     def heaps(self) -> Iterator[tuple[int, int]]:
-        """Place and size of each heap that has been written."""
+        """Yield offset and size of each heap that has been written."""
         end = self.seek(0, 2)
         for place in sorted(self._heaps):
             self.seek(place)
@@ -70,7 +69,7 @@ class TextDisk(Disk):
 
 
 def seal_text(file: h5py.File, disk: TextDisk) -> None:
-    """Write where the heaps are and the checksum of all text; the partner of `check_text`."""
+    """Write the positions of the heaps and the checksum of all text; `check_text` verifies them."""
     file.flush()
     if disk.refusal is None:
         heaps = " ".join(f"{place}:{size}" for place, size in disk.heaps())
@@ -78,10 +77,10 @@ def seal_text(file: h5py.File, disk: TextDisk) -> None:
 
 
 def check_text(file: h5py.File) -> None:
-    """BadFileError where text is not as it was written. To be called before any is read.
+    """Raise BadFileError if text was changed; to be called before any text is read.
 
-    Files of earlier versions have text of fixed length, and no checksum. Where another program wrote the file anew, the
-    heaps lie elsewhere and are not known.
+    Files of earlier versions have text of fixed length and no checksum. In files rewritten by another program the
+    positions of the heaps are unknown.
     """
     column = file.get(CHECK[0])
     if column is None or CHECK[1] not in column.attrs:
@@ -96,19 +95,19 @@ def check_text(file: h5py.File) -> None:
                 if content.startswith(_MAGIC[:4]) and not _is_sound(content):
                     raise BadFileError("damaged: its text attributes cannot be read")
     if _checksum(file) != int(checksum, 16):
-        raise BadFileError("damaged: its text attributes are not as taming wrote them")
+        raise BadFileError("damaged: its text attributes differ from what taming wrote")
 
 
 def _checksum(file: h5py.File) -> int:
-    texts = [read_text(each.attrs, name) for each in _things(file) for name in TEXTS if name in each.attrs]
+    texts = [read_text(each.attrs, name) for each in _objects(file) for name in TEXTS if name in each.attrs]
     return zlib.crc32("\0".join(texts).encode())
 
 
 def _is_sound(heap: bytes) -> bool:
-    """Whether HDF5 would come to the heap's end: its objects fill it, each with a number of its own.
+    """Return whether HDF5 would reach the heap's end: its objects fill it and have distinct numbers.
 
-    A heap is its header of 16 bytes (signature, version, size), then objects: number (2 bytes), references (2), nothing
-    (4), size (8), and content, padded to 8 bytes. Number 0 is the room that is left, its own header counted.
+    A heap is a header of 16 bytes (signature, version, size), then objects: number (2 bytes), references (2), unused
+    (4), size (8), and content, padded to 8 bytes. Number 0 is the free space, including its header.
     """
     if not heap.startswith(_MAGIC[:5]) or int.from_bytes(heap[8:16], "little") != len(heap):
         return False
@@ -125,8 +124,8 @@ def _is_sound(heap: bytes) -> bool:
     return place <= len(heap)
 
 
-def _things(file: h5py.File) -> Iterator[Any]:
-    """What has text attributes: the file and its conditions, in order."""
+def _objects(file: h5py.File) -> Iterator[Any]:
+    """Yield the objects with text attributes: the file and its conditions, in order."""
     yield file
     conditions = file.get("conditions")
     if isinstance(conditions, h5py.Group):
@@ -134,7 +133,7 @@ def _things(file: h5py.File) -> Iterator[Any]:
 
 
 def _attributes(file: h5py.File) -> Iterator[Any]:
-    return (each.attrs.get_id(name) for each in _things(file) for name in each.attrs)
+    return (each.attrs.get_id(name) for each in _objects(file) for name in each.attrs)
 
 
 def _varies(attribute: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Which pictures have more pixels than may be decoded, found out from their headers."""
+"""Which pictures have more pixels than may be decoded, from their headers."""
 
 import logging
 from collections.abc import Iterable
@@ -13,38 +13,38 @@ from taming_cli.errors import BadImageError, UsageError
 _log = logging.getLogger(__name__)
 
 _JPEG = (".jpg", ".jpeg")
-_OF_A_BYTE = 512
-"""Pixels that a byte of a JPEG file holds at most, about: a progressive one of a single colour has 360."""
+_PIXELS_PER_BYTE = 512
+"""An upper bound for JPEG files: a progressive one of a single colour has 360."""
 
 
-def told_large(items: Iterable[Item]) -> dict[str, str]:
-    """Name -> reason of the pictures that will be skipped for their size, which is also logged as a warning.
+def find_oversized(items: Iterable[Item]) -> dict[str, str]:
+    """Return name -> reason of the pictures that will be skipped for their size, and log a warning about them.
 
     Only headers are read. Raises UsageError where no other picture is left.
     """
     items = list(items)
     with ThreadPoolExecutor(8) as readers:
         reasons = zip(items, readers.map(_reason, items), strict=True)
-        found = {item.name: reason for item, reason in reasons if reason is not None}
-    if not found:
-        return found
-    name, reason = next(iter(found.items()))
-    if len(found) == len(items):
+        oversized = {item.name: reason for item, reason in reasons if reason is not None}
+    if not oversized:
+        return oversized
+    name, reason = next(iter(oversized.items()))
+    if len(oversized) == len(items):
         raise UsageError(f"none of the {len(items)} pictures can be read; the first is {name}: {reason}")
-    first = "" if len(found) == 1 else "the first is "
-    _log.warning("%d of %d pictures will be skipped; %s%s: %s", len(found), len(items), first, name, reason)
-    return found
+    first = "" if len(oversized) == 1 else "the first is "
+    _log.warning("%d of %d pictures will be skipped; %s%s: %s", len(oversized), len(items), first, name, reason)
+    return oversized
 
 
 def _reason(item: Item) -> str | None:
     try:
-        if PurePosixPath(item.name).suffix.lower() in _JPEG and item.size() * _OF_A_BYTE < max_pixels():
+        if PurePosixPath(item.name).suffix.lower() in _JPEG and item.size() * _PIXELS_PER_BYTE < max_pixels():
             return None
         if item.member is None:
             with item.path.open("rb") as stream:
                 size = declared_size(stream)
         else:
             size = declared_size(BytesIO(item.head())) or declared_size(BytesIO(item.read()))
-    except (BadImageError, OSError):  # whoever uses it will say so
+    except (BadImageError, OSError):  # reported when the picture is used
         return None
     return None if size is None else excess(size)

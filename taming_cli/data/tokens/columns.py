@@ -1,4 +1,4 @@
-"""Write the columns of a token file: whole checksummed chunks, in an order that only the content decides."""
+"""Write token files: whole checksummed chunks, in an order that depends only on the content."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,34 +10,28 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from taming_cli.data.token_text import TextDisk, seal_text, write_text
-from taming_cli.data.tokens import (
-    TokenFile,
-    TokenHeader,
-    TokenPart,
-    code_dtype,
-    encode_name,
-    write_header,
-)
+from taming_cli.data.tokens.file import TokenFile
+from taming_cli.data.tokens.header import TokenHeader, TokenPart, code_dtype, encode_name, write_header
+from taming_cli.data.tokens.text import TextDisk, seal_text, write_text
 
 CHUNK_BYTES = 32 * 1024
 
 Skipped = tuple[str, str]
-"""The name of an item that could not be read, and why."""
+"""The name of an unreadable item, and the reason."""
 
 Pieces = Iterable[npt.NDArray[Any]]
-"""A column's rows, in arrays of any length."""
+"""The rows of a column, in arrays of any length."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenContent:
-    """All that stands in a token file; codes are (n, V, h, w), names and labels (n,), n adding up to `count`."""
+    """The content of a token file; codes are (n, V, h, w), names and labels (n,), where n sum up to `count`."""
 
     header: TokenHeader
     count: int
     codes: Pieces
     conditions: Mapping[str, Pieces]
-    names: Pieces  # as `stored_text` makes them
+    names: Pieces  # as of `stored_text`
     name_bytes: int  # of the longest
     labels: Pieces  # int32, into label_names
     label_names: Sequence[str]  # in the order of `sort_labels`
@@ -47,9 +41,9 @@ class TokenContent:
 
 
 def write_tokens(path: Path, content: TokenContent) -> None:
-    """Write a token file at `path` and check what is said in its header; the caller publishes it.
+    """Write a token file at `path`, and check its header; the caller publishes it.
 
-    Raises `OSError` when the disk refuses.
+    Raises `OSError` where the disk refuses a write.
     """
     header, count = content.header, content.count
     groups = ["conditions"] * bool(content.conditions) + ["skipped"] * bool(content.skipped)
@@ -59,12 +53,12 @@ def write_tokens(path: Path, content: TokenContent) -> None:
             start = 0
             dataset = _create_column(file, name, count, row, dtype)
             for piece in pieces:
-                assert piece.shape[1:] == row, f"{name}: a row of shape {piece.shape[1:]} where {row} belongs"
-                # One column after the other: a chunk begun by one piece and ended by the next stays in HDF5's cache.
+                assert piece.shape[1:] == row, f"{name}: a row of shape {piece.shape[1:]} where {row} is expected"
+                # One column at a time: a chunk of two pieces stays in HDF5's cache.
                 dataset[start : start + len(piece)] = piece.astype(dtype)
                 start += len(piece)
                 disk.check()
-            assert start == count, f"{name}: {start} rows where {count} belong"
+            assert start == count, f"{name}: {start} rows where {count} are expected"
 
         write("codes", content.codes, count, header.row, code_dtype(header.codebook_size))
         for kind, codes in content.conditions.items():
@@ -91,9 +85,9 @@ def write_tokens(path: Path, content: TokenContent) -> None:
 
 
 def chunk_shape(row: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """Return the chunk for a dataset of shape (N, *row): whole rows up to 32 KiB; a bigger row is cut from its front.
+    """Return the chunk shape of a dataset (N, *row): whole rows up to 32 KiB; a larger row is split at its first axis.
 
-    (V, h, w) too big for a chunk is cut into views, then into lines of the grid, then within a line.
+    (V, h, w) too large for a chunk is split into views, then into rows of the grid, then within a row.
     """
     shape = [1] * (len(row) + 1)
     room = max(1, CHUNK_BYTES // itemsize)
@@ -107,10 +101,9 @@ def chunk_shape(row: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
 
 
 def _create_file(disk: TextDisk, groups: Sequence[str]) -> h5py.File:
-    """Return a new HDF5 file with these groups, in the format of HDF5 1.10: the first with checksums on all metadata.
+    """Create an HDF5 file with these groups, in the format of HDF5 1.10, the first with checksums on all metadata.
 
-    h5py's own constructors give no way, in its older versions, to leave out times of creation, without which equal
-    content gives equal bytes.
+    Times of creation are left out, so that equal content gives equal bytes; constructors of older h5py cannot do so.
     """
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
@@ -130,7 +123,7 @@ def _create_column(file: h5py.File, name: str, count: int, row: tuple[int, ...],
     return file.create_dataset(
         name,
         shape=(count, *row),
-        maxshape=(None, *row),  # so that chunks are of one size even where the rows are few
+        maxshape=(None, *row),  # keeps the size of chunks for few rows
         dtype=dtype,
         chunks=chunk_shape(row, dtype.itemsize),
         compression="gzip",
@@ -141,13 +134,13 @@ def _create_column(file: h5py.File, name: str, count: int, row: tuple[int, ...],
 
 
 def stored_text(texts: Sequence[str]) -> npt.NDArray[np.bytes_]:
-    """Return texts as they stand in the file: (n,), encoded, at least one byte wide."""
+    """Return texts as stored in the file: (n,), encoded, at least one byte wide."""
     encoded = [encode_name(text).encode("utf-8") for text in texts]
     return np.array(encoded, dtype=f"S{max([1, *map(len, encoded)])}")
 
 
 def sort_labels(labels: Iterable[str]) -> list[str]:
-    """Return each label once, sorted by what stands in the file."""
+    """Return each label once, sorted by its stored form."""
     return sorted(set(labels), key=encode_name)
 
 

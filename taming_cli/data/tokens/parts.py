@@ -1,4 +1,4 @@
-"""The folder `FILE.parts/` in which a big file is made by one process at a time, and the last step to its own name."""
+"""The folder `FILE.parts/` in which one process at a time writes a large file in shards."""
 
 import fcntl
 import json
@@ -8,16 +8,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from taming_cli.data.disk import refusals, sync_folder
+from taming_cli.data.disk import publish, refusals, sync_folder
 from taming_cli.data.locks import lock
 from taming_cli.errors import TamingError
 
 
 class PartsFolder:
-    """The folder `FILE.parts/`: its lock, its plan, its shards and its temporary files, and nothing else.
+    """The folder `FILE.parts/`: its lock, plan, shards and temporary files.
 
-    The lock belongs to the process, so it ends with it, however that ends, and even where forked workers live on
-    (`flock` would pass to them). Two users of the folder within one process do not see each other's lock.
+    The lock ends with the process, regardless of how it ends, and even if forked workers continue (they would inherit
+    `flock`). Two users of the folder within one process do not exclude each other.
     """
 
     def __init__(self, target: Path) -> None:
@@ -31,11 +31,11 @@ class PartsFolder:
         return self._lock is not None
 
     def lock(self) -> None:
-        """Make the folder and become its only writer; raises `TamingError` where another process is."""
+        """Create the folder and become its only writer. Raises `TamingError` if another process holds the lock."""
         with refusals(self.target):
             while self._lock is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                with suppress(FileNotFoundError):  # the last writer is just removing the folder: make it anew
+                with suppress(FileNotFoundError):  # the last writer is removing the folder: create it again
                     self._try_lock()
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
@@ -49,15 +49,15 @@ class PartsFolder:
                 lock(opened, path, fcntl.lockf)
             except BlockingIOError:
                 holder = os.read(opened, 200).decode(errors="replace") or "another process"
-                raise TamingError(f"{self.target}: {holder} is writing it; wait for that or give another -o") from None
-            if path.stat().st_ino == os.fstat(opened).st_ino:  # else it was removed before it could be locked
+                raise TamingError(f"{self.target}: {holder} is writing it; wait for it or give another -o") from None
+            if path.stat().st_ino == os.fstat(opened).st_ino:  # otherwise it was removed before it could be locked
                 self._lock = opened
         finally:
             if self._lock is None:
                 os.close(opened)
 
     def unlock(self) -> None:
-        """Let others write."""
+        """Release the lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -67,46 +67,31 @@ class PartsFolder:
         return sorted(self.folder.glob("shard-*.h5"))
 
     def clear_temporaries(self) -> None:
-        """Remove what a killed writer left unfinished."""
+        """Remove the unfinished files of a killed writer."""
         for path in self.folder.glob("*.tmp"):
             path.unlink()
 
     def temporary(self, target: Path) -> Path:
-        """Return the name under which `target` is written, on the same file system as itself."""
+        """Return the temporary name of `target`, on the same file system."""
         return self.folder / f"{target.name}.tmp"
 
     def read_plan(self) -> Any:
-        """Return the plan, {} where there is none."""
+        """Return the plan, {} if there is none."""
         try:
             return json.loads((self.folder / "plan.json").read_text("utf-8"))
         except (FileNotFoundError, ValueError):
             return {}
 
     def write_plan(self, plan: Any) -> None:
-        """Keep what the shards to come will be parts of."""
+        """Record the plan of the shards to be written."""
         path = self.folder / "plan.json"
         with refusals(path, self.temporary(path)):
             self.temporary(path).write_text(json.dumps(plan, indent=1), "utf-8")
             publish(self.temporary(path), path)
 
     def remove(self) -> None:
-        """Remove what is ours; a folder in which somebody put more stays."""
+        """Remove our files, and the folder unless it holds others."""
         for path in [*self.folder.glob("*.tmp"), *self.shards(), self.folder / "plan.json", self.folder / "lock"]:
             path.unlink(missing_ok=True)
         with suppress(OSError):
             self.folder.rmdir()
-
-
-def publish(temporary: Path, target: Path) -> None:
-    """Rename a written file such that it is whole under its new name even after a power cut."""
-    _sync(temporary)
-    temporary.replace(target)
-    sync_folder(target.parent)
-
-
-def _sync(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
