@@ -5,8 +5,8 @@ tensors and plain containers, and replaces all others (callbacks of a trainer, O
 inert `Placeholder`. Time and memory are proportional to the bytes in the file, whatever sizes the file claims.
 
 `torch.load(weights_only=True)` with placeholders for unknown globals does not replace it. It refuses pickle protocols
-1, 4 and 5, items set on a placeholder, and globals of blocked modules such as os. It reads tensors of the old format into
-memory at once; with mmap, it skips checksums of a zip file, and the process dies of SIGBUS if that file shrinks.
+1, 4 and 5, items set on a placeholder, and globals of blocked modules such as os. It reads tensors of the old format
+into memory at once; with mmap, it skips checksums of a zip file, and the process dies of SIGBUS if that file shrinks.
 Nested tuples as keys crash it, and colliding keys take quadratic time.
 """
 
