@@ -67,7 +67,7 @@ def test_no_pair_at_all_is_an_error_with_an_example_of_each(tmp_path: Path):
     photos, maps = fill(tmp_path / "p", "x/1.jpg", "x/2.jpg"), fill(tmp_path / "m", "1.png", "2.png")
     with pytest.raises(UsageError) as caught:
         found(photos, maps)
-    assert str(caught.value).endswith("examples are x/1.jpg and 1.png")
+    assert str(caught.value).endswith("examples are x/1.jpg and 1.png; see: taming guide conditions")
     assert f"no map in {maps} belongs to a picture of {photos}:" in str(caught.value)
 
 
