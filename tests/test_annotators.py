@@ -322,7 +322,7 @@ def test_long_pictures_and_single_pixels_have_a_depth_of_their_own_size(
     for size in ((1, 1), (3, 3), (3, 9)):
         assert network(picture(*size)).size == size[::-1]
     assert network(picture(50, 7)).size == (7, 50)
-    with pytest.raises(BadImageError, match="anything cannot take 290x8 pixels: "):
+    with pytest.raises(BadImageError, match="anything cannot process 290x8 pixels: "):
         network(picture(8, 290))
     x = picture(100, 160)
     exact = network.depth(x)
@@ -336,7 +336,7 @@ def test_a_constant_map_is_0_and_nan_is_refused(toys: Path, monkeypatch: pytest.
     monkeypatch.setattr(DepthModel, "depth", lambda self, picture: torch.full((4, 5), 7.0))
     assert not np.array(network(picture(4, 5))).any()
     monkeypatch.setattr(DepthModel, "depth", lambda self, picture: torch.tensor([[1.0, torch.inf]]))
-    with pytest.raises(BadImageError, match="dpt gives depths that are infinite"):
+    with pytest.raises(BadImageError, match="dpt estimates depths that are infinite"):
         network(picture(1, 2))
 
 
@@ -373,7 +373,7 @@ def test_only_safetensors_are_read_and_no_code_is_run(toys: Path, tmp_path: Path
     about |= {"model_type": "mine", "auto_map": {"AutoConfig": "code.Mine"}}
     (remote / "config.json").write_text(json.dumps(about))
     (remote / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Mine: pass\n")
-    with pytest.raises(BadFileError, match="remote is no depth model that transformers can load: ") as error:
+    with pytest.raises(BadFileError, match="remote is not a depth model that transformers can load: ") as error:
         depth_model(str(remote))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "ran").exists()
@@ -503,7 +503,7 @@ def test_a_missing_model_is_one_line_with_the_remedy(hub: Path, tmp_path: Path) 
     for name in ("no such/folder/anywhere", "./nowhere"):
         with pytest.raises(MissingWeightsError, match="is neither a folder nor the name of a model"):
             depth_model(name, offline=True)
-    with pytest.raises(MissingWeightsError, match="is no folder"):
+    with pytest.raises(MissingWeightsError, match="is not a folder"):
         depth_model("toy/dpt", weights=tmp_path / "nowhere")
     (hub / "snapshots" / COMMIT / "model.safetensors").unlink()  # a download that was stopped
     with pytest.raises(MissingWeightsError, match="--offline forbids"):

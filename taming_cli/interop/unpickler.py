@@ -4,10 +4,10 @@ A pickle is a program that may call any function of any module. This unpickler i
 tensors and plain containers, and replaces all others (callbacks of a trainer, OmegaConf nodes, numpy scalars) by an
 inert `Placeholder`. Time and memory are proportional to the bytes in the file, whatever sizes the file claims.
 
-`torch.load(weights_only=True)` with placeholders for unknown globals does not replace it. It refuses pickle protocols
-1, 4 and 5, items set on a placeholder, and globals of blocked modules such as os. It reads tensors of the old format
-into memory at once; with mmap, it skips checksums of a zip file, and the process dies of SIGBUS if that file shrinks.
-Nested tuples as keys crash it, and colliding keys take quadratic time.
+`torch.load(weights_only=True)` with placeholders for unknown globals does not replace it: it refuses pickle protocols
+1, 4 and 5, items set on a placeholder, and globals of blocked modules such as os. It loads all tensors of old files at
+once; with mmap, it skips the checksums of a zip file, and the process dies of SIGBUS if the file shrinks. Nested
+tuples as keys crash it, and colliding keys take quadratic time.
 """
 
 import math
