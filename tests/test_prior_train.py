@@ -33,7 +33,7 @@ from taming_cli.report.record import read_run
 from taming_cli.runtime.checkpoint import ModelFile, load_model, load_trainer
 from taming_cli.runtime.cost import cost
 from taming_cli.runtime.run.folder import Place, Run, read_settings
-from taming_cli.runtime.run.progress import Progress
+from taming_cli.runtime.pacing import Progress
 from taming_cli.runtime.run.sheets import Layout, layout_of
 
 CODES = 8

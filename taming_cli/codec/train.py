@@ -1,6 +1,5 @@
 """Training a codec: `fit` is `taming train-vqgan`."""
 
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,16 +22,13 @@ from taming_cli.data.sources import Item
 from taming_cli.metrics import perplexity, usage
 from taming_cli.pretrained.perceptual import Perceptual
 from taming_cli.pretrained.perceptual import build as build_perceptual
-from taming_cli.runtime.checkpoint import read_header, save_model, save_trainer
 from taming_cli.runtime.device import pick_device, pick_precision, to_device, to_host
 from taming_cli.runtime.distributed import ALONE, World
-from taming_cli.runtime.interrupt import StopRequest
+from taming_cli.runtime.pacing import Checkpoint, OnStep, Pacing, cosine
 from taming_cli.runtime.run import lists
 from taming_cli.runtime.run.folder import Place, Run, WriteReport, best_of, look, open_run, saved_run
-from taming_cli.runtime.run.progress import LOG_EVERY, Means, OnStep, tell
 from taming_cli.runtime.run.resume import load_state, take_up_trainer
 from taming_cli.runtime.run.tensorboard import check_installed
-from taming_cli.runtime.schedule import Budget, cosine, warm_up
 from taming_cli.runtime.weights import OnBytes
 
 COMMAND = "train-vqgan"
@@ -126,15 +122,19 @@ def fit(
             perceptual=perceptual,
             held=pictures.held,
             about=about,
-            began=time.monotonic() - state.seconds if found.saved else began,
-            on_step=on_step if world.first else None,
             part=part,
+        )
+        pacing = Pacing(
+            run,
+            state,
+            train,
+            command=COMMAND,
+            checkpoint=lambda: _checkpoint(session),
+            started=began,
+            on_step=on_step,
             write_report=write_report,
         )
-        world.agree(state.step)
-        if found.saved and world.first:
-            _mend(session)
-        skipped = {**large, **_loop(session, pictures.train)}
+        skipped = {**large, **_loop(session, pacing, pictures.train)}
         best = best_of(run, world)
         return TrainedCodec(
             run=run.folder,
@@ -150,7 +150,7 @@ def fit(
 
 @dataclass(frozen=True, kw_only=True)
 class _Session:
-    """What the loop and its saves share."""
+    """What the loop, its validations and its saves share."""
 
     run: Run
     state: CodecState
@@ -158,26 +158,22 @@ class _Session:
     content: Content
     perceptual: Perceptual | None
     held: Sequence[Item]
-    about: dict[str, Any]
-    began: float
-    on_step: OnStep | None
+    about: Mapping[str, Any]
     part: int
-    """This process's pictures of a batch."""
-
-    write_report: WriteReport | None
+    """Pictures of each batch that this process takes."""
 
 
-def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
-    """Batch, step, report, validate, save, until the budget is spent; returns the pictures that could not be read."""
-    run, state, train, world = session.run, session.state, session.train, session.state.world
-    if world.first:
-        run.rewind_log(state.step)
-    budget = Budget(steps=train.steps, minutes=train.minutes)
-    spent = budget.spent(state.step, state.seconds)
-    means = Means()
+def _loop(session: _Session, pacing: Pacing, items: Sequence[Item]) -> Mapping[str, str]:
+    """Batch, step, report, validate, until the budget is spent; returns the pictures that could not be read."""
+    state, train, content, world = session.state, session.train, session.content, session.state.world
     device = state.codec.quantize.embedding.weight.device
     counts = torch.zeros(state.codec.config.codebook_size, device=device)
-    saved = time.monotonic()
+
+    def codebook_use() -> dict[str, float]:
+        used = to_host(counts)
+        counts.zero_()
+        return {"codes_used": usage(used), "codebook_perplexity": perplexity(used)}
+
     batches = train_batches(
         items,
         size=train.size,
@@ -188,110 +184,53 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
         workers=train.workers,
         augment=Augment(crop_scale=(train.crop_scale[0], train.crop_scale[1]), flip=train.flip),
         cache_bytes=train.cache * 2**20,
-        content=session.content,
+        content=content,
     )
-    with batches, StopRequest() as stop:
-        while spent < 1:
-            with means.waiting():
+    with batches, pacing:
+        for spent in pacing:
+            with pacing.waiting():
                 images = next(batches)
-            x = session.content.to_input(to_device(images, device))
-            rate = train.learning_rate * warm_up(state.step, train.warmup) * cosine(spent, train.final_lr)
-            # dropout's draws depend on step and process alone, so a resume is exact
+            x = content.to_input(to_device(images, device))
+            # dropout depends on the step and the process alone, so that a resume is exact
             torch.manual_seed((train.seed + state.step + (world.rank << 40)) % 2**63)
-            report = codec_step(
+            now = phase(train, spent)
+            result = codec_step(
                 state,
                 x,
-                categorical=session.content.categorical,
+                categorical=content.categorical,
                 perceptual=session.perceptual,
                 config=train,
-                now=phase(train, spent),
-                learning_rate=rate,
+                now=now,
+                learning_rate=pacing.learning_rate,
                 disc_learning_rate=train.disc_learning_rate * cosine(spent, train.disc_final_lr),
             )
-
-            (state.seconds,) = world.most(time.monotonic() - session.began)
-            before, spent = spent, budget.spent(state.step, state.seconds)
-            means.add(report.terms, train.batch_size)
-            counts += report.counts
-            values: dict[str, float] = {}
-            if state.step % LOG_EVERY == 0:
-                used = to_host(counts)
-                values = {**means.take(), "codes_used": usage(used), "codebook_perplexity": perplexity(used)}
-                values |= {"learning_rate": rate, "images_per_second": means.images_per_second}
-                values["waiting_seconds"] = means.waiting_seconds
-                counts.zero_()
-                if world.first:
-                    run.log(kind="train", step=state.step, images=state.images_seen, seconds=state.seconds, **values)
-            _tell(session, spent, values, means.images_per_second)
-            if spent >= 1 or int(before / train.val_every) < int(spent / train.val_every):
-                if world.first:
-                    _validate(session, spent, phase(train, before), means.images_per_second)
-                    _save(session)
-                    if train.snapshots:
-                        run.keep(state.step)
-                saved = time.monotonic()
-            elif world.first and time.monotonic() - saved > 60 * train.save_every:
-                _save(session)
-                saved = time.monotonic()
-            if any(world.most(float(stop.requested is not None))) and spent < 1:
-                if world.first:
-                    _save(session)
-                world.wait()  # who ends before the first has written would have it ended too
-                go_on = f"taming {COMMAND} --resume --out {shlex.quote(str(run.folder))}"
-                raise stop.interrupted(f"stopped after step {state.step}, all is saved; go on with: {go_on}")
+            counts += result.counts
+            pacing.report(result.terms, codebook_use)
+            if pacing.validates and world.first:
+                _validate(session, pacing, now)
     return {name: reason for bad in world.gather(batches.bad) for name, reason in bad.items()}
 
 
-def _validate(session: _Session, spent: float, now: Phase, rate: float) -> None:
-    """Look at the held-out pictures, log what is seen, and note whether the codec is the best so far; `now` is the
+def _validate(session: _Session, pacing: Pacing, now: Phase) -> None:
+    """Validate on the held-out pictures, log the result, and record whether the codec is the best so far; `now` is the
     phase of the last step."""
-    state, run, train = session.state, session.run, session.train
+    state, train = session.state, session.train
     held = session.held[: train.val_images]
-    how = (train.size, session.perceptual, state.precision, session.content, bool(train.disc_weight))
-    found = validate(state.average, held, *how)
-    if found is None:
+    settings = (train.size, session.perceptual, state.precision, session.content, bool(train.disc_weight))
+    result = validate(state.average, held, *settings)
+    if result is None:
         return
-    state.validation = found.figures()
-    how_far = {"step": state.step, "images": state.images_seen, "seconds": state.seconds}
-    run.log(kind="validation", **how_far, **state.validation, code_use=found.code_use)
-    run.show(state.step, found.sheet)
-    _tell(session, spent, state.validation, rate, validation=True)
-    state.note_best(found.criterion(adversarial=now.adversarial > 0), now.adversarial)
+    state.validation = result.figures()
+    pacing.log("validation", **state.validation, code_use=result.code_use)
+    session.run.show(state.step, result.sheet)
+    pacing.report_validation()
+    state.note_best(result.criterion(adversarial=now.adversarial > 0), now.adversarial)
 
 
-def _save(session: _Session) -> None:
-    """Trainer file first, then the model files of the same step; `_mend` repairs a kill in between."""
-    save_trainer(session.run.trainer, session.state.state_dict())
-    _save_models(session)
-    if session.write_report is not None:
-        session.write_report(session.run.folder)
-
-
-def _save_models(session: _Session) -> None:
-    state, run = session.state, session.run
-    about = {**session.about, "step": state.step, "images_seen": state.images_seen, "metrics": state.validation}
-    model = codec_file(state.average, about)
-    save_model(run.last, model)
-    if state.best_step == state.step:
-        chosen = {"by": state.best_by, "adversarial_weight": state.best_weight}
-        save_model(run.best, replace(model, about={**model.about, "best": chosen}))
-
-
-def _mend(session: _Session) -> None:
-    """Write the model files that a kill just after their trainer file has left unwritten."""
-    steps = [read_header(path).about["step"] if path.exists() else 0 for path in (session.run.last, session.run.best)]
-    if steps != [session.state.step, session.state.best_step]:
-        _save_models(session)
-
-
-def _tell(session: _Session, spent: float, values: Mapping[str, float], rate: float, validation: bool = False) -> None:
+def _checkpoint(session: _Session) -> Checkpoint:
+    """The files of a save as of the last step."""
     state = session.state
-    tell(
-        session.on_step,
-        step=state.step,
-        spent=min(1.0, spent),
-        seconds=state.seconds,
-        images_per_second=rate,
-        values=values,
-        validation=validation,
-    )
+    about = {**session.about, "step": state.step, "images_seen": state.images_seen, "metrics": state.validation}
+    last = codec_file(state.average, about)
+    chosen = {"by": state.best_by, "adversarial_weight": state.best_weight}
+    return Checkpoint(state.state_dict(), last, replace(last, about={**last.about, "best": chosen}))

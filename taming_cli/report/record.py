@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from taming_cli.config import former
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.runtime.checkpoint import ModelFile, read_header
+from taming_cli.runtime.pacing import Budget
 from taming_cli.runtime.run.folder import DEEPEST, read_settings
 from taming_cli.runtime.run.metrics import figures_in, is_number
 from taming_cli.runtime.run.sheets import CONDITION, Sheet
-from taming_cli.runtime.schedule import Budget
 
 PNG_SIGNATURE, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 EVAL, DRAWINGS = "eval.json", "eval"
