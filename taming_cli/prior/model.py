@@ -65,8 +65,7 @@ def prior_from(model: ModelFile, where: str, *, dropout: float = 0.0) -> GPT:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise BadFileError(f"{where} does not hold the prior that its config describes: {reason}") from None
-    if gpt.config.arch == "modern":
-        gpt.build_tables()
+    gpt.build_tables()
     return gpt.eval().requires_grad_(False)
 
 
