@@ -1,4 +1,4 @@
-"""Training a codec: `fit` is `taming train-vqgan`."""
+"""Train a codec: `fit` is `taming train-vqgan`."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from taming_cli.codec.inputs import counts
-from taming_cli.codec.setup import first_codec, identity, settled
+from taming_cli.codec.setup import first_codec, identity, picture_counts, set_up
 from taming_cli.codec.state import STATEFUL, CodecState, start
 from taming_cli.codec.step import Phase, codec_step, phase
 from taming_cli.codec.validate import validate
@@ -26,8 +25,8 @@ from taming_cli.runtime.device import pick_device, pick_precision, to_device, to
 from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.pacing import Checkpoint, OnStep, Pacing, cosine
 from taming_cli.runtime.run import lists
-from taming_cli.runtime.run.folder import Place, Run, WriteReport, best_of, look, open_run, saved_run
-from taming_cli.runtime.run.resume import load_state, take_up_trainer
+from taming_cli.runtime.run.folder import Place, Run, WriteReport, best_of, inspect_run, open_run, saved_run
+from taming_cli.runtime.run.resume import load_state, read_trainer
 from taming_cli.runtime.run.tensorboard import check_installed
 from taming_cli.runtime.weights import OnBytes
 
@@ -36,11 +35,11 @@ COMMAND = "train-vqgan"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedCodec:
-    """Where the codec is, how it does on held-out pictures, and which training pictures could not be read.
+    """The model files of a trained codec, its validations, and the training pictures that could not be read.
 
-    `step` and `validation` are those of the last model, `best_step` and `best_validation` those of the best one: of the
-    validations with the adversarial term at its largest weight so far, the one with the smallest texture distance, or
-    before that term counts the smallest sum of L1 and perceptual distance.
+    `step` and `validation` are those of the last model, `best_step` and `best_validation` those of the best one. The
+    best model has the smallest texture distance among the validations with the largest weight of the adversarial term,
+    or, before that term counts, the smallest sum of L1 and perceptual distance. `skipped` maps names to reasons.
     """
 
     run: Path
@@ -68,57 +67,59 @@ def fit(
     write_report: WriteReport | None = None,
     world: World = ALONE,
 ) -> TrainedCodec:
-    """Train a codec on pictures or condition maps (folders, files, archives, lists of paths in a `.txt`) and leave it
-    in a run directory, which keeps a copy of each list.
+    """Train a codec on pictures or condition maps: folders, files, archives, or lists of paths in a `.txt`.
 
-    Several processes share each batch: `train.batch_size` is that of all. The first one writes. It calls `on_step`,
-    `write_report` with the run folder after each save, and `on_bytes` while the perceptual network is fetched.
+    The result is a run folder, which keeps a copy of each list. A run that was interrupted is resumed where `place`
+    names it and the settings are the same. `train.kind` is the kind of the files; the codec's channels follow from it,
+    and labels are counted unless they are given.
 
-    `train.kind` says what the files hold; the codec's channels follow from it, and labels are counted unless given.
-    Going on with an interrupted run happens by itself where `place` names one with the same settings. Raises UsageError
-    for settings or inputs that do not fit, MissingWeightsError, NonFiniteLossError, and Interrupted once a signal has
-    asked to stop and everything is saved.
+    Several processes share each batch: `train.batch_size` is the size for all of them together. The first process
+    writes files. It calls `on_step` after each step, `write_report` with the run folder after each save, and `on_bytes`
+    while the perceptual network is downloaded.
+
+    Raises UsageError for settings or inputs that do not fit, MissingWeightsError, NonFiniteLossError, and Interrupted
+    once a signal has requested a stop and everything is saved.
     """
     began = time.monotonic()
     if train.tensorboard:
         check_installed()
     place = place or Place()
-    run_before = world.by_first(lambda: saved_run(COMMAND, place))
-    known = settled(images, codec, discriminator, train, run=run_before, processes=world.size)
-    pictures, codec, train, holds = known.pictures, known.codec, known.train, known.content
-    what = identity(images, discriminator, known)
-    found = world.by_first(lambda: look(COMMAND, place, **what))
+    saved = world.by_first(lambda: saved_run(COMMAND, place))
+    setup = set_up(images, codec, discriminator, train, run=saved, processes=world.size)
+    pictures, codec, train, content = setup.pictures, setup.codec, setup.train, setup.content
+    same = identity(images, discriminator, setup)
+    existing = world.by_first(lambda: inspect_run(COMMAND, place, **same))
     large = world.by_first(lambda: told_large([*pictures.train, *pictures.held]))
     part = world.by_first(lambda: world.share(train.batch_size))
     device = pick_device(train.device)
     torch.manual_seed(train.seed)
-    first = VQGAN(codec) if found.saved else first_codec(codec, train, holds)
+    first = VQGAN(codec) if existing.saved else first_codec(codec, train, content)
     perceptual = world.first_ahead(
         lambda: build_perceptual(train.perceptual, weights=weights, offline=offline, on_bytes=on_bytes)
     )
     if perceptual is not None:
         perceptual = perceptual.to(device)
     state = start(first, discriminator, train, device, pick_precision(train.precision, device), world)
-    if found.folder is not None and found.saved:
-        trainer = found.folder / "trainer.pt"
-        world.first_ahead(lambda: load_state(trainer, take_up_trainer(trainer, STATEFUL), state.load_state_dict))
+    if existing.folder is not None and existing.saved:
+        trainer = existing.folder / "trainer.pt"
+        world.first_ahead(lambda: load_state(trainer, read_trainer(trainer, STATEFUL), state.load_state_dict))
     settings: dict[str, Any] = {"origins": origins or {}, "tensorboard": train.tensorboard}
-    with open_run(COMMAND, place, **what, **settings, found=found, world=world) as run:
+    with open_run(COMMAND, place, **same, **settings, existing=existing, world=world) as run:
         if world.first:
             lists.keep(run.folder, images, train.val)
         about = {
-            "images": [str(path) for path in lists.inputs_of(run.folder.resolve(), what["inputs"])],
+            "images": [str(path) for path in lists.inputs_of(run.folder.resolve(), same["inputs"])],
             "size": str(train.size),
-            "data": counts(pictures, train),
+            "data": picture_counts(pictures, train),
             "perceptual": perceptual.stamp if perceptual is not None else None,
-            **({"labels": str(known.labels)} if known.labels is not None else {}),
-            **holds.about(),
+            **({"labels": str(setup.labels)} if setup.labels is not None else {}),
+            **content.about(),
         }
         session = _Session(
             run=run,
             state=state,
             train=train,
-            content=holds,
+            content=content,
             perceptual=perceptual,
             held=pictures.held,
             about=about,

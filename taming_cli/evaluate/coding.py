@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from taming_cli.codec.locate import picture_codec
-from taming_cli.codec.reconstruct import DECODING, codes_of, decoding, through
+from taming_cli.codec.reconstruct import DECODING, codes_of, decoding, round_trip
 from taming_cli.codec.tiling import tiles
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.size import Size
@@ -118,7 +118,7 @@ class Sending:
             budget = self.space.encode
             codes = [codes_of(self.codec, part, Pictures(), budget).cpu() for part in torch.split(images, some)]
             return torch.cat(codes)[:count], None
-        found = [through(self.codec, part, Pictures(), self.space) for part in torch.split(images, some)]
+        found = [round_trip(self.codec, part, Pictures(), self.space) for part in torch.split(images, some)]
         codes, rebuilt = [each.codes for each in found], [each.rebuilt for each in found]
         return torch.cat(codes)[:count], torch.cat(rebuilt)[:count]
 

@@ -24,7 +24,7 @@ from taming_cli.errors import UsageError
 from taming_cli.prior.layout import NOT_GIVEN
 from taming_cli.prior.noise import WORD, Stream, below, uniform, words
 from taming_cli.prior.order import in_order
-from taming_cli.runtime.run.data import Data, Listing, content_hashes, name_hashes
+from taming_cli.runtime.run.data import Data, Fingerprints, content_hashes, name_hashes
 
 MEMORY = 2**30
 """Token files are kept in memory if they take no more bytes than this, else read as they are needed."""
@@ -146,11 +146,11 @@ class TokenSet:
         digest.update(self._labels.tobytes())
         return digest.hexdigest()
 
-    def listing(self) -> Listing:
+    def listing(self) -> Fingerprints:
         """64 bits of each sample's name, and of its label, codes and maps; of files too big to be kept in memory, of
         its label alone."""
         names = name_hashes(name for file in self.files for name in file.names())
-        return Listing(names, content_hashes(self._contents()))
+        return Fingerprints(names, content_hashes(self._contents()))
 
     def _contents(self) -> Iterator[bytes]:
         for number, (file, start) in enumerate(zip(self.files, self.starts, strict=False)):

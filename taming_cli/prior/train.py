@@ -1,4 +1,4 @@
-"""Training a prior: `fit` is `taming train-prior`."""
+"""Train a prior: `fit` is `taming train-prior`."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from taming_cli.data.images import grid, write_png
 from taming_cli.data.tokens import RULE
 from taming_cli.errors import UsageError
 from taming_cli.prior.batches import Rows, TokenSet, data_of, fixed_windows, train_batch
-from taming_cli.prior.fsdp import is_shared
+from taming_cli.prior.fsdp import is_sharded
 from taming_cli.prior.generate import generate
 from taming_cli.prior.layout import NOT_GIVEN, prefix
 from taming_cli.prior.model import prior_file
@@ -28,22 +28,22 @@ from taming_cli.runtime.device import pick_device, pick_precision
 from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.model_files import recorded
 from taming_cli.runtime.pacing import Checkpoint, OnStep, Pacing
-from taming_cli.runtime.run.folder import Place, Run, WriteReport, best_of, look, open_run
-from taming_cli.runtime.run.resume import anew, load_state
+from taming_cli.runtime.run.folder import Place, Run, WriteReport, best_of, inspect_run, open_run
+from taming_cli.runtime.run.resume import load_state, new_run_from
 from taming_cli.runtime.run.sheets import CONDITION, Layout, stamp
 from taming_cli.runtime.run.tensorboard import check_installed
 
 COMMAND = "train-prior"
 Render = Callable[[Tensor], Tensor]
-"""Codes (n, h, w) -> pictures (n, 3, H, W) uint8: the codec, which the prior does not know."""
+"""Codes (n, h, w) -> pictures (n, 3, H, W) uint8, by a codec, which this module does not know."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedPrior:
-    """Where the prior is and how it does on held-out pictures; `notes` is what the user should be told.
+    """The model files of a trained prior, its validations, and `notes` for the user.
 
     `step` and `validation` are those of the last model, `best_step` and `best_validation` those of the best one, which
-    has the fewest nats/token.
+    has the fewest nats/token on held-out pictures.
     """
 
     run: Path
@@ -71,18 +71,21 @@ def fit(
     write_report: WriteReport | None = None,
     world: World = ALONE,
 ) -> TrainedPrior:
-    """Train a prior on token files of one codec and leave it in a run directory, the codec in its model file.
+    """Train a prior on token files of one codec. The result is a run folder, whose model files include the codec.
 
-    Several processes share each batch: `train.batch_size` is that of all, and the first one writes and calls `on_step`.
-    `write_report` gets the run folder after each save.
+    A run that was interrupted is resumed where `place` names it and the settings are the same. Codebook size,
+    conditions and the largest possible window follow from the token files. With `train.init`, the architecture is that
+    of the prior named there, to which conditions of the token files that it lacks are added.
 
-    `render` draws samples at each validation, and `render_conditions`, by kind, once the maps that they are drawn for.
+    `conditions` are the codecs of the token files' condition maps, by kind; codes that a rule computes need none.
+    `render` draws samples at each validation, and `render_conditions`, by kind, draws the maps that condition them,
+    once.
 
-    `conditions` are the codecs of the token files' condition maps, by kind; what a rule made needs none. Codebook size,
-    conditions and the largest possible window come from the token files, or all of the architecture from the prior that
-    `train.init` names, but for conditions that it has not. Going on with an interrupted run happens by itself where
-    `place` names one with the same settings. Raises UsageError for settings or files that do not fit, BadFileError,
-    NonFiniteLossError, and Interrupted once a signal has asked to stop and all is saved.
+    Several processes share each batch: `train.batch_size` is the size for all of them together. The first process
+    writes files. It calls `on_step` after each step, and `write_report` with the run folder after each save.
+
+    Raises UsageError for settings or files that do not fit, BadFileError, NonFiniteLossError, and Interrupted once a
+    signal has requested a stop and everything is saved.
     """
     began = time.monotonic()
     if train.tensorboard:
@@ -95,20 +98,20 @@ def fit(
         raise UsageError(f"patience is {train.patience}, but {tokens[0]} has no second picture to hold out; use 0")
     part = world.by_first(lambda: world.share(train.batch_size))
     device = pick_device(train.device)
-    place, what = place or Place(), identity(tokens, prior, train, data)
-    found = world.by_first(lambda: look(COMMAND, place, **what))
+    place, same = place or Place(), identity(tokens, prior, train, data)
+    existing = world.by_first(lambda: inspect_run(COMMAND, place, **same))
     torch.manual_seed(train.seed)
-    shared = train.fsdp and world.size > 1
-    trainer = found.folder / "trainer.pt" if found.folder is not None and found.saved else None
-    saved = read_state(trainer, world, shared=shared) if trainer else None
+    sharded = train.fsdp and world.size > 1
+    trainer = existing.folder / "trainer.pt" if existing.folder is not None and existing.saved else None
+    saved = read_state(trainer, world, sharded=sharded) if trainer else None
     gpt = saved_prior(saved, train, str(trainer)) if saved else first_prior(prior, train, data)
     state = start(gpt, train, device, pick_precision(train.precision, device), world)
     if saved and trainer:
-        _take_up(trainer, saved, state, data.sha256(), shared)
+        _load(trainer, saved, state, data.sha256(), sharded)
     settings: dict[str, Any] = {"origins": origins or {}, "tensorboard": train.tensorboard}
-    with open_run(COMMAND, place, **what, **settings, found=found, world=world) as run:
+    with open_run(COMMAND, place, **same, **settings, existing=existing, world=world) as run:
         about = {
-            "tokens": what["inputs"],
+            "tokens": same["inputs"],
             "data": {"train": len(rows), "held": len(held), "sha256": data.sha256()},
             "label_names": list(data.label_names),
             "label_counts": data.label_counts(),
@@ -157,8 +160,7 @@ def fit(
 
 
 def identity(tokens: Sequence[Path], prior: PriorConfig, train: PriorTrainConfig, data: TokenSet) -> dict[str, Any]:
-    """What makes a run the one to go on with, as `look` and `open_run` take it: its settings, and what it is made
-    from."""
+    """The settings and the data by which a run is recognised, as keyword arguments of `inspect_run` and `open_run`."""
     inputs = [str(path.resolve()) for path in tokens]
     groups = {"prior": prior, "train": train}
     return {"groups": groups, "inputs": inputs, "data": cache(lambda: data_of(data, train, inputs))}
@@ -172,8 +174,10 @@ def _refuse_other_codecs(codec: ModelFile, conditions: Mapping[str, ModelFile], 
     given = {"": codec, **conditions}
     for kind, sha256 in needed.items():
         if kind not in given or given[kind].about.get("codec_sha256") != sha256:
-            what = f"{kind} codec" if kind else "codec"
-            raise UsageError(f"{path} was made with another {what} than is given; give the one with hash {sha256[:12]}")
+            name = f"{kind} codec" if kind else "codec"
+            raise UsageError(
+                f"{path} was made with another {name} than the one given; give the one with hash {sha256[:12]}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,14 +199,14 @@ class _Session:
     """Windows of each batch that this process takes."""
 
 
-def _take_up(trainer: Path, saved: dict[str, Any], state: PriorState, sha256: str, shared: bool) -> None:
-    """Load what a trainer file holds, before anything is written."""
+def _load(trainer: Path, saved: dict[str, Any], state: PriorState, sha256: str, sharded: bool) -> None:
+    """Load the contents of a trainer file into the state, before anything is written."""
     if saved.pop("data") != sha256:
         raise UsageError(
             f"{trainer.parent} was trained on other tokens than the files hold now; give those to go on, or "
-            f"{anew(trainer.parent)}"
+            f"{new_run_from(trainer.parent)}"
         )
-    if shared:  # all processes do this together
+    if sharded:  # a collective operation
         state.load_state_dict(saved)
     else:
         state.world.first_ahead(lambda: load_state(trainer, saved, state.load_state_dict))
@@ -231,7 +235,7 @@ def _validate(session: _Session, pacing: Pacing) -> None:
     so far. Every process has to call it."""
     state, train, config = session.state, session.train, session.state.gpt.config
     world = state.world
-    if world.first and not is_shared(state.average_likelihood):  # a sharded network is whole in no process
+    if world.first and not is_sharded(state.average_likelihood):  # a sharded network is whole in no process
         _draw_samples(session)
     if not len(session.held):
         return
@@ -287,7 +291,7 @@ def _draw_samples(session: _Session) -> None:
 
 
 def _class_names(data: TokenSet, classes: Tensor) -> tuple[str, ...]:
-    """The names of classes (n, 1)."""
+    """The names of some classes (n, 1)."""
     return tuple("no class" if n == NOT_GIVEN else data.label_names[n] for n in classes[:, 0].tolist())
 
 
@@ -302,10 +306,10 @@ def _checkpoint(session: _Session) -> Checkpoint:
 
 def _notes(session: _Session) -> tuple[str, ...]:
     notes = []
-    if is_shared(session.state.likelihood):
-        notes.append("no samples were drawn on the way, since no process had the whole prior: draw some now")
+    if is_sharded(session.state.likelihood):
+        notes.append("no samples were drawn during training, since the prior is sharded: use taming sample")
     if not len(session.held):
-        notes.append("nothing was held out, since all tokens are of one picture: there is no validation")
+        notes.append("nothing is held out, since all tokens are of one picture: there is no validation")
     if _out_of_patience(session):
-        notes.append(f"stopped after {session.state.waited} validations without a better one")
+        notes.append(f"stopped after {session.state.waited} validations without improvement")
     return tuple(notes)
