@@ -205,7 +205,7 @@ def test_open_pose_files_are_drawn_at_the_size_of_the_pictures_named_for_them(tm
     assert "without the size of their picture" in maps["lost_keypoints.json"]
     with pytest.raises(UsageError, match="give maps the relative paths of their pictures"):
         maps_of(folder, pictures=str(photos / "sub"))
-    with pytest.raises(UsageError, match="pictures says which ones keypoints belong to"):
+    with pytest.raises(UsageError, match="pictures is for keypoints"):
         CodecTrainConfig(kind="depth", perceptual="none", disc_weight=0.0, pictures=str(photos))
 
 

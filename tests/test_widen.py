@@ -16,7 +16,7 @@ from taming_cli.data.tokens import RULE, ConditionHeader
 from taming_cli.errors import UsageError
 from taming_cli.prior.layout import offsets, prefix
 from taming_cli.prior.model import prior_file, prior_from
-from taming_cli.prior.networks import gpt as network
+from taming_cli.prior.networks import blocks
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.train import TrainedPrior, fit
 from taming_cli.prior.widen import widened
@@ -46,7 +46,7 @@ def hide(monkeypatch: pytest.MonkeyPatch, hidden: range) -> None:
         seen[:, hidden] = False
         return F.scaled_dot_product_attention(q, k, v, attn_mask=seen | torch.eye(len(seen)).bool())
 
-    monkeypatch.setattr(network, "attend_before", attend)
+    monkeypatch.setattr(blocks, "causal_attention", attend)
 
 
 @pytest.mark.parametrize("has", [(CLASS, DEPTH), (DEPTH, CLASS), (DEPTH,)])

@@ -172,8 +172,9 @@ def _loop(session: _Session, pacing: Pacing, items: Sequence[Item]) -> Mapping[s
 
     def codebook_use() -> dict[str, float]:
         used = to_host(counts)
+        values = {"codes_used": usage(used), "codebook_perplexity": perplexity(used)}
         counts.zero_()
-        return {"codes_used": usage(used), "codebook_perplexity": perplexity(used)}
+        return values
 
     batches = train_batches(
         items,

@@ -135,7 +135,7 @@ class TokenHeader:
     def frame(self) -> Frame:
         """Where the pictures lie on the grid: `preprocess` says so of samples whose sides f does not divide, else they
         fill it."""
-        return Frame.said(self.preprocess, self.downsample_factor, Size(self.width, self.height))
+        return Frame.from_values(self.preprocess, self.downsample_factor, Size(self.width, self.height))
 
 
 def write_header(file: h5py.File, header: TokenHeader) -> None:
