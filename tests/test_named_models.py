@@ -234,7 +234,7 @@ def test_a_run_without_a_model_gives_one_line(named_as: str, capsys: pytest.Capt
     a_run("empty")
     assert main(["reconstruct", a_picture(), "out", "--ckpt", named_as, "--device", "cpu"]) == 1
     (said,) = capsys.readouterr().err.splitlines()
-    assert "is the folder of a run that has saved no model" in said
+    assert "is the folder of a run that has not saved a model yet" in said
 
 
 def foreign(kind: str) -> tuple[str, str]:

@@ -131,7 +131,7 @@ def test_tokens_without_a_map_that_the_prior_follows_are_refused(tmp_path: Path,
     first = train_on("first", tokens(tmp_path / "maps.h5", conditions=lowres), PRIOR, steps=2)
     with pytest.raises(UsageError, match="needs lowres, which the tokens do not have: tokenize with --cond lowres"):
         train_on("second", tokens(tmp_path / "none.h5"), PRIOR, steps=2, init=str(first.last))
-    with pytest.raises(UsageError, match="name it there too"):
+    with pytest.raises(UsageError, match="include it in --cond of this command"):
         train_on("third", tmp_path / "maps.h5", PRIOR, steps=2, init=str(first.last), cond=("class",))
 
 

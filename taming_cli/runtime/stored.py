@@ -1,4 +1,4 @@
-"""Tensors that are still in their file."""
+"""Tensors that have not been read from their file yet."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Stored(NamedTuple):
-    """A tensor that is still in a file; `load()` brings it into memory, on the CPU and contiguous."""
+    """A tensor in a file; `load()` reads it into memory, contiguous and on the CPU."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
