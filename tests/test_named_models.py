@@ -258,7 +258,7 @@ def foreign(kind: str) -> tuple[str, str]:
         return kind, "is a folder without a model; name a model file, or the folder of a run"
     if kind == "run/trainer.pt":
         torch.save({"step": 1}, a_run("run") / "trainer.pt")
-        return kind, "is what a training goes on from; name its model, such as run/checkpoints"
+        return kind, "is the trainer file of a run; name a model of the run, such as run/checkpoints"
     import h5py
 
     h5py.File(kind, "w").close()

@@ -16,7 +16,7 @@ from taming_cli.config.fields import from_dict, to_dict
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import NonFiniteLossError, UsageError
-from taming_cli.prior.batches import Batch, TokenSet
+from taming_cli.prior.batches import TokenBatch, TokenSet
 from taming_cli.prior.fsdp import (
     full_tensor,
     gather,
@@ -282,7 +282,9 @@ def _nats(gpt: GPT, x: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(gpt.logits(x).float(), targets, reduction="sum")
 
 
-def prior_step(state: PriorState, batch: Batch, config: PriorTrainConfig, learning_rate: float) -> dict[str, Tensor]:
+def prior_step(
+    state: PriorState, batch: TokenBatch, config: PriorTrainConfig, learning_rate: float
+) -> dict[str, Tensor]:
     """Update network and average on this process's part of a batch; returns the terms of the step, scalars on the CPU.
 
     The step waits for the device once. Raises NonFiniteLossError, before any update, where the loss or the norm of the
