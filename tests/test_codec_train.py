@@ -177,7 +177,9 @@ def test_a_stopped_and_resumed_training_ends_bit_for_bit_like_an_undisturbed_one
     train = replace(TRAIN, **changes)
     whole = run("whole", train=train) if changes else first
     for step in (2, 5) if "perceptual" in changes else (1, 7, 11):
-        with pytest.raises(Interrupted, match=f"after step {step}, all is saved; go on with: taming train-vqgan"):
+        with pytest.raises(
+            Interrupted, match=f"after step {step}, everything is saved; resume with: taming train-vqgan"
+        ):
             run("parts", train=train, on_step=stop_at(step))
     parts = run("parts", train=train)
     assert_same_end(whole, parts)

@@ -184,7 +184,7 @@ def test_a_first_ctrl_c_saves_once_for_all(house: Path) -> None:
     finally:
         launcher.kill()
     assert launcher.returncode == 130
-    assert said.count("all is saved; go on with") == 1
+    assert said.count("everything is saved; resume with") == 1
     assert "Traceback" not in said
     saved = torch.load(house / "stopped" / "trainer.pt", weights_only=True)["step"]
     assert saved >= logged(house / "stopped")[-1]["step"] > 0

@@ -127,7 +127,7 @@ def test_a_stopped_and_resumed_training_ends_bit_for_bit_like_an_undisturbed_one
     train = replace(TRAIN, dropout=0.2, pkeep=0.8, condition_dropout=0.3)
     whole = train_in("whole", train=train)
     for step in (10, 20):
-        with pytest.raises(Interrupted, match=f"after step {step}, all is saved"):
+        with pytest.raises(Interrupted, match=f"after step {step}, everything is saved"):
             train_in("parts", train=train, on_step=stop_at(step))
     parts = train_in("parts", train=train)
     assert same_tensors(whole.last, parts.last)

@@ -203,7 +203,7 @@ def _load(trainer: Path, saved: dict[str, Any], state: PriorState, sha256: str, 
     """Load the contents of a trainer file into the state, before anything is written."""
     if saved.pop("data") != sha256:
         raise UsageError(
-            f"{trainer.parent} was trained on other tokens than the files hold now; give those to go on, or "
+            f"{trainer.parent} was trained on other tokens than the files hold now; give those tokens to resume it, or "
             f"{new_run_from(trainer.parent)}"
         )
     if sharded:  # a collective operation

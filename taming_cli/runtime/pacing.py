@@ -202,7 +202,9 @@ class Pacing:
                 self._save()
                 self._world.wait()  # a process that ended before the first one has written would end that one too
                 resume = f"taming {self._command} --resume --out {shlex.quote(str(self._run.folder))}"
-                raise self._stop.interrupted(f"stopped after step {state.step}, all is saved; go on with: {resume}")
+                raise self._stop.interrupted(
+                    f"stopped after step {state.step}, everything is saved; resume with: {resume}"
+                )
 
     def waiting(self) -> Any:
         """A context whose body counts as waiting for the batch of this step."""
