@@ -1,6 +1,6 @@
 """The command line as people expect it: shared flags where they mean something, -v, dry runs, parts, refusals, signals.
 
-`test_cli.py` holds the contract on the main job; this file goes through what is promised of every command.
+`test_cli.py` holds the contract on the main job; this file goes through what is ieee_for of every command.
 """
 
 import fcntl

@@ -226,7 +226,7 @@ def test_maps_of_another_size_stop_the_work_and_are_named(
         (["fog=SEG"], [], "no condition is called"),
         (["edges"], [], "needs a codec"),
         (["coords=SEG"], [], "leave .* out"),
-        (["lowres"], ["depth"], "not asked for"),
+        (["lowres"], ["depth"], "not requested"),
         (["lowres", "lowres"], [], "twice"),
         (["segmentation=SEG"], ["segmentation", "segmentation"], "both codecs of segmentation"),
         (["segmentation=SEG"], ["image"], "codec of pictures"),

@@ -1,4 +1,4 @@
-"""Where fp32 is promised, torch's settings of TF32 are off while it is computed, and afterwards as they were."""
+"""Where fp32 is ieee_for, torch's settings of TF32 are off while it is computed, and afterwards as they were."""
 
 import threading
 from collections.abc import Callable, Iterator

@@ -95,11 +95,11 @@ class GumbelQuantizer(nn.Module):
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """The index of each vector's nearest entry: (N, D), (K, D) -> (N,) int64; argmin of |z|^2 + |e|^2 - 2 z.e."""
     squares = codebook.pow(2).sum(1)
-    found = []
+    codes = []
     for rows in torch.split(vectors, max(1, _DISTANCES // len(codebook))):
         distance = rows.pow(2).sum(1, keepdim=True) + squares - 2 * rows @ codebook.t()
-        found.append(distance.argmin(1))
-    return torch.cat(found)
+        codes.append(distance.argmin(1))
+    return torch.cat(codes)
 
 
 class CodebookUse(NamedTuple):

@@ -17,7 +17,7 @@ from taming_cli.errors import NonFiniteLossError
 from taming_cli.pretrained.perceptual import Perceptual
 from taming_cli.runtime.device import autocast, to_host
 from taming_cli.runtime.distributed import apart
-from taming_cli.runtime.fp32 import promised
+from taming_cli.runtime.fp32 import ieee_for
 
 
 class Phase(NamedTuple):
@@ -85,7 +85,7 @@ def codec_step(
     parts = x.tensor_split(min(config.accumulate, len(x)))
     for number, part in enumerate(parts, 1):
         task = PartTask(trained, config, now, categorical, perceptual, share=len(part) / len(x), first=done)
-        with apart(joined, last=number == len(parts)), promised(state.precision):
+        with apart(joined, last=number == len(parts)), ieee_for(state.precision):
             results.append(backward(state, part, task))
         done += len(part)
     means = torch.stack(

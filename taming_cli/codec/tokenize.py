@@ -158,7 +158,9 @@ def tokenize(
                     if on_item is not None:
                         on_item(done, mine)
                     if stop.requested:
-                        raise stop.interrupted(f"stopped; finished shards are kept in {out}.parts: run the same again")
+                        raise stop.interrupted(
+                            f"stopped; finished shards are in {out}.parts: run the same command again to continue"
+                        )
             empty = torch.empty((0, latent.height, latent.width), dtype=torch.int64)
             columns = {
                 name: torch.cat([empty, *found]).numpy().reshape(-1, views, latent.height, latent.width)

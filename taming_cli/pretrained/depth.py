@@ -252,10 +252,10 @@ def _digest(files: Sequence[Path]) -> str:
     """The sha256 of a model's weights: of the file, or of the sha256 of its parts, one a line."""
     digests = [sha256(file) for file in files]
     for file, digest in zip(files, digests, strict=True):
-        promised = _promised(file)
-        if promised is not None and promised != digest:
+        ieee_for = _promised(file)
+        if ieee_for is not None and ieee_for != digest:
             raise BadFileError(
-                f"{file} has sha256 {digest} instead of {promised}: remove {file.resolve()} and run again"
+                f"{file} has sha256 {digest} instead of {ieee_for}: remove {file.resolve()} and run again"
             )
     if len(digests) == 1:
         return digests[0]

@@ -34,7 +34,7 @@ from taming_cli.prior.widen import widened
 from taming_cli.runtime.checkpoint import ModelFile, load_model
 from taming_cli.runtime.device import autocast, to_device, to_host
 from taming_cli.runtime.distributed import ALONE, World, apart
-from taming_cli.runtime.fp32 import promised
+from taming_cli.runtime.fp32 import ieee_for
 from taming_cli.runtime.gradient_checkpointing import recompute
 from taming_cli.runtime.run.resume import read_trainer
 
@@ -303,7 +303,7 @@ def prior_step(
     parts = torch.arange(len(targets)).tensor_split(min(config.accumulate, len(targets)))
     for number, part in enumerate(parts, 1):
         here = slice(int(part[0]), int(part[-1]) + 1)
-        with apart([state.likelihood], last=number == len(parts)), promised(state.precision):
+        with apart([state.likelihood], last=number == len(parts)), ieee_for(state.precision):
             loss = state.likelihood(inputs[here], targets[here], tokens[here], state.precision)
             loss = loss * (len(part) / len(targets))
             loss.backward()

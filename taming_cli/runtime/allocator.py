@@ -32,7 +32,7 @@ def keep_freed_memory() -> None:
 
 
 @contextlib.contextmanager
-def freed_memory_given_back() -> Iterator[None]:
+def returning_freed_memory() -> Iterator[None]:
     """A context in which freed memory is returned to the system at once, as by glibc's defaults. The parts of a large
     picture have many sizes, so memory freed by one part rarely fits the next."""
     if not _of_this_process:

@@ -21,22 +21,22 @@ NOTICE, AGAIN = 5.0, 60.0
 _PAUSE, _NAMED = 0.1, 8
 
 
-def assembled(found: Started) -> Store:
-    """The store through which the processes exchange their addresses, once all of them have started; `found` is this
+def assembled(this: Started) -> Store:
+    """The store through which the processes exchange their addresses, once all of them have started; `this` is this
     process.
 
     The first process serves the store, or torchrun's agent does. LostProcessError where a process is missing after
     ASSEMBLY seconds; UsageError where the first process cannot listen on its port.
     """
-    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and found.by == "torchrun"
-    serves, end = found.first and not agent, time.monotonic() + ASSEMBLY
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and this.by == "torchrun"
+    serves, end = this.first and not agent, time.monotonic() + ASSEMBLY
     if not serves:
-        _wait(found, end, lambda: _unreached(found, "torchrun" if agent else "process 0"), says=True)
+        _wait(this, end, lambda: _unreached(this, "torchrun" if agent else "process 0"), says=True)
     try:
         store: Store = dist.TCPStore(  # type: ignore[attr-defined] # documented by torch, but not exported
-            "localhost" if serves else found.address,  # the server listens on all addresses of this machine
-            found.port,
-            found.size,
+            "localhost" if serves else this.address,  # the server listens on all addresses of this machine
+            this.port,
+            this.size,
             is_master=serves,
             timeout=timedelta(seconds=max(1.0, end - time.monotonic())),
             wait_for_workers=False,
@@ -45,16 +45,16 @@ def assembled(found: Started) -> Store:
         if not serves:
             raise
         raise UsageError(
-            f"process 0 of {found.size} cannot listen on port {found.port} (MASTER_PORT): "
-            f"{str(error).splitlines()[0]}; choose another port, or run a single process: {to_run_alone(found)}"
+            f"process 0 of {this.size} cannot listen on port {this.port} (MASTER_PORT): "
+            f"{str(error).splitlines()[0]}; choose another port, or run a single process: {to_run_alone(this)}"
         ) from None
-    keys = [f"taming/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{rank}" for rank in range(found.size)]
-    store.set(keys[found.rank], "here")
-    _wait(found, end, lambda: _missing(store, keys), says=found.first)
+    keys = [f"taming/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{rank}" for rank in range(this.size)]
+    store.set(keys[this.rank], "here")
+    _wait(this, end, lambda: _missing(store, keys), says=this.first)
     return store
 
 
-def _wait(found: Started, end: float, awaited: Callable[[], str], *, says: bool) -> None:
+def _wait(this: Started, end: float, awaited: Callable[[], str], *, says: bool) -> None:
     """Wait until `awaited` returns an empty name. With `says`, report the name on stderr after NOTICE seconds, and then
     every AGAIN seconds; of several processes that wait for the same one, only the first does."""
     began = time.monotonic()
@@ -63,24 +63,24 @@ def _wait(found: Started, end: float, awaited: Callable[[], str], *, says: bool)
         now = time.monotonic()
         if now >= end:
             raise LostProcessError(
-                f"process {found.rank} of {found.size} has waited {_duration(now - began)} for {name} at "
-                f"{found.address}:{found.port}; start all of them together with torchrun, or run a single process: "
-                f"{to_run_alone(found)}"
+                f"process {this.rank} of {this.size} has waited {_duration(now - began)} for {name} at "
+                f"{this.address}:{this.port}; start all of them together with torchrun, or run a single process: "
+                f"{to_run_alone(this)}"
             )
         if says and now >= notice:
             # An error, so that it is shown with --quiet too: nothing else explains why nothing happens.
             _log.error(
-                f"process {found.rank} of {found.size} is waiting for {name} at {found.address}:{found.port}, for at "
-                f"most {_duration(end - now)} more; to run a single process: {to_run_alone(found)}"
+                f"process {this.rank} of {this.size} is waiting for {name} at {this.address}:{this.port}, for at "
+                f"most {_duration(end - now)} more; to run a single process: {to_run_alone(this)}"
             )
             notice = now + AGAIN
         time.sleep(min(_PAUSE, max(0.0, end - now)))
 
 
-def _unreached(found: Started, name: str) -> str:
+def _unreached(this: Started, name: str) -> str:
     """The name of what serves the store, with the reason why it cannot be reached; empty where it can be reached."""
     try:
-        socket.create_connection((found.address, found.port), timeout=2).close()
+        socket.create_connection((this.address, this.port), timeout=2).close()
     except OSError as error:
         return f"{name} ({error.strerror or error})"
     return ""

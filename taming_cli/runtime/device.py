@@ -25,8 +25,8 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name == "cuda" and torch.cuda.device_count() and (found := started()).size > 1:
-        name = f"cuda:{_own_gpu(found.local_rank)}"
+    if name == "cuda" and torch.cuda.device_count() and (this := started()).size > 1:
+        name = f"cuda:{_own_gpu(this.local_rank)}"
     try:
         device = torch.device(name)
     except RuntimeError:

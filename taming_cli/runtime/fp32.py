@@ -52,7 +52,7 @@ def exact(device: torch.device) -> Iterator[None]:
         yield
 
 
-def promised(precision: torch.dtype) -> AbstractContextManager[None]:
+def ieee_for(precision: torch.dtype) -> AbstractContextManager[None]:
     """`ieee` if `precision` is fp32, else a null context: for a backward pass, which runs outside of autocast."""
     return ieee() if precision == torch.float32 else nullcontext()
 

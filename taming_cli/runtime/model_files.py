@@ -36,10 +36,10 @@ def named(file: Path) -> Path:
     if not file.is_dir():
         return file
     folder = file if file.name == "checkpoints" else file / "checkpoints"
-    found = next((folder / name for name in MODELS if (folder / name).is_file()), None)
-    if found is not None:
-        _log.warning("%s is the folder of a run; using its model %s", file, found)
-        return found
+    model = next((folder / name for name in MODELS if (folder / name).is_file()), None)
+    if model is not None:
+        _log.warning("%s is the folder of a run; using its model %s", file, model)
+        return model
     if folder.is_dir() or (file / "metrics.jsonl").exists() or (file / "env.json").exists():
         raise BadFileError(
             f"{file} is the folder of a run that has not saved a model yet ({folder / MODELS[1]}); resume its training"

@@ -30,7 +30,7 @@ from taming_cli.codec.tiling.decoding import LocalDecoder, stages
 from taming_cli.codec.tiling.global_layers import ALL
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.data.images import to_float, to_uint8
-from taming_cli.runtime.allocator import freed_memory_given_back
+from taming_cli.runtime.allocator import returning_freed_memory
 from taming_cli.runtime.fp32 import ieee
 from taming_cli.runtime.memory import GIB, USUAL
 
@@ -115,7 +115,7 @@ def encode(codec: VQGAN, pictures: Tensor, *, to_input: encoding.ToInput = to_fl
     size = (pictures.shape[2] // f, pictures.shape[3] // f)
     each = memory(encoding.toward_end(encoding.stages(codec, to_input)), size, size)
     if each > budget:
-        with freed_memory_given_back():
+        with returning_freed_memory():
             return torch.cat([encoding.encode(codec, one, to_input, budget) for one in torch.split(pictures, 1)])
 
     def whole(some: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ def _pieces(codec: VQGAN, codes: Tensor, budget: int, batch_size: int) -> Iterat
             "are estimated; --memory %.0f decodes it exactly",
             *(codes.shape[2], codes.shape[1], needed / GIB, budget / GIB, math.ceil(needed / GIB)),
         )
-    with freed_memory_given_back():
+    with returning_freed_memory():
         for first, one in enumerate(codes):
             local = LocalDecoder(codec, one, whole=plan.whole, patches=plan.patches, shares=plan.shares)
             for tile in plan.tiles:

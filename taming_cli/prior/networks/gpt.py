@@ -133,7 +133,7 @@ class GPT(nn.Module):
         x = self.drop(x)
         for block in self.blocks:
             x = block(x, rotation, cache)
-        return self.ln_f(x)
+        return self.ln_f(x)  # type: ignore[no-any-return]
 
     def _initialise(self) -> None:
         """Normal(0, 0.02) and zero biases, as published. The modern form scales the weights of layers that add to the
