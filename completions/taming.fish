@@ -276,11 +276,11 @@ complete -c taming -n '__taming_may \'--missing\' train-vqgan' -l missing -d 'Va
 complete -c taming -n '__taming_may \'--depth-range\' train-vqgan' -l depth-range -d 'Percentiles of a depth map that become -1 and 1; 2,98 leaves outliers aside. Default 0.0,100.0.' -x
 complete -c taming -n '__taming_may \'--pictures\' train-vqgan' -l pictures -d 'Pictures that keypoints belong to, paired by name: for files that do not tell their picture\'s size.' -x -a '(__taming_files \'\')'
 complete -c taming -n '__taming_may \'--size\' train-vqgan' -l size -d 'Size of the training crops, in pixels. Default 128x128.' -x
-complete -c taming -n '__taming_may \'--steps\' train-vqgan train-prior' -l steps -d 'Optimiser updates; 0: as many as --minutes allow. Default 0.' -x
-complete -c taming -n '__taming_may \'--minutes\' train-vqgan train-prior' -l minutes -d 'Wall-clock minutes; 0: as long as --steps take. Default 8.' -x
+complete -c taming -n '__taming_may \'--steps\' train-vqgan train-prior' -l steps -d 'Number of optimiser steps; 0: no limit. Default 0.' -x
+complete -c taming -n '__taming_may \'--minutes\' train-vqgan train-prior' -l minutes -d 'Wall-clock time in minutes; 0: no limit. Default 8.' -x
 complete -c taming -n '__taming_may \'--batch-size\' train-vqgan' -l batch-size -d 'Pictures per step. Default 8.' -x
-complete -c taming -n '__taming_may \'--accumulate\' train-vqgan' -l accumulate -d 'Parts that a step\'s pictures are taken in, one after the other; their gradients are added up. Default 1.' -x
-complete -c taming -n '__taming_may \'--gradient-checkpointing\' train-vqgan train-prior' -l gradient-checkpointing -d 'Make activations once more on the way back instead of keeping them: less memory, a third slower.'
+complete -c taming -n '__taming_may \'--accumulate\' train-vqgan train-prior' -l accumulate -d 'Split each batch into this many parts and accumulate their gradients. Default 1.' -x
+complete -c taming -n '__taming_may \'--gradient-checkpointing\' train-vqgan train-prior' -l gradient-checkpointing -d 'Recompute activations in the backward pass: less memory, a third slower.'
 complete -c taming -n '__taming_may \'--learning-rate\' train-vqgan' -l learning-rate -d 'Peak learning rate of the codec. Default 0.0003.' -x
 complete -c taming -n '__taming_may \'--disc-learning-rate\' train-vqgan' -l disc-learning-rate -d 'Peak learning rate of the discriminator. Default 0.0002.' -x
 complete -c taming -n '__taming_may \'--betas\' train-vqgan' -l betas -d 'Adam\'s two betas. Default 0.5,0.9.' -x
@@ -306,27 +306,27 @@ complete -c taming -n '__taming_may \'--revive\' train-vqgan' -l revive -d 'Repl
 complete -c taming -n '__taming_may \'--crop-scale\' train-vqgan' -l crop-scale -d 'Smallest and largest area of a training crop, as shares of the largest crop. Default 0.4,1.0.' -x
 complete -c taming -n '__taming_may \'--flip --no-flip\' train-vqgan' -l flip -d 'Mirror half of the training crops. On by default.'
 complete -c taming -n '__taming_may \'--flip --no-flip\' train-vqgan' -l no-flip -d 'Turn --flip off.'
-complete -c taming -n '__taming_may \'--held\' train-vqgan' -l held -d 'Share of the pictures held out, where --val is not given. Default 0.05.' -x
-complete -c taming -n '__taming_may \'--val-every\' train-vqgan train-prior' -l val-every -d 'Share of the training between two validations. Default 0.1.' -x
-complete -c taming -n '__taming_may \'--val-images\' train-vqgan' -l val-images -d 'Held-out pictures looked at in each validation. Default 64.' -x
+complete -c taming -n '__taming_may \'--held\' train-vqgan' -l held -d 'Fraction of the pictures that is held out, unless --val is given. Default 0.05.' -x
+complete -c taming -n '__taming_may \'--val-every\' train-vqgan train-prior' -l val-every -d 'Fraction of the training between two validations. Default 0.1.' -x
+complete -c taming -n '__taming_may \'--val-images\' train-vqgan' -l val-images -d 'Held-out pictures used in each validation. Default 64.' -x
 complete -c taming -n '__taming_may \'--save-every\' train-vqgan train-prior' -l save-every -d 'Minutes between two saves, besides those at each validation. Default 5.' -x
 complete -c taming -n '__taming_may \'--snapshots\' train-vqgan train-prior' -l snapshots -d 'Keep the model of each validation, as checkpoints/step_*.safetensors.'
-complete -c taming -n '__taming_may \'--tensorboard\' train-vqgan train-prior' -l tensorboard -d 'Write curves and pictures for TensorBoard too; needs tensorboardX.'
-complete -c taming -n '__taming_may \'--seed\' train-vqgan train-prior' -l seed -d 'Seed of everything random. Default 0.' -x
-complete -c taming -n '__taming_may \'--device\' train-vqgan train-prior' -l device -d 'auto, cpu, cuda, cuda:N or mps. Default auto.' -x -a 'auto\\t cpu\\t cuda\\t mps\\t'
-complete -c taming -n '__taming_may \'--precision\' train-vqgan' -l precision -d 'Arithmetic of the networks; losses and quantisation are fp32. Default auto.' -x -a 'auto\\t fp32\\t bf16\\t'
-complete -c taming -n '__taming_may \'--workers\' train-vqgan' -l workers -d 'Processes that read pictures; 0: a thread. Default 0.' -x
-complete -c taming -n '__taming_may \'--cache\' train-vqgan' -l cache -d 'MiB of memory for decoded pictures. Default 1024.' -x
+complete -c taming -n '__taming_may \'--tensorboard\' train-vqgan train-prior' -l tensorboard -d 'Also write event files for TensorBoard; needs tensorboardX.'
+complete -c taming -n '__taming_may \'--seed\' train-vqgan train-prior' -l seed -d 'Random seed. Default 0.' -x
+complete -c taming -n '__taming_may \'--device\' train-vqgan train-prior' -l device -d 'Device: auto, cpu, cuda, cuda:N or mps. Default auto.' -x -a 'auto\\t cpu\\t cuda\\t mps\\t'
+complete -c taming -n '__taming_may \'--precision\' train-vqgan' -l precision -d 'Precision of the networks; losses and quantisation are in fp32. Default auto.' -x -a 'auto\\t fp32\\t bf16\\t'
+complete -c taming -n '__taming_may \'--workers\' train-vqgan' -l workers -d 'Processes that read pictures; 0: one thread. Default 0.' -x
+complete -c taming -n '__taming_may \'--cache\' train-vqgan' -l cache -d 'Memory for decoded pictures, in MiB. Default 1024.' -x
 complete -c taming -n '__taming_may \'--val\' train-vqgan' -l val -d 'Held-out pictures: a folder, file, archive or list of paths.' -x -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt)'
-complete -c taming -n '__taming_may \'--init\' train-vqgan' -l init -d 'Start from this codec\'s weights and architecture.' -x -a '(__taming_files .safetensors)'
-complete -c taming -n '__taming_may \'--train\' train-vqgan' -l train -d '`decoder` leaves encoder and codebook as they are, and so tokens and priors valid. Default all.' -x -a 'all\\t decoder\\t'
+complete -c taming -n '__taming_may \'--init\' train-vqgan' -l init -d 'Start from the weights and architecture of this codec.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'--train\' train-vqgan' -l train -d '`decoder` keeps encoder and codebook, so that existing tokens and priors stay valid. Default all.' -x -a 'all\\t decoder\\t'
 complete -c taming -n '__taming_may \'--ch\' train-vqgan' -l ch -d 'Channels at full resolution; a multiple of --norm-groups. Default 32.' -x
-complete -c taming -n '__taming_may \'--ch-mult\' train-vqgan' -l ch-mult -d 'Channel multiple of each level; n levels make f = 2^(n-1). Default 1,1,2,4.' -x
-complete -c taming -n '__taming_may \'--num-res-blocks\' train-vqgan' -l num-res-blocks -d 'Residual blocks per level (the decoder has one more). Default 1.' -x
-complete -c taming -n '__taming_may \'--norm-groups\' train-vqgan' -l norm-groups -d 'Groups of each GroupNorm: 32 as published; 4 channels or more in each, or colours are normalised away. Default 8.' -x
-complete -c taming -n '__taming_may \'--attn-resolutions\' train-vqgan' -l attn-resolutions -d 'Nominal sizes, counted from --resolution, of the levels that get attention. Default 16.' -x
+complete -c taming -n '__taming_may \'--ch-mult\' train-vqgan' -l ch-mult -d 'Channel multiplier of each level; n levels downsample by f = 2^(n-1). Default 1,1,2,4.' -x
+complete -c taming -n '__taming_may \'--num-res-blocks\' train-vqgan' -l num-res-blocks -d 'Residual blocks per level; the decoder has one more. Default 1.' -x
+complete -c taming -n '__taming_may \'--norm-groups\' train-vqgan' -l norm-groups -d 'Groups of each GroupNorm (published: 32). Fewer than 4 channels per group remove colour information. Default 8.' -x
+complete -c taming -n '__taming_may \'--attn-resolutions\' train-vqgan' -l attn-resolutions -d 'Nominal sizes of the levels with attention: --resolution divided by 1, 2, 4 and so on. Default 16.' -x
 complete -c taming -n '__taming_may \'--z-channels\' train-vqgan' -l z-channels -d 'Channels between encoder and quantizer. Default 64.' -x
-complete -c taming -n '__taming_may \'--resolution\' train-vqgan' -l resolution -d 'Nominal picture side, from which attention levels are counted. Default 128.' -x
+complete -c taming -n '__taming_may \'--resolution\' train-vqgan' -l resolution -d 'Nominal side of a picture, which determines the levels with attention. Default 128.' -x
 complete -c taming -n '__taming_may \'--dropout\' train-vqgan' -l dropout -d 'Dropout in the residual blocks. Default 0.' -x
 complete -c taming -n '__taming_may \'--codebook-size\' train-vqgan' -l codebook-size -d 'Entries of the codebook, K. Default 1024.' -x
 complete -c taming -n '__taming_may \'--codebook-dim\' train-vqgan' -l codebook-dim -d 'Length of each entry, D. Default 8.' -x
@@ -354,28 +354,27 @@ complete -c taming -n '__taming_may \'--shard\' reconstruct decode sample \'anno
 complete -c taming -n '__taming_may \'--codec\' decode train-prior' -l codec -d 'The codec, where the token file does not find it.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'\' train-prior' -l cond-ckpt -d 'A condition\'s codec, where the token file does not find it.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'--batch-size\' train-prior' -l batch-size -d 'Windows per step. Default 16.' -x
-complete -c taming -n '__taming_may \'--accumulate\' train-prior' -l accumulate -d 'Parts that a step\'s windows are taken in, one after the other; their gradients are added up. Default 1.' -x
-complete -c taming -n '__taming_may \'--fsdp\' train-prior' -l fsdp -d 'Share weights, gradients and optimiser out among the processes (FSDP2): for priors that do not fit one.'
+complete -c taming -n '__taming_may \'--fsdp\' train-prior' -l fsdp -d 'Shard weights, gradients and optimiser among the processes (FSDP2), for priors that do not fit one.'
 complete -c taming -n '__taming_may \'--learning-rate\' train-prior' -l learning-rate -d 'Peak learning rate. Default 0.002.' -x
-complete -c taming -n '__taming_may \'--betas\' train-prior' -l betas -d 'AdamW\'s two betas. Default 0.9,0.95.' -x
-complete -c taming -n '__taming_may \'--weight-decay\' train-prior' -l weight-decay -d 'AdamW\'s decay, on the weights of linear layers only. Default 0.05.' -x
-complete -c taming -n '__taming_may \'--final-lr\' train-prior' -l final-lr -d 'Learning rate at the end as a share of its peak (cosine). Default 0.05.' -x
-complete -c taming -n '__taming_may \'--clip\' train-prior' -l clip -d 'Largest gradient norm; 0: no limit. Default 1.' -x
-complete -c taming -n '__taming_may \'--dropout\' train-prior' -l dropout -d 'Share zeroed of embeddings and block outputs; if published, of attention weights too. Default 0.1.' -x
-complete -c taming -n '__taming_may \'--pkeep\' train-prior' -l pkeep -d 'Probability that an input code is kept; the others become random codes, the targets stay. Default 1.' -x
-complete -c taming -n '__taming_may \'--condition-dropout\' train-prior' -l condition-dropout -d 'Probability that a picture is shown without its conditions, and that of several one is left out; guidance needs some. Default 0.1.' -x
-complete -c taming -n '__taming_may \'--cond\' train-prior' -l cond -d 'Conditions to learn, of those that the token files have; none at all: `none`.' -x -a '(__taming_list class segmentation depth pose edges lowres coords none)'
-complete -c taming -n '__taming_may \'--held\' train-prior' -l held -d 'Share of the pictures held out. Default 0.05.' -x
-complete -c taming -n '__taming_may \'--val-windows\' train-prior' -l val-windows -d 'Held-out windows looked at in each validation. Default 512.' -x
-complete -c taming -n '__taming_may \'--patience\' train-prior' -l patience -d 'Validations without a better one after which training stops; 0: never. Default 0.' -x
+complete -c taming -n '__taming_may \'--betas\' train-prior' -l betas -d 'AdamW betas. Default 0.9,0.95.' -x
+complete -c taming -n '__taming_may \'--weight-decay\' train-prior' -l weight-decay -d 'Weight decay of AdamW, on the weights of linear layers only. Default 0.05.' -x
+complete -c taming -n '__taming_may \'--final-lr\' train-prior' -l final-lr -d 'Final learning rate as a fraction of the peak (cosine schedule). Default 0.05.' -x
+complete -c taming -n '__taming_may \'--clip\' train-prior' -l clip -d 'Gradient norm above which gradients are clipped; 0: never. Default 1.' -x
+complete -c taming -n '__taming_may \'--dropout\' train-prior' -l dropout -d 'Dropout on embeddings and block outputs, and with --arch published on attention weights. Default 0.1.' -x
+complete -c taming -n '__taming_may \'--pkeep\' train-prior' -l pkeep -d 'Probability of keeping an input code; others are replaced by random codes. Targets stay. Default 1.' -x
+complete -c taming -n '__taming_may \'--condition-dropout\' train-prior' -l condition-dropout -d 'Probability of dropping all conditions of a picture, and of dropping each one of several. Guidance needs a value above 0. Default 0.1.' -x
+complete -c taming -n '__taming_may \'--cond\' train-prior' -l cond -d 'Conditions of the token files to train on; default: all of them; `none`: no condition.' -x -a '(__taming_list class segmentation depth pose edges lowres coords none)'
+complete -c taming -n '__taming_may \'--held\' train-prior' -l held -d 'Fraction of the pictures that is held out. Default 0.05.' -x
+complete -c taming -n '__taming_may \'--val-windows\' train-prior' -l val-windows -d 'Held-out windows used in each validation. Default 512.' -x
+complete -c taming -n '__taming_may \'--patience\' train-prior' -l patience -d 'Number of validations without improvement after which training stops; 0: never. Default 0.' -x
 complete -c taming -n '__taming_may \'--samples\' train-prior' -l samples -d 'Pictures drawn at each validation; 0: none. Default 16.' -x
-complete -c taming -n '__taming_may \'--precision\' train-prior' -l precision -d 'Arithmetic of the network; weights and loss are fp32. Default auto.' -x -a 'auto\\t fp32\\t bf16\\t'
-complete -c taming -n '__taming_may \'--init\' train-prior' -l init -d 'Prior to start from: a model file, whose architecture is used.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'--precision\' train-prior' -l precision -d 'Precision of the network; weights and loss are in fp32. Default auto.' -x -a 'auto\\t fp32\\t bf16\\t'
+complete -c taming -n '__taming_may \'--init\' train-prior' -l init -d 'Start from the weights and architecture of this prior.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'--arch\' train-prior' -l arch -d 'modern: RMSNorm, SwiGLU, 2-D rotary positions, query/key norm; published: learned positions, LayerNorm, GELU. Default modern.' -x -a 'modern\\t published\\t'
 complete -c taming -n '__taming_may \'--n-layer\' train-prior' -l n-layer -d 'Transformer blocks. Default 4.' -x
 complete -c taming -n '__taming_may \'--n-head\' train-prior' -l n-head -d 'Attention heads. Default 4.' -x
-complete -c taming -n '__taming_may \'--n-embd\' train-prior' -l n-embd -d 'Width of the network; a multiple of the heads. Default 256.' -x
-complete -c taming -n '__taming_may \'--window\' train-prior' -l window -d 'Cells that the prior sees at once; a token file with smaller grids makes it smaller. Default 16x16.' -x
+complete -c taming -n '__taming_may \'--n-embd\' train-prior' -l n-embd -d 'Width of the network; a multiple of --n-head. Default 256.' -x
+complete -c taming -n '__taming_may \'--window\' train-prior' -l window -d 'Context of the prior, in cells; reduced to the grid of the token files where that is smaller. Default 16x16.' -x
 complete -c taming -n '__taming_may \'--codec\' sample' -l codec -d 'Codec with a decoder trained further, in place of the prior\'s.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'\' sample' -l cond -d 'Condition map, or a folder with one for each picture; KIND=FILE where the prior takes several kinds. people.json:NAME chooses one picture\'s keypoints.' -x -a '(__taming_keys segmentation depth pose edges) (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .npy .json)'
 complete -c taming -n '__taming_may \'--complete\' sample' -l complete -d 'Complete this picture; a larger --size continues it around.' -x -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
@@ -415,23 +414,23 @@ complete -c taming -n '__taming_may \'--kind\' demo-data' -l kind -d 'Only these
 complete -c taming -n '__taming_may \'--workers\' demo-data' -l workers -d 'Processes that draw; else as many as pay.' -x
 complete -c taming -n '__taming_may \'-o --out\' report' -s o -l out -d 'The page; by default report.html, of one run in its folder, of several here.' -x -a '(__taming_files)'
 complete -c taming -n '__taming_may \'--by\' report' -l by -d 'What the charts of several runs count along; by default steps, or images where batches differ.' -x -a 'step\\t images\\t time\\t'
-complete -c taming -n '__taming_may \'--model\' \'annotate segmentation\'' -l model -d 'Segmentation network of torchvision: deeplabv3_resnet50, deeplabv3_resnet101, deeplabv3_mobilenet_v3_large, fcn_resnet50, fcn_resnet101 or lraspp_mobilenet_v3_large. Default deeplabv3_resnet50.' -x -a 'deeplabv3_resnet50\\t deeplabv3_resnet101\\t deeplabv3_mobilenet_v3_large\\t fcn_resnet50\\t fcn_resnet101\\t lraspp_mobilenet_v3_large\\t'
-complete -c taming -n '__taming_may \'--model\' \'annotate depth\'' -l model -d 'Depth model of transformers, as safetensors: a folder, or a name on the Hugging Face hub. Default depth-anything/Depth-Anything-V2-Small-hf.' -x -a '(__taming_files)'
-complete -c taming -n '__taming_may \'--score\' \'annotate pose\'' -l score -d 'Draw persons whose probability is above this. Default 0.75.' -x
-complete -c taming -n '__taming_may \'--joint-score\' \'annotate pose\'' -l joint-score -d 'Draw joints whose heatmap (a logit) is above this; less draws hidden ones too. Default 2.' -x
+complete -c taming -n '__taming_may \'--model\' \'annotate segmentation\'' -l model -d 'torchvision segmentation network: deeplabv3_resnet50, deeplabv3_resnet101, deeplabv3_mobilenet_v3_large, fcn_resnet50, fcn_resnet101 or lraspp_mobilenet_v3_large. Default deeplabv3_resnet50.' -x -a 'deeplabv3_resnet50\\t deeplabv3_resnet101\\t deeplabv3_mobilenet_v3_large\\t fcn_resnet50\\t fcn_resnet101\\t lraspp_mobilenet_v3_large\\t'
+complete -c taming -n '__taming_may \'--model\' \'annotate depth\'' -l model -d 'transformers depth model in safetensors format: a folder, or a name on the Hugging Face hub. Default depth-anything/Depth-Anything-V2-Small-hf.' -x -a '(__taming_files)'
+complete -c taming -n '__taming_may \'--score\' \'annotate pose\'' -l score -d 'Draw persons with a higher probability than this. Default 0.75.' -x
+complete -c taming -n '__taming_may \'--joint-score\' \'annotate pose\'' -l joint-score -d 'Draw joints with a higher heatmap logit than this; lower: hidden ones too. Default 2.' -x
 complete -c taming -n '__taming_may \'--codec\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\'' -l codec -d 'Of a token file, where that does not find its own.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'-o --out\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -s o -l out -d 'Keep the result there, and what it draws.' -x -a '(__taming_files)'
-complete -c taming -n '__taming_may \'--features\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l features -d 'Feature network; only with inception-v3-compat is a score called FID, IS or KID. efficientnet-lite0 needs no download. Default inception-v3-compat. One of inception-v3-compat, vgg16, dinov2, efficientnet-lite0.' -x -a 'inception-v3-compat\\t vgg16\\t dinov2\\t efficientnet-lite0\\t'
-complete -c taming -n '__taming_may \'--resize\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l resize -d 'To the network\'s size: tf1, bilinear as the published FID does it, or clean, clean-fid\'s bicubic. Default tf1.' -x -a 'tf1\\t clean\\t'
-complete -c taming -n '__taming_may \'--size\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l size -d 'First cut and scale every picture to this, around its middle; none: as it is.' -x
-complete -c taming -n '__taming_may \'--cache --no-cache\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l cache -d 'Keep the statistics of reference pictures for the next time. On by default.'
+complete -c taming -n '__taming_may \'--features\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l features -d 'Feature network. Only scores with inception-v3-compat are called FID, IS or KID. efficientnet-lite0 needs no download. Default inception-v3-compat. One of inception-v3-compat, vgg16, dinov2, efficientnet-lite0.' -x -a 'inception-v3-compat\\t vgg16\\t dinov2\\t efficientnet-lite0\\t'
+complete -c taming -n '__taming_may \'--resize\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l resize -d 'Resizing to the network\'s input: tf1 (bilinear, as for the published FID) or clean (bicubic, clean-fid). Default tf1.' -x -a 'tf1\\t clean\\t'
+complete -c taming -n '__taming_may \'--size\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l size -d 'Centre-crop and resize all pictures to this size first; none: keep their size.' -x
+complete -c taming -n '__taming_may \'--cache --no-cache\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l cache -d 'Cache the statistics of reference pictures. On by default.'
 complete -c taming -n '__taming_may \'--cache --no-cache\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l no-cache -d 'Turn --cache off.'
-complete -c taming -n '__taming_may \'--splits\' \'eval is\'' -l splits -d 'Parts whose scores are averaged. Default 10.' -x
-complete -c taming -n '__taming_may \'--seed\' \'eval is\'' -l seed -d 'Of the order in which pictures fall into parts. Default 2020.' -x
-complete -c taming -n '__taming_may \'--subsets\' \'eval kid\'' -l subsets -d 'Random subsets whose distances are averaged. Default 100.' -x
+complete -c taming -n '__taming_may \'--splits\' \'eval is\'' -l splits -d 'Number of splits whose scores are averaged. Default 10.' -x
+complete -c taming -n '__taming_may \'--seed\' \'eval is\'' -l seed -d 'Random seed of the assignment of pictures to splits. Default 2020.' -x
+complete -c taming -n '__taming_may \'--subsets\' \'eval kid\'' -l subsets -d 'Number of random subsets whose distances are averaged. Default 100.' -x
 complete -c taming -n '__taming_may \'--subset-size\' \'eval kid\'' -l subset-size -d 'Pictures of each side in a subset. Default 1000.' -x
-complete -c taming -n '__taming_may \'--seed\' \'eval kid\'' -l seed -d 'Of the subsets. Default 2020.' -x
-complete -c taming -n '__taming_may \'--neighbours\' \'eval prc\'' -l neighbours -d 'A picture\'s ball reaches to its neighbour of this number. Default 3.' -x
+complete -c taming -n '__taming_may \'--seed\' \'eval kid\'' -l seed -d 'Random seed of the subsets. Default 2020.' -x
+complete -c taming -n '__taming_may \'--neighbours\' \'eval prc\'' -l neighbours -d 'The k of the k-th nearest neighbour, whose distance is the radius of a sphere. Default 3.' -x
 complete -c taming -n '__taming_may \'--size\' \'eval recon\' \'eval codebook\'' -l size -d 'Centre crops of this size; by default each picture whole.' -x
 complete -c taming -n '__taming_may \'--perceptual\' \'eval recon\' \'eval all\'' -l perceptual -d 'lpips-vgg, lpips-alex, efficientnet-lite0 (the default) or none.' -x -a 'lpips-vgg\\t lpips-alex\\t lpips-squeeze\\t efficientnet-lite0\\t none\\t'
 complete -c taming -n '__taming_may \'--stride\' \'eval nll\'' -l stride -d 'Columns that share a window; 1 is the published rule.' -x

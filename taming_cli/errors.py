@@ -1,4 +1,4 @@
-"""The errors a person can cause or mend; everything else that is raised is our own defect.
+"""The errors that a user can cause or fix; any other exception is a defect of this package.
 
 Each message is one line that names the thing, the value and the remedy. The command line prints it and exits with
 `exit_code`; Python callers catch `TamingError`.
@@ -6,19 +6,19 @@ Each message is one line that names the thing, the value and the remedy. The com
 
 
 class TamingError(Exception):
-    """Something failed that the message explains; exit code 1."""
+    """A failure that the message explains. Exit code 1."""
 
     exit_code = 1
 
 
 class UsageError(TamingError):
-    """A flag, config key or argument is wrong; nothing has been started. Exit code 2."""
+    """A flag, config key or argument is wrong; nothing was started. Exit code 2."""
 
     exit_code = 2
 
 
 class BadImageError(TamingError):
-    """One picture (or condition map) cannot be read; callers that process many skip and list it."""
+    """A picture or condition map cannot be read; callers that process many of them skip and list it."""
 
 
 class BadFileError(TamingError):
@@ -34,16 +34,17 @@ class NonFiniteLossError(TamingError):
 
 
 class DiskError(TamingError):
-    """A file cannot be written: its disk is full, a quota is used up, or it is not allowed. What was there is whole."""
+    """A file cannot be written: the disk is full, a quota is exceeded, or permission is missing. Existing files are
+    intact."""
 
 
 class LostProcessError(TamingError):
-    """Another one of the processes that do this together has ended, or cannot be reached."""
+    """Another process of the same command has ended, or cannot be reached."""
 
 
 class OfOneProcessError(TamingError):
-    """What a process but the first raised while they worked together: most often all of them did, and the first one
-    says so; `told` where it is sure to."""
+    """An error in a process other than the first one. Most often all processes raise it, and the first one reports it;
+    `told` where it certainly does."""
 
     def __init__(self, error: TamingError, *, told: bool = False) -> None:
         super().__init__(str(error))
@@ -51,8 +52,8 @@ class OfOneProcessError(TamingError):
         self.exit_code = error.exit_code
 
 
-class Interrupted(TamingError):  # noqa: N818 - not a failure: the work was saved, and can go on
-    """A signal asked the work to stop; what was done is saved. Exit code 130 (INT) or 143 (TERM)."""
+class Interrupted(TamingError):  # noqa: N818 - not a failure: the work was saved, and can be continued
+    """A signal requested a stop, and the work done so far is saved. Exit code 130 (INT) or 143 (TERM)."""
 
     def __init__(self, message: str, exit_code: int = 130) -> None:
         super().__init__(message)

@@ -550,10 +550,10 @@ def test_a_signal_saves_and_prints_the_command_that_resumes(
     out, err = process.communicate(timeout=300)
     assert (process.returncode, out) == (code, "")
     last = err.splitlines()[-1]
-    assert "all is saved" in last
+    assert "everything is saved" in last
     assert (folder / "trainer.pt").exists()
     (step,) = {int(word) for word in last.replace(",", " ").split() if word.isdecimal()}
-    command = shlex.split(last.partition("go on with: ")[2])
+    command = shlex.split(last.partition("resume with: ")[2])
     assert command[0] == "taming"
     resumed = taming(*command[1:], "--steps", step + 3, "--json")
     assert resumed.code == 0, resumed.err

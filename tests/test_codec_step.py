@@ -26,8 +26,9 @@ from taming_cli.config.codec import CodecTrainConfig
 from taming_cli.errors import NonFiniteLossError
 from taming_cli.prior import state as prior_state
 from taming_cli.prior import train as prior_training
+from taming_cli.runtime import pacing
+from taming_cli.runtime.pacing import Pacing, Progress
 from taming_cli.runtime.run.folder import Best, Place
-from taming_cli.runtime.run.progress import Progress
 from tests import test_prior_train as priors
 from tests.test_codec_train import CODEC, DISCRIMINATOR, TRAIN, differing, fresh, take
 
@@ -130,6 +131,12 @@ def device_without_values(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
         yield waits
 
 
+def without_saving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save reads the device, as a validation does; a line of the log comes every second step."""
+    monkeypatch.setattr(Pacing, "_save", lambda _: None)
+    monkeypatch.setattr(pacing, "LOG_EVERY", 2)
+
+
 @pytest.mark.parametrize(
     ("changes", "codes"),
     [({"accumulate": 2}, 16), ({}, 4096)],  # the second has fewer vectors than codes to place on them
@@ -156,9 +163,8 @@ def test_a_codecs_training_waits_once_a_step_and_once_more_for_each_line_of_its_
         Image.new("RGB", (32, 32), (60 * number, 90, 30)).save(tmp_path / f"{number}.png")
     train = replace(TRAIN, steps=3, disc_train_start=0.0, disc_start=0.0, disc_ramp=0.0)
     with device_without_values(monkeypatch) as waits:
-        for module, name in ((codec_training, "_validate"), (codec_training, "_save")):
-            monkeypatch.setattr(module, name, lambda *_: None)  # they read the device, each at its own time
-        monkeypatch.setattr(codec_training, "LOG_EVERY", 2)
+        monkeypatch.setattr(codec_training, "_validate", lambda *_: None)
+        without_saving(monkeypatch)
         place = Place(out=tmp_path / "run")
         codec_training.fit(
             [tmp_path], codec=CODEC, discriminator=DISCRIMINATOR, train=train, place=place, on_step=waits.on_step
@@ -170,9 +176,8 @@ def test_a_priors_training_waits_once_a_step(monkeypatch: pytest.MonkeyPatch, tm
     file = priors.tokens(tmp_path / "t.h5")
     train = replace(priors.TRAIN, steps=4, accumulate=2)
     with device_without_values(monkeypatch) as waits:
-        for name in ("_validate", "_save"):
-            monkeypatch.setattr(prior_training, name, lambda *_, **__: False)
-        monkeypatch.setattr(prior_training, "LOG_EVERY", 2)
+        monkeypatch.setattr(prior_training, "_validate", lambda *_: None)
+        without_saving(monkeypatch)
         given = {"prior": priors.PRIOR, "train": train, "codec": priors.CODEC, "place": Place(out=tmp_path / "run")}
         prior_training.fit([file], **given, on_step=waits.on_step)
     assert waits.steps[1:] == [1, 1, 1]

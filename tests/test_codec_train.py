@@ -35,8 +35,8 @@ from taming_cli.errors import Interrupted, NonFiniteLossError, UsageError
 from taming_cli.pretrained.perceptual import build as build_perceptual
 from taming_cli.runtime.checkpoint import load_model, load_trainer
 from taming_cli.runtime.cost import cost
+from taming_cli.runtime.pacing import Progress
 from taming_cli.runtime.run.folder import Place, read_settings
-from taming_cli.runtime.run.progress import Progress
 from tests import toys
 
 CODEC = replace(toys.CODEC, dropout=0.1, codebook_size=16)
@@ -99,7 +99,7 @@ def first(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedCo
     """One undisturbed training that several tests start from, or compare with; every step is in its log."""
     place = Place(out=tmp_path_factory.mktemp("first") / "run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "LOG_EVERY", 1)
+        patch.setattr("taming_cli.runtime.pacing.LOG_EVERY", 1)
         return fit([pictures], codec=CODEC, discriminator=DISCRIMINATOR, train=TRAIN, place=place)
 
 
@@ -173,11 +173,13 @@ def assert_same_end(one: TrainedCodec, other: TrainedCodec) -> None:
 def test_a_stopped_and_resumed_training_ends_bit_for_bit_like_an_undisturbed_one(
     changes: dict[str, Any], run: Callable[..., TrainedCodec], first: TrainedCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "LOG_EVERY", 1)
+    monkeypatch.setattr("taming_cli.runtime.pacing.LOG_EVERY", 1)
     train = replace(TRAIN, **changes)
     whole = run("whole", train=train) if changes else first
     for step in (2, 5) if "perceptual" in changes else (1, 7, 11):
-        with pytest.raises(Interrupted, match=f"after step {step}, all is saved; go on with: taming train-vqgan"):
+        with pytest.raises(
+            Interrupted, match=f"after step {step}, everything is saved; resume with: taming train-vqgan"
+        ):
             run("parts", train=train, on_step=stop_at(step))
     parts = run("parts", train=train)
     assert_same_end(whole, parts)

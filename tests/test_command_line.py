@@ -606,7 +606,7 @@ def test_the_first_ctrl_c_says_what_a_second_does_and_the_second_stops_at_once(
     first, last = said.err.splitlines()
     assert said.code == 130
     assert first.startswith("SIGINT: ")
-    assert "a second one stops at once" in first
+    assert "a second signal stops at once" in first
     assert last == "taming: stopped"
     assert not (tmp_path / "run" / "trainer.pt").exists()
 

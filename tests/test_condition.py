@@ -100,8 +100,8 @@ def test_a_segmentation_codec_learns_its_labels(tmp_path: Path) -> None:
 def test_settings_of_one_kind_are_refused_for_another() -> None:
     for changes, word in (
         ({"kind": "depth", "labels": 3}, "labels"),
-        ({"kind": "depth", "perceptual": "efficientnet-lite0"}, "neither perceptual term nor discriminator"),
-        ({"kind": "edges", "disc_weight": 0.1}, "neither perceptual term nor discriminator"),
+        ({"kind": "depth", "perceptual": "efficientnet-lite0"}, "neither a perceptual loss nor a discriminator"),
+        ({"kind": "edges", "disc_weight": 0.1}, "neither a perceptual loss nor a discriminator"),
     ):
         with pytest.raises(UsageError, match=word):
             replace(MAPS, **changes)
@@ -132,7 +132,7 @@ def test_the_command_trains_on_maps_by_kind_alone(scenes: Path, tmp_path: Path, 
     assert settings["origins"]["perceptual"] == "kind segmentation"
     assert main(["train-vqgan", "--resume", "--out", str(tmp_path / "run"), "--steps", "3", "-q"]) == 0
     assert main([*line, "--disc-train-start", "0.1", "--disc-weight", "1"]) == 2
-    assert "neither perceptual term nor discriminator" in capsys.readouterr().err
+    assert "neither a perceptual loss nor a discriminator" in capsys.readouterr().err
 
 
 # --- tokens with conditions -------------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def test_maps_of_another_size_stop_the_work_and_are_named(
         (["fog=SEG"], [], "no condition is called"),
         (["edges"], [], "needs a codec"),
         (["coords=SEG"], [], "leave .* out"),
-        (["lowres"], ["depth"], "not asked for"),
+        (["lowres"], ["depth"], "not requested"),
         (["lowres", "lowres"], [], "twice"),
         (["segmentation=SEG"], ["segmentation", "segmentation"], "both codecs of segmentation"),
         (["segmentation=SEG"], ["image"], "codec of pictures"),

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from taming_cli.cli.app import main
-from taming_cli.codec.setup import settled
+from taming_cli.codec.setup import set_up
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
@@ -38,7 +38,7 @@ def settle(folder: Path, **settings: Any) -> Any:
     train = CodecTrainConfig(
         **{"kind": "segmentation", "perceptual": "none", "disc_weight": 0.0, "size": Size(16, 16)} | settings
     )
-    return settled([folder], CodecConfig(), DiscriminatorConfig(), train)
+    return set_up([folder], CodecConfig(), DiscriminatorConfig(), train)
 
 
 @pytest.fixture

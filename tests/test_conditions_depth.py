@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from taming_cli.cli.app import main
-from taming_cli.codec.setup import settled
+from taming_cli.codec.setup import set_up
 from taming_cli.codec.vqgan import codec_file
 from taming_cli.config.codec import CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.prior import ConditionSpec, PriorConfig
@@ -292,10 +292,10 @@ def test_a_codec_of_depth_says_in_its_file_how_its_maps_are_read(tmp_path: Path)
     assert np.array_equal(np.asarray(reads.read(data, "0")), wanted)
     # A training that starts from it, or goes on, reads maps like it; tokens say so; and a prior's file repeats it.
     init = CodecTrainConfig(kind="depth", init=str(run / last), perceptual="none", disc_weight=0.0, size=Size(16, 16))
-    assert settled([tmp_path / "maps"], toys.CODEC, DiscriminatorConfig(), init).content == reads
+    assert set_up([tmp_path / "maps"], toys.CODEC, DiscriminatorConfig(), init).content == reads
     gone = replace(init, init=str(tmp_path / "gone.safetensors"))
     assert (
-        settled([tmp_path / "maps"], toys.CODEC, DiscriminatorConfig(), gone, run=run).content == reads
+        set_up([tmp_path / "maps"], toys.CODEC, DiscriminatorConfig(), gone, run=run).content == reads
     )  # of a run that goes on
     save_model(tmp_path / "codec.safetensors", codec_file(toys.toy_codec(), {"size": "16x16"}))
     codec = ["--ckpt", str(tmp_path / "codec.safetensors")]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from taming_cli.cli.app import main
 from taming_cli.cli.prior import _maps
-from taming_cli.codec.setup import settled
+from taming_cli.codec.setup import set_up
 from taming_cli.codec.vqgan import codec_file
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.size import Frame, Size
@@ -173,7 +173,7 @@ def maps_of(inputs: Path, **settings: Any) -> dict[str, Any]:
     train = CodecTrainConfig(
         **{"kind": "pose", "perceptual": "none", "disc_weight": 0.0, "size": Size(32, 32), "held": 0.5} | settings
     )
-    found = settled([inputs], CodecConfig(), DiscriminatorConfig(), train)
+    found = set_up([inputs], CodecConfig(), DiscriminatorConfig(), train)
     maps: dict[str, Any] = {}
     for item in pickle.loads(pickle.dumps((*found.pictures.train, *found.pictures.held))):  # as workers get them
         try:
@@ -206,7 +206,7 @@ def test_open_pose_files_are_drawn_at_the_size_of_the_pictures_named_for_them(tm
     assert "without the size of their picture" in maps["lost_keypoints.json"]
     with pytest.raises(UsageError, match="give maps the relative paths of their pictures"):
         maps_of(folder, pictures=str(photos / "sub"))
-    with pytest.raises(UsageError, match="pictures says which ones keypoints belong to"):
+    with pytest.raises(UsageError, match="pictures is for keypoints"):
         CodecTrainConfig(kind="depth", perceptual="none", disc_weight=0.0, pictures=str(photos))
 
 
@@ -358,4 +358,4 @@ def test_maps_beside_their_pictures_are_no_folder_of_maps(tmp_path: Path) -> Non
         Image.new("RGB", (32, 32)).save(tmp_path / name)
     train = CodecTrainConfig(kind="pose", perceptual="none", disc_weight=0.0, size=Size(32, 32))
     with pytest.raises(UsageError, match=r"\.pose\.png\) lie beside their pictures.*a folder of their own"):
-        settled([tmp_path], CodecConfig(), DiscriminatorConfig(), train)
+        set_up([tmp_path], CodecConfig(), DiscriminatorConfig(), train)

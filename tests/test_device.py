@@ -29,7 +29,7 @@ def test_a_gpu_that_is_not_here_is_refused_and_the_count_is_said(
     count: int, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    with pytest.raises(UsageError, match=f"torch sees {count} CUDA devices; use cpu"):
+    with pytest.raises(UsageError, match=f"torch finds {count} CUDA devices; use cpu"):
         pick_device(name)
 
 

@@ -29,7 +29,7 @@ from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import NonFiniteLossError, UsageError
 from taming_cli.prior import state as prior_state
-from taming_cli.prior.batches import Batch
+from taming_cli.prior.batches import TokenBatch
 from taming_cli.prior.estimate import estimate as prior_estimate
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.state import prior_step
@@ -167,7 +167,7 @@ def test_a_killed_process_ends_the_others_with_a_word_and_what_was_saved_goes_on
         launcher.kill()
     assert time.monotonic() - killed < 60
     assert launcher.returncode != 0
-    assert "another one has ended" in said
+    assert "another process has ended" in said
     saved = torch.load(house / "killed" / "trainer.pt", weights_only=True)["step"]
     taming(*line, "--steps", saved + 1, processes=2)
     assert logged(house / "killed")[-1]["step"] == saved + 1
@@ -184,7 +184,7 @@ def test_a_first_ctrl_c_saves_once_for_all(house: Path) -> None:
     finally:
         launcher.kill()
     assert launcher.returncode == 130
-    assert said.count("all is saved; go on with") == 1
+    assert said.count("everything is saved; resume with") == 1
     assert "Traceback" not in said
     saved = torch.load(house / "stopped" / "trainer.pt", weights_only=True)["step"]
     assert saved >= logged(house / "stopped")[-1]["step"] > 0
@@ -192,7 +192,7 @@ def test_a_first_ctrl_c_saves_once_for_all(house: Path) -> None:
 
 def test_what_the_first_process_refuses_is_said_once(house: Path) -> None:
     for line, words in (
-        (["--batch-size", "3", "--out", "odd"], "which does not divide it"),
+        (["--batch-size", "3", "--out", "odd"], "is not a multiple of 2"),
         (["--out", "one", "--seed", "7"], "seed"),
     ):
         command = [sys.executable, "-m", "taming_cli", "train-vqgan", "scenes/images", *CODEC, "--steps", "9", *line]
@@ -218,7 +218,7 @@ def exchanged(rank: int, port: int, said: Any) -> None:
         x, now = torch.rand(2, 3, 32, 32), Phase(discriminator=True, adversarial=1.0)
         prior = prior_state.start(GPT(TOY), PriorTrainConfig(dropout=0.0), CPU, torch.float32, together)
         codes = torch.zeros(2, TOY.cells, dtype=torch.int64)
-        batch = Batch(codes, codes, {})
+        batch = TokenBatch(codes, codes, {})
         steps = (
             lambda: codec_step(state, x, perceptual=None, config=train, now=now, learning_rate=1e-4),
             lambda: prior_step(prior, batch, PriorTrainConfig(dropout=0.0), 1e-4),

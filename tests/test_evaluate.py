@@ -134,7 +134,7 @@ def test_processes_without_an_address_are_a_usage_error(
     for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("MASTER_ADDR", "")):
         monkeypatch.setenv(name, value)
     assert main(["eval", "fid", str(two.a), str(two.b), *LITE]) == 2
-    assert "start the processes by torchrun" in capsys.readouterr().err
+    assert "start the processes with torchrun" in capsys.readouterr().err
 
 
 def test_statistics_of_the_reference_are_cached(

@@ -206,5 +206,5 @@ def test_the_grid_of_codes_follows_from_the_size_and_f() -> None:
     config = CodecConfig(ch_mult=(1, 1, 2))
     assert config.downsample_factor == 4
     assert config.latent(Size(64, 32)) == Size(16, 8)
-    with pytest.raises(UsageError, match="nearest that does is 64x32"):
+    with pytest.raises(UsageError, match="the nearest multiple is 64x32"):
         config.latent(Size(65, 31))

@@ -1,4 +1,4 @@
-"""Where fp32 is promised, torch's settings of TF32 are off while it is computed, and afterwards as they were."""
+"""Where fp32 is ieee_for, torch's settings of TF32 are off while it is computed, and afterwards as they were."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ from taming_cli.config.size import Size
 from taming_cli.pretrained.classifiers import Classifier
 from taming_cli.pretrained.perceptual import EfficientNetDistance
 from taming_cli.prior import state as prior_state
-from taming_cli.prior.batches import Batch
+from taming_cli.prior.batches import TokenBatch
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.runtime.checkpoint import save_model
 from taming_cli.runtime.device import autocast
@@ -181,7 +181,7 @@ def test_a_training_in_fp32_is_exact_forward_and_back(precision: torch.dtype, ex
     settled = PriorTrainConfig(dropout=0.0)
     prior = prior_state.start(gpt, settled, CPU, precision)
     codes = torch.zeros(2, 4, dtype=torch.int64)
-    prior_state.prior_step(prior, Batch(codes, codes, {}), settled, 1e-4)
+    prior_state.prior_step(prior, TokenBatch(codes, codes, {}), settled, 1e-4)
     for name, found in seen.by.items():
         assert len(found) > 4, name
         assert all(found) or not exact, name

@@ -281,7 +281,7 @@ def test_config_survives_json() -> None:
         ({"n_embd": 30, "n_head": 4}, "n_embd is 30"),
         ({"n_embd": 12, "n_head": 2}, "multiple of 4"),
         ({"vocabulary": "shared"}, "which only arch 'published' has"),
-        ({"conditions": (CLASS, CLASS)}, "each kind may be there once"),
+        ({"conditions": (CLASS, CLASS)}, "each kind may occur once"),
         ({"arch": "published", "vocabulary": "shared", "vocab_size": 5, "codebook_size": 9}, "vocab_size is 5"),
         ({"arch": "published", "block_size": 255, "conditions": (CLASS, BOXES)}, "need 259"),
     ],

@@ -81,8 +81,8 @@ def test_a_batch_takes_no_more_for_there_being_more() -> None:
     with torch.device("meta"):
         run = stages(VQGAN(CodecConfig(ch=64, ch_mult=(1, 2), norm_groups=32)))
     each = memory(run, (64, 64), (64, 64))
-    assert tiles.Plan.of(run, 64, 64, 100 * GIB).at_once == tiles.BUDGET // each
-    assert tiles.Plan.of(run, 64, 64, each).at_once == 1
+    assert tiles.DecodePlan.of(run, 64, 64, 100 * GIB).at_once == tiles.BUDGET // each
+    assert tiles.DecodePlan.of(run, 64, 64, each).at_once == 1
 
 
 def test_samples_say_how_they_were_decoded(

@@ -262,7 +262,7 @@ def test_a_run_without_a_model_gives_one_line(named_as: str, capsys: pytest.Capt
     a_run("empty")
     assert main(["reconstruct", a_picture(), "out", "--ckpt", named_as, "--device", "cpu"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "is the folder of a run that has saved no model" in line
+    assert "is the folder of a run that has not saved a model yet" in line
 
 
 def foreign(kind: str) -> tuple[str, str]:
@@ -286,7 +286,7 @@ def foreign(kind: str) -> tuple[str, str]:
         return kind, "is a folder without a model; name a model file, or the folder of a run"
     if kind == "run/trainer.pt":
         torch.save({"step": 1}, a_run("run") / "trainer.pt")
-        return kind, "is what a training goes on from; name its model, such as run/checkpoints"
+        return kind, "is the trainer file of a run; name a model of the run, such as run/checkpoints"
     import h5py
 
     h5py.File(kind, "w").close()

@@ -32,9 +32,9 @@ from taming_cli.prior.train import fit
 from taming_cli.report.record import read_run
 from taming_cli.runtime.checkpoint import ModelFile, load_model, load_trainer
 from taming_cli.runtime.cost import cost
+from taming_cli.runtime.pacing import Progress
 from taming_cli.runtime.run.folder import Place, read_settings
 from taming_cli.runtime.run.metrics import METRICS, read_metrics
-from taming_cli.runtime.run.progress import Progress
 from taming_cli.runtime.run.sheets import Layout, layout_of
 
 CODES = 8
@@ -128,7 +128,7 @@ def test_a_stopped_and_resumed_training_ends_bit_for_bit_like_an_undisturbed_one
     train = replace(TRAIN, dropout=0.2, pkeep=0.8, condition_dropout=0.3)
     whole = train_in("whole", train=train)
     for step in (10, 20):
-        with pytest.raises(Interrupted, match=f"after step {step}, all is saved"):
+        with pytest.raises(Interrupted, match=f"after step {step}, everything is saved"):
             train_in("parts", train=train, on_step=stop_at(step))
     parts = train_in("parts", train=train)
     assert same_tensors(whole.last, parts.last)
@@ -167,7 +167,7 @@ def test_patience_ends_it(train_in: Callable[..., Any]) -> None:
     stale = replace(TRAIN, steps=100, val_every=0.05, learning_rate=0.0, patience=2, ema=0.0)
     done = train_in("patience", train=stale)
     assert done.step < 30
-    assert done.notes == ("stopped after 2 validations without a better one",)
+    assert done.notes == ("stopped after 2 validations without improvement",)
     assert train_in("patience", train=stale).step == done.step
 
 
@@ -313,7 +313,7 @@ def test_a_run_goes_on_from_another_folder_and_without_its_init_file(
 
 
 def test_other_codecs_are_refused(tmp_path: Path, train_in: Callable[..., Any], token_file: Path) -> None:
-    with pytest.raises(UsageError, match=r"another codec than is given; give the one with hash cccccccccccc"):
+    with pytest.raises(UsageError, match=r"another codec than the one given; give the one with hash cccccccccccc"):
         train_in("codec", codec=replace(CODEC, about={"codec_sha256": "d" * 64}))
     other = tokens(tmp_path / "other.h5", codec_sha256="d" * 64)
     with pytest.raises(UsageError, match=r"other.h5 was made with another codec \(dddddddddddd\) than .*t.h5"):

@@ -95,7 +95,7 @@ def test_slurm_lists_hosts(listed: str, first: str) -> None:
     ("variables", "words"),
     [
         ({"WORLD_SIZE": "4"}, ["WORLD_SIZE is 4", "RANK, MASTER_ADDR and MASTER_PORT are not set", "unset WORLD_SIZE"]),
-        ({**TORCHRUN, "MASTER_PORT": " "}, ["MASTER_PORT is not set", "start the processes by torchrun"]),
+        ({**TORCHRUN, "MASTER_PORT": " "}, ["MASTER_PORT is not set", "start the processes with torchrun"]),
         ({"RANK": "2"}, ["RANK is 2", "WORLD_SIZE, MASTER_ADDR and MASTER_PORT are not set", "unset RANK"]),
         ({**TORCHRUN, "RANK": "4"}, ["RANK is 4", "WORLD_SIZE is 4"]),
         ({**TORCHRUN, "RANK": "-1"}, ["RANK is '-1'"]),
@@ -199,7 +199,7 @@ def test_a_process_takes_the_gpu_of_its_number_on_its_machine(monkeypatch: pytes
     assert pick_device("cuda") == torch.device("cuda", 1)
     assert dict(os.environ) == before
     set_all(monkeypatch, {**TORCHRUN, "SLURM_STEP_NUM_TASKS": "", "LOCAL_RANK": ""})
-    with pytest.raises(UsageError, match="torch sees 2 CUDA devices, but LOCAL_RANK"):
+    with pytest.raises(UsageError, match="torch finds 2 CUDA devices, but LOCAL_RANK"):
         pick_device("cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert pick_device("cuda") == torch.device("cuda", 0)
@@ -234,7 +234,7 @@ def test_a_port_in_use_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None
         taken.listen()
         port = taken.getsockname()[1]
         set_all(monkeypatch, {**TORCHRUN, "RANK": "0", "MASTER_PORT": str(port)})
-        with pytest.raises(UsageError, match=f"cannot listen at port {port}"), world():
+        with pytest.raises(UsageError, match=f"cannot listen on port {port}"), world():
             pass
 
 

@@ -1,75 +1,17 @@
-"""What is said on the way: means over the steps since the last word, and the bar that shows them."""
+"""The bar that shows how far a command is."""
 
 import io
-import json
-import math
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-import torch
 from rich.console import Console
 
 from taming_cli.cli import bar as room
 from taming_cli.cli.bar import Bar, Pace, fitting
 from taming_cli.cli.console import Output, duration, figure
 from taming_cli.cli.training import teller, words
-from taming_cli.codec.train import fit
-from taming_cli.config.codec import CodecTrainConfig, DiscriminatorConfig
-from taming_cli.config.size import Size
-from taming_cli.runtime.run.folder import Place
-from taming_cli.runtime.run.progress import Means, Progress
-from tests.test_cli import picture
-from tests.toys import CODEC
-
-
-def test_means_are_over_the_steps_in_which_a_term_was_there() -> None:
-    means = Means()
-    means.add({"l1": torch.tensor(1.0)}, 4)
-    means.add({"l1": torch.tensor(3.0), "discriminator": torch.tensor(5.0)}, 4)
-    assert means.take() == {"l1": 2.0, "discriminator": 5.0}
-
-
-def test_taking_them_begins_anew() -> None:
-    means = Means()
-    means.add({"l1": torch.tensor(1.0)}, 4)
-    means.take()
-    assert means.take() == {}
-    means.add({"l1": torch.tensor(7.0)}, 4)
-    assert means.take() == {"l1": 7.0}
-
-
-def test_the_rate_is_images_per_second_since_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    means = Means()
-    means.add({}, 6)
-    means.add({}, 6)
-    now[0] += 4.0
-    means.take()
-    assert means.images_per_second == 3.0
-    means.add({}, 8)
-    now[0] += 1.0
-    means.take()
-    assert means.images_per_second == 8.0
-
-
-def test_terms_are_not_waited_for_and_not_changed() -> None:
-    term = torch.tensor(2.0, dtype=torch.bfloat16)
-    means = Means()
-    means.add({"l1": term}, 1)
-    means.add({"l1": term}, 1)
-    assert means.take()["l1"] == 2.0
-    assert term.item() == 2.0
-
-
-def test_a_term_that_is_not_finite_stays_visible() -> None:
-    means = Means()
-    means.add({"l1": torch.tensor(math.nan)}, 1)
-    means.add({"l1": torch.tensor(1.0)}, 1)
-    assert math.isnan(means.take()["l1"])
-
+from taming_cli.runtime.pacing import Progress
 
 # --- the bar ----------------------------------------------------------------------------------------------------------
 
@@ -282,38 +224,3 @@ def test_a_duration_is_short(seconds: float, text: str) -> None:
 
 def test_shares_are_said_in_percent_and_unknown_figures_stand_in_the_log_alone() -> None:
     assert words({"gradient": 3.0, "accuracy": 0.987, "codes_used": 1.0}) == ["99% right", "codes 100%"]
-
-
-def test_a_training_tells_each_step_and_the_codes_in_use_at_each_tenth(tmp_path: Path) -> None:
-    for number in range(4):
-        picture(tmp_path / "in" / f"{number}.png", (60 * number, 90, 10))
-    told: list[Progress] = []
-    train = CodecTrainConfig(
-        steps=20,
-        minutes=0,
-        size=Size(32, 32),
-        batch_size=2,
-        perceptual="none",
-        disc_weight=0,
-        device="cpu",
-        precision="fp32",
-        val_every=1.0,
-    )
-    discriminator = DiscriminatorConfig(disc_ndf=4)
-    done = fit(
-        [tmp_path / "in"],
-        codec=CODEC,
-        discriminator=discriminator,
-        train=train,
-        place=Place(out=tmp_path / "run"),
-        on_step=told.append,
-    )
-    steps = [progress for progress in told if not progress.validation]
-    assert [progress.step for progress in steps] == list(range(1, 21))
-    assert [progress.step for progress in steps if progress.values] == [10, 20]
-    lines = [json.loads(line) for line in (done.run / "metrics.jsonl").read_text().splitlines()]
-    logged = [line for line in lines if line["kind"] == "train"]
-    assert [line["codes_used"] for line in logged] == [steps[9].values["codes_used"], steps[19].values["codes_used"]]
-    used = logged[-1]["codes_used"] * CODEC.codebook_size
-    assert used == pytest.approx(round(used))
-    assert 1 <= logged[-1]["codebook_perplexity"] <= used + 1e-6

@@ -152,7 +152,7 @@ def test_only_the_same_again_overwrites(sent: Callable[..., Written], codec: VQG
     save_model(other, replace(codec_file(codec, {}), tensors=state))
     again = items_from_paths([picture(tmp_path / "b" / "a.png")]).items
     for items_, options in ((items, {"ckpt": other}), (again, {}), (items, {"size": Size(16, 16)})):
-        with pytest.raises(UsageError, match=r"a\.png exists and was made otherwise; give another folder"):
+        with pytest.raises(UsageError, match=r"a\.png exists and was made with other settings; give another folder"):
             sent(items_, **options)
     assert done.read_bytes() == before
 

@@ -16,7 +16,7 @@ from taming_cli.runtime.run.folder import (
     Place,
     Run,
     find_run,
-    look,
+    inspect_run,
     newest,
     next_folder,
     open_run,
@@ -96,16 +96,16 @@ def test_a_run_that_was_never_saved_is_begun_anew_with_any_settings(
         assert list(run.samples.iterdir()) == []
     assert read_settings(run.folder)["config"]["train"]["width"] == 9
     assert read_settings(run.folder)["inputs"] == ["/other"]
-    assert f"the run in {run.folder} was never saved: it begins anew" in caplog.text
+    assert f"the run in {run.folder} was never saved: it starts over" in caplog.text
 
 
 def test_a_run_that_was_saved_between_two_looks_is_refused(opened: Callable[..., Run], tmp_path: Path) -> None:
     with opened(Place(name="a")) as run:
         pass
-    found = look("train-x", Place(out=run.folder), {"train": Settings()}, inputs=["/in"])
+    found = inspect_run("train-x", Place(out=run.folder), {"train": Settings()}, inputs=["/in"])
     run.trainer.write_bytes(b"saved by another process")
     with pytest.raises(UsageError, match="another process has just saved"):
-        opened(Place(out=run.folder), found=found)
+        opened(Place(out=run.folder), existing=found)
     with opened(Place(out=run.folder)):  # and nothing stays locked
         pass
 

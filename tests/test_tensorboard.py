@@ -22,8 +22,8 @@ from taming_cli.data.tokens.writer import TokenJob
 from taming_cli.errors import Interrupted
 from taming_cli.prior import train as prior_training
 from taming_cli.runtime.checkpoint import ModelFile
+from taming_cli.runtime.pacing import Progress
 from taming_cli.runtime.run.folder import Place, Run
-from taming_cli.runtime.run.progress import Progress
 from tests.test_cli import CODEC, picture, taming
 
 Points = dict[str, list[tuple[int, float]]]

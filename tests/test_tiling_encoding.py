@@ -64,7 +64,7 @@ def budget_for(codec: VQGAN, height: int, width: int, count: int) -> int:
     run = encoding.toward_end(encoding.stages(codec, to_input))
     while True:
         budget = boxes.memory(run, (height, width), (max(1, height // count), max(1, width // count)))
-        if len(next(encoding.legs(run, (height, width), budget)).tiles) > 1:
+        if len(next(encoding.passes(run, (height, width), budget)).tiles) > 1:
             return budget
         count += 1
 
@@ -161,8 +161,8 @@ def test_attention_sees_each_cell_or_an_even_sample() -> None:
         half = (picture[0] // 3, picture[1] // 3)
         for top, tall in ((0, half[0]), (half[0], picture[0] - half[0])):
             for left, wide in ((0, half[1]), (half[1], picture[1] - half[1])):
-                sight = global_layers.Sight(encoding._pick, picture=picture, place=Window((top,), (left,), tall, wide))
-                picked = encoding._pick(sight)
+                place = Window((top,), (left,), tall, wide)
+                picked = encoding._pick(global_layers.Region(picture, place, inner=place, shares=[1]))
                 counts[top + picked // wide, left + picked % wide] += 1
         whole = picture[0] * picture[1] <= global_layers.ALL
         assert counts.sum() == (picture[0] * picture[1] if whole else global_layers.SEEN)
@@ -195,16 +195,15 @@ def test_the_codec_is_left_as_it_was(codec: VQGAN) -> None:
 
 
 def test_margins_are_as_far_as_gradients_reach(codec: VQGAN) -> None:
-    """Each stage's own, with statistics held; halving looks to the right and below only, and the first is made even."""
+    """Each stage's own, with statistics frozen; halving reads to the right and below only, at even pixels."""
     with bare(codec):
-        sight = global_layers.Sight(encoding._pick)
-        run = encoding.stages(codec, lambda values: values, global_layers.held(codec.encoder, sight))
+        run = encoding.stages(codec, lambda values: values)
         size = (24, 24)
         f = codec.config.downsample_factor
-        base = global_layers.Base(to_input(shown(codec, *size)), size, f)
+        whole = global_layers.Activation(to_input(shown(codec, *size)), size, f)
         with torch.no_grad():
-            global_layers.through(base, encoding.toward_end(run), [Box(0, 0, *size)], sight)  # settles all
-        x = base.x
+            global_layers.run_boxes(whole, encoding.toward_end(run), [Box(0, 0, *size)], [1])  # freezes all
+        x = whole.x
         for stage in run:
             x = x.detach().requires_grad_()
             y = stage.run(x)
@@ -221,27 +220,27 @@ def test_margins_are_as_far_as_gradients_reach(codec: VQGAN) -> None:
 
 
 @pytest.mark.parametrize("budget", [10**4, 10**5, 10**6, 10**7, 10**8])
-def test_every_cell_is_in_one_part_of_each_leg_and_all_is_in_the_budget(codec: VQGAN, budget: int) -> None:
+def test_every_cell_is_in_one_part_of_each_pass_and_all_is_in_the_budget(codec: VQGAN, budget: int) -> None:
     size = (45, 70)
     run, kept = encoding.stages(codec, to_input), 0
-    found = list(encoding.legs(run, size, budget))
-    assert [stage.run for leg in found for stage in leg.run] == [stage.run for stage in run]
-    for leg in found:
+    found = list(encoding.passes(run, size, budget))
+    assert [stage.operations for one in found for stage in one.stages] == [stage.operations for stage in run]
+    for one in found:
         count = torch.zeros(size, dtype=torch.int64)
-        for box in leg.tiles:
+        for box in one.tiles:
             count[box.top : box.top + box.height, box.left : box.left + box.width] += 1
         assert count.eq(1).all()
-        last = leg is found[-1]
-        result = 0 if last else 4 * 45 * 70 * leg.run[-1].after ** 2 * leg.run[-1].channels
+        last = one is found[-1]
+        result = 0 if last else 4 * 45 * 70 * one.stages[-1].after ** 2 * one.stages[-1].channels
         assert last or kept + result <= budget * 7 / 8 + 1
-        needed = boxes.memory(leg.run, size, leg.tiles[0][2:])
-        assert kept + result + needed <= budget or leg.tiles[0][2:] == (1, 1)
+        needed = boxes.memory(one.stages, size, one.tiles[0][2:])
+        assert kept + result + needed <= budget or one.tiles[0][2:] == (1, 1)
         kept = result
 
 
 def test_an_8192_map_of_182_labels_keeps_each_result() -> None:
     with torch.device("meta"):
         codec = VQGAN(CodecConfig(in_channels=182))
-    found = list(encoding.legs(encoding.stages(codec, to_input), (1024, 1024), tiles.BUDGET))
-    assert [len(leg.run) for leg in found] == [2, 1, 1, 1]
-    assert max(len(leg.tiles) for leg in found) < 800
+    found = list(encoding.passes(encoding.stages(codec, to_input), (1024, 1024), tiles.BUDGET))
+    assert [len(one.stages) for one in found] == [2, 1, 1, 1]
+    assert max(len(one.tiles) for one in found) < 800

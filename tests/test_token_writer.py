@@ -278,7 +278,7 @@ def test_a_target_made_otherwise_is_left_alone(tmp_path: Path) -> None:
             job_at(path, **other)
     assert path.read_bytes() == content
     path.write_bytes(b"precious")
-    with pytest.raises(UsageError, match="cannot be read as a token file .*; give another -o"):
+    with pytest.raises(UsageError, match=r"cannot be read as a token file .*; give another -o"):
         job_at(path)
     assert path.read_bytes() == b"precious"
 

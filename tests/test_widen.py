@@ -16,7 +16,7 @@ from taming_cli.data.tokens.header import RULE, ConditionHeader
 from taming_cli.errors import UsageError
 from taming_cli.prior.layout import offsets, prefix
 from taming_cli.prior.model import prior_file, prior_from
-from taming_cli.prior.networks import gpt as network
+from taming_cli.prior.networks import blocks
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.train import TrainedPrior, fit
 from taming_cli.prior.widen import widened
@@ -46,7 +46,7 @@ def hide(monkeypatch: pytest.MonkeyPatch, hidden: range) -> None:
         seen[:, hidden] = False
         return F.scaled_dot_product_attention(q, k, v, attn_mask=seen | torch.eye(len(seen)).bool())
 
-    monkeypatch.setattr(network, "attend_before", attend)
+    monkeypatch.setattr(blocks, "causal_attention", attend)
 
 
 @pytest.mark.parametrize("has", [(CLASS, DEPTH), (DEPTH, CLASS), (DEPTH,)])
@@ -129,9 +129,9 @@ def test_init_with_tokens_that_have_more(arch: Arch, tmp_path: Path, train_on: A
 def test_tokens_without_a_map_that_the_prior_follows_are_refused(tmp_path: Path, train_on: Any) -> None:
     lowres = {"lowres": ConditionHeader(codec_sha256=f"{RULE}lowres", codebook_size=4096)}
     first = train_on("first", tokens(tmp_path / "maps.h5", conditions=lowres), PRIOR, steps=2)
-    with pytest.raises(UsageError, match="follows lowres, which the tokens have not: tokenize with --cond lowres"):
+    with pytest.raises(UsageError, match="needs lowres, which the tokens do not have: tokenize with --cond lowres"):
         train_on("second", tokens(tmp_path / "none.h5"), PRIOR, steps=2, init=str(first.last))
-    with pytest.raises(UsageError, match="name it there too"):
+    with pytest.raises(UsageError, match="include it in --cond of this command"):
         train_on("third", tmp_path / "maps.h5", PRIOR, steps=2, init=str(first.last), cond=("class",))
 
 
@@ -140,7 +140,7 @@ def test_one_table_for_all_takes_on_nothing(tmp_path: Path, train_on: Any) -> No
     save_model(tmp_path / "imported.safetensors", prior_file(GPT(prior), CODEC, {"codec_sha256": "c" * 64}))
     prior = replace(PRIOR, arch="published")
     init = {"init": str(tmp_path / "imported.safetensors"), "condition_dropout": 0.0, "steps": 2}
-    with pytest.raises(UsageError, match=r"imported.safetensors has one table .* cannot take on class"):
+    with pytest.raises(UsageError, match=r"imported.safetensors has one token table .* class cannot be added"):
         train_on("more", tokens(tmp_path / "labelled.h5"), prior, **init, cond=("class",))
     same = train_on("same", tmp_path / "labelled.h5", prior, **init)
     assert prior_from(load_model(same.last), "same").config.conditions == ()

@@ -32,7 +32,7 @@ from taming_cli.evaluate.extraction import Extractor, extract_features
 from taming_cli.evaluate.image_sets import ImageSet, open_image_set
 from taming_cli.pretrained import features
 from taming_cli.pretrained.perceptual import build as build_perceptual
-from taming_cli.prior.batches import Batch
+from taming_cli.prior.batches import TokenBatch
 from taming_cli.prior.buffers import Workspace
 from taming_cli.prior.canvas import Canvas
 from taming_cli.prior.generate import Sampler, generate
@@ -208,7 +208,7 @@ def prior(bench: Bench) -> Iterator[Stage]:
 
     def steps(precision: torch.dtype) -> Way:
         state = start_prior(_prior("segmentation", torch.device("cpu")), train, bench.device, precision)
-        batch = Batch(codes.flatten(1), codes.flatten(1), {"segmentation": codes})
+        batch = TokenBatch(codes.flatten(1), codes.flatten(1), {"segmentation": codes})
         return lambda: prior_step(state, batch, train, train.learning_rate)
 
     def theirs(peer: Peer) -> Way:

@@ -117,15 +117,15 @@ def _dry_run(
     nproc: int,
 ) -> int:
     from taming_cli.codec.estimate import estimate
-    from taming_cli.codec.setup import identity, settled
+    from taming_cli.codec.setup import identity, set_up
     from taming_cli.codec.train import COMMAND
     from taming_cli.data.oversized import find_oversized
     from taming_cli.pretrained.perceptual import build as build_perceptual
     from taming_cli.runtime.device import pick_device, pick_precision
-    from taming_cli.runtime.run.folder import look, saved_run
+    from taming_cli.runtime.run.folder import inspect_run, saved_run
 
-    known = settled(images, codec, discriminator, train, run=saved_run(COMMAND, place), processes=max(1, nproc))
-    look(COMMAND, place, **identity(images, discriminator, known))
+    known = set_up(images, codec, discriminator, train, run=saved_run(COMMAND, place), processes=max(1, nproc))
+    inspect_run(COMMAND, place, **identity(images, discriminator, known))
     find_oversized([*known.pictures.train, *known.pictures.held])
     device = pick_device(train.device)
     dtype = pick_precision(train.precision, device)

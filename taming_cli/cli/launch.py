@@ -36,7 +36,7 @@ def launched(nproc: int, device: str | None, dry_run: bool, images: Sequence[Pat
     if device is not None and device.startswith("cuda:"):
         raise UsageError(f"--device {device} is one device, and --nproc {nproc} needs as many; use --device cuda")
     if device in (None, "auto", "cuda") and 0 < torch.cuda.device_count() < nproc:
-        raise UsageError(f"--nproc is {nproc}, but torch sees {torch.cuda.device_count()} CUDA devices; use as many")
+        raise UsageError(f"--nproc is {nproc}, but torch finds {torch.cuda.device_count()} CUDA devices; use as many")
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes say why they end
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # seconds for a save after Ctrl-C
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // nproc)))

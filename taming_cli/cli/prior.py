@@ -123,15 +123,15 @@ def _dry_run(
     from taming_cli.prior.train import COMMAND, identity
     from taming_cli.runtime.device import pick_device, pick_precision
     from taming_cli.runtime.model_files import recorded
-    from taming_cli.runtime.run.folder import look
-    from taming_cli.runtime.run.resume import take_up_trainer
+    from taming_cli.runtime.run.folder import inspect_run
+    from taming_cli.runtime.run.resume import read_trainer
 
     data = TokenSet(files, kinds=train.cond)
     train = replace(train, init=recorded(train.init))
-    found = look(COMMAND, place, **identity(files, prior, train, data))
+    found = inspect_run(COMMAND, place, **identity(files, prior, train, data))
     if found.folder is not None and found.saved:
         trainer = found.folder / "trainer.pt"
-        prior = saved_prior(take_up_trainer(trainer, ("prior",)), train, str(trainer)).config
+        prior = saved_prior(read_trainer(trainer, ("prior",)), train, str(trainer)).config
     else:
         prior = fitted(prior, data) if train.init is None else first_prior(prior, train, data).config
     device = pick_device(train.device)

@@ -10,7 +10,7 @@ from taming_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from taming_cli.cli.bar import Bar
-    from taming_cli.runtime.run.progress import OnStep, Progress
+    from taming_cli.runtime.pacing import OnStep, Progress
 
 _SPOKEN = {
     "nats_per_token": "{} nats/token",

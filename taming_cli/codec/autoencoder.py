@@ -56,7 +56,7 @@ class AttnBlock(Recomputable):
         return self.attend(x, n, n)
 
     def attend(self, x: Tensor, n: Tensor, seen: Tensor) -> Tensor:
-        """`x` and its normed twin `n` (B, C, H, W), normed cells to look at `seen` (B or 1, C, H', W') -> like x."""
+        """Attend from `n`, the normed `x`, to normed cells `seen`: (B, C, H, W), twice, (B or 1, C, H', W') -> as x."""
         q, k, v = (
             conv(y).flatten(2).transpose(1, 2).unsqueeze(1).expand(len(x), -1, -1, -1)  # (B, 1, cells, C)
             for conv, y in ((self.q, n), (self.k, seen), (self.v, seen))
@@ -114,7 +114,7 @@ class Level(nn.Module):
         return x
 
     def blocks(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) -> (B, out, H, W): all but the change of resolution."""
+        """(B, in, H, W) -> (B, out, H, W), without the change of resolution."""
         for index, block in enumerate(self.block):
             x = block(x)
             if self.attn:
@@ -138,7 +138,7 @@ class Middle(nn.Module):
 
 
 def _level(config: CodecConfig, index: int, blocks: int, in_channels: int) -> Level:
-    """Level `index` (0 = full resolution) with `blocks` blocks; attention where its nominal size asks for it."""
+    """Level `index` (0 = full resolution) with `blocks` blocks, with attention if its nominal size is listed."""
     out_channels = config.ch * config.ch_mult[index]
     has_attention = config.resolution // 2**index in config.attn_resolutions
     widths = [in_channels] + [out_channels] * blocks
@@ -178,7 +178,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The continuous latent to pictures: (B, z_channels, h, w) -> (B, out_ch, f h, f w), without a last tanh.
+    """The continuous latent to pictures: (B, z_channels, h, w) -> (B, out_ch, f h, f w), without a tanh at the end.
 
     `up[0]` is the highest resolution and runs last.
     """
@@ -205,7 +205,7 @@ class Decoder(nn.Module):
         return x
 
     def features(self, z: Tensor) -> Tensor:
-        """(B, z_channels, h, w) -> (B, ch, f h, f w): all but the last convolution."""
+        """(B, z_channels, h, w) -> (B, ch, f h, f w): the input of the last convolution."""
         h = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             h = level(h)
@@ -213,6 +213,6 @@ class Decoder(nn.Module):
 
     @property
     def last_layer(self) -> Tensor:
-        """The last convolution's weight, (out_ch, ch, 3, 3), at which the adaptive weight compares gradients."""
+        """The weight of the last convolution, (out_ch, ch, 3, 3), at which the adaptive weight compares gradients."""
         weight: Tensor = self.conv_out.weight
         return weight

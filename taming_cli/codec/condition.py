@@ -1,7 +1,7 @@
-"""From a condition's map to codes on the picture's grid: by a codec of such maps, or by a rule.
+"""From the map of a condition to codes on the picture's grid, by a codec of such maps or by a rule.
 
-An encoder knows what the files of its kind hold, how a map is cut with the crop of its picture, and how such cuts
-become codes. Training data and sampling go through the same three steps.
+An encoder knows what the files of its kind hold, how a map is cropped with its picture, and how such crops become
+codes. Training data and sampling use the same three steps.
 """
 
 from abc import ABC, abstractmethod
@@ -31,38 +31,39 @@ from taming_cli.runtime.checkpoint import ModelFile
 from taming_cli.runtime.model_files import named
 
 COORDS_LEVELS = 1024
-"""Steps of the raster scalar in priors trained here; its codes are 0 to this."""
+"""The largest code of the raster scalar in priors trained here."""
 
 
-class Encoder(ABC):
-    """One kind of condition. A `map` is what its files hold, read; of what is made of the picture, the picture."""
+class ConditionEncoder(ABC):
+    """Encodes one kind of condition. Its `map` is the content of a file, or the picture itself where the condition is
+    computed from that."""
 
     kind: str
     reads: Content | None
-    """What its files hold; None where it needs none."""
+    """The content of its files; None where it needs none."""
 
     @property
     @abstractmethod
     def header(self) -> ConditionHeader:
-        """What made the codes, and how many there are."""
+        """The origin of the codes and the size of their codebook, for a token file."""
 
     def picture_of(self, size: Size, f: int) -> Size:
-        """The size of the picture that a map of this size asks for, where the picture's codec has this f."""
+        """The size of the picture that a map of this size belongs to, where the picture's codec has this f."""
         return size
 
     @abstractmethod
     def cut(self, image: Image | None, crop: Crop, source: Size, grid: Size) -> Tensor:
-        """The part of a map of size `source` that lies under a picture's `crop`, for `grid` cells: small, on the
-        CPU."""
+        """The part of a map of size `source` under a picture's `crop`, for a grid of `grid` cells: a small tensor on
+        the CPU."""
 
     @abstractmethod
     def encode(self, cuts: Tensor) -> Tensor:
-        """n cuts (n, ...) -> codes (n, h, w) int64, on the CPU."""
+        """n results of `cut` (n, ...) -> codes (n, h, w) int64, on the CPU."""
 
 
 @dataclass(frozen=True)
-class MapCodec(Encoder):
-    """Maps through a codec. Its f may be another than the picture's: maps are scaled so that the grids agree."""
+class MapCodec(ConditionEncoder):
+    """Encodes maps with a codec. Its f may differ from the picture's: maps are scaled so that the grids agree."""
 
     kind: str
     reads: Content
@@ -71,7 +72,7 @@ class MapCodec(Encoder):
     budget: int = tiles.BUDGET
 
     @property
-    def header(self) -> ConditionHeader:  # noqa: D102 - as of Encoder
+    def header(self) -> ConditionHeader:  # noqa: D102 - as of ConditionEncoder
         return ConditionHeader(
             codec_sha256=self.codec.sha256(), codebook_size=self.codec.config.codebook_size, codec_path=self.path
         )
@@ -86,13 +87,13 @@ class MapCodec(Encoder):
         return tiles.encode(self.codec, cuts, to_input=self.reads.to_input, budget=self.budget).cpu()
 
     def to(self, device: torch.device, budget: int = tiles.BUDGET) -> "MapCodec":
-        """The same with its codec on `device`, which encodes in `budget` bytes."""
+        """The same encoder with its codec on `device`, encoding in `budget` bytes."""
         return replace(self, codec=self.codec.to(device).to(memory_format=torch.channels_last), budget=budget)
 
 
 @dataclass(frozen=True)
-class Lowres(Encoder):
-    """The mean colour of each cell: what is left of the picture at 1/f of its size."""
+class Lowres(ConditionEncoder):
+    """Encodes the mean colour of each cell: the picture at 1/f of its size."""
 
     kind: str = "lowres"
     reads: Content = field(default_factory=Pictures)
@@ -102,7 +103,7 @@ class Lowres(Encoder):
         return ConditionHeader(codec_sha256=f"{RULE}lowres", codebook_size=LOWRES_CODES)
 
     def picture_of(self, size: Size, f: int) -> Size:
-        """A pixel for each code."""
+        """One pixel for each code."""
         return size.times(f)
 
     def cut(self, image: Image | None, crop: Crop, source: Size, grid: Size) -> Tensor:  # noqa: D102
@@ -114,8 +115,8 @@ class Lowres(Encoder):
 
 
 @dataclass(frozen=True)
-class Coords(Encoder):
-    """Where a cell lies in its picture, as the published raster scalar."""
+class Coords(ConditionEncoder):
+    """Encodes the position of each cell in its picture, as the published raster scalar."""
 
     levels: int = COORDS_LEVELS
     kind: str = "coords"
@@ -134,16 +135,16 @@ class Coords(Encoder):
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """An encoder and where its maps are: by the names of their pictures, or None where they are made of these."""
+    """An encoder and its maps, by the names of their pictures; None where the maps are computed from the pictures."""
 
-    encoder: Encoder
+    encoder: ConditionEncoder
     folder: Path | None = None
     maps: Mapping[str, Item] | None = None
 
     def cuts(self, item: Item, picture: Image, crops: Sequence[Crop], grid: Size) -> Tensor:
-        """What the encoder makes codes of, one for each crop of a picture: (V, ...).
+        """The encoder's `cut` for each crop of a picture: (V, ...).
 
-        BadImageError where the picture has no map, or one that cannot be read; UsageError where its size is another.
+        BadImageError where the picture has no map, or one that cannot be read; UsageError where the sizes differ.
         """
         image = picture
         if self.maps is not None:
@@ -153,23 +154,23 @@ class Condition:
         size = Size(*image.size)
         return torch.stack([self.encoder.cut(image, crop, size, grid) for crop in crops])
 
-    def _read(self, found: Item, item: Item, size: Size) -> Image:
+    def _read(self, file: Item, item: Item, size: Size) -> Image:
         assert self.encoder.reads is not None
         try:
-            image = self.encoder.reads.read(found.read(), found.name, beside=size)
+            image = self.encoder.reads.read(file.read(), file.name, beside=size)
         except BadImageError as error:
             raise BadImageError(f"{item.name}: its {self.encoder.kind} map: {error}") from error
         if Size(*image.size) != size:
             raise UsageError(
-                f"{_where(found)} is {Size(*image.size)}, but its picture {_where(item)} is {size}; make them one "
+                f"{_where(file)} is {Size(*image.size)}, but its picture {_where(item)} is {size}; make them one "
                 "size; see: taming guide conditions"
             )
         return image
 
 
-def encoders(model: ModelFile, codec: VQGAN, where: str) -> dict[str, Encoder]:
-    """The encoders of a prior's grid conditions, out of its model file; `codec` is its codec of pictures."""
-    found: dict[str, Encoder] = {}
+def encoders(model: ModelFile, codec: VQGAN, where: str) -> dict[str, ConditionEncoder]:
+    """The encoders of a prior's grid conditions, from its model file; `codec` is its codec of pictures."""
+    result: dict[str, ConditionEncoder] = {}
     for spec in model.config["prior"]["conditions"]:
         if spec["form"] != "grid":
             continue
@@ -177,16 +178,20 @@ def encoders(model: ModelFile, codec: VQGAN, where: str) -> dict[str, Encoder]:
         if kind in networks:
             mine = any(name.startswith(f"condition.{kind}.") for name in model.tensors)
             network = codec_from(model, where, part=f"condition.{kind}") if mine else codec
-            said = model.about.get("conditions", {}).get(kind, {"content": kind})
-            found[kind] = MapCodec(kind, content_of(said, network.config.in_channels), network)
+            about = model.about.get("conditions", {}).get(kind, {"content": kind})
+            result[kind] = MapCodec(kind, content_of(about, network.config.in_channels), network)
         else:
-            found[kind] = _rule(kind, spec["vocabulary"])
-    return found
+            result[kind] = _rule(kind, spec["vocabulary"])
+    return result
 
 
-def conditions(asked: Mapping[str, Path | None], codecs: Sequence[Path], items: Sequence[Item]) -> list[Condition]:
-    """The conditions that `tokenize` is asked for: kinds with the folder of their maps, None for what the picture
-    gives; and the files of their codecs, each of which knows its kind. UsageError where these do not fit together."""
+def conditions(requested: Mapping[str, Path | None], codecs: Sequence[Path], items: Sequence[Item]) -> list[Condition]:
+    """The conditions that `tokenize` is to encode.
+
+    `requested` maps kinds to the folders of their maps, or to None for maps that are computed from the pictures.
+    `codecs` are the model files of their codecs, each of which knows its kind. UsageError where these do not fit
+    together.
+    """
     networks: dict[str, MapCodec] = {}
     for path in map(named, codecs):
         network, model = load_codec(path)
@@ -196,8 +201,8 @@ def conditions(asked: Mapping[str, Path | None], codecs: Sequence[Path], items: 
         if reads.kind in networks:
             raise UsageError(f"{path} and {networks[reads.kind].path} are both codecs of {reads.kind}; give one")
         networks[reads.kind] = MapCodec(reads.kind, reads, network, str(path.resolve()))
-    found = []
-    for kind, maps in asked.items():
+    result = []
+    for kind, maps in requested.items():
         if kind not in KINDS:
             raise UsageError(f"no condition is called {kind!r}; {one_of(KINDS, kind)}")
         encoder = _rule(kind) if kind in RULES else networks.pop(kind, None)
@@ -208,43 +213,43 @@ def conditions(asked: Mapping[str, Path | None], codecs: Sequence[Path], items: 
             )
         if maps is None and kind not in MADE:
             raise UsageError(
-                f"condition {kind!r} cannot be made of a picture; name the folder of its maps: {kind}=FOLDER"
+                f"condition {kind!r} cannot be computed from a picture; name the folder of its maps: {kind}=FOLDER"
             )
         if maps is not None and encoder.reads is None:
-            raise UsageError(f"condition {kind!r} follows from the picture's shape; leave {maps} out")
+            raise UsageError(f"condition {kind!r} follows from the picture's size; leave {maps} out")
         pairs = None
         if maps is not None:
             assert encoder.reads is not None
             pairs = partners(items, maps, encoder.reads.extensions).found
-        found.append(Condition(encoder=encoder, folder=maps, maps=pairs))
+        result.append(Condition(encoder=encoder, folder=maps, maps=pairs))
     if networks:
         kind = next(iter(networks))
         raise UsageError(
-            f"{networks[kind].path} is a codec of {kind}, which is not asked for; add --cond {kind}=FOLDER"
+            f"{networks[kind].path} is a codec of {kind}, which is not requested; add --cond {kind}=FOLDER"
         )
-    return found
+    return result
 
 
 def renders(
     conditions: Mapping[str, ConditionHeader], codecs: Mapping[str, ModelFile]
 ) -> dict[str, Callable[[Tensor], Tensor]]:
-    """What makes pictures to look at, uint8 (n, 3, H, W) on the CPU, of a token file's condition codes (n, h, w), by
-    kind: the codec that the codes are of, or the rule. `coords` say nothing that could be seen."""
-    found: dict[str, Callable[[Tensor], Tensor]] = {}
+    """Functions that render a token file's condition codes (n, h, w) as pictures, uint8 (n, 3, H, W) on the CPU, by
+    kind: with the codec of the codes, or by the rule. `coords` has none."""
+    result: dict[str, Callable[[Tensor], Tensor]] = {}
     for kind in conditions:
         if kind in codecs:
-            found[kind] = partial(_decoded, codecs[kind], kind)
+            result[kind] = partial(_decoded, codecs[kind], kind)
         elif kind == "lowres":
-            found[kind] = lowres_picture
-    return found
+            result[kind] = lowres_picture
+    return result
 
 
 def _decoded(model: ModelFile, kind: str, codes: Tensor) -> Tensor:
-    """The codec is built here, and let go again: pictures of conditions are drawn once."""
+    """The codec is built here and freed again, since pictures of conditions are rendered once."""
     return tiles.decode(codec_from(model, f"the {kind} codec"), codes.cpu(), finish=content_in(model).show)
 
 
-def _rule(kind: str, vocabulary: int = 0) -> Encoder:
+def _rule(kind: str, vocabulary: int = 0) -> ConditionEncoder:
     if kind == "lowres":
         return Lowres()
     if kind == "coords":

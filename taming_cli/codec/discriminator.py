@@ -38,7 +38,7 @@ class Discriminator(nn.Module):
 
 
 class _Total(torch.autograd.Function):
-    """The sum over all processes, on the way forward and on the way back."""
+    """The sum over all processes, in the forward and in the backward pass."""
 
     @staticmethod
     def forward(context: Any, values: Tensor, world: World) -> Tensor:
@@ -51,8 +51,8 @@ class _Total(torch.autograd.Function):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation by the statistics of all processes' pictures, as of one batch; torch's `SyncBatchNorm` is
-    that for GPUs alone."""
+    """Batch normalisation with the statistics of the pictures of all processes together. torch's `SyncBatchNorm` does
+    the same on GPUs only."""
 
     world: World = ALONE
 
@@ -75,7 +75,7 @@ class BatchNorm(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Running statistics as torch keeps them: the variance is the unbiased one."""
+        """Update the running statistics as torch does, with the unbiased variance."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None

@@ -1,4 +1,4 @@
-"""Finding the codec that a token file was made with."""
+"""Load codecs, and find the codecs that a token file was made with."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,50 +18,52 @@ def load_codec(path: Path) -> tuple[VQGAN, ModelFile]:
 
 
 def picture_codec(path: Path) -> tuple[VQGAN, ModelFile]:
-    """The same, where it is one of pictures. UsageError where it is one of condition maps."""
+    """As `load_codec`; UsageError where it is a codec of condition maps."""
     codec, model = load_codec(path)
     if (kind := content_in(model).kind) != "image":
-        raise UsageError(f"{path} is a codec of condition maps ({kind}); one of pictures is needed here")
+        raise UsageError(f"{path} is a codec of condition maps ({kind}); a codec of pictures is needed here")
     return codec, model
 
 
 def content_in(model: ModelFile) -> Content:
-    """What the codec in a codec's or a prior's model file takes: pictures, or the maps of a condition."""
+    """The content that the codec in a codec's or a prior's model file takes: pictures, or the maps of a condition."""
     about = model.about if model.format == "taming-codec" else {}
     return content_of(about, int(model.config["codec"]["in_channels"]))
 
 
 def codec_for(header: TokenHeader, tokens: Path, given: Path | None) -> tuple[VQGAN, ModelFile, Path]:
-    """The codec that made `tokens`, the file it is in, and that file's path.
+    """The codec that made `tokens`, its model file, and the path of that file.
 
-    Looked for in `given`, the path that the token file records, and the model files in the token file's folder; the
-    hash decides. Raises UsageError where `given` is another codec, BadFileError where none is found.
+    The codec is recognised by its hash. Unless it is `given`, it is searched for at the path that the token file
+    records and among the model files in the folder of the token file. Raises UsageError where `given` is another codec,
+    BadFileError where none is found.
     """
     if given is not None:
         given = named(given)
-        found = _holding(header.codec_sha256, [given])
-        if found is None:
+        located = _first_with(header.codec_sha256, [given])
+        if located is None:
             raise UsageError(
                 f"{given} is not the codec that {tokens} was made with; give the one with hash "
                 f"{header.codec_sha256[:12]}"
             )
     else:
-        found = _looked_for(header.codec_sha256, header.codec_path, tokens)
-    if found is None:
+        located = _search(header.codec_sha256, header.codec_path, tokens)
+    if located is None:
         raise BadFileError(
-            f"the codec of {tokens} (hash {header.codec_sha256[:12]}) is neither at {header.codec_path} nor beside the "
-            "token file; name it with --codec FILE"
+            f"the codec of {tokens} (hash {header.codec_sha256[:12]}) is neither at {header.codec_path} nor in the "
+            "folder of the token file; name it with --codec FILE"
         )
-    return found
+    return located
 
 
 def condition_codecs(
     header: TokenHeader, tokens: Path, given: Sequence[Path], kinds: Sequence[str] = ()
 ) -> dict[str, ModelFile]:
-    """The codecs that made the conditions of `tokens`, by kind, found likewise; what a rule made has none.
+    """The codecs that made the conditions of `tokens`, by kind, searched for as by `codec_for`. Conditions made by a
+    rule have none.
 
-    `kinds` are those wanted, without any all. UsageError where one of `given` made none of them, BadFileError where one
-    is not found.
+    `kinds` restricts the kinds; empty means all. UsageError where one of `given` made none of them, BadFileError where
+    one is not found.
     """
     given = [named(path) for path in given]
     found: dict[str, ModelFile] = {}
@@ -69,15 +71,15 @@ def condition_codecs(
     for kind, condition in header.conditions.items():
         if condition.codec_sha256.startswith(RULE) or (kinds and kind not in kinds):
             continue
-        located = _holding(condition.codec_sha256, given)
+        located = _first_with(condition.codec_sha256, given)
         if located is not None:
             used.add(located[2])
         else:
-            located = _looked_for(condition.codec_sha256, condition.codec_path, tokens)
+            located = _search(condition.codec_sha256, condition.codec_path, tokens)
         if located is None:
             raise BadFileError(
                 f"the {kind} codec of {tokens} (hash {condition.codec_sha256[:12]}) is neither at "
-                f"{condition.codec_path} nor beside the token file; name it with --cond-ckpt FILE"
+                f"{condition.codec_path} nor in the folder of the token file; name it with --cond-ckpt FILE"
             )
         found[kind] = located[1]
     for path in given:
@@ -86,13 +88,13 @@ def condition_codecs(
     return found
 
 
-def _looked_for(sha256: str, recorded: str, tokens: Path) -> tuple[VQGAN, ModelFile, Path] | None:
+def _search(sha256: str, recorded: str, tokens: Path) -> tuple[VQGAN, ModelFile, Path] | None:
     places = dict.fromkeys((Path(recorded), *sorted(tokens.absolute().parent.glob("*.safetensors"))))
-    return _holding(sha256, [path for path in places if _says(path, sha256)])
+    return _first_with(sha256, [path for path in places if _records(path, sha256)])
 
 
-def _holding(sha256: str, paths: Iterable[Path]) -> tuple[VQGAN, ModelFile, Path] | None:
-    """The first of these model files that holds the codec with that hash."""
+def _first_with(sha256: str, paths: Iterable[Path]) -> tuple[VQGAN, ModelFile, Path] | None:
+    """The first of these model files whose codec has that hash."""
     for path in paths:
         codec, model = load_codec(path)
         if codec.sha256() == sha256:
@@ -100,8 +102,8 @@ def _holding(sha256: str, paths: Iterable[Path]) -> tuple[VQGAN, ModelFile, Path
     return None
 
 
-def _says(path: Path, sha256: str) -> bool:
-    """Whether a model file claims to hold that codec; reads its header only."""
+def _records(path: Path, sha256: str) -> bool:
+    """Whether the header of a model file records that hash."""
     try:
         return bool(read_header(path).about.get("codec_sha256") == sha256)
     except BadFileError:

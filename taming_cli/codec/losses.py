@@ -33,10 +33,10 @@ def cross_entropy(x: Tensor, logits: Tensor) -> Tensor:
 
 
 def codebook_loss(z_e: Tensor, z_q: Tensor, beta: float, *, legacy: bool = False, learned: bool = True) -> Tensor:
-    """The codebook and commitment terms, mean over all of (B, D, h, w): a scalar.
+    """The codebook and commitment terms, the mean over (B, D, h, w): a scalar.
 
-    `|sg(z_e) - z_q|^2 + beta |z_e - sg(z_q)|^2` (van den Oord et al. 2017, equation 3). `legacy` has beta on the first
-    term instead, as the published code did. `learned=False` leaves the first term out: the codebook then learns by
+    `|sg(z_e) - z_q|^2 + beta |z_e - sg(z_q)|^2` (van den Oord et al. 2017, equation 3). `legacy` applies beta to the
+    first term instead, as the published code did. `learned=False` omits the first term, for a codebook that learns by
     moving averages.
     """
     z_e, z_q = z_e.float(), z_q.float()
@@ -48,10 +48,10 @@ def codebook_loss(z_e: Tensor, z_q: Tensor, beta: float, *, legacy: bool = False
 
 
 def discriminator_loss(logits: DiscriminatorLogits, kind: Literal["hinge", "vanilla"]) -> Tensor:
-    """What the discriminator minimises: a scalar.
+    """The loss of the discriminator: a scalar.
 
-    hinge: `(E relu(1 - real) + E relu(1 + fake)) / 2` (Lim & Ye 2017); vanilla: the same of softplus(-real) and
-    softplus(fake) (Goodfellow et al. 2014).
+    hinge: `(E relu(1 - real) + E relu(1 + fake)) / 2` (Lim & Ye 2017); vanilla: `(E softplus(-real) + E softplus(fake))
+    / 2` (Goodfellow et al. 2014).
     """
     real, fake = logits.real.float(), logits.fake.float()
     if kind == "hinge":
@@ -60,14 +60,14 @@ def discriminator_loss(logits: DiscriminatorLogits, kind: Literal["hinge", "vani
 
 
 def generator_loss(logits_fake: Tensor) -> Tensor:
-    """What the codec minimises of the discriminator's logits, `-E fake`: a scalar."""
+    """The adversarial loss of the codec, `-E fake`: a scalar."""
     return -logits_fake.float().mean()
 
 
 def adaptive_weight(grad_rec: Tensor, grad_gen: Tensor) -> Tensor:
     """`|grad rec| / (|grad gen| + 1e-4)`, clamped to [0, 1e4] (equation 7, with the published constants): a scalar.
 
-    Both are gradients at the decoder's last layer: of the reconstruction terms and of `generator_loss`.
+    The gradients are those at the decoder's last layer, of the reconstruction terms and of `generator_loss`.
     """
     ratio = torch.linalg.vector_norm(grad_rec.float()) / (torch.linalg.vector_norm(grad_gen.float()) + 1e-4)
     weight: Tensor = ratio.clamp(0.0, 1e4).detach()

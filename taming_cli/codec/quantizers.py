@@ -1,4 +1,4 @@
-"""The quantizer: nearest entry of a codebook, and how a codebook learns and stays alive."""
+"""Quantizers: the nearest entry of a codebook, how a codebook learns, and how unused entries are revived."""
 
 from typing import NamedTuple
 
@@ -11,19 +11,19 @@ from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.fp32 import exact
 
 _DISTANCES = 2**23
-"""Held at once, whatever the batch and the codebook: so many vectors are compared at a time."""
+"""Distances that are held at once, which bounds the number of vectors that are compared at a time."""
 
 
 class Quantized(NamedTuple):
-    """`z_e` as compared (B, D, h, w); `z_q` its nearest entries (B, D, h, w), with a graph to the codebook; `codes`
-    (B, h, w) int64."""
+    """`z_e` (B, D, h, w) as it is compared; `z_q` (B, D, h, w), its nearest entries, with a graph to the codebook;
+    `codes` (B, h, w) int64."""
 
     z_e: Tensor
     z_q: Tensor
     codes: Tensor
 
     def straight_through(self) -> Tensor:
-        """`z_q` whose gradient goes to `z_e` unchanged (Bengio et al. 2013): (B, D, h, w)."""
+        """`z_q` (B, D, h, w), whose gradient passes to `z_e` unchanged (Bengio et al. 2013)."""
         return self.z_e + (self.z_q - self.z_e).detach()
 
 
@@ -41,12 +41,12 @@ class Quantizer(nn.Module):
 
     @property
     def codebook(self) -> Tensor:
-        """The entries as they are compared and decoded: (K, D) fp32."""
+        """The entries (K, D) as they are compared and decoded, fp32."""
         weight = self.embedding.weight.float()
         return F.normalize(weight, dim=1) if self.normalize else weight
 
     def forward(self, z: Tensor) -> Quantized:
-        """(B, D, h, w) -> Quantized, in fp32 whatever the caller's autocast, without TF32."""
+        """(B, D, h, w) -> Quantized, in fp32 without TF32, regardless of the caller's autocast."""
         with exact(z.device):
             z_e = F.normalize(z.float(), dim=1) if self.normalize else z.float()
             codes = nearest(z_e.permute(0, 2, 3, 1).reshape(-1, z.shape[1]), self.codebook)
@@ -59,10 +59,10 @@ class Quantizer(nn.Module):
 
 
 class GumbelQuantizer(nn.Module):
-    """A codebook (K, D) whose codes are the largest of K logits of the encoder's output, as in the published GumbelVQ.
+    """A codebook (K, D) whose code is the largest of K logits of the encoder's output, as in the published GumbelVQ.
 
-    In training the code is drawn: a hard sample forward, the softmax's gradient backward (Jang et al. 2017; temperature
-    1). The published KL term, of weight 1e-8, is left out. In evaluation nothing is random.
+    In training the code is sampled: a hard sample forward, the gradient of the softmax backward (Jang et al. 2017, at
+    temperature 1). The published KL term, of weight 1e-8, is omitted. In evaluation nothing is random.
     """
 
     def __init__(self, codebook_size: int, codebook_dim: int) -> None:
@@ -72,11 +72,11 @@ class GumbelQuantizer(nn.Module):
 
     @property
     def embedding(self) -> nn.Embedding:
-        """The entries, under the name that they have in `Quantizer`."""
+        """The entries, under their name in `Quantizer`."""
         return self.embed
 
     def forward(self, z: Tensor) -> Quantized:
-        """(B, D, h, w) -> Quantized, in fp32; in training `z_e` is `z_q`, so that losses between the two vanish."""
+        """(B, D, h, w) -> Quantized, in fp32. In training `z_e` is `z_q`, so that losses between the two are zero."""
         with exact(z.device):
             logits = self.proj(z.float())  # (B, K, h, w)
             if not self.training:
@@ -95,16 +95,16 @@ class GumbelQuantizer(nn.Module):
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """The index of each vector's nearest entry: (N, D), (K, D) -> (N,) int64; argmin of |z|^2 + |e|^2 - 2 z.e."""
     squares = codebook.pow(2).sum(1)
-    found = []
+    codes = []
     for rows in torch.split(vectors, max(1, _DISTANCES // len(codebook))):
         distance = rows.pow(2).sum(1, keepdim=True) + squares - 2 * rows @ codebook.t()
-        found.append(distance.argmin(1))
-    return torch.cat(found)
+        codes.append(distance.argmin(1))
+    return torch.cat(codes)
 
 
-class Use(NamedTuple):
-    """How a batch uses a codebook, each (K,) fp32 or bool: `counts` of each code in the batch, `uses` their moving
-    averages with this batch, and `dead`, the entries that fall out of use with it."""
+class CodebookUse(NamedTuple):
+    """How a batch uses a codebook: `counts` (K,) fp32 of each code, `uses` (K,) fp32, their moving averages including
+    this batch, and `dead` (K,) bool, the entries whose use has fallen below the threshold."""
 
     counts: Tensor
     uses: Tensor
@@ -112,11 +112,11 @@ class Use(NamedTuple):
 
 
 class CodebookAverages:
-    """The codebook as moving averages of what is assigned to it, and the revival of entries that fall out of use.
+    """Learns a codebook as moving averages of the vectors assigned to each entry, and revives dead entries.
 
-    Averages: van den Oord et al. 2017, appendix A.1. The state lives beside the quantizer, not in it, so the model's
-    keys stay the published ones. With `learn=False` only the use of each entry is followed (for revival). `trained`
-    says that the codebook is one to go on with, rather than one to be placed on the first batch.
+    Averages: van den Oord et al. 2017, appendix A.1. The state is kept outside the quantizer, so that the keys of the
+    model stay the published ones. With `learn=False`, only the use of each entry is tracked, for revival. `trained`
+    keeps the entries of a trained codebook, which would otherwise be placed on vectors of the first batch.
     """
 
     def __init__(
@@ -129,18 +129,18 @@ class CodebookAverages:
         self.trained, self.updates = trained, 0
 
     @torch.no_grad()
-    def look(self, quantized: Quantized, world: World = ALONE) -> Use:
-        """How a batch, of which each process has a part, uses the codebook. Nothing is updated, and nothing waits for
-        the device."""
+    def measure(self, quantized: Quantized, world: World = ALONE) -> CodebookUse:
+        """How a batch, of which each process has a part, uses the codebook. Updates nothing, and does not wait for the
+        device."""
         codes, size = quantized.codes.flatten(), len(self.uses)
         ones = torch.ones((), device=self.uses.device).expand(len(codes))
         counts = world.total(torch.zeros_like(self.uses).index_add_(0, codes, ones))
         even = len(codes) * world.size / size
         if self.updates == 0 and self.revive and not self.trained:
-            return Use(counts, self.uses, torch.ones_like(self.uses, dtype=torch.bool))
+            return CodebookUse(counts, self.uses, torch.ones_like(self.uses, dtype=torch.bool))
         before = torch.full_like(self.uses, even) if self.updates == 0 and self.trained else self.uses
         uses = before.lerp(counts, 1 - self.decay)
-        return Use(counts, uses, uses < self.revive * even)
+        return CodebookUse(counts, uses, uses < self.revive * even)
 
     @torch.no_grad()
     def update(
@@ -148,19 +148,20 @@ class CodebookAverages:
         quantized: Quantized,
         generator: torch.Generator,
         world: World = ALONE,
-        use: Use | None = None,
+        use: CodebookUse | None = None,
         dead: int | None = None,
     ) -> Tensor:
-        """Take in one batch, of which each process has a part; returns the indices of revived entries, (R,) int64.
+        """Update by one batch, of which each process has a part; returns the indices of revived entries, (R,) int64.
 
         The first call places an untrained codebook on vectors of the batch. Later, an entry whose share of use falls
-        below `revive` times an even share 1/K is put on a random vector of the batch, its averages with it. `generator`
-        (CPU) makes the choice reproducible, and the same in every process.
+        below `revive` times the even share 1/K is moved to a random vector of the batch, with its averages. `generator`
+        (CPU) makes the choice reproducible, and equal in all processes.
 
-        `use` is what `look` found, and `dead` how many entries of it are; given both, nothing waits for the device.
+        `use` is the result of `measure`, and `dead` its number of dead entries; given both, this does not wait for the
+        device.
         """
         weight = self.quantizer.embedding.weight
-        use = self.look(quantized, world) if use is None else use
+        use = self.measure(quantized, world) if use is None else use
         vectors = quantized.z_e.detach().permute(0, 2, 3, 1).reshape(-1, weight.shape[1])
         if self.updates == 0 and self.revive and not self.trained:
             return self._place(torch.arange(len(weight), device=weight.device), world.rows(vectors), generator)
@@ -176,11 +177,11 @@ class CodebookAverages:
         dead = int(use.dead.sum()) if dead is None else dead
         if not dead:
             return torch.empty(0, dtype=torch.int64, device=weight.device)
-        entries = use.dead.byte().argsort(descending=True, stable=True)[:dead]  # as nonzero(), which has to wait
+        entries = use.dead.byte().argsort(descending=True, stable=True)[:dead]  # as nonzero(), which would wait
         return self._place(entries, world.rows(vectors), generator)
 
     def _place(self, entries: Tensor, vectors: Tensor, generator: torch.Generator) -> Tensor:
-        """Put `entries` on random vectors (with a little noise where there are fewer vectors than entries)."""
+        """Move `entries` to random vectors, with a little noise where there are fewer vectors than entries."""
         weight = self.quantizer.embedding.weight
         chosen = torch.randperm(len(vectors), generator=generator)
         if len(vectors) < len(entries):
@@ -188,7 +189,7 @@ class CodebookAverages:
         placed = vectors[to_device(chosen[: len(entries)], vectors.device)]
         if len(vectors) < len(entries):
             noise = to_device(torch.randn(placed.shape, generator=generator), placed.device)
-            spread = vectors.std(0) if len(vectors) > 1 else torch.zeros_like(vectors[0])  # of one vector it is NaN
+            spread = vectors.std(0) if len(vectors) > 1 else torch.zeros_like(vectors[0])  # std of one vector is NaN
             placed = placed + 0.02 * spread * noise
         weight.index_copy_(0, entries, placed.to(weight.dtype))
         even = len(vectors) / len(weight)
@@ -198,7 +199,7 @@ class CodebookAverages:
         return entries
 
     def state_dict(self) -> dict[str, Tensor | int]:
-        """What an exact resume needs."""
+        """The averages, for an exact resume."""
         return {"uses": self.uses, "sums": self.sums, "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:

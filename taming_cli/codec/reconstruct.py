@@ -1,4 +1,4 @@
-"""Pictures through the codec and back, and token files to pictures: `taming reconstruct` and `taming decode`."""
+"""Reconstruct pictures, and decode token files to pictures: `taming reconstruct` and `taming decode`."""
 
 import hashlib
 import json
@@ -30,16 +30,18 @@ from taming_cli.runtime.device import autocast, pick_device, pick_precision, pre
 from taming_cli.runtime.memory import USUAL, Room, room
 
 DECODING = "decoding"
-"""In a picture's text chunk and in JSON: `exact` or `estimated`."""
+"""The key in a picture's text chunk and in JSON; its value is `exact` or `estimated`."""
 STRIP = 2**24
-"""Numbers of a codec's input that are made at once of each picture to be shown."""
+"""Largest number of values of a codec's input at once when a picture is rendered."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """Where pictures were written, how many, what was skipped. Where there are originals, means over them: `psnr` in
-    dB, or of label maps `accuracy`, the share of right pixels. `estimated` of the pictures did not fit the memory, and
-    were decoded with estimated statistics."""
+    """The folder and number of written pictures, and the skipped ones.
+
+    Where there are originals, `psnr` is the mean in dB, or for label maps `accuracy` the mean share of correct pixels.
+    `estimated` is the number of pictures that did not fit the memory and were decoded with estimated statistics.
+    """
 
     folder: Path
     count: int
@@ -64,13 +66,15 @@ def reconstruct(
     dry_run: bool = False,
     on_item: Callable[[int, int], None] | None = None,
 ) -> Written:
-    """Write each picture's reconstruction as `out/<name>.png`: its centre crop of `size`, or all of it at its own size.
+    """Write the reconstruction of each picture to `out/<name>.png`: of its centre crop of `size`, or of all of it.
 
-    A codec of condition maps takes those, and paints them. A picture whose sides f does not divide is continued by its
-    edge for the codec, and cut again. A picture is decoded in `memory` GiB, by default half of what is free (`room`),
-    exactly if it fits: its text chunk says so. `shard` takes every n-th picture; `dry_run` writes nothing, and counts
-    what would be written. Raises UsageError for a name that leads out of the folder, and where an original, or a file
-    made otherwise, would be overwritten.
+    A codec of condition maps takes maps and renders the reconstructions as pictures. A picture whose sides are not
+    multiples of f is padded by repeating its edge, and the result is cropped. A picture is decoded in `memory` GiB, by
+    default half of the free memory (see `room`), exactly if it fits; its text chunk records that. `shard` selects every
+    n-th picture. `dry_run` writes nothing, and counts what would be written. `on_item` receives (done, total).
+
+    Raises UsageError for a name that leads out of the folder, and where an original, or a file made with other
+    settings, would be overwritten.
     """
     codec, model = load_codec(ckpt)
     content = content_in(model)
@@ -91,7 +95,7 @@ def reconstruct(
         for batch in batches:
             if batch.items:
                 with autocast(where, dtype):
-                    rebuilt, codes = through(codec, batch.images, content, space)
+                    rebuilt, codes = round_trip(codec, batch.images, content, space)
                 rec = _shown(rebuilt, content) if content.categorical else rebuilt
                 if content.categorical:
                     total += (rebuilt == batch.images).double().mean((1, 2, 3)).sum().item()
@@ -124,12 +128,14 @@ def decode(
     on_item: Callable[[int, int], None] | None = None,
     on_decode: Callable[[int, int], None] | None = None,
 ) -> Written:
-    """Write the pictures of a token file as `out/<name>.png`; further views as `out/<name>.view1.png` and so on.
+    """Write the pictures of a token file to `out/<name>.png`, and further views to `out/<name>.view1.png` and so on.
 
-    A picture is decoded in `memory` GiB as by `reconstruct`. `shard` takes a stretch of the file; `dry_run` writes
-    nothing, and counts what would be written. `on_item` is told (pictures written, pictures in all), `on_decode` (cells
-    decoded, cells in all) of each batch. Raises UsageError for a name that leads out of the folder and where a file
-    made otherwise is in the way, BadFileError for a file that is damaged or whose codec is not found.
+    A picture is decoded in `memory` GiB as by `reconstruct`. `shard` selects a contiguous part of the file. `dry_run`
+    writes nothing, and counts what would be written. `on_item` receives (pictures written, total pictures), and
+    `on_decode` (cells decoded, total cells) for each batch.
+
+    Raises UsageError for a name that leads out of the folder, and where a file made with other settings would be
+    overwritten; BadFileError for a file that is damaged or whose codec is not found.
     """
     file = TokenFile(tokens)
     codec, _, _ = codec_for(file.header, tokens, codec_path)
@@ -159,20 +165,20 @@ def decode(
 
 
 def decoding(whole: bool) -> str:
-    """What is said of pictures under DECODING: whether their statistics were taken over the whole of each."""
+    """The value of DECODING: whether the statistics of a picture were taken over the whole of it."""
     return "exact" if whole else "estimated"
 
 
-class Through(NamedTuple):
-    """What a codec made of its input, on the CPU: uint8 (B, 3, H, W), or the most likely labels (B, 1, H, W); and the
-    `codes` (B, h, w) between."""
+class RoundTrip(NamedTuple):
+    """A codec's reconstruction, uint8 (B, 3, H, W), or the most likely labels (B, 1, H, W), and its `codes` (B, h, w);
+    both on the CPU."""
 
     rebuilt: Tensor
     codes: Tensor
 
 
-def through(codec: VQGAN, images: Tensor, content: Content, space: Room = USUAL) -> Through:
-    """A content's tensors (B, C, H, W) of any size, there and back."""
+def round_trip(codec: VQGAN, images: Tensor, content: Content, space: Room = USUAL) -> RoundTrip:
+    """Encode and decode a content's tensors (B, C, H, W) of any size."""
     height, width = images.shape[-2:]
 
     def finish(x_rec: Tensor) -> Tensor:
@@ -180,29 +186,29 @@ def through(codec: VQGAN, images: Tensor, content: Content, space: Room = USUAL)
 
     codes = codes_of(codec, images, content, space.encode)
     rebuilt = tiles.decode(codec, codes, finish=finish, budget=space.decode)
-    return Through(rebuilt[..., :height, :width], codes.cpu())
+    return RoundTrip(rebuilt[..., :height, :width], codes.cpu())
 
 
 def codes_of(codec: VQGAN, images: Tensor, content: Content, budget: int = tiles.BUDGET) -> Tensor:
-    """A content's tensors (B, C, H, W) of any size, continued by their edge to a multiple of f -> codes (B, h, w)."""
+    """A content's tensors (B, C, H, W), padded to multiples of f by repeating the edge -> codes (B, h, w)."""
     f = codec.config.downsample_factor
     rows, columns = (torch.arange(math.ceil(n / f) * f).clamp(max=n - 1) for n in images.shape[-2:])
     return tiles.encode(codec, images[:, :, rows][..., columns], to_input=content.to_input, budget=budget)
 
 
 def _shown(images: Tensor, content: Content) -> Tensor:
-    """A content's tensors (B, C, H, W) as pictures, uint8 (B, 3, H, W): in strips, for a codec's input is large."""
+    """A content's tensors (B, C, H, W) as pictures, uint8 (B, 3, H, W), in strips, since a codec's input is large."""
     strips = torch.split(images, max(1, STRIP // (content.channels * images.shape[3])), 2)
     return torch.cat([content.show(content.to_input(strip)) for strip in strips], 2)
 
 
 def _made(codec: VQGAN, **how: str) -> dict[str, str]:
-    """What a picture is made with, for its text chunk."""
+    """How a picture was made, for its text chunk."""
     return {"codec_sha256": tensors_sha256(codec.state_dict(), to_dict(codec.config)), **how}
 
 
 def _hidden(path: Path, member: str = "") -> str:
-    """Tells one source from another, but nothing of the folders that it lies in: pictures are given away."""
+    """Identifies a source without revealing the folders that it lies in, since pictures are passed on."""
     return hashlib.sha256(f"{path.resolve()} {member}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
@@ -211,10 +217,10 @@ def _text(stamp: Mapping[str, str], whole: bool) -> str:
 
 
 def _refuse_others(stamps: Mapping[Path, Mapping[str, str]]) -> None:
-    """UsageError where a file is there that was not made with the same: nothing is overwritten silently."""
+    """UsageError where a file exists that was made with other settings: nothing is overwritten silently."""
     for path, stamp in stamps.items():
         if path.exists() and png_settings(path) not in (_text(stamp, True), _text(stamp, False)):
-            raise UsageError(f"{path} exists and was made otherwise; give another folder")
+            raise UsageError(f"{path} exists and was made with other settings; give another folder")
 
 
 def _view(path: Path, view: int) -> Path:
@@ -222,8 +228,8 @@ def _view(path: Path, view: int) -> Path:
 
 
 def _targets(out: Path, names: Sequence[str], originals: Sequence[Path] = (), *, views: int = 1) -> list[Path]:
-    """One PNG below `out` for each name, same folders: its suffix replaced; where two pictures or views would meet,
-    with `.png` added to every name; where they still meet, with their number too.
+    """A PNG below `out` for each name, in the same subfolders, with its suffix replaced. Where two pictures or views
+    would have the same path, `.png` is appended to every name instead; where that is not enough, their numbers too.
 
     UsageError for a name that leads out of the folder, and where an original would be overwritten.
     """
@@ -233,9 +239,9 @@ def _targets(out: Path, names: Sequence[str], originals: Sequence[Path] = (), *,
         if name.startswith("/") or ".." in PurePosixPath(name).parts:
             raise UsageError(f"{name!r} would be written outside of {out}; rename it first")
     targets = [out / PurePosixPath(name).with_suffix(".png") for name in names]
-    if _meet(targets, views):
+    if _collide(targets, views):
         targets = [out / f"{name}.png" for name in names]
-    if _meet(targets, views):
+    if _collide(targets, views):
         targets = [out / f"{name}.{number}.png" for number, name in enumerate(names)]
     taken = {path.resolve() for path in originals}
     for path in targets:
@@ -244,5 +250,5 @@ def _targets(out: Path, names: Sequence[str], originals: Sequence[Path] = (), *,
     return targets
 
 
-def _meet(targets: Sequence[Path], views: int) -> bool:
+def _collide(targets: Sequence[Path], views: int) -> bool:
     return len({_view(path, view) for path in targets for view in range(views)}) < len(targets) * views

@@ -1,7 +1,8 @@
-"""What a codec's training is made from and with, settled before anything is written: its pictures, its settings, and
-the codec that it starts from."""
+"""What a codec is trained on and starts from, resolved and checked before anything is written: its pictures or maps,
+how they are read, its settings, and the codec with its initial weights."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,41 +12,47 @@ import torch
 from torch import Tensor
 
 from taming_cli.codec.estimate import check_memory
-from taming_cli.codec.inputs import data_of
-from taming_cli.codec.material import material, tell_labels
+from taming_cli.codec.locate import content_in
 from taming_cli.codec.vqgan import VQGAN, codec_from
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
-from taming_cli.config.fields import from_dict
-from taming_cli.data.conditions.counts import Counted
+from taming_cli.config.fields import from_dict, to_dict
+from taming_cli.data.conditions.counts import Counted, count_labels
+from taming_cli.data.conditions.depth import WHOLE
+from taming_cli.data.conditions.labels import read_colours
 from taming_cli.data.conditions.pairs import each_picture, with_pictures
-from taming_cli.data.contents import Content, content
+from taming_cli.data.contents import Content, Depth, Segmentation, content
 from taming_cli.data.sources import Item, list_items
-from taming_cli.data.split import Split, content_keys, split
-from taming_cli.errors import UsageError
-from taming_cli.runtime.checkpoint import load_model
+from taming_cli.data.split import Split, content_keys, digest, split
+from taming_cli.errors import BadImageError, UsageError
+from taming_cli.runtime.checkpoint import load_model, read_header
 from taming_cli.runtime.device import pick_device
 from taming_cli.runtime.model_files import recorded
 from taming_cli.runtime.run import lists
+from taming_cli.runtime.run.data import Data, Fingerprints, content_hashes, name_hashes
 from taming_cli.runtime.run.folder import absolute, read_settings
 
-_COLOUR = 4.0  # brightness varies 3 and 8 times as much as the two directions of colour in photographs
+_log = logging.getLogger(__name__)
+_COLOUR = 4.0  # in photographs, brightness varies 3 and 8 times as much as the two directions of colour
+_LISTED_BY = ("kind", "held", "val_images")
+"""Settings that decide which pictures are listed, and how the model file counts them."""
 
 
-class Settled(NamedTuple):
-    """The pictures, split, and the settings with all that follows from them."""
+class Setup(NamedTuple):
+    """The pictures, split into training and held-out ones, and the settings with all that follows from the pictures.
+
+    `labels` are those of segmentation maps. `keys` are the pictures' content keys by name; empty where `val` names the
+    held-out pictures, so that no file had to be read.
+    """
 
     pictures: Split
     codec: CodecConfig
     train: CodecTrainConfig
     content: Content
     labels: Counted | None
-    """Of segmentation maps."""
-
     keys: Mapping[str, int | None]
-    """The pictures' content keys by name; none where `val` names the held-out ones, and nothing had to be read."""
 
 
-def settled(
+def set_up(
     images: Sequence[Path],
     codec: CodecConfig,
     discriminator: DiscriminatorConfig,
@@ -53,84 +60,70 @@ def settled(
     *,
     run: Path | None = None,
     processes: int = 1,
-) -> Settled:
-    """What a training is made from and with; `run` is the folder of a run that goes on, and `processes` share each
-    batch. Of segmentation maps, the labels that occur are logged.
+) -> Setup:
+    """Resolve the settings of a training on `images`. `run` is the folder of a run that is resumed; `processes` share
+    each batch. Logs which labels occur in segmentation maps.
 
-    Raises UsageError for settings or inputs that do not fit, and for more labels than memory holds.
+    Raises UsageError for settings or inputs that do not fit, and for more labels than fit into memory.
     """
     train = replace(train, val=absolute(train.val), init=recorded(train.init), colours=absolute(train.colours))
     train = replace(train, pictures=absolute(train.pictures))
     _check_size(codec, discriminator, train)
     pictures, keys = _split(images, train, run)
-    last = None if run is None else run / "checkpoints" / "last.safetensors"
-    holds, labels = material([*pictures.train, *pictures.held], train, codec.in_channels, last)
+    holds = _content(train, run)
+    labels = None
+    if isinstance(holds, Segmentation):
+        known = train.labels or (codec.in_channels if train.init else 0)
+        labels = count_labels(
+            [*pictures.train, *pictures.held],
+            labels=known,
+            unlabelled=holds.unlabelled,
+            colours=holds.colours,
+            values=holds.values,
+        )
+        holds = replace(holds, labels=labels.labels)
+        train = replace(train, labels=labels.labels)
     codec = replace(codec, in_channels=holds.channels, out_ch=holds.channels)
     if labels is not None:
-        train = replace(train, labels=labels.labels)
         device = pick_device(train.device)
         own = -(-train.batch_size // processes) if device.type == "cuda" else train.batch_size  # each has its own GPU
         check_memory(codec, discriminator, replace(train, batch_size=own), str(labels), device)
-        tell_labels(labels)
-    return Settled(pictures, codec, train, holds, labels, keys)
+        for line in (str(labels), *(f"warning: {warning}" for warning in labels.warnings)):
+            _log.warning("%s", line)
+    return Setup(pictures, codec, train, holds, labels, keys)
 
 
-def identity(images: Sequence[Path], discriminator: DiscriminatorConfig, known: Settled) -> dict[str, Any]:
-    """What makes a run the one to go on with, as `look` and `open_run` take it: its settings, and what it is made
-    from."""
+def identity(images: Sequence[Path], discriminator: DiscriminatorConfig, setup: Setup) -> dict[str, Any]:
+    """The settings and the data by which a run is recognised, as keyword arguments of `inspect_run` and `open_run`."""
     inputs = lists.recorded(images)
-    groups = {"codec": known.codec, "discriminator": discriminator, "train": known.train}
-    data = cache(lambda: data_of(known.pictures, known.keys, known.train, known.content, inputs))
-    return {"groups": groups, "inputs": inputs, "data": data}
+    groups = {"codec": setup.codec, "discriminator": discriminator, "train": setup.train}
+    return {"groups": groups, "inputs": inputs, "data": cache(lambda: _data_of(setup, inputs))}
 
 
-def _check_size(codec: CodecConfig, discriminator: DiscriminatorConfig, train: CodecTrainConfig) -> None:
-    """Refuse a size that f does not divide, or that leaves the discriminator no patch, before anything is made."""
-    codec.latent(train.size)
-    least = discriminator.smallest_side
-    if train.disc_weight and min(train.size.width, train.size.height) < least:
-        raise UsageError(
-            f"size {train.size} is below the {least} pixels a side that disc_num_layers "
-            f"{discriminator.disc_num_layers} needs; use fewer layers, or --disc-weight 0"
-        )
+def picture_counts(pictures: Split, train: CodecTrainConfig) -> dict[str, object]:
+    """What the model file records of the pictures: how many, and hashes of which."""
+    return {
+        "train": len(pictures.train),
+        "held": len(pictures.held),
+        "sha256": digest(pictures.train),
+        "held_sha256": digest(pictures.held[: train.val_images]),
+    }
 
 
 def held_out(run: Path) -> tuple[Item, ...]:
-    """The pictures that the codec in a run folder never learned from, of those that are still there."""
+    """The held-out pictures of the codec in a run folder, of those that still exist."""
     settings = read_settings(run)
     train = from_dict(CodecTrainConfig, settings["config"]["train"], str(run / "config.json"))
     return _split(lists.inputs_of(run, settings["inputs"]), train, run)[0].held
 
 
-def _split(images: Sequence[Path], train: CodecTrainConfig, run: Path | None) -> tuple[Split, Mapping[str, int | None]]:
-    """The two sides, and the content keys by name where the sides follow from them."""
-    listed = _listed(images, train)
-    if (val := lists.val_of(run, train.val)) is not None:
-        return Split(listed, _listed([Path(val)], train)), {}
-    keys = content_keys(listed)
-    found = split(listed, held_fraction=train.held, keys=keys)
-    return found, {item.name: key for item, key in zip(listed, keys, strict=True)}
-
-
-def _listed(paths: Sequence[Path], train: CodecTrainConfig) -> tuple[Item, ...]:
-    found = list_items(paths, extensions=content(train.kind).extensions)
-    beside = [end for end in found.others if end.count(".") > 1]
-    if beside and train.kind in ("segmentation", "depth", "pose"):
-        raise UsageError(
-            f"{paths[0]}: the maps ({beside[0]}) lie beside their pictures, which would be read as maps; put the maps "
-            "into a folder of their own"
-        )
-    items = each_picture(found.items)
-    return items if train.pictures is None else with_pictures(items, Path(train.pictures), paths[0])
-
-
-def first_codec(config: CodecConfig, train: CodecTrainConfig, holds: Content) -> VQGAN:
-    """A new codec, or the one that `init` names, whose architecture must be the one asked for."""
+def first_codec(config: CodecConfig, train: CodecTrainConfig, content: Content) -> VQGAN:
+    """A new codec, or the one that `init` names. UsageError where that one has another architecture than `config`."""
     if train.init is None:
         if train.train == "decoder":
             raise UsageError("--train decoder trains the decoder of a finished codec; name it with --init FILE")
         codec = VQGAN(config)
-        _whiten(codec.encoder.conv_in.weight, holds)
+        _whiten(codec.encoder.conv_in.weight, content)
         return codec
     model = load_model(Path(train.init))
     codec = codec_from(model, train.init)
@@ -140,15 +133,130 @@ def first_codec(config: CodecConfig, train: CodecTrainConfig, holds: Content) ->
     return codec
 
 
-@torch.no_grad()
-def _whiten(weight: Tensor, holds: Content) -> None:
-    """Scale the first layer's initial weights, (ch, C, 3, 3), as if the channels of its input varied alike.
+def _check_size(codec: CodecConfig, discriminator: DiscriminatorConfig, train: CodecTrainConfig) -> None:
+    """UsageError for a size that is not a multiple of f, or that leaves the discriminator no patch."""
+    codec.latent(train.size)
+    least = discriminator.smallest_side
+    if train.disc_weight and min(train.size.width, train.size.height) < least:
+        raise UsageError(
+            f"size {train.size} is below the {least} pixels a side that disc_num_layers "
+            f"{discriminator.disc_num_layers} needs; use fewer layers, or --disc-weight 0"
+        )
 
-    Of one-hot channels one is 1 and the others 0, so that their sum is sqrt(C) smaller than the initialisation counts
-    on. The colours of pictures vary several times less than their brightness. What starts small drowns in the residual
-    branches, and is learned late.
+
+def _split(images: Sequence[Path], train: CodecTrainConfig, run: Path | None) -> tuple[Split, Mapping[str, int | None]]:
+    """Training and held-out pictures, and the content keys by name where the split follows from them."""
+    listed = _listed(images, train)
+    if (val := lists.val_of(run, train.val)) is not None:
+        return Split(listed, _listed([Path(val)], train)), {}
+    keys = content_keys(listed)
+    sides = split(listed, held_fraction=train.held, keys=keys)
+    return sides, {item.name: key for item, key in zip(listed, keys, strict=True)}
+
+
+def _listed(paths: Sequence[Path], train: CodecTrainConfig) -> tuple[Item, ...]:
+    listing = list_items(paths, extensions=content(train.kind).extensions)
+    beside = [end for end in listing.others if end.count(".") > 1]
+    if beside and train.kind in ("segmentation", "depth", "pose"):
+        raise UsageError(
+            f"{paths[0]}: the maps ({beside[0]}) lie beside their pictures, which would be read as maps; put the maps "
+            "into a folder of their own"
+        )
+    items = each_picture(listing.items)
+    return items if train.pictures is None else with_pictures(items, Path(train.pictures), paths[0])
+
+
+def _content(train: CodecTrainConfig, run: Path | None) -> Content:
+    """How the files of a training are read.
+
+    What the settings leave open follows from the codec that the training starts from. For a resumed run that is its
+    last model, so that the file of `train.init` may be gone. UsageError for a codec of another kind.
     """
-    if holds.categorical:
-        weight.mul_(holds.channels**0.5)
-    elif holds.kind == "image":
+    holds = content(
+        train.kind,
+        labels=train.labels,
+        unlabelled=train.unlabelled,
+        colours=read_colours(Path(train.colours)) if train.colours else None,
+        label_values=train.label_values,
+        missing=train.missing,
+        depth_range=train.depth_range,
+    )
+    last = None if run is None else run / "checkpoints" / "last.safetensors"
+    start = last if last is not None and last.exists() else Path(train.init or "")
+    if train.init is None or (last is not None and not start.exists()):
+        return holds
+    before = content_in(read_header(start))
+    if before.kind != train.kind:
+        raise UsageError(
+            f"{train.init} is a codec of kind {before.kind!r}, not {train.kind!r}; use --kind {before.kind}"
+        )
+    return _completed(holds, before)
+
+
+def _completed(holds: Content, before: Content) -> Content:
+    """`holds`, with how another codec's maps were read where the settings leave that open."""
+    if isinstance(holds, Segmentation) and isinstance(before, Segmentation):
+        given = holds.unlabelled or holds.colours is not None or holds.values
+        return holds if given else replace(before, labels=holds.labels)
+    if isinstance(holds, Depth) and isinstance(before, Depth):
+        percentiles = before.percentiles if holds.percentiles == WHOLE else holds.percentiles
+        return Depth(holds.missing or before.missing, percentiles)
+    return holds
+
+
+def _data_of(setup: Setup, inputs: Sequence[str]) -> Data:
+    """What a run records of its pictures.
+
+    Where their content keys are known, the same contents under other names are the same pictures. Where they are not, a
+    picture is its name and its size, since reading the start of each file serves no other purpose.
+    """
+    pictures, train, keys = setup.pictures, setup.train, setup.keys
+    if train.val is None:
+        listings = {"inputs": _fingerprints([*pictures.train, *pictures.held], keys)}
+    else:
+        listings = {"inputs": _fingerprints(pictures.train, keys), "val": _fingerprints(pictures.held, keys)}
+    if train.pictures is not None:  # which give the sizes of the maps
+        of_maps = [item.picture for item in (*pictures.train, *pictures.held) if item.picture is not None]
+        listings["pictures"] = _fingerprints(of_maps, {})
+    settings = to_dict(train)
+    return Data(
+        what="pictures",
+        listings=listings,
+        places={
+            "inputs": " ".join(inputs),
+            "val": f"--val {train.val}",
+            "pictures": f"--pictures {train.pictures}",
+            "colour table": f"--colours {train.colours}",
+        },
+        about={"data": picture_counts(pictures, train), **setup.content.about()},
+        by={name: settings[name] for name in _LISTED_BY},
+        named=not keys,
+        hashes={"colour table": repr(setup.content.about()["colours"])} if train.colours else {},
+        init=train.init,
+    )
+
+
+def _fingerprints(items: Sequence[Item], keys: Mapping[str, int | None]) -> Fingerprints:
+    contents: Iterable[bytes] = (b"%d" % (keys[item.name] or 0) if keys else _size(item) for item in items)
+    return Fingerprints(name_hashes(item.name for item in items), content_hashes(contents))
+
+
+def _size(item: Item) -> bytes:
+    try:
+        return b"%d" % item.size()
+    except BadImageError:
+        return b"-1"
+
+
+@torch.no_grad()
+def _whiten(weight: Tensor, content: Content) -> None:
+    """Scale the first layer's initial weights, (ch, C, 3, 3), as if all channels of its input had the same variance.
+
+    Of one-hot channels one is 1 and the others 0, so their sum is sqrt(C) smaller than the initialisation assumes. The
+    colours of pictures vary several times less than their brightness. What starts small is lost among the residual
+    branches and is learned late.
+    """
+    if content.categorical:
+        weight.mul_(content.channels**0.5)
+    elif content.kind == "image":
         weight.copy_(_COLOUR * weight + (1 - _COLOUR) * weight.mean(1, keepdim=True))

@@ -1,4 +1,4 @@
-"""All that a codec's training changes as it goes, and its way to a trainer file and back."""
+"""The state of a codec's training, what its forward passes are, and how it is saved and restored."""
 
 import copy
 import math
@@ -6,32 +6,64 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from taming_cli.codec.discriminator import BatchNorm, Discriminator
-from taming_cli.codec.forward import Comparing, Reconstructing
-from taming_cli.codec.quantizers import CodebookAverages, Quantized, Quantizer, Use
+from taming_cli.codec.losses import DiscriminatorLogits
+from taming_cli.codec.quantizers import CodebookAverages, CodebookUse, Quantized, Quantizer
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.codec import CodecTrainConfig, DiscriminatorConfig
+from taming_cli.runtime.device import autocast, full_precision
 from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.gradient_checkpointing import recompute
 
 
 class Criterion(NamedTuple):
-    """The figures that models are compared by, added up: the smaller, the better."""
+    """The sum of figures by which models are compared, smaller is better; `by` names the figures."""
 
     by: str
     value: float
+
+
+class Reconstructor(nn.Module):
+    """The forward pass of a codec in training, as one module for DistributedDataParallel."""
+
+    def __init__(self, codec: VQGAN) -> None:
+        super().__init__()
+        self.codec = codec
+
+    def forward(self, x: Tensor, precision: torch.dtype) -> tuple[Tensor, Quantized]:
+        """(B, C, H, W) -> the reconstruction, fp32 of the same shape, and the quantizer's output."""
+        codec = self.codec
+        with autocast(x.device, precision):
+            quantized = codec.quantized(x)
+            features = codec.decoder.features(codec.post_quant_conv(quantized.straight_through()))
+        with full_precision(x.device):
+            return codec.decoder.conv_out(features.float()), quantized
+
+
+class RealAndFake(nn.Module):
+    """The forward passes of a discriminator in training, as one module for DistributedDataParallel. Real and generated
+    pictures are separate batches, each with its own batch statistics."""
+
+    def __init__(self, discriminator: Discriminator) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+
+    def forward(self, real: Tensor, fake: Tensor, precision: torch.dtype) -> DiscriminatorLogits:
+        """(B, C, H, W), twice -> logits (B, 1, h, w), twice."""
+        with autocast(real.device, precision):
+            return DiscriminatorLogits(real=self.discriminator(real), fake=self.discriminator(fake))
 
 
 @dataclass(kw_only=True)
 class CodecState:
     """Networks, optimisers, averages and counters. `average` is the codec to use: the moving average of the weights.
 
-    `reconstructing` and `comparing` are the forward passes of codec and discriminator; in several processes their
-    gradients are averaged. All else is the same in each. `best` is what the best model was chosen by, `best_by` names
-    those figures, and `best_weight` is how much the adversarial term counted when it was trained (0 to 1). `validation`
-    holds the last validation's figures.
+    `reconstruct` and `discriminate` are the forward passes of codec and discriminator. With several processes they
+    average gradients; everything else is the same in each process. `best` is the criterion of the best model so far,
+    `best_by` names its figures, and `best_weight` is the share (0 to 1) at which the adversarial term counted when that
+    model was trained. `validation` holds the figures of the last validation.
     """
 
     codec: VQGAN
@@ -40,8 +72,8 @@ class CodecState:
     codebook: CodebookAverages
     codec_optimizer: torch.optim.Optimizer
     discriminator_optimizer: torch.optim.Optimizer
-    reconstructing: nn.Module
-    comparing: nn.Module
+    reconstruct: nn.Module
+    discriminate: nn.Module
     precision: torch.dtype
     seed: int
     world: World = ALONE
@@ -54,10 +86,10 @@ class CodecState:
     best_weight: float = 0.0
     validation: dict[str, float] = field(default_factory=dict)
 
-    def update_codebook(self, quantized: Quantized, config: CodecTrainConfig, use: Use, dead: int) -> None:
-        """Let the codebook learn from one batch and revive entries out of use; their optimiser state starts anew.
+    def update_codebook(self, quantized: Quantized, config: CodecTrainConfig, use: CodebookUse, dead: int) -> None:
+        """Update the codebook by one batch and revive dead entries, whose optimiser state is reset.
 
-        `use` is what `codebook.look` found, and `dead` how many entries of it are.
+        `use` is the result of `codebook.measure`, and `dead` its number of dead entries.
         """
         if config.train == "decoder":
             return
@@ -74,28 +106,28 @@ class CodecState:
 
     @torch.no_grad()
     def update_average(self, decay: float) -> None:
-        """Move the average towards the codec; early steps count more: decay min(ema, (1 + n) / (10 + n))."""
+        """Move the average towards the codec. Early steps count more: the decay is min(ema, (1 + n) / (10 + n))."""
         now = min(decay, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.codec.parameters()), 1 - now)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the trainer file holds."""
+        """The contents of the trainer file."""
         modules = {name: getattr(self, name).state_dict() for name in STATEFUL}
         counters = {name: getattr(self, name) for name in _COUNTERS}
         return {**modules, **counters}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Restore the contents of a trainer file."""
         for name in STATEFUL:
             getattr(self, name).load_state_dict(state[name])
-        if "best_weight" not in state:  # before there was one, every training was treated as if it had no such term
+        if "best_weight" not in state:  # earlier versions chose the best model without regard to the adversarial term
             state = {**state, "best": -state["best"], "best_by": "", "best_weight": 0.0}
         for name in _COUNTERS:
             setattr(self, name, state[name])
 
     def note_best(self, criterion: Criterion, weight: float) -> None:
-        """Take note of a validation whose model is the best so far: the one with the smallest value among those that
-        were trained with the adversarial term at the largest `weight` so far."""
+        """Record the present model if it is the best so far: the one with the smallest criterion among those that were
+        trained with the largest `weight` of the adversarial term."""
         if math.isnan(criterion.value) or weight < self.best_weight:
             return
         if weight > self.best_weight or criterion.value < self.best:
@@ -115,7 +147,7 @@ def start(
     precision: torch.dtype,
     world: World = ALONE,
 ) -> CodecState:
-    """The state before the first step, on `device`; `codec` freshly made or read from a file, the same everywhere."""
+    """The state before the first step, on `device`; `codec` is new or read from a file, the same in all processes."""
     network = Discriminator(discriminator, codec.config.out_ch).to(device).to(memory_format=torch.channels_last)
     codec = codec.to(device).to(memory_format=torch.channels_last)
     return arranged(codec, copy.deepcopy(codec), network, config, precision, world)
@@ -129,7 +161,7 @@ def arranged(
     precision: torch.dtype,
     world: World = ALONE,
 ) -> CodecState:
-    """The state before the first step, of networks that are where they belong; `average` is the codec's twin."""
+    """The state before the first step, of networks that are on their device already; `average` is the codec's twin."""
     codec, discriminator = codec.train().requires_grad_(True), discriminator.train()
     if config.train == "decoder":
         for part in (codec.encoder, codec.quant_conv, codec.quantize):
@@ -155,8 +187,8 @@ def arranged(
         ),
         codec_optimizer=_adam(codec, config.learning_rate, config),
         discriminator_optimizer=_adam(discriminator, config.disc_learning_rate, config),
-        reconstructing=world.joined(Reconstructing(codec)),
-        comparing=world.joined(Comparing(discriminator)),
+        reconstruct=world.joined(Reconstructor(codec)),
+        discriminate=world.joined(RealAndFake(discriminator)),
         precision=precision,
         seed=config.seed,
         world=world,

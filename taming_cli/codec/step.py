@@ -1,4 +1,4 @@
-"""One training step of the codec: one autoencoder forward serves codec and discriminator."""
+"""One training step of the codec: a single forward pass of the autoencoder serves codec and discriminator."""
 
 import math
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from taming_cli.errors import NonFiniteLossError
 from taming_cli.pretrained.perceptual import Perceptual
 from taming_cli.runtime.device import autocast, to_host
 from taming_cli.runtime.distributed import apart
-from taming_cli.runtime.fp32 import promised
+from taming_cli.runtime.fp32 import ieee_for
 
 
 class Phase(NamedTuple):
-    """What a step does besides reconstructing: does the discriminator train, and how much its term counts (0 to 1)."""
+    """Whether the discriminator trains in a step, and the share (0 to 1) at which the adversarial term counts."""
 
     discriminator: bool
     adversarial: float
@@ -29,8 +29,8 @@ class Phase(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """The loss terms of one step before weighting and the gradients' norms, scalars on the CPU; of the device the codes
-    of this process's pictures, (B, h, w), and how often each code occurs in the whole batch, (K,) fp32."""
+    """The unweighted loss terms and the gradient norms of one step, scalars on the CPU. On the device: the codes of
+    this process's pictures, (B, h, w), and the counts of each code in the whole batch, (K,) fp32."""
 
     terms: dict[str, Tensor]
     codes: Tensor
@@ -38,10 +38,10 @@ class StepReport:
 
 
 def phase(config: CodecTrainConfig, spent: float) -> Phase:
-    """The discriminator trains from `disc_train_start` on. Its term counts from `disc_start` on and grows over
-    `disc_ramp`.
+    """The phase after the share `spent` of the training, 0 to 1.
 
-    `spent` is the share of the training that lies behind, 0 to 1.
+    The discriminator trains from `disc_train_start` on. Its term counts from `disc_start` on and grows over
+    `disc_ramp`.
     """
     if not config.disc_weight:
         return Phase(discriminator=False, adversarial=0.0)
@@ -63,15 +63,15 @@ def codec_step(
 ) -> StepReport:
     """Update codec, codebook, discriminator and the moving average on `x`, float32 (B, C, H, W) on the state's device.
 
-    `x` is this process's part of the batch, in [-1, 1], or one-hot where it is `categorical`: then the loss is the
+    `x` is this process's part of the batch, in [-1, 1], or one-hot where it is `categorical`; then the loss is the
     cross-entropy alone. The gradients of the pixel, perceptual and adversarial terms are taken at the reconstruction,
-    once each, compared at the last layer (equation 7 of the paper), and only their weighted sum runs back through the
-    codec. With `config.accumulate` parts the gradients of all are added up: the adaptive weight and the discriminator's
-    statistics are each part's own. `disc_learning_rate` is the discriminator's, by default its peak. The step waits for
-    the device once.
+    once each, and compared at the last layer (equation 7 of the paper). Only their weighted sum runs back through the
+    codec. With `config.accumulate` parts, gradients are accumulated; the adaptive weight and the batch statistics of
+    the discriminator are computed for each part. `disc_learning_rate` is that of the discriminator, by default its
+    peak. The step waits for the device once.
 
     Raises NonFiniteLossError where a term, the norm of the codec's or the discriminator's gradient, or a running
-    statistic of the discriminator is not finite. The state is then bit for bit what it was before.
+    statistic of the discriminator is not finite. The state is then unchanged, bit for bit.
     """
     codec = state.codec
     x = x.contiguous(memory_format=torch.channels_last)
@@ -80,25 +80,25 @@ def codec_step(
     state.discriminator_optimizer.zero_grad(set_to_none=True)
     buffers = [buffer.clone() for buffer in state.discriminator.buffers()]  # a forward pass already changes them
 
-    world, joined = state.world, (state.reconstructing, state.comparing)
-    reports, done = list[Part](), world.rank * len(x)
+    world, joined = state.world, (state.reconstruct, state.discriminate)
+    results, done = list[PartResult](), world.rank * len(x)
     parts = x.tensor_split(min(config.accumulate, len(x)))
     for number, part in enumerate(parts, 1):
-        aim = Aim(trained, config, now, categorical, perceptual, share=len(part) / len(x), first=done)
-        with apart(joined, last=number == len(parts)), promised(state.precision):
-            reports.append(backward(state, part, aim))
+        task = PartTask(trained, config, now, categorical, perceptual, share=len(part) / len(x), first=done)
+        with apart(joined, last=number == len(parts)), ieee_for(state.precision):
+            results.append(backward(state, part, task))
         done += len(part)
-    found = torch.stack(
-        [torch.stack([report.share * report.terms[name] for report in reports]).sum() for name in reports[0].terms]
+    means = torch.stack(
+        [torch.stack([part.share * part.terms[name] for part in results]).sum() for name in results[0].terms]
     )
-    terms = dict(zip(reports[0].terms, world.mean(found), strict=True))
-    quantized = Quantized(*(torch.cat(tensors) for tensors in zip(*(each.quantized for each in reports), strict=True)))
+    terms = dict(zip(results[0].terms, world.mean(means), strict=True))
+    quantized = Quantized(*(torch.cat(tensors) for tensors in zip(*(each.quantized for each in results), strict=True)))
     terms["gradient"] = clip_grad_norm_(trained, config.clip or float("inf"))
     if now.discriminator:
         terms["disc_gradient"] = get_total_norm(
             [p.grad for p in state.discriminator.parameters() if p.grad is not None]
         )
-    use = state.codebook.look(quantized, world)
+    use = state.codebook.measure(quantized, world)
     statistics = get_total_norm([buffer.float() for buffer in state.discriminator.buffers()])
     *values, dead = to_host(torch.stack([*terms.values(), statistics, use.dead.sum().float()]))
     if reason := _non_finite((*terms, "disc_statistics"), values):
@@ -120,8 +120,9 @@ def codec_step(
     return StepReport(terms=dict(zip(terms, values, strict=False)), codes=quantized.codes, counts=use.counts)
 
 
-class Aim(NamedTuple):
-    """What a part of a step's pictures is for: `share` is that of the pictures, `first` the number of its first."""
+class PartTask(NamedTuple):
+    """What to compute for a part of a step's pictures: `share` is its share of the pictures, `first` the index of its
+    first picture in the batch, and `trained` the codec's parameters that are trained."""
 
     trained: list[nn.Parameter]
     config: CodecTrainConfig
@@ -132,25 +133,25 @@ class Aim(NamedTuple):
     first: int
 
 
-class Part(NamedTuple):
-    """What a part of a step found; its share of the gradients is added up already."""
+class PartResult(NamedTuple):
+    """The terms of a part of a step, whose gradients have been accumulated."""
 
     share: float
     terms: dict[str, Tensor]
     quantized: Quantized
 
 
-def backward(state: CodecState, x: Tensor, aim: Aim) -> Part:
-    """Forward and back, adding this part's share to the gradients of codec and discriminator."""
-    config, now = aim.config, aim.now
-    x_rec, quantized = state.reconstructing(x, state.precision)
-    seen = x_rec.detach().requires_grad_()  # the losses' own leaf: their gradients end here
+def backward(state: CodecState, x: Tensor, task: PartTask) -> PartResult:
+    """Forward and backward pass of a part, which adds its share to the gradients of codec and discriminator."""
+    config, now = task.config, task.now
+    x_rec, quantized = state.reconstruct(x, state.precision)
+    seen = x_rec.detach().requires_grad_()  # a leaf at which the gradients of the losses end
 
-    if aim.categorical:
+    if task.categorical:
         terms = {"cross_entropy": losses.cross_entropy(x, seen)}
         terms["reconstruction"] = terms["cross_entropy"]
     else:
-        terms = _reconstruction(x, seen, state, aim)
+        terms = _reconstruction(x, seen, state, task)
     (gradient,) = torch.autograd.grad(terms["reconstruction"], seen)
     if now.discriminator:
         terms |= _discriminator(x, seen, state)
@@ -166,20 +167,20 @@ def backward(state: CodecState, x: Tensor, aim: Aim) -> Part:
         quantized.z_e, quantized.z_q, config.beta, legacy=config.legacy, learned=config.quantizer == "vq"
     )
 
-    roots, gradients = [x_rec], [aim.share * gradient]
+    roots, gradients = [x_rec], [task.share * gradient]
     if config.train == "all":
         roots.append(terms["codebook"])
-        gradients.append(torch.full_like(terms["codebook"], aim.share * config.codebook_weight))
-    torch.autograd.backward(roots, gradients, inputs=aim.trained)
+        gradients.append(torch.full_like(terms["codebook"], task.share * config.codebook_weight))
+    torch.autograd.backward(roots, gradients, inputs=task.trained)
     if now.discriminator:
-        torch.autograd.backward([aim.share * terms["discriminator"]], inputs=list(state.discriminator.parameters()))
+        torch.autograd.backward([task.share * terms["discriminator"]], inputs=list(state.discriminator.parameters()))
     detached = Quantized(*(tensor.detach() for tensor in quantized))
-    return Part(aim.share, {name: term.detach() for name, term in terms.items()}, detached)
+    return PartResult(task.share, {name: term.detach() for name, term in terms.items()}, detached)
 
 
-def _reconstruction(x: Tensor, seen: Tensor, state: CodecState, aim: Aim) -> dict[str, Tensor]:
+def _reconstruction(x: Tensor, seen: Tensor, state: CodecState, task: PartTask) -> dict[str, Tensor]:
     """The pixel and perceptual terms, and `reconstruction`, their weighted sum."""
-    config, perceptual = aim.config, aim.perceptual
+    config, perceptual = task.config, task.perceptual
     terms = {"l1": losses.l1(x, seen)}
     total = config.l1_weight * terms["l1"]
     if config.l2_weight:
@@ -188,7 +189,7 @@ def _reconstruction(x: Tensor, seen: Tensor, state: CodecState, aim: Aim) -> dic
     if perceptual is not None and config.perceptual_weight:
         with autocast(x.device, state.precision):
             with torch.no_grad():
-                real = perceptual.features(x, state.step + aim.first)
+                real = perceptual.features(x, state.step + task.first)
             terms["perceptual"] = perceptual.distance(real, seen).mean()
         total = total + config.perceptual_weight * terms["perceptual"]
     terms["reconstruction"] = total
@@ -196,8 +197,8 @@ def _reconstruction(x: Tensor, seen: Tensor, state: CodecState, aim: Aim) -> dic
 
 
 def _discriminator(x: Tensor, seen: Tensor, state: CodecState) -> dict[str, Tensor]:
-    """Both adversarial losses, from one pass of the discriminator over each of real and generated pictures."""
-    logits = state.comparing(x, seen, state.precision)
+    """Both adversarial losses, from one pass of the discriminator over real and one over generated pictures."""
+    logits = state.discriminate(x, seen, state.precision)
     return {
         "discriminator": losses.discriminator_loss(logits, state.discriminator.config.disc_loss),
         "generator": losses.generator_loss(logits.fake),
@@ -210,7 +211,8 @@ _OF_DISCRIMINATOR = ("discriminator", "logits_real", "logits_fake", "disc_gradie
 
 
 def _non_finite(names: Sequence[str], values: Sequence[Tensor]) -> str:
-    """Which of the values, scalars on the CPU, is not finite, and what to do; empty where all are."""
+    """A message that names the first of the values, scalars on the CPU, that is not finite, and the remedy; empty where
+    all are finite."""
     for name, value in zip(names, values, strict=True):
         if not math.isfinite(value):
             rate = "--disc-learning-rate or --learning-rate" if name in _OF_DISCRIMINATOR else "--learning-rate"

@@ -1,4 +1,4 @@
-"""Pictures to a token file: `tokenize` is `taming tokenize`."""
+"""Encode pictures into a token file: `tokenize` is `taming tokenize`."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -32,19 +32,19 @@ from taming_cli.runtime.memory import room
 from taming_cli.runtime.model_files import named
 
 PICTURE = ""
-"""The pictures' own codes, among those of their conditions."""
+"""The key of the pictures' own codes among those of their conditions."""
 _READ = ("label_values", "missing", "depth_range")
-"""Of what a codec's file says of its maps, what changes how they are read."""
+"""The settings recorded in a codec's file that change how maps are read."""
 SHARD_IMAGES = 256
-"""Pictures per shard: what a kill can cost at most."""
+"""Pictures per shard: the most that a kill can lose."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """The views of a picture: the centre crop, its mirror image, then random crops.
+    """The `count` views of a picture: the centre crop, its mirror image, then random crops, all scaled to `size`.
 
-    `count` views, all scaled to `size`; random ones have an area of at least `smallest` of the largest crop, and half
-    of them are mirrored. They follow from the picture's name, so a restarted job makes the same.
+    The area of a random crop is at least `smallest` times that of the largest crop, and half of them are mirrored. They
+    follow from the picture's name, so a restarted job makes the same crops.
     """
 
     size: Size
@@ -62,8 +62,8 @@ class Views:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """All that is settled before the first picture is read: `size` of the crops in pixels, and the token file to be,
-    whose `header` says the codes' grid."""
+    """What is resolved before the first picture is read: the networks, the `size` of the crops in pixels, and the job
+    that writes the token file, whose header has the size of the grid."""
 
     codec: VQGAN
     beside: Sequence[Condition]
@@ -89,16 +89,21 @@ def tokenize(
     shard: Shard | None = None,
     on_item: Callable[[int, int], None] | None = None,
 ) -> Finished:
-    """Encode each picture's `views` crops of `size` (by default the codec's training size) into the token file `out`.
+    """Encode `views` crops of `size` of each picture into the token file `out`. The default size is that on which the
+    codec was trained.
 
-    `cond` names the conditions to keep beside them, each with the folder of its maps, or None where the picture gives
-    it; `cond_ckpts` are the codecs of the maps. A picture whose map is missing or unreadable is skipped. Work is kept
-    in shards of 256 pictures: the same call goes on where a killed one stopped, and a finished one is left as it is.
-    `shard` makes one part of the file, for `merge` to join with the others. `on_item` is told (done, total), at first
-    what was done before. Raises UsageError where `out` was made with other settings, Interrupted after a signal. fp32
-    makes the codes the same on every machine, but for ties; bf16 is faster. `memory` is GiB for encoding: a picture
-    that does not fit is encoded in parts, with the statistics of the whole, so it changes codes no more than rounding
-    does; by default it is the same on every machine, and a given one is recorded in the file.
+    `cond` maps the conditions to encode as well to the folders of their maps, or to None where they are computed from
+    the picture; `cond_ckpts` are the codecs of the maps. A picture whose map is missing or unreadable is skipped.
+
+    Work is kept in shards of 256 pictures: the same call continues where a killed one stopped, and leaves a finished
+    file as it is. `shard` writes one part of the file, to be joined with the others by `merge`. `on_item` receives
+    (done, total), first with what was done before.
+
+    fp32 gives the same codes on every machine, up to ties; bf16 is faster. `memory` is in GiB. A picture that does not
+    fit is encoded in parts, with the statistics of the whole, which changes codes no more than rounding does. The
+    default is the same on every machine; another value is recorded in the file.
+
+    Raises UsageError where `out` was made with other settings, and Interrupted after a signal.
     """
     where = pick_device(device)
     prepared = prepare(
@@ -155,7 +160,9 @@ def tokenize(
                     if on_item is not None:
                         on_item(done, mine)
                     if stop.requested:
-                        raise stop.interrupted(f"stopped; finished shards are kept in {out}.parts: run the same again")
+                        raise stop.interrupted(
+                            f"stopped; finished shards are in {out}.parts: run the same command again to continue"
+                        )
             empty = torch.empty((0, latent.height, latent.width), dtype=torch.int64)
             columns = {
                 name: torch.cat([empty, *found]).numpy().reshape(-1, views, latent.height, latent.width)
@@ -185,7 +192,7 @@ def prepare(
     memory: float | None = None,
     shard: Shard | None = None,
 ) -> Prepared:
-    """What `tokenize` with the same arguments will do; nothing is written. UsageError for what does not fit."""
+    """Resolve the arguments of `tokenize` without writing anything. UsageError where they do not fit together."""
     ckpt = named(ckpt)
     codec, model = picture_codec(ckpt)
     chosen = size or training_size(model.about, codec)
@@ -220,15 +227,15 @@ def prepare(
 
 
 def _maps_read(beside: Sequence[Condition]) -> dict[str, object]:
-    """How maps were read, where that is not the usual way: as their codecs say."""
-    said = {each.encoder.kind: each.encoder.reads.about() for each in beside if each.encoder.reads is not None}
-    unusual = {kind: {name: about[name] for name in _READ if name in about} for kind, about in said.items()}
-    maps = {kind: about for kind, about in unusual.items() if about}
+    """How maps are read, where their codecs differ from the default."""
+    about = {each.encoder.kind: each.encoder.reads.about() for each in beside if each.encoder.reads is not None}
+    settings = {kind: {name: values[name] for name in _READ if name in values} for kind, values in about.items()}
+    maps = {kind: values for kind, values in settings.items() if values}
     return {"maps": maps} if maps else {}
 
 
 def training_size(about: object, codec: VQGAN) -> Size:
-    """The size of picture that a codec was trained on, as its file says, else its nominal resolution."""
+    """The picture size that a codec was trained on, as its file records it, or else its nominal resolution."""
     recorded = about.get("size") if isinstance(about, dict) else None
     if recorded is None:
         return Size(codec.config.resolution, codec.config.resolution)

@@ -1,6 +1,5 @@
-"""Training a codec: `fit` is `taming train-vqgan`."""
+"""Train a codec: `fit` is `taming train-vqgan`."""
 
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,8 +8,7 @@ from typing import Any
 
 import torch
 
-from taming_cli.codec.inputs import counts
-from taming_cli.codec.setup import first_codec, identity, settled
+from taming_cli.codec.setup import first_codec, identity, picture_counts, set_up
 from taming_cli.codec.state import STATEFUL, CodecState, start
 from taming_cli.codec.step import Phase, codec_step, phase
 from taming_cli.codec.validate import validate
@@ -23,16 +21,13 @@ from taming_cli.data.sources import Item
 from taming_cli.metrics import perplexity, usage
 from taming_cli.pretrained.perceptual import Perceptual
 from taming_cli.pretrained.perceptual import build as build_perceptual
-from taming_cli.runtime.checkpoint import read_header, save_model, save_trainer
 from taming_cli.runtime.device import pick_device, pick_precision, to_device, to_host
 from taming_cli.runtime.distributed import ALONE, World
-from taming_cli.runtime.interrupt import StopRequest
+from taming_cli.runtime.pacing import Checkpoint, OnStep, Pacing, cosine
 from taming_cli.runtime.run import lists
-from taming_cli.runtime.run.folder import Place, Run, WriteReport, best_of, look, open_run, saved_run
-from taming_cli.runtime.run.progress import LOG_EVERY, Means, OnStep, tell
-from taming_cli.runtime.run.resume import load_state, take_up_trainer
+from taming_cli.runtime.run.folder import Place, Run, WriteReport, best_of, inspect_run, open_run, saved_run
+from taming_cli.runtime.run.resume import load_state, read_trainer
 from taming_cli.runtime.run.tensorboard import check_installed
-from taming_cli.runtime.schedule import Budget, cosine, warm_up
 from taming_cli.runtime.weights import OnBytes
 
 COMMAND = "train-vqgan"
@@ -40,11 +35,11 @@ COMMAND = "train-vqgan"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedCodec:
-    """Where the codec is, how it does on held-out pictures, and which training pictures could not be read.
+    """The model files of a trained codec, its validations, and the training pictures that could not be read.
 
-    `step` and `validation` are those of the last model, `best_step` and `best_validation` those of the best one: of the
-    validations with the adversarial term at its largest weight so far, the one with the smallest texture distance, or
-    before that term counts the smallest sum of L1 and perceptual distance.
+    `step` and `validation` are those of the last model, `best_step` and `best_validation` those of the best one. The
+    best model has the smallest texture distance among the validations with the largest weight of the adversarial term,
+    or, before that term counts, the smallest sum of L1 and perceptual distance. `skipped` maps names to reasons.
     """
 
     run: Path
@@ -72,69 +67,75 @@ def fit(
     write_report: WriteReport | None = None,
     world: World = ALONE,
 ) -> TrainedCodec:
-    """Train a codec on pictures or condition maps (folders, files, archives, lists of paths in a `.txt`) and leave it
-    in a run directory, which keeps a copy of each list.
+    """Train a codec on pictures or condition maps: folders, files, archives, or lists of paths in a `.txt`.
 
-    Several processes share each batch: `train.batch_size` is that of all. The first one writes. It calls `on_step`,
-    `write_report` with the run folder after each save, and `on_bytes` while the perceptual network is fetched.
+    The result is a run folder, which keeps a copy of each list. A run that was interrupted is resumed where `place`
+    names it and the settings are the same. `train.kind` is the kind of the files; the codec's channels follow from it,
+    and labels are counted unless they are given.
 
-    `train.kind` says what the files hold; the codec's channels follow from it, and labels are counted unless given.
-    Going on with an interrupted run happens by itself where `place` names one with the same settings. Raises UsageError
-    for settings or inputs that do not fit, MissingWeightsError, NonFiniteLossError, and Interrupted once a signal has
-    asked to stop and everything is saved.
+    Several processes share each batch: `train.batch_size` is the size for all of them together. The first process
+    writes files. It calls `on_step` after each step, `write_report` with the run folder after each save, and `on_bytes`
+    while the perceptual network is downloaded.
+
+    Raises UsageError for settings or inputs that do not fit, MissingWeightsError, NonFiniteLossError, and Interrupted
+    once a signal has requested a stop and everything is saved.
     """
     began = time.monotonic()
     if train.tensorboard:
         check_installed()
     place = place or Place()
-    run_before = world.by_first(lambda: saved_run(COMMAND, place))
-    known = settled(images, codec, discriminator, train, run=run_before, processes=world.size)
-    pictures, codec, train, holds = known.pictures, known.codec, known.train, known.content
-    what = identity(images, discriminator, known)
-    found = world.by_first(lambda: look(COMMAND, place, **what))
+    saved = world.by_first(lambda: saved_run(COMMAND, place))
+    setup = set_up(images, codec, discriminator, train, run=saved, processes=world.size)
+    pictures, codec, train, content = setup.pictures, setup.codec, setup.train, setup.content
+    same = identity(images, discriminator, setup)
+    existing = world.by_first(lambda: inspect_run(COMMAND, place, **same))
     large = world.by_first(lambda: find_oversized([*pictures.train, *pictures.held]))
     part = world.by_first(lambda: world.share(train.batch_size))
     device = pick_device(train.device)
     torch.manual_seed(train.seed)
-    first = VQGAN(codec) if found.saved else first_codec(codec, train, holds)
+    first = VQGAN(codec) if existing.saved else first_codec(codec, train, content)
     perceptual = world.first_ahead(
         lambda: build_perceptual(train.perceptual, weights=weights, offline=offline, on_bytes=on_bytes)
     )
     if perceptual is not None:
         perceptual = perceptual.to(device)
     state = start(first, discriminator, train, device, pick_precision(train.precision, device), world)
-    if found.folder is not None and found.saved:
-        trainer = found.folder / "trainer.pt"
-        world.first_ahead(lambda: load_state(trainer, take_up_trainer(trainer, STATEFUL), state.load_state_dict))
+    if existing.folder is not None and existing.saved:
+        trainer = existing.folder / "trainer.pt"
+        world.first_ahead(lambda: load_state(trainer, read_trainer(trainer, STATEFUL), state.load_state_dict))
     settings: dict[str, Any] = {"origins": origins or {}, "tensorboard": train.tensorboard}
-    with open_run(COMMAND, place, **what, **settings, found=found, world=world) as run:
+    with open_run(COMMAND, place, **same, **settings, existing=existing, world=world) as run:
         if world.first:
             lists.keep(run.folder, images, train.val)
         about = {
-            "images": [str(path) for path in lists.inputs_of(run.folder.resolve(), what["inputs"])],
+            "images": [str(path) for path in lists.inputs_of(run.folder.resolve(), same["inputs"])],
             "size": str(train.size),
-            "data": counts(pictures, train),
+            "data": picture_counts(pictures, train),
             "perceptual": perceptual.stamp if perceptual is not None else None,
-            **({"labels": str(known.labels)} if known.labels is not None else {}),
-            **holds.about(),
+            **({"labels": str(setup.labels)} if setup.labels is not None else {}),
+            **content.about(),
         }
         session = _Session(
             run=run,
             state=state,
             train=train,
-            content=holds,
+            content=content,
             perceptual=perceptual,
             held=pictures.held,
             about=about,
-            began=time.monotonic() - state.seconds if found.saved else began,
-            on_step=on_step if world.first else None,
             part=part,
+        )
+        pacing = Pacing(
+            run,
+            state,
+            train,
+            command=COMMAND,
+            checkpoint=lambda: _checkpoint(session),
+            started=began,
+            on_step=on_step,
             write_report=write_report,
         )
-        world.agree(state.step)
-        if found.saved and world.first:
-            _mend(session)
-        skipped = {**large, **_loop(session, pictures.train)}
+        skipped = {**large, **_loop(session, pacing, pictures.train)}
         best = best_of(run, world)
         return TrainedCodec(
             run=run.folder,
@@ -150,7 +151,7 @@ def fit(
 
 @dataclass(frozen=True, kw_only=True)
 class _Session:
-    """What the loop and its saves share."""
+    """What the loop, its validations and its saves share."""
 
     run: Run
     state: CodecState
@@ -158,26 +159,23 @@ class _Session:
     content: Content
     perceptual: Perceptual | None
     held: Sequence[Item]
-    about: dict[str, Any]
-    began: float
-    on_step: OnStep | None
+    about: Mapping[str, Any]
     part: int
-    """This process's pictures of a batch."""
-
-    write_report: WriteReport | None
+    """Pictures of each batch that this process takes."""
 
 
-def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
-    """Batch, step, report, validate, save, until the budget is spent; returns the pictures that could not be read."""
-    run, state, train, world = session.run, session.state, session.train, session.state.world
-    if world.first:
-        run.rewind_log(state.step)
-    budget = Budget(steps=train.steps, minutes=train.minutes)
-    spent = budget.spent(state.step, state.seconds)
-    means = Means()
+def _loop(session: _Session, pacing: Pacing, items: Sequence[Item]) -> Mapping[str, str]:
+    """Batch, step, report, validate, until the budget is spent; returns the pictures that could not be read."""
+    state, train, content, world = session.state, session.train, session.content, session.state.world
     device = state.codec.quantize.embedding.weight.device
     counts = torch.zeros(state.codec.config.codebook_size, device=device)
-    saved = time.monotonic()
+
+    def codebook_use() -> dict[str, float]:
+        used = to_host(counts)
+        values = {"codes_used": usage(used), "codebook_perplexity": perplexity(used)}
+        counts.zero_()
+        return values
+
     batches = train_batches(
         items,
         size=train.size,
@@ -188,110 +186,53 @@ def _loop(session: _Session, items: Sequence[Item]) -> Mapping[str, str]:
         workers=train.workers,
         augment=Augment(crop_scale=(train.crop_scale[0], train.crop_scale[1]), flip=train.flip),
         cache_bytes=train.cache * 2**20,
-        content=session.content,
+        content=content,
     )
-    with batches, StopRequest() as stop:
-        while spent < 1:
-            with means.waiting():
+    with batches, pacing:
+        for spent in pacing:
+            with pacing.waiting():
                 images = next(batches)
-            x = session.content.to_input(to_device(images, device))
-            rate = train.learning_rate * warm_up(state.step, train.warmup) * cosine(spent, train.final_lr)
-            # dropout's draws depend on step and process alone, so a resume is exact
+            x = content.to_input(to_device(images, device))
+            # dropout depends on the step and the process alone, so that a resume is exact
             torch.manual_seed((train.seed + state.step + (world.rank << 40)) % 2**63)
-            report = codec_step(
+            now = phase(train, spent)
+            result = codec_step(
                 state,
                 x,
-                categorical=session.content.categorical,
+                categorical=content.categorical,
                 perceptual=session.perceptual,
                 config=train,
-                now=phase(train, spent),
-                learning_rate=rate,
+                now=now,
+                learning_rate=pacing.learning_rate,
                 disc_learning_rate=train.disc_learning_rate * cosine(spent, train.disc_final_lr),
             )
-
-            (state.seconds,) = world.most(time.monotonic() - session.began)
-            before, spent = spent, budget.spent(state.step, state.seconds)
-            means.add(report.terms, train.batch_size)
-            counts += report.counts
-            values: dict[str, float] = {}
-            if state.step % LOG_EVERY == 0:
-                used = to_host(counts)
-                values = {**means.take(), "codes_used": usage(used), "codebook_perplexity": perplexity(used)}
-                values |= {"learning_rate": rate, "images_per_second": means.images_per_second}
-                values["waiting_seconds"] = means.waiting_seconds
-                counts.zero_()
-                if world.first:
-                    run.log(kind="train", step=state.step, images=state.images_seen, seconds=state.seconds, **values)
-            _tell(session, spent, values, means.images_per_second)
-            if spent >= 1 or int(before / train.val_every) < int(spent / train.val_every):
-                if world.first:
-                    _validate(session, spent, phase(train, before), means.images_per_second)
-                    _save(session)
-                    if train.snapshots:
-                        run.keep(state.step)
-                saved = time.monotonic()
-            elif world.first and time.monotonic() - saved > 60 * train.save_every:
-                _save(session)
-                saved = time.monotonic()
-            if any(world.most(float(stop.requested is not None))) and spent < 1:
-                if world.first:
-                    _save(session)
-                world.wait()  # who ends before the first has written would have it ended too
-                go_on = f"taming {COMMAND} --resume --out {shlex.quote(str(run.folder))}"
-                raise stop.interrupted(f"stopped after step {state.step}, all is saved; go on with: {go_on}")
+            counts += result.counts
+            pacing.report(result.terms, codebook_use)
+            if pacing.validates and world.first:
+                _validate(session, pacing, now)
     return {name: reason for bad in world.gather(batches.bad) for name, reason in bad.items()}
 
 
-def _validate(session: _Session, spent: float, now: Phase, rate: float) -> None:
-    """Look at the held-out pictures, log what is seen, and note whether the codec is the best so far; `now` is the
+def _validate(session: _Session, pacing: Pacing, now: Phase) -> None:
+    """Validate on the held-out pictures, log the result, and record whether the codec is the best so far; `now` is the
     phase of the last step."""
-    state, run, train = session.state, session.run, session.train
+    state, train = session.state, session.train
     held = session.held[: train.val_images]
-    how = (train.size, session.perceptual, state.precision, session.content, bool(train.disc_weight))
-    found = validate(state.average, held, *how)
-    if found is None:
+    settings = (train.size, session.perceptual, state.precision, session.content, bool(train.disc_weight))
+    result = validate(state.average, held, *settings)
+    if result is None:
         return
-    state.validation = found.figures()
-    how_far = {"step": state.step, "images": state.images_seen, "seconds": state.seconds}
-    run.log(kind="validation", **how_far, **state.validation, code_use=found.code_use)
-    run.show(state.step, found.sheet)
-    _tell(session, spent, state.validation, rate, validation=True)
-    state.note_best(found.criterion(adversarial=now.adversarial > 0), now.adversarial)
+    state.validation = result.figures()
+    pacing.log("validation", **state.validation, code_use=result.code_use)
+    session.run.show(state.step, result.sheet)
+    pacing.report_validation()
+    state.note_best(result.criterion(adversarial=now.adversarial > 0), now.adversarial)
 
 
-def _save(session: _Session) -> None:
-    """Trainer file first, then the model files of the same step; `_mend` repairs a kill in between."""
-    save_trainer(session.run.trainer, session.state.state_dict())
-    _save_models(session)
-    if session.write_report is not None:
-        session.write_report(session.run.folder)
-
-
-def _save_models(session: _Session) -> None:
-    state, run = session.state, session.run
-    about = {**session.about, "step": state.step, "images_seen": state.images_seen, "metrics": state.validation}
-    model = codec_file(state.average, about)
-    save_model(run.last, model)
-    if state.best_step == state.step:
-        chosen = {"by": state.best_by, "adversarial_weight": state.best_weight}
-        save_model(run.best, replace(model, about={**model.about, "best": chosen}))
-
-
-def _mend(session: _Session) -> None:
-    """Write the model files that a kill just after their trainer file has left unwritten."""
-    steps = [read_header(path).about["step"] if path.exists() else 0 for path in (session.run.last, session.run.best)]
-    if steps != [session.state.step, session.state.best_step]:
-        _save_models(session)
-
-
-def _tell(session: _Session, spent: float, values: Mapping[str, float], rate: float, validation: bool = False) -> None:
+def _checkpoint(session: _Session) -> Checkpoint:
+    """The files of a save as of the last step."""
     state = session.state
-    tell(
-        session.on_step,
-        step=state.step,
-        spent=min(1.0, spent),
-        seconds=state.seconds,
-        images_per_second=rate,
-        values=values,
-        validation=validation,
-    )
+    about = {**session.about, "step": state.step, "images_seen": state.images_seen, "metrics": state.validation}
+    last = codec_file(state.average, about)
+    chosen = {"by": state.best_by, "adversarial_weight": state.best_weight}
+    return Checkpoint(state.state_dict(), last, replace(last, about={**last.about, "best": chosen}))

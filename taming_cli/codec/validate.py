@@ -1,4 +1,4 @@
-"""How a codec does on held-out pictures, and what that looks like."""
+"""Validation of a codec on held-out pictures: figures, and a sheet of reconstructions."""
 
 import math
 from collections import defaultdict
@@ -22,18 +22,21 @@ from taming_cli.pretrained.perceptual import Features, Perceptual
 from taming_cli.runtime.device import autocast
 
 AT_ONCE = 2**27
-"""Bytes of a codec's input that are made at once: a one-hot map of many labels is large."""
+"""Largest number of bytes of a codec's input at once: a one-hot map of many labels is large."""
 SHOWN = 8
-"""Pictures in the grid of originals above reconstructions."""
+"""Pictures on the sheet of originals above reconstructions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """Means over the pictures: `psnr` in dB of the 8-bit pictures, `l1` in [0, 2], `perceptual` the perceptual distance
-    (None without one); of label maps instead the share of right pixels, `accuracy`, and their `cross_entropy` in nats.
-    `texture` is the distance of the reconstructions' local features from the originals', see `Textures`.
-    `codes_used` is the share of the codebook that occurs at all, beside its `codebook_perplexity`; `code_use` says how
-    often each part of it does, as `use_by_rank`."""
+    """Means over the held-out pictures.
+
+    `psnr` is in dB, of the 8-bit pictures; `l1` in [0, 2]; `perceptual` is the perceptual distance, None without a
+    perceptual network; `texture` is the distance of local features, see `Textures`. Label maps have instead `accuracy`,
+    the share of correct pixels, and `cross_entropy` in nats per pixel. `codes_used` is the share of the codebook that
+    occurs, beside its `codebook_perplexity`, and `code_use` the result of `use_by_rank`. `count` is the number of
+    pictures. `pictures` holds originals, then reconstructions.
+    """
 
     psnr: float | None = None
     l1: float | None = None
@@ -48,9 +51,9 @@ class Validation:
     pictures: Tensor
 
     def criterion(self, *, adversarial: bool) -> Criterion:
-        """What `best` goes by. With the `adversarial` term, which trades L1 and perceptual distance for texture, it is
-        the texture distance, where it was measured; otherwise the cross-entropy, or the sum of L1 and perceptual
-        distance.
+        """What the best model is chosen by: the texture distance for a model trained with the `adversarial` term, which
+        trades L1 and perceptual distance for texture; otherwise, and where no texture distance was measured, the
+        cross-entropy or the sum of L1 and perceptual distance.
         """
         if adversarial and self.texture is not None:
             return Criterion("texture", self.texture)
@@ -59,7 +62,7 @@ class Validation:
         return Criterion(" + ".join(values), sum(values.values()))
 
     def figures(self) -> dict[str, float]:
-        """The numbers, for logs and tables."""
+        """The figures, for logs and tables."""
         names = (*_MEANS, "codes_used", "codebook_perplexity", "count")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
@@ -73,12 +76,13 @@ _MEANS = ("psnr", "l1", "perceptual", "texture", "accuracy", "cross_entropy")
 
 
 class Textures:
-    """Whether reconstructions are made of the same textures as the originals, wherever those lie: the Frechet distance
-    between the perceptual network's local features of both, the mean over its stages.
+    """Compares the textures of reconstructions and originals, regardless of their position: the Frechet distance
+    between the perceptual network's local features of both, averaged over its stages.
 
-    Each stage's features, of length one, are averaged over the cells of a grid of at most CELLS a side, and the cells
-    of all pictures are the samples. So a few pictures are enough, where the features of whole pictures would be too few
-    to have a covariance. Blur shows in it, and a shift by a pixel does not: what a PatchGAN is for.
+    The features of each stage, normalised to length 1, are averaged over the cells of a grid of at most CELLS a side,
+    and the cells of all pictures are the samples. A few pictures are then enough for a covariance, which the features
+    of whole pictures would not be. The distance responds to blur, and hardly to a shift by a pixel: it measures what a
+    PatchGAN is for.
     """
 
     def __init__(self) -> None:
@@ -86,37 +90,37 @@ class Textures:
         self._seen: list[Moments] = []
 
     def add(self, real: Features, seen: Features) -> None:
-        """Take in a batch."""
-        self._real = _joined(self._real, real)
-        self._seen = _joined(self._seen, seen)
+        """Add a batch of originals and its reconstructions."""
+        self._real = _merged(self._real, real)
+        self._seen = _merged(self._seen, seen)
 
     def distance(self) -> float | None:
         """The distance, at least 0; NaN where a feature was not finite, and None where nothing was added."""
         if not self._real:
             return None
         try:
-            apart = [
+            distances = [
                 frechet_distance(seen.mean, seen.sigma, real.mean, real.sigma)
                 for real, seen in zip(self._real, self._seen, strict=True)
             ]
         except BadFileError:
             return math.nan
-        return sum(apart) / len(apart)
+        return sum(distances) / len(distances)
 
 
 CELLS = 16
-"""Cells a side of the grid that local features are averaged over."""
+"""Largest number of cells a side of the grid over which local features are averaged."""
 
 
-def _joined(before: Sequence[Moments], features: Features) -> list[Moments]:
+def _merged(before: Sequence[Moments], features: Features) -> list[Moments]:
     cells = [
         F.adaptive_avg_pool2d(stage, (min(CELLS, stage.shape[2]), min(CELLS, stage.shape[3])))
         .permute(0, 2, 3, 1)
         .flatten(0, 2)
         for stage in features.stages
     ]
-    found = [Moments.of(stage) for stage in cells]  # of (B h w, C)
-    return [one.merge(other) for one, other in zip(before, found, strict=True)] if before else found
+    moments = [Moments.of(stage) for stage in cells]  # of (B h w, C)
+    return [one.merge(other) for one, other in zip(before, moments, strict=True)] if before else moments
 
 
 @torch.no_grad()
@@ -129,7 +133,7 @@ def validate(
     content: Content,
     texture: bool = False,
 ) -> Validation | None:
-    """Encode and decode centre crops of `size`, in the training's precision; None if no picture can be read.
+    """Encode and decode centre crops of `size` in the precision of the training; None if no picture can be read.
 
     With a perceptual network and `texture`, the texture distance is measured too.
     """
@@ -174,7 +178,7 @@ def _compare(
     precision: torch.dtype,
     textures: Textures | None,
 ) -> dict[str, Tensor]:
-    """Figures of each picture, (B,): of inputs and outputs (B, C, H, W)."""
+    """Figures of each picture, (B,), from inputs and outputs (B, C, H, W)."""
     if content.categorical:
         labels = x.argmax(1)
         return {
@@ -182,14 +186,14 @@ def _compare(
             "cross_entropy": F.cross_entropy(x_rec, labels, reduction="none").mean((1, 2)),
         }
     x_rec = x_rec.clamp(-1, 1)
-    found = {
+    figures = {
         "psnr": psnr(to_uint8(x), to_uint8(x_rec), data_range=255),
         "l1": (x - x_rec).abs().mean((1, 2, 3)),
     }
     if perceptual is not None:
         with autocast(x.device, precision):
             real, seen = perceptual.features(x), perceptual.features(x_rec)
-            found["perceptual"] = perceptual.between(real, seen).float()
+            figures["perceptual"] = perceptual.between(real, seen).float()
         if textures is not None:
             textures.add(real, seen)
-    return found
+    return figures

@@ -1,4 +1,4 @@
-"""The codec: encoder, quantizer, decoder, as one module with the published keys."""
+"""The codec: encoder, quantizer and decoder as one module, whose state-dict keys are the published ones."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +19,11 @@ from taming_cli.runtime.stored import Stored
 
 _DECODER = ("decoder.", "post_quant_conv.")
 _LATER = ("codebook",)
-"""Fields of the architecture that came after the first version of the hash."""
+"""Fields of the architecture that are newer than the hash."""
 
 
-class Reconstruction(NamedTuple):
-    """`x_rec` (B, out_ch, H, W), about [-1, 1]; `quantized` as the quantizer made it."""
+class VQGANOutput(NamedTuple):
+    """`x_rec` (B, out_ch, H, W), about [-1, 1]; `quantized`, the output of the quantizer."""
 
     x_rec: Tensor
     quantized: Quantized
@@ -47,15 +47,17 @@ class VQGAN(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path) -> "VQGAN":
-        """The codec of a codec's or a prior's model file (`builtin`: of the one that comes with the package), in eval
-        mode on the CPU, its weights fp32 and frozen. BadFileError where it cannot be read."""
+        """Load the codec of a codec's or a prior's model file; `builtin` names the model that comes with the package.
+
+        It is in eval mode on the CPU, with frozen fp32 weights. BadFileError where the file cannot be read.
+        """
         file = named(Path(path))
         return codec_from(load_model(file), str(file))
 
-    def forward(self, x: Tensor) -> Reconstruction:
-        """(B, 3, H, W) in [-1, 1] -> Reconstruction, gradients going straight through the quantizer."""
+    def forward(self, x: Tensor) -> VQGANOutput:
+        """(B, 3, H, W) in [-1, 1] -> VQGANOutput. Gradients pass straight through the quantizer."""
         quantized = self.quantized(x)
-        return Reconstruction(self.decoder(self.post_quant_conv(quantized.straight_through())), quantized)
+        return VQGANOutput(self.decoder(self.post_quant_conv(quantized.straight_through())), quantized)
 
     def quantized(self, x: Tensor) -> Quantized:
         """(B, 3, H, W) in [-1, 1], sides multiples of f -> z_e, z_q (B, D, h, w) and codes (B, h, w)."""
@@ -66,37 +68,40 @@ class VQGAN(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1], sides multiples of f -> codes (B, h, w) int64.
 
-        Without an autocast around it in fp32, and never in TF32 (see `runtime.fp32.ieee`).
+        In fp32 unless autocast is enabled, and never in TF32 (see `runtime.fp32.ieee`).
         """
         with ieee():
             return self.quantized(x).codes
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, h, w) in [0, K) -> pictures (B, out_ch, f h, f w) fp32, about [-1, 1]: clamp before showing."""
+        """Codes (B, h, w) in [0, K) -> pictures (B, out_ch, f h, f w) fp32, about [-1, 1] and not clamped."""
         with ieee():
             x: Tensor = self.decoder(self.post_quant_conv(self.quantize.lookup(codes)))
             return x.float()
 
     def sha256(self) -> str:
-        """Covers encoder, codebook and config; not the weights of the decoder."""
+        """The hash of encoder, codebook and config; it does not cover the weights of the decoder."""
         return codec_sha256(self.config, self.state_dict())
 
 
 def codec_sha256(config: CodecConfig, tensors: Mapping[str, Tensor | Stored]) -> str:
-    """The hash of a codec with these tensors: what its codes depend on, so not the weights of the decoder."""
-    decisive = {name: tensor for name, tensor in tensors.items() if not name.startswith(_DECODER)}
-    values, usual = to_dict(config), to_dict(CodecConfig())
-    for name in _LATER:  # so that codecs from before a field came keep their hash
-        if values[name] == usual[name]:
+    """The hash of a codec with these tensors. It covers what codes depend on, and so not the weights of the decoder."""
+    encoding = {name: tensor for name, tensor in tensors.items() if not name.startswith(_DECODER)}
+    values, defaults = to_dict(config), to_dict(CodecConfig())
+    for name in _LATER:  # so that older codecs keep their hash
+        if values[name] == defaults[name]:
             del values[name]
-    return tensors_sha256(decisive, values)
+    return tensors_sha256(encoding, values)
 
 
 def ready(codec: VQGAN, device: torch.device, precision: torch.dtype, *, encoder: bool = True) -> VQGAN:
-    """The same codec on `device` for inference under `autocast(device, precision)`: channels last, the convolutions'
-    weights in `precision`. Autocast casts frozen fp32 weights in every call; the values are the same. Without `encoder`
-    only the decoder is cast, and encoding stays in fp32. Take `sha256()` before: it covers the encoder's weights."""
+    """Move the codec to `device` for inference under `autocast(device, precision)`: channels last, with the weights of
+    convolutions in `precision`. Autocast would cast frozen fp32 weights in every call; the results are the same.
+
+    Without `encoder` only the decoder is cast, and encoding stays in fp32. Call `sha256()` before, since it covers the
+    weights of the encoder.
+    """
     codec = codec.to(device).to(memory_format=torch.channels_last)
     if precision != torch.float32:
         parts = [codec.post_quant_conv, codec.decoder]
@@ -108,7 +113,7 @@ def ready(codec: VQGAN, device: torch.device, precision: torch.dtype, *, encoder
 
 
 def codec_file(codec: VQGAN, about: Mapping[str, object]) -> ModelFile:
-    """A codec as a model file, with its hash."""
+    """A codec as a model file, with its hash in `about`."""
     return ModelFile(
         format="taming-codec",
         config={"codec": to_dict(codec.config)},
@@ -120,12 +125,12 @@ def codec_file(codec: VQGAN, about: Mapping[str, object]) -> ModelFile:
 def codec_from(model: ModelFile, where: str, part: str = "codec") -> VQGAN:
     """The codec of a codec's or a prior's model file, in eval mode on the CPU. BadFileError names `where`.
 
-    `part` is which of a prior's: "codec" is that of its pictures, "condition.KIND" that of a condition. Names that
-    begin with `extra.` are those of tensors that an import keeps for an export, and are passed over.
+    `part` selects among the codecs of a prior: "codec" is that of its pictures, "condition.KIND" that of a condition.
+    Tensors whose names begin with `extra.`, which an import keeps for an export, are skipped.
     """
     prefix = "" if model.format == "taming-codec" else f"{part}."
-    said = model.config["codec"] if part == "codec" else model.config["conditions"][part.removeprefix("condition.")]
-    config = from_dict(CodecConfig, said, where)
+    values = model.config["codec"] if part == "codec" else model.config["conditions"][part.removeprefix("condition.")]
+    config = from_dict(CodecConfig, values, where)
     with torch.device("meta"):
         codec = VQGAN(config)
     tensors = {
@@ -136,9 +141,6 @@ def codec_from(model: ModelFile, where: str, part: str = "codec") -> VQGAN:
     try:
         codec.load_state_dict(tensors, strict=True, assign=True)
     except RuntimeError as error:
-        raise BadFileError(f"{where} does not hold the codec that its config describes: {_first(error)}") from None
+        reason = " ".join(str(error).split())[:300]
+        raise BadFileError(f"{where} does not hold the codec that its config describes: {reason}") from None
     return codec.eval().requires_grad_(False)
-
-
-def _first(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -1,4 +1,4 @@
-"""What makes the condition maps of pictures, one class for each kind."""
+"""Settings of `taming annotate`, one class for each kind of condition map."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,13 +9,13 @@ from taming_cli.config.kinds import CodecKind
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationConfig:
-    """Label maps by a network of torchvision."""
+    """Label maps by a torchvision network."""
 
     kind: ClassVar[CodecKind] = "segmentation"
 
     model: str = option(
         "deeplabv3_resnet50",
-        "Segmentation network of torchvision: deeplabv3_resnet50, deeplabv3_resnet101, deeplabv3_mobilenet_v3_large, "
+        "torchvision segmentation network: deeplabv3_resnet50, deeplabv3_resnet101, deeplabv3_mobilenet_v3_large, "
         "fcn_resnet50, fcn_resnet101 or lraspp_mobilenet_v3_large.",
         metavar="NAME",
     )
@@ -26,13 +26,13 @@ class SegmentationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DepthConfig:
-    """Depth by a model of transformers."""
+    """Depth maps by a transformers model."""
 
     kind: ClassVar[CodecKind] = "depth"
 
     model: str = option(
         "depth-anything/Depth-Anything-V2-Small-hf",
-        "Depth model of transformers, as safetensors: a folder, or a name on the Hugging Face hub.",
+        "transformers depth model in safetensors format: a folder, or a name on the Hugging Face hub.",
         metavar="FOLDER|NAME",
     )
 
@@ -46,8 +46,8 @@ class PoseConfig:
 
     kind: ClassVar[CodecKind] = "pose"
 
-    score: float = option(0.75, "Draw persons whose probability is above this.", low=0, high=1)
-    joint_score: float = option(2.0, "Draw joints whose heatmap (a logit) is above this; less draws hidden ones too.")
+    score: float = option(0.75, "Draw persons with a higher probability than this.", low=0, high=1)
+    joint_score: float = option(2.0, "Draw joints with a higher heatmap logit than this; lower: hidden ones too.")
 
     def __post_init__(self) -> None:
         check(self)
@@ -55,7 +55,7 @@ class PoseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EdgesConfig:
-    """Edges by the rule that `tokenize` makes them with."""
+    """Edges by the same rule as in `tokenize`."""
 
     kind: ClassVar[CodecKind] = "edges"
 

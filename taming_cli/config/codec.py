@@ -1,4 +1,4 @@
-"""Settings of the codec: its architecture (kept in the model file), its discriminator, and how they are trained."""
+"""Settings of the codec: its architecture, which the model file keeps, its discriminator, and its training."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,35 +11,37 @@ from taming_cli.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class CodecConfig:
-    """The architecture of a VQGAN; names as published, so that released weights map by name."""
+    """The architecture of a VQGAN. Names are the published ones, so that released weights map by name."""
 
     ch: int = option(32, "Channels at full resolution; a multiple of --norm-groups.", low=1)
-    ch_mult: tuple[int, ...] = option((1, 1, 2, 4), "Channel multiple of each level; n levels make f = 2^(n-1).", low=1)
-    num_res_blocks: int = option(1, "Residual blocks per level (the decoder has one more).", low=1)
+    ch_mult: tuple[int, ...] = option(
+        (1, 1, 2, 4), "Channel multiplier of each level; n levels downsample by f = 2^(n-1).", low=1
+    )
+    num_res_blocks: int = option(1, "Residual blocks per level; the decoder has one more.", low=1)
     norm_groups: int = option(
         8,
-        "Groups of each GroupNorm: 32 as published; 4 channels or more in each, or colours are normalised away.",
+        "Groups of each GroupNorm (published: 32). Fewer than 4 channels per group remove colour information.",
         low=1,
     )
     attn_resolutions: tuple[int, ...] = option(
-        (16,), "Nominal sizes, counted from --resolution, of the levels that get attention.", low=1
+        (16,), "Nominal sizes of the levels with attention: --resolution divided by 1, 2, 4 and so on.", low=1
     )
     z_channels: int = option(64, "Channels between encoder and quantizer.", low=1)
-    resolution: int = option(128, "Nominal picture side, from which attention levels are counted.", low=1)
+    resolution: int = option(128, "Nominal side of a picture, which determines the levels with attention.", low=1)
     in_channels: int = option(3, "Channels of the encoder's input.", low=1, hidden=True)
     out_ch: int = option(3, "Channels of the decoder's output.", low=1, hidden=True)
     dropout: float = option(0.0, "Dropout in the residual blocks.", low=0, high=0.9)
-    codebook_size: int = option(1024, "Entries of the codebook, K.", low=2, high=2**24)
-    codebook_dim: int = option(8, "Length of each entry, D.", low=1)
+    codebook_size: int = option(1024, "Number of codebook entries, K.", low=2, high=2**24)
+    codebook_dim: int = option(8, "Dimension of each codebook entry, D.", low=1)
     codebook: Literal["nearest", "gumbel"] = option(
         "nearest", "A code is the nearest entry, or (gumbel, imported files) the largest of K logits.", hidden=True
     )
-    normalize: bool = option(False, "Compare codes by angle: entries and encoder outputs are scaled to length 1.")
+    normalize: bool = option(False, "Normalise codebook entries and encoder outputs to unit length (cosine distance).")
 
     def __post_init__(self) -> None:
         check(self)
         if not self.ch_mult:
-            raise UsageError("ch_mult is empty; give one channel multiple per level, like 1,1,2,4")
+            raise UsageError("ch_mult is empty; give one channel multiplier per level, like 1,1,2,4")
         if self.ch % self.norm_groups:
             raise UsageError(f"ch is {self.ch}; it must be a multiple of norm_groups, which is {self.norm_groups}")
 
@@ -53,26 +55,28 @@ class CodecConfig:
         f = self.downsample_factor
         if size.width % f or size.height % f:
             nearest = Size(max(f, round(size.width / f) * f), max(f, round(size.height / f) * f))
-            raise UsageError(f"size {size} does not divide by this codec's f = {f}; the nearest that does is {nearest}")
+            raise UsageError(
+                f"size {size} is not a multiple of this codec's f = {f}; the nearest multiple is {nearest}"
+            )
         return Size(size.width // f, size.height // f)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig:
-    """The PatchGAN that is trained against the codec; names as published."""
+    """The PatchGAN that is trained against the codec. Names are the published ones."""
 
-    disc_ndf: int = option(32, "Channels of the discriminator's first layer.", low=1)
+    disc_ndf: int = option(32, "Channels of the first layer of the discriminator.", low=1)
     disc_num_layers: int = option(
-        2, "Strided layers of the discriminator: 3 see 70 x 70 pixels each, 2 see 34 x 34.", low=1
+        2, "Strided layers of the discriminator; patches are 34 x 34 pixels with 2, 70 x 70 with 3.", low=1
     )
-    disc_loss: Literal["hinge", "vanilla"] = option("hinge", "The adversarial loss.")
+    disc_loss: Literal["hinge", "vanilla"] = option("hinge", "Adversarial loss.")
 
     def __post_init__(self) -> None:
         check(self)
 
     @property
     def smallest_side(self) -> int:
-        """Pixels a side below which no patch is left: the strided layers, then two layers that take one each."""
+        """Smallest side of a picture, in pixels, for which the discriminator has any output."""
         return int(3 * 2**self.disc_num_layers)
 
 
@@ -80,114 +84,119 @@ class DiscriminatorConfig:
 class CodecTrainConfig:
     """How a codec is trained."""
 
-    kind: CodecKind = option("image", "What the files hold: pictures, or the maps of a condition.")
-    labels: int = option(0, "Labels of segmentation maps; 0: one more than the largest that occurs.", low=0, high=65536)
+    kind: CodecKind = option("image", "Kind of the files: pictures, or the maps of a condition.")
+    labels: int = option(
+        0, "Number of labels of segmentation maps; 0: the largest label that occurs, plus one.", low=0, high=65536
+    )
     unlabelled: bool = option(
-        False, "In segmentation maps 255 means unlabelled and becomes label 0, the others move up (COCO-Stuff)."
+        False, "Segmentation maps mark unlabelled pixels by 255: they become label 0, and other labels increase by 1."
     )
     colours: str | None = option(
-        None, "Colours of segmentation maps in true colour: a line `#rrggbb name` for each label.", metavar="FILE"
+        None, "Colour table of segmentation maps in true colour: one line `#rrggbb name` per label.", metavar="FILE"
     )
     label_values: tuple[int, ...] = option(
         (),
-        "Stored values of segmentation maps that are labels 0, 1, 2 and so on, like 0,255 for masks.",
+        "Pixel values of segmentation maps that become labels 0, 1, 2 and so on; 0,255 for masks.",
         low=-(2**31),
         high=2**31 - 1,
     )
     missing: tuple[str, ...] = option(
         (),
-        "Values of depth maps where nothing was measured, like 0,65535 or nan: each such pixel takes the nearest "
-        "measured value.",
+        "Values that mark missing pixels of depth maps, like 0,65535 or nan; replaced by the nearest measured value.",
         metavar="VALUE",
     )
     depth_range: tuple[float, ...] = option(
         (0.0, 100.0),
-        "Percentiles of a depth map that become -1 and 1; 2,98 leaves outliers aside.",
+        "Percentiles of a depth map that are mapped to -1 and 1; 2,98 ignores outliers.",
         low=0,
         high=100,
     )
     pictures: str | None = option(
         None,
-        "Pictures that keypoints belong to, paired by name: for files that do not tell their picture's size.",
+        "Pictures of keypoint files that do not record the size of their picture; paired by name.",
         metavar="PATH",
     )
     size: Size = option(Size(128, 128), "Size of the training crops, in pixels.", metavar="WxH")
-    steps: int = option(0, "Optimiser updates; 0: as many as --minutes allow.", low=0, live=True)
-    minutes: float = option(8.0, "Wall-clock minutes; 0: as long as --steps take.", low=0, live=True)
+    steps: int = option(0, "Number of optimiser steps; 0: no limit.", low=0, live=True)
+    minutes: float = option(8.0, "Wall-clock time in minutes; 0: no limit.", low=0, live=True)
     batch_size: int = option(8, "Pictures per step.", low=1)
-    accumulate: int = option(
-        1, "Parts that a step's pictures are taken in, one after the other; their gradients are added up.", low=1
-    )
+    accumulate: int = option(1, "Split each batch into this many parts and accumulate their gradients.", low=1)
     gradient_checkpointing: bool = option(
-        False, "Make activations once more on the way back instead of keeping them: less memory, a third slower."
+        False, "Recompute activations in the backward pass: less memory, a third slower."
     )
     learning_rate: float = option(3e-4, "Peak learning rate of the codec.", low=0)
     disc_learning_rate: float = option(2e-4, "Peak learning rate of the discriminator.", low=0)
-    betas: tuple[float, ...] = option((0.5, 0.9), "Adam's two betas.", low=0, high=0.9999)
-    warmup: int = option(50, "Steps of linear warm-up.", low=0)
-    final_lr: float = option(0.02, "Learning rate at the end as a share of its peak (cosine).", low=0, high=1)
-    disc_final_lr: float = option(1.0, "The same of the discriminator's learning rate; 1: constant.", low=0, high=1)
-    clip: float = option(1.0, "Largest gradient norm of the codec; 0: no limit.", low=0)
+    betas: tuple[float, ...] = option((0.5, 0.9), "Adam betas.", low=0, high=0.9999)
+    warmup: int = option(50, "Steps of linear learning-rate warm-up.", low=0)
+    final_lr: float = option(0.02, "Final learning rate as a fraction of the peak (cosine schedule).", low=0, high=1)
+    disc_final_lr: float = option(
+        1.0, "Final learning rate of the discriminator as a fraction of its peak; 1: constant.", low=0, high=1
+    )
+    clip: float = option(1.0, "Gradient norm of the codec above which gradients are clipped; 0: never.", low=0)
     ema: float = option(0.998, "Decay of the moving average of the weights; 0: none.", low=0, high=0.99999)
 
-    l1_weight: float = option(1.0, "Weight of the L1 term.", low=0)
-    l2_weight: float = option(2.0, "Weight of a squared error: brings large areas and colours sooner.", low=0)
+    l1_weight: float = option(1.0, "Weight of the L1 loss.", low=0)
+    l2_weight: float = option(2.0, "Weight of the L2 loss; large areas and colours are learned sooner.", low=0)
     perceptual: Literal["lpips-vgg", "lpips-alex", "lpips-squeeze", "efficientnet-lite0", "none"] = option(
-        "efficientnet-lite0", "Perceptual network; only efficientnet-lite0 and none work without a download."
+        "efficientnet-lite0", "Perceptual network; all but efficientnet-lite0 and none need a download."
     )
-    perceptual_weight: float = option(0.2, "Weight of the perceptual term.", low=0)
-    codebook_weight: float = option(1.0, "Weight of the codebook and commitment terms.", low=0)
-    beta: float = option(0.25, "Weight of the commitment term within them.", low=0)
-    legacy: bool = option(False, "Put beta on the codebook term instead, as the published code did.")
-    disc_weight: float = option(0.2, "Weight of the adversarial term, times the adaptive weight.", low=0)
+    perceptual_weight: float = option(0.2, "Weight of the perceptual loss.", low=0)
+    codebook_weight: float = option(1.0, "Weight of the codebook and commitment losses.", low=0)
+    beta: float = option(0.25, "Weight of the commitment loss relative to the codebook loss.", low=0)
+    legacy: bool = option(False, "Apply beta to the codebook loss instead, as the published code did.")
+    disc_weight: float = option(0.2, "Weight of the adversarial loss, multiplied by the adaptive weight.", low=0)
     disc_train_start: float = option(
-        0.3, "Share of the training after which the discriminator trains; its term counts later.", low=0, high=1
+        0.3, "Fraction of the training after which the discriminator starts to train.", low=0, high=1
     )
-    disc_start: float = option(0.4, "Share of the training after which the adversarial term counts.", low=0, high=1)
-    disc_ramp: float = option(0.1, "Share of the training over which that term grows to its weight.", low=0, high=1)
+    disc_start: float = option(
+        0.4, "Fraction of the training after which the adversarial loss is applied.", low=0, high=1
+    )
+    disc_ramp: float = option(
+        0.1, "Fraction of the training over which the adversarial loss grows to its full weight.", low=0, high=1
+    )
 
     quantizer: Literal["ema", "vq"] = option(
-        "ema", "How the codebook learns: moving averages (ema) or by its own loss (vq, as published)."
+        "ema", "How the codebook learns: by moving averages (ema), or by its own loss (vq, as published)."
     )
-    codebook_decay: float = option(0.9, "Decay of the ema quantizer's moving averages.", low=0, high=0.99999)
+    codebook_decay: float = option(0.9, "Decay of the moving averages of the ema quantizer.", low=0, high=0.99999)
     revive: float = option(
-        0.1, "Replace codes used less than this share of an even use; 0: never (as published).", low=0, high=1
+        0.1, "Replace entries used less than this fraction of the mean use; 0: never, as published.", low=0, high=1
     )
 
     crop_scale: tuple[float, ...] = option(
-        (0.4, 1.0), "Smallest and largest area of a training crop, as shares of the largest crop.", low=0.01, high=1
+        (0.4, 1.0), "Smallest and largest area of a training crop, as fractions of the largest crop.", low=0.01, high=1
     )
     flip: bool = option(True, "Mirror half of the training crops.")
-    held: float = option(0.05, "Share of the pictures held out, where --val is not given.", low=0.001, high=0.9)
-    val_every: float = option(0.1, "Share of the training between two validations.", low=0.001, high=1)
-    val_images: int = option(64, "Held-out pictures looked at in each validation.", low=1)
+    held: float = option(0.05, "Fraction of the pictures that is held out, unless --val is given.", low=0.001, high=0.9)
+    val_every: float = option(0.1, "Fraction of the training between two validations.", low=0.001, high=1)
+    val_images: int = option(64, "Held-out pictures used in each validation.", low=1)
     save_every: float = option(5.0, "Minutes between two saves, besides those at each validation.", low=0.01, live=True)
     snapshots: bool = option(False, "Keep the model of each validation, as checkpoints/step_*.safetensors.", live=True)
-    tensorboard: bool = option(False, "Write curves and pictures for TensorBoard too; needs tensorboardX.", live=True)
-    seed: int = option(0, "Seed of everything random.", low=0, high=2**63 - 1)
-    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", live=True, metavar="NAME")
+    tensorboard: bool = option(False, "Also write event files for TensorBoard; needs tensorboardX.", live=True)
+    seed: int = option(0, "Random seed.", low=0, high=2**63 - 1)
+    device: str = option("auto", "Device: auto, cpu, cuda, cuda:N or mps.", live=True, metavar="NAME")
     precision: Literal["auto", "fp32", "bf16"] = option(
-        "auto", "Arithmetic of the networks; losses and quantisation are fp32."
+        "auto", "Precision of the networks; losses and quantisation are in fp32."
     )
-    workers: int = option(0, "Processes that read pictures; 0: a thread.", low=0, live=True)
-    cache: int = option(1024, "MiB of memory for decoded pictures.", low=0, live=True)
+    workers: int = option(0, "Processes that read pictures; 0: one thread.", low=0, live=True)
+    cache: int = option(1024, "Memory for decoded pictures, in MiB.", low=0, live=True)
     val: str | None = option(None, "Held-out pictures: a folder, file, archive or list of paths.", metavar="PATH")
-    init: str | None = option(None, "Start from this codec's weights and architecture.", metavar="FILE")
+    init: str | None = option(None, "Start from the weights and architecture of this codec.", metavar="FILE")
     train: Literal["all", "decoder"] = option(
-        "all", "`decoder` leaves encoder and codebook as they are, and so tokens and priors valid."
+        "all", "`decoder` keeps encoder and codebook, so that existing tokens and priors stay valid."
     )
 
     def __post_init__(self) -> None:
         check(self)
         if not self.steps and not self.minutes:
-            raise UsageError("steps and minutes are both 0; say how long to train with --steps or --minutes")
+            raise UsageError("steps and minutes are both 0; limit the training with --steps or --minutes")
         if len(self.betas) != 2:
             raise UsageError(f"betas is {self.betas}; give two, like 0.5,0.9")
         if len(self.crop_scale) != 2 or self.crop_scale[0] > self.crop_scale[1]:
             raise UsageError(f"crop_scale is {self.crop_scale}; give smallest and largest, like 0.4,1")
         if self.kind != "image" and (self.perceptual != "none" or self.disc_weight):
             raise UsageError(
-                f"kind is {self.kind!r}: a codec of maps has neither perceptual term nor discriminator; use "
+                f"kind is {self.kind!r}: a codec of maps has neither a perceptual loss nor a discriminator; use "
                 "--perceptual none and --disc-weight 0"
             )
         if self.kind != "segmentation" and (self.labels or self.unlabelled or self.colours or self.label_values):
@@ -196,14 +205,14 @@ class CodecTrainConfig:
             )
         self._check_depth()
         if self.kind != "pose" and self.pictures is not None:
-            raise UsageError(f"pictures says which ones keypoints belong to, but kind is {self.kind!r}; leave it out")
+            raise UsageError(f"pictures is for keypoints, but kind is {self.kind!r}; leave it out")
         if self.label_values:
             self._check_label_values()
 
     def _check_depth(self) -> None:
         if len(self.depth_range) != 2 or self.depth_range[0] >= self.depth_range[1]:
-            said = ",".join(f"{each:g}" for each in self.depth_range)
-            raise UsageError(f"depth_range is {said}; give two percentiles, the lower first, like 2,98")
+            value = ",".join(f"{each:g}" for each in self.depth_range)
+            raise UsageError(f"depth_range is {value}; give two percentiles, the lower first, like 2,98")
         for value in self.missing:
             try:
                 float(value)
@@ -216,7 +225,7 @@ class CodecTrainConfig:
         values = self.label_values
         if self.unlabelled or self.colours:
             other = "unlabelled" if self.unlabelled else "colours"
-            raise UsageError(f"label_values and {other} both say what a stored value means; leave one of them out")
+            raise UsageError(f"label_values and {other} both define the meaning of pixel values; leave one of them out")
         if len(set(values)) < len(values) or len(values) < 2:
             raise UsageError(f"label_values is {','.join(map(str, values))}; give two or more different values")
         if self.labels and self.labels != len(values):

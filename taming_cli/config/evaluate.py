@@ -1,4 +1,4 @@
-"""Settings of the measurements: which network sees the pictures, how they are brought to its size, how scores split."""
+"""Settings of the measurements: the feature network, how pictures are resized for it, and parameters of each score."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,18 +12,19 @@ Resize = Literal["tf1", "clean"]
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureConfig:
-    """What sees the pictures."""
+    """The network that computes features of pictures, and its input."""
 
     features: FeatureNetworkName = option(
         "inception-v3-compat",
-        "Feature network; only with inception-v3-compat is a score called FID, IS or KID. efficientnet-lite0 needs no "
+        "Feature network. Only scores with inception-v3-compat are called FID, IS or KID. efficientnet-lite0 needs no "
         "download.",
     )
     resize: Resize = option(
-        "tf1", "To the network's size: tf1, bilinear as the published FID does it, or clean, clean-fid's bicubic."
+        "tf1",
+        "Resizing to the network's input: tf1 (bilinear, as for the published FID) or clean (bicubic, clean-fid).",
     )
-    size: Size | None = option(None, "First cut and scale every picture to this, around its middle; none: as it is.")
-    cache: bool = option(True, "Keep the statistics of reference pictures for the next time.")
+    size: Size | None = option(None, "Centre-crop and resize all pictures to this size first; none: keep their size.")
+    cache: bool = option(True, "Cache the statistics of reference pictures.")
 
     def __post_init__(self) -> None:
         check(self)
@@ -31,10 +32,10 @@ class FeatureConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class InceptionScoreConfig:
-    """How the inception score is taken."""
+    """Parameters of the inception score."""
 
-    splits: int = option(10, "Parts whose scores are averaged.", low=1)
-    seed: int = option(2020, "Of the order in which pictures fall into parts.", low=0, high=2**32 - 1)
+    splits: int = option(10, "Number of splits whose scores are averaged.", low=1)
+    seed: int = option(2020, "Random seed of the assignment of pictures to splits.", low=0, high=2**32 - 1)
 
     def __post_init__(self) -> None:
         check(self)
@@ -42,11 +43,11 @@ class InceptionScoreConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class KernelConfig:
-    """How the kernel distance is taken."""
+    """Parameters of the kernel distance."""
 
-    subsets: int = option(100, "Random subsets whose distances are averaged.", low=1)
+    subsets: int = option(100, "Number of random subsets whose distances are averaged.", low=1)
     subset_size: int = option(1000, "Pictures of each side in a subset.", low=2)
-    seed: int = option(2020, "Of the subsets.", low=0, high=2**32 - 1)
+    seed: int = option(2020, "Random seed of the subsets.", low=0, high=2**32 - 1)
 
     def __post_init__(self) -> None:
         check(self)
@@ -54,9 +55,9 @@ class KernelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ManifoldConfig:
-    """How precision and recall are taken."""
+    """Parameters of precision and recall."""
 
-    neighbours: int = option(3, "A picture's ball reaches to its neighbour of this number.", low=1)
+    neighbours: int = option(3, "The k of the k-th nearest neighbour, whose distance is the radius of a sphere.", low=1)
 
     def __post_init__(self) -> None:
         check(self)

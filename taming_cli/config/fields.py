@@ -1,8 +1,9 @@
-"""How a config field is declared once and used everywhere: default, help and limits, checked and turned to JSON.
+"""Config fields: each is declared once, with its default, help text and limits, and is checked and converted to JSON
+here.
 
-A config is a frozen keyword-only dataclass whose fields are made by `option`. Its `__post_init__` calls `check`. Flags,
-`TAMING_*` variables, `--config` files and `config.json` all go through `parse` and `from_dict`, so a value means the
-same wherever it comes from.
+A config is a frozen keyword-only dataclass whose fields are created by `option` and whose `__post_init__` calls
+`check`. Flags, `TAMING_*` variables, `--config` files and `config.json` all go through `parse` and `from_dict`, so a
+value has the same meaning in each of them.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from taming_cli.errors import UsageError
 Config = TypeVar("Config")
 
 MOST_NAMED = 24
-"""Names that a message lists at the most."""
+"""Largest number of names that a message lists."""
 
 
 def option(
@@ -33,11 +34,11 @@ def option(
     hidden: bool = False,
     live: bool = False,
 ) -> Any:
-    """A dataclass field with what a flag needs: help text, inclusive limits, another spelling, or none at all.
+    """Create a dataclass field with the help text, inclusive limits and metavar of its flag.
 
-    `flag` replaces the flag's name (`--learning-rate` for `learning_rate` is the rule). `hidden` gives it no flag: such
-    a value comes from a preset or a config file only. `live` marks what may change when a run is resumed: it decides
-    how long or where the run goes, not what it computes.
+    `flag` replaces the default name of the flag, such as `--learning-rate` for `learning_rate`. A `hidden` field has no
+    flag; its value can come from a preset or a config file only. A `live` field may change when a run is resumed: it
+    affects how long or on which hardware the run computes, but not what.
     """
     metadata = {
         "help": help,
@@ -52,7 +53,7 @@ def option(
 
 
 class Kind(typing.NamedTuple):
-    """A field's type taken apart: `tuple[int, ...]` is base int, many; `Size | None` is base Size, optional."""
+    """The parts of a field's type: `tuple[int, ...]` is base int, many; `Size | None` is base Size, optional."""
 
     base: type
     choices: tuple[str, ...]
@@ -65,12 +66,12 @@ def kinds(config: type[Any]) -> Mapping[str, Kind]:
     return _kinds(typing.cast(Hashable, config))
 
 
-@functools.cache  # reading a class's annotations takes a tenth of a millisecond, and each field of a config asks
+@functools.cache  # reading the annotations of a class takes a tenth of a millisecond, and is done for each field
 def _kinds(config: Hashable) -> Mapping[str, Kind]:
     assert isinstance(config, type)
     hints = typing.get_type_hints(config)
-    found = {field.name: _kind(hints[field.name]) for field in dataclasses.fields(config)}
-    return types.MappingProxyType(found)  # all callers share it
+    kinds_by_name = {field.name: _kind(hints[field.name]) for field in dataclasses.fields(config)}
+    return types.MappingProxyType(kinds_by_name)  # read-only, since all callers share it
 
 
 def _kind(hint: Any) -> Kind:
@@ -86,12 +87,12 @@ def _kind(hint: Any) -> Kind:
 
 
 def flag_name(field: dataclasses.Field[Any]) -> str:
-    """`learning_rate` -> `--learning-rate`, unless the field names its own."""
+    """`learning_rate` -> `--learning-rate`, unless the field defines its own flag."""
     return str(field.metadata.get("flag") or "--" + field.name.replace("_", "-"))
 
 
 def parse(config: type, name: str, text: str, where: str) -> Any:
-    """The value of field `name` written as text (a flag, an environment variable); UsageError naming `where`."""
+    """The value of field `name` from the text of a flag or an environment variable. UsageError names `where`."""
     kind = kinds(config)[name]
     if kind.optional and text.lower() == "none" and "none" not in kind.choices:
         return None
@@ -119,7 +120,7 @@ def _parse_one(kind: Kind, text: str, where: str) -> Any:
 
 
 def check(config: Any) -> None:
-    """Refuse values outside a field's type, choices or limits; the message names field, value and remedy."""
+    """UsageError for a value outside its field's type, choices or limits; it names field, value and remedy."""
     kind_of = kinds(type(config))
     for field in dataclasses.fields(config):
         value, kind = getattr(config, field.name), kind_of[field.name]
@@ -156,8 +157,8 @@ def _article(base: type) -> str:
 
 
 def one_of(valid: Iterable[str], wrong: str) -> str:
-    """`did you mean 'x'? valid: x, y`: the end of a message that refuses a name."""
-    from difflib import get_close_matches  # only a mistake has to wait for it
+    """The end of a message that refuses a name: `did you mean 'x'? valid: x, y`."""
+    from difflib import get_close_matches  # imported only for an error, since it takes time
 
     valid = list(valid)
     close = get_close_matches(wrong, valid, n=1)
@@ -166,7 +167,7 @@ def one_of(valid: Iterable[str], wrong: str) -> str:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A config as plain JSON-able values; sizes as `"WxH"`, nested configs as objects."""
+    """A config as JSON values: sizes as `"WxH"`, nested configs as objects."""
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
@@ -195,7 +196,8 @@ def from_dict(config: type[Config], values: Mapping[str, Any], where: str) -> Co
 
 
 def revive(config: type, name: str, value: Any, where: str) -> Any:
-    """A JSON value as field `name` of `config` holds it: lists to tuples, text to sizes, objects to configs."""
+    """Convert a JSON value to what field `name` of `config` holds: lists to tuples, text to sizes, objects to
+    configs."""
     kind = kinds(config)[name]
     if isinstance(value, (list, tuple)) and kind.many:
         return tuple(_revive_one(kind, one, where) for one in value)

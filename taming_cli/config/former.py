@@ -1,4 +1,4 @@
-"""Names from earlier versions. Run folders, trainer files and config files that hold them still open."""
+"""Names of earlier versions, so that their run folders, trainer files and config files can still be read."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,12 +10,12 @@ METRICS = {"critic": "discriminator"}
 
 
 def renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """`values` with each key that `names` has under its present name; the order stays."""
+    """`values` with each key in `names` replaced by its present name, in the same order."""
     return {names.get(key, key): value for key, value in values.items()}
 
 
 def renamed_settings(groups: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by group, or flat, as config.json and TOML files hold them, with groups and settings renamed."""
+    """Rename groups and settings in the contents of config.json or a TOML file, grouped or flat."""
     inner = {
         key: renamed(value, SETTINGS) if isinstance(value, Mapping) else value
         for key, value in renamed(groups, GROUPS).items()

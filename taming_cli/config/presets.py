@@ -1,7 +1,7 @@
-"""Named sets of settings. A preset says only what differs from the defaults of the fields, which are `tiny`'s.
+"""Presets: named sets of settings. A preset lists what differs from the fields' defaults, which are those of `tiny`.
 
-`f16-1024` and `f16-16384` are the paper's codecs and `f16-1024`'s prior its 24-layer transformer (Esser, Rombach, Ommer
-2021, appendix A, tables 6 and 8), with the corrections that the changelog lists.
+`f16-1024` and `f16-16384` are the codecs of the paper, and the prior of `f16-1024` is its 24-layer transformer (Esser,
+Rombach, Ommer 2021, appendix A, tables 6 and 8), with the corrections listed in the changelog.
 """
 
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ from taming_cli.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """What it is for, and its values by field name, for each training command."""
+    """A description, and the values by field name for each training command."""
 
     about: str
     codec: Mapping[str, Any]
     prior: Mapping[str, Any]
 
     def of(self, command: str) -> Mapping[str, Any]:
-        """The values for `train-vqgan` or `train-prior`; other commands have none."""
+        """The values for `train-vqgan` or `train-prior`; empty for other commands."""
         return {"train-vqgan": self.codec, "train-prior": self.prior}.get(command, {})
 
 
@@ -100,7 +100,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             },
         ),
         "f16-1024": Preset(
-            about="the paper's codec with 1,024 codes; needs the weights of lpips-vgg, and GPUs for days",
+            about="the paper's codec with 1,024 codes; days on several GPUs; needs the weights of lpips-vgg",
             codec=_PAPER_CODEC,
             prior={
                 "arch": "published",
@@ -120,7 +120,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             },
         ),
         "f16-16384": Preset(
-            about="the paper's codec with 16,384 codes; needs the weights of lpips-vgg, and GPUs for days",
+            about="the paper's codec with 16,384 codes; days on several GPUs; needs the weights of lpips-vgg",
             codec={**_PAPER_CODEC, "codebook_size": 16384},
             prior={
                 "arch": "published",
@@ -144,7 +144,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 
 
 MAPS: Mapping[str, Any] = MappingProxyType({"perceptual": "none", "disc_weight": 0.0})
-"""What differs for a codec of condition maps, in every preset."""
+"""Values for a codec of condition maps, with every preset."""
 
 
 def preset(name: str) -> Preset:

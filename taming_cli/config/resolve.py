@@ -1,4 +1,4 @@
-"""Where a setting's value comes from: flag > environment > config file > preset > default; the origin is kept."""
+"""Resolve settings: flag > environment > config file > preset > default. The origin of each value is recorded."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,12 @@ from taming_cli.config.fields import flag_name, kinds, one_of, parse, revive
 from taming_cli.errors import UsageError
 
 COMMANDS = ("train-vqgan", "train-prior")
-"""The commands with settings of their own in a preset."""
+"""The commands for which presets have values."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Values by field name from one origin, such as `preset tiny`; JSON-able or already as the fields hold them."""
+    """Values by field name from one origin, such as `preset tiny`: in JSON form, or as the fields hold them."""
 
     origin: str
     values: Mapping[str, Any]
@@ -24,16 +24,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class Resolved:
-    """One instance of each config class, and for each field where its value came from."""
+    """One instance of each config class, and the origin of each field's value."""
 
     configs: tuple[Any, ...]
     origins: Mapping[str, str]
 
 
 def resolve(classes: Sequence[type[Any]], layers: Sequence[Layer]) -> Resolved:
-    """Build each class from the layers, the first that names a field winning; what none names keeps its default.
+    """Build each class from the layers, of which earlier ones take precedence; other fields keep their defaults.
 
-    Raises UsageError for a key that no class has, and for values that a class refuses.
+    Raises UsageError for a key that is not a field of any class, and for invalid values.
     """
     owners = {field.name: config for config in classes for field in fields(config)}
     origins = dict.fromkeys(owners, "default")
@@ -48,7 +48,7 @@ def resolve(classes: Sequence[type[Any]], layers: Sequence[Layer]) -> Resolved:
 
 
 def from_flags(classes: Sequence[type[Any]], given: Mapping[str, Any]) -> Layer:
-    """The flags that were given, by field name; text is parsed as the field wants it."""
+    """The layer of the given flags, by field name; text is parsed according to the field's type."""
     owners = {field.name: (config, flag_name(field)) for config in classes for field in fields(config)}
     values = {
         name: parse(owners[name][0], name, value, owners[name][1]) if isinstance(value, str) else value
@@ -59,7 +59,7 @@ def from_flags(classes: Sequence[type[Any]], given: Mapping[str, Any]) -> Layer:
 
 
 def from_environment(classes: Sequence[type[Any]], environment: Mapping[str, str]) -> Layer:
-    """`TAMING_BATCH_SIZE` and its like: every field can be set so."""
+    """The layer of the environment: `TAMING_BATCH_SIZE` and so on, for every field."""
     values = {}
     for config in classes:
         for name in kinds(config):
@@ -70,12 +70,12 @@ def from_environment(classes: Sequence[type[Any]], environment: Mapping[str, str
 
 
 def from_file(path: Path, command: str = "") -> Layer:
-    """A TOML or JSON file of values for `command`.
+    """The layer of a TOML or JSON file of values for `command`.
 
-    Groups (`[codec]`) are allowed and flattened, so a run's config.json will do; a table named like a training command
-    is read by that command alone, so what `taming presets show` prints will do too.
+    Groups such as `[codec]` are flattened, so the config.json of a run can be used. A table named after a training
+    command applies to that command only, so the output of `taming presets show` can be used too.
     """
-    import tomllib  # only a file has to wait for it
+    import tomllib  # imported only where a file is read, since it takes time
 
     try:
         text = path.read_text()

@@ -1,4 +1,4 @@
-"""What to draw from a prior, and how a token is chosen from its logits."""
+"""Settings of sampling: what to draw from a prior, and how a code is chosen from its logits."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,18 +9,22 @@ from taming_cli.config.size import Size
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingConfig:
-    """From logits to a token: `prior/decoding.py` is the only reader."""
+    """From logits to a code; only `prior/decoding.py` reads these."""
 
-    temperature: float = option(1.0, "Divides the logits: below 1 safer, above 1 wilder.", low=0.01, high=100)
-    top_k: int = option(0, "Keep the k most likely codes; 0: all.", low=0)
+    temperature: float = option(
+        1.0, "Temperature of the logits: less variety below 1, more above 1.", low=0.01, high=100
+    )
+    top_k: int = option(0, "Sample from the k most likely codes; 0: all.", low=0)
     top_p: float = option(
-        1.0, "Keep the most likely codes that together reach this probability; 1: all.", low=0, high=1
+        1.0, "Sample from the smallest set of codes with at least this total probability; 1: all.", low=0, high=1
     )
-    min_p: float = option(0.0, "Keep codes at least this share as likely as the most likely one.", low=0, high=1)
+    min_p: float = option(
+        0.0, "Sample from codes at least this fraction as likely as the most likely one; 0: all.", low=0, high=1
+    )
     guidance: float = option(
-        1.0, "Pull towards the condition: unconditional + guidance x (conditional - unconditional); 1: none.", low=0
+        1.0, "Classifier-free guidance: unconditional + guidance x (conditional - unconditional); 1: off.", low=0
     )
-    greedy: bool = option(False, "Always take the most likely code.")
+    greedy: bool = option(False, "Always choose the most likely code.")
 
     def __post_init__(self) -> None:
         check(self)
@@ -28,33 +32,41 @@ class DecodingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(DecodingConfig):
-    """What to draw."""
+    """What to draw from a prior."""
 
-    n: int = option(1, "How many pictures.", low=1, flag="-n")
-    seed: int = option(0, "Same seed, same pictures, whatever the batch size.", low=0, high=2**63 - 1)
+    n: int = option(1, "Number of pictures.", low=1, flag="-n")
+    seed: int = option(0, "Random seed. The pictures do not depend on the batch size.", low=0, high=2**63 - 1)
     class_name: str | None = option(
         None,
-        "Class to draw: its name, or '#N' for number N from 0, or N where classes have no names; none: any.",
+        "Class to draw: its name, '#N' for class number N from 0, or N where classes have no names; none: any class.",
         flag="--class",
     )
-    size: Size | None = option(None, "Of the pictures, in pixels, any; none: as their map, or as in training.")
+    size: Size | None = option(
+        None, "Any picture size, in pixels; none: that of the condition map, or that of training."
+    )
     candidates: int = option(
-        1, "With --complete: so many fillings are drawn, and the one kept that what comes after it fits best.", low=1
+        1,
+        "With --complete: completions drawn per picture; the one that fits best what follows is kept.",
+        low=1,
     )
     keep: Literal["pixels", "codes"] = option(
         "pixels",
-        "With --complete: `pixels` leaves what is known as it is, and fits the colours beside it; `codes` keeps its "
-        "codes, and decodes all.",
+        "With --complete: `pixels` keeps the known pixels and matches the colours of the new ones to them; `codes` "
+        "keeps the known codes and decodes the whole picture.",
     )
     accept_rate: float = option(
-        1.0, "Draw n / rate and keep the n that --classifier gives their class the most; 1: all.", low=1e-4, high=1
+        1.0,
+        "Rejection sampling: draw n / rate pictures and keep the n to which --classifier gives their class the highest "
+        "probability; 1: keep all.",
+        low=1e-4,
+        high=1,
     )
     classifier: str = option(
         "efficientnet-lite0",
-        "That classifier: efficientnet-lite0 (no download) or one of torchvision, such as resnet50.",
+        "Classifier for --accept-rate: efficientnet-lite0 (no download) or one of torchvision, such as resnet50.",
         metavar="NAME",
     )
     stride: int = option(
-        0, "Columns that share a window: 1 is the paper's procedure, more is faster; 0: half the window's.", low=0
+        0, "Columns that share a window: 1 is the paper's procedure, more is faster; 0: half the window.", low=0
     )
-    batch_size: int = option(16, "Windows computed at once; changes memory and speed, not the pictures.", low=1)
+    batch_size: int = option(16, "Windows computed at once; affects memory and speed, not the pictures.", low=1)

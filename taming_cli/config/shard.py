@@ -1,4 +1,4 @@
-"""One part of a work that is shared out: `--shard i/n`."""
+"""One part of a job that is split among several processes or machines: `--shard i/n`."""
 
 import re
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from taming_cli.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Part `index` (from 1) of `count`: every `count`-th item, so that parts take about the same time; or, where the
-    parts are to be joined in order, a stretch of them."""
+    """Part `index` (from 1) of `count`: every `count`-th item, so that parts take about the same time, or a contiguous
+    range, for parts that are joined in order."""
 
     index: int = 1
     count: int = 1
@@ -28,15 +28,15 @@ class Shard:
 
     @property
     def places(self) -> slice:
-        """Of the items in a list."""
+        """The items of this part in a list: every `count`-th one."""
         return slice(self.index - 1, None, self.count)
 
     def stretch(self, total: int) -> range:
-        """Of `total` places the `index`-th of `count` stretches that are as long as whole numbers allow."""
+        """The contiguous range of this part among `total` items; the ranges of all parts are nearly equally long."""
         return range((self.index - 1) * total // self.count, self.index * total // self.count)
 
     def spelled(self) -> str:
-        """As results say it: `part 2 of 4`."""
+        """The text for results: `part 2 of 4`."""
         return f"part {self.index} of {self.count}"
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Width x height, as people write it on a command line."""
+"""Sizes, width x height, and the position of a picture on a grid of cells."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from taming_cli.errors import UsageError
 
 @dataclass(frozen=True, slots=True, order=True)
 class Size:
-    """A picture's size in pixels, or a grid's in cells; written `WxH`."""
+    """The size of a picture in pixels, or of a grid in cells; written `WxH`."""
 
     width: int
     height: int
@@ -28,7 +28,7 @@ class Size:
         return cls(int(match[1]), int(match[2] or match[1]))
 
     def times(self, f: int) -> "Size":
-        """Both sides f times as long."""
+        """The size with both sides multiplied by f."""
         return Size(f * self.width, f * self.height)
 
     def __str__(self) -> str:
@@ -37,16 +37,17 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Where a picture of `size` pixels lies on a grid of cells of `f` x `f` pixels that covers it: its upper left
-    pixel is pixel `corner` (x, y) of the grid, which lies in the first cell."""
+    """The position of a picture of `size` pixels on a grid of cells of `f` x `f` pixels that covers it. Its upper left
+    pixel is pixel `corner` (x, y) of the grid, in the first cell."""
 
     size: Size
     f: int
     corner: tuple[int, int] = (0, 0)
 
     @classmethod
-    def said(cls, values: Mapping[str, Any], f: int, grid: Size) -> "Frame":
-        """What `to_say` made, among other values; or pictures that fill the grid, where these are of no such frame."""
+    def from_values(cls, values: Mapping[str, Any], f: int, grid: Size) -> "Frame":
+        """The inverse of `to_values`; among `values` may be others. Without those of a frame on this grid, the picture
+        fills the grid."""
         try:
             x, y = values["corner"]
             frame = cls(Size.parse(values["size"]), f, (int(x), int(y)))
@@ -54,8 +55,8 @@ class Frame:
         except (KeyError, OverflowError, TypeError, ValueError, UsageError):
             return cls(grid.times(f), f)
 
-    def to_say(self) -> dict[str, Any]:
-        """As a token file says of the pictures on its grid; nothing of pictures that fill it."""
+    def to_values(self) -> dict[str, Any]:
+        """The frame as a token file records it; nothing for pictures that fill the grid."""
         return {} if self.size == self.whole else {"size": str(self.size), "corner": list(self.corner)}
 
     @property
@@ -74,6 +75,6 @@ class Frame:
 
     @property
     def place(self) -> tuple[slice, slice]:
-        """Rows and columns of the grid's pixels that are the picture's."""
+        """The rows and columns of the picture among the grid's pixels."""
         left, top = self.corner
         return slice(top, top + self.size.height), slice(left, left + self.size.width)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from taming_cli.codec.locate import picture_codec
-from taming_cli.codec.reconstruct import DECODING, codes_of, decoding, through
+from taming_cli.codec.reconstruct import DECODING, codes_of, decoding, round_trip
 from taming_cli.codec.tiling import tiles
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.size import Size
@@ -119,7 +119,7 @@ class CodecRun:
             budget = self.space.encode
             codes = [codes_of(self.codec, part, Pictures(), budget).cpu() for part in torch.split(images, chunk)]
             return torch.cat(codes)[:count], None
-        parts = [through(self.codec, part, Pictures(), self.space) for part in torch.split(images, chunk)]
+        parts = [round_trip(self.codec, part, Pictures(), self.space) for part in torch.split(images, chunk)]
         codes, rebuilt = [part.codes for part in parts], [part.rebuilt for part in parts]
         return torch.cat(codes)[:count], torch.cat(rebuilt)[:count]
 

@@ -1,7 +1,7 @@
-"""Token files -> windows to learn from. What a step sees is a pure function of the files, the seed and its position.
+"""Training windows from token files, as a pure function of the files, the seed and the position in the training.
 
-A position counts the windows of a whole training from 0: position p is place `p mod N` in the order of epoch `p div N`,
-with a view, a crop and a dropped condition drawn for p alone. So a resumed training sees what it would have seen.
+A position counts the windows of a whole training from 0: position p is index `p mod N` in the order of epoch `p div N`,
+and its view, crop and dropped conditions are drawn for p alone. So a resumed training sees the same windows.
 """
 
 import hashlib
@@ -25,26 +25,27 @@ from taming_cli.errors import UsageError
 from taming_cli.prior.layout import NOT_GIVEN
 from taming_cli.prior.noise import WORD, Stream, below, uniform, words
 from taming_cli.prior.order import in_order
-from taming_cli.runtime.run.data import Data, Listing, content_hashes, name_hashes
+from taming_cli.runtime.run.data import Data, Fingerprints, content_hashes, name_hashes
 
 MEMORY = 2**30
-"""Token files are kept in memory if they take no more bytes than this, else read as they are needed."""
+"""Token files of at most this many bytes are kept in memory; larger ones are read on demand."""
 
 NONE = "none"
-"""Asks for a prior without any condition."""
+"""The value of `cond` for a prior without conditions."""
 
 Rows = npt.NDArray[np.int64]
 
 
 class Windows(NamedTuple):
-    """`codes` (n, a, b) int64 and, for each kind, codes (n, length) or (n, a, b), `NOT_GIVEN` where there are none."""
+    """`codes` (n, a, b) int64 and, by kind, codes of conditions (n, length) or (n, a, b), NOT_GIVEN where missing."""
 
     codes: Tensor
     conditions: dict[str, Tensor]
 
 
-class Batch(NamedTuple):
-    """A step's windows: `targets` and `inputs` (B, cells) int64, which differ where codes were replaced (`pkeep`)."""
+class TokenBatch(NamedTuple):
+    """The windows of a step: `targets` and `inputs` (B, cells) int64, which differ where codes were replaced (`pkeep`),
+    and the codes of their conditions by kind."""
 
     targets: Tensor
     inputs: Tensor
@@ -52,29 +53,29 @@ class Batch(NamedTuple):
 
 
 class TokenSet:
-    """The samples of one or more token files of one codec, numbered through in the order of the files.
+    """The samples of one or more token files of one codec, numbered consecutively in the order of the files.
 
-    `kinds` are the conditions that count; without any, all that the files have, and with NONE alone, none. Raises
-    UsageError where the files do not belong together, BadFileError where one cannot be read.
+    `kinds` are the conditions to use: by default all that the files have, and none for NONE alone. Raises UsageError
+    where the files do not belong together, BadFileError where one cannot be read.
     """
 
     def __init__(self, paths: Sequence[Path], kinds: Sequence[str] = ()) -> None:
         if not paths:
-            raise UsageError("no token file is given; name one or more")
+            raise UsageError("no token file was given; name one or more")
         self.files = [TokenFile(path) for path in paths]
         self.header = self.files[0].header
         for file in self.files[1:]:
             _refuse_other(self.files[0].path, self.header, file.path, file.header)
         self.starts = np.cumsum([0, *(len(file) for file in self.files)])
         if not len(self):
-            raise UsageError(f"{paths[0]} holds no picture; tokenize some first")
+            raise UsageError(f"{paths[0]} holds no pictures; tokenize some first")
         if len(self.files) == 1:
             self.label_names = self.files[0].label_names
         else:
             self.label_names = tuple(sort_labels(name for file in self.files for name in file.label_names))
         self.kinds = self._kinds(kinds)
         self.conditions = {kind: made for kind, made in self.header.conditions.items() if kind in self.kinds}
-        """The grid conditions that count."""
+        """The grid conditions in use."""
         self._labels = np.concatenate([self._renumbered(file) for file in self.files])
         self._kept: dict[tuple[int, str], npt.NDArray[Any]] = {}
         if sum(_bytes(file) for file in self.files) <= MEMORY:
@@ -88,7 +89,7 @@ class TokenSet:
         return int(self.starts[-1])
 
     def label_counts(self) -> list[int]:
-        """How many samples each of `label_names` has."""
+        """The number of samples of each of `label_names`."""
         labels = self._labels[self._labels != NOT_GIVEN]
         return [int(count) for count in np.bincount(labels, minlength=len(self.label_names))]
 
@@ -104,7 +105,7 @@ class TokenSet:
         return Size(min(header.width for header in headers), min(header.height for header in headers))
 
     def specs(self) -> tuple[ConditionSpec, ...]:
-        """The conditions that count: the class, if any sample has a label, then the grids."""
+        """The conditions in use: the class, if any sample has a label, then the grids."""
         classes = [ConditionSpec(kind="class", vocabulary=len(self.label_names))] if "class" in self.kinds else []
         grids = [
             ConditionSpec(kind=kind, vocabulary=condition.codebook_size, form="grid")
@@ -112,22 +113,22 @@ class TokenSet:
         ]
         return (*classes, *grids)
 
-    def _kinds(self, asked: Sequence[str]) -> tuple[str, ...]:
+    def _kinds(self, requested: Sequence[str]) -> tuple[str, ...]:
         """The conditions to use, of those that the files have."""
-        there = (*(["class"] if self.label_names else []), *self.header.conditions)
-        if tuple(asked) == (NONE,):
+        available = (*(["class"] if self.label_names else []), *self.header.conditions)
+        if tuple(requested) == (NONE,):
             return ()
-        for kind in asked:
-            if kind not in there:
-                has = one_of((*there, NONE), kind) if there else "it has none"
+        for kind in requested:
+            if kind not in available:
+                has = one_of((*available, NONE), kind) if available else "it has none"
                 raise UsageError(f"{self.files[0].path} has no condition {kind!r}; {has}")
-        return tuple(kind for kind in there if kind in asked) if asked else there
+        return tuple(kind for kind in available if kind in requested) if requested else available
 
     def split(self, held: float) -> tuple[Rows, Rows]:
-        """(training, held-out) sample numbers, the latter in the order of their hashes.
+        """The numbers of training and of held-out samples, the latter in the order of the hashes of their names.
 
-        A sample's side follows from its name alone, so that adding pictures moves none. At least one is held out and
-        one is not, where there are two different names; else nothing is held out.
+        Whether a sample is held out follows from its name alone, so that adding pictures changes no other one. With two
+        or more different names, at least one is held out and one is not; otherwise none is held out.
         """
         names = [name for file in self.files for name in file.names()]
         keys = np.array([_key(name) for name in names], dtype=np.uint64)
@@ -139,7 +140,7 @@ class TokenSet:
         return np.flatnonzero(~is_held), order[is_held[order]]
 
     def sha256(self) -> str:
-        """Covers codec, names and labels: whether a training that goes on has the same data."""
+        """A hash of codec, names and labels, by which a resumed training recognises its data."""
         digest = hashlib.sha256(f"{self.header.codec_sha256} {self.label_names}".encode())
         for file in self.files:
             for name in file.names():
@@ -147,11 +148,11 @@ class TokenSet:
         digest.update(self._labels.tobytes())
         return digest.hexdigest()
 
-    def listing(self) -> Listing:
-        """64 bits of each sample's name, and of its label, codes and maps; of files too big to be kept in memory, of
-        its label alone."""
+    def listing(self) -> Fingerprints:
+        """64 bits of each sample's name, and 64 bits of its label, codes and maps, or of its label alone for files too
+        large to be kept in memory."""
         names = name_hashes(name for file in self.files for name in file.names())
-        return Listing(names, content_hashes(self._contents()))
+        return Fingerprints(names, content_hashes(self._contents()))
 
     def _contents(self) -> Iterator[bytes]:
         for number, (file, start) in enumerate(zip(self.files, self.starts, strict=False)):
@@ -162,18 +163,19 @@ class TokenSet:
                 yield b"\0".join([shape, name, *(codes[row].tobytes() for codes in kept)])
 
     def made_by(self) -> str:
-        """What the codes of files too big to be kept in memory follow from, as text; else what the numbers mean."""
+        """The origin of the codes, as text: their codecs and labels and, for files too large to be kept in memory, all
+        that the codes follow from."""
         header = self.header
         maps = [(kind, made.codec_sha256, made.codebook_size) for kind, made in self.conditions.items()]
-        said: list[Any] = [header.codec_sha256, header.codebook_size, self.label_names, maps]
+        origin: list[Any] = [header.codec_sha256, header.codebook_size, self.label_names, maps]
         if not self._kept:
-            said += [(dict(file.header.preprocess), file.plan_sha256) for file in self.files]
-        return repr(said)
+            origin += [(dict(file.header.preprocess), file.plan_sha256) for file in self.files]
+        return repr(origin)
 
     def windows(self, rows: Rows, draws: Tensor, prior: PriorConfig) -> Windows:
-        """The samples at `rows` (n,), cut to the prior's window, with those of its conditions that the files have.
+        """The samples `rows` (n,), cropped to the prior's window, with those of its conditions that the files have.
 
-        `draws` (n, 3) are words that choose view, row and column.
+        `draws` (n, 3) are random words that select view, row and column.
         """
         window, kinds = prior.window, [spec.kind for spec in prior.conditions]
         out = torch.empty(len(rows), window.height, window.width, dtype=torch.int64)
@@ -209,17 +211,17 @@ class TokenSet:
         return file.codes(local) if kind == "codes" else file.condition(kind, local)
 
     def _renumbered(self, file: TokenFile) -> npt.NDArray[np.int64]:
-        """A file's labels as indices into the labels of all; -1 stays."""
+        """The labels of a file as indices into `label_names`; -1 stays."""
         place = {name: number for number, name in enumerate(self.label_names)}
         table = np.array([*(place[name] for name in file.label_names), NOT_GIVEN])
-        return table[file.labels].astype(np.int64)  # -1 is the table's last
+        return table[file.labels].astype(np.int64)  # -1 selects the last entry of the table
 
 
 def train_batch(
     tokens: TokenSet, rows: Rows, prior: PriorConfig, train: PriorTrainConfig, position: int, count: int | None = None
-) -> Batch:
-    """The windows at positions `position` to `position + count - 1` of a training on the samples `rows`; by default as
-    many as the whole batch."""
+) -> TokenBatch:
+    """The windows at positions `position` to `position + count - 1` of a training on the samples `rows`; `count` is by
+    default the batch size."""
     positions = torch.arange(position, position + (train.batch_size if count is None else count))
     major, minor = positions >> 32, positions & WORD
     chosen = rows[[_order(len(rows), p // len(rows), train.seed)[p % len(rows)] for p in positions.tolist()]]
@@ -236,11 +238,11 @@ def train_batch(
         keep = uniform(train.seed, Stream.KEEP, major, minor, prior.cells) < train.pkeep
         other = below(prior.codebook_size, words(train.seed, Stream.REPLACE, major, minor, prior.cells))
         inputs = torch.where(keep, targets, other)
-    return Batch(targets, inputs, conditions)
+    return TokenBatch(targets, inputs, conditions)
 
 
 def fixed_windows(tokens: TokenSet, rows: Rows, prior: PriorConfig) -> Windows:
-    """One window of each sample, whatever the training's seed; of view 0, at a place that only its number decides."""
+    """One window of view 0 of each sample, at a position that follows from its number, regardless of the seed."""
     number = torch.from_numpy(rows)
     draws = words(0, Stream.CROP, torch.full_like(number, WORD), number, 3)
     draws[:, 0] = 0
@@ -249,7 +251,7 @@ def fixed_windows(tokens: TokenSet, rows: Rows, prior: PriorConfig) -> Windows:
 
 @lru_cache(maxsize=2)  # a batch may reach into the next epoch
 def _order(count: int, epoch: int, seed: int) -> npt.NDArray[np.int64]:
-    """The order of an epoch: places sorted by random words."""
+    """The order of an epoch: indices sorted by random words."""
     drawn = words(seed, Stream.ORDER, torch.tensor(epoch), torch.tensor(0), count)
     return np.asarray(np.argsort(drawn.numpy(), kind="stable"), dtype=np.int64)
 
@@ -268,17 +270,17 @@ def _refuse_other(first: Path, one: TokenHeader, path: Path, other: TokenHeader)
     if other.codec_sha256 != one.codec_sha256:
         raise UsageError(
             f"{path} was made with another codec ({other.codec_sha256[:12]}) than {first} ({one.codec_sha256[:12]}); "
-            "tokenize both with one; see: taming guide troubleshooting"
+            "tokenize both with the same codec; see: taming guide troubleshooting"
         )
     if other.conditions != one.conditions:
         raise UsageError(
             f"{path} has the conditions {', '.join(other.conditions) or 'none'}, {first} has "
-            f"{', '.join(one.conditions) or 'none'}, or their codecs differ; give files with the same"
+            f"{', '.join(one.conditions) or 'none'}, or their codecs differ; use files with the same conditions"
         )
 
 
 def data_of(tokens: TokenSet, train: PriorTrainConfig, inputs: Sequence[str]) -> Data:
-    """What a run records of its tokens. Names count: whether a sample is held out follows from its name."""
+    """What a run records of its tokens. Names are included, since they determine which samples are held out."""
     place = " ".join(inputs)
     return Data(
         what="tokens",

@@ -1,4 +1,4 @@
-"""What a prior's training and its samples will take, from the settings alone: nothing is computed."""
+"""The cost of a prior's training and of its samples, estimated from the settings without computing anything."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from taming_cli.runtime.cost import Estimate, cost, pretending
 
 
 def estimate(prior: PriorConfig, train: PriorTrainConfig, precision: torch.dtype) -> Estimate:
-    """Of a training with this network, whose codebook and conditions are those of the token files."""
+    """The cost of training a network whose codebook and conditions are those of the token files."""
     parts = min(train.accumulate, train.batch_size)
     batch = -(-train.batch_size // parts)
 
@@ -25,21 +25,21 @@ def estimate(prior: PriorConfig, train: PriorTrainConfig, precision: torch.dtype
         nats(state.gpt, codes, codes, tokens, precision).backward()  # type: ignore[no-untyped-call]
 
     with pretending():
-        found = cost(run)
+        step = cost(run)
         parameters = sum(parameter.numel() for parameter in GPT(prior).parameters())
-    memory = found.peak + 2 * 4 * parameters
-    return Estimate(parameters, memory, found.flops * parts, found.moved * parts, 4 * parameters)
+    memory = step.peak + 2 * 4 * parameters
+    return Estimate(parameters, memory, step.flops * parts, step.moved * parts, 4 * parameters)
 
 
 class Drawing(NamedTuple):
-    """What one picture takes: forward passes one after the other, and tokens that run through the network."""
+    """The cost of one picture: sequential forward passes, and tokens that run through the network."""
 
     forwards: int
     tokens: int
 
 
 def drawing(prior: PriorConfig, latent: Size, stride: int, *, guided: bool) -> Drawing:
-    """Of a picture of `latent` codes, drawn through windows that move `stride` columns at a time. A `guided` one runs
-    each token with its condition and without."""
-    found = plan(latent.height, latent.width, (prior.window.height, prior.window.width), stride)
-    return Drawing(found.sequential_forwards, found.tokens_run(prior.prefix_length) * (1 + guided))
+    """The cost of a picture of `latent` codes, drawn through windows that move `stride` columns at a time. With
+    guidance, each token runs with its condition and without."""
+    windows = plan(latent.height, latent.width, (prior.window.height, prior.window.width), stride)
+    return Drawing(windows.sequential_forwards, windows.tokens_run(prior.prefix_length) * (1 + guided))

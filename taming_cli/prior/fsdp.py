@@ -1,6 +1,7 @@
-"""A prior whose weights, gradients and optimiser are shared out among processes (FSDP2), because they do not fit one.
+"""Sharding of a prior's weights, gradients and optimiser among processes (FSDP2), for priors that do not fit one.
 
-On disk it is what it always is: the whole, gathered at the first process tensor by tensor.
+The files are the same as without sharding: the full state, gathered in the first process tensor by tensor. All
+functions that gather or scatter are collective: every process has to call them.
 """
 
 from typing import Any
@@ -19,48 +20,48 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 _GATHER = StateDictOptions(full_state_dict=True, cpu_offload=True)
-_SPREAD = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+_SCATTER = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
 
-def share_out(module: nn.Module, blocks: nn.ModuleList, device: torch.device, processes: int) -> None:
-    """Leave each process its share of a module, on its device: block by block, so that the whole need not fit there.
-    Every process has to call it."""
+def shard(module: nn.Module, blocks: nn.ModuleList, device: torch.device, processes: int) -> None:
+    """Shard a module among processes, on their devices: block by block, so that the whole need not fit on one.
+    Collective."""
     mesh = init_device_mesh(device.type, (processes,))
     for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh)
 
 
-def is_shared(module: nn.Module) -> bool:
-    """Whether `share_out` did that to it."""
+def is_sharded(module: nn.Module) -> bool:
+    """Whether `shard` was called on the module."""
     return isinstance(module, FSDPModule)
 
 
-def own(tensor: Tensor) -> Tensor:
-    """This process's share; a tensor that is not shared out, itself."""
+def local_shard(tensor: Tensor) -> Tensor:
+    """This process's shard of a tensor; the tensor itself if it is not sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """The whole of a tensor. Every process has to call it."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The full tensor. Collective."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def gathered(module: nn.Module) -> dict[str, Tensor]:
-    """The whole state of a module on the first process's CPU, nothing elsewhere. Every process has to call it."""
-    found: dict[str, Any] = get_model_state_dict(module, options=_GATHER)
-    return found
+def gather(module: nn.Module) -> dict[str, Tensor]:
+    """The full state of a module, on the CPU of the first process; empty in the others. Collective."""
+    tensors: dict[str, Any] = get_model_state_dict(module, options=_GATHER)
+    return tensors
 
 
-def spread(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `gathered`."""
+def scatter(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """The inverse of `gather`. Collective."""
     values: dict[str, Any] = {**tensors}
-    set_model_state_dict(module, values, options=_SPREAD)
+    set_model_state_dict(module, values, options=_SCATTER)
 
 
-def gathered_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The whole state of a module's optimiser, as its own `state_dict` has it where nothing is shared: parameters by
-    number. On the first process's CPU, nothing elsewhere. Every process has to call it."""
+def gather_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The full state of a module's optimiser in the form of its own `state_dict`, with parameters by number: on the CPU
+    of the first process, empty in the others. Collective."""
     named: dict[str, Any] = get_optimizer_state_dict(module, optimizer, options=_GATHER)
     if not named:
         return {}
@@ -74,8 +75,8 @@ def gathered_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer) -> d
     return {"state": {n: states[name] for n, name in enumerate(flat) if name in states}, "param_groups": groups}
 
 
-def spread_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """The inverse of `gathered_optimizer`."""
+def scatter_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """The inverse of `gather_optimizer`. Collective."""
     named: dict[str, Any] = {}
     if state:
         names = _names(module, optimizer)
@@ -84,7 +85,7 @@ def spread_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, state:
         named["param_groups"] = [
             {**group, "params": members} for group, members in zip(state["param_groups"], names, strict=True)
         ]
-    set_optimizer_state_dict(module, optimizer, named, options=_SPREAD)
+    set_optimizer_state_dict(module, optimizer, named, options=_SCATTER)
 
 
 def _names(module: nn.Module, optimizer: torch.optim.Optimizer) -> list[list[str]]:

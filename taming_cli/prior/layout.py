@@ -1,8 +1,8 @@
-"""Codes to tokens: which rows of the token table each vocabulary has, and the prefix that stands before a window.
+"""From codes to tokens: the rows of each vocabulary in the token table, and the prefix before a window.
 
-With separate vocabularies the table holds the image codes, then for each condition its codes and one row more for "not
-given", then, where there is no condition, one row for "start". In a shared table, as published, every code is its own
-row; "start" is row `sos_token`, and "not given" does not exist.
+With separate vocabularies, the table holds the image codes, then for each condition its codes and one row for "not
+given", then, if there is no condition, one row for "start". In a shared table, as published, each code is its own row;
+"start" is row `sos_token`, and there is no "not given".
 """
 
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.errors import UsageError
 
 NOT_GIVEN = -1
-"""The code of a condition that is not given; labels of unlabelled pictures are so already."""
+"""The code of a condition that is not given, and the label of unlabelled pictures."""
 
 
 def table_rows(config: PriorConfig) -> int:
-    """Rows of the token table."""
+    """The number of rows of the token table."""
     if config.vocabulary == "shared":
         largest = max([config.codebook_size, *(spec.vocabulary for spec in config.conditions)])
         return config.vocab_size or largest
@@ -38,10 +38,10 @@ def offsets(config: PriorConfig) -> dict[str, int]:
 
 
 def prefix(config: PriorConfig, conditions: Mapping[str, Tensor], batch: int, device: torch.device) -> Tensor:
-    """The tokens before a window's image tokens: (batch, prefix_length), int64.
+    """The tokens before the image tokens of a window: (batch, prefix_length), int64.
 
-    `conditions` holds the codes of each kind, (batch, length) for a sequence and (batch, rows, columns) of the window
-    for a grid; `NOT_GIVEN` anywhere, or a kind left out, is "not given".
+    `conditions` maps kinds to codes, (batch, length) for a sequence and (batch, rows, columns) of the window for a
+    grid. NOT_GIVEN and missing kinds become the token "not given".
     """
     if not config.conditions:
         start = config.sos_token if config.vocabulary == "shared" else config.codebook_size
@@ -57,12 +57,12 @@ def prefix(config: PriorConfig, conditions: Mapping[str, Tensor], batch: int, de
 
 
 def check_conditions(config: PriorConfig, conditions: Mapping[str, Tensor], count: int, size: tuple[int, int]) -> None:
-    """Refuse conditions that a prior does not have, that do not fit `count` samples of `size` (rows, columns) or that
-    hold codes beyond their vocabulary. UsageError. Reads the values, so it waits for the device: call it once."""
+    """UsageError for conditions that a prior does not have, whose shape does not match `count` samples of `size` (rows,
+    columns), or with codes beyond their vocabulary. Reads the values, and so waits for the device."""
     specs = {spec.kind: spec for spec in config.conditions}
     for kind in conditions:
         if kind not in specs:
-            has = one_of(specs, kind) if specs else "it has no condition: leave it out"
+            has = one_of(specs, kind) if specs else "it has no condition; leave it out"
             raise UsageError(f"this prior does not know the condition {kind!r}; {has}")
     for spec in config.conditions:
         if spec.kind in conditions:

@@ -1,4 +1,4 @@
-"""A prior's model file: network, codec and labels in one, so that one file makes pictures."""
+"""The model file of a prior: network, codecs and labels, so that one file is enough to draw pictures."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -18,41 +18,41 @@ from taming_cli.runtime.finite import MARK, marked
 def prior_file(
     gpt: GPT, codec: ModelFile, about: Mapping[str, Any], conditions: Mapping[str, ModelFile] = MappingProxyType({})
 ) -> ModelFile:
-    """A prior as a model file, with the codec out of a codec's (or another prior's) file, and those of its conditions.
+    """A prior as a model file, with the codec from a codec's or another prior's file, and the codecs of its conditions.
 
-    Tensors: `prior.*`, `codec.*`, `condition.KIND.*`; config: `prior`, `codec`, `conditions`; about: what is given, the
-    codec's hash, and under `conditions` what the files of each kind's codec say of it.
+    Tensors: `prior.*`, `codec.*`, `condition.KIND.*`. Config: `prior`, `codec`, `conditions`. About: the given values,
+    the codec's hash, and under `conditions` what the file of each condition's codec records of its content.
     """
-    wanted = {spec.kind for spec in gpt.config.conditions}
-    beside = {kind: model for kind, model in conditions.items() if kind in wanted}
+    kinds = {spec.kind for spec in gpt.config.conditions}
+    beside = {kind: model for kind, model in conditions.items() if kind in kinds}
     config: dict[str, Any] = {"prior": to_dict(gpt.config), "codec": codec.config["codec"]}
-    said: dict[str, Any] = {**about, "codec_sha256": codec.about["codec_sha256"]}
+    facts: dict[str, Any] = {**about, "codec_sha256": codec.about["codec_sha256"]}
     if beside:
         config["conditions"] = {kind: model.config["codec"] for kind, model in beside.items()}
-        said["conditions"] = {
+        facts["conditions"] = {
             kind: {name: model.about[name] for name in CONTENT if name in model.about} for kind, model in beside.items()
         }
     names = _allowed("codec.", codec)
     for kind, model in beside.items():
         names += _allowed(f"condition.{kind}.", model)
     if names:
-        said[MARK] = names
+        facts[MARK] = names
     parts = {"prior": gpt.state_dict(), "codec": _codec_tensors(codec)}
     parts |= {f"condition.{kind}": _codec_tensors(model) for kind, model in beside.items()}
     return ModelFile(
         format="taming-prior",
         config=config,
-        about=said,
+        about=facts,
         tensors={f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()},
     )
 
 
 CONTENT = ("content", "unlabelled", "colours", "label_values", "missing", "depth_range", "codec_sha256")
-"""What a prior's file repeats of what a condition codec's file says."""
+"""The facts about a condition's codec that the file of a prior repeats."""
 
 
 def prior_from(model: ModelFile, where: str, *, dropout: float = 0.0) -> GPT:
-    """The network of a prior's model file, in eval mode on the CPU. BadFileError names `where`."""
+    """The network of a prior's model file, frozen and in eval mode on the CPU. BadFileError names `where`."""
     with torch.device("meta"):
         gpt = GPT(from_dict(PriorConfig, model.config["prior"], where), dropout=dropout)
     tensors = {  # a file may hold half precision
@@ -65,13 +65,12 @@ def prior_from(model: ModelFile, where: str, *, dropout: float = 0.0) -> GPT:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise BadFileError(f"{where} does not hold the prior that its config describes: {reason}") from None
-    if gpt.config.arch == "modern":
-        gpt.build_tables()
+    gpt.build_tables()
     return gpt.eval().requires_grad_(False)
 
 
 def _allowed(prefix: str, codec: ModelFile) -> list[str]:
-    """The tensors of a codec that its import has allowed not to be finite, as a prior's file names them."""
+    """The tensors of a codec whose import was allowed although they are not finite, by name."""
     own = "" if codec.format == "taming-codec" else "codec."
     names = [name.removeprefix(own) for name in marked(codec.about) if name.startswith(own)]
     return [f"{prefix}{name}" for name in names if not name.startswith("extra.")]

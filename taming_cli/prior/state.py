@@ -1,4 +1,4 @@
-"""All that a prior's training changes as it goes, its step, and its way to a trainer file and back."""
+"""The state of a prior's training, its step, and how it is saved and restored."""
 
 import copy
 import math
@@ -16,16 +16,16 @@ from taming_cli.config.fields import from_dict, to_dict
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import NonFiniteLossError, UsageError
-from taming_cli.prior.batches import Batch, TokenSet
+from taming_cli.prior.batches import TokenBatch, TokenSet
 from taming_cli.prior.fsdp import (
-    gathered,
-    gathered_optimizer,
-    is_shared,
-    own,
-    share_out,
-    spread,
-    spread_optimizer,
-    whole,
+    full_tensor,
+    gather,
+    gather_optimizer,
+    is_sharded,
+    local_shard,
+    scatter,
+    scatter_optimizer,
+    shard,
 )
 from taming_cli.prior.layout import prefix
 from taming_cli.prior.model import prior_from
@@ -34,18 +34,19 @@ from taming_cli.prior.widen import widened
 from taming_cli.runtime.checkpoint import ModelFile, load_model
 from taming_cli.runtime.device import autocast, to_device, to_host
 from taming_cli.runtime.distributed import ALONE, World, apart
-from taming_cli.runtime.fp32 import promised
+from taming_cli.runtime.fp32 import ieee_for
 from taming_cli.runtime.gradient_checkpointing import recompute
-from taming_cli.runtime.run.resume import take_up_trainer
+from taming_cli.runtime.run.resume import read_trainer
 
 
 @dataclass(kw_only=True)
 class PriorState:
     """Network, optimiser, average and counters. `average` is the prior to use: the moving average of the weights.
 
-    `likelihood` is the network's forward pass to its loss, `average_likelihood` the average's. In several processes the
-    gradients of the former are averaged, and all else is the same in each; or else both networks and the optimiser are
-    sharded. `validation` holds the last validation's figures; `waited` counts those since the best one.
+    `likelihood` is the forward pass of the network to its loss, `average_likelihood` that of the average. With several
+    processes, either the gradients of the former are averaged and everything else is the same in each process, or both
+    networks and the optimiser are sharded. `validation` holds the figures of the last validation, and `waited` is the
+    number of validations since the best one.
     """
 
     gpt: GPT
@@ -64,25 +65,25 @@ class PriorState:
     validation: dict[str, float] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the trainer file holds. Where the networks are shared out, every process has to call it, and the tensors
-        are at the first."""
+        """The contents of the trainer file. If the networks are sharded, every process has to call it, and only the
+        first one gets the tensors."""
         counters = {name: getattr(self, name) for name in _COUNTERS}
-        if is_shared(self.likelihood):
+        if is_sharded(self.likelihood):
             modules = {
-                "gpt": _unnamed(gathered(self.likelihood)),
-                "average": _unnamed(gathered(self.average_likelihood)),
+                "gpt": _unnamed(gather(self.likelihood)),
+                "average": _unnamed(gather(self.average_likelihood)),
             }
-            modules["optimizer"] = gathered_optimizer(self.likelihood, self.optimizer)
+            modules["optimizer"] = gather_optimizer(self.likelihood, self.optimizer)
         else:
             modules = {name: getattr(self, name).state_dict() for name in _STATEFUL}
         return {**modules, **counters, "prior": to_dict(self.gpt.config)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        if is_shared(self.likelihood):
-            spread(self.likelihood, _named(state["gpt"]))
-            spread(self.average_likelihood, _named(state["average"]))
-            spread_optimizer(self.likelihood, self.optimizer, state["optimizer"])
+        """Restore the contents of a trainer file."""
+        if is_sharded(self.likelihood):
+            scatter(self.likelihood, _named(state["gpt"]))
+            scatter(self.average_likelihood, _named(state["average"]))
+            scatter_optimizer(self.likelihood, self.optimizer, state["optimizer"])
         else:
             for name in _STATEFUL:
                 getattr(self, name).load_state_dict(state[name])
@@ -90,11 +91,11 @@ class PriorState:
             setattr(self, name, state[name])
 
     def whole_average(self) -> GPT:
-        """The prior to use, in one piece. Where it is shared out, every process has to call it, and only the first one
-        has it: the others get one without weights."""
-        if not is_shared(self.average_likelihood):
+        """The prior to use, in full. If it is sharded, every process has to call this, and the others than the first
+        one get a prior without weights."""
+        if not is_sharded(self.average_likelihood):
             return self.average
-        tensors = _unnamed(gathered(self.average_likelihood))
+        tensors = _unnamed(gather(self.average_likelihood))
         with torch.device("meta"):
             gpt = GPT(self.gpt.config)
         if tensors:
@@ -103,33 +104,33 @@ class PriorState:
 
 
 LOGITS = 2**24
-"""Of a batch, at most so many are held at once."""
+"""Largest number of logits of a batch that are held at once."""
 
 _STATEFUL = ("gpt", "average", "optimizer")
 _COUNTERS = ("step", "images_seen", "seconds", "best", "best_step", "waited", "validation")
 
 
-def read_state(path: Path, world: World, *, shared: bool) -> dict[str, Any]:
-    """A trainer file; where the networks will be shared out, its tensors are read by the first process alone. Every
-    process has to call it. BadFileError where it is damaged, or of another training."""
-
-    def whole() -> dict[str, Any]:
-        return take_up_trainer(path, (*_STATEFUL, "prior", "data"))
-
-    if not shared:
-        return world.first_ahead(whole)
-    tensors: dict[str, Any] = {name: {} for name in _STATEFUL}
+def read_state(path: Path, world: World, *, sharded: bool) -> dict[str, Any]:
+    """Read a trainer file; if the networks will be `sharded`, only the first process reads its tensors. Every process
+    has to call it. BadFileError where the file is damaged, or of another training."""
 
     def read() -> dict[str, Any]:
-        state = whole()
+        return read_trainer(path, (*_STATEFUL, "prior", "data"))
+
+    if not sharded:
+        return world.first_ahead(read)
+    tensors: dict[str, Any] = {name: {} for name in _STATEFUL}
+
+    def read_without_tensors() -> dict[str, Any]:
+        state = read()
         tensors.update({name: state.pop(name) for name in _STATEFUL})
         return state
 
-    return {**world.by_first(read), **tensors}
+    return {**world.by_first(read_without_tensors), **tensors}
 
 
 def _named(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As the modules that wrap a network call its tensors."""
+    """Rename a network's tensors as in `_Likelihood`, which wraps it."""
     return {f"gpt.{name}": tensor for name, tensor in tensors.items()}
 
 
@@ -138,20 +139,20 @@ def _unnamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def first_prior(prior: PriorConfig, train: PriorTrainConfig, data: TokenSet) -> GPT:
-    """A new prior with what follows from the token files, or the one that `train.init` names, with the conditions that
-    the files have besides (where its vocabularies are separate). UsageError where settings or files do not fit it."""
+    """A new prior for the token files, or the one that `train.init` names, to which conditions that only the files have
+    are added (if its vocabularies are separate). UsageError where settings or files do not fit it."""
     if train.init is None:
         return GPT(fitted(prior, data), dropout=train.dropout)
     model = load_model(Path(train.init), "taming-prior")
     gpt = prior_from(model, train.init, dropout=train.dropout)
     for name in ("arch", "n_layer", "n_head", "n_embd"):
-        there, asked = getattr(gpt.config, name), getattr(prior, name)
-        if there != asked:
-            raise UsageError(f"{train.init} has {name} {there}, not {asked}; leave that setting out")
+        value, requested = getattr(gpt.config, name), getattr(prior, name)
+        if value != requested:
+            raise UsageError(f"{train.init} has {name} {value}, not {requested}; leave that setting out")
     if model.about["codec_sha256"] != data.header.codec_sha256:
         raise UsageError(
-            f"{train.init} was trained with another codec than the tokens were made with; tokenize with the prior's; "
-            "see: taming guide own-pictures"
+            f"{train.init} was trained on tokens of another codec; give tokens of the codec with hash "
+            f"{model.about['codec_sha256'][:12]}; see: taming guide own-pictures"
         )
     if gpt.config.window.width > data.smallest.width or gpt.config.window.height > data.smallest.height:
         raise UsageError(f"{train.init} needs grids of {gpt.config.window} cells; the tokens have {data.smallest}")
@@ -160,21 +161,23 @@ def first_prior(prior: PriorConfig, train: PriorTrainConfig, data: TokenSet) -> 
     if new and gpt.config.vocabulary == "shared":
         if not train.cond:
             return gpt
-        raise UsageError(f"{train.init} has one table for all vocabularies: it cannot take on {new[0].kind}")
+        raise UsageError(
+            f"{train.init} has one token table for all vocabularies, so {new[0].kind} cannot be added; use --cond none"
+        )
     return widened(gpt, new, dropout=train.dropout) if new else gpt
 
 
 def fitted(prior: PriorConfig, data: TokenSet) -> PriorConfig:
-    """A new prior's architecture, with what follows from the token files."""
+    """The architecture of a new prior, completed from the token files."""
     if prior.vocabulary == "shared":
-        raise UsageError("vocabulary is 'shared', which only imported priors have; use 'separate'")
+        raise UsageError("vocabulary is 'shared', which is for imported priors only; use 'separate'")
     most = data.smallest
     window = Size(min(prior.window.width, most.width), min(prior.window.height, most.height))
     return replace(prior, window=window, codebook_size=data.header.codebook_size, conditions=data.specs())
 
 
 def saved_prior(state: dict[str, Any], train: PriorTrainConfig, where: str) -> GPT:
-    """A network as a trainer file describes it, its weights still to be loaded: whatever became of `train.init`."""
+    """The network that a trainer file describes, without its weights and regardless of `train.init`."""
     return GPT(from_dict(PriorConfig, state["prior"], where), dropout=train.dropout)
 
 
@@ -183,29 +186,29 @@ def _refuse_other_conditions(prior: PriorConfig, model: ModelFile, train: PriorT
     for spec in prior.conditions:
         there = model.about.get("conditions", {}).get(spec.kind, {}).get("codec_sha256")
         if there and spec.kind in data.conditions and there != data.conditions[spec.kind].codec_sha256:
-            raise UsageError(f"{train.init} was trained with another {spec.kind} codec than the tokens were made with")
+            raise UsageError(f"{train.init} was trained on {spec.kind} codes of another codec than the tokens have")
         same = offered.get(spec.kind, spec) == spec
         if not same or (spec.kind == "class" and model.about["label_names"] != list(data.label_names)):
             raise UsageError(f"{train.init} was trained on another {spec.kind} vocabulary than the tokens have")
         if spec.form == "grid" and spec.kind not in offered:
             raise UsageError(
-                f"{train.init} follows {spec.kind}, which the tokens have not: tokenize with --cond {spec.kind}, and "
-                "where --cond names what is to be learned, name it there too"
+                f"{train.init} needs {spec.kind}, which the tokens do not have: tokenize with --cond {spec.kind}, and "
+                "include it in --cond of this command where that is given"
             )
         everywhere = spec.kind in offered and (spec.kind != "class" or data.all_labelled)
         if prior.vocabulary == "shared" and (train.condition_dropout or not everywhere):
             raise UsageError(
-                f"{train.init} has no token for 'no {spec.kind}': use --condition-dropout 0 and tokens that have it"
+                f"{train.init} has no token for 'no {spec.kind}': use --condition-dropout 0 and tokens that all have it"
             )
 
 
 def start(
     gpt: GPT, train: PriorTrainConfig, device: torch.device, precision: torch.dtype, world: World = ALONE
 ) -> PriorState:
-    """The state before the first step, on `device`; `gpt` freshly made or read from a file, the same everywhere."""
+    """The state before the first step, on `device`; `gpt` is new or read from a file, the same in all processes."""
     average = copy.deepcopy(gpt)
     if train.fsdp and world.size > 1:
-        return arranged(gpt, average, train, precision, world, shared=device)
+        return arranged(gpt, average, train, precision, world, sharded=device)
     return arranged(gpt.to(device), average.to(device), train, precision, world)
 
 
@@ -215,20 +218,20 @@ def arranged(
     train: PriorTrainConfig,
     precision: torch.dtype,
     world: World = ALONE,
-    shared: torch.device | None = None,
+    sharded: torch.device | None = None,
 ) -> PriorState:
-    """The state before the first step, of a network that is where it belongs, or is to be `shared` out over devices
-    such as this; `average` is its twin."""
+    """The state before the first step, of a network that is on its device already, or that is to be sharded over
+    devices such as `sharded`; `average` is its twin."""
     gpt, average = gpt.train().requires_grad_(True), average.eval().requires_grad_(False)
     if train.gradient_checkpointing:
         recompute(gpt)
     likelihood: nn.Module = _Likelihood(gpt)
     average_likelihood = _Likelihood(average)
-    if shared is None:
+    if sharded is None:
         likelihood = world.joined(likelihood)
     else:
-        share_out(likelihood, gpt.blocks, shared, world.size)
-        share_out(average_likelihood, average.blocks, shared, world.size)
+        shard(likelihood, gpt.blocks, sharded, world.size)
+        shard(average_likelihood, average.blocks, sharded, world.size)
     return PriorState(
         gpt=gpt,
         average=average,
@@ -236,7 +239,7 @@ def arranged(
             gpt.decay_groups(train.weight_decay),
             lr=train.learning_rate,
             betas=(train.betas[0], train.betas[1]),
-            fused=shared is None and gpt.head.weight.device.type in ("cpu", "cuda"),
+            fused=sharded is None and gpt.head.weight.device.type in ("cpu", "cuda"),
         ),
         likelihood=likelihood,
         average_likelihood=average_likelihood,
@@ -246,7 +249,7 @@ def arranged(
 
 
 class _Likelihood(nn.Module):
-    """`nats` as one call: what processes that train together wrap."""
+    """`nats` as a module, for DistributedDataParallel and FSDP2."""
 
     def __init__(self, gpt: GPT) -> None:
         super().__init__()
@@ -260,8 +263,8 @@ def nats(gpt: GPT, inputs: Tensor, targets: Tensor, tokens: Tensor, precision: t
     """Mean negative log-likelihood of `targets` in nats/token, fp32; `inputs` and `targets` (B, cells), `tokens` the
     prefix (B, prefix_length).
 
-    Where the logits of all cells are many, they are made part by part, and once more on the way back: of a codebook of
-    16,384 they would be most of what a step holds.
+    Above LOGITS logits, they are computed part by part, and recomputed in the backward pass: for a codebook of 16,384
+    they would take most of the memory of a step.
     """
     rows = max(1, LOGITS // gpt.config.codebook_size)
     with autocast(inputs.device, precision):
@@ -279,15 +282,17 @@ def _nats(gpt: GPT, x: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(gpt.logits(x).float(), targets, reduction="sum")
 
 
-def prior_step(state: PriorState, batch: Batch, config: PriorTrainConfig, learning_rate: float) -> dict[str, Tensor]:
-    """Update network and average on this process's part of a batch; the terms of the step, scalars on the CPU. The
-    step waits for the device once.
+def prior_step(
+    state: PriorState, batch: TokenBatch, config: PriorTrainConfig, learning_rate: float
+) -> dict[str, Tensor]:
+    """Update network and average on this process's part of a batch; returns the terms of the step, scalars on the CPU.
 
-    Raises NonFiniteLossError, before any update, where the loss or the gradient is not finite.
+    The step waits for the device once. Raises NonFiniteLossError, before any update, where the loss or the norm of the
+    gradient is not finite.
     """
     gpt, device = state.gpt, state.gpt.head.weight.device
     world = state.world
-    # dropout too follows from seed, step and process alone
+    # dropout depends on seed, step and process alone, so that a resume is exact
     torch.manual_seed((config.seed * 1_000_003 + state.step + (world.rank << 40)) % 2**63)
     targets, inputs = to_device(batch.targets, device), to_device(batch.inputs, device)
     conditions = {kind: to_device(codes, device) for kind, codes in batch.conditions.items()}
@@ -298,17 +303,17 @@ def prior_step(state: PriorState, batch: Batch, config: PriorTrainConfig, learni
     parts = torch.arange(len(targets)).tensor_split(min(config.accumulate, len(targets)))
     for number, part in enumerate(parts, 1):
         here = slice(int(part[0]), int(part[-1]) + 1)
-        with apart([state.likelihood], last=number == len(parts)), promised(state.precision):
+        with apart([state.likelihood], last=number == len(parts)), ieee_for(state.precision):
             loss = state.likelihood(inputs[here], targets[here], tokens[here], state.precision)
             loss = loss * (len(part) / len(targets))
             loss.backward()
         total += loss.detach()
     world.mean(total)
     norm = get_total_norm([p.grad for p in gpt.parameters() if p.grad is not None])
-    values = to_host(torch.stack([total, whole(norm).float()]))
+    values = to_host(torch.stack([total, full_tensor(norm).float()]))
     terms = dict(zip(("nats_per_token", "gradient"), values, strict=True))
     _refuse_non_finite(terms, state.step)
-    if config.clip and terms["gradient"] > 0.99 * config.clip:  # below, scaling by 1 would only read and write them all
+    if config.clip and terms["gradient"] > 0.99 * config.clip:  # else scaling by 1 would read and write all gradients
         clip_grads_with_norm_(gpt.parameters(), config.clip, norm)
 
     for group in state.optimizer.param_groups:
@@ -318,7 +323,7 @@ def prior_step(state: PriorState, batch: Batch, config: PriorTrainConfig, learni
     state.images_seen += len(targets) * world.size
     with torch.no_grad():  # early steps count more: decay min(ema, (1 + n) / (10 + n))
         decay = min(config.ema, (1 + state.step) / (10 + state.step))
-        averages, weights = ([own(each) for each in network.parameters()] for network in (state.average, gpt))
+        averages, weights = ([local_shard(each) for each in network.parameters()] for network in (state.average, gpt))
         torch._foreach_lerp_(averages, weights, 1 - decay)
     return terms
 

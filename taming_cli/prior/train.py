@@ -1,13 +1,12 @@
-"""Training a prior: `fit` is `taming train-prior`."""
+"""Train a prior: `fit` is `taming train-prior`."""
 
-import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,35 +17,33 @@ from taming_cli.data.images import grid, write_png
 from taming_cli.data.tokens.header import RULE
 from taming_cli.errors import UsageError
 from taming_cli.prior.batches import Rows, TokenSet, data_of, fixed_windows, train_batch
-from taming_cli.prior.fsdp import is_shared
+from taming_cli.prior.fsdp import is_sharded
 from taming_cli.prior.generate import generate
 from taming_cli.prior.layout import NOT_GIVEN, prefix
 from taming_cli.prior.model import prior_file
 from taming_cli.prior.order import in_order
 from taming_cli.prior.state import PriorState, first_prior, prior_step, read_state, saved_prior, start
-from taming_cli.runtime.checkpoint import ModelFile, read_header, save_model, save_trainer
+from taming_cli.runtime.checkpoint import ModelFile
 from taming_cli.runtime.device import pick_device, pick_precision
 from taming_cli.runtime.distributed import ALONE, World
-from taming_cli.runtime.interrupt import StopRequest
 from taming_cli.runtime.model_files import recorded
-from taming_cli.runtime.run.folder import Place, Run, WriteReport, best_of, look, open_run
-from taming_cli.runtime.run.progress import LOG_EVERY, Means, OnStep, tell
-from taming_cli.runtime.run.resume import anew, load_state
+from taming_cli.runtime.pacing import Checkpoint, OnStep, Pacing
+from taming_cli.runtime.run.folder import Place, Run, WriteReport, best_of, inspect_run, open_run
+from taming_cli.runtime.run.resume import load_state, new_run_from
 from taming_cli.runtime.run.sheets import CONDITION, Layout, stamp
 from taming_cli.runtime.run.tensorboard import check_installed
-from taming_cli.runtime.schedule import Budget, cosine, warm_up
 
 COMMAND = "train-prior"
 Render = Callable[[Tensor], Tensor]
-"""Codes (n, h, w) -> pictures (n, 3, H, W) uint8: the codec, which the prior does not know."""
+"""Codes (n, h, w) -> pictures (n, 3, H, W) uint8, by a codec, which this module does not know."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedPrior:
-    """Where the prior is and how it does on held-out pictures; `notes` is what the user should be told.
+    """The model files of a trained prior, its validations, and `notes` for the user.
 
     `step` and `validation` are those of the last model, `best_step` and `best_validation` those of the best one, which
-    has the fewest nats/token.
+    has the fewest nats/token on held-out pictures.
     """
 
     run: Path
@@ -74,18 +71,21 @@ def fit(
     write_report: WriteReport | None = None,
     world: World = ALONE,
 ) -> TrainedPrior:
-    """Train a prior on token files of one codec and leave it in a run directory, the codec in its model file.
+    """Train a prior on token files of one codec. The result is a run folder, whose model files include the codec.
 
-    Several processes share each batch: `train.batch_size` is that of all, and the first one writes and calls `on_step`.
-    `write_report` gets the run folder after each save.
+    A run that was interrupted is resumed where `place` names it and the settings are the same. Codebook size,
+    conditions and the largest possible window follow from the token files. With `train.init`, the architecture is that
+    of the prior named there, to which conditions of the token files that it lacks are added.
 
-    `render` draws samples at each validation, and `render_conditions`, by kind, once the maps that they are drawn for.
+    `conditions` are the codecs of the token files' condition maps, by kind; codes that a rule computes need none.
+    `render` draws samples at each validation, and `render_conditions`, by kind, draws the maps that condition them,
+    once.
 
-    `conditions` are the codecs of the token files' condition maps, by kind; what a rule made needs none. Codebook size,
-    conditions and the largest possible window come from the token files, or all of the architecture from the prior that
-    `train.init` names, but for conditions that it has not. Going on with an interrupted run happens by itself where
-    `place` names one with the same settings. Raises UsageError for settings or files that do not fit, BadFileError,
-    NonFiniteLossError, and Interrupted once a signal has asked to stop and all is saved.
+    Several processes share each batch: `train.batch_size` is the size for all of them together. The first process
+    writes files. It calls `on_step` after each step, and `write_report` with the run folder after each save.
+
+    Raises UsageError for settings or files that do not fit, BadFileError, NonFiniteLossError, and Interrupted once a
+    signal has requested a stop and everything is saved.
     """
     began = time.monotonic()
     if train.tensorboard:
@@ -98,20 +98,20 @@ def fit(
         raise UsageError(f"patience is {train.patience}, but {tokens[0]} has no second picture to hold out; use 0")
     part = world.by_first(lambda: world.share(train.batch_size))
     device = pick_device(train.device)
-    place, what = place or Place(), identity(tokens, prior, train, data)
-    found = world.by_first(lambda: look(COMMAND, place, **what))
+    place, same = place or Place(), identity(tokens, prior, train, data)
+    existing = world.by_first(lambda: inspect_run(COMMAND, place, **same))
     torch.manual_seed(train.seed)
-    shared = train.fsdp and world.size > 1
-    trainer = found.folder / "trainer.pt" if found.folder is not None and found.saved else None
-    saved = read_state(trainer, world, shared=shared) if trainer else None
+    sharded = train.fsdp and world.size > 1
+    trainer = existing.folder / "trainer.pt" if existing.folder is not None and existing.saved else None
+    saved = read_state(trainer, world, sharded=sharded) if trainer else None
     gpt = saved_prior(saved, train, str(trainer)) if saved else first_prior(prior, train, data)
     state = start(gpt, train, device, pick_precision(train.precision, device), world)
     if saved and trainer:
-        _take_up(trainer, saved, state, data.sha256(), shared)
+        _load(trainer, saved, state, data.sha256(), sharded)
     settings: dict[str, Any] = {"origins": origins or {}, "tensorboard": train.tensorboard}
-    with open_run(COMMAND, place, **what, **settings, found=found, world=world) as run:
+    with open_run(COMMAND, place, **same, **settings, existing=existing, world=world) as run:
         about = {
-            "tokens": what["inputs"],
+            "tokens": same["inputs"],
             "data": {"train": len(rows), "held": len(held), "sha256": data.sha256()},
             "label_names": list(data.label_names),
             "label_counts": data.label_counts(),
@@ -120,15 +120,32 @@ def fit(
             "condition_dropout": train.condition_dropout,
             "learned_apart": bool(train.condition_dropout) and len(gpt.config.conditions) > 1,
         }
-        on_step = on_step if world.first else None
-        draw = _Draw(render, render_conditions)
         session = _Session(
-            run, state, train, data, rows, held, codec, conditions, about, draw, began, on_step, part, write_report
+            run=run,
+            state=state,
+            train=train,
+            data=data,
+            rows=rows,
+            held=held,
+            codec=codec,
+            conditions=conditions,
+            about=about,
+            render=render,
+            render_conditions=render_conditions,
+            part=part,
         )
-        if saved:
-            _go_on(session)
-        world.agree(state.step)
-        _loop(session)
+        pacing = Pacing(
+            run,
+            state,
+            train,
+            command=COMMAND,
+            checkpoint=lambda: _checkpoint(session),
+            started=began,
+            finished=lambda: _out_of_patience(session),
+            on_step=on_step,
+            write_report=write_report,
+        )
+        _loop(session, pacing)
         best = best_of(run, world)
         return TrainedPrior(
             run=run.folder,
@@ -143,8 +160,7 @@ def fit(
 
 
 def identity(tokens: Sequence[Path], prior: PriorConfig, train: PriorTrainConfig, data: TokenSet) -> dict[str, Any]:
-    """What makes a run the one to go on with, as `look` and `open_run` take it: its settings, and what it is made
-    from."""
+    """The settings and the data by which a run is recognised, as keyword arguments of `inspect_run` and `open_run`."""
     inputs = [str(path.resolve()) for path in tokens]
     groups = {"prior": prior, "train": train}
     return {"groups": groups, "inputs": inputs, "data": cache(lambda: data_of(data, train, inputs))}
@@ -158,20 +174,15 @@ def _refuse_other_codecs(codec: ModelFile, conditions: Mapping[str, ModelFile], 
     given = {"": codec, **conditions}
     for kind, sha256 in needed.items():
         if kind not in given or given[kind].about.get("codec_sha256") != sha256:
-            what = f"{kind} codec" if kind else "codec"
-            raise UsageError(f"{path} was made with another {what} than is given; give the one with hash {sha256[:12]}")
+            name = f"{kind} codec" if kind else "codec"
+            raise UsageError(
+                f"{path} was made with another {name} than the one given; give the one with hash {sha256[:12]}"
+            )
 
 
-class _Draw(NamedTuple):
-    """How samples become pictures, and how the maps do that they are drawn for, by kind."""
-
-    samples: Render | None
-    conditions: Mapping[str, Render]
-
-
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class _Session:
-    """What the loop and its saves share. `began` is when the training would have begun, had it never been stopped."""
+    """What the loop, its validations and its saves share."""
 
     run: Run
     state: PriorState
@@ -181,85 +192,37 @@ class _Session:
     held: Rows
     codec: ModelFile
     conditions: Mapping[str, ModelFile]
-    about: dict[str, Any]
-    draw: _Draw
-    began: float
-    on_step: OnStep | None
+    about: Mapping[str, Any]
+    render: Render | None
+    render_conditions: Mapping[str, Render]
     part: int
-    """This process's windows of a batch."""
-
-    write_report: WriteReport | None
+    """Windows of each batch that this process takes."""
 
 
-def _take_up(trainer: Path, saved: dict[str, Any], state: PriorState, sha256: str, shared: bool) -> None:
-    """Load what a trainer file holds, before anything is written."""
+def _load(trainer: Path, saved: dict[str, Any], state: PriorState, sha256: str, sharded: bool) -> None:
+    """Load the contents of a trainer file into the state, before anything is written."""
     if saved.pop("data") != sha256:
         raise UsageError(
-            f"{trainer.parent} was trained on other tokens than the files hold now; give those to go on, or "
-            f"{anew(trainer.parent)}"
+            f"{trainer.parent} was trained on other tokens than the files hold now; give those tokens to resume it, or "
+            f"{new_run_from(trainer.parent)}"
         )
-    if shared:  # all processes do this together
+    if sharded:  # a collective operation
         state.load_state_dict(saved)
     else:
         state.world.first_ahead(lambda: load_state(trainer, saved, state.load_state_dict))
 
 
-def _go_on(session: _Session) -> None:
-    """Write what a kill right after the trainer file may have left unwritten."""
-    state, run = session.state, session.run
-    session.began -= state.seconds
-    model = _model(session)
-    if not state.world.first:
-        return
-    if not run.last.exists() or read_header(run.last).about["step"] != state.step:
-        save_model(run.last, model)
-    if state.best_step == state.step > 0 and (
-        not run.best.exists() or read_header(run.best).about["step"] != state.step
-    ):
-        save_model(run.best, model)
-
-
-def _loop(session: _Session) -> None:
-    """Batch, step, report, validate, save, until the budget or the patience is spent."""
-    run, state, train, world = session.run, session.state, session.train, session.state.world
-    if world.first:
-        run.rewind_log(state.step)
-    budget = Budget(steps=train.steps, minutes=train.minutes)
-    spent = budget.spent(state.step, state.seconds)
-    means = Means()
-    saved = state.seconds
-    with StopRequest() as stop:
-        while spent < 1 and not _out_of_patience(session):
-            with means.waiting():
+def _loop(session: _Session, pacing: Pacing) -> None:
+    """Batch, step, report, validate, until the budget or the patience is spent."""
+    state, train, world = session.state, session.train, session.state.world
+    with pacing:
+        for _ in pacing:
+            with pacing.waiting():
                 position = state.images_seen + world.rank * session.part
                 batch = train_batch(session.data, session.rows, state.gpt.config, train, position, session.part)
-            rate = train.learning_rate * warm_up(state.step, train.warmup) * cosine(spent, train.final_lr)
-            terms = prior_step(state, batch, train, rate)
-
-            (state.seconds,) = world.most(time.monotonic() - session.began)
-            before, spent = spent, budget.spent(state.step, state.seconds)
-            means.add(terms, train.batch_size)
-            values: dict[str, float] = {}
-            if state.step % LOG_EVERY == 0:
-                values = {**means.take(), "learning_rate": rate}
-                values |= {"images_per_second": means.images_per_second, "waiting_seconds": means.waiting_seconds}
-                if world.first:
-                    run.log(kind="train", step=state.step, images=state.images_seen, seconds=state.seconds, **values)
-            _tell(session, spent, values, means.images_per_second)
-            if spent >= 1 or int(before / train.val_every) < int(spent / train.val_every):
-                _save(session, best=_validate(session))
-                if train.snapshots and world.first:
-                    run.keep(state.step)
-                _tell(session, spent, state.validation, means.images_per_second, validation=True)
-                saved = state.seconds
-            elif state.seconds - saved > 60 * train.save_every:
-                _save(session)
-                saved = state.seconds
-            if any(world.most(float(stop.requested is not None))) and spent < 1:
-                _save(session)
-                world.wait()  # who ends before the first has written would have it ended too
-                go_on = f"taming {COMMAND} --resume --out {shlex.quote(str(run.folder))}"
-                raise stop.interrupted(f"stopped after step {state.step}, all is saved; go on with: {go_on}")
+            pacing.report(prior_step(state, batch, train, pacing.learning_rate))
+            if pacing.validates:
+                _validate(session, pacing)
 
 
 def _out_of_patience(session: _Session) -> bool:
@@ -267,39 +230,39 @@ def _out_of_patience(session: _Session) -> bool:
 
 
 @torch.no_grad()
-def _validate(session: _Session) -> bool:
-    """Nats/token of the average on held-out windows, and a sheet of samples; whether it is the best so far."""
-    state, run, train, config = session.state, session.run, session.train, session.state.gpt.config
+def _validate(session: _Session, pacing: Pacing) -> None:
+    """Draw a sheet of samples, compute nats/token of the average on held-out windows, and record whether it is the best
+    so far. Every process has to call it."""
+    state, train, config = session.state, session.train, session.state.gpt.config
     world = state.world
-    if world.first and not is_shared(state.average_likelihood):  # only there it is in one piece
+    if world.first and not is_sharded(state.average_likelihood):  # a sharded network is whole in no process
         _draw_samples(session)
     if not len(session.held):
-        return False
+        return
     device, total = state.average.head.weight.device, 0.0
     chosen = session.held[: train.val_windows]
-    for begin in range(0, len(chosen), train.batch_size):  # as often in each process: all of them run a shared network
+    for begin in range(0, len(chosen), train.batch_size):  # equally often in each process: a sharded forward needs all
         mine = chosen[begin + world.rank * session.part :][: session.part]
         windows = fixed_windows(session.data, mine if len(mine) else chosen[:1], config)
         codes = in_order(config, windows.codes).to(device)
         given = {kind: values.to(device) for kind, values in windows.conditions.items()}
         tokens = prefix(config, given, len(codes), device)
         total += state.average_likelihood(codes, codes, tokens, state.precision).item() * len(mine)
-    total = sum(world.gather(total))
-    state.validation = {"val_nats_per_token": total / len(chosen), "windows": len(chosen)}
-    better = total / len(chosen) < state.best
-    if better:
-        state.best, state.best_step, state.waited = total / len(chosen), state.step, 0
+    mean = sum(world.gather(total)) / len(chosen)
+    state.validation = {"val_nats_per_token": mean, "windows": len(chosen)}
+    if mean < state.best:
+        state.best, state.best_step, state.waited = mean, state.step, 0
     else:
         state.waited += 1
     if world.first:
-        run.log(kind="validation", step=state.step, images=state.images_seen, seconds=state.seconds, **state.validation)
-    return better
+        pacing.log("validation", **state.validation)
+    pacing.report_validation()
 
 
 def _draw_samples(session: _Session) -> None:
-    """One window for each of some held-out conditions (training ones, where none are held out), at temperature 1, in
-    the order of their classes; and once the maps among these conditions."""
-    state, train, render = session.state, session.train, session.draw.samples
+    """Draw one window for each of `samples` held-out conditions (training ones where none are held out) at temperature
+    1, sorted by class; the first time, also draw the maps among these conditions."""
+    state, train, render = session.state, session.train, session.render
     if render is None or not train.samples:
         return
     among = session.held if len(session.held) else session.rows
@@ -321,58 +284,32 @@ def _draw_samples(session: _Session) -> None:
     labels = _class_names(session.data, given["class"]) if "class" in given else ()
     layout = Layout(max(1, round(train.samples**0.5)), train.samples, labels)
     session.run.show(state.step, grid(render(codes), columns=layout.columns), stamp(layout))
-    for kind, draw in session.draw.conditions.items():
+    for kind, draw in session.render_conditions.items():
         target = session.run.samples / f"{CONDITION}{kind}.png"
         if kind in given and not target.exists():
             write_png(target, grid(draw(given[kind]), columns=layout.columns), stamp(replace(layout, labels=())))
 
 
 def _class_names(data: TokenSet, classes: Tensor) -> tuple[str, ...]:
-    """The names of classes (n, 1)."""
+    """The names of some classes (n, 1)."""
     return tuple("no class" if n == NOT_GIVEN else data.label_names[n] for n in classes[:, 0].tolist())
 
 
-def _model(session: _Session) -> ModelFile:
+def _checkpoint(session: _Session) -> Checkpoint:
+    """The files of a save as of the last step. Every process has to call it."""
     state = session.state
-    about = {**session.about, "step": state.step, "images_seen": state.images_seen, "metrics": state.validation}
-    return prior_file(state.whole_average(), session.codec, about, session.conditions)
-
-
-def _save(session: _Session, *, best: bool = False) -> None:
-    """Trainer file first, then the model files of the same step; `_go_on` mends a kill in between. Every process has to
-    call it, and the first one writes."""
-    state, run = session.state, session.run
     trainer = {**state.state_dict(), "data": session.about["data"]["sha256"]}
-    model = _model(session)
-    if not state.world.first:
-        return
-    save_trainer(run.trainer, trainer)
-    save_model(run.last, model)
-    if best:
-        save_model(run.best, model)
-    if session.write_report is not None:
-        session.write_report(run.folder)
+    about = {**session.about, "step": state.step, "images_seen": state.images_seen, "metrics": state.validation}
+    model = prior_file(state.whole_average(), session.codec, about, session.conditions)
+    return Checkpoint(trainer, model, model)
 
 
 def _notes(session: _Session) -> tuple[str, ...]:
     notes = []
-    if is_shared(session.state.likelihood):
-        notes.append("no samples were drawn on the way, since no process had the whole prior: draw some now")
+    if is_sharded(session.state.likelihood):
+        notes.append("no samples were drawn during training, since the prior is sharded: use taming sample")
     if not len(session.held):
-        notes.append("nothing was held out, since all tokens are of one picture: there is no validation")
+        notes.append("nothing is held out, since all tokens are of one picture: there is no validation")
     if _out_of_patience(session):
-        notes.append(f"stopped after {session.state.waited} validations without a better one")
+        notes.append(f"stopped after {session.state.waited} validations without improvement")
     return tuple(notes)
-
-
-def _tell(session: _Session, spent: float, values: Mapping[str, float], rate: float, validation: bool = False) -> None:
-    state = session.state
-    tell(
-        session.on_step,
-        step=state.step,
-        spent=min(1.0, spent),
-        seconds=state.seconds,
-        images_per_second=rate,
-        values=values,
-        validation=validation,
-    )

@@ -1,4 +1,4 @@
-"""A trained prior takes on further conditions and goes on from what it has learned."""
+"""Add conditions to a trained prior, so that it can be trained further with what it has learned."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,12 +12,12 @@ from taming_cli.prior.networks.gpt import GPT
 
 @torch.no_grad()
 def widened(gpt: GPT, specs: Sequence[ConditionSpec], *, dropout: float = 0.0) -> GPT:
-    """The same prior with `specs` as its first conditions, on the CPU; its vocabularies have to be separate.
+    """The same prior with `specs` added before its conditions, on the CPU; its vocabularies have to be separate.
 
-    They stand first, so that what predicts the first cell stays what it was. Their tokens begin, with a new prior's
-    spread, as a condition of the same form does that is not given, of which the prior has learned to make nothing; or,
-    where it had no condition, as "start", whose place they take. A prior's first grid is new to it all the same, since
-    its many tokens are attended to from the beginning.
+    New conditions come first, so that the token that predicts the first cell stays the same. Their tokens are
+    initialised with the spread of a new prior around "not given" of a condition of the same form, which the prior has
+    learned to ignore, or around "start", which they replace, in a prior without conditions. The first grid of a prior
+    still changes its predictions, since its many tokens are attended to from the beginning.
     """
     before, kept = gpt.config, gpt.state_dict()
     assert before.vocabulary == "separate"
@@ -47,7 +47,7 @@ def widened(gpt: GPT, specs: Sequence[ConditionSpec], *, dropout: float = 0.0) -
 
 
 def _spans(config: PriorConfig) -> dict[str, slice]:
-    """The rows of each condition, and of the image's cells, in the table of kinds or of learned positions."""
+    """The rows of each condition and of the image in the table of kinds, or in that of learned positions."""
     spans, start = {}, 0
     for spec in config.conditions:
         end = start + (1 if config.arch == "modern" else config.tokens_of(spec))

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.runtime.checkpoint import ModelFile, read_header
+from taming_cli.runtime.pacing import Budget
 from taming_cli.runtime.run.folder import read_settings, runs_below
 from taming_cli.runtime.run.metrics import METRICS, figures_in, is_number, read_metrics
 from taming_cli.runtime.run.sheets import CONDITION, PngFile, read_png
-from taming_cli.runtime.schedule import Budget
 
 T = TypeVar("T")
 EVAL, DRAWINGS = "eval.json", "eval"

@@ -1,5 +1,5 @@
-"""glibc's allocator, as the executable wants it. A library leaves its host's alone: here nothing happens until
-`keep_freed_memory` was called, which `taming` does as it starts."""
+"""Settings of glibc's allocator, for the executable only: nothing is changed until `keep_freed_memory` is called, which
+`taming` does at its start. A library leaves the allocator of its host program alone."""
 
 import contextlib
 import ctypes
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # of mallopt(3)
 _of_this_process: list[ctypes.CDLL] = []
-"""The C library, once this process's allocator is ours to set."""
+"""The C library, once `keep_freed_memory` was called in this process."""
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what was freed, up to 2 GiB, rather than give it back and ask for it anew.
+    """Make glibc keep up to 2 GiB of freed memory instead of returning it to the system.
 
-    torch asks for each activation by itself, and the system clears every page of what it gives: a third of the time of
-    a large codec on two cores. Blocks above 256 MiB still come and go. Elsewhere than with glibc, nothing happens.
+    torch allocates each activation separately, and the system clears every page that it provides, which takes a third
+    of the time of a large codec on two cores. Blocks above 256 MiB are still returned. Without glibc this does nothing.
     """
     if not _of_this_process:
         try:
@@ -25,16 +25,16 @@ def keep_freed_memory() -> None:
             return
         _of_this_process.append(library)
     (library,) = _of_this_process
-    if not library.mallopt(_MMAP_THRESHOLD, 2**28):  # before glibc 2.35 it may not be so high
+    if not library.mallopt(_MMAP_THRESHOLD, 2**28):  # glibc before 2.35 does not accept so high a value
         library.mallopt(_MMAP_MAX, 0)
     library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     library.mallopt(_TOP_PAD, 2**26)
 
 
 @contextlib.contextmanager
-def freed_memory_given_back() -> Iterator[None]:
-    """Meanwhile what is freed goes back to the system at once, as glibc has it by itself: the parts of a large picture
-    come in many sizes, and what one leaves would not do for the next."""
+def returning_freed_memory() -> Iterator[None]:
+    """A context in which freed memory is returned to the system at once, as by glibc's defaults. The parts of a large
+    picture have many sizes, so memory freed by one part rarely fits the next."""
     if not _of_this_process:
         yield
         return

@@ -1,4 +1,4 @@
-"""How the processes of one command find each other; who has to wait says for whom."""
+"""How the processes of one command find each other. A process that has to wait reports for which others."""
 
 import logging
 import os
@@ -15,27 +15,28 @@ from taming_cli.runtime.processes import Started, listed, to_run_alone
 
 _log = logging.getLogger(__name__)
 ASSEMBLY = 600.0
-"""Seconds in which all processes have to start and to find each other."""
+"""Seconds within which all processes have to start and find each other."""
 NOTICE, AGAIN = 5.0, 60.0
-"""Seconds after which a process that waits says so, and then says it again."""
+"""Seconds after which a waiting process reports that it waits, and between two such reports."""
 _PAUSE, _NAMED = 0.1, 8
 
 
-def assembled(found: Started) -> Store:
-    """The store through which the processes of `found` exchange their addresses, once all of them are there.
+def assembled(this: Started) -> Store:
+    """The store through which the processes exchange their addresses, once all of them have started; `this` is this
+    process.
 
-    The first process serves it, or torchrun's agent does. LostProcessError where a process is missing after ASSEMBLY
-    seconds; UsageError where the first cannot listen at its port.
+    The first process serves the store, or torchrun's agent does. LostProcessError where a process is missing after
+    ASSEMBLY seconds; UsageError where the first process cannot listen on its port.
     """
-    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and found.by == "torchrun"
-    serves, end = found.first and not agent, time.monotonic() + ASSEMBLY
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and this.by == "torchrun"
+    serves, end = this.first and not agent, time.monotonic() + ASSEMBLY
     if not serves:
-        _wait(found, end, lambda: _unreached(found, "torchrun" if agent else "process 0"), says=True)
+        _wait(this, end, lambda: _unreached(this, "torchrun" if agent else "process 0"), says=True)
     try:
-        store: Store = dist.TCPStore(  # type: ignore[attr-defined] # which torch documents and does not list
-            "localhost" if serves else found.address,  # the server listens at every address of this machine
-            found.port,
-            found.size,
+        store: Store = dist.TCPStore(  # type: ignore[attr-defined] # documented by torch, but not exported
+            "localhost" if serves else this.address,  # the server listens on all addresses of this machine
+            this.port,
+            this.size,
             is_master=serves,
             timeout=timedelta(seconds=max(1.0, end - time.monotonic())),
             wait_for_workers=False,
@@ -44,49 +45,49 @@ def assembled(found: Started) -> Store:
         if not serves:
             raise
         raise UsageError(
-            f"process 0 of {found.size} cannot listen at port {found.port} (MASTER_PORT): "
-            f"{str(error).splitlines()[0]}; choose another port, or run alone: {to_run_alone(found)}"
+            f"process 0 of {this.size} cannot listen on port {this.port} (MASTER_PORT): "
+            f"{str(error).splitlines()[0]}; choose another port, or run a single process: {to_run_alone(this)}"
         ) from None
-    keys = [f"taming/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{rank}" for rank in range(found.size)]
-    store.set(keys[found.rank], "here")
-    _wait(found, end, lambda: _missing(store, keys), says=found.first)
+    keys = [f"taming/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{rank}" for rank in range(this.size)]
+    store.set(keys[this.rank], "here")
+    _wait(this, end, lambda: _missing(store, keys), says=this.first)
     return store
 
 
-def _wait(found: Started, end: float, awaited: Callable[[], str], *, says: bool) -> None:
-    """Until nothing is awaited any more. With `says`, what still is, on stderr after NOTICE seconds and every AGAIN
-    seconds from then on; of those that all wait for the same process the first alone does."""
+def _wait(this: Started, end: float, awaited: Callable[[], str], *, says: bool) -> None:
+    """Wait until `awaited` returns an empty name. With `says`, report the name on stderr after NOTICE seconds, and then
+    every AGAIN seconds; of several processes that wait for the same one, only the first does."""
     began = time.monotonic()
     notice = began + NOTICE
     while name := awaited():
         now = time.monotonic()
         if now >= end:
             raise LostProcessError(
-                f"process {found.rank} of {found.size} has waited {_duration(now - began)} for {name} at "
-                f"{found.address}:{found.port}; start all of them together by torchrun, or run alone: "
-                f"{to_run_alone(found)}"
+                f"process {this.rank} of {this.size} has waited {_duration(now - began)} for {name} at "
+                f"{this.address}:{this.port}; start all of them together with torchrun, or run a single process: "
+                f"{to_run_alone(this)}"
             )
         if says and now >= notice:
-            # Heard with --quiet too: nothing else would tell a person why nothing happens.
+            # An error, so that it is shown with --quiet too: nothing else explains why nothing happens.
             _log.error(
-                f"process {found.rank} of {found.size} is waiting for {name} at {found.address}:{found.port}, for at "
-                f"most {_duration(end - now)} more; to run alone: {to_run_alone(found)}"
+                f"process {this.rank} of {this.size} is waiting for {name} at {this.address}:{this.port}, for at "
+                f"most {_duration(end - now)} more; to run a single process: {to_run_alone(this)}"
             )
             notice = now + AGAIN
         time.sleep(min(_PAUSE, max(0.0, end - now)))
 
 
-def _unreached(found: Started, name: str) -> str:
-    """What serves the store, with the reason why it cannot be reached; empty where it can be."""
+def _unreached(this: Started, name: str) -> str:
+    """The name of what serves the store, with the reason why it cannot be reached; empty where it can be reached."""
     try:
-        socket.create_connection((found.address, found.port), timeout=2).close()
+        socket.create_connection((this.address, this.port), timeout=2).close()
     except OSError as error:
         return f"{name} ({error.strerror or error})"
     return ""
 
 
 def _missing(store: Store, keys: list[str]) -> str:
-    """The processes whose key is not set yet: `process 1, 2 and 5`; empty where all are there."""
+    """The processes whose keys are not set yet, as `process 1, 2 and 5`; empty if all are set."""
     if store.check(keys):
         return ""
     ranks = [str(rank) for rank, key in enumerate(keys) if not store.check([key])]

@@ -1,7 +1,7 @@
-"""Model files and trainer files: written atomically, read without running anything.
+"""Model files and trainer files: written atomically, and read without executing anything.
 
-A model file is safetensors with JSON metadata and describes itself. A trainer file holds all that an exact resume
-needs; it is written before the model file of the same step, so a kill between the two loses nothing.
+A model file is a safetensors file whose JSON metadata describes it. A trainer file holds everything that an exact
+resume needs. It is written before the model file of the same step, so a kill between the two loses nothing.
 """
 
 import hashlib
@@ -38,13 +38,13 @@ SAFETENSORS = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-"""The names of number types in safetensors files."""
+"""The names of dtypes in safetensors files."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFile:
-    """What a model file says: `format` is "taming-codec" or "taming-prior"; `config` the full config as plain JSON;
-    `about` everything else (step, images seen, training data, metric at save, hashes). `tensors` on the CPU."""
+    """The contents of a model file: `format` is "taming-codec" or "taming-prior", `config` the full config as JSON,
+    `about` everything else (step, images seen, training data, metrics, hashes), `tensors` on the CPU."""
 
     format: str
     config: Mapping[str, Any]
@@ -53,7 +53,7 @@ class ModelFile:
 
 
 def save_model(path: Path, model: ModelFile, tensors: Mapping[str, Tensor | Stored] | None = None) -> None:
-    """Write a model file, atomically; with `tensors`, which may still lie in another file, in place of the model's."""
+    """Write a model file atomically, with the model's tensors, or else `tensors`, which may be in another file."""
     metadata = {
         "format": model.format,
         "format_version": str(FORMAT_VERSION),
@@ -67,10 +67,10 @@ def save_model(path: Path, model: ModelFile, tensors: Mapping[str, Tensor | Stor
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor | Stored], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, tensor by tensor: the library's own writer first makes a copy of all of them.
+    """Write a safetensors file tensor by tensor; the library's own writer first copies all of them.
 
-    The format: the header's length (8 bytes, little-endian), the header (JSON, padded with spaces), then the numbers of
-    each tensor where the header says.
+    The format: the length of the header (8 bytes, little-endian), the header (JSON, padded with spaces), then the
+    values of each tensor at the offsets in the header.
     """
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))  # so that all are aligned
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
@@ -92,18 +92,18 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor | Stored], metada
 
 
 def _bytes(tensor: Tensor | Stored) -> memoryview:
-    """A tensor's numbers, row by row, as bytes."""
-    here = tensor.load() if isinstance(tensor, Stored) else tensor.detach().cpu().contiguous()
-    return here.reshape(-1).view(torch.uint8).numpy().data
+    """The values of a tensor as bytes, in row-major order."""
+    loaded = tensor.load() if isinstance(tensor, Stored) else tensor.detach().cpu().contiguous()
+    return loaded.reshape(-1).view(torch.uint8).numpy().data
 
 
 def read_header(path: Path) -> ModelFile:
-    """A model file without its tensors; `path` as for `load_model`. BadFileError where it is none of ours."""
+    """A model file without its tensors; `path` as for `load_model`. BadFileError where it is not a model file."""
     return _read(named(path), with_tensors=False)
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file says that it is one of our model files, whole or not."""
+    """Whether a file begins as one of our model files does, even if it is incomplete."""
     try:
         with path.open("rb") as stream:
             return b'"format":"taming-' in stream.read(2**20).replace(b" ", b"")
@@ -112,21 +112,21 @@ def is_ours(path: Path) -> bool:
 
 
 def load_model(path: Path, format: str | None = None) -> ModelFile:
-    """A model file, tensors on the CPU; `path` may be a run's folder, or `builtin` (see `named`).
+    """Load a model file, with its tensors on the CPU; `path` may be the folder of a run, or `builtin` (see `named`).
 
-    BadFileError where it is damaged, not ours, or not of `format`, and where a tensor is not finite, unless `import
-    --allow-non-finite` has made it so.
+    BadFileError where it is damaged, not a model file, or not of `format`, and where a tensor is not finite, unless
+    `import --allow-non-finite` has allowed that.
     """
     path = named(path)
     model = _read(path, with_tensors=True)
-    bad, insisted = non_finite(model.tensors), marked(model.about)
+    bad, allowed = non_finite(model.tensors), marked(model.about)
     refuse(
-        [name for name in bad if name not in insisted],
+        [name for name in bad if name not in allowed],
         str(path),
-        "nothing can be computed with it; use another checkpoint of the run, or import the original again",
+        "the model cannot be used; use another checkpoint of the run, or import the original again",
     )
     if bad:
-        _log.warning("%s: %d tensors are not finite, such as %s, which its import allowed", path, len(bad), bad[0])
+        _log.warning("%s: %d tensors are not finite, such as %s; its import allowed that", path, len(bad), bad[0])
     if format is not None and model.format != format:
         names = {"taming-codec": "a codec", "taming-prior": "a prior"}
         raise BadFileError(f"{path} is {names.get(model.format, model.format)}; {names[format]} is needed here")
@@ -138,8 +138,8 @@ def load_model(path: Path, format: str | None = None) -> ModelFile:
 def _read(path: Path, *, with_tensors: bool) -> ModelFile:
     if not path.exists():
         raise BadFileError(f"model file {path} does not exist")
-    if found := mistaken(path):
-        raise BadFileError(found)
+    if problem := mistaken(path):
+        raise BadFileError(problem)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -154,7 +154,9 @@ def _read(path: Path, *, with_tensors: bool) -> ModelFile:
     except (KeyError, ValueError):
         raise BadFileError(f"{path} has damaged metadata") from None
     if version > FORMAT_VERSION:
-        raise BadFileError(f"{path} has format version {version}; this program reads up to {FORMAT_VERSION}: update it")
+        raise BadFileError(
+            f"{path} has format version {version}, and this program reads up to {FORMAT_VERSION}; update taming"
+        )
     return ModelFile(format=metadata["format"], config=config, about=about, tensors=tensors)
 
 
@@ -162,11 +164,11 @@ _ZIP, _PICKLE, _HDF5 = b"PK\x03\x04", b"\x80", b"\x89HDF\r\n"
 
 
 def mistaken(path: Path) -> str:
-    """Why something cannot be a model file of ours, by its first bytes, with what to do instead; empty where it may
-    be one."""
+    """Why a path cannot be one of our model files, judged by its first bytes, with the remedy; empty where it may be
+    one."""
     if path.is_dir():
         if any((path / name).is_file() for name in ("model_index.json", "config.json")):
-            return f"{path} is a model's folder of another program; import it first: {_import_of(path)}"
+            return f"{path} is a model folder of another program; import it first: {_import_of(path)}"
         return f"{path} is a folder without a model; name a model file, or the folder of a run"
     try:
         with path.open("rb") as stream:
@@ -174,9 +176,9 @@ def mistaken(path: Path) -> str:
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}"
     if start.startswith(_HDF5):
-        return f"{path} is an HDF5 file, such as `taming tokenize` writes; a model file is needed here"
+        return f"{path} is an HDF5 file, as written by `taming tokenize`; a model file is needed here"
     if path.name == "trainer.pt" and start.startswith(_ZIP):
-        return f"{path} is what a training goes on from; name its model, such as {path.parent / 'checkpoints'}"
+        return f"{path} is the trainer file of a run; name a model of the run, such as {path.parent / 'checkpoints'}"
     # A safetensors file begins with its header's length, whose first byte may be 128 and whose last four are zero.
     if start.startswith(_ZIP) or (start.startswith(_PICKLE) and start[4:] != bytes(4)):
         return f"{path} is a checkpoint of another program (a pickle); import it first: {_import_of(path)}"
@@ -184,7 +186,7 @@ def mistaken(path: Path) -> str:
 
 
 def _import_of(path: Path) -> str:
-    """The command that makes a model file of a foreign one."""
+    """The command that imports a foreign file."""
     target = Path(path.name).with_suffix(".safetensors")
     if target == Path(path.name):
         target = target.with_suffix(".taming.safetensors")
@@ -192,15 +194,15 @@ def _import_of(path: Path) -> str:
 
 
 def save_trainer(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a trainer file, atomically: tensors, numbers, strings and plain containers only.
+    """Write a trainer file atomically: tensors, numbers, strings and plain containers only.
 
-    Raises NonFiniteLossError, before anything is written, where a tensor holds NaN or infinity: no training can go on
-    from there.
+    Raises NonFiniteLossError, before anything is written, where a tensor holds NaN or infinity, since the training
+    could not be resumed from it.
     """
     if names := non_finite(dict(named_tensors(state))):
         raise NonFiniteLossError(
             f"{names[0]} is not finite after step {state.get('step', '?')}; nothing was saved, and the files of the "
-            f"last save in {path.parent} are whole. Start a new run from them with --init and a lower "
+            f"last save in {path.parent} are intact. Start a new run from them with --init and a lower "
             "--learning-rate, or with --precision fp32"
         )
     write_atomically(path, lambda temporary: save_torch(temporary, dict(state)))
@@ -208,16 +210,16 @@ def save_trainer(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def save_torch(path: Path, value: object) -> None:
-    """`torch.save`, which says what the disk said where that refuses."""
+    """`torch.save`, with a readable error where the disk is full or cannot be written."""
     write_stream(path, lambda stream: torch.save(value, stream))
 
 
 def load_trainer(path: Path) -> dict[str, Any]:
-    """A trainer file, tensors on the CPU; it is read with `weights_only=True`. BadFileError where it is damaged,
-    and where a tensor in it is not finite."""
+    """Load a trainer file, with its tensors on the CPU; it is read with `weights_only=True`. BadFileError where it is
+    damaged, and where a tensor in it is not finite."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's unpickler raises whatever it stumbles over in damaged bytes
+    except Exception as error:  # torch's unpickler raises many kinds of error for damaged bytes
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise BadFileError(f"trainer file {path} cannot be read: {reason}") from None
     if not isinstance(state, dict):
@@ -225,13 +227,13 @@ def load_trainer(path: Path) -> dict[str, Any]:
     refuse_tensors(
         dict(named_tensors(state)),
         f"trainer file {path}",
-        "the training cannot go on from it; start a new run from a model file that is whole, with --init",
+        "the training cannot be resumed from it; start a new run from an intact model file, with --init",
     )
     return state
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor | Stored], config: Mapping[str, Any]) -> str:
-    """sha256 over a config and named tensors, in name order: name, dtype, shape, bytes."""
+    """sha256 of a config and of named tensors in order of their names: name, dtype, shape, bytes."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]

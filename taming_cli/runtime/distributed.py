@@ -1,5 +1,4 @@
-"""One command run by several processes at once, as torchrun or Slurm starts them: which one this is, what all found,
-and what they agree on."""
+"""The processes of one command, as started by torchrun or Slurm, and their collective operations."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +18,8 @@ from taming_cli.runtime.processes import started
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=1)
-"""How long one process waits for another at work: a validation is made by one alone. That one has ended is noticed at
-once."""
+"""How long a process waits for another one that is working: a validation is done by one process alone. A process that
+has ended is noticed at once."""
 
 _NAMES = inspect.signature(DistributedDataParallel).parameters
 _SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers"  # before torch 2.13
@@ -28,19 +27,21 @@ _SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of one command: this is number `rank` of `size`, counted from 0. What says so, all of them have to
-    call, in the same order; alone, it costs nothing."""
+    """The processes of one command: this is number `rank`, counted from 0, of `size`.
+
+    Collective methods have to be called by all processes in the same order. With a single process they cost nothing.
+    """
 
     rank: int = 0
     size: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that speaks and writes."""
+        """Whether this is the process that prints and writes."""
         return self.rank == 0
 
     def gather(self, value: T) -> list[T]:
-        """What each process passes, in their order, to all; every process has to call it."""
+        """The values of all processes, in order of rank. Collective."""
         if self.size == 1:
             return [value]
         gathered: list[Any] = [None] * self.size
@@ -48,59 +49,59 @@ class World:
         return gathered
 
     def by_first(self, work: Callable[[], T]) -> T:
-        """What the first process finds, to all; its TamingError too. Every process has to call it."""
+        """Run `work` in the first process; all of them return its result, or raise its TamingError. Collective."""
         if self.size == 1:
             return work()
-        said: list[Any] = [None, None]
+        outcome: list[Any] = [None, None]  # result, error
         if self.first:
             try:
-                said[0] = work()
+                outcome[0] = work()
             except TamingError as error:
-                said[1] = error
-        dist.broadcast_object_list(said, src=0)
-        if said[1] is not None:
-            raise said[1] if self.first else OfOneProcessError(said[1], told=True)
-        value: T = said[0]
+                outcome[1] = error
+        dist.broadcast_object_list(outcome, src=0)
+        if outcome[1] is not None:
+            raise outcome[1] if self.first else OfOneProcessError(outcome[1], told=True)
+        value: T = outcome[0]
         return value
 
     def first_ahead(self, work: Callable[[], T]) -> T:
-        """What each process finds by itself, the first before the others: so that one alone fetches a file. Every
-        process has to call it."""
-        found: list[T] = []
-        self.by_first(lambda: found.append(work()))
-        return found[0] if found else work()
+        """Run `work` in each process, in the first one before the others, so that only one downloads a file.
+        Collective."""
+        result: list[T] = []
+        self.by_first(lambda: result.append(work()))
+        return result[0] if result else work()
 
     def agree(self, step: int) -> None:
-        """UsageError where processes are not at the same step: they do not see the same folder."""
+        """UsageError where the processes are not at the same step: they do not see the same folder. Collective."""
         if len(set(self.gather(step))) > 1:
             raise UsageError("the processes do not see the same run folder; name one that all of them share with --out")
 
     def wait(self) -> None:
-        """Until every process has come here."""
+        """Wait until every process has called this. Collective."""
         if self.size > 1:
             dist.barrier()
 
     def total(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, which takes the tensor's place. Every process has to call it."""
+        """The sum over all processes, in place. Collective."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """The mean over all processes, which takes the tensor's place. Every process has to call it."""
+        """The mean over all processes, in place. Collective."""
         return self.total(tensor).div_(self.size) if self.size > 1 else tensor
 
     def most(self, *values: float) -> list[float]:
-        """The largest of each over all processes. Every process has to call it."""
+        """The maximum of each value over all processes. Collective."""
         if self.size == 1:
             return list(values)
-        found = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(found, op=dist.ReduceOp.MAX)
-        return found.tolist()
+        maxima = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(maxima, op=dist.ReduceOp.MAX)
+        return maxima.tolist()
 
     def rows(self, tensor: Tensor) -> Tensor:
-        """The rows of all processes (n, ...), in their order: (n size, ...). Every process has to call it, with as
-        many."""
+        """Concatenate the rows (n, ...) of all processes, in order of rank: (n size, ...). All have the same n.
+        Collective."""
         if self.size == 1:
             return tensor
         parts = [torch.empty_like(tensor) for _ in range(self.size)]
@@ -108,28 +109,28 @@ class World:
         return torch.cat(parts)
 
     def share(self, batch_size: int) -> int:
-        """This process's part of a batch: the `rank`-th of equal ones. UsageError where they cannot be equal."""
+        """The size of each process's part of a batch. UsageError where the batch cannot be divided evenly."""
         if batch_size % self.size:
             raise UsageError(
-                f"batch_size {batch_size} is that of all {self.size} processes, which does not divide it; use "
+                f"batch_size {batch_size} is not a multiple of {self.size}, the number of processes that share it; use "
                 f"{self.size * max(1, round(batch_size / self.size))}"
             )
         return batch_size // self.size
 
     def joined(self, module: nn.Module) -> nn.Module:
-        """The module itself, or one that averages the gradients of all processes in each backward pass, and begins with
-        the first one's parameters. Every process has to call it."""
+        """Wrap a module so that each backward pass averages the gradients of all processes, starting from the
+        parameters of the first one; with a single process, the module itself. Collective."""
         if self.size == 1:
             return module
         device = next(module.parameters()).device
-        how: dict[str, Any] = {_SYNC_BUFFERS: False}  # they are the same everywhere
-        return DistributedDataParallel(module, device_ids=None if device.index is None else [device.index], **how)
+        options: dict[str, Any] = {_SYNC_BUFFERS: False}  # buffers are the same in all processes
+        return DistributedDataParallel(module, device_ids=None if device.index is None else [device.index], **options)
 
 
 def apart(modules: Sequence[nn.Module], *, last: bool) -> AbstractContextManager[object]:
-    """Gradients stay in this process, unless it is the last part of a step; of modules made by `World.joined`, or
-    shared out by FSDP2."""
-    from torch.distributed.fsdp import FSDPModule  # half a second that few need
+    """A context in which gradients are not exchanged, unless this is the last part of a step; for modules returned by
+    `World.joined`, or sharded by FSDP2."""
+    from torch.distributed.fsdp import FSDPModule  # importing it takes half a second
 
     for module in modules:
         if isinstance(module, FSDPModule):
@@ -142,7 +143,7 @@ def apart(modules: Sequence[nn.Module], *, last: bool) -> AbstractContextManager
 def _unjoined(modules: Sequence[DistributedDataParallel]) -> Iterator[None]:
     before = [module.require_backward_grad_sync for module in modules]
     for module in modules:
-        module.require_backward_grad_sync = False  # as its no_sync does, of several at once
+        module.require_backward_grad_sync = False  # as its no_sync, for several modules at once
     try:
         yield
     finally:
@@ -151,42 +152,42 @@ def _unjoined(modules: Sequence[DistributedDataParallel]) -> Iterator[None]:
 
 
 ALONE = World()
-"""One process by itself."""
+"""A single process."""
 
 
 @contextmanager
 def world() -> Iterator[World]:
-    """The processes that torchrun or srun started together with this one, or this one alone.
+    """A context with the processes that torchrun or srun started together with this one, or with this one alone.
 
-    What is on the CPU they exchange by gloo, what is on a GPU by NCCL. UsageError where the variables that say so are
-    incomplete; LostProcessError where another process does not come, or has ended; OfOneProcessError
-    for any other error of a process but the first.
+    Tensors on the CPU are exchanged by gloo, those on a GPU by NCCL. Raises UsageError where the environment variables
+    are incomplete, LostProcessError where another process does not appear, or has ended, and OfOneProcessError for any
+    other error in a process other than the first.
     """
-    found = started()
-    if found.size == 1:
+    this = started()
+    if this.size == 1:
         yield ALONE
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        store = assembled(found)
-        dist.init_process_group(backend, store=store, rank=found.rank, world_size=found.size, timeout=PATIENCE)
-        yield World(found.rank, found.size)
+        store = assembled(this)
+        dist.init_process_group(backend, store=store, rank=this.rank, world_size=this.size, timeout=PATIENCE)
+        yield World(this.rank, this.size)
         dist.destroy_process_group()  # not after an error: it would wait for processes that wait for this one
     except TamingError as error:
-        if not found.first and not isinstance(error, LostProcessError | OfOneProcessError):
+        if not this.first and not isinstance(error, LostProcessError | OfOneProcessError):
             raise OfOneProcessError(error) from error
         raise
     except RuntimeError as error:
         if not _of_exchange(error):
             raise
         raise LostProcessError(
-            f"process {found.rank} of {found.size} stops: another one has ended, or cannot be reached. What was saved "
-            f"last is whole; go on with --resume ({str(error).splitlines()[0]})"
+            f"process {this.rank} of {this.size} stops: another process has ended, or cannot be reached. The last save "
+            f"is complete; continue with --resume ({str(error).splitlines()[0]})"
         ) from error
 
 
 def _of_exchange(error: RuntimeError) -> bool:
-    """Whether an error is of talking to other processes; gloo raises plain RuntimeErrors, and in autograd they lose
-    their class."""
+    """Whether an error is one of communication between processes. gloo raises plain RuntimeErrors, and errors lose
+    their class in autograd."""
     text = str(error)
     return isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "NCCL", "Connection closed"))

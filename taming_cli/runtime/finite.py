@@ -1,4 +1,4 @@
-"""Weights that are NaN or infinite: a network with one of them computes nothing, and mostly without an error."""
+"""Detection of NaN and infinite weights, with which a network computes nonsense, mostly without an error."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -11,28 +11,28 @@ from taming_cli.errors import BadFileError
 from taming_cli.runtime.stored import Stored
 
 MARK = "non_finite"
-"""Under which a model file's `about` lists such tensors, where a person insisted on having them."""
+"""The key in a model file's `about` that lists tensors whose import was allowed although they are not finite."""
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor infinity; whole numbers hold neither."""
+    """Whether a tensor holds neither NaN nor infinity; integer tensors never do."""
     return bool(_finite(tensor))
 
 
 def non_finite(tensors: Mapping[str, Tensor | Stored]) -> list[str]:
-    """The names of those that are not finite, in their order. Waits once for each device."""
-    found = {name: _finite(tensor if isinstance(tensor, Tensor) else tensor.load()) for name, tensor in tensors.items()}
+    """The names of the tensors that are not finite, in order. Waits once for each device."""
+    flags = {name: _finite(tensor if isinstance(tensor, Tensor) else tensor.load()) for name, tensor in tensors.items()}
     finite: dict[str, bool] = {}
-    for device in {flag.device for flag in found.values()}:
-        here = [name for name, flag in found.items() if flag.device == device]
-        finite |= zip(here, torch.stack([found[name] for name in here]).tolist(), strict=True)
+    for device in {flag.device for flag in flags.values()}:
+        here = [name for name, flag in flags.items() if flag.device == device]
+        finite |= zip(here, torch.stack([flags[name] for name in here]).tolist(), strict=True)
     return [name for name in tensors if not finite[name]]
 
 
 def _finite(tensor: Tensor) -> Tensor:
     """`is_finite`, a scalar on the tensor's device.
 
-    One pass and no copy: the smallest and the largest value are finite only where all are, and NaN becomes both.
+    One pass without a copy: minimum and maximum are finite only if all values are, and both are NaN if one value is.
     """
     if not tensor.is_floating_point() or not tensor.numel():
         return torch.ones((), dtype=torch.bool)
@@ -41,7 +41,7 @@ def _finite(tensor: Tensor) -> Tensor:
 
 
 def refuse(names: Sequence[str], where: str, remedy: str) -> None:
-    """BadFileError that names the first of these tensors; nothing where there are none."""
+    """BadFileError that names the first of these tensors and counts the others; nothing where there are none."""
     if names:
         others = len(names) - 1
         more = f", as {'does' if others == 1 else 'do'} {others} other{'s' * (others > 1)}" if others else ""
@@ -51,12 +51,12 @@ def refuse(names: Sequence[str], where: str, remedy: str) -> None:
 
 
 def refuse_tensors(tensors: Mapping[str, Tensor], where: str, remedy: str) -> None:
-    """BadFileError where one is not finite."""
+    """BadFileError where a tensor is not finite."""
     refuse(non_finite(tensors), where, remedy)
 
 
 def refused_when_read(tensors: Mapping[str, Stored], where: str, remedy: str) -> dict[str, Stored]:
-    """The same tensors, each of which is looked at as it is read: BadFileError where it is not finite."""
+    """The same tensors, each of which is checked when it is read: BadFileError where it is not finite."""
 
     def checked(load: Callable[[], Tensor]) -> Tensor:
         tensor = load()
@@ -68,7 +68,7 @@ def refused_when_read(tensors: Mapping[str, Stored], where: str, remedy: str) ->
 
 
 def named_tensors(state: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in nested containers, by the dotted way to it."""
+    """All tensors in nested containers, with their dotted paths."""
     if isinstance(state, Tensor):
         yield path, state
     elif isinstance(state, Mapping):
@@ -80,6 +80,6 @@ def named_tensors(state: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def marked(about: Mapping[str, Any]) -> Collection[str]:
-    """The tensors of a model file that are not finite because a person insisted on them."""
+    """The tensors of a model file that are not finite and whose import was allowed."""
     names = about.get(MARK, ())
     return names if isinstance(names, list) else ()

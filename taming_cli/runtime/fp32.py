@@ -1,5 +1,5 @@
-"""fp32 as IEEE 754 has it: torch's default for convolutions on CUDA is TF32, of ten bits, which flips codes that lie
-near the border between two entries of a codebook."""
+"""Full-precision fp32. The default of torch for convolutions on CUDA is TF32, with ten bits of mantissa, which changes
+codes that are near the boundary between two entries of a codebook."""
 
 import threading
 import warnings
@@ -12,7 +12,7 @@ import torch
 
 
 class _Shared:
-    """What all contexts of the process share: how many are open, and what puts torch's settings back after the last."""
+    """What all contexts of the process share: how many are open, and how torch's settings are restored."""
 
     def __init__(self) -> None:
         self.lock, self.open = threading.Lock(), 0
@@ -24,12 +24,12 @@ _SHARED = _Shared()
 
 @contextmanager
 def ieee() -> Iterator[None]:
-    """Meanwhile what is computed in fp32 keeps all its 24 bits: on CUDA no TF32, in convolutions and in products of
-    matrices, and on a CPU no bf16 in their place, whatever the host program has set. Autocast is as it was.
+    """A context in which fp32 has all its 24 bits, regardless of the host program's settings: convolutions and matrix
+    products use no TF32 on CUDA and no bf16 on a CPU. Autocast is not changed.
 
-    torch's settings are of the whole process, so that threads share them. The first context that is entered sets them,
-    and the last one that is left puts back what was there: another thread's context is never cut short. What other
-    threads compute in fp32 meanwhile is exact too.
+    The settings of torch are global to the process, so threads share them. The first context to be entered changes
+    them, and the last one to be left restores them, so that no thread affects another one's context. Meanwhile, other
+    threads compute in full fp32 too.
     """
     with _SHARED.lock:
         if not _SHARED.open:
@@ -41,36 +41,36 @@ def ieee() -> Iterator[None]:
         with _SHARED.lock:
             _SHARED.open -= 1
             if not _SHARED.open:
-                for put_back in _SHARED.undo:
-                    put_back()
+                for restore in _SHARED.undo:
+                    restore()
 
 
 @contextmanager
 def exact(device: torch.device) -> Iterator[None]:
-    """fp32 as it is written: no autocast, and no TF32."""
+    """A context without autocast and without TF32."""
     with ieee(), torch.autocast(device.type, enabled=False):
         yield
 
 
-def promised(precision: torch.dtype) -> AbstractContextManager[None]:
-    """`ieee` where the precision asked for is fp32, else nothing: for a backward pass, which no autocast surrounds."""
+def ieee_for(precision: torch.dtype) -> AbstractContextManager[None]:
+    """`ieee` if `precision` is fp32, else a null context: for a backward pass, which runs outside of autocast."""
     return ieee() if precision == torch.float32 else nullcontext()
 
 
 def _set() -> list[Callable[[], None]]:
-    """Have fp32 exact; how to put everything back, in that order.
+    """Set full fp32 precision; returns the functions that restore the settings, to be called in that order.
 
-    Both of torch's interfaces are set, the old one first: each refuses to say what only the other one has set.
+    Both interfaces of torch are set, the old one first: each raises an error where only the other one was set.
     """
     undo: list[Callable[[], None]] = []
     operations = _operations()
     before = [operation.fp32_precision for operation in operations]
     for old_interface in (_Products, _Convolutions):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # some versions of torch call this interface deprecated
+            warnings.simplefilter("ignore")  # some versions of torch deprecate this interface
             try:
                 old = old_interface.read()
-            except RuntimeError:  # only the new one has been set
+            except RuntimeError:  # only the new interface was set
                 continue
             old_interface.write(old_interface.exact)
         undo.append(partial(_quietly, old_interface.write, old))
@@ -81,7 +81,7 @@ def _set() -> list[Callable[[], None]]:
 
 
 class _Products:
-    """torch's old interface for products of matrices."""
+    """The old interface of torch for matrix products."""
 
     exact: Any = "highest"
 
@@ -95,7 +95,7 @@ class _Products:
 
 
 class _Convolutions:
-    """The old one for convolutions on CUDA."""
+    """The old interface of torch for convolutions on CUDA."""
 
     exact: Any = False
 
@@ -115,7 +115,7 @@ def _quietly(write: Callable[[Any], None], value: Any) -> None:
 
 
 def _operations() -> list[Any]:
-    """What torch's new interface (2.9) sets one by one; nothing before."""
+    """The operations that the new interface of torch (2.9) sets separately; empty for earlier versions."""
     backends: Any = torch.backends
     if not hasattr(getattr(backends.cudnn, "conv", None), "fp32_precision"):
         return []

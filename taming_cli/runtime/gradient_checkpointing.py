@@ -1,4 +1,4 @@
-"""Gradient checkpointing (Chen et al. 2016): what a block keeps for the way back is made once more there instead."""
+"""Gradient checkpointing (Chen et al. 2016): activations are recomputed in the backward pass instead of being kept."""
 
 from typing import Any
 
@@ -8,19 +8,19 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Recomputable(nn.Module):
-    """A block that, where `recompute` is set, keeps its inputs alone in training: same values, same gradients."""
+    """A block that keeps only its inputs in training where `recompute` is set; values and gradients are the same."""
 
     recompute = False
 
     def __call__(self, *inputs: Any) -> Any:
-        """As of nn.Module."""
+        """As `nn.Module.__call__`."""
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(super().__call__, *inputs, use_reentrant=False)
         return super().__call__(*inputs)
 
 
 def recompute(network: nn.Module) -> None:
-    """Have every block of a network do so."""
+    """Set `recompute` on every block of a network."""
     for module in network.modules():
         if isinstance(module, Recomputable):
             module.recompute = True

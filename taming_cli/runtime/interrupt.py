@@ -1,4 +1,4 @@
-"""Ctrl-C and TERM: the first asks the work to stop where nothing is lost, the second stops it."""
+"""Ctrl-C and TERM: the first signal requests a stop at the next safe point, the second stops at once."""
 
 import contextlib
 import logging
@@ -13,10 +13,10 @@ _log = logging.getLogger(__name__)
 
 
 class StopRequest:
-    """While this context is open, the first SIGINT or SIGTERM sets `requested`; the second acts as without it.
+    """A context in which the first SIGINT or SIGTERM sets `requested`; the second one acts as outside of it.
 
-    A signal that was ignored stays ignored, as a script's background jobs want it of Ctrl-C. Outside the main thread
-    signals cannot be caught: there the context does nothing.
+    A signal that was ignored stays ignored, as Ctrl-C is for the background jobs of a script. Outside the main thread,
+    where signals cannot be handled, the context does nothing.
     """
 
     def __init__(self) -> None:
@@ -38,8 +38,8 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = signal.Signals(number)
         self._restore()
-        with contextlib.suppress(RuntimeError):  # the signal came while another line was being written
-            _log.warning("%s: stopping where nothing is lost; a second one stops at once", self.requested.name)
+        with contextlib.suppress(RuntimeError):  # the signal arrived while another line was being written
+            _log.warning("%s: stopping at the next safe point; a second signal stops at once", self.requested.name)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
@@ -47,5 +47,5 @@ class StopRequest:
         self._previous = {}
 
     def interrupted(self, message: str) -> Interrupted:
-        """The error to raise once the work is saved: exit code 130 for INT, 143 for TERM."""
+        """The error to raise once the work is saved, with exit code 130 for INT and 143 for TERM."""
         return Interrupted(message, 128 + int(self.requested or signal.SIGINT))

@@ -1,4 +1,4 @@
-"""How much memory there is, and how much of it the coding of a picture may take."""
+"""How much memory is free, and how much of it encoding and decoding a picture may use."""
 
 import os
 from collections.abc import Iterator
@@ -11,29 +11,29 @@ from taming_cli.errors import UsageError
 
 GIB = 2**30
 BUDGET = 3 * GIB
-"""Bytes for the activations of an encode, where nothing else is said: a constant, so that codes are the same on every
-machine. Several pictures are decoded at once as far as they fit it together."""
+"""Default bytes for the activations of an encode: a constant, so that codes are the same on every machine. Also the
+limit for decoding several pictures at once."""
 SHARE = 0.5
-"""Of the memory that is free, as much may go into decoding one picture."""
+"""Default fraction of the free memory for decoding a picture."""
 LEAST = GIB // 4
-"""Bytes that it gets in any case."""
+"""Smallest default number of bytes for decoding a picture."""
 
 
 class Room(NamedTuple):
-    """Bytes for the activations of a codec, in fp32, beside its weights and the picture: of an `encode`, whose result
-    hardly depends on it, and of a `decode`, which is exact for pictures that fit."""
+    """Bytes for the activations of a codec in fp32, beside its weights and the picture: for `encode`, whose result
+    hardly depends on it, and for `decode`, which is exact for pictures that fit."""
 
     encode: int = BUDGET
     decode: int = BUDGET
 
 
 USUAL = Room()
-"""Where nobody has asked for how much there is."""
+"""The default without regard to the free memory."""
 
 
 def room(device: torch.device, memory: float | None = None) -> Room:
-    """Room for coding pictures on a device: `memory` GiB where that is given; else for decoding half of what is free
-    now, and for encoding what it is everywhere. UsageError for no memory at all."""
+    """The memory for pictures on a device: `memory` GiB if given; otherwise half of the free memory for decoding, and
+    the constant BUDGET for encoding. UsageError where `memory` is not positive."""
     if memory is not None:
         if not memory > 0:
             raise UsageError(f"memory is {memory:g} GiB; give more than 0")
@@ -42,7 +42,7 @@ def room(device: torch.device, memory: float | None = None) -> Room:
 
 
 def free_bytes(device: torch.device) -> int:
-    """What a process can have of the memory of a device, with what torch holds of it and does not use."""
+    """Bytes of a device's memory that this process can use, including what torch has reserved and does not use."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -52,8 +52,8 @@ def free_bytes(device: torch.device) -> int:
 
 
 def memory_bytes(system: Path = Path("/proc/meminfo"), limits: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
-    """The machine's memory in all, and what is free of it, within the limits of the containers that this process is in.
-    What they hold of files, and can let go, counts as free."""
+    """Total and free bytes of the machine's memory, within the limits of the control groups of this process. File
+    caches that can be dropped count as free."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     free = total
     if system.exists():
@@ -65,7 +65,7 @@ def memory_bytes(system: Path = Path("/proc/meminfo"), limits: Path = Path("/sys
 
 
 def _limits(root: Path) -> Iterator[tuple[int, int]]:
-    """(limit, use) in bytes of each control group that this process is in and that limits it: version 2, and 1."""
+    """(limit, use) in bytes of each control group, version 2 or 1, that limits this process."""
     own = {"": "/"}
     try:
         for line in Path("/proc/self/cgroup").read_text().splitlines():
@@ -95,7 +95,7 @@ def _limits(root: Path) -> Iterator[tuple[int, int]]:
 
 
 def _stat(path: Path, name: str) -> int:
-    """A number of a group's statistics, 0 where it is not there."""
+    """A value of a group's statistics; 0 where it is missing."""
     try:
         lines = (line.split() for line in path.read_text().splitlines())
         return next((int(fields[1]) for fields in lines if fields[:1] == [name]), 0)

@@ -1,6 +1,6 @@
-"""Which of how many processes of one command this is, by the variables of torchrun or of Slurm's srun.
+"""The rank of this process among those of one command, from the environment variables of torchrun or Slurm's srun.
 
-The variables are read and never written; nothing here needs torch.
+The variables are only read. Nothing here needs torch.
 """
 
 import os
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from taming_cli.errors import UsageError
 
 LAUNCH_ID = "taming-"
-"""How the id of a launch by `--nproc` begins, which torch's launcher passes on as TORCHELASTIC_RUN_ID."""
+"""Prefix of the id of a launch by `--nproc`, which torch's launcher passes on as TORCHELASTIC_RUN_ID."""
 PART_OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _REQUIRED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """This process is number `rank` of `size`, counted from 0, and number `local_rank` of those on its machine (None
-    where nothing says so). They meet at `address`:`port`. `by` names what started them."""
+    """This process is number `rank` of `size`, counted from 0, and number `local_rank` of those on its machine, None if
+    unknown. The processes meet at `address`:`port`. `by` is the launcher."""
 
     rank: int = 0
     size: int = 1
@@ -35,17 +35,17 @@ class Started:
 
 
 def several(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the variables speak of more than one process, as a complete set or not."""
+    """Whether the variables indicate more than one process, even if the set is incomplete."""
     return any(_given(environment, name) not in (None, "1") for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
 
 
 def started(environment: Mapping[str, str] = os.environ) -> Started:
-    """This process among those that torchrun or srun started together; alone where no variable says otherwise.
+    """This process among those that torchrun or srun started together; a single process where no variables are set.
 
-    torchrun's variables come first, and may be completed by Slurm's where both speak of as many processes. Empty
-    variables count as unset. MASTER_ADDR, MASTER_PORT and LOCAL_RANK by themselves, and the variables of a batch script
-    or of MPI, say nothing of a part of the work. UsageError where a set is incomplete or contradicts itself: what one
-    shell has left behind would otherwise do a part of the work and call it the whole.
+    The variables of torchrun take precedence, and may be completed by Slurm's where both state the same number of
+    processes. Empty variables count as unset. MASTER_ADDR, MASTER_PORT and LOCAL_RANK by themselves, and the variables
+    of a batch script or of MPI, do not indicate several processes. UsageError where a set is incomplete or
+    contradictory: with variables left over in a shell, a command would do a part of the work and report it as complete.
     """
     size = _number(environment, "WORLD_SIZE", low=1)
     rank = _number(environment, "RANK", low=0)
@@ -56,23 +56,23 @@ def started(environment: Mapping[str, str] = os.environ) -> Started:
         return Started()
     if size is not None and rank is not None and rank >= size:
         raise UsageError(
-            f"RANK is {rank}, but WORLD_SIZE is {size} and ranks are counted from 0; start the processes by torchrun, "
-            f"or run alone: {_unset(environment)}"
+            f"RANK is {rank}, but WORLD_SIZE is {size} and ranks count from 0; start the processes with torchrun, "
+            f"or run a single process: {_unset(environment)}"
         )
     if size == 1:
         return Started()
     missing = [name for name in _REQUIRED if _given(environment, name) is None]
     if missing or size is None or rank is None:
-        said = "WORLD_SIZE" if size is not None else "RANK"
+        name = "WORLD_SIZE" if size is not None else "RANK"
         raise UsageError(
-            f"{said} is {size or rank}, but {listed(missing)} {'is' if len(missing) == 1 else 'are'} not set; start "
-            f"the processes by torchrun, or run alone: {_unset(environment)}"
+            f"{name} is {size or rank}, but {listed(missing)} {'is' if len(missing) == 1 else 'are'} not set; start "
+            f"the processes with torchrun, or run a single process: {_unset(environment)}"
         )
     place = _number(environment, "SLURM_PROCID", low=0)
     if size == tasks and place not in (None, rank) and _given(environment, "TORCHELASTIC_RUN_ID") is None:
         raise UsageError(
             f"RANK is {rank}, but this is task {place} of srun (SLURM_PROCID); RANK was set before srun started the "
-            "tasks: unset RANK, and Slurm's own number counts"
+            "tasks: unset RANK, and Slurm's number is used"
         )
     port = _number(environment, "MASTER_PORT", low=1, high=65_535) or 0
     local = _number(environment, "LOCAL_RANK", low=0)
@@ -80,7 +80,7 @@ def started(environment: Mapping[str, str] = os.environ) -> Started:
 
 
 def to_run_alone(found: Started, environment: Mapping[str, str] = os.environ) -> str:
-    """What a shell has to do so that the command does all of the work by itself."""
+    """The shell command after which the command runs as a single process."""
     return _unset(environment) if found.by == "torchrun" else "unset SLURM_STEP_NUM_TASKS"
 
 
@@ -89,7 +89,7 @@ def _unset(environment: Mapping[str, str]) -> str:
 
 
 def launched_here(nproc: int, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether `--nproc` of this command has started this process. UsageError where something else has."""
+    """Whether `--nproc` of this command started this process. UsageError where another launcher did."""
     found = started(environment)
     if found.size == 1:
         return False
@@ -97,20 +97,20 @@ def launched_here(nproc: int, environment: Mapping[str, str] = os.environ) -> bo
         return True
     by = "torchrun (RANK, WORLD_SIZE)" if found.by == "torchrun" else "srun (SLURM_PROCID, SLURM_STEP_NUM_TASKS)"
     raise UsageError(
-        f"--nproc is {nproc}, but this is process {found.rank} of {found.size} already, by the variables of {by}; "
-        f"leave --nproc out, or start from a shell without them: {to_run_alone(found, environment)}"
+        f"--nproc is {nproc}, but this is already process {found.rank} of {found.size} by the variables of {by}; "
+        f"leave --nproc out, or unset the variables: {to_run_alone(found, environment)}"
     )
 
 
 def _of_slurm(environment: Mapping[str, str], tasks: int) -> Started:
-    """Several tasks of one srun are as many processes of one command. A batch script itself is no such task, nor is a
-    job array."""
+    """This task among those of one srun, which are the processes of one command. A batch script or a job array has no
+    such tasks."""
     rank = _number(environment, "SLURM_PROCID", low=0)
     if rank is None or rank >= tasks:
-        said = "is not set" if rank is None else f"is {rank}"
+        value = "is not set" if rank is None else f"is {rank}"
         raise UsageError(
-            f"SLURM_STEP_NUM_TASKS is {tasks}, but SLURM_PROCID {said}; start the processes by srun, or run alone: "
-            "unset SLURM_STEP_NUM_TASKS"
+            f"SLURM_STEP_NUM_TASKS is {tasks}, but SLURM_PROCID {value}; start the processes with srun, or run one "
+            "process: unset SLURM_STEP_NUM_TASKS"
         )
     address = first_host(_given(environment, "SLURM_STEP_NODELIST") or "")
     address = address or _given(environment, "MASTER_ADDR") or _given(environment, "SLURM_LAUNCH_NODE_IPADDR") or ""
@@ -119,14 +119,14 @@ def _of_slurm(environment: Mapping[str, str], tasks: int) -> Started:
         port = 20_000 + (_number(environment, "SLURM_JOB_ID", low=0, high=2**32) or 0) % 20_000
     if not address:
         raise UsageError(
-            f"this is task {rank} of {tasks} of srun, but SLURM_STEP_NODELIST does not say where they meet; set "
-            "MASTER_ADDR to the name of the first machine"
+            f"this is task {rank} of {tasks} of srun, but SLURM_STEP_NODELIST does not name the machines; set "
+            "MASTER_ADDR to the name of the first one"
         )
     return Started(rank, tasks, _number(environment, "SLURM_LOCALID", low=0), address, port, "srun")
 
 
 def first_host(listed: str) -> str:
-    """The first of hosts as Slurm lists them: `node[03-07,11],other` is node03."""
+    """The first host in a Slurm node list: node03 for `node[03-07,11],other`."""
     before, bracket, inside = listed.partition("[")
     if not bracket or "," in before:
         return before.partition(",")[0]
@@ -145,7 +145,7 @@ def _number(environment: Mapping[str, str], name: str, *, low: int, high: int = 
     if not re.fullmatch(r"[0-9]{1,12}", text) or not low <= int(text) <= high:
         raise UsageError(
             f"{name} is {text!r}; torchrun and srun set it to a whole number from {low} to {high}: unset {name}, or "
-            "start the processes by one of them"
+            "start the processes with one of them"
         )
     return int(text)
 

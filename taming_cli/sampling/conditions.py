@@ -11,7 +11,7 @@ import torch
 from PIL.Image import Image, fromarray
 from torch import Tensor
 
-from taming_cli.codec.condition import Encoder
+from taming_cli.codec.condition import ConditionEncoder
 from taming_cli.config.fields import one_of
 from taming_cli.config.size import Frame, Size
 from taming_cli.data.conditions.pairs import chosen, each_picture, partners
@@ -60,7 +60,7 @@ class Asked(NamedTuple):
         return {kind: codes[[number % len(codes) for number in numbers]] for kind, codes in self.codes.items()}
 
 
-def ask(encoders: Mapping[str, Encoder], maps: Maps, f: int, frame: Frame | None, otherwise: Size) -> Asked:
+def ask(encoders: Mapping[str, ConditionEncoder], maps: Maps, f: int, frame: Frame | None, otherwise: Size) -> Asked:
     """Read and encode `maps`, for pictures in `frame` by a codec with this f.
 
     Without a frame the pictures have the map's size (a low-resolution picture has one pixel for each code), or that of
@@ -121,7 +121,7 @@ def _reaching(image: Image, crop: Crop, frame: Frame) -> tuple[Image, Crop]:
     return wider, Crop(left + before[1], top + before[0], width, height, frame.whole)
 
 
-def _listed(encoders: Mapping[str, Encoder], maps: Maps) -> dict[str, list[Item]]:
+def _listed(encoders: Mapping[str, ConditionEncoder], maps: Maps) -> dict[str, list[Item]]:
     """The maps of each kind: one for all samples, or as many as of the first folder and paired with those by name."""
     listed: dict[str, list[Item]] = {}
     first: tuple[Item, ...] = ()
@@ -157,7 +157,7 @@ def _one_map(path: Path) -> Item:
     return found[0]
 
 
-def _read(encoder: Encoder, item: Item, size: Size | None) -> Image:
+def _read(encoder: ConditionEncoder, item: Item, size: Size | None) -> Image:
     assert encoder.reads is not None
     where = str(item.path) if item.member is None else f"{item.path}:{item.member}"
     return encoder.reads.read(item.read(), where, beside=size)

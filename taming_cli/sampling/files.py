@@ -144,7 +144,7 @@ def _job(
         codec_path=str(named(ckpt).resolve()) if ckpt else "",
         codebook_size=pipeline.codec.config.codebook_size,
         downsample_factor=pipeline.codec.config.downsample_factor,
-        preprocess={"sampled": True, **asked.frame.to_say()},
+        preprocess={"sampled": True, **asked.frame.to_values()},
         created_by=f"taming {taming_cli.__version__}",
         views=1,
         height=asked.latent.height,

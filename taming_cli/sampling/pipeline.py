@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from taming_cli.codec.condition import Encoder, MapCodec, encoders
+from taming_cli.codec.condition import ConditionEncoder, MapCodec, encoders
 from taming_cli.codec.reconstruct import codes_of
 from taming_cli.codec.tiling import tiles
 from taming_cli.codec.vqgan import VQGAN, codec_from, ready
@@ -70,7 +70,7 @@ class Pipeline:
 
     gpt: GPT
     codec: VQGAN
-    encoders: Mapping[str, Encoder]
+    encoders: Mapping[str, ConditionEncoder]
     about: dict[str, Any]
     sha256: str
     device: torch.device

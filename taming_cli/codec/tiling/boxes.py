@@ -1,8 +1,8 @@
-"""Parts of a grid of codes: where they lie at each resolution, what they depend on, and what they take of memory.
+"""Rectangles of a grid of codes: where they lie at each resolution, and the memory that a network needs for one.
 
-A network of convolutions is a run of stages, each at one resolution. An output depends on so many pixels around it: a
-part goes through with that margin, which is cut away stage by stage as it has served. At the border of the picture
-there is none, and the convolutions see the same zeros there as in the whole.
+A convolutional network is a sequence of stages, each at one resolution. An output pixel depends on a margin of pixels
+around it. A part of the picture is computed with that margin, which is cropped stage by stage. There is no margin at
+the border of the picture, so the convolutions pad with zeros there as they do for the whole picture.
 """
 
 import math
@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 
 LIVE = 5.5
-"""Tensors of the widest level that are in memory at once: 5.2 to 5.4 measured (torch 2.15, CPU, channels last)."""
+"""Tensors of the widest level that are alive at once: 5.2 to 5.4 measured (torch 2.15, CPU, channels last)."""
+State = tuple[Tensor, ...]
+"""Between two operations: the tensor that the next one reads, last, after the one that a residual block adds to it."""
+Operation = Callable[[State], State]
 
 
 class Box(NamedTuple):
-    """Part of a grid of codes, in cells."""
+    """A rectangle of a grid of codes, in cells."""
 
     top: int
     left: int
@@ -27,14 +30,14 @@ class Box(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """A stretch of a network at one resolution, (B, C, H, W) -> (B, C', H', W').
+    """A part of a network at one resolution, (B, C, H, W) -> (B, C', H', W').
 
-    `margin`: pixels around a part, in what it is given, that the finished part depends on; `before` and `after`: pixels
-    to a cell in what it is given and what it gives; `channels`: the most that it has. Its layers see the larger of the
-    two resolutions.
+    `operations` run one after another. `margin` is the number of input pixels around a box that its output depends on;
+    `before` and `after` are pixels per cell of the input and of the output; `channels` is the largest number of
+    channels. The layers run at the larger of the two resolutions.
     """
 
-    run: Callable[[Tensor], Tensor]
+    operations: Sequence[Operation]
     margin: int
     before: int
     after: int
@@ -42,13 +45,20 @@ class Stage(NamedTuple):
 
     @property
     def layers(self) -> int:
-        """Pixels to a cell in what its layers see."""
+        """Pixels per cell at the stage's layers."""
         return max(self.before, self.after)
+
+    def run(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W'), without cropping; all layers that look at the whole picture are frozen."""
+        state: State = (x,)
+        for operation in self.operations:
+            state = operation(state)
+        return state[0]
 
 
 @dataclass(frozen=True)
 class Window:
-    """A rectangle of one size at a place of its own in each picture of a batch, in pixels."""
+    """A rectangle of one size at its own position in each picture of a batch, in pixels."""
 
     tops: tuple[int, ...]
     lefts: tuple[int, ...]
@@ -57,7 +67,7 @@ class Window:
 
     @classmethod
     def of(cls, boxes: Sequence[Box], size: tuple[int, int], scale: int, margin: int = 0) -> "Window":
-        """The boxes with a margin, at `scale` pixels to a cell, moved into the picture of `size` cells."""
+        """The boxes at `scale` pixels per cell with a margin, shifted to lie within the picture of `size` cells."""
         lengths = (boxes[0].height, boxes[0].width)
         height, width = (min(scale * n + 2 * margin, scale * end) for n, end in zip(lengths, size, strict=True))
         tops = tuple(min(max(scale * box.top - margin, 0), scale * size[0] - height) for box in boxes)
@@ -65,31 +75,28 @@ class Window:
         return cls(tops, lefts, height, width)
 
     def at(self, before: int, after: int) -> "Window":
-        """The same where there are `after` pixels to a cell, rather than `before`."""
+        """The same rectangle at `after` pixels per cell instead of `before`."""
         tops, lefts = (tuple(start * after // before for start in starts) for starts in (self.tops, self.lefts))
         return Window(tops, lefts, self.height * after // before, self.width * after // before)
 
     def find(self, inner: "Window") -> "Window":
-        """`inner`, which lies within this one, as counted from this one's corner."""
+        """`inner`, which lies within this window, relative to this window's corner."""
         tops = tuple(a - b for a, b in zip(inner.tops, self.tops, strict=True))
         lefts = tuple(a - b for a, b in zip(inner.lefts, self.lefts, strict=True))
         return Window(tops, lefts, inner.height, inner.width)
 
-    def cut(self, x: Tensor) -> Tensor:
-        """(boxes, C, H, W) -> (boxes, C, height, width): a copy, so that x can be freed, or x where it is all."""
+    def crop(self, x: Tensor) -> Tensor:
+        """(boxes, C, H, W) -> (boxes, C, height, width): a copy, so that x can be freed, or x itself if it is all."""
         if x.shape[2:] == (self.height, self.width):
             return x
         places = zip(torch.split(x, 1), self.tops, self.lefts, strict=True)
         return torch.cat([y[..., top : top + self.height, left : left + self.width] for y, top, left in places])
 
 
-NOTHING = Window((), (), 0, 0)
-
-
-def memory(run: Sequence[Stage], size: tuple[int, int], part: tuple[int, int]) -> int:
-    """Bytes for a part, in cells, of a grid of `size` through these stages, with its margins, in fp32."""
+def memory(stages: Sequence[Stage], size: tuple[int, int], part: tuple[int, int]) -> int:
+    """Bytes that a part of `part` cells of a grid of `size` cells takes in these stages, with its margins, in fp32."""
     most = 0
-    for stage in run:
+    for stage in stages:
         tall, wide = (
             min(n * stage.before + 2 * stage.margin, end * stage.before) * stage.layers // stage.before
             for n, end in zip(part, size, strict=True)
@@ -98,11 +105,11 @@ def memory(run: Sequence[Stage], size: tuple[int, int], part: tuple[int, int]) -
     return int(4 * LIVE * most)
 
 
-def divided(run: Sequence[Stage], size: tuple[int, int], budget: int) -> Iterator[Box]:
-    """Parts that fit the budget, few, alike and nearly square; each cell is in exactly one."""
+def divided(stages: Sequence[Stage], size: tuple[int, int], budget: int) -> Iterator[Box]:
+    """Divide a grid into few, nearly square parts of one size that fit the budget; each cell is in exactly one."""
     down, across = 1, 1
     rows, columns = size
-    while memory(run, size, (rows, columns)) > budget and rows * columns > 1:
+    while memory(stages, size, (rows, columns)) > budget and rows * columns > 1:
         if rows >= columns:
             down += 1
         else:

@@ -1,158 +1,215 @@
-"""Layers that look at the whole picture, made to hold on to what they saw of it, so that parts need no more.
+"""The codec's networks as lists of operations, some of which look at the whole picture.
 
-Two kinds do: each GroupNorm takes its statistics over the picture, and attention lets every cell look at every other.
-Here both are settled by what they are shown first, in one piece or in several, and are the same for all that follows.
-All else is convolution (see `parts`). Attention looks at a sample of cells where there are many: it has no weights of
-position, so it is a mean over cells, and a sample estimates it.
+Two kinds of layer do: GroupNorm takes its statistics over the whole picture, and attention lets each cell attend to all
+others. `GlobalNorm` and `GlobalAttention` stand for them. Each observes the picture, in one part or in several, and is
+then frozen: from there on, any part of the picture can be computed by itself. All other operations are convolutions,
+which need a margin only (see `boxes`).
+
+Attention is to a sample of cells where there are many. It has no positional weights, so it is a mean over cells, which
+a sample estimates.
 """
 
-import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from taming_cli.codec.autoencoder import AttnBlock
+from taming_cli.codec.autoencoder import AttnBlock, Level, Middle, ResnetBlock
 from taming_cli.codec.norm import GroupNorm
-from taming_cli.codec.tiling.boxes import NOTHING, Box, Stage, Window
+from taming_cli.codec.tiling.boxes import Box, Operation, Stage, State, Window
 
 ALL = 128 * 128
-"""Most cells among which attention is taken whole: its time is their number squared."""
+"""Largest number of cells for which attention is computed in full: its time grows with their square."""
 SEEN = 2048
-"""Cells that each cell looks at where there are more than ALL."""
+"""Cells that each cell attends to where there are more than ALL."""
 STRIPS = 4
-"""Strips of rows that attention is computed in, for memory."""
-
-Network = TypeVar("Network", bound=nn.Module)
+"""Strips of rows in which attention is computed, to bound its memory."""
 
 
-@dataclass
-class Sight:
-    """What the layers see now, which those that are not settled are settled by.
+class Region(NamedTuple):
+    """What a layer's input shows of the pictures of a batch.
 
-    `pick` says which of the pixels that count are to be attended to, by number, (n,). `parts` is how many such sights
-    make up what a layer is settled by. `shares` are what each picture of the batch stands for. `place`: where in a
-    picture of the sides `picture` the pixels lie that count, and `inner`, where in what the layers see.
+    `picture` is the height and width of a picture at the layer's resolution, `place` the part of it that is observed,
+    and `inner` the position of that part in the layer's input, whose margins are not. The picture b of the batch counts
+    `shares[b]` times.
     """
 
-    pick: "Callable[[Sight], Tensor]"
-    parts: int = 1
-    shares: Sequence[float] = (1,)
-    picture: tuple[int, int] = (0, 0)
-    place: Window = NOTHING
-    inner: Window = NOTHING
+    picture: tuple[int, int]
+    place: Window
+    inner: Window
+    shares: Sequence[float]
 
 
-class Base(NamedTuple):
-    """What parts are cut from: `x` (1, C, H, W), with `scale` pixels to each cell of a grid of `size`."""
+Pick = Callable[[Region], Tensor]
+"""The numbers (n,) of a region's observed pixels that attention sees."""
+
+
+class GlobalNorm:
+    """A GroupNorm, then an activation, with the statistics of all observed pixels."""
+
+    def __init__(self, norm: GroupNorm, activation: Callable[[Tensor], Tensor] | None = None) -> None:
+        self._norm, self._activation = norm, activation
+        self._moments: list[tuple[Tensor, Tensor]] = []
+        self._shares: list[float] = []
+        self._mean: Tensor | None = None
+        self._var: Tensor | None = None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the statistics are fixed."""
+        return self._mean is not None
+
+    def observe(self, state: State, region: Region) -> None:
+        """Take in mean and variance of each channel of a part."""
+        x = region.inner.crop(state[-1])
+        self._moments.append(torch.var_mean(x.to(torch.promote_types(x.dtype, torch.float32)), (2, 3), correction=0))
+        self._shares += region.shares
+
+    def freeze(self) -> None:
+        """Fix mean and variance, (C,), of each channel's group over all that was observed, weighted by the shares."""
+        var, mean = (torch.cat(each) for each in zip(*self._moments, strict=True))  # (pictures, C)
+        share = torch.tensor(self._shares, dtype=mean.dtype, device=mean.device)[:, None] / sum(self._shares)
+        self._moments.clear()
+        groups = self._norm.num_groups
+        per = mean.shape[1] // groups
+        self._mean = (share * mean).sum(0).view(groups, per).mean(1).repeat_interleave(per)
+        spread = (share * (var + (mean - self._mean) ** 2)).sum(0).view(groups, per).mean(1)
+        self._var = spread.repeat_interleave(per)
+
+    def __call__(self, state: State) -> State:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        norm = self._norm
+        y = F.batch_norm(state[-1], self._mean, self._var, norm.weight, norm.bias, eps=norm.eps)
+        return (*state[:-1], y if self._activation is None else self._activation(y))
+
+
+class GlobalAttention:
+    """The attention of a block to observed cells. It reads the block's input, and the same after the block's norm."""
+
+    def __init__(self, block: AttnBlock, pick: Pick) -> None:
+        self._block, self._pick = block, pick
+        self._cells: list[Tensor] = []
+        self._seen: Tensor | None = None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the cells that are attended to are fixed."""
+        return self._seen is not None
+
+    def observe(self, state: State, region: Region) -> None:
+        """Take in the cells of a part that were picked."""
+        cells = region.inner.crop(state[-1]).transpose(0, 1).flatten(1)  # (C, cells)
+        self._cells.append(cells[:, self._pick(region).to(cells.device)])
+
+    def freeze(self) -> None:
+        """Attend to all cells that were observed, (1, C, cells, 1)."""
+        self._seen = torch.cat(self._cells, 1)[None, :, :, None]
+        self._cells.clear()
+
+    def __call__(self, state: State) -> State:
+        """(B, C, H, W), twice -> (B, C, H, W)."""
+        x, normed = state
+        assert self._seen is not None
+        strips = zip(torch.chunk(x, STRIPS, 2), torch.chunk(normed, STRIPS, 2), strict=True)
+        return (torch.cat([self._block.attend(part, n, self._seen) for part, n in strips], 2),)
+
+
+GlobalLayer = GlobalNorm | GlobalAttention
+
+
+def local(function: Callable[[Tensor], Tensor]) -> Operation:
+    """The operation that applies a function to the last tensor of the state."""
+    return lambda state: (*state[:-1], function(state[-1]))
+
+
+def _fork(state: State) -> State:
+    return (*state, state[-1])
+
+
+def _residual_block(block: ResnetBlock) -> list[Operation]:
+    def add(state: State) -> State:
+        x, h = state
+        return (h + (x if block.nin_shortcut is None else block.nin_shortcut(x)),)
+
+    first, second = GlobalNorm(block.norm1, F.silu), GlobalNorm(block.norm2, F.silu)
+    return [_fork, first, local(block.conv1), second, local(block.conv2), add]
+
+
+def _attention_block(block: AttnBlock, pick: Pick) -> list[Operation]:
+    return [_fork, GlobalNorm(block.norm), GlobalAttention(block, pick)]
+
+
+def level_operations(level: Level, pick: Pick) -> list[Operation]:
+    """The blocks of a level, as `Level.blocks` runs them."""
+    operations: list[Operation] = []
+    for index, block in enumerate(level.block):
+        assert isinstance(block, ResnetBlock)
+        operations += _residual_block(block)
+        if level.attn:
+            attention = level.attn[index]
+            assert isinstance(attention, AttnBlock)
+            operations += _attention_block(attention, pick)
+    return operations
+
+
+def middle_operations(middle: Middle, pick: Pick) -> list[Operation]:
+    """The blocks at the lowest resolution, as `Middle.forward` runs them."""
+    attention = _attention_block(middle.attn_1, pick)
+    return [*_residual_block(middle.block_1), *attention, *_residual_block(middle.block_2)]
+
+
+def global_layers(stages: Sequence[Stage]) -> Iterator[GlobalLayer]:
+    """The layers of some stages that look at the whole picture, in order of execution."""
+    for stage in stages:
+        for operation in stage.operations:
+            if isinstance(operation, GlobalLayer):
+                yield operation
+
+
+class Activation(NamedTuple):
+    """A tensor of the whole picture: `x` (1, C, H, W), with `scale` pixels per cell of a grid of `size` cells."""
 
     x: Tensor
     size: tuple[int, int]
     scale: int
 
 
-class Unsettled(Exception):  # noqa: N818 - nothing went wrong
-    """What follows `layer` cannot be computed yet: it has seen this part, and waits for the others."""
+def run_boxes(whole: Activation, stages: Sequence[Stage], boxes: Sequence[Box], shares: Sequence[float]) -> Tensor:
+    """Run boxes of one size through stages, all in one batch -> (boxes, C, H, W), without margins.
 
-    def __init__(self, layer: "HeldNorm | HeldAttention") -> None:
-        super().__init__()
-        self.layer = layer
-
-
-def through(base: Base, run: Sequence[Stage], boxes: Sequence[Box], sight: Sight) -> Tensor:
-    """Boxes of one size through stages on held layers -> what the last gives, (boxes, C, H, W), without margins.
-
-    Unsettled is raised by the first layer that is to be settled by several parts.
+    A global layer that is not frozen yet is frozen by what the boxes show of the picture; `shares` are their weights.
     """
-    x, size, scale = base.x.expand(len(boxes), -1, -1, -1), base.size, base.scale
+    result = _run(whole, stages, boxes, shares, None)
+    assert result is not None
+    return result
+
+
+def observe(whole: Activation, stages: Sequence[Stage], box: Box, layer: GlobalLayer) -> None:
+    """Run a box through stages as far as `layer`, which observes it. All global layers before that must be frozen."""
+    _run(whole, stages, [box], [box.height * box.width], layer)
+
+
+def _run(
+    whole: Activation, stages: Sequence[Stage], boxes: Sequence[Box], shares: Sequence[float], last: GlobalLayer | None
+) -> Tensor | None:
+    """What the last stage returns; None where the run ends at the layer `last`."""
+    size, scale = whole.size, whole.scale
+    state: State = (whole.x.expand(len(boxes), -1, -1, -1),)
     window = Window.of([Box(0, 0, *size)] * len(boxes), size, scale)
-    for stage in run:
+    for stage in stages:
         needed = Window.of(boxes, size, stage.before, stage.margin)
-        x = window.find(needed).cut(x)
-        sight.picture = (size[0] * stage.layers, size[1] * stage.layers)
-        sight.place = Window.of(boxes, size, stage.layers)
-        sight.inner = needed.at(stage.before, stage.layers).find(sight.place)
-        x = stage.run(x)
+        place = Window.of(boxes, size, stage.layers)
+        inner = needed.at(stage.before, stage.layers).find(place)
+        region = Region((size[0] * stage.layers, size[1] * stage.layers), place, inner, shares)
+        state = (window.find(needed).crop(state[0]),)
+        for operation in stage.operations:
+            if isinstance(operation, GlobalLayer) and not operation.frozen:
+                operation.observe(state, region)
+                if operation is last:
+                    return None
+                operation.freeze()
+            state = operation(state)
         window, scale = needed.at(stage.before, stage.after), stage.after
-    return window.find(Window.of(boxes, size, scale)).cut(x)
-
-
-def held(network: Network, sight: Sight) -> Network:
-    """A network on the same weights, whose norms and attentions hold on to what they see through `sight`."""
-    weights: dict[int, object] = {id(tensor): tensor for tensor in network.parameters()}
-    other = copy.deepcopy(network, weights)
-    for module in list(other.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, GroupNorm):
-                module.register_module(name, HeldNorm(child, sight))
-            elif isinstance(child, AttnBlock):
-                module.register_module(name, HeldAttention(child, sight))
-    return other
-
-
-class HeldNorm(nn.Module):
-    """A GroupNorm with one mean and variance for each group, of all pixels that count, for all that follows."""
-
-    def __init__(self, norm: GroupNorm, sight: Sight) -> None:
-        super().__init__()
-        self.norm = norm
-        self.sight = sight
-        self.found: list[tuple[Tensor, Tensor]] = []
-        self.shares: list[float] = []
-        self.mean: Tensor | None = None
-        self.var: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W). May raise Unsettled."""
-        if self.mean is None:
-            wide = self.sight.inner.cut(x).to(torch.promote_types(x.dtype, torch.float32))
-            self.found.append(torch.var_mean(wide, (2, 3), correction=0))
-            self.shares += self.sight.shares
-            if self.sight.parts > 1:
-                raise Unsettled(self)
-            self.settle()
-        return F.batch_norm(x, self.mean, self.var, self.norm.weight, self.norm.bias, eps=self.norm.eps)
-
-    def settle(self) -> None:
-        """Mean and variance (C,) of each channel's group, over all that the pictures seen stand for."""
-        var, mean = (torch.cat(each) for each in zip(*self.found, strict=True))  # (pictures, C)
-        share = torch.tensor(self.shares, dtype=mean.dtype, device=mean.device)[:, None] / sum(self.shares)
-        self.found.clear()
-        groups = self.norm.num_groups
-        per = mean.shape[1] // groups
-        self.mean = (share * mean).sum(0).view(groups, per).mean(1).repeat_interleave(per)
-        spread = (share * (var + (mean - self.mean) ** 2)).sum(0).view(groups, per).mean(1)
-        self.var = spread.repeat_interleave(per)
-
-
-class HeldAttention(nn.Module):
-    """Attention to cells that count, the same for all that follows."""
-
-    def __init__(self, block: AttnBlock, sight: Sight) -> None:
-        super().__init__()
-        self.block = block
-        self.sight = sight
-        self.found: list[Tensor] = []
-        self.seen: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W). May raise Unsettled."""
-        n = self.block.norm(x)
-        if self.seen is None:
-            cells = self.sight.inner.cut(n).transpose(0, 1).flatten(1)  # (C, cells)
-            self.found.append(cells[:, self.sight.pick(self.sight).to(x.device)])
-            if self.sight.parts > 1:
-                raise Unsettled(self)
-            self.settle()
-        seen = self.seen
-        assert seen is not None
-        strips = zip(torch.chunk(x, STRIPS, 2), torch.chunk(n, STRIPS, 2), strict=True)
-        return torch.cat([self.block.attend(part, normed, seen) for part, normed in strips], 2)
-
-    def settle(self) -> None:
-        """Attend to all cells that were picked, (1, C, cells, 1)."""
-        self.seen = torch.cat(self.found, 1)[None, :, :, None]
-        self.found.clear()
+    return window.find(Window.of(boxes, size, scale)).crop(state[0])

@@ -1,18 +1,18 @@
 """Codes of any size to pictures, and pictures to codes, in bounded memory: small ones whole, large ones in tiles.
 
-A picture that fits the memory it is given is coded whole, exactly as `VQGAN` does. That memory is no fixed number: for
-decoding, whose result depends on it, callers pass a share of what is free (`runtime.memory`), and write down whether it
-was `exact`.
+A picture that fits the memory budget is coded whole, exactly as `VQGAN` does. The result of decoding depends on that
+budget: callers pass a share of the free memory (see `runtime.memory`) and record whether the result was `exact`.
 
-Tiles that take statistics and attention on their own come out in different tints, and blending them only spreads the
-steps. Here all tiles of a picture share them, have the margin that their borders depend on, and every pixel is written
-once, by the one tile that it lies in. Decoding estimates statistics on patches (see `local`), encoding, whose result
-moves with them, takes them over all pixels (see `passes`).
+Tiles with their own statistics and attention come out in different tints, and blending them only spreads the steps.
+Here all tiles of a picture share them and include the margin that their borders depend on, and each pixel is written
+once, by the tile that contains it. Decoding estimates the statistics on patches (see `decoding`). Encoding, whose
+result is sensitive to them, takes them over all pixels (see `encoding`).
 
-Decoding, measured with `tiny`, f8, on two busy cores: 8192 x 8192 in 6 minutes, 2.8 GiB beside the model and with the
-picture. A 4096 x 3072 mosaic of photographs comes 0.8 grey levels, 4 at most, from the same with every statistic taken
-whole; how near depends on the number of patches, and so on the budget: at 1024 x 768 and an eighth of the memory it can
-be 20 or more, as one tone over the whole picture, with a codec of little training. Seams there are none at any budget.
+Measured with `tiny`, f8, on two busy cores: decoding 8192 x 8192 pixels takes 6 minutes, and 2.8 GiB beside the model,
+the picture included. A 4096 x 3072 mosaic of photographs differs by 0.8 grey levels, 4 at most, from the same decoded
+with exact statistics. The difference depends on the number of patches, and so on the budget: at 1024 x 768 and an
+eighth of the memory it can be 20 or more, as a tint of the whole picture, with a codec of little training. There are no
+seams at any budget.
 """
 
 import logging
@@ -30,29 +30,29 @@ from taming_cli.codec.tiling.decoding import LocalDecoder, stages
 from taming_cli.codec.tiling.global_layers import ALL
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.data.images import to_float, to_uint8
-from taming_cli.runtime.allocator import freed_memory_given_back
+from taming_cli.runtime.allocator import returning_freed_memory
 from taming_cli.runtime.fp32 import ieee
 from taming_cli.runtime.memory import GIB, USUAL
 
 _log = logging.getLogger(__name__)
 BUDGET = USUAL.encode
-"""Bytes for the activations of an encode or decode, in fp32, beside the model and the picture, if no other is given."""
+"""Default bytes for the activations of an encode or decode, in fp32, beside the model and the picture."""
 PATCH = 32
-"""Pixels a side of each patch of a large picture that statistics are taken on: many places count more than many pixels.
-At least 4 cells, so that those at the borders hold what the borders change."""
+"""Side in pixels of the patches of a large picture on which statistics are taken: many places matter more than many
+pixels. At least 4 cells, so that patches at the border include what the border changes."""
 MEMORY = 2**28
-"""Bytes of finished pictures that are held at once, if it is more than one."""
+"""Bytes of finished pictures that are held at once, where that is more than one picture."""
 
 
 def at_once(codec: VQGAN, height: int, width: int, most: int) -> int:
-    """How many finished pictures of height x width codes are to be held at once, 1 to `most`."""
+    """Number of finished pictures of height x width codes to hold at once, 1 to `most`."""
     return max(1, min(most, MEMORY // (3 * height * width * codec.config.downsample_factor**2)))
 
 
 def exact(codec: VQGAN, height: int, width: int, budget: int = BUDGET) -> bool:
-    """Whether pictures of height x width codes are decoded with the statistics of all their pixels in `budget` bytes,
-    as `VQGAN.decode` does, rather than with those of patches."""
-    return Plan.of(stages(codec), height, width, budget).exact
+    """Whether pictures of height x width codes are decoded in `budget` bytes with the statistics of all their pixels,
+    as by `VQGAN.decode`, rather than with those of patches."""
+    return DecodePlan.of(stages(codec), height, width, budget).exact
 
 
 def pictures(
@@ -79,12 +79,12 @@ def decode(
 ) -> Tensor:
     """Codes (B, h, w) in [0, K) -> `finish` of the pictures, (B, C, f h, f w), in about `budget` bytes beside that.
 
-    `finish` makes (b, out_ch, H, W) fp32, about [-1, 1], of any sides into what is kept, (b, C, H, W): uint8 on the
-    CPU, the number of the largest channel. It must treat each pixel alike. The result has its type and device.
+    `finish` maps (b, out_ch, H, W) fp32, about [-1, 1], of any sides to what is kept, (b, C, H, W), such as uint8 on
+    the CPU or the index of the largest channel. It must treat all pixels alike. The result has its dtype and device.
 
-    Pictures of up to 128 x 128 codes that fit the budget are exactly `VQGAN.decode`, as many at a time as fit BUDGET
-    and `batch_size` allows. Others are decoded one after another, in tiles that fit. `on_progress` is told
-    (cells decoded, cells in all).
+    Pictures of up to 128 x 128 codes that fit the budget are decoded exactly as by `VQGAN.decode`, as many at a time as
+    BUDGET and `batch_size` allow. Others are decoded one after another, in tiles that fit. `on_progress` receives
+    (cells decoded, total cells).
     """
     f = codec.config.downsample_factor
     batch, height, width = codes.shape
@@ -105,17 +105,17 @@ def decode(
 
 @torch.no_grad()
 def encode(codec: VQGAN, pictures: Tensor, *, to_input: encoding.ToInput = to_float, budget: int = BUDGET) -> Tensor:
-    """Pictures or maps (B, c, f h, f w), uint8 or what `to_input` takes -> codes (B, h, w) int64, where the codec is.
+    """Pictures or maps (B, c, f h, f w), uint8 or what `to_input` takes -> codes (B, h, w) int64 on its device.
 
-    `to_input` makes a codec's input of any part of them, and must treat each pixel alike. Pictures that fit the budget
-    are exactly `VQGAN.encode`, as many at a time as fit. Others are encoded one after another, in tiles that fit, with
-    the statistics of the whole.
+    `to_input` maps any part of them to a codec's input, and must treat all pixels alike. Pictures that fit the budget
+    are encoded exactly as by `VQGAN.encode`, as many at a time as fit. Others are encoded one after another, in tiles
+    that fit, with the statistics of the whole picture.
     """
     f = codec.config.downsample_factor
     size = (pictures.shape[2] // f, pictures.shape[3] // f)
     each = memory(encoding.toward_end(encoding.stages(codec, to_input)), size, size)
     if each > budget:
-        with freed_memory_given_back():
+        with returning_freed_memory():
             return torch.cat([encoding.encode(codec, one, to_input, budget) for one in torch.split(pictures, 1)])
 
     def whole(some: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ def _finished(x: Tensor) -> Tensor:
 
 
 class _Piece(NamedTuple):
-    """Part of the pictures: the first one's number, the upper left pixel, and `x` (b, out_ch, H, W) fp32."""
+    """A part of the pictures: the index of the first one, the upper left pixel, and `x` (b, out_ch, H, W) fp32."""
 
     first: int
     top: int
@@ -140,7 +140,7 @@ class _Piece(NamedTuple):
 
 def _pieces(codec: VQGAN, codes: Tensor, budget: int, batch_size: int) -> Iterator[_Piece]:
     f = codec.config.downsample_factor
-    plan = Plan.of(stages(codec), codes.shape[1], codes.shape[2], budget)
+    plan = DecodePlan.of(stages(codec), codes.shape[1], codes.shape[2], budget)
     if plan.exact:
         at_once = min(plan.at_once, batch_size)
         for number, some in enumerate(torch.split(codes, at_once)):
@@ -150,11 +150,11 @@ def _pieces(codec: VQGAN, codes: Tensor, budget: int, batch_size: int) -> Iterat
     if size[0] * size[1] <= ALL:
         needed = memory(stages(codec), size, size)
         _log.warning(
-            "a picture of %d x %d codes takes %.1f GiB to decode, more than the %.1f GiB it may: its statistics are "
-            "estimated; --memory %.0f decodes it exactly",
+            "a picture of %d x %d codes takes %.1f GiB to decode, more than the limit of %.1f GiB: its statistics "
+            "are estimated; --memory %.0f decodes it exactly",
             *(codes.shape[2], codes.shape[1], needed / GIB, budget / GIB, math.ceil(needed / GIB)),
         )
-    with freed_memory_given_back():
+    with returning_freed_memory():
         for first, one in enumerate(codes):
             local = LocalDecoder(codec, one, whole=plan.whole, patches=plan.patches, shares=plan.shares)
             for tile in plan.tiles:
@@ -162,8 +162,8 @@ def _pieces(codec: VQGAN, codes: Tensor, budget: int, batch_size: int) -> Iterat
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How pictures of one size are decoded: exactly, `at_once` at a time; or by a `LocalDecoder`, part by part."""
+class DecodePlan:
+    """How pictures of one size are decoded: exactly, `at_once` at a time, or by a `LocalDecoder`, tile by tile."""
 
     exact: bool
     at_once: int
@@ -173,8 +173,8 @@ class Plan:
     tiles: tuple[Box, ...]
 
     @classmethod
-    def of(cls, run: Sequence[Stage], height: int, width: int, budget: int) -> "Plan":
-        """For a latent of height x width cells, with these stages."""
+    def of(cls, run: Sequence[Stage], height: int, width: int, budget: int) -> "DecodePlan":
+        """The plan for a latent of height x width cells through these stages."""
         size = (height, width)
         each = memory(run, size, size)
         if height * width <= ALL and each <= budget:
@@ -193,7 +193,8 @@ class Plan:
 
 
 def _patches(run: Sequence[Stage], size: tuple[int, int], budget: int) -> Iterator[tuple[Box, float]]:
-    """As many patches as fit the budget together, or cover the picture; of one size; and the cells they stand for."""
+    """Patches of one size, as many as fit the budget together or cover the picture, each with the number of cells that
+    it represents."""
     side = max(4, PATCH // run[-1].after)
     rows, columns = min(side, size[0]), min(side, size[1])
     most = max(1, budget // memory(run, size, (rows, columns)))
@@ -209,10 +210,11 @@ def _patches(run: Sequence[Stage], size: tuple[int, int], budget: int) -> Iterat
 
 
 def _spread(count: int, length: int, end: int) -> Iterator[tuple[int, float]]:
-    """Starts of `count` stretches of `length` in 0 to `end`, and how much of it each stands for.
+    """Starts of `count` intervals of `length` within 0 to `end`, and the length that each represents.
 
-    The picture's borders are not like the rest, since convolutions see zeros beyond them, and can outweigh it in a
-    variance. So the outer two lie at the ends and stand for themselves, the others evenly for what is between.
+    The borders of a picture differ from the rest, since convolutions see zeros beyond them, and could dominate a
+    variance. So the outer two intervals lie at the ends and represent themselves alone, and the others represent what
+    lies between in equal shares.
     """
     if count < 3 or count * length >= end:
         for part in range(count):

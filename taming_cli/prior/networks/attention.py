@@ -1,7 +1,8 @@
-"""Causal self-attention: torch's own kernel, with a faster backward pass for bf16 on a CPU.
+"""Causal self-attention: torch's kernel, with a faster backward pass for bf16 on a CPU.
 
-There torch's backward does not use the matrix instructions of the processor. Plain matrix products do: 17 ms instead of
-31 ms for 32 heads of 511 tokens with AMX, as fast without (torch 2.14; `scripts/RESULTS.md`).
+There the backward pass of torch does not use the matrix instructions of the processor. Plain matrix products do: they
+take 17 ms instead of 31 ms for 32 heads of 511 tokens with AMX, and the same time without (torch 2.14;
+`scripts/RESULTS.md`).
 """
 
 import math
@@ -15,11 +16,11 @@ from torch.autograd.function import once_differentiable
 from taming_cli.runtime.device import full_precision
 
 ROWS = 256
-"""Queries whose scores are held at once. Keys after the last of them are not read, which saves up to half the work."""
+"""Queries whose scores are held at once. Keys after the last one are not read, which saves up to half the work."""
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
-    """Each token attends to itself and all tokens before it. (B, heads, T, head_size), thrice -> once."""
+    """Each token attends to itself and all tokens before it. (B, heads, T, head_size), three times -> once."""
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled() and not dropout:
         y: Tensor = _Causal.apply(q, k, v)
         return y

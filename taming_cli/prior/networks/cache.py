@@ -13,25 +13,46 @@ from taming_cli.prior.networks.attention import causal_attention
 class KVCache:
     """Keys and values of up to `batch` sequences of up to `length` tokens.
 
-    Row b holds tokens 0 to lengths[b] - 1. What lies behind them is masked, and later overwritten. Lengths are kept on
-    the host too, so that no step waits for the device; where all rows are equally long there is no mask at all.
+    Row b holds tokens 0 to lengths[b] - 1. What lies behind them is masked, and overwritten later. The lengths are kept
+    on the host too, so that no step waits for the device; where all rows are equally long there is no mask.
+
+    A forward pass begins with `start`, `append` or `append_at`, which return the sequence indices of its new tokens.
+    Its layers then call `attend`.
     """
 
     def __init__(self, config: PriorConfig, batch: int, *, dtype: torch.dtype, device: torch.device) -> None:
         self.length = config.prefix_length + config.cells - 1
         shape = (config.n_layer, batch, config.n_head, self.length, config.head_size)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)  # zeros: a masked NaN would still spread
+        self.values = torch.zeros(shape, dtype=dtype, device=device)  # zeros: a NaN would spread, although masked
         self.lengths: list[int] = []
         self.device_lengths = torch.empty(0, dtype=torch.int64, device=device)
+        self._index: slice | Tensor = slice(0)
+        self._reach = 0
 
-    def start(self, lengths: Sequence[int]) -> None:
-        """Forget everything; rows 0 to len(lengths) - 1 will hold so many tokens."""
+    def start(self, lengths: Sequence[int], tokens: int) -> slice:
+        """Discard everything. Rows 0 to len(lengths) - 1 begin with `tokens` new tokens, of which row b keeps
+        lengths[b]."""
         self.lengths = list(lengths)
         self.device_lengths = torch.tensor(self.lengths, device=self.keys.device)
+        self._index = index = slice(0, tokens)
+        return index
+
+    def append(self, rows: int) -> slice | Tensor:
+        """One new token for each of rows 0 to rows - 1; the other rows are finished. `grow` counts it afterwards."""
+        longest = self.longest(rows)
+        self._index = slice(longest, longest + 1) if self.even(rows) else self.device_lengths[:rows]
+        self._reach = longest + 1
+        return self._index
+
+    def append_at(self, lengths: Tensor, reach: int) -> Tensor:
+        """One new token for each row, behind `lengths` (B,) int64 tokens, all below `reach`. The lengths of the cache
+        are neither used nor changed, and the operations do not depend on the values of `lengths`."""
+        self._index, self._reach = lengths, reach
+        return lengths
 
     def grow(self, rows: int) -> None:
-        """Rows 0 to rows - 1 hold one token more; the others are finished."""
+        """Count one more token in rows 0 to rows - 1; the other rows are finished."""
         self.lengths = [length + 1 for length in self.lengths[:rows]]
         self.device_lengths = self.device_lengths[:rows] + 1
 
@@ -43,28 +64,22 @@ class KVCache:
         """Whether the first `rows` rows are equally long."""
         return min(self.lengths[:rows]) == self.longest(rows)
 
-    def fill(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend within the first tokens of each row, and keep them. (B, heads, T, head_size), thrice -> once."""
-        rows, length = k.shape[0], k.shape[2]
-        self.keys[layer, :rows, :, :length] = k
-        self.values[layer, :rows, :, :length] = v
-        return causal_attention(q, k, v)
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Store the keys and values of the new tokens, and attend from each of them to itself and all tokens before it.
 
-    def extend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend from one new token per row to it and all before, and keep it. (B, heads, 1, head_size)."""
-        rows = len(k)
-        longest = self.longest(rows)
-        if not self.even(rows):
-            return self.extend_at(layer, self.device_lengths[:rows], longest + 1, q, k, v)
-        keys, values = self.keys[layer, :rows, :, : longest + 1], self.values[layer, :rows, :, : longest + 1]
-        keys[:, :, longest], values[:, :, longest] = k[:, :, 0], v[:, :, 0]
-        return F.scaled_dot_product_attention(q, keys, values)
+        (B, heads, T, head_size), three times -> once.
+        """
+        keys, values, index = self.keys[layer, : len(k)], self.values[layer, : len(k)], self._index
+        if isinstance(index, Tensor):
+            return self._attend_masked(keys, values, index, q, k, v)
+        keys[:, :, index], values[:, :, index] = k, v
+        if index.start == 0:
+            return causal_attention(q, k, v)
+        return F.scaled_dot_product_attention(q, keys[:, :, : index.stop], values[:, :, : index.stop])
 
-    def extend_at(self, layer: int, lengths: Tensor, reach: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """As `extend`, for rows that hold `lengths` (B,) int64 tokens, all below `reach`: so many of each row are read,
-        and those that are not there yet are masked. The same operations whatever the lengths are."""
+    def _attend_masked(self, keys: Tensor, values: Tensor, lengths: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Read `reach` tokens of each row, and mask those that are not there yet."""
         rows = torch.arange(len(k), device=k.device)
-        keys, values = self.keys[layer, : len(k)], self.values[layer, : len(k)]
         keys[rows, :, lengths], values[rows, :, lengths] = k[:, :, 0].to(keys.dtype), v[:, :, 0].to(keys.dtype)
-        mask = (torch.arange(reach, device=k.device) <= lengths[:, None])[:, None, None]  # (B, 1, 1, reach)
-        return F.scaled_dot_product_attention(q, keys[:, :, :reach], values[:, :, :reach], attn_mask=mask)
+        mask = (torch.arange(self._reach, device=k.device) <= lengths[:, None])[:, None, None]  # (B, 1, 1, reach)
+        return F.scaled_dot_product_attention(q, keys[:, :, : self._reach], values[:, :, : self._reach], attn_mask=mask)

@@ -1,8 +1,8 @@
-"""A transformer's products in bf16 on a CPU, with weights laid out once as oneDNN wants them.
+"""Linear layers in bf16 on a CPU, with weights packed once into the layout of oneDNN.
 
-torch lays them out anew for each product of a few rows, which is what sampling consists of: a step of sixteen windows
-takes half the time without that. What is used is what torch's own compiler uses, which is no public interface: it is
-tried once, and where it is missing or says something else than `nn.Linear`, nothing changes.
+torch packs them again for each product of a few rows, which is what sampling consists of: a step of sixteen windows
+takes half the time without that. The operators are those of torch's own compiler and not a public interface. They are
+tried once; where they are missing or do not agree with `nn.Linear`, networks stay unpacked.
 """
 
 import functools
@@ -11,12 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from taming_cli.prior.networks.gpt import GPT, Attention, Block
+from taming_cli.prior.networks.blocks import Attention, ModernBlock, PublishedBlock
+from taming_cli.prior.networks.gpt import GPT
 
 
 class PackedLinear(nn.Module):
-    """One `nn.Linear` in bf16, or several of the same input side by side, and what is done `then` ("none" or "gelu"),
-    for inference; their weights have no other form any more."""
+    """One `nn.Linear` in bf16, or several with the same input side by side, followed by `then` ("none" or "gelu"). For
+    inference only: the weights are kept in packed form alone."""
 
     def __init__(self, *linears: nn.Linear, then: str = "none") -> None:
         super().__init__()
@@ -33,11 +34,11 @@ class PackedLinear(nn.Module):
 
 
 class PackedAttention(Attention):
-    """`Attention` whose queries, keys and values are one product."""
+    """`Attention` that computes queries, keys and values as one product."""
 
     def __init__(self, attention: Attention) -> None:
         nn.Module.__init__(self)
-        self.n_head = attention.n_head
+        self.layer, self.n_head, self.weight_dropout = attention.layer, attention.n_head, attention.weight_dropout
         self.packed = PackedLinear(attention.query, attention.key, attention.value)
         self.proj = PackedLinear(attention.proj)  # type: ignore[assignment]
         self.query_norm, self.key_norm, self.drop = attention.query_norm, attention.key_norm, attention.drop
@@ -47,20 +48,19 @@ class PackedAttention(Attention):
 
 
 def pack(gpt: GPT) -> GPT:
-    """The same network, its blocks' products packed where that pays: bf16, on a CPU. It can no longer be trained."""
+    """Pack the linear layers of a network's blocks, in place, where that pays: in bf16 on a CPU. The network can no
+    longer be trained."""
     weight = gpt.head.weight
     if weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and _works():
         for block in gpt.blocks:
-            assert isinstance(block, Block)
+            assert isinstance(block, PublishedBlock | ModernBlock)
             block.attn = PackedAttention(block.attn)
-            if isinstance(block.mlp, nn.Sequential):
-                wider, _, narrower, _ = block.mlp
-                assert isinstance(wider, nn.Linear)
-                assert isinstance(narrower, nn.Linear)
-                block.mlp = nn.Sequential(PackedLinear(wider, then="gelu"), PackedLinear(narrower))
-            else:
+            if isinstance(block, ModernBlock):
                 for name in ("gate", "up", "down"):
                     setattr(block.mlp, name, PackedLinear(getattr(block.mlp, name)))
+            else:
+                wider, _, narrower, _ = block.mlp
+                block.mlp = nn.Sequential(PackedLinear(wider, then="gelu"), PackedLinear(narrower))
     return gpt
 
 
@@ -70,7 +70,7 @@ def _works() -> bool:
         linear = nn.Linear(64, 96).to(torch.bfloat16)
         x = torch.randn(3, 5, 64).to(torch.bfloat16)
         try:
-            found = PackedLinear(linear)(x)
+            packed = PackedLinear(linear)(x)
         except (AttributeError, RuntimeError, TypeError):
             return False
-        return found.shape == (3, 5, 96) and torch.allclose(found.float(), linear(x).float(), rtol=0.02, atol=0.02)
+        return packed.shape == (3, 5, 96) and torch.allclose(packed.float(), linear(x).float(), rtol=0.02, atol=0.02)

@@ -1,5 +1,5 @@
-"""What a run was trained on, recorded in its folder: 16 bytes a picture, so that moved data are known again and other
-data are told by how much they differ."""
+"""What a run was trained on, recorded in its folder with 16 bytes per picture, so that data are recognised after they
+were moved, and other data are refused with a count of the differences."""
 
 import hashlib
 import json
@@ -22,8 +22,8 @@ DATA = "inputs.npz"
 Hashes = npt.NDArray[np.uint64]
 
 
-class Listing(NamedTuple):
-    """Pictures or samples in the order of their training: 64 bits of each one's name and of each one's content."""
+class Fingerprints(NamedTuple):
+    """64 bits of the name and 64 bits of the content of each picture or sample, in the order of the listing."""
 
     names: Hashes
     contents: Hashes
@@ -33,14 +33,14 @@ class Listing(NamedTuple):
 class Data:
     """What the inputs of a training hold.
 
-    `listings` by role: "inputs", and "val" where held-out pictures lie apart; `places` says where each lies. `hashes`
-    are of what counts as a whole, by what it is called. `init` is the model to start from. `by` has the settings that
-    decide what is listed, `about` what the model file says of the data. Without `named` the same contents under other
-    names are the same data.
+    `listings` holds the fingerprints by role: "inputs", and "val" where held-out pictures are given separately;
+    `places` names where each role's files are. `hashes` covers what is compared as a whole, by its name in messages.
+    `init` is the model to start from. `by` holds the settings that decide what is listed, and `about` what the model
+    file records of the data. Unless `named`, the same contents under other names are the same data.
     """
 
     what: str
-    listings: Mapping[str, Listing]
+    listings: Mapping[str, Fingerprints]
     places: Mapping[str, str]
     about: Mapping[str, Any]
     by: Mapping[str, Any]
@@ -49,16 +49,16 @@ class Data:
     init: str | None = None
 
 
-class Verdict(NamedTuple):
-    """How data differ from those of a run, as text, or None; and the settings whose paths may differ, what they name
-    being known to be the same."""
+class DataDifference(NamedTuple):
+    """How data differ from those of a run, as `text` for a message, or None. `moved` names the settings whose paths may
+    differ, since the files there are known to be the same."""
 
-    different: str | None
+    text: str | None
     moved: frozenset[str] = frozenset()
 
 
 class _Recorded(NamedTuple):
-    listings: Mapping[str, Listing]
+    listings: Mapping[str, Fingerprints]
     hashes: Mapping[str, str]
 
 
@@ -68,7 +68,7 @@ def name_hashes(names: Iterable[str]) -> Hashes:
 
 
 def content_hashes(contents: Iterable[bytes]) -> Hashes:
-    """64 bits of each of some bytes."""
+    """64 bits of each content."""
     return np.array([_hash(content) for content in contents], dtype=np.uint64)
 
 
@@ -76,36 +76,36 @@ def _hash(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
 
 
-def compare(folder: Path, settings: Mapping[str, Any], inputs: Sequence[str], data: Data) -> Verdict:
-    """Compare data with those of the run in a folder, whose config.json holds these `settings`.
+def compare(folder: Path, settings: Mapping[str, Any], inputs: Sequence[str], data: Data) -> DataDifference:
+    """Compare data with those of the run in a folder, whose config.json holds `settings`.
 
-    Runs that recorded no listing are compared by the hash in their model file, else by the paths of their inputs.
-    Where the settings differ that decide what is listed, nothing is compared: they are to be refused.
+    Runs that recorded no listing are compared by the hash in their model file, or else by the paths of their inputs.
+    Where settings that decide what is listed differ, nothing is compared, since those settings are refused anyway.
     """
     train = settings["config"].get("train", {})
     apart = train.get("val") is not None
     if apart != ("val" in data.listings) or any(train.get(name, value) != value for name, value in data.by.items()):
-        return Verdict(None)
+        return DataDifference(None)
     before = _read(folder / DATA)
     if before is None or before.listings.keys() != data.listings.keys():
         return _by_hash(folder, settings, inputs, data)
     for role, listing in data.listings.items():
         if how := _difference(before.listings[role], listing, data.named):
-            return Verdict(_other(folder, data, f"{how} in {data.places[role]}"))
+            return DataDifference(_other(folder, data, f"{how} in {data.places[role]}"))
     for name, digest in data.hashes.items():
         if before.hashes.get(name, digest) != digest:
-            return Verdict(f"{folder} was trained with another {name} than {data.places[name]} holds now")
+            return DataDifference(f"{folder} was trained with another {name} than {data.places[name]} holds now")
     moved = {"val", "colours", "pictures"}
     if data.init is not None and "init" in before.hashes and _file_hash(data.init) == before.hashes["init"]:
         moved.add("init")
-    return Verdict(None, frozenset(moved))
+    return DataDifference(None, frozenset(moved))
 
 
 def _other(folder: Path, data: Data, how: str) -> str:
     return f"{folder} was trained on other {data.what} than the files hold now ({how})"
 
 
-def _by_hash(folder: Path, settings: Mapping[str, Any], inputs: Sequence[str], data: Data) -> Verdict:
+def _by_hash(folder: Path, settings: Mapping[str, Any], inputs: Sequence[str], data: Data) -> DataDifference:
     for name in ("last", "best"):
         path = folder / "checkpoints" / f"{name}.safetensors"
         try:
@@ -114,19 +114,21 @@ def _by_hash(folder: Path, settings: Mapping[str, Any], inputs: Sequence[str], d
             continue
         if "sha256" not in about.get("data", {}):
             continue
-        said = {key: value for key, value in about["data"].items() if key in data.about["data"]}
-        if {key: data.about["data"][key] for key in said} != said:
-            return Verdict(_other(folder, data, data.places["inputs"]))
+        recorded = {key: value for key, value in about["data"].items() if key in data.about["data"]}
+        if {key: data.about["data"][key] for key in recorded} != recorded:
+            return DataDifference(_other(folder, data, data.places["inputs"]))
         table, given = about.get("colours"), data.about.get("colours")
         if table is not None and given is not None and table != given:
-            return Verdict(f"{folder} was trained with another colour table than {data.places['colour table']} holds")
-        return Verdict(None, frozenset({"val", "colours"}))
+            return DataDifference(f"{folder} was trained with another colour table than {data.places['colour table']}")
+        return DataDifference(None, frozenset({"val", "colours"}))
     if list(settings["inputs"]) != list(inputs):
-        return Verdict(f"{folder} was made from {' '.join(settings['inputs'])}, and does not say what they held")
-    return Verdict(None)
+        return DataDifference(
+            f"{folder} was made from {' '.join(settings['inputs'])}, and did not record what those files held"
+        )
+    return DataDifference(None)
 
 
-def _difference(before: Listing, now: Listing, named: bool) -> str | None:
+def _difference(before: Fingerprints, now: Fingerprints, named: bool) -> str | None:
     """`3 added, 1 gone, 2 changed`; None for the same."""
     if np.array_equal(before.contents, now.contents) and (not named or np.array_equal(before.names, now.names)):
         return None
@@ -139,11 +141,11 @@ def _difference(before: Listing, now: Listing, named: bool) -> str | None:
     return f"{added} added, {gone} gone" + (f", {changed} changed" if changed else "")
 
 
-def write_data(path: Path, data: Data, *, goes_on: bool) -> None:
-    """Record data; of a run that goes on, the model it once started from stays as recorded."""
+def write_data(path: Path, data: Data, *, resumed: bool) -> None:
+    """Record data. For a resumed run, the record of the model that it started from is kept."""
     before = _read(path)
     hashes = dict(data.hashes)
-    if goes_on:
+    if resumed:
         hashes |= {"init": before.hashes["init"]} if before is not None and "init" in before.hashes else {}
     elif data.init is not None:
         hashes["init"] = _file_hash(data.init)
@@ -159,18 +161,18 @@ def write_data(path: Path, data: Data, *, goes_on: bool) -> None:
 
 
 def _read(path: Path) -> _Recorded | None:
-    """What was recorded; None where nothing was, or it is damaged."""
+    """The record of a run; None where there is none, or it is damaged."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             roles = [name.removesuffix("_names") for name in arrays.files if name.endswith("_names")]
-            listings = {role: Listing(arrays[f"{role}_names"], arrays[f"{role}_contents"]) for role in roles}
+            listings = {role: Fingerprints(arrays[f"{role}_names"], arrays[f"{role}_contents"]) for role in roles}
             return _Recorded(listings, json.loads(str(arrays["hashes"])))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
 def _file_hash(path: str) -> str:
-    """sha256 of a file's bytes; empty where it cannot be read."""
+    """sha256 of a file; empty where it cannot be read."""
     try:
         with Path(path).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,6 +1,6 @@
-"""A training's folder: `runs/<command>/<name>/`, what lies in it, and when it may be gone on with.
+"""The run folder of a training, `runs/<command>/<name>/`: its files, and when it may be resumed.
 
-The name counts up by itself. A given name with the identical config resumes, with another config it is an error.
+The name is a counter by default. A given name resumes the run with the same config; with another config it is an error.
 Nothing is overwritten silently.
 """
 
@@ -37,20 +37,20 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 WriteReport = Callable[[Path], object]
-"""Writes a run folder's report; given to the trainings, which lie below the report."""
+"""Writes the report of a run folder. Passed to the trainings, since the report is on a higher floor."""
 DEEPEST = 4
-"""How many folders below `runs/` a run may lie."""
+"""Largest number of folders between `runs/` and a run, the run included."""
 LOCK = ".lock"
-"""Of a run folder, held by the process that works in it."""
+"""The lock file of a run folder, held by the process that works in it."""
 RESUMED = "resumed run"
-"""The origin of a value that a resumed run keeps; config.json goes on saying where it came from at first."""
+"""The origin of a value that a resumed run keeps; config.json still records where the value came from at first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a run goes: `out` is the run folder itself; else `runs/<command>/<name>`, the name counting up by itself.
+    """Where a run is: in the folder `out`, or else in `root/<command>/<name>`, where `name` is a counter by default.
 
-    `resume` goes on with the run named so, or with the newest one of the command.
+    `resume` continues the run of that name, or the newest run of the command.
     """
 
     out: Path | None = None
@@ -60,8 +60,10 @@ class Place:
 
 
 class Run:
-    """An open run folder, locked against a second process. Made by `open_run`; a context manager. With `tensorboard`,
-    what is logged and shown goes there too."""
+    """An open run folder, locked against other processes; a context manager. Created by `open_run`.
+
+    With `tensorboard`, log lines and sheets are written as event files too.
+    """
 
     def __init__(self, folder: Path, lock: IO[str] | None, *, tensorboard: bool = False) -> None:
         self.folder = folder
@@ -83,21 +85,21 @@ class Run:
 
     @property
     def last(self) -> Path:
-        """The model as of the last save."""
+        """The model of the last save."""
         return self.checkpoints / "last.safetensors"
 
     @property
     def best(self) -> Path:
-        """The model at its best validation so far."""
+        """The model of the best validation so far."""
         return self.checkpoints / "best.safetensors"
 
     def keep(self, step: int) -> None:
-        """Keep the last model as `step_*.safetensors` too; the next save replaces the name, not the file."""
+        """Keep the last model as `step_*.safetensors` too: a hard link, which the next save leaves intact."""
         kept = self.checkpoints / f"step_{step:07d}.safetensors"
         kept.unlink(missing_ok=True)
         try:
             os.link(self.last, kept)
-        except OSError:  # a file system without links
+        except OSError:  # a file system without hard links
             write_atomically(kept, lambda temporary: shutil.copy(self.last, temporary))
 
     def log(self, **values: Any) -> None:
@@ -107,14 +109,14 @@ class Run:
             self._board.log(values)
 
     def show(self, step: int, sheet: Tensor, text: Mapping[str, str] | None = None) -> None:
-        """Keep a sheet of pictures, uint8 (3, H, W), as `samples/step_*.png`; `text` says what it shows."""
+        """Write a sheet of pictures, uint8 (3, H, W), to `samples/step_*.png`; `text` holds its PNG text chunks."""
         path = self.samples / f"step_{step:07d}.png"
         write_png(path, sheet, text)
         if self._board is not None:
             self._board.show(step, path)
 
     def rewind_log(self, step: int) -> None:
-        """Drop what was logged after `step`: a resumed run logs it again."""
+        """Drop the lines after `step`: a resumed run logs them again."""
         kept = [line for line in read_metrics(self.metrics).lines if line["step"] <= step]
         write_metrics(self.metrics, kept)
         if self._tensorboard:
@@ -124,7 +126,7 @@ class Run:
 
 
 class Best(NamedTuple):
-    """The best model of a run, its step, and the figures of its own validation."""
+    """The best model of a run, its step, and its validation."""
 
     path: Path
     step: int
@@ -132,42 +134,42 @@ class Best(NamedTuple):
 
 
 def best_of(run: Run, world: World = ALONE) -> Best:
-    """The best model of a run that has been saved; the last one, where there was nothing to validate on. Processes but
-    the first do not read it, since it may not be written yet."""
+    """The best model of a saved run; the last one where nothing is held out. Only the first process reads it: in the
+    others, step and validation are empty, since the file may not be written yet."""
     path = run.best if run.best.exists() else run.last
     about = read_header(path).about if world.first else {}
     return Best(path, about.get("step", 0), about.get("metrics", {}))
 
 
-class Found(NamedTuple):
-    """What a place holds before anything is written there: the folder (None for a new one to be named), and the
-    identity of its trainer file (None for a run that has never been saved)."""
+class ExistingRun(NamedTuple):
+    """What a place holds before anything is written there: the run's folder, None where a new one will be named, and
+    the identity of its trainer file, None for a run that has never been saved."""
 
     folder: Path | None
     trainer: tuple[int, int, int] | None
 
     @property
     def saved(self) -> bool:
-        """Whether the run goes on from its trainer file."""
+        """Whether the run will be resumed from its trainer file."""
         return self.trainer is not None
 
 
-def look(
+def inspect_run(
     command: str,
     place: Place,
     groups: Mapping[str, Any],
     *,
     inputs: Sequence[str],
     data: Callable[[], Data] | None = None,
-) -> Found:
-    """What `open_run` would find, with its refusals; nothing is written. The arguments are those of `open_run`."""
+) -> ExistingRun:
+    """What `open_run` would find with the same arguments. Raises its errors, and writes nothing."""
     folder = find_run(command, place)
     if folder is None or not folder.exists():
-        return Found(folder, None)
+        return ExistingRun(folder, None)
     if not (folder / "config.json").exists():
         if any(path.name != LOCK and not path.match(TEMPORARY) for path in folder.iterdir()):
             raise UsageError(f"{folder} exists and is not a run; give another --out or --name")
-        return Found(folder, None)
+        return ExistingRun(folder, None)
     before = read_settings(folder)
     if before["command"] != command:
         raise UsageError(f"{folder} is a run of {before['command']}; give another --out or --name")
@@ -175,9 +177,9 @@ def look(
     if trainer.exists():
         check_same(folder, before, groups, inputs, data)
         status = trainer.stat()
-        return Found(folder, (status.st_ino, status.st_mtime_ns, status.st_size))
+        return ExistingRun(folder, (status.st_ino, status.st_mtime_ns, status.st_size))
     refuse_lost(folder)
-    return Found(folder, None)
+    return ExistingRun(folder, None)
 
 
 def open_run(
@@ -188,50 +190,52 @@ def open_run(
     inputs: Sequence[str],
     origins: Mapping[str, str],
     data: Callable[[], Data] | None = None,
-    found: Found | None = None,
+    existing: ExistingRun | None = None,
     tensorboard: bool = False,
     world: World = ALONE,
 ) -> Run:
-    """The run folder for these settings: a new one, or one to go on with (its `trainer.pt` then exists). Of several
-    processes the first makes and locks it, and alone may write there.
+    """Open the run folder for these settings: a new one, or one to resume, whose `trainer.pt` then exists.
 
-    `groups` maps group names to config dataclasses; `inputs` are the pictures' or token files' paths, and `data` finds
-    what they hold, by which a run knows its data wherever they lie; `origins` says where each value came from. `found`
-    is what `look` has found, if it was asked. A run that has never been saved is begun anew, whatever its settings.
+    Of several processes, the first one creates and locks the folder, and it alone may write there. `groups` maps group
+    names to config dataclasses. `inputs` are the paths of the pictures or token files, and `data` returns what they
+    hold, by which a run recognises its data after they were moved. `origins` records where each value came from.
+    `existing` is the result of `inspect_run`, where it was called before. A run that was never saved starts over,
+    regardless of its settings.
+
     Raises UsageError where the place holds a run with other settings or other data, a trained run without its trainer
-    file, or something else.
+    file, or anything that is not a run.
     """
-    made: list[Run] = []
+    opened: list[Run] = []
 
-    def make() -> Path:
-        made.append(_make_run(command, place, groups, inputs, origins, data, found, tensorboard))
-        return made[0].folder
+    def create() -> Path:
+        opened.append(_create_run(command, place, groups, inputs, origins, data, existing, tensorboard))
+        return opened[0].folder
 
-    folder = world.by_first(make)
-    return made[0] if made else Run(folder, None)
+    folder = world.by_first(create)
+    return opened[0] if opened else Run(folder, None)
 
 
-def _make_run(
+def _create_run(
     command: str,
     place: Place,
     groups: Mapping[str, Any],
     inputs: Sequence[str],
-    said: Mapping[str, str],
+    given: Mapping[str, str],
     data: Callable[[], Data] | None,
-    found: Found | None,
+    existing: ExistingRun | None,
     tensorboard: bool,
 ) -> Run:
-    if found is None:
-        found = look(command, place, groups, inputs=inputs, data=data)
-    folder = found.folder or next_folder(place.root / command)
+    if existing is None:
+        existing = inspect_run(command, place, groups, inputs=inputs, data=data)
+    folder = existing.folder or next_folder(place.root / command)
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(folder, _lock(folder), tensorboard=tensorboard)
     try:
-        now = look(command, Place(out=folder), groups, inputs=inputs, data=data)
-        if now.trainer != found.trainer:  # before the lock was ours
-            raise UsageError(f"another process has just saved {folder}; run the same again to go on from there")
-        origins = dict(said)
-        if found.saved:
+        now = inspect_run(command, Place(out=folder), groups, inputs=inputs, data=data)
+        if now.trainer != existing.trainer:  # changed before this process had the lock
+            raise UsageError(f"another process has just saved {folder}; run the same command again to resume it")
+        origins = dict(given)
+        if existing.saved:
             before = read_settings(folder)
             origins |= {name: was for name, was in before.get("origins", {}).items() if origins.get(name) == RESUMED}
         settings = {
@@ -242,38 +246,38 @@ def _make_run(
         }
         _write_json(folder / "config.json", settings)
         _write_json(folder / "env.json", environment())
-        _prepare(run, goes_on=found.saved)
+        _prepare(run, resumed=existing.saved)
         if data is not None:
-            write_data(folder / DATA, data(), goes_on=found.saved)
+            write_data(folder / DATA, data(), resumed=existing.saved)
     except BaseException:
         run.__exit__()
         raise
     return run
 
 
-def _prepare(run: Run, *, goes_on: bool) -> None:
-    """Make the folders, and remove what is half-written; and the sheets of a run that was never saved."""
+def _prepare(run: Run, *, resumed: bool) -> None:
+    """Create the subfolders. Remove temporary files and, unless the run is resumed, sheets of pictures."""
     run.checkpoints.mkdir(exist_ok=True)
     run.samples.mkdir(exist_ok=True)
     leftovers = [*run.folder.glob(TEMPORARY), *run.folder.glob(f"*/{TEMPORARY}")]
-    if not goes_on:
+    if not resumed:
         if read_metrics(run.metrics).lines:
-            _log.warning("the run in %s was never saved: it begins anew", run.folder)
+            _log.warning("the run in %s was never saved: it starts over", run.folder)
         leftovers += [*run.samples.glob("step_*.png"), *run.samples.glob(f"{CONDITION}*.png")]
     for leftover in leftovers:
         leftover.unlink()
 
 
 def find_run(command: str, place: Place) -> Path | None:
-    """The folder that `place` names, or with `resume` alone the newest run, of those that have been saved where there
-    are any; None for a new one to be named.
+    """The folder that `place` names; with `resume` alone, the newest run, preferably one that was saved; None where a
+    new folder will be named.
 
     Raises UsageError where `resume` finds nothing.
     """
     if place.name is not None and (not place.name or place.name in (".", "..") or "/" in place.name):
         raise UsageError(f"name {place.name!r} is not a folder name; use --out for a path")
     if place.name is not None and place.out is not None:
-        raise UsageError(f"--out {place.out} and --name {place.name} both say where; leave one of them out")
+        raise UsageError(f"--out {place.out} and --name {place.name} both name the run folder; leave one of them out")
     folder = place.out or (place.root / command / place.name if place.name else None)
     if not place.resume:
         return folder
@@ -289,14 +293,14 @@ def find_run(command: str, place: Place) -> Path | None:
 
 
 def saved_run(command: str, place: Place) -> Path | None:
-    """The folder of the run at `place` that goes on from its trainer file; None for a training that begins."""
+    """The folder of the run at `place` that will be resumed from its trainer file; None for a new training."""
     folder = find_run(command, place)
     return folder if folder is not None and (folder / "trainer.pt").exists() else None
 
 
 def absolute(path: str | None) -> str | None:
-    """A path of the settings as a run records it: good from any working directory. None stays None."""
-    return os.path.abspath(path) if path else path  # noqa: PTH100 - a link's own name says what kind of file it is
+    """A path of the settings as a run records it: valid from any working directory. None stays None."""
+    return os.path.abspath(path) if path else path  # noqa: PTH100 - the suffix of a link tells the kind of the file
 
 
 def newest(
@@ -304,8 +308,8 @@ def newest(
 ) -> Path | None:
     """The most recently written suitable `checkpoints/<file>` of the runs of `command` under `root`, or None."""
     files = [run / "checkpoints" / file for run in runs_below(root, command)]
-    found = sorted(filter(Path.is_file, files), key=lambda path: -path.stat().st_mtime_ns)
-    return next(filter(suitable, found), None)
+    recent_first = sorted(filter(Path.is_file, files), key=lambda path: -path.stat().st_mtime_ns)
+    return next(filter(suitable, recent_first), None)
 
 
 def runs_below(
@@ -337,7 +341,8 @@ def runs_below(
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """What `config.json` of a run says: command, inputs, config by group, origins."""
+    """The contents of a run's `config.json`: command, inputs, config by group, origins. BadFileError where it is
+    damaged."""
     path = folder / "config.json"
     try:
         settings = json.loads(path.read_text())
@@ -351,7 +356,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """What a reader needs to know of the machine: versions, device names, cores, the command line."""
+    """Versions, device names, cores and the command line."""
     return {
         "taming": taming_cli.__version__,
         "python": platform.python_version(),
@@ -365,14 +370,14 @@ def environment() -> dict[str, Any]:
 
 
 def next_folder(parent: Path) -> Path:
-    """Make the next counting folder, `001` and so on, in `parent`."""
+    """Create the next numbered folder in `parent`: `001` and so on."""
     parent.mkdir(parents=True, exist_ok=True)
     number = 1 + max((int(path.name) for path in parent.iterdir() if path.name.isdecimal()), default=0)
     while True:
         folder = parent / f"{number:03d}"
         try:
             folder.mkdir()
-        except FileExistsError:  # another process took it just now
+        except FileExistsError:  # another process has just created it
             number += 1
         else:
             return folder

@@ -1,7 +1,8 @@
-"""Lists of pictures that a run was given, kept in its folder: it goes on, and says what it held out, without them.
+"""Copies of the lists of pictures that a run was given, kept in its folder, so that it can be resumed without them.
 
-A list may have come from a pipe, may be edited later, and may name files from another working directory. The copy holds
-absolute paths. config.json names it relative to the run folder, `lists/0/NAME`, 0 being its place among the inputs.
+A list may have come from a pipe, may be edited later, and may name files relative to another working directory. The
+copy holds absolute paths. config.json names it relative to the run folder, `lists/0/NAME`, where 0 is its position
+among the inputs.
 """
 
 import os
@@ -18,7 +19,7 @@ VAL = "val"
 
 
 def recorded(inputs: Sequence[Path]) -> list[str]:
-    """How config.json names the inputs, each once: lists by their copy, everything else by its absolute path."""
+    """The inputs as config.json names them, each once: lists by their copy, everything else by its absolute path."""
     return [
         f"{FOLDER}/{number}/{path.name}" if is_list(path) else os.path.abspath(path)  # noqa: PTH100 - links keep their name
         for number, path in enumerate(_distinct(inputs))
@@ -31,7 +32,7 @@ def inputs_of(run: Path, inputs: Sequence[str]) -> list[Path]:
 
 
 def keep(run: Path, inputs: Sequence[Path], val: str | None) -> None:
-    """Copy the lists among the inputs, and that of the held-out pictures, into the run folder."""
+    """Copy the lists among the inputs, and the list of held-out pictures, into the run folder."""
     for number, path in enumerate(_distinct(inputs)):
         _keep(path, run / FOLDER / str(number) / path.name)
     if val is not None:
@@ -39,7 +40,7 @@ def keep(run: Path, inputs: Sequence[Path], val: str | None) -> None:
 
 
 def val_of(run: Path | None, val: str | None) -> str | None:
-    """What names a run's held-out pictures: its copy of a list, where there is one and no other list is named now."""
+    """What names the held-out pictures of a run: its copy of the list, unless there is none or `val` has changed."""
     if run is None or val is None:
         return val
     copy = run / FOLDER / VAL / Path(val).name
@@ -48,15 +49,15 @@ def val_of(run: Path | None, val: str | None) -> str | None:
 
 
 def check_lists(run: Path, inputs: Sequence[str]) -> None:
-    """UsageError where nothing is there any more of what a list among the recorded inputs of a run names."""
+    """UsageError where none of the files exist that a list among the recorded inputs of a run names."""
     for path in inputs_of(run, inputs):
         if is_list(path):
             try:
                 read_list(path, quiet=True)
             except UsageError:
                 raise UsageError(
-                    f"{run} was made from the list {path.name}, whose files are not there; name a list of where they "
-                    "are now, before --resume"
+                    f"{run} was made from the list {path.name}, whose files do not exist; name a list of their present "
+                    "paths before --resume"
                 ) from None
 
 
