@@ -25,7 +25,7 @@ from taming_cli.data.arrays import made_of, read_pictures
 from taming_cli.data.images import png_settings, read_image, to_uint8
 from taming_cli.data.tokens import TokenFile, verify
 from taming_cli.errors import BadFileError, Interrupted, UsageError
-from taming_cli.prior.buffers import Kept
+from taming_cli.prior.buffers import BufferCache
 from taming_cli.prior.model import prior_file
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.runtime.checkpoint import save_model
@@ -284,7 +284,7 @@ def test_shards_draw_a_part_each_and_the_whole_is_then_gathered(
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_samples_of_shards_are_those_of_the_whole(pipeline: Pipeline, count: int) -> None:
     exact = replace(
-        pipeline, gpt=copy.deepcopy(pipeline.gpt).double(), codec=copy.deepcopy(pipeline.codec), kept=Kept()
+        pipeline, gpt=copy.deepcopy(pipeline.gpt).double(), codec=copy.deepcopy(pipeline.codec), buffers=BufferCache()
     )
     config = SampleConfig(n=7, seed=3)
     whole = exact.draw(config).codes

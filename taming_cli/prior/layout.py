@@ -1,8 +1,8 @@
-"""Codes to tokens: which rows of the token table each vocabulary has, and the prefix that stands before a window.
+"""Codes to tokens: the rows of the token table that each vocabulary has, and the prefix before a window.
 
-With separate vocabularies the table holds the image codes, then for each condition its codes and one row more for "not
-given", then, where there is no condition, one row for "start". In a shared table, as published, every code is its own
-row; "start" is row `sos_token`, and "not given" does not exist.
+With separate vocabularies the table holds the image codes, then for each condition its codes and one row for "not
+given", then, without conditions, one row for "start". In a shared table, as published, each code is its own row number;
+"start" is row `sos_token`, and "not given" does not exist.
 """
 
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.errors import UsageError
 
 NOT_GIVEN = -1
-"""The code of a condition that is not given; labels of unlabelled pictures are so already."""
+"""The code of a condition that is not given, and the label of an unlabelled picture."""
 
 
 def table_rows(config: PriorConfig) -> int:
-    """Rows of the token table."""
+    """The number of rows of the token table."""
     if config.vocabulary == "shared":
         largest = max([config.codebook_size, *(spec.vocabulary for spec in config.conditions)])
         return config.vocab_size or largest
@@ -57,8 +57,8 @@ def prefix(config: PriorConfig, conditions: Mapping[str, Tensor], batch: int, de
 
 
 def check_conditions(config: PriorConfig, conditions: Mapping[str, Tensor], count: int, size: tuple[int, int]) -> None:
-    """Refuse conditions that a prior does not have, that do not fit `count` samples of `size` (rows, columns) or that
-    hold codes beyond their vocabulary. UsageError. Reads the values, so it waits for the device: call it once."""
+    """Raise UsageError for conditions that the prior does not have, that do not fit `count` samples of `size` (rows,
+    columns), or with codes beyond their vocabulary. Reads the values and so waits for the device: call it once."""
     specs = {spec.kind: spec for spec in config.conditions}
     for kind in conditions:
         if kind not in specs:
