@@ -62,10 +62,10 @@ def complete(
         raise UsageError(f"candidates is {candidates}; use 1 to {ATTEMPTS}")
     count, (height, width) = len(samples), known.mask.shape
     scoring = scoring_cells(gpt.config, known.mask, stride)
-    scores = int(scoring.sum())
-    drawn = candidates if scores and not decoding.greedy else 1
+    cells_scored = int(scoring.sum())
+    drawn = candidates if cells_scored and not decoding.greedy else 1
     repeated = {kind: codes.repeat_interleave(drawn, dim=0) for kind, codes in (conditions or {}).items()}
-    progress = _Progress(count * drawn * scores, on_progress)
+    progress = _Progress(count * drawn * cells_scored, on_progress)
     codes = generate(
         gpt,
         size=(height, width),
@@ -80,7 +80,7 @@ def complete(
         on_progress=progress.count_drawn,
     )
     scores = torch.zeros(count * drawn, dtype=torch.float64)
-    if scores:
+    if cells_scored:
         nats = log_likelihood(
             gpt,
             codes,
