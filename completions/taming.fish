@@ -23,7 +23,7 @@ end
 function __taming_takes
     switch $argv[1]
         case 'train-vqgan'
-            contains -- $argv[2] --preset --config -o --out --name --weights --nproc --kind --labels --colours --label-values --missing --depth-range --pictures --size --steps --minutes --batch-size --accumulate --learning-rate --critic-learning-rate --betas --warmup --final-lr --disc-final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --disc-weight --critic-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --held --val-every --val-images --save-every --seed --device --precision --workers --cache --val --init --train --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --disc-ndf --disc-num-layers --disc-loss --max-pixels
+            contains -- $argv[2] --preset --config -o --out --name --weights --nproc --kind --labels --colours --label-values --missing --depth-range --pictures --size --steps --minutes --batch-size --accumulate --learning-rate --disc-learning-rate --betas --warmup --final-lr --disc-final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --disc-weight --disc-train-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --held --val-every --val-images --save-every --seed --device --precision --workers --cache --val --init --train --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --disc-ndf --disc-num-layers --disc-loss --max-pixels
         case 'tokenize'
             contains -- $argv[2] --ckpt -o --out --size --views --cond --cond-ckpt --shard --batch-size --device --precision --memory --workers --config --max-pixels
         case 'reconstruct'
@@ -33,7 +33,7 @@ function __taming_takes
         case 'train-prior'
             contains -- $argv[2] --codec --cond-ckpt --preset --config -o --out --name --nproc --steps --minutes --batch-size --accumulate --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --samples --seed --device --precision --init --arch --n-layer --n-head --n-embd --window
         case 'sample'
-            contains -- $argv[2] --ckpt --codec --cond --complete --mask --at --class-map --weights -o --out --name --first --tokens --npz --shard --config --device --precision --memory --temperature --top-k --top-p --min-p --guidance -n --seed --class --size --candidates --keep --accept-rate --classifier --stride --batch-size --max-pixels
+            contains -- $argv[2] -n --class --size --cond --complete --mask --at --ckpt -o --out --codec --class-map --weights --name --first --tokens --npz --shard --config --device --precision --memory --temperature --top-k --top-p --min-p --guidance --seed --candidates --keep --accept-rate --classifier --stride --batch-size --max-pixels
         case 'import'
             contains -- $argv[2] --config -o --out
         case 'export'
@@ -280,7 +280,7 @@ complete -c taming -n '__taming_may \'--batch-size\' train-vqgan' -l batch-size 
 complete -c taming -n '__taming_may \'--accumulate\' train-vqgan' -l accumulate -d 'Parts that a step\'s pictures are taken in, one after the other; their gradients are added up. Default 1.' -x
 complete -c taming -n '__taming_may \'--gradient-checkpointing\' train-vqgan train-prior' -l gradient-checkpointing -d 'Make activations once more on the way back instead of keeping them: less memory, a third slower.'
 complete -c taming -n '__taming_may \'--learning-rate\' train-vqgan' -l learning-rate -d 'Peak learning rate of the codec. Default 0.0003.' -x
-complete -c taming -n '__taming_may \'--critic-learning-rate\' train-vqgan' -l critic-learning-rate -d 'Peak learning rate of the discriminator. Default 0.0002.' -x
+complete -c taming -n '__taming_may \'--disc-learning-rate\' train-vqgan' -l disc-learning-rate -d 'Peak learning rate of the discriminator. Default 0.0002.' -x
 complete -c taming -n '__taming_may \'--betas\' train-vqgan' -l betas -d 'Adam\'s two betas. Default 0.5,0.9.' -x
 complete -c taming -n '__taming_may \'--warmup\' train-vqgan train-prior' -l warmup -d 'Steps of linear warm-up. Default 50.' -x
 complete -c taming -n '__taming_may \'--final-lr\' train-vqgan' -l final-lr -d 'Learning rate at the end as a share of its peak (cosine). Default 0.02.' -x
@@ -295,7 +295,7 @@ complete -c taming -n '__taming_may \'--codebook-weight\' train-vqgan' -l codebo
 complete -c taming -n '__taming_may \'--beta\' train-vqgan' -l beta -d 'Weight of the commitment term within them. Default 0.25.' -x
 complete -c taming -n '__taming_may \'--legacy\' train-vqgan' -l legacy -d 'Put beta on the codebook term instead, as the published code did.'
 complete -c taming -n '__taming_may \'--disc-weight\' train-vqgan' -l disc-weight -d 'Weight of the adversarial term, times the adaptive weight. Default 0.2.' -x
-complete -c taming -n '__taming_may \'--critic-start\' train-vqgan' -l critic-start -d 'Share of the training after which the critic trains; its term counts later. Default 0.3.' -x
+complete -c taming -n '__taming_may \'--disc-train-start\' train-vqgan' -l disc-train-start -d 'Share of the training after which the discriminator trains; its term counts later. Default 0.3.' -x
 complete -c taming -n '__taming_may \'--disc-start\' train-vqgan' -l disc-start -d 'Share of the training after which the adversarial term counts. Default 0.4.' -x
 complete -c taming -n '__taming_may \'--disc-ramp\' train-vqgan' -l disc-ramp -d 'Share of the training over which that term grows to its weight. Default 0.1.' -x
 complete -c taming -n '__taming_may \'--quantizer\' train-vqgan' -l quantizer -d 'How the codebook learns: moving averages (ema) or by its own loss (vq, as published). Default ema.' -x -a 'ema\\t vq\\t'
@@ -329,8 +329,8 @@ complete -c taming -n '__taming_may \'--dropout\' train-vqgan' -l dropout -d 'Dr
 complete -c taming -n '__taming_may \'--codebook-size\' train-vqgan' -l codebook-size -d 'Entries of the codebook, K. Default 1024.' -x
 complete -c taming -n '__taming_may \'--codebook-dim\' train-vqgan' -l codebook-dim -d 'Length of each entry, D. Default 8.' -x
 complete -c taming -n '__taming_may \'--normalize\' train-vqgan' -l normalize -d 'Compare codes by angle: entries and encoder outputs are scaled to length 1.'
-complete -c taming -n '__taming_may \'--disc-ndf\' train-vqgan' -l disc-ndf -d 'Channels of the critic\'s first layer. Default 32.' -x
-complete -c taming -n '__taming_may \'--disc-num-layers\' train-vqgan' -l disc-num-layers -d 'Strided layers of the critic: 3 see 70 x 70 pixels each, 2 see 34 x 34. Default 2.' -x
+complete -c taming -n '__taming_may \'--disc-ndf\' train-vqgan' -l disc-ndf -d 'Channels of the discriminator\'s first layer. Default 32.' -x
+complete -c taming -n '__taming_may \'--disc-num-layers\' train-vqgan' -l disc-num-layers -d 'Strided layers of the discriminator: 3 see 70 x 70 pixels each, 2 see 34 x 34. Default 2.' -x
 complete -c taming -n '__taming_may \'--disc-loss\' train-vqgan' -l disc-loss -d 'The adversarial loss. Default hinge.' -x -a 'hinge\\t vanilla\\t'
 complete -c taming -n '__taming_may \'-v --verbose\' train-vqgan tokenize reconstruct decode train-prior sample import export info demo-data report doctor \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\'' -s v -l verbose -d 'Say the settings and where each came from, and what is chosen.'
 complete -c taming -n '__taming_may \'--max-pixels\' train-vqgan tokenize reconstruct sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l max-pixels -d 'Pixels that a picture may have; larger ones are skipped. Default 178956970.' -x
@@ -374,15 +374,18 @@ complete -c taming -n '__taming_may \'--n-layer\' train-prior' -l n-layer -d 'Tr
 complete -c taming -n '__taming_may \'--n-head\' train-prior' -l n-head -d 'Attention heads. Default 4.' -x
 complete -c taming -n '__taming_may \'--n-embd\' train-prior' -l n-embd -d 'Width of the network; a multiple of the heads. Default 256.' -x
 complete -c taming -n '__taming_may \'--window\' train-prior' -l window -d 'Cells that the prior sees at once; a token file with smaller grids makes it smaller. Default 16x16.' -x
-complete -c taming -n '__taming_may \'--codec\' sample' -l codec -d 'Codec with a decoder trained further, in place of the prior\'s.' -x -a '(__taming_files .safetensors)'
-complete -c taming -n '__taming_may \'\' sample' -l cond -d 'Condition map, or a folder with one for each picture; KIND=FILE where the prior takes several kinds. people.json:NAME chooses one picture\'s keypoints.' -x -a '(__taming_keys segmentation depth pose edges) (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .npy .json)'
-complete -c taming -n '__taming_may \'--complete\' sample' -l complete -d 'Complete this picture; a larger --size continues it around.' -x -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
-complete -c taming -n '__taming_may \'--mask\' sample' -l mask -d 'What to make of it is white; `upper-half` keeps that and makes the lower.' -x -a 'upper-half\\t (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
-complete -c taming -n '__taming_may \'--at\' sample' -l at -d 'Its upper left corner in a larger --size; by default in the middle.' -x
-complete -c taming -n '__taming_may \'--class-map\' sample' -l class-map -d 'JSON from the prior\'s classes to the classifier\'s, where names differ.' -x -a '(__taming_files .json)'
-complete -c taming -n '__taming_may \'--first\' sample' -l first -d 'Number of the first sample: --first 17 -n 1 is the 18th of any set.' -x
+complete -c taming -n '__taming_may \'-n\' sample' -s n -d 'How many pictures. Default 1.' -x
+complete -c taming -n '__taming_may \'--class\' sample' -l class -d 'Class to draw: its name, or \'#N\' for number N from 0, or N where classes have no names; none: any.' -x
+complete -c taming -n '__taming_may \'--size\' sample' -l size -d 'Of the pictures, in pixels, any; none: as their map, or as in training.' -x
+complete -c taming -n '__taming_may \'\' sample' -l cond -d 'Condition map, or a folder with one for each picture; KIND=FILE where the prior takes several kinds. people.json:NAME selects one picture\'s keypoints.' -x -a '(__taming_keys segmentation depth pose edges) (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .npy .json)'
+complete -c taming -n '__taming_may \'--complete\' sample' -l complete -d 'Complete this picture; a larger --size extends it.' -x -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
+complete -c taming -n '__taming_may \'--mask\' sample' -l mask -d 'White where the picture is drawn; `upper-half` keeps its upper half.' -x -a 'upper-half\\t (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
+complete -c taming -n '__taming_may \'--at\' sample' -l at -d 'The picture\'s upper left corner in a larger --size; by default it is centred.' -x
+complete -c taming -n '__taming_may \'--codec\' sample' -l codec -d 'Codec with a fine-tuned decoder, in place of the prior\'s.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'--class-map\' sample' -l class-map -d 'JSON from the prior\'s classes to the classifier\'s, if names differ.' -x -a '(__taming_files .json)'
+complete -c taming -n '__taming_may \'--first\' sample' -l first -d 'Number of the first sample: --first 17 -n 1 draws sample 17 alone.' -x
 complete -c taming -n '__taming_may \'--tokens\' sample' -l tokens -d 'Also write the codes, as a token file.' -x -a '(__taming_files .h5)'
-complete -c taming -n '__taming_may \'--npz\' sample' -l npz -d 'Also write the pictures as one array, as the ADM suite reads it.' -x -a '(__taming_files .npz)'
+complete -c taming -n '__taming_may \'--npz\' sample' -l npz -d 'Also write the pictures as one array, in the ADM suite\'s format.' -x -a '(__taming_files .npz)'
 complete -c taming -n '__taming_may \'--precision\' sample' -l precision -d 'Arithmetic; by default auto: bf16 for priors from 1024 channels where it is fast, else fp32.' -x -a 'auto\\t fp32\\t bf16\\t fp16\\t'
 complete -c taming -n '__taming_may \'--temperature\' sample' -l temperature -d 'Divides the logits: below 1 safer, above 1 wilder. Default 1.' -x
 complete -c taming -n '__taming_may \'--top-k\' sample' -l top-k -d 'Keep the k most likely codes; 0: all. Default 0.' -x
@@ -390,14 +393,11 @@ complete -c taming -n '__taming_may \'--top-p\' sample' -l top-p -d 'Keep the mo
 complete -c taming -n '__taming_may \'--min-p\' sample' -l min-p -d 'Keep codes at least this share as likely as the most likely one. Default 0.' -x
 complete -c taming -n '__taming_may \'--guidance\' sample' -l guidance -d 'Pull towards the condition: unconditional + guidance x (conditional - unconditional); 1: none. Default 1.' -x
 complete -c taming -n '__taming_may \'--greedy\' sample' -l greedy -d 'Always take the most likely code.'
-complete -c taming -n '__taming_may \'-n\' sample' -s n -d 'How many pictures. Default 1.' -x
 complete -c taming -n '__taming_may \'--seed\' sample' -l seed -d 'Same seed, same pictures, whatever the batch size. Default 0.' -x
-complete -c taming -n '__taming_may \'--class\' sample' -l class -d 'Class to draw: its name, or \'#N\' for number N from 0, or N where classes have no names; none: any.' -x
-complete -c taming -n '__taming_may \'--size\' sample' -l size -d 'Of the pictures, in pixels, any; none: as their map, or as in training.' -x
 complete -c taming -n '__taming_may \'--candidates\' sample' -l candidates -d 'With --complete: so many fillings are drawn, and the one kept that what comes after it fits best. Default 1.' -x
 complete -c taming -n '__taming_may \'--keep\' sample' -l keep -d 'With --complete: `pixels` leaves what is known as it is, and fits the colours beside it; `codes` keeps its codes, and decodes all. Default pixels.' -x -a 'pixels\\t codes\\t'
 complete -c taming -n '__taming_may \'--accept-rate\' sample' -l accept-rate -d 'Draw n / rate and keep the n that --classifier gives their class the most; 1: all. Default 1.' -x
-complete -c taming -n '__taming_may \'--classifier\' sample' -l classifier -d 'That judge: efficientnet-lite0 (no download) or one of torchvision, such as resnet50. Default efficientnet-lite0.' -x -a 'efficientnet-lite0\\t resnet50\\t'
+complete -c taming -n '__taming_may \'--classifier\' sample' -l classifier -d 'That classifier: efficientnet-lite0 (no download) or one of torchvision, such as resnet50. Default efficientnet-lite0.' -x -a 'efficientnet-lite0\\t resnet50\\t'
 complete -c taming -n '__taming_may \'--stride\' sample' -l stride -d 'Columns that share a window: 1 is the paper\'s procedure, more is faster; 0: half the window\'s. Default 0.' -x
 complete -c taming -n '__taming_may \'--batch-size\' sample' -l batch-size -d 'Windows computed at once; changes memory and speed, not the pictures. Default 16.' -x
 complete -c taming -n '__taming_may \'--config\' import' -l config -d 'The yaml that came with it, which a prior needs.' -x -a '(__taming_files .yaml .yml)'

@@ -1,7 +1,7 @@
 """Draws the samples of a request: codes from the prior, pictures from the codec, in memory or chunk by chunk."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -48,7 +48,7 @@ def draw(
     UsageError for settings that do not fit the prior.
     """
     model, config = request.model, request.config
-    settings = {
+    settings: dict[str, Any] = {
         "samples": numbers,
         "seed": config.seed,
         "decoding": config,

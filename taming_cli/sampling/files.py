@@ -137,8 +137,9 @@ def _write_pictures(
                         conditions={},
                         skipped=[],
                     )
-            for file in done if on_sample is not None else ():
-                on_sample(file)
+            if on_sample is not None:
+                for file in done:
+                    on_sample(file)
             if stop.requested and done[-1] is not files[-1]:
                 written = chunk.start + len(done)
                 raise stop.interrupted(f"stopped; {written} pictures are in {folder}: run the same again")
