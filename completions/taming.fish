@@ -33,7 +33,7 @@ function __taming_takes
         case 'train-prior'
             contains -- $argv[2] --codec --cond-ckpt --preset --config -o --out --name --nproc --steps --minutes --batch-size --accumulate --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --samples --seed --device --precision --init --arch --n-layer --n-head --n-embd --window
         case 'sample'
-            contains -- $argv[2] --ckpt --codec --cond --complete --mask --at --class-map --weights -o --out --name --first --tokens --npz --shard --config --device --precision --memory --temperature --top-k --top-p --min-p --guidance -n --seed --class --size --candidates --keep --accept-rate --classifier --stride --batch-size --max-pixels
+            contains -- $argv[2] -n --class --size --cond --complete --mask --at --ckpt -o --out --codec --class-map --weights --name --first --tokens --npz --shard --config --device --precision --memory --temperature --top-k --top-p --min-p --guidance --seed --candidates --keep --accept-rate --classifier --stride --batch-size --max-pixels
         case 'import'
             contains -- $argv[2] --config -o --out
         case 'export'
@@ -373,17 +373,20 @@ complete -c taming -n '__taming_may \'--init\' train-prior' -l init -d 'Start fr
 complete -c taming -n '__taming_may \'--arch\' train-prior' -l arch -d 'modern: RMSNorm, SwiGLU, 2-D rotary positions, query/key norm; published: learned positions, LayerNorm, GELU. Default modern.' -x -a 'modern\\t published\\t'
 complete -c taming -n '__taming_may \'--n-layer\' train-prior' -l n-layer -d 'Transformer blocks. Default 4.' -x
 complete -c taming -n '__taming_may \'--n-head\' train-prior' -l n-head -d 'Attention heads. Default 4.' -x
-complete -c taming -n '__taming_may \'--n-embd\' train-prior' -l n-embd -d 'Width of the network; a multiple of --n-head. Default 256.' -x
-complete -c taming -n '__taming_may \'--window\' train-prior' -l window -d 'Context of the prior, in cells; reduced to the grid of the token files where that is smaller. Default 16x16.' -x
-complete -c taming -n '__taming_may \'--codec\' sample' -l codec -d 'Codec with a decoder trained further, in place of the prior\'s.' -x -a '(__taming_files .safetensors)'
-complete -c taming -n '__taming_may \'\' sample' -l cond -d 'Condition map, or a folder with one for each picture; KIND=FILE where the prior takes several kinds. people.json:NAME chooses one picture\'s keypoints.' -x -a '(__taming_keys segmentation depth pose edges) (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .npy .json)'
-complete -c taming -n '__taming_may \'--complete\' sample' -l complete -d 'Complete this picture; a larger --size continues it around.' -x -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
-complete -c taming -n '__taming_may \'--mask\' sample' -l mask -d 'What to make of it is white; `upper-half` keeps that and makes the lower.' -x -a 'upper-half\\t (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
-complete -c taming -n '__taming_may \'--at\' sample' -l at -d 'Its upper left corner in a larger --size; by default in the middle.' -x
-complete -c taming -n '__taming_may \'--class-map\' sample' -l class-map -d 'JSON from the prior\'s classes to the classifier\'s, where names differ.' -x -a '(__taming_files .json)'
-complete -c taming -n '__taming_may \'--first\' sample' -l first -d 'Number of the first sample: --first 17 -n 1 is the 18th of any set.' -x
+complete -c taming -n '__taming_may \'--n-embd\' train-prior' -l n-embd -d 'Width of the network; a multiple of the heads. Default 256.' -x
+complete -c taming -n '__taming_may \'--window\' train-prior' -l window -d 'Cells that the prior sees at once; a token file with smaller grids makes it smaller. Default 16x16.' -x
+complete -c taming -n '__taming_may \'-n\' sample' -s n -d 'How many pictures. Default 1.' -x
+complete -c taming -n '__taming_may \'--class\' sample' -l class -d 'Class to draw: its name, or \'#N\' for number N from 0, or N where classes have no names; none: any.' -x
+complete -c taming -n '__taming_may \'--size\' sample' -l size -d 'Of the pictures, in pixels, any; none: as their map, or as in training.' -x
+complete -c taming -n '__taming_may \'\' sample' -l cond -d 'Condition map, or a folder with one for each picture; KIND=FILE where the prior takes several kinds. people.json:NAME selects one picture\'s keypoints.' -x -a '(__taming_keys segmentation depth pose edges) (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .npy .json)'
+complete -c taming -n '__taming_may \'--complete\' sample' -l complete -d 'Complete this picture; a larger --size extends it.' -x -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
+complete -c taming -n '__taming_may \'--mask\' sample' -l mask -d 'White where the picture is drawn; `upper-half` keeps its upper half.' -x -a 'upper-half\\t (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
+complete -c taming -n '__taming_may \'--at\' sample' -l at -d 'The picture\'s upper left corner in a larger --size; by default it is centred.' -x
+complete -c taming -n '__taming_may \'--codec\' sample' -l codec -d 'Codec with a fine-tuned decoder, in place of the prior\'s.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'--class-map\' sample' -l class-map -d 'JSON from the prior\'s classes to the classifier\'s, if names differ.' -x -a '(__taming_files .json)'
+complete -c taming -n '__taming_may \'--first\' sample' -l first -d 'Number of the first sample: --first 17 -n 1 draws sample 17 alone.' -x
 complete -c taming -n '__taming_may \'--tokens\' sample' -l tokens -d 'Also write the codes, as a token file.' -x -a '(__taming_files .h5)'
-complete -c taming -n '__taming_may \'--npz\' sample' -l npz -d 'Also write the pictures as one array, as the ADM suite reads it.' -x -a '(__taming_files .npz)'
+complete -c taming -n '__taming_may \'--npz\' sample' -l npz -d 'Also write the pictures as one array, in the ADM suite\'s format.' -x -a '(__taming_files .npz)'
 complete -c taming -n '__taming_may \'--precision\' sample' -l precision -d 'Arithmetic; by default auto: bf16 for priors from 1024 channels where it is fast, else fp32.' -x -a 'auto\\t fp32\\t bf16\\t fp16\\t'
 complete -c taming -n '__taming_may \'--temperature\' sample' -l temperature -d 'Divides the logits: below 1 safer, above 1 wilder. Default 1.' -x
 complete -c taming -n '__taming_may \'--top-k\' sample' -l top-k -d 'Keep the k most likely codes; 0: all. Default 0.' -x
@@ -391,10 +394,7 @@ complete -c taming -n '__taming_may \'--top-p\' sample' -l top-p -d 'Keep the mo
 complete -c taming -n '__taming_may \'--min-p\' sample' -l min-p -d 'Keep codes at least this share as likely as the most likely one. Default 0.' -x
 complete -c taming -n '__taming_may \'--guidance\' sample' -l guidance -d 'Pull towards the condition: unconditional + guidance x (conditional - unconditional); 1: none. Default 1.' -x
 complete -c taming -n '__taming_may \'--greedy\' sample' -l greedy -d 'Always take the most likely code.'
-complete -c taming -n '__taming_may \'-n\' sample' -s n -d 'How many pictures. Default 1.' -x
 complete -c taming -n '__taming_may \'--seed\' sample' -l seed -d 'Same seed, same pictures, whatever the batch size. Default 0.' -x
-complete -c taming -n '__taming_may \'--class\' sample' -l class -d 'Class to draw: its name, or \'#N\' for number N from 0, or N where classes have no names; none: any.' -x
-complete -c taming -n '__taming_may \'--size\' sample' -l size -d 'Of the pictures, in pixels, any; none: as their map, or as in training.' -x
 complete -c taming -n '__taming_may \'--candidates\' sample' -l candidates -d 'With --complete: so many fillings are drawn, and the one kept that what comes after it fits best. Default 1.' -x
 complete -c taming -n '__taming_may \'--keep\' sample' -l keep -d 'With --complete: `pixels` leaves what is known as it is, and fits the colours beside it; `codes` keeps its codes, and decodes all. Default pixels.' -x -a 'pixels\\t codes\\t'
 complete -c taming -n '__taming_may \'--accept-rate\' sample' -l accept-rate -d 'Draw n / rate and keep the n that --classifier gives their class the most; 1: all. Default 1.' -x

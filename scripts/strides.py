@@ -10,12 +10,12 @@ import sys
 import time
 from pathlib import Path
 
-from taming_cli.config.sampling import SampleConfig
-from taming_cli.config.size import Size
 from taming_cli.data.images import write_png
 from taming_cli.prior.likelihood import log_likelihood
 from taming_cli.prior.windows import plan
+from taming_cli.sampling.draw import draw
 from taming_cli.sampling.pipeline import Pipeline
+from taming_cli.sampling.request import resolve_request
 
 STRIDES = (1, 2, 4, 8)
 
@@ -26,16 +26,13 @@ def main(prior: str, map_: str, out: str, size: str = "640x416", class_name: str
     print("| stride | forwards | tokens run | seconds | nats/token, exact window | nats/token, its own window |")
     print("|---|---|---|---|---|---|")
     for stride in STRIDES:
-        config = SampleConfig(n=1, seed=1, stride=stride, size=Size.parse(size), class_name=class_name, batch_size=32)
-        asked = pipeline.ask(config, {"segmentation": Path(map_)})
+        settings = {"n": 1, "seed": 1, "stride": stride, "size": size, "class_name": class_name, "batch_size": 32}
+        request = resolve_request(pipeline, settings, cond={"segmentation": map_})
         began = time.monotonic()
-        drawn = pipeline.draw(config, asked=asked)
+        drawn = draw(request, [0])
         seconds = time.monotonic() - began
         write_png(Path(out) / f"stride_{stride}.png", drawn.images[0])
-        conditions = asked.of([0])
-        if class_name is not None:
-            index = pipeline.class_index(class_name)
-            conditions["class"] = drawn.codes.new_full((1, 1), index)
+        conditions = request.conditions([0])
         codes = drawn.codes.to(pipeline.device)
         exact, own = (
             -log_likelihood(pipeline.gpt, codes, conditions=conditions, stride=each, batch_size=32).mean().item()

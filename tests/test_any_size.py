@@ -26,6 +26,7 @@ from taming_cli.prior.model import prior_file
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.runtime.checkpoint import save_model
 from taming_cli.sampling.pipeline import Pipeline
+from taming_cli.sampling.request import resolve_request
 from tests.test_pipeline import saved
 from tests.toys import CODEC, toy_codec
 
@@ -121,16 +122,16 @@ def test_a_map_keeps_to_the_pixels_that_are_its_own(painter: Pipeline, tmp_path:
     encoder = painter.encoders["segmentation"]
     wider = F.pad(values[None].float(), (0, 1, 0, 1), mode="replicate")[0].int()
     for size in (None, "9x7"):
-        asked = painter.ask(painter.settings(True, size=size), {"segmentation": tmp_path / "seg.png"})
-        assert torch.equal(asked.codes["segmentation"], encoder.encode(wider[None]))
-    twice = painter.ask(painter.settings(True, size="17x14"), {"segmentation": tmp_path / "seg.png"})
+        maps = resolve_request(painter, {"size": size}, cond={"segmentation": tmp_path / "seg.png"}).maps
+        assert torch.equal(maps.codes["segmentation"], encoder.encode(wider[None]))
+    twice = resolve_request(painter, {"size": "17x14"}, cond={"segmentation": tmp_path / "seg.png"}).maps
     assert twice.codes["segmentation"].shape == (1, 7, 9)
 
 
 def test_a_place_is_that_in_the_picture_and_not_in_the_grid(painter: Pipeline, tmp_path: Path) -> None:
     label_map(tmp_path / "seg.png", 9, 7)
     maps = {"segmentation": tmp_path / "seg.png"}
-    codes = painter.ask(painter.settings(True, size="9x7"), maps).codes["coords"][0]
+    codes = resolve_request(painter, {"size": "9x7"}, cond=maps).maps.codes["coords"][0]
     middles = torch.tensor([[(2 * i + 0.5) * 9 + 2 * j + 0.5 for j in range(5)] for i in range(4)], dtype=torch.float64)
     assert torch.equal(codes, (middles * 1024 / 63).clamp(0, 1024).round().long())
 
@@ -139,11 +140,11 @@ def test_maps_of_sizes_that_share_a_grid_are_drawn_at_its_size(painter: Pipeline
     (tmp_path / "maps").mkdir()
     label_map(tmp_path / "maps/a.png", 12, 8)
     label_map(tmp_path / "maps/b.png", 12, 9)
-    asked = painter.ask(painter.settings(True), {"segmentation": tmp_path / "maps"})
-    assert len(asked.codes["segmentation"]) == 2
+    maps = resolve_request(painter, {}, cond={"segmentation": tmp_path / "maps"}).maps
+    assert len(maps.codes["segmentation"]) == 2
     label_map(tmp_path / "maps/c.png", 20, 8)
-    with pytest.raises(UsageError, match=r"the maps are of 3 sizes; say which .* --size"):
-        painter.ask(painter.settings(True), {"segmentation": tmp_path / "maps"})
+    with pytest.raises(UsageError, match=r"the maps have 3 sizes; give the size .* --size"):
+        resolve_request(painter, {}, cond={"segmentation": tmp_path / "maps"})
 
 
 @pytest.mark.parametrize("keep", ["pixels", "codes"])

@@ -13,6 +13,7 @@ import taming_cli
 from taming_cli import VQGAN, Pipeline
 from taming_cli.codec.vqgan import codec_file
 from taming_cli.config.prior import ConditionSpec, PriorConfig
+from taming_cli.config.resolve import Resolved, suggest
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
@@ -20,7 +21,8 @@ from taming_cli.prior.model import prior_file
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.runtime.checkpoint import load_model, save_model
 from taming_cli.runtime.model_files import named
-from taming_cli.sampling.inpainting import known
+from taming_cli.sampling.inpainting import read_known
+from taming_cli.sampling.request import resolve_request
 from tests.test_pipeline import saved
 from tests.toys import pictures, toy_codec
 
@@ -33,7 +35,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 def test_sample_takes_settings_by_name(pipeline: Pipeline) -> None:
     made = pipeline.sample(n=2, seed=7, class_name="dog", size="12x8", top_k=0)
-    wanted = pipeline.draw(SampleConfig(n=2, seed=7, class_name="dog", size=Size(12, 8)))
+    wanted = pipeline.sample(**vars(SampleConfig(n=2, seed=7, class_name="dog", size=Size(12, 8))))
     assert torch.equal(made.codes, wanted.codes)
     assert (made.images.shape, made.images.dtype) == ((2, 3, 8, 12), torch.uint8)
     with pytest.raises(UsageError, match="top_k"):
@@ -41,12 +43,13 @@ def test_sample_takes_settings_by_name(pipeline: Pipeline) -> None:
 
 
 def test_what_is_left_out_is_as_the_model_file_suggests(pipeline: Pipeline) -> None:
-    assert pipeline.settings(n=4) == SampleConfig(n=4, top_k=3, seed=9)
-    assert pipeline.settings(top_k=0).top_k == 0
+    assert resolve_request(pipeline, {"n": 4}).config == SampleConfig(n=4, top_k=3, seed=9)
+    assert resolve_request(pipeline, {"top_k": 0}).config.top_k == 0
     about = {**pipeline.about, "sampling_with_maps": {"guidance": 2.0, "top_k": 5}}
-    assert replace(pipeline, about=about).settings(True) == SampleConfig(top_k=5, seed=9, guidance=2.0)
-    assert replace(pipeline, about=about).settings() == SampleConfig(top_k=3, seed=9)
-    assert torch.equal(pipeline.sample(n=2).codes, pipeline.draw(SampleConfig(n=2, top_k=3, seed=9)).codes)
+    defaults, both = Resolved((SampleConfig(),), {}), replace(pipeline, about=about)
+    assert suggest(defaults, both.suggested(True)).configs == (SampleConfig(top_k=5, seed=9, guidance=2.0),)
+    assert suggest(defaults, both.suggested(False)).configs == (SampleConfig(top_k=3, seed=9),)
+    assert torch.equal(pipeline.sample(n=2).codes, pipeline.sample(**vars(SampleConfig(n=2, top_k=3, seed=9))).codes)
 
 
 def test_encode_and_decode_are_the_codecs(pipeline: Pipeline) -> None:
@@ -68,9 +71,9 @@ def test_complete_keeps_what_is_known(pipeline: Pipeline, tmp_path: Path) -> Non
     assert not torch.equal(made.codes[0, 2:], made.codes[1, 2:])
     wider = pipeline.complete(str(picture), size="24x8", at=(8, 0))
     assert wider.codes.shape == (1, 4, 12)
-    given = known(pipeline.codec, picture, size=Size(24, 8), at=(8, 0))
-    assert given.keep[:, 4:].all()
-    assert torch.equal(wider.codes[0, given.keep], given.codes[0, given.keep])
+    codes, mask = read_known(pipeline.codec, picture, size=Size(24, 8), at=(8, 0)).cells
+    assert mask[:, 4:].all()
+    assert torch.equal(wider.codes[0, mask], codes[0, mask])
 
 
 def test_maps_are_named_by_kind_where_there_are_several(pipeline: Pipeline) -> None:

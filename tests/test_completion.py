@@ -13,7 +13,8 @@ from taming_cli.config.sampling import DecodingConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 from taming_cli.prior.candidates import complete, scoring_cells
-from taming_cli.prior.generate import Given, generate
+from taming_cli.prior.code_grid import KnownCells
+from taming_cli.prior.generate import generate
 from taming_cli.prior.layout import prefix
 from taming_cli.prior.networks.gpt import GPT
 from tests.test_generate import brute_force, random_conditions
@@ -76,7 +77,7 @@ def test_the_best_candidate_is_kept(trial: int) -> None:
     told: list[tuple[int, int]] = []
     got = complete(
         gpt,
-        Given(known, keep),
+        KnownCells(known, keep),
         samples=numbers,
         conditions=conditions,
         batch_size=rng.choice([1, 3, 64]),
@@ -107,13 +108,13 @@ def class_prior() -> GPT:
 
 HOLE = torch.ones(7, 9, dtype=torch.bool)
 HOLE[2:4, 3:6] = False
-KNOWN = Given(torch.randint(20, (1, 7, 9), generator=torch.Generator().manual_seed(0)), HOLE)
+KNOWN = KnownCells(torch.randint(20, (1, 7, 9), generator=torch.Generator().manual_seed(0)), HOLE)
 DRAWING: dict[str, Any] = {"seed": 3, "decoding": DecodingConfig()}
 
 
 def test_one_candidate_is_plain_completion_and_candidate_0_of_many() -> None:
     gpt, numbers = class_prior(), [4, 7]
-    plain = generate(gpt, size=(7, 9), samples=numbers, given=KNOWN, **DRAWING)
+    plain = generate(gpt, size=(7, 9), samples=numbers, known=KNOWN, **DRAWING)
     one = complete(gpt, KNOWN, samples=numbers, candidates=1, **DRAWING)
     many = complete(gpt, KNOWN, samples=numbers, candidates=6, **DRAWING)
     assert torch.equal(one.codes, plain)
@@ -142,17 +143,22 @@ def test_without_cells_that_score_one_candidate_is_drawn() -> None:
     upper[:3] = True
     told: list[tuple[int, int]] = []
     got = complete(
-        gpt, Given(KNOWN.codes, upper), samples=[0, 1], candidates=8, on_progress=lambda *t: told.append(t), **DRAWING
+        gpt,
+        KnownCells(KNOWN.codes, upper),
+        samples=[0, 1],
+        candidates=8,
+        on_progress=lambda *t: told.append(t),
+        **DRAWING,
     )
     assert torch.equal(
-        got.codes, generate(gpt, size=(7, 9), samples=[0, 1], given=Given(KNOWN.codes, upper), **DRAWING)
+        got.codes, generate(gpt, size=(7, 9), samples=[0, 1], known=KnownCells(KNOWN.codes, upper), **DRAWING)
     )
     assert got.scores.tolist() == [[0.0] * 8] * 2
     assert told[-1] == (2 * 4 * 9, 2 * 4 * 9)
 
 
 def test_what_is_known_entirely_comes_back() -> None:
-    all_known = Given(KNOWN.codes, torch.ones(7, 9, dtype=torch.bool))
+    all_known = KnownCells(KNOWN.codes, torch.ones(7, 9, dtype=torch.bool))
     got = complete(class_prior(), all_known, samples=[0, 1], candidates=3, **DRAWING)
     assert torch.equal(got.codes, KNOWN.codes.expand(2, 7, 9))
     assert not got.scores.any()
@@ -178,7 +184,7 @@ def test_candidates_make_what_is_drawn_fit_what_comes_after() -> None:
         optimizer.step()
     gpt.eval().requires_grad_(False)
     keep = torch.tensor([[True, False, False], [True, True, True]])
-    given = Given(torch.tensor([[[2, 0, 0], [2, 3, 1]]]), keep)
+    given = KnownCells(torch.tensor([[[2, 0, 0], [2, 3, 1]]]), keep)
     got = complete(gpt, given, samples=range(40), candidates=16, **DRAWING)
     plain, best = got.scores[:, 0], got.scores.amax(dim=1)
     hits = (got.codes == torch.tensor([[2, 3, 1], [2, 3, 1]])).flatten(1).all(1)

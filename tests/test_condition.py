@@ -19,7 +19,6 @@ from taming_cli.codec.train import fit
 from taming_cli.codec.vqgan import codec_from
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.fields import from_dict
-from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.size import Size
 from taming_cli.data.contents import Pictures, Poses, content_of
 from taming_cli.data.images import centre_crop
@@ -28,7 +27,9 @@ from taming_cli.errors import UsageError
 from taming_cli.report.record import read_run
 from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.run.folder import Place
+from taming_cli.sampling.draw import draw
 from taming_cli.sampling.pipeline import Pipeline
+from taming_cli.sampling.request import resolve_request
 from tests.toys import CODEC, toy_codec
 
 MAPS = CodecTrainConfig(
@@ -295,17 +296,18 @@ def test_a_training_shows_the_maps_that_it_draws_samples_for(
 def test_samples_follow_their_maps_size_and_stand_alone(prior: Path, scenes: Path, tmp_path: Path) -> None:
     pipeline = Pipeline.load(prior, device="cpu")
     maps = {kind: scenes / kind for kind in ("segmentation", "depth", "pose")}
-    config = SampleConfig(n=4, seed=3, class_name="day")
-    many = pipeline.draw(config, asked=pipeline.ask(config, maps))
+    settings = {"n": 4, "seed": 3, "class_name": "day"}
+    request = resolve_request(pipeline, settings, cond=maps)
+    many = draw(request, request.samples)
     assert many.images.shape == (4, 3, 40, 48)
-    one = pipeline.draw(config, asked=pipeline.ask(config, maps), numbers=[2])
+    one = draw(request, [2])
     assert torch.equal(one.codes[0], many.codes[2])
     other = {**maps, "segmentation": sorted((scenes / "segmentation/lake").iterdir())[0]}
-    strong = replace(config, guidance=100.0)  # after two steps, what a map says is little
-    drawn = [pipeline.draw(strong, asked=pipeline.ask(strong, each)).codes for each in (maps, maps, other)]
+    strong = {**settings, "guidance": 100.0}  # after two training steps, maps have little effect
+    drawn = [pipeline.sample(cond=each, **strong).codes for each in (maps, maps, other)]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
-    wide = pipeline.draw(config, asked=pipeline.ask(replace(config, size=Size(96, 32)), maps))
+    wide = pipeline.sample(cond=maps, size="96x32", **settings)
     assert wide.images.shape == (4, 3, 32, 96)
 
 
@@ -329,7 +331,7 @@ def test_the_command_samples_a_map_a_folder_and_several_kinds(
         == 0
     )
     for wrong, word in (
-        (["--cond", str(one)], "several kinds of map; say which: "),
+        (["--cond", str(one)], "several kinds of map; name the kind: "),
         (["--cond", f"fog={one}"], "does not know the condition 'fog'"),
         (["--cond", f"depth={tmp_path / 'none'}"], "no such file"),
         (["--cond", f"depth={one}", "--cond", f"depth={one}"], "twice"),
@@ -381,11 +383,12 @@ def test_an_imported_segmentation_prior_slides_as_published(shared: Path, tmp_pa
         picture = golden / "segmentation_prior_labels.png"
         line = ["sample", "--ckpt", "prior.safetensors", "--cond", str(picture), "--size", "88x72", "--stride", "1"]
         assert main([*line, "--greedy", "--tokens", "s.h5", "-o", "out", "--device", "cpu", "-q"]) == 0
-        asked = Pipeline.load("prior.safetensors", device="cpu").ask(SampleConfig(), {"segmentation": picture})
+        pipeline = Pipeline.load("prior.safetensors", device="cpu")
+        maps = resolve_request(pipeline, {}, cond={"segmentation": picture}).maps
     finally:
         torch.set_num_threads(threads)
     with np.load(golden / "segmentation_prior_io.npz") as io, TokenFile(Path("s.h5")) as tokens:
-        other = asked.codes["segmentation"].numpy() != io["cond_indices"]
+        other = maps.codes["segmentation"].numpy() != io["cond_indices"]
         assert other.sum() <= 1
         if not other.any():
             assert np.array_equal(tokens.codes(slice(None))[:, 0], io["greedy_sliding"])

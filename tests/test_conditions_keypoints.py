@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from taming_cli.cli.app import main
-from taming_cli.cli.prior import _maps
 from taming_cli.codec.setup import set_up
 from taming_cli.codec.vqgan import codec_file
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
@@ -24,7 +23,7 @@ from taming_cli.data.images import read_image
 from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import BadImageError, TamingError, UsageError
 from taming_cli.runtime.checkpoint import save_model
-from taming_cli.sampling.conditions import ask
+from taming_cli.sampling.conditions import encode_maps, map_paths
 from tests.toys import toy_codec
 
 PLACES: dict[str, tuple[float, float]] = {
@@ -291,13 +290,13 @@ def test_a_sample_is_asked_for_one_of_many_by_name(tmp_path: Path, codecs: Path)
 
     def asked(path: str, size: Size | None = None) -> torch.Tensor:
         frame = None if size is None else Frame(size, 2)
-        return ask(encoders, {"pose": Path(path)}, 2, frame, Size(8, 8)).codes["pose"]
+        return encode_maps(encoders, {"pose": Path(path)}, 2, frame, Size(8, 8)).codes["pose"]
 
     image = tmp_path / "c.png"
     Image.fromarray(drawn(2, Size(120, 128))).save(image)
     for path in (f"{file}:c.png", f"{file}:c"):
         assert torch.equal(asked(path), asked(str(image)))
-        assert _maps(["pose"], [path]) == _maps(["pose", "depth"], [f"pose={path}"]) == {"pose": Path(path)}
+        assert map_paths(["pose"], [path]) == map_paths(["pose", "depth"], [f"pose={path}"]) == {"pose": Path(path)}
     with pytest.raises(UsageError, match=r"holds keypoints of 4 pictures; name one: .*all\.json:a\.jpg"):
         asked(str(file))
     with pytest.raises(UsageError, match=r"no keypoints of a picture 'd\.png'; did you mean 'c\.png'"):

@@ -14,9 +14,10 @@ from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.sampling import DecodingConfig, SampleConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
-from taming_cli.prior import buffers, canvas
-from taming_cli.prior.buffers import Kept, Workspace
-from taming_cli.prior.generate import Given, generate
+from taming_cli.prior import buffers, code_grid
+from taming_cli.prior.buffers import BufferCache, DecodingBuffers
+from taming_cli.prior.code_grid import KnownCells
+from taming_cli.prior.generate import generate
 from taming_cli.prior.layout import NOT_GIVEN, prefix
 from taming_cli.prior.networks.cache import KVCache
 from taming_cli.prior.networks.gpt import GPT
@@ -101,11 +102,11 @@ def random_size(rng: random.Random, trial: int) -> tuple[int, int]:
     return rng.randint(1, longest), rng.randint(1, longest)
 
 
-class Recording(Kept):
+class Recording(BufferCache):
     """Steps of fixed shapes, as on a CUDA device, where graphs hold them."""
 
-    def make(self, gpt: GPT, decoding: DecodingConfig, windows: int) -> Workspace:
-        return Workspace(gpt, decoding, windows, recorded=True)
+    def make(self, gpt: GPT, decoding: DecodingConfig, windows: int) -> DecodingBuffers:
+        return DecodingBuffers(gpt, decoding, windows, recorded=True)
 
 
 @pytest.mark.parametrize("trial", range(48))
@@ -142,7 +143,7 @@ def test_waves_equal_brute_force_token_for_token(trial: int, monkeypatch: pytest
     conditions = random_conditions(config, len(numbers), size)
     given = None
     if rng.random() < 0.3:
-        given = Given(torch.randint(config.codebook_size, (1, *size)), torch.rand(size) < rng.choice([0.3, 0.9]))
+        given = KnownCells(torch.randint(config.codebook_size, (1, *size)), torch.rand(size) < rng.choice([0.3, 0.9]))
     steps: list[tuple[int, int]] = []
     batch_size = rng.choice([1, 2, 3, 5, 64])
     monkeypatch.setattr(buffers, "REACH", 16)
@@ -156,8 +157,8 @@ def test_waves_equal_brute_force_token_for_token(trial: int, monkeypatch: pytest
             conditions=conditions,
             stride=stride,
             batch_size=batch_size,
-            given=given,
-            kept=kept,
+            known=given,
+            buffers=kept,
             on_progress=lambda done, total: steps.append((done, total)),
         )
         for kept in (None, Recording())
@@ -166,7 +167,7 @@ def test_waves_equal_brute_force_token_for_token(trial: int, monkeypatch: pytest
     assert codes.shape == (len(numbers), *size)
     for n, number in enumerate(numbers):
         own = {kind: values[n] for kind, values in conditions.items()}
-        known = None if given is None else (given.codes[0], given.keep)
+        known = None if given is None else (given.codes[0], given.mask)
         assert torch.equal(codes[n], brute_force(gpt, size, number, seed, decoding, own, stride, known))
     assert not steps or steps[-1][0] == steps[-1][1]
 
@@ -193,8 +194,8 @@ def test_one_sample_alone_equals_the_same_out_of_a_batch(size: tuple[int, int], 
     assert len({tuple(sample.flatten().tolist()) for sample in together}) == 16
 
 
-def test_a_workspace_is_kept_while_it_fits() -> None:
-    gpt, kept = class_prior(Size(6, 6)), Kept()
+def test_buffers_are_reused_while_they_fit() -> None:
+    gpt, kept = class_prior(Size(6, 6)), BufferCache()
     first = kept.get(gpt, SampleConfig(seed=1), 4)
     assert kept.get(gpt, SampleConfig(seed=2, n=7), 3) is first
     for other in (SampleConfig(temperature=0.5), SampleConfig(guidance=2)):
@@ -204,19 +205,19 @@ def test_a_workspace_is_kept_while_it_fits() -> None:
     assert kept.get(class_prior(Size(6, 6)), SampleConfig(), 5) is not wider
 
 
-def test_what_is_kept_from_a_wider_batch_changes_nothing() -> None:
+def test_reusing_the_buffers_of_a_wider_batch_changes_nothing() -> None:
     gpt = class_prior(Size(6, 6))
     drawing = {"size": (7, 15), "seed": 3, "decoding": DecodingConfig(guidance=1.5), "stride": 3}
-    for kept in (Kept(), Recording()):
-        generate(gpt, samples=range(9), conditions={"class": torch.arange(9)[:, None] % 4}, kept=kept, **drawing)  # type: ignore[arg-type]
+    for kept in (BufferCache(), Recording()):
+        generate(gpt, samples=range(9), conditions={"class": torch.arange(9)[:, None] % 4}, buffers=kept, **drawing)  # type: ignore[arg-type]
         given = {"class": torch.tensor([[2], [1]])}
-        again = generate(gpt, samples=[3, 4], conditions=given, kept=kept, **drawing)  # type: ignore[arg-type]
+        again = generate(gpt, samples=[3, 4], conditions=given, buffers=kept, **drawing)  # type: ignore[arg-type]
         assert torch.equal(again, generate(gpt, samples=[3, 4], conditions=given, **drawing))  # type: ignore[arg-type]
 
 
 def test_no_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """On tensors without values, anything that needs one on the host fails. Conditions are looked at once, before."""
-    monkeypatch.setattr(canvas, "check_conditions", lambda *given: None)
+    monkeypatch.setattr(code_grid, "check_conditions", lambda *given: None)
     monkeypatch.setattr(buffers.RecordedSteps, "_captured", lambda self, run: run)
     with FakeTensorMode(), torch.device("cuda"):
         drawn = generate(
@@ -227,7 +228,7 @@ def test_no_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
             decoding=DecodingConfig(guidance=2, top_k=5, top_p=0.9, min_p=0.01),
             conditions={"class": torch.zeros(3, 1, dtype=torch.int64)},
             stride=3,
-            kept=Recording(),
+            buffers=Recording(),
         )
         assert drawn.device.type == "cuda"
 
@@ -260,7 +261,7 @@ def test_each_cell_sees_the_window_that_the_stride_gives_it(stride: int, monkeyp
         for j in range(20):
             keep = torch.ones(7, 20, dtype=torch.bool)
             keep[i, j] = False  # so that one cell alone is drawn
-            drawn = {"samples": [0], "seed": 0, "decoding": DecodingConfig(), "given": Given(picture, keep)}
+            drawn = {"samples": [0], "seed": 0, "decoding": DecodingConfig(), "known": KnownCells(picture, keep)}
             generate(gpt, size=(7, 20), conditions={"place": places}, stride=stride, **drawn)  # type: ignore[arg-type]
             seen, codes = read.pop()
             assert not read
@@ -275,12 +276,12 @@ def test_given_codes_stay_and_all_of_them_cost_nothing() -> None:
     gpt, size = class_prior(Size(4, 4)), (6, 9)
     codes, keep = torch.randint(20, (2, *size)), torch.rand(size) < 0.5
     drawing = {"size": size, "samples": [0, 1], "seed": 3, "decoding": DecodingConfig()}
-    drawn = generate(gpt, given=Given(codes, keep), **drawing)  # type: ignore[arg-type]
+    drawn = generate(gpt, known=KnownCells(codes, keep), **drawing)  # type: ignore[arg-type]
     assert torch.equal(drawn[:, keep], codes[:, keep])
     assert not torch.equal(drawn, codes)
     calls: list[tuple[int, int]] = []
-    whole = Given(codes, torch.ones(size, dtype=torch.bool))
-    kept = generate(gpt, given=whole, on_progress=lambda *call: calls.append(call), **drawing)  # type: ignore[arg-type]
+    whole = KnownCells(codes, torch.ones(size, dtype=torch.bool))
+    kept = generate(gpt, known=whole, on_progress=lambda *call: calls.append(call), **drawing)  # type: ignore[arg-type]
     assert torch.equal(kept, codes)
     assert calls == []
 

@@ -13,13 +13,15 @@ from PIL import Image
 
 from taming_cli.cli.app import main
 from taming_cli.codec.vqgan import VQGAN
-from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.size import Frame, Size
 from taming_cli.data.images import read_image, to_float
 from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import BadImageError, UsageError
-from taming_cli.sampling.inpainting import UPPER_HALF, Known, known, restored
+from taming_cli.prior.code_grid import KnownCells
+from taming_cli.sampling.draw import draw
+from taming_cli.sampling.inpainting import UPPER_HALF, KnownPicture, read_known, restore_pixels
 from taming_cli.sampling.pipeline import Pipeline
+from taming_cli.sampling.request import resolve_request
 from tests.test_pipeline import saved
 from tests.toys import toy_codec
 
@@ -46,23 +48,23 @@ def mask(path: Path, white: tuple[slice, slice], size: tuple[int, int] = (12, 16
 def test_a_cell_that_white_touches_is_made_and_the_others_are_known(
     codec: VQGAN, picture: Path, tmp_path: Path
 ) -> None:
-    found = known(codec, picture, mask(tmp_path / "m.png", (slice(3, 4), slice(5, 8))))
+    found = read_known(codec, picture, mask(tmp_path / "m.png", (slice(3, 4), slice(5, 8))))
     expected = torch.ones(6, 8, dtype=torch.bool)
     expected[1, 2:4] = False
-    assert torch.equal(found.keep, expected)
-    assert found.codes.shape == (1, 6, 8)
-    assert not found.codes[0][~found.keep].any()
+    assert torch.equal(found.cells.mask, expected)
+    assert found.cells.codes.shape == (1, 6, 8)
+    assert not found.cells.codes[0][~found.cells.mask].any()
 
 
 def test_what_is_in_the_hole_leaks_into_no_known_code(codec: VQGAN, picture: Path, tmp_path: Path) -> None:
     hole = mask(tmp_path / "m.png", (slice(2, 9), slice(4, 11)))
-    before = known(codec, picture, hole)
+    before = read_known(codec, picture, hole)
     pixels = np.array(Image.open(picture))
     pixels[2:9, 4:11] = 255 - pixels[2:9, 4:11]
     Image.fromarray(pixels).save(tmp_path / "other.png")
-    after = known(codec, tmp_path / "other.png", hole)
-    assert torch.equal(before.codes, after.codes)
-    assert not torch.equal(codec.encode(to_float(read_image(picture.read_bytes(), "it"))[None]), before.codes)
+    after = read_known(codec, tmp_path / "other.png", hole)
+    assert torch.equal(before.cells.codes, after.cells.codes)
+    assert not torch.equal(codec.encode(to_float(read_image(picture.read_bytes(), "it"))[None]), before.cells.codes)
 
 
 def test_the_encoder_sees_the_nearest_known_colour_in_the_hole(codec: VQGAN, picture: Path, tmp_path: Path) -> None:
@@ -75,7 +77,7 @@ def test_the_encoder_sees_the_nearest_known_colour_in_the_hole(codec: VQGAN, pic
             seen.append(x)
             return codec.encode(x)
 
-    known(Spy(), picture, mask(tmp_path / "m.png", (slice(0, 12), slice(6, 16))))
+    read_known(Spy(), picture, mask(tmp_path / "m.png", (slice(0, 12), slice(6, 16))))
     pixels = np.array(Image.open(picture))
     expected = pixels.copy()
     expected[:, 6:] = pixels[:, 5:6]
@@ -86,9 +88,9 @@ def test_the_encoder_sees_the_nearest_known_colour_in_the_hole(codec: VQGAN, pic
 
 
 def test_the_upper_half_may_be_kept_by_name(codec: VQGAN, picture: Path) -> None:
-    found = known(codec, picture, UPPER_HALF)
-    assert found.keep[:3].all()
-    assert not found.keep[3:].any()
+    found = read_known(codec, picture, UPPER_HALF)
+    assert found.cells.mask[:3].all()
+    assert not found.cells.mask[3:].any()
 
 
 @pytest.mark.parametrize(("at", "top", "left"), [(None, 2, 3), ((0, 0), 0, 0), ((8, 4), 2, 4), ((1, 1), 1, 1)])
@@ -96,32 +98,32 @@ def test_a_larger_canvas_is_made_around_the_picture(
     at: tuple[int, int] | None, top: int, left: int, codec: VQGAN, picture: Path
 ) -> None:
     size = Size(28, 20)
-    found = known(codec, picture, size=size, at=at)
-    assert found.keep.shape == (10, 14)
+    found = read_known(codec, picture, size=size, at=at)
+    assert found.cells.mask.shape == (10, 14)
     odd = 1 if at == (1, 1) else 0  # then cells at the picture's edge are only half known
     expected = torch.zeros(10, 14, dtype=torch.bool)
     expected[top : top + 6 - odd, left : left + 8 - odd] = True
-    assert torch.equal(found.keep, expected)
+    assert torch.equal(found.cells.mask, expected)
 
 
 def test_a_side_that_f_does_not_divide_is_covered_by_a_larger_grid(codec: VQGAN, tmp_path: Path) -> None:
     Image.new("RGB", (15, 11)).save(tmp_path / "odd.png")
-    found = known(codec, tmp_path / "odd.png", mask(tmp_path / "m.png", (slice(6, 9), slice(0, 15)), (11, 15)))
+    found = read_known(codec, tmp_path / "odd.png", mask(tmp_path / "m.png", (slice(6, 9), slice(0, 15)), (11, 15)))
     assert found.frame == Frame(Size(15, 11), 2)
     expected = torch.ones(6, 8, dtype=torch.bool)
     expected[3:5] = False
-    assert torch.equal(found.keep, expected), "what lies beyond the picture is no hole in it"
+    assert torch.equal(found.cells.mask, expected), "what lies beyond the picture is no hole in it"
 
 
 def test_beyond_the_canvas_the_encoder_sees_the_edge_repeated(codec: VQGAN, picture: Path, tmp_path: Path) -> None:
     Image.open(picture).crop((0, 0, 15, 11)).save(tmp_path / "odd.png")
     odd = read_image((tmp_path / "odd.png").read_bytes(), "it")
-    found = known(codec, tmp_path / "odd.png", mask(tmp_path / "m.png", (slice(0, 2), slice(0, 2)), (11, 15)))
+    found = read_known(codec, tmp_path / "odd.png", mask(tmp_path / "m.png", (slice(0, 2), slice(0, 2)), (11, 15)))
     wider = F.pad(odd[None].float(), (0, 1, 0, 1), mode="replicate").to(torch.uint8)
     wider[..., :2, :1], wider[..., :1, :2] = wider[..., 2:3, :1], wider[..., :1, 2:3]
     wider[..., 1, 1] = wider[..., 1, 2]
     near = codec.encode(to_float(wider))[0]
-    assert torch.equal(found.codes[0, 3:, 4:], near[3:, 4:])  # the hole's corner may be filled from either side
+    assert torch.equal(found.cells.codes[0, 3:, 4:], near[3:, 4:])  # the hole's corner may be filled from either side
 
 
 @pytest.mark.parametrize(
@@ -136,27 +138,28 @@ def test_beyond_the_canvas_the_encoder_sees_the_edge_repeated(codec: VQGAN, pict
 def test_cells_begin_at_the_picture_where_the_grid_has_room(
     size: Size, at: tuple[int, int], corner: tuple[int, int], codec: VQGAN, picture: Path
 ) -> None:
-    found = known(codec, picture, size=size, at=at)
+    found = read_known(codec, picture, size=size, at=at)
     assert found.frame == Frame(size, 2, corner)
     assert (
-        found.keep.shape
+        found.cells.mask.shape
         == (found.frame.grid.height, found.frame.grid.width)
         == ((size.height + 1) // 2, 14 + size.width % 2)
     )
     there = np.zeros((size.height, size.width), bool)
     there[at[1] : at[1] + 12, at[0] : at[0] + 16] = True
-    assert np.array_equal(found.pixels_known.numpy(), there)
+    assert np.array_equal(found.mask.numpy(), there)
     assert np.array_equal(found.pixels.numpy()[:, there], np.asarray(Image.open(picture)).reshape(-1, 3).T)
     if corner == (1, 1):
-        assert int(found.keep.sum()) == 8 * 6, "every cell of the picture"
+        assert int(found.cells.mask.sum()) == 8 * 6, "every cell of the picture"
 
 
 def test_known_pixels_come_back_and_the_colours_beside_them_follow() -> None:
     there = torch.zeros(64, 64, dtype=torch.bool)
     there[:, :32] = True
     true = torch.full((3, 64, 64), 100, dtype=torch.uint8)
-    given = Known(torch.zeros(1, 4, 4), torch.zeros(4, 4), true * there, there, Frame(Size(64, 64), 16))
-    made = restored(torch.full((2, 3, 64, 64), 120, dtype=torch.uint8), given)
+    cells = KnownCells(torch.zeros(1, 4, 4), torch.zeros(4, 4))
+    given = KnownPicture(cells, true * there, there, Frame(Size(64, 64), 16))
+    made = restore_pixels(torch.full((2, 3, 64, 64), 120, dtype=torch.uint8), given)
     assert made.shape == (2, 3, 64, 64)
     assert (made[..., :32] == 100).all()
     row = made[0, 0, 32, 32:].int()
@@ -170,15 +173,15 @@ def test_what_cannot_be_completed_is_refused(codec: VQGAN, picture: Path, tmp_pa
     for arguments, word in (
         ({"mask": other}, r"m\.png is 16x10, but .*photo\.png is 16x12"),
         ({"mask": mask(tmp_path / "all.png", (slice(None), slice(None)))}, "nothing known"),
-        ({}, "nothing to make"),
+        ({}, "nothing to draw"),
         ({"size": Size(8, 8)}, "does not fit into 8x8"),
         ({"size": Size(28, 20), "at": (20, 0)}, "does not fit into 28x20 at 20,0"),
         ({"size": Size(15, 20)}, "does not fit into 15x20"),
     ):
         with pytest.raises(UsageError, match=word):
-            known(codec, picture, **arguments)
+            read_known(codec, picture, **arguments)
     with pytest.raises(BadImageError, match="No such file"):
-        known(codec, tmp_path / "none.png", UPPER_HALF)
+        read_known(codec, tmp_path / "none.png", UPPER_HALF)
 
 
 @pytest.mark.parametrize("candidates", [1, 3])
@@ -205,14 +208,15 @@ def test_the_command_leaves_the_given_cells_untouched(
     said = [json.loads(each) for each in capsys.readouterr().out.splitlines()]
     with Image.open(said[0]["path"]) as made:
         assert made.size == (16, 12)
-    given = known(codec, picture, hole)
+    known, mask_ = read_known(codec, picture, hole).cells
     with TokenFile(tmp_path / "t.h5") as tokens:
         codes = torch.from_numpy(tokens.codes(slice(None)))[:, 0]
-    assert torch.equal(codes[:, given.keep], given.codes.expand(3, -1, -1)[:, given.keep])
-    assert len(codes[:, ~given.keep].unique(dim=0)) == 3
+    assert torch.equal(codes[:, mask_], known.expand(3, -1, -1)[:, mask_])
+    assert len(codes[:, ~mask_].unique(dim=0)) == 3
     pipeline = Pipeline.load(prior, device="cpu")
-    config = SampleConfig(n=3, class_name="dog", candidates=candidates)
-    assert torch.equal(pipeline.draw(config, asked=pipeline.ask(config, hole=given), numbers=[1]).codes[0], codes[1])
+    settings = {"n": 3, "class_name": "dog", "candidates": candidates}
+    request = resolve_request(pipeline, settings, complete=picture, mask=hole)
+    assert torch.equal(draw(request, [1]).codes[0], codes[1])
     assert main(line) == 0, "the same again is kept"
     for wrong, word in (
         (["--mask", "upper-half"], "exists and was made with other settings"),

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from taming_cli.data.images import write_png
-from taming_cli.prior.buffers import Kept
+from taming_cli.prior.buffers import BufferCache
 from taming_cli.sampling.pipeline import Pipeline
 from tests.test_pipeline import saved
 from tests.toys import pictures
@@ -137,7 +137,7 @@ def test_two_threads_draw_with_one_pipeline_what_one_would(ckpt: Path) -> None:
             assert all(torch.equal(one.codes, codes) for codes in drawn)
 
 
-def test_a_copy_of_what_is_kept_begins_with_nothing() -> None:
-    kept = Kept()
-    assert isinstance(copy.deepcopy(kept), Kept)
-    assert copy.copy(kept) is not kept
+def test_a_copy_of_a_buffer_cache_starts_empty() -> None:
+    buffers = BufferCache()
+    assert isinstance(copy.deepcopy(buffers), BufferCache)
+    assert copy.copy(buffers) is not buffers

@@ -9,7 +9,8 @@ from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
-from taming_cli.prior.generate import Given, generate
+from taming_cli.prior.code_grid import KnownCells
+from taming_cli.prior.generate import generate
 from taming_cli.prior.layout import prefix
 from taming_cli.prior.noise import cell, gumbel
 from taming_cli.prior.order import cells, in_order, on_grid
@@ -52,7 +53,7 @@ def test_each_code_is_drawn_from_those_before_it_in_that_order(order: Any) -> No
         seed=seed,
         decoding=DecodingConfig(),
         conditions={"depth": depth},
-        given=Given(known, keep),
+        known=KnownCells(known, keep),
     )
     expected = torch.zeros(2, 16, dtype=torch.int64)
     with torch.inference_mode():
@@ -67,7 +68,7 @@ def test_each_code_is_drawn_from_those_before_it_in_that_order(order: Any) -> No
 
 
 def test_another_order_than_raster_has_no_sliding_window() -> None:
-    with pytest.raises(UsageError, match="order 'z-curve', so it makes pictures of 4x4 cells alone"):
+    with pytest.raises(UsageError, match="order 'z-curve', so its pictures are always 4x4 cells"):
         generate(toy(prior("z-curve")), size=(4, 8), samples=[0], seed=0, decoding=DecodingConfig())
 
 

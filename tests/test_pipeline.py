@@ -4,7 +4,7 @@ import copy
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,22 @@ from taming_cli.cli.app import main
 from taming_cli.codec.reconstruct import decode
 from taming_cli.codec.vqgan import VQGAN, codec_file
 from taming_cli.config.prior import ConditionSpec, PriorConfig
-from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.shard import Shard
 from taming_cli.config.size import Size
 from taming_cli.data.arrays import made_of, read_pictures
 from taming_cli.data.images import png_settings, read_image, to_uint8
 from taming_cli.data.tokens.file import TokenFile, verify
 from taming_cli.errors import BadFileError, Interrupted, UsageError
-from taming_cli.prior.buffers import Kept
+from taming_cli.prior.buffers import BufferCache
 from taming_cli.prior.model import prior_file
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.runtime.checkpoint import save_model
 from taming_cli.runtime.device import precision_name
-from taming_cli.sampling import files as room
-from taming_cli.sampling.files import Sampled, sample_to, write_npz
+from taming_cli.sampling import draw as drawing
+from taming_cli.sampling.draw import Samples, draw
+from taming_cli.sampling.files import SampleFile, write_npz
 from taming_cli.sampling.pipeline import Pipeline
+from taming_cli.sampling.request import Request, resolve_request
 from tests.toys import CODEC, toy_codec
 
 LABELS = ("cat", "dog", "7")
@@ -68,10 +69,9 @@ def unconditional(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 
 @pytest.fixture
-def drawn(pipeline: Pipeline, ckpt: Path, tmp_path: Path) -> Callable[..., list[Sampled]]:
-    def draw(name: str = "out", **options: Any) -> list[Sampled]:
-        extra = {key: options.pop(key) for key in ("first", "tokens", "on_progress") if key in options}
-        return list(sample_to(pipeline, SampleConfig(**options), tmp_path / name, ckpt=ckpt, **extra))
+def drawn(pipeline: Pipeline, tmp_path: Path) -> Callable[..., list[SampleFile]]:
+    def draw(name: str = "out", **options: Any) -> list[SampleFile]:
+        return pipeline.sample_to(tmp_path / name, **options).files
 
     return draw
 
@@ -85,8 +85,8 @@ def pixels(path: Path) -> Any:
 
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_sample_17_alone_is_sample_17_of_a_batch(batch_size: int, pipeline: Pipeline) -> None:
-    many = pipeline.draw(SampleConfig(n=24, seed=7, batch_size=batch_size))
-    alone = pipeline.draw(SampleConfig(n=1, seed=7), numbers=[17])
+    many = pipeline.sample(n=24, seed=7, batch_size=batch_size)
+    alone = pipeline.sample(n=1, seed=7, first=17)
     assert torch.equal(many.codes[17], alone.codes[0])
     assert many.classes[17] == alone.classes[0]
     assert (many.images[17].int() - alone.images[0].int()).abs().max() <= 1  # rounding, in another batch
@@ -94,7 +94,7 @@ def test_sample_17_alone_is_sample_17_of_a_batch(batch_size: int, pipeline: Pipe
 
 
 def test_the_pictures_are_the_decoded_codes(pipeline: Pipeline) -> None:
-    made = pipeline.draw(SampleConfig(n=3, seed=1))
+    made = pipeline.sample(n=3, seed=1)
     assert made.images.shape == (3, 3, 8, 8)
     assert made.images.dtype == torch.uint8
     assert made.codes.shape == (3, 4, 4)
@@ -103,23 +103,23 @@ def test_the_pictures_are_the_decoded_codes(pipeline: Pipeline) -> None:
 
 
 def test_seed_and_settings_decide_the_picture(pipeline: Pipeline) -> None:
-    base = pipeline.draw(SampleConfig(n=2, seed=7, class_name="cat")).codes
-    assert torch.equal(base, pipeline.draw(SampleConfig(n=2, seed=7, class_name="cat")).codes)
+    base = pipeline.sample(n=2, seed=7, class_name="cat").codes
+    assert torch.equal(base, pipeline.sample(n=2, seed=7, class_name="cat").codes)
     for changes in ({"seed": 8}, {"class_name": "dog"}, {"greedy": True}, {"temperature": 0.05}, {"guidance": 8.0}):
-        other = pipeline.draw(SampleConfig(**{"n": 2, "seed": 7, "class_name": "cat", **changes})).codes
+        other = pipeline.sample(**{"n": 2, "seed": 7, "class_name": "cat", **changes}).codes
         assert not torch.equal(base, other), changes
 
 
 def test_greedy_takes_no_notice_of_the_seed(pipeline: Pipeline) -> None:
-    codes = [pipeline.draw(SampleConfig(n=1, seed=seed, class_name="cat", greedy=True)).codes for seed in (1, 2)]
+    codes = [pipeline.sample(n=1, seed=seed, class_name="cat", greedy=True).codes for seed in (1, 2)]
     assert torch.equal(codes[0], codes[1])
 
 
 def test_a_class_goes_by_name_and_its_number_behind_a_hash(pipeline: Pipeline) -> None:
     assert [pipeline.class_index(name) for name in ("cat", "dog", "7")] == [0, 1, 2]
     assert [pipeline.class_index(name) for name in ("#0", "#1", "#2")] == [0, 1, 2]
-    by_name = pipeline.draw(SampleConfig(n=2, class_name="dog"))
-    by_number = pipeline.draw(SampleConfig(n=2, class_name="#1"))
+    by_name = pipeline.sample(n=2, class_name="dog")
+    by_number = pipeline.sample(n=2, class_name="#1")
     assert torch.equal(by_name.codes, by_number.codes)
     assert by_name.classes == by_number.classes == ("dog", "dog")
 
@@ -148,32 +148,32 @@ def test_a_number_that_is_no_name_is_refused_where_classes_have_names(
 @pytest.mark.parametrize("name", ["dgo", "3", "-1", "", "cats"])
 def test_an_unknown_class_is_refused_with_those_there_are(name: str, pipeline: Pipeline) -> None:
     with pytest.raises(UsageError, match="valid: cat, dog, 7"):
-        pipeline.draw(SampleConfig(class_name=name))
+        pipeline.sample(class_name=name)
 
 
 def test_without_a_class_they_are_drawn_as_often_as_in_training(pipeline: Pipeline) -> None:
-    drawn = pipeline.classes(SampleConfig(seed=3), range(4000), pipeline.ask(SampleConfig()))
+    drawn = list(resolve_request(pipeline, {"seed": 3, "n": 4000}).classes)
     share = [drawn.count(index) / 4000 for index in range(3)]
     assert share == pytest.approx([0.75, 0.25, 0.0], abs=0.03)
-    assert drawn[17] == pipeline.classes(SampleConfig(seed=3), [17], pipeline.ask(SampleConfig()))[0]
+    assert drawn[17] == resolve_request(pipeline, {"seed": 3}, first=17).class_of(17)
 
 
 def test_a_prior_without_classes_draws_and_refuses_a_class(unconditional: Pipeline) -> None:
-    assert unconditional.draw(SampleConfig(n=2)).classes == (None, None)
+    assert unconditional.sample(n=2).classes == (None, None)
     with pytest.raises(UsageError, match="without classes"):
-        unconditional.draw(SampleConfig(class_name="cat"))
+        unconditional.sample(class_name="cat")
 
 
 @pytest.mark.parametrize("size", [Size(8, 8), Size(16, 8), Size(4, 12), Size(10, 6)])
 def test_pictures_have_the_size_asked_for(size: Size, pipeline: Pipeline) -> None:
-    made = pipeline.draw(SampleConfig(n=2, size=size))
+    made = pipeline.sample(n=2, size=size)
     assert made.images.shape == (2, 3, size.height, size.width)
     assert made.codes.shape == (2, size.height // 2, size.width // 2)
 
 
 def test_progress_ends_with_all_cells(pipeline: Pipeline) -> None:
     told: list[tuple[int, int]] = []
-    pipeline.draw(SampleConfig(n=3, batch_size=2), on_progress=lambda done, total: told.append((done, total)))
+    pipeline.sample(n=3, batch_size=2, on_progress=lambda done, total: told.append((done, total)))
     assert told[-1] == (48, 48)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
@@ -188,12 +188,12 @@ def test_a_codec_is_no_pipeline(tmp_path: Path) -> None:
 
 
 def test_pngs_and_a_grid_are_written_with_all_settings_in_the_text_chunk(
-    drawn: Callable[..., list[Sampled]], pipeline: Pipeline, tmp_path: Path
+    drawn: Callable[..., list[SampleFile]], pipeline: Pipeline, tmp_path: Path
 ) -> None:
     made = drawn(n=3, seed=7, class_name="dog", temperature=0.9, top_k=10)
     assert [one.path.name for one in made] == ["000000.png", "000001.png", "000002.png"]
     assert [(one.sample, one.label) for one in made] == [(0, "dog"), (1, "dog"), (2, "dog")]
-    expected = pipeline.draw(SampleConfig(n=3, seed=7, class_name="dog", temperature=0.9, top_k=10))
+    expected = pipeline.sample(n=3, seed=7, class_name="dog", temperature=0.9, top_k=10)
     for one in made:
         assert torch.equal(read_image(one.path.read_bytes(), "x"), expected.images[one.sample])
         with Image.open(one.path) as image:
@@ -209,7 +209,7 @@ def test_pngs_and_a_grid_are_written_with_all_settings_in_the_text_chunk(
     ]
 
 
-def test_the_grid_shows_every_picture(drawn: Callable[..., list[Sampled]], tmp_path: Path) -> None:
+def test_the_grid_shows_every_picture(drawn: Callable[..., list[SampleFile]], tmp_path: Path) -> None:
     made = drawn(n=5, seed=2)
     sheet = pixels(tmp_path / "out" / "grid.png")
     tiles = [
@@ -222,16 +222,11 @@ def test_the_grid_shows_every_picture(drawn: Callable[..., list[Sampled]], tmp_p
 
 
 def test_the_array_of_all_pictures_is_that_of_the_adm_suite(
-    drawn: Callable[..., list[Sampled]], pipeline: Pipeline, tmp_path: Path
+    drawn: Callable[..., list[SampleFile]], pipeline: Pipeline, tmp_path: Path
 ) -> None:
-    config = SampleConfig(n=5, seed=2)
     made = drawn(n=5, seed=2)
-    write_npz(
-        tmp_path / "all.npz",
-        [one.path for one in made],
-        pipeline.classes(config, range(5), pipeline.ask(config)),
-        "these",
-    )
+    classes = resolve_request(pipeline, {"n": 5, "seed": 2}).classes
+    write_npz(tmp_path / "all.npz", [one.path for one in made], classes, "these")
     with np.load(tmp_path / "all.npz") as arrays:
         assert list(arrays) == ["arr_0", "arr_1"]
         assert np.array_equal(arrays["arr_0"], np.stack([pixels(one.path) for one in made]))
@@ -284,16 +279,16 @@ def test_shards_draw_a_part_each_and_the_whole_is_then_gathered(
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_samples_of_shards_are_those_of_the_whole(pipeline: Pipeline, count: int) -> None:
     exact = replace(
-        pipeline, gpt=copy.deepcopy(pipeline.gpt).double(), codec=copy.deepcopy(pipeline.codec), kept=Kept()
+        pipeline, gpt=copy.deepcopy(pipeline.gpt).double(), codec=copy.deepcopy(pipeline.codec), buffers=BufferCache()
     )
-    config = SampleConfig(n=7, seed=3)
-    whole = exact.draw(config).codes
+    request = resolve_request(exact, {"n": 7, "seed": 3})
+    whole = draw(request, request.samples).codes
     for index in range(1, count + 1):
         places = Shard(index, count).places
-        assert torch.equal(exact.draw(config, numbers=range(7)[places]).codes, whole[places])
+        assert torch.equal(draw(request, range(7)[places]).codes, whole[places])
 
 
-def test_first_names_the_number_and_the_file(drawn: Callable[..., list[Sampled]]) -> None:
+def test_first_names_the_number_and_the_file(drawn: Callable[..., list[SampleFile]]) -> None:
     many, alone = drawn("many", n=4, seed=7), drawn("alone", n=1, seed=7, first=3)
     assert [one.path.name for one in alone] == ["000003.png"]
     assert np.abs(pixels(alone[0].path).astype(int) - pixels(many[3].path)).max() <= 1
@@ -301,7 +296,7 @@ def test_first_names_the_number_and_the_file(drawn: Callable[..., list[Sampled]]
 
 
 def test_identical_pictures_are_kept_and_another_in_the_way_is_refused(
-    drawn: Callable[..., list[Sampled]], tmp_path: Path
+    drawn: Callable[..., list[SampleFile]], tmp_path: Path
 ) -> None:
     made = drawn(n=2, seed=7)
     before = {path: (path.stat().st_ino, path.read_bytes()) for path in (one.path for one in made)}
@@ -319,30 +314,29 @@ def test_identical_pictures_are_kept_and_another_in_the_way_is_refused(
 
 
 def test_a_killed_job_draws_only_what_is_missing(
-    drawn: Callable[..., list[Sampled]], monkeypatch: pytest.MonkeyPatch
+    drawn: Callable[..., list[SampleFile]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "CHUNK", 2)
+    monkeypatch.setattr(drawing, "CHUNK", 2)
     whole = [pixels(one.path) for one in drawn("whole", n=6, seed=7)]
     made = drawn(n=6, seed=7)
     made[3].path.unlink()
-    asked: list[Any] = []
-    true = Pipeline.draw
+    numbers: list[Any] = []
 
-    def watched(self: Pipeline, *arguments: Any, **options: Any) -> Any:
-        asked.append(list(options["numbers"]))
-        return true(self, *arguments, **options)
+    def watched(request: Request, chunk: Sequence[int], **callbacks: Any) -> Samples:
+        numbers.append(list(chunk))
+        return draw(request, chunk, **callbacks)
 
-    monkeypatch.setattr(Pipeline, "draw", watched)
+    monkeypatch.setattr(drawing, "draw", watched)
     again = drawn(n=6, seed=7)
-    assert asked == [[2, 3]]
+    assert numbers == [[2, 3]]
     for one, expected in zip(again, whole, strict=True):
         assert np.array_equal(pixels(one.path), expected)
 
 
 def test_a_signal_stops_between_chunks_and_the_same_again_goes_on(
-    drawn: Callable[..., list[Sampled]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawn: Callable[..., list[SampleFile]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "CHUNK", 2)
+    monkeypatch.setattr(drawing, "CHUNK", 2)
 
     def stop(done: int, total: int) -> None:
         if done == 2 * 16:
@@ -363,7 +357,7 @@ def test_a_signal_stops_between_chunks_and_the_same_again_goes_on(
 
 
 def test_the_token_file_goes_back_to_the_same_pictures(
-    drawn: Callable[..., list[Sampled]], pipeline: Pipeline, tmp_path: Path
+    drawn: Callable[..., list[SampleFile]], pipeline: Pipeline, tmp_path: Path
 ) -> None:
     made = drawn(n=5, seed=7, tokens=tmp_path / "t.h5")
     assert verify(tmp_path / "t.h5").count == 5
@@ -372,7 +366,7 @@ def test_the_token_file_goes_back_to_the_same_pictures(
         assert file.header.codec_sha256 == pipeline.codec.sha256()
         assert file.names() == [one.path.name for one in made]
         labels = [file.label_names[label] for label in file.labels]
-    assert torch.equal(codes[:, 0], pipeline.draw(SampleConfig(n=5, seed=7)).codes)
+    assert torch.equal(codes[:, 0], pipeline.sample(n=5, seed=7).codes)
     assert labels == [one.label for one in made]
     decode(tmp_path / "t.h5", tmp_path / "back", device="cpu")  # the codec is found in the prior's file
     for one in made:
@@ -381,7 +375,7 @@ def test_the_token_file_goes_back_to_the_same_pictures(
 
 
 def test_tokens_can_be_asked_for_when_the_pictures_are_there_already(
-    drawn: Callable[..., list[Sampled]], tmp_path: Path
+    drawn: Callable[..., list[SampleFile]], tmp_path: Path
 ) -> None:
     drawn(n=3, seed=7)
     drawn(n=3, seed=7, tokens=tmp_path / "t.h5")
@@ -389,7 +383,7 @@ def test_tokens_can_be_asked_for_when_the_pictures_are_there_already(
         assert len(file) == 3
 
 
-def test_other_tokens_in_the_way_are_refused(drawn: Callable[..., list[Sampled]], tmp_path: Path) -> None:
+def test_other_tokens_in_the_way_are_refused(drawn: Callable[..., list[SampleFile]], tmp_path: Path) -> None:
     drawn(n=2, seed=7, tokens=tmp_path / "t.h5")
     before = (tmp_path / "t.h5").read_bytes()
     with pytest.raises(UsageError, match="other settings"):
@@ -398,7 +392,7 @@ def test_other_tokens_in_the_way_are_refused(drawn: Callable[..., list[Sampled]]
 
 
 def test_unconditional_samples_are_written_without_a_class(unconditional: Pipeline, tmp_path: Path) -> None:
-    made = list(sample_to(unconditional, SampleConfig(n=2), tmp_path / "out", tokens=tmp_path / "t.h5"))
+    made = unconditional.sample_to(tmp_path / "out", n=2, tokens=tmp_path / "t.h5").files
     assert [one.label for one in made] == [None, None]
     with TokenFile(tmp_path / "t.h5") as file:
         assert file.labels.tolist() == [-1, -1]
@@ -426,7 +420,7 @@ def test_a_decoder_trained_further_draws_the_same_codes(ckpt: Path, pipeline: Pi
 def test_auto_is_bf16_for_wide_priors_where_the_device_multiplies_it(
     tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("taming_cli.sampling.pipeline.WIDE", 64)
+    monkeypatch.setattr("taming_cli.sampling.model.WIDE", 64)
     wide = PriorConfig(n_layer=1, n_head=4, n_embd=64, window=Size(2, 2), codebook_size=64)
     save_model(tmp_path / "wide.safetensors", prior_file(GPT(wide), codec_file(toy_codec(), {}), {"grid": "2x2"}))
     small = saved(tmp_path / "small.safetensors", classes=False)

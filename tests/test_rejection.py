@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from taming_cli.cli.app import main
-from taming_cli.config.sampling import SampleConfig
 from taming_cli.data.images import read_image
 from taming_cli.errors import UsageError
-from taming_cli.sampling.files import sample_to
+from taming_cli.sampling import files
+from taming_cli.sampling.draw import draw
 from taming_cli.sampling.pipeline import Pipeline
-from taming_cli.sampling.rejection import SEEN, Scorer, accepted, keep
+from taming_cli.sampling.rejection import SCORES, Scorer, accepted, best_of_classes
+from taming_cli.sampling.request import resolve_request
 from tests.test_pipeline import saved
 
 
@@ -40,54 +41,57 @@ ORDER = torch.tensor([0, 1, 2])
 
 
 def test_the_best_of_their_class_are_kept_in_their_order(pipeline: Pipeline, tmp_path: Path) -> None:
-    config = SampleConfig(n=3, seed=4, class_name="cat", accept_rate=0.25)
+    request = resolve_request(pipeline, {"n": 3, "seed": 4, "class_name": "cat", "accept_rate": 0.25}, first=5)
     scorer = Scorer(Brightness(), ORDER)
-    kept = accepted(pipeline, config, tmp_path, scorer, asked=pipeline.ask(config), first=5)
+    kept = accepted(request, tmp_path, scorer)
     assert scorer.classifier.seen == 12
-    every = pipeline.draw(config, numbers=range(5, 17)).images.float().mean((1, 2, 3))
+    every = draw(request, range(5, 17)).images.float().mean((1, 2, 3))
     best = every.argsort(descending=True, stable=True)[:3].sort().values
     assert kept == [5 + index for index in best.tolist()]
     dark = Scorer(Brightness(), torch.tensor([1, 0, 2]))
     with pytest.raises(UsageError, match="other settings"):
-        accepted(pipeline, SampleConfig(n=3, seed=5, accept_rate=0.25), tmp_path, dark, asked=pipeline.ask(config))
+        accepted(resolve_request(pipeline, {"n": 3, "seed": 5, "accept_rate": 0.25}), tmp_path, dark)
 
 
 def test_a_killed_job_goes_on_with_what_it_has_seen(pipeline: Pipeline, tmp_path: Path) -> None:
-    config = SampleConfig(n=2, seed=4, class_name="cat", accept_rate=0.2)
-    asked = pipeline.ask(config)
-    whole = accepted(pipeline, config, tmp_path / "a", Scorer(Brightness(), ORDER), asked=asked)
-    lines = (tmp_path / "a" / SEEN).read_text().splitlines(keepends=True)
+    request = resolve_request(pipeline, {"n": 2, "seed": 4, "class_name": "cat", "accept_rate": 0.2})
+    whole = accepted(request, tmp_path / "a", Scorer(Brightness(), ORDER))
+    lines = (tmp_path / "a" / SCORES).read_text().splitlines(keepends=True)
     (tmp_path / "b").mkdir()
-    (tmp_path / "b" / SEEN).write_text("".join(lines[:5]) + lines[5][:4])
+    (tmp_path / "b" / SCORES).write_text("".join(lines[:5]) + lines[5][:4])
     scorer = Scorer(Brightness(), ORDER)
-    assert accepted(pipeline, config, tmp_path / "b", scorer, asked=asked) == whole
+    assert accepted(request, tmp_path / "b", scorer) == whole
     assert scorer.classifier.seen == 10 - 4
     again = Scorer(Brightness(), ORDER)
-    assert accepted(pipeline, config, tmp_path / "b", again, asked=asked) == whole
+    assert accepted(request, tmp_path / "b", again) == whole
     assert again.classifier.seen == 0
 
 
 def test_classes_compete_within_themselves() -> None:
     scores = torch.tensor([9.0, 8.0, 7.0, 6.0, 1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
     classes = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
-    assert keep(scores, classes, 2).tolist() == [0, 7]
-    assert keep(scores, classes, 4).tolist() == [0, 1, 6, 7]
-    assert keep(scores, torch.zeros(8, dtype=torch.int64), 3).tolist() == [0, 1, 2]
-    assert keep(torch.zeros(5, dtype=torch.float64), torch.zeros(5, dtype=torch.int64), 2).tolist() == [0, 1]
+    assert best_of_classes(scores, classes, 2).tolist() == [0, 7]
+    assert best_of_classes(scores, classes, 4).tolist() == [0, 1, 6, 7]
+    assert best_of_classes(scores, torch.zeros(8, dtype=torch.int64), 3).tolist() == [0, 1, 2]
+    assert best_of_classes(torch.zeros(5, dtype=torch.float64), torch.zeros(5, dtype=torch.int64), 2).tolist() == [0, 1]
 
 
-def test_a_prior_without_classes_is_refused(tmp_path: Path) -> None:
+def test_a_prior_without_classes_is_refused(pipeline: Pipeline, tmp_path: Path) -> None:
     plain = Pipeline.load(saved(tmp_path / "plain.safetensors", classes=False), device="cpu")
-    config = SampleConfig(n=1, accept_rate=0.5)
     with pytest.raises(UsageError, match="no classes to score by"):
-        accepted(plain, config, tmp_path, Scorer(Brightness(), ORDER), asked=plain.ask(config))
+        plain.sample_to(tmp_path, accept_rate=0.5)
+    with pytest.raises(UsageError, match="sample_to alone"):
+        pipeline.sample(accept_rate=0.5)
 
 
-def test_what_is_kept_is_the_very_sample_of_its_number(pipeline: Pipeline, tmp_path: Path) -> None:
-    config = SampleConfig(n=2, seed=4, class_name="dog", accept_rate=0.25)
-    made = list(sample_to(pipeline, config, tmp_path, numbers=[3, 6]))
+def test_an_accepted_sample_is_the_sample_of_its_number(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "load_scorer", lambda *given: Scorer(Brightness(), ORDER))
+    monkeypatch.setattr(files, "accepted", lambda *given: [3, 6])
+    made = pipeline.sample_to(tmp_path, n=2, seed=4, class_name="dog", accept_rate=0.25).files
     assert [each.path.name for each in made] == ["000003.png", "000006.png"]
-    alone = pipeline.draw(config, numbers=[6]).images[0]
+    alone = pipeline.sample(seed=4, class_name="dog", first=6).images[0]
     assert (read_image(made[1].path.read_bytes(), "it").int() - alone.int()).abs().max() <= 1
 
 
@@ -100,7 +104,7 @@ def test_the_command_scores_without_a_download(tmp_path: Path, capsys: Any) -> N
     said = [json.loads(each) for each in capsys.readouterr().out.splitlines()]
     assert len(said) == 2
     assert all(each["class"] == "dog" and Path(each["path"]).exists() for each in said)
-    assert len((tmp_path / "out" / SEEN).read_text().splitlines()) == 5
+    assert len((tmp_path / "out" / SCORES).read_text().splitlines()) == 5
     assert main([*line, "--class", "7", "-o", str(tmp_path / "x")]) == 2
     assert "--class-map" in capsys.readouterr().err
     assert main([*line, "--classifier", "resnet5", "-o", str(tmp_path / "x")]) == 2

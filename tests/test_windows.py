@@ -5,10 +5,10 @@ import random
 import pytest
 
 from taming_cli.errors import UsageError
-from taming_cli.prior.windows import Plan, Run, plan
+from taming_cli.prior.windows import Span, WindowPlan, plan
 
 
-def random_plans(count: int = 200) -> list[tuple[Plan, int]]:
+def random_plans(count: int = 200) -> list[tuple[WindowPlan, int]]:
     rng = random.Random(0)
     plans = []
     for _ in range(count):
@@ -78,14 +78,14 @@ def test_a_megapixel_latent_takes_the_forwards_that_the_design_counts() -> None:
 
 
 def test_a_latent_of_the_windows_size_is_one_run() -> None:
-    assert plan(16, 16, (16, 16), stride=4).waves == ((Run(0, 0, 0, 0, 256),),)
-    assert plan(5, 16, (16, 16)).waves == ((Run(0, 0, 0, 0, 80),),)
+    assert plan(16, 16, (16, 16), stride=4).waves == ((Span(0, 0, 0, 0, 256),),)
+    assert plan(5, 16, (16, 16)).waves == ((Span(0, 0, 0, 0, 80),),)
 
 
 def test_a_latent_narrower_than_the_window_is_sampled_at_the_windows_width() -> None:
     p = plan(3, 2, (4, 5))
     assert (p.padded_height, p.padded_width) == (4, 5)
-    assert p.waves == ((Run(0, 0, 0, 0, 15),),)
+    assert p.waves == ((Span(0, 0, 0, 0, 15),),)
 
 
 def test_a_part_of_a_run_reaches_from_its_first_wanted_cell_to_its_last() -> None:

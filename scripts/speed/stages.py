@@ -33,8 +33,8 @@ from taming_cli.evaluate.image_sets import ImageSet, open_image_set
 from taming_cli.pretrained import features
 from taming_cli.pretrained.perceptual import build as build_perceptual
 from taming_cli.prior.batches import TokenBatch
-from taming_cli.prior.buffers import Workspace
-from taming_cli.prior.canvas import Canvas
+from taming_cli.prior.buffers import DecodingBuffers
+from taming_cli.prior.code_grid import CodeGrid
 from taming_cli.prior.generate import Sampler, generate
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.networks.onednn import pack
@@ -280,7 +280,7 @@ def window(bench: Bench) -> Iterator[Stage]:
     for stride in (1, 2, 4, 8):
 
         def sampler(gpt: GPT, stride: int = stride) -> Sampler:
-            canvas = Canvas.blank(
+            grid = CodeGrid.blank(
                 gpt.config,
                 size=LATENT,
                 samples=1,
@@ -288,29 +288,29 @@ def window(bench: Bench) -> Iterator[Stage]:
                 stride=stride,
                 device=bench.device,
             )
-            return Sampler(gpt, canvas, samples=[0], attempts=None, seed=0, decoding=DecodingConfig(), given=None)
+            return Sampler(gpt, grid, samples=[0], attempts=None, seed=0, decoding=DecodingConfig(), known=None)
 
         def ours(sampler: Callable[[GPT], Sampler] = sampler) -> Way:
             drawing = sampler(pack(_prior("segmentation", bench.device).to(bench.precision)))
-            waves = drawing.unknown_parts()
+            waves = drawing.unknown_waves()
             widest = max(map(len, waves))
-            workspace = Workspace(drawing.gpt, drawing.decoding, widest)
+            buffers = DecodingBuffers(drawing.gpt, drawing.decoding, widest)
 
             @torch.inference_mode()
             def draw() -> None:
-                for wave in some_of(waves):
-                    for _ in drawing.fill(wave, workspace, widest):
+                for wave in evenly_spaced(waves):
+                    for _ in drawing.draw_wave(wave, buffers, widest):
                         pass
 
             return draw
 
-        waves = sampler(_prior("segmentation", torch.device("meta"))).unknown_parts()
-        calls = {PLAIN: full, PEER: full, OURS: len(waves) / len(some_of(waves))}
+        waves = sampler(_prior("segmentation", torch.device("meta"))).unknown_waves()
+        calls = {PLAIN: full, PEER: full, OURS: len(waves) / len(evenly_spaced(waves))}
         name = f"window, 52 x 80 cells, stride {stride}"
         yield Stage(name, "picture", 1, bench.ways(theirs, plain=plain, ours=ours), None, calls)
 
 
-def some_of(waves: list[Any]) -> list[Any]:
+def evenly_spaced(waves: list[Any]) -> list[Any]:
     """About WAVES of them, evenly spread."""
     return waves[len(waves) // WAVES // 2 :: max(1, len(waves) // WAVES)]
 

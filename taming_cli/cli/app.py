@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 import taming_cli
-from taming_cli.cli import annotate, codec, doctor, evaluate, exchange, files, guide, prior, report, weights
+from taming_cli.cli import annotate, codec, doctor, evaluate, exchange, files, guide, prior, report, sample, weights
 from taming_cli.cli.console import sent, silence
 from taming_cli.cli.lifecycle import surrounded
 from taming_cli.errors import OfOneProcessError, TamingError
@@ -69,6 +69,7 @@ def _root(
 for _register in (
     codec.register,
     prior.register,
+    sample.register,
     annotate.register,
     evaluate.register,
     exchange.register,

@@ -2,11 +2,9 @@
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taming_cli.cli.console import Output
-from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.shard import Shard
 from taming_cli.config.size import Size
 
@@ -17,8 +15,7 @@ if TYPE_CHECKING:
     from taming_cli.codec.tokenize import Prepared
     from taming_cli.data.sources import Listing
     from taming_cli.runtime.cost import Estimate
-    from taming_cli.sampling.conditions import Asked
-    from taming_cli.sampling.pipeline import Pipeline
+    from taming_cli.sampling.request import Request
 
 
 def say_estimate(
@@ -98,32 +95,31 @@ def would_write(output: Output, written: "Written", part: Shard) -> int:
     return 0
 
 
-def would_sample(
-    output: Output, pipeline: "Pipeline", settings: SampleConfig, asked: "Asked", part: Shard, folder: Path | None
-) -> int:
-    """What `sample` would draw, and what that takes."""
+def would_sample(output: Output, request: "Request") -> int:
+    """What `sample` would draw, and its cost."""
     from taming_cli.prior.estimate import drawing
 
-    pictures = len(range(settings.n)[part.places])
+    settings, prior, folder = request.config, request.model.gpt.config, request.folder
+    pictures = len(request.samples[request.shard.places])
     drawn = math.ceil(pictures / settings.accept_rate) * settings.candidates
-    latent, size, stride = asked.latent, asked.size, pipeline.stride(settings)
-    found = drawing(pipeline.gpt.config, latent, stride, guided=settings.guidance != 1)
+    grid, size, stride = request.grid, request.frame.size, request.stride
+    cost = drawing(prior, grid, stride, guided=settings.guidance != 1)
     values = {
         "count": pictures,
         "drawn": drawn,
         "size": str(size),
-        "grid": str(latent),
-        "window": str(pipeline.gpt.config.window),
+        "grid": str(grid),
+        "window": str(prior.window),
         "stride": stride,
-        "forwards": found.forwards,
-        "tokens": found.tokens * drawn,
+        "forwards": cost.forwards,
+        "tokens": cost.tokens * drawn,
         "path": None if folder is None else str(folder),
     }
     more = f", of {drawn} drawn" if drawn > pictures else ""
     output.result(
-        f"{pictures} pictures of {size}{more}: {latent} codes each, windows of {pipeline.gpt.config.window}, stride "
-        f"{stride}\n{found.forwards:,} forward passes one after the other for {settings.batch_size} windows at once, "
-        f"{found.tokens * drawn:,} tokens through the network; into {folder or 'the next folder of runs/sample'}",
+        f"{pictures} pictures of {size}{more}: {grid} codes each, windows of {prior.window}, stride "
+        f"{stride}\n{cost.forwards:,} forward passes one after the other for {settings.batch_size} windows at once, "
+        f"{cost.tokens * drawn:,} tokens through the network; into {folder or 'the next folder of runs/sample'}",
         values,
         short=str(pictures),
     )

@@ -201,14 +201,15 @@ def skipped_code(skipped: object) -> int:
     return 3 if skipped and started().size == 1 else 0
 
 
-def with_flags(**panels: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def with_flags(first: Sequence[str] = (), /, **panels: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A decorator: the command takes the fields of the given config classes as flags, as `flags: dict[str, Any]`.
 
     The keyword is the title of the flags' panel in `--help`, underscores as spaces. A flag that takes a value is
-    annotated with its field's `Kind` besides, for who wants to know its choices.
+    annotated with its field's `Kind` besides, for who wants to know its choices. `--help` lists the parameters `first`
+    names first, in the panel of the command's own.
     """
     taken = {
-        field.name: _flag(kind, field, panel.replace("_", " "))
+        field.name: _flag(kind, field, None if field.name in first else panel.replace("_", " "))
         for panel, config in panels.items()
         for field, kind in zip(fields(config), kinds(config).values(), strict=True)
         if not field.metadata["hidden"]
@@ -228,8 +229,9 @@ def with_flags(**panels: type[Any]) -> Callable[[Callable[..., Any]], Callable[.
             for name, annotation in taken.items()
         ]
         keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
-        wrapper.__signature__ = inspect.Signature(keywords + extra)  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {p.name: p.annotation for p in keywords + extra}
+        every = sorted(keywords + extra, key=lambda p: first.index(p.name) if p.name in first else len(first))
+        wrapper.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in every}
         wrapper.__doc__, wrapper.__name__ = command.__doc__, command.__name__
         wrapper.settled = settled  # type: ignore[attr-defined]
         return wrapper
@@ -237,7 +239,7 @@ def with_flags(**panels: type[Any]) -> Callable[[Callable[..., Any]], Callable[.
     return decorate
 
 
-def _flag(kind: Kind, field: Field[Any], panel: str) -> Any:
+def _flag(kind: Kind, field: Field[Any], panel: str | None) -> Any:
     name, help_text = flag_name(field), field.metadata["help"] + _said_default(field)
     if kind.base is bool:
         negative = f"/--no-{name.removeprefix('--')}" if field.default is True else ""
@@ -325,20 +327,6 @@ def settle(
         name = preset_name or os.environ.get("TAMING_PRESET") or _default_preset()
         layers += [_of_kind(layers), Layer(f"preset {name}", preset(name).of(command))]
     return _said(resolve(classes, layers))
-
-
-def suggest(resolved: Resolved, suggested: Layer) -> Resolved:
-    """The same with what a model file suggests of how to use it, which counts where nothing else was said."""
-    free = {
-        name: value for name, value in suggested.values.items() if resolved.origins.get(name, "default") == "default"
-    }
-    if not free:
-        return resolved
-    classes = [type(config) for config in resolved.configs]
-    settled = {name: value for config in resolved.configs for name, value in vars(config).items()}
-    found = resolve(classes, [Layer(suggested.origin, free), Layer("", settled)])
-    say_settings({name: (value, suggested.origin) for name, value in free.items()})
-    return Resolved(found.configs, {**resolved.origins, **dict.fromkeys(free, suggested.origin)})
 
 
 def _of(classes: Sequence[type[Any]], layer: Layer) -> Layer:

@@ -47,6 +47,15 @@ def resolve(classes: Sequence[type[Any]], layers: Sequence[Layer]) -> Resolved:
     return Resolved(tuple(config(**arguments[config]) for config in classes), origins)
 
 
+def suggest(resolved: Resolved, suggested: Layer) -> Resolved:
+    """The same settings, with suggested values in place of defaults."""
+    free = {name: value for name, value in suggested.values.items() if resolved.origins.get(name) in (None, "default")}
+    classes = [type(config) for config in resolved.configs]
+    settled = {name: value for config in resolved.configs for name, value in vars(config).items()}
+    configs = resolve(classes, [Layer(suggested.origin, free), Layer("", settled)]).configs
+    return Resolved(configs, {**resolved.origins, **dict.fromkeys(free, suggested.origin)})
+
+
 def from_flags(classes: Sequence[type[Any]], given: Mapping[str, Any]) -> Layer:
     """The layer of the given flags, by field name; text is parsed according to the field's type."""
     owners = {field.name: (config, flag_name(field)) for config in classes for field in fields(config)}

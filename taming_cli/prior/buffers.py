@@ -1,8 +1,8 @@
-"""What sampling keeps between pictures: the key/value cache and, on a CUDA device, its steps, recorded as graphs.
+"""Buffers that sampling reuses between pictures: the key/value cache and, on a CUDA device, its steps as CUDA graphs.
 
-A step of a few windows is hundreds of small kernels, and the host is slower in launching them one by one than the
-device in running them. A CUDA graph launches all of them at once, as long as no shape changes: so rows and the tokens
-looked at are rounded up, and what is too much is masked.
+A step of a few windows is hundreds of small kernels, and the host launches them more slowly than the device runs them.
+A CUDA graph launches all of them at once, provided that no shape changes. So the numbers of rows and of tokens attended
+to are rounded up, and the excess is masked.
 """
 
 import threading
@@ -19,11 +19,12 @@ from taming_cli.prior.networks.cache import KVCache
 from taming_cli.prior.networks.gpt import GPT
 
 REACH = 128
-"""Tokens looked at come in multiples of this: a graph for each would be hundreds of them."""
+"""The number of tokens attended to is a multiple of this: a graph for each number would be hundreds of graphs."""
 
 
-class Workspace:
-    """Room for `windows` windows at once, twice as many rows with guidance. `recorded` steps have fixed shapes."""
+class DecodingBuffers:
+    """Buffers for up to `windows` windows at once, with twice as many rows under guidance. `recorded` steps have fixed
+    shapes; by default they are used on CUDA devices."""
 
     def __init__(self, gpt: GPT, decoding: DecodingConfig, windows: int, *, recorded: bool | None = None) -> None:
         self.gpt, self.decoding, self.windows = gpt, decoding, windows
@@ -36,57 +37,57 @@ class Workspace:
         self.steps = kind(gpt, self.cache, decoding)
 
     def fits(self, gpt: GPT, decoding: DecodingConfig, windows: int) -> bool:
-        """Whether it may be used for this too."""
+        """Whether these buffers can serve such a call."""
         names = [each.name for each in fields(DecodingConfig)]
         same = all(getattr(self.decoding, name) == getattr(decoding, name) for name in names)
         return gpt is self.gpt and same and windows <= self.windows
 
 
-class Kept:
-    """The last workspace of each thread, for as long as it fits: making one takes longer than a small picture does.
+class BufferCache:
+    """The last buffers of each thread, reused while they fit, since allocating them takes longer than a small picture.
 
-    A workspace is written to from the first token to the last, so threads that draw at once must not share one. That of
-    a thread goes when the thread does.
+    Drawing writes to its buffers from the first token to the last, so threads that draw concurrently must not share
+    them. The buffers of a thread are freed with the thread.
     """
 
     def __init__(self) -> None:
         self._of_thread = threading.local()
 
-    def __reduce__(self) -> tuple[type["Kept"], tuple[()]]:
-        """A copy begins with nothing."""
+    def __reduce__(self) -> tuple[type["BufferCache"], tuple[()]]:
+        """A copy starts empty."""
         return type(self), ()
 
-    def get(self, gpt: GPT, decoding: DecodingConfig, windows: int) -> Workspace:
-        """The last one of this thread, else a new one in its place."""
-        last: Workspace | None = getattr(self._of_thread, "last", None)
+    def get(self, gpt: GPT, decoding: DecodingConfig, windows: int) -> DecodingBuffers:
+        """The last buffers of this thread if they fit, else new ones in their place."""
+        last: DecodingBuffers | None = getattr(self._of_thread, "last", None)
         if last is None or not last.fits(gpt, decoding, windows):
-            self._of_thread.last = last = None  # before the next one takes its memory
+            self._of_thread.last = last = None  # frees the memory before the next allocation
             self._of_thread.last = last = self.make(gpt, decoding, windows)
         return last
 
-    def make(self, gpt: GPT, decoding: DecodingConfig, windows: int) -> Workspace:
-        """A new one."""
-        return Workspace(gpt, decoding, windows)
+    def make(self, gpt: GPT, decoding: DecodingConfig, windows: int) -> DecodingBuffers:
+        """Allocate buffers."""
+        return DecodingBuffers(gpt, decoding, windows)
 
 
 class Steps:
-    """From the codes just chosen to the next ones. With guidance each window has two rows of the cache, one after the
-    other: with its condition, and without."""
+    """Steps from the last codes to the next. With guidance each window has two adjacent rows of the cache: with its
+    condition, and without."""
 
     def __init__(self, gpt: GPT, cache: KVCache, decoding: DecodingConfig) -> None:
         self._gpt, self._cache, self._decoding = gpt, cache, decoding
         self._guided = decoding.guidance != 1
 
     def start(self) -> None:
-        """Go on from what the cache was just filled with."""
+        """Continue from the present contents of the cache."""
 
     def next(self, codes: Tensor, noise: Tensor | None) -> Tensor:
-        """Codes (B,) int64 of each window's last cell, and noise (B, K) for its next -> that code, (B,). B may shrink:
-        the windows behind are finished. What is returned may be overwritten by the next call."""
+        """Codes (B,) int64 of each window's last cell and noise (B, K) for its next -> the next codes (B,). B may
+        shrink as the last windows finish. The next call may overwrite the returned tensor."""
         return self.choose(self._gpt.step(self._cache, self._rows(codes)), noise)
 
     def choose(self, logits: Tensor, noise: Tensor | None) -> Tensor:
-        """Logits (B, K) of the rows, noise (windows, K) -> codes (windows,)."""
+        """Logits (rows, K) and noise (windows, K) -> codes (windows,)."""
         if self._guided:
             logits = guide(logits[0::2], logits[1::2], self._decoding.guidance)
         return choose(logits, noise, self._decoding)
@@ -96,7 +97,7 @@ class Steps:
 
 
 class RecordedSteps(Steps):
-    """Steps in operations whose shapes do not depend on how far a window is."""
+    """Steps whose shapes do not depend on the position in the window."""
 
     def __init__(self, gpt: GPT, cache: KVCache, decoding: DecodingConfig) -> None:
         super().__init__(gpt, cache, decoding)
@@ -107,10 +108,10 @@ class RecordedSteps(Steps):
         self._lengths = torch.zeros(rows, dtype=torch.int64, device=device)
         self._noise = torch.zeros(windows, gpt.config.codebook_size, dtype=torch.float64, device=device)
         self._longest = 0
-        self._runs: dict[tuple[int, int], Callable[[], None]] = {}
+        self._graphs: dict[tuple[int, int], Callable[[], None]] = {}
         self._pool: Any = None
 
-    def start(self) -> None:  # noqa: D102 - as of Steps
+    def start(self) -> None:  # noqa: D102 - as in Steps
         self._lengths.zero_()
         self._lengths[: len(self._cache.lengths)] = self._cache.device_lengths
         self._longest = self._cache.longest(len(self._cache.lengths))
@@ -123,9 +124,9 @@ class RecordedSteps(Steps):
         self._longest += 1
         windows = min(1 << (active - 1).bit_length(), len(self._codes))
         reach = min(-(-self._longest // REACH) * REACH, self._capacity)
-        if (windows, reach) not in self._runs:
-            self._runs[windows, reach] = self._record(windows, reach)
-        self._runs[windows, reach]()
+        if (windows, reach) not in self._graphs:
+            self._graphs[windows, reach] = self._record(windows, reach)
+        self._graphs[windows, reach]()
         return self._codes[:active]
 
     def _record(self, windows: int, reach: int) -> Callable[[], None]:
@@ -134,7 +135,7 @@ class RecordedSteps(Steps):
         def run() -> None:
             lengths = self._lengths[:rows]
             codes = self._rows(self._codes[:windows])
-            # a finished window may be beyond the end: nobody reads what it does in its last place
+            # a finished window may be beyond the end: its result in the last position is never read
             logits = self._gpt.step_at(self._cache, codes, lengths.clamp(max=reach - 1), reach)
             self._codes[:windows] = self.choose(logits, self._noise[:windows])
             lengths += 1
@@ -142,8 +143,8 @@ class RecordedSteps(Steps):
         return self._captured(run) if self._device.type == "cuda" else run
 
     def _captured(self, run: Callable[[], None]) -> Callable[[], None]:
-        """The run as one CUDA graph. Warming up changes lengths and codes, which are put back; what it writes into the
-        cache lies where the next steps write."""
+        """Capture `run` as one CUDA graph. Warming up changes lengths and codes, which are restored; its writes to the
+        cache lie where the next steps write."""
         before = self._lengths.clone(), self._codes.clone()
         with torch.cuda.device(self._device):
             stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -156,6 +157,7 @@ class RecordedSteps(Steps):
             self._codes.copy_(before[1])
             self._pool = self._pool or torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):  # others go on meanwhile
+            # thread_local: other threads may continue meanwhile
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 run()
         return graph.replay

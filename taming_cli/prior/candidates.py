@@ -1,8 +1,8 @@
-"""Completion: some cells are known, the others are drawn, and the known ones that come later score what was drawn.
+"""Completion: some cells are known, the others are drawn, and the known cells that follow score each candidate.
 
-Sampling goes forward: a drawn cell has seen the known cells before it, never those after it. But the prior can say how
-likely those are after what was drawn. So several fillings are drawn, and the one that the later cells fit best is kept:
-the more candidates, the closer the later cells fit.
+Sampling runs forward: a drawn cell depends on the known cells before it, never on those after it. But the prior gives
+the likelihood of the later known cells after the drawn ones. So several candidates are drawn, and the one under which
+the later cells are most likely is kept. The more candidates, the better the later cells fit.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +15,8 @@ from torch import Tensor
 from taming_cli.config.prior import PriorConfig
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.errors import UsageError
-from taming_cli.prior.canvas import plan_for
-from taming_cli.prior.generate import Given, generate
+from taming_cli.prior.code_grid import KnownCells, plan_for
+from taming_cli.prior.generate import generate
 from taming_cli.prior.likelihood import log_likelihood
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.noise import ATTEMPTS
@@ -24,8 +24,8 @@ from taming_cli.prior.order import in_order, on_grid
 
 
 class Completion(NamedTuple):
-    """`codes` (n, h, w) int64 on the prior's device; `chosen` (n,) int64, which candidate each sample is; `scores`
-    (n, candidates) float64 in nats, the log-likelihood of the known cells that come after unknown ones."""
+    """`codes` (n, h, w) int64 on the prior's device; `chosen` (n,) int64, the index of the candidate kept; `scores`
+    (n, candidates) float64 in nats, the log-likelihood of the known cells that follow unknown ones."""
 
     codes: Tensor
     chosen: Tensor
@@ -34,7 +34,7 @@ class Completion(NamedTuple):
 
 def complete(
     gpt: GPT,
-    given: Given,
+    known: KnownCells,
     *,
     samples: Sequence[int],
     seed: int,
@@ -45,27 +45,27 @@ def complete(
     batch_size: int = 16,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Completion:
-    """Draw the cells that are not given, `candidates` times for each sample, and keep the best candidate of each.
+    """Draw the unknown cells `candidates` times for each sample, and keep the best candidate of each.
 
-    Candidate c of sample k is a function of (seed, k, c) and the settings alone: noise of its c-th attempt, so that
-    candidate 0 is what `generate` draws. Its score is the sum of log p over the cells that `scoring_cells` names, under
-    the windows of the plan, whatever `decoding` says; of equals, the first is kept. Where no cell scores, as below a
-    known upper half, all score 0, and candidate 0 alone is drawn. So it is with greedy decoding, which draws the same
-    each time: one candidate is drawn and scored for all.
+    Candidate c of sample k is a function of (seed, k, c) and the settings alone: it uses the noise of attempt c, so
+    candidate 0 is what `generate` draws. Its score is the sum of log p over the cells of `scoring_cells`, under the
+    windows of the plan, regardless of `decoding`; of equal scores the first is kept. Where no cell scores, as below a
+    known upper half, all scores are 0 and only candidate 0 is drawn. Greedy decoding draws the same candidate each
+    time, so one is drawn, and its score counts for all.
 
-    Scoring reads one window per run, which costs about as much as drawing: with one candidate, `generate` with `given`
+    Scoring reads one window per span, which costs about as much as drawing: with one candidate, `generate` with `known`
     draws the same codes without it. The other arguments are those of `generate`. `on_progress(done, total)` counts the
-    cells drawn, and then those that score. Raises UsageError as `generate` does, and for a number of candidates that
-    cannot be.
+    cells drawn, then the cells scored. Raises UsageError as `generate` does, and for a number of candidates out of
+    range.
     """
     if not 1 <= candidates <= ATTEMPTS:
         raise UsageError(f"candidates is {candidates}; use 1 to {ATTEMPTS}")
-    count, (height, width) = len(samples), given.keep.shape
-    scoring = scoring_cells(gpt.config, given.keep, stride)
-    scores = int(scoring.sum())
-    drawn = candidates if scores and not decoding.greedy else 1
+    count, (height, width) = len(samples), known.mask.shape
+    scoring = scoring_cells(gpt.config, known.mask, stride)
+    cells_scored = int(scoring.sum())
+    drawn = candidates if cells_scored and not decoding.greedy else 1
     repeated = {kind: codes.repeat_interleave(drawn, dim=0) for kind, codes in (conditions or {}).items()}
-    progress = _Progress(count * drawn * scores, on_progress)
+    progress = _Progress(count * drawn * cells_scored, on_progress)
     codes = generate(
         gpt,
         size=(height, width),
@@ -76,63 +76,62 @@ def complete(
         conditions=repeated,
         stride=stride,
         batch_size=batch_size,
-        given=Given(given.codes.expand(count, -1, -1).repeat_interleave(drawn, dim=0), given.keep),
-        on_progress=progress.drew,
+        known=KnownCells(known.codes.expand(count, -1, -1).repeat_interleave(drawn, dim=0), known.mask),
+        on_progress=progress.count_drawn,
     )
     scores = torch.zeros(count * drawn, dtype=torch.float64)
-    if scores:
-        found = log_likelihood(
+    if cells_scored:
+        nats = log_likelihood(
             gpt,
             codes,
             conditions=repeated,
             stride=stride,
             batch_size=batch_size,
             cells=scoring,
-            on_progress=progress.scored,
+            on_progress=progress.count_scored,
         )
-        scores = found.sum(dim=(1, 2))
+        scores = nats.sum(dim=(1, 2))
     scores = scores.view(count, drawn).expand(count, candidates)
     chosen = scores.argmax(dim=1)  # the first of equals
     return Completion(codes[(torch.arange(count) * drawn + chosen).to(codes.device)], chosen, scores)
 
 
-def scoring_cells(config: PriorConfig, keep: Tensor, stride: int = 1) -> Tensor:
-    """The cells whose likelihood tells one filling from another: those of `keep` (h, w), the known ones, in whose
-    window an unknown one comes before them. (h, w) bool, on the CPU. UsageError where the stride does not divide, or
-    the size is not one that the prior makes."""
-    height, width = keep.shape
+def scoring_cells(config: PriorConfig, mask: Tensor, stride: int = 1) -> Tensor:
+    """The cells whose likelihood distinguishes candidates: known cells, true in `mask` (h, w), whose window has an
+    unknown cell before them. (h, w) bool, on the CPU. Raises UsageError for a stride or size that the prior refuses."""
+    height, width = mask.shape
     planned = plan_for(config, (height, width), stride)
-    known = in_order(config, keep[None].cpu()).view(height, width)
+    known = in_order(config, mask[None].cpu()).view(height, width)
     sums = F.pad((~known).long().cumsum(0).cumsum(1), (1, 0, 1, 0)).tolist()  # of all above and to the left of (i, j)
     scoring = known.tolist()
 
-    def among(top: int, bottom: int, left: int, right: int) -> int:
+    def unknown(top: int, bottom: int, left: int, right: int) -> int:
         """Unknown cells in rows top to bottom - 1 and columns left to right - 1."""
         return int(sums[bottom][right] - sums[top][right] - sums[bottom][left] + sums[top][left])
 
-    for run in (run for wave in planned.waves for run in wave):
-        right = min(run.left + planned.window_width, width)
-        for i, j in planned.cells(run):
+    for span in (span for wave in planned.waves for span in wave):
+        right = min(span.left + planned.window_width, width)
+        for i, j in planned.cells(span):
             if j < width and scoring[i][j]:
-                scoring[i][j] = among(run.top, i, run.left, right) + among(i, i + 1, run.left, j) > 0
-    found = torch.tensor(scoring)
-    return found if config.order == "raster" else on_grid(config, found.view(1, -1))[0]
+                scoring[i][j] = unknown(span.top, i, span.left, right) + unknown(i, i + 1, span.left, j) > 0
+    result = torch.tensor(scoring)
+    return result if config.order == "raster" else on_grid(config, result.view(1, -1))[0]
 
 
 class _Progress:
-    """One count of cells over two stages: drawing, as long as `generate` says, and scoring, as long as is known."""
+    """One count of cells over two stages: drawing, whose total `generate` reports, and scoring."""
 
-    def __init__(self, scoring: int, tell: Callable[[int, int], None] | None) -> None:
-        self.drawing, self.scoring, self.tell = 0, scoring, tell
+    def __init__(self, scoring: int, report: Callable[[int, int], None] | None) -> None:
+        self.drawing, self.scoring, self.report = 0, scoring, report
 
-    def drew(self, done: int, total: int) -> None:
-        """`done` cells of `total` are drawn."""
+    def count_drawn(self, done: int, total: int) -> None:
+        """`done` of `total` cells are drawn."""
         self.drawing = total
-        if self.tell is not None:
-            self.tell(done, total + self.scoring)
+        if self.report is not None:
+            self.report(done, total + self.scoring)
 
-    def scored(self, done: int, total: int) -> None:
+    def count_scored(self, done: int, total: int) -> None:
         """All are drawn, and `done` of `total` cells are scored."""
         assert total == self.scoring
-        if self.tell is not None:
-            self.tell(self.drawing + done, self.drawing + total)
+        if self.report is not None:
+            self.report(self.drawing + done, self.drawing + total)

@@ -1,6 +1,6 @@
-"""Logits to tokens: the only place where guidance, temperature and filters act. Pure functions of tensors.
+"""Logits to tokens: guidance, temperature and filters, applied nowhere else. Pure functions of tensors.
 
-Every filter is a threshold on values, so codes that tie are kept or dropped together and no order of sorting matters.
+Every filter is a threshold on values, so tied codes are kept or dropped together and the sort order does not matter.
 """
 
 import math
@@ -12,15 +12,17 @@ from taming_cli.config.sampling import DecodingConfig
 
 
 def guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
-    """Logits (B, K), twice, to (B, K): cond + (g - 1) (cond - uncond) (Ho & Salimans 2022, their w being g - 1)."""
+    """Two logits (B, K) -> (B, K): cond + (g - 1) (cond - uncond). Ho & Salimans 2022, with w = g - 1."""
     return conditional + (guidance - 1) * (conditional - unconditional)
 
 
 def scale_and_filter(logits: Tensor, decoding: DecodingConfig) -> Tensor:
-    """Logits (B, K) over temperature, with minus infinity for the codes that the filters drop; at least one is left.
+    """Logits (B, K) divided by the temperature, with minus infinity for the codes that the filters drop; at least one
+    code is kept.
 
-    Applied in order, each to what the one before left: top-k (as published, what ties with the k-th stays), top-p (the
-    most likely codes, up to the one that reaches the probability; Holtzman et al. 2020), min-p (Nguyen et al. 2024).
+    Filters apply in this order, each to the result of the one before: top-k (ties with the k-th are kept, as
+    published), top-p (the most likely codes, up to the one that reaches the probability; Holtzman et al. 2020), min-p
+    (Nguyen et al. 2024).
     """
     logits = logits / decoding.temperature
     codebook_size = logits.shape[-1]
@@ -31,7 +33,7 @@ def scale_and_filter(logits: Tensor, decoding: DecodingConfig) -> Tensor:
         kept = logits.masked_fill(logits < lowest, -math.inf)
         ordered = kept.sort(dim=-1, descending=True).values
         likely = ordered.softmax(-1)
-        before = likely.cumsum(-1) - likely  # the probability of what is likelier than this one
+        before = likely.cumsum(-1) - likely  # the probability of all codes likelier than this one
         last = (before < decoding.top_p).sum(-1, keepdim=True).clamp(min=1) - 1
         lowest = torch.maximum(lowest, ordered.gather(-1, last))
     if decoding.min_p > 0:
@@ -40,10 +42,10 @@ def scale_and_filter(logits: Tensor, decoding: DecodingConfig) -> Tensor:
 
 
 def choose(logits: Tensor, noise: Tensor | None, decoding: DecodingConfig) -> Tensor:
-    """Logits (B, K) and Gumbel noise (B, K) to codes (B,), int64: a draw from the filtered distribution.
+    """Logits (B, K) and Gumbel noise (B, K) -> codes (B,), int64: a draw from the filtered distribution.
 
-    The Gumbel-max trick: argmax(logits / temperature + noise) is distributed as the softmax. Half-precision logits are
-    raised to float32 first. Greedy takes the first of the most likely codes, and needs no noise.
+    By the Gumbel-max trick, argmax(logits / temperature + noise) is distributed as the softmax. Half-precision logits
+    are converted to float32 first. Greedy decoding takes the first of the most likely codes and needs no noise.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if decoding.greedy:

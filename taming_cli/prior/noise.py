@@ -1,7 +1,7 @@
-"""Noise as a function: the same seed and place give the same number on every device, in any order and batch.
+"""Stateless noise: the same seed and position give the same number on every device, in any order and batch.
 
 The generator is Philox-4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), in integer
-arithmetic: four 32-bit counters under a 64-bit key give four 32-bit words. There is no state to keep or to restore.
+arithmetic: four 32-bit counters under a 64-bit key give four 32-bit words. There is no state to save or restore.
 """
 
 from enum import IntEnum
@@ -14,11 +14,11 @@ MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 WORD = 0xFFFFFFFF
 ATTEMPTS = 2**24
-"""As many attempts at the same place as can be told apart."""
+"""The number of distinct attempts at one position."""
 
 
 class Stream(IntEnum):
-    """What a number is for; numbers of different streams have nothing to do with each other."""
+    """The purpose of a number. Different streams are independent."""
 
     SAMPLE = 0
     ORDER = 1
@@ -30,12 +30,10 @@ class Stream(IntEnum):
 
 
 def philox(counters: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Four int64 tensors of 32-bit counters (they broadcast), two 32-bit key words -> four of 32-bit words.
+    """Four int64 tensors of 32-bit counters (they broadcast), two 32-bit key words -> four tensors of 32-bit words.
 
-    The products need 64 bits without a sign. int64 wraps around to the same bits, and an arithmetic shift followed by a
-    mask reads its upper half.
-
-    What lies above a word is masked away once, before the next product: ten operations a round.
+    The products need 64 unsigned bits. int64 wraps around to the same bits, and an arithmetic shift followed by a mask
+    reads the upper half. Bits above a word are masked once, before the next product: ten operations a round.
     """
     c0, c1, c2, c3 = counters
     k0, k1 = key
@@ -49,10 +47,10 @@ def philox(counters: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
 def words(
     seed: int, stream: Stream, major: Tensor, minor: Tensor, count: int, *, attempt: Tensor | None = None
 ) -> Tensor:
-    """`count` words for each pair of numbers: int64 (...) and (...) that broadcast -> (..., count) in [0, 2^32).
+    """`count` words for each position: int64 (...) and (...) that broadcast -> (..., count) in [0, 2^32).
 
-    `seed` is in [0, 2^64), `major` and `minor` in [0, 2^32). `attempt`, int64 (...) below ATTEMPTS, 0 by default, is
-    for drawing anew in the same place: the fourth counter is `stream + 256 attempt`, so no two attempts share a number.
+    `seed` is in [0, 2^64), `major` and `minor` in [0, 2^32). `attempt`, int64 (...) below ATTEMPTS, 0 by default, gives
+    other numbers at the same position: the fourth counter is `stream + 256 attempt`, so attempts share no number.
     """
     blocks = torch.arange((count + 3) // 4, device=major.device)
     fourth = torch.full_like(blocks, stream) if attempt is None else stream + 256 * attempt[..., None]
@@ -76,9 +74,9 @@ def below(limit: int, words: Tensor) -> Tensor:
 def gumbel(seed: int, samples: Tensor, cells: Tensor, codebook_size: int, *, attempt: Tensor | None = None) -> Tensor:
     """Gumbel(0, 1) noise for sampling: sample numbers and cells, int64 (...) that broadcast -> float64 (..., K).
 
-    A cell is `row * 65536 + column`, so that it keeps its noise when the picture grows. `attempt`, as in `words`, tells
-    several drawings of one sample apart. `-log(-log u)` is taken in float64, where devices differ only in the last
-    bits; those that have no float64 get it from the CPU.
+    A cell is `row * 65536 + column`, so it keeps its noise when the picture grows. `attempt` as in `words`.
+    `-log(-log u)` is computed in float64, where devices differ only in the last bits; for devices without float64 the
+    CPU computes it.
     """
     if samples.device.type == "mps":
         attempt = None if attempt is None else attempt.cpu()

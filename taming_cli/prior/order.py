@@ -1,6 +1,6 @@
-"""In which order a prior goes through the cells of its window: raster, or one of the published permutations.
+"""The order in which a prior draws the cells of its window: raster, or one of the published permutations.
 
-Another order than raster has no sliding window: such a prior makes pictures of the window's size alone.
+Only raster order has a sliding window; in the others, pictures always have the window's size.
 """
 
 import torch
@@ -10,7 +10,7 @@ from taming_cli.config.prior import PriorConfig
 
 
 def cells(config: PriorConfig) -> Tensor:
-    """The raster number of the cell that comes at each place: (cells,) int64, a permutation.
+    """The raster number of the cell at each position of the order: (cells,) int64, a permutation.
 
     Esser, Rombach, Ommer 2021, section 4.4 and figure 46: `z-curve` (Morton), `spiral-out` from the middle and
     `spiral-in` to it, `alternating` rows.
@@ -28,7 +28,7 @@ def cells(config: PriorConfig) -> Tensor:
 
 
 def in_order(config: PriorConfig, grid: Tensor) -> Tensor:
-    """Values on the window (n, a, b) as they come: (n, cells)."""
+    """Values on the window (n, a, b) -> (n, cells) in the prior's order."""
     return grid.flatten(1) if config.order == "raster" else grid.flatten(1)[:, cells(config).to(grid.device)]
 
 
@@ -39,7 +39,7 @@ def on_grid(config: PriorConfig, row: Tensor) -> Tensor:
 
 
 def _morton(row: Tensor, column: Tensor) -> Tensor:
-    """The bits of row and column in turn, the column's lowest first."""
+    """The interleaved bits of row and column, the column's lowest bit first."""
     number = torch.zeros_like(row)
     for bit in range(16):
         number |= (column >> bit & 1) << 2 * bit | (row >> bit & 1) << 2 * bit + 1
@@ -47,14 +47,14 @@ def _morton(row: Tensor, column: Tensor) -> Tensor:
 
 
 def _spiral(raster: Tensor) -> Tensor:
-    """Up, right, down, left, by 1, 1, 2, 2, 3, 3 and so on cells, from the lower left one of the four in the middle."""
+    """Up, right, down, left by 1, 1, 2, 2, 3, 3, ... cells, from the lower left of the four cells in the middle."""
     side = len(raster)
-    row, column, found = side // 2, side // 2 - 1, []
+    row, column, path = side // 2, side // 2 - 1, []
     for turn in range(2 * side):
         down, right = ((-1, 0), (0, 1), (1, 0), (0, -1))[turn % 4]
         for _ in range(turn // 2 + 1):
-            found.append(raster[row, column])
+            path.append(raster[row, column])
             row, column = row + down, column + right
-            if len(found) == side * side:
-                return torch.stack(found)
+            if len(path) == side * side:
+                return torch.stack(path)
     raise AssertionError("a spiral covers its square")

@@ -1,1 +1,1 @@
-"""New pictures from a prior and its codec: the public `Pipeline`, completion, rejection, files."""
+"""Pictures from a prior and its codec: the public `Pipeline`, requests, completion, rejection sampling, files."""

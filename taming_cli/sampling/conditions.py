@@ -1,6 +1,5 @@
-"""The condition maps that samples are asked for: files to codes on the samples' grid."""
+"""Condition maps of the samples: from files to codes on the samples' grid."""
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -18,99 +17,119 @@ from taming_cli.data.conditions.pairs import chosen, each_picture, partners
 from taming_cli.data.images import Crop, centre_crop
 from taming_cli.data.sources import Item, is_collection, list_items
 from taming_cli.errors import UsageError
-from taming_cli.sampling.inpainting import Known
 
-Maps = Mapping[str, Path]
-"""Condition maps by kind: a file, or a folder, archive or list whose maps the samples take in turns."""
+Maps = str | Path | Mapping[str, str | Path] | Sequence[str]
+"""Condition maps: a file, or a folder, archive or list whose maps the samples take in turn; `{kind: path}` or texts
+`KIND=PATH` where a prior takes several kinds."""
 
 
-class Asked(NamedTuple):
-    """What samples are asked for: pictures in a `frame`, of which the grid is drawn; `codes` of each kind of condition
-    (m, h, w) on that grid, m being 1 or one number for all; `names` of the m maps; and the cells and pixels that are
-    `known`. Sample number n takes map n mod m."""
+class EncodedMaps(NamedTuple):
+    """Maps for pictures in a `frame`: `codes` of each kind (m, h, w) on the frame's grid, m being 1 or the same for all
+    kinds, and the `names` of the m maps. Sample number n uses map n mod m."""
 
     frame: Frame
     codes: Mapping[str, Tensor]
     names: tuple[str, ...]
-    known: Known | None = None
-
-    @property
-    def latent(self) -> Size:
-        """The grid, in cells."""
-        return self.frame.grid
-
-    @property
-    def size(self) -> Size:
-        """Of the pictures, in pixels."""
-        return self.frame.size
-
-    def hashes(self, numbers: Sequence[int]) -> dict[str, str]:
-        """Tells what these samples are asked for from everything else; empty where it is nothing."""
-        whole: dict[str, tuple[Tensor, ...]] = {kind: (codes,) for kind, codes in self.of(numbers).items()}
-        if self.known is not None:
-            whole["known"] = (self.known.codes, self.known.keep)
-            whole["pixels"] = (self.known.pixels, self.known.pixels_known)
-        return {
-            kind: hashlib.sha256(b"".join(part.numpy().tobytes() for part in of_kind)).hexdigest()[:16]
-            for kind, of_kind in whole.items()
-        }
 
     def of(self, numbers: Sequence[int]) -> dict[str, Tensor]:
         """The codes of the samples with these numbers, (n, h, w) of each kind."""
         return {kind: codes[[number % len(codes) for number in numbers]] for kind, codes in self.codes.items()}
 
+    def name_of(self, number: int) -> str | None:
+        """The name of a sample's map; None without maps."""
+        return self.names[number % len(self.names)] if self.names else None
 
-def ask(encoders: Mapping[str, ConditionEncoder], maps: Maps, f: int, frame: Frame | None, otherwise: Size) -> Asked:
-    """Read and encode `maps`, for pictures in `frame` by a codec with this f.
 
-    Without a frame the pictures have the map's size (a low-resolution picture has one pixel for each code), or that of
-    the grid `otherwise` where there is no map either. A map of another aspect is cut to the picture's around its
-    middle, and scaled. Where the grid reaches beyond the picture, it shows what the map has there, and then the map's
-    edge repeated. Conditions that need no map are added. Every kind in `maps` has to have an encoder. Keypoints that do
-    not tell their picture's size have the frame's. Raises UsageError for maps that are not in pairs, without a frame
-    for maps of sizes that need several grids, and for a file of keypoints of many pictures of which none is named;
-    BadImageError for one that cannot be read.
+def map_paths(kinds: Sequence[str], maps: Maps | None) -> dict[str, Path]:
+    """Paths of maps by kind, for a prior that takes maps of these `kinds`; the kind can be left out if there is one.
+
+    Raises UsageError for an unknown kind, two maps of one kind, and a path that does not exist.
     """
-    found = _listed(encoders, maps)
-    beside = None if frame is None else frame.size
-    read = {kind: [_read(encoders[kind], item, beside) for item in items] for kind, items in found.items()}
+    if isinstance(maps, Mapping):
+        pairs = [(kind, str(path)) for kind, path in maps.items()]
+    else:
+        texts = [str(maps)] if isinstance(maps, str | Path) else maps or ()
+        pairs = [_kind_and_path(kinds, text) for text in texts]
+    paths: dict[str, Path] = {}
+    for kind, path in pairs:
+        if kind not in kinds:
+            hint = one_of(kinds, kind) if kinds else "it takes no map: leave it out"
+            raise UsageError(f"this prior does not know the condition {kind!r}; {hint}")
+        if kind in paths:
+            raise UsageError(f"{kind} maps are given twice: {paths[kind]} and {path}")
+        if not chosen(Path(path)).file.exists():
+            raise UsageError(f"{path}: no such file or folder")
+        paths[kind] = Path(path)
+    return paths
+
+
+def _kind_and_path(kinds: Sequence[str], text: str) -> tuple[str, str]:
+    """`KIND=PATH`, or a path alone, which may contain `=`, where the prior takes one kind."""
+    kind, equals, path = text.partition("=")
+    if equals and (kind in kinds or not chosen(Path(text)).file.exists()):
+        return kind, path
+    if len(kinds) != 1:
+        hint = f"several kinds of map; name the kind: {kinds[0]}={text}" if kinds else "no map: leave --cond out"
+        raise UsageError(f"this prior takes {hint}")
+    return kinds[0], text
+
+
+def encode_maps(
+    encoders: Mapping[str, ConditionEncoder], paths: Mapping[str, Path], f: int, frame: Frame | None, default: Size
+) -> EncodedMaps:
+    """Read and encode maps by kind, for pictures in `frame` by a codec with downsampling factor f.
+
+    Without a frame, pictures have the size of the map (a low-resolution picture has one pixel per code), or that of the
+    grid `default` if there is no map. A map of another aspect ratio is cropped around its centre to that of the
+    pictures, and scaled. Where the grid extends beyond the picture, the map's pixels there are used, then its edge is
+    repeated. Conditions that need no map are added. Keypoints that do not record their picture's size have the frame's.
+
+    Raises UsageError for maps that cannot be paired, for maps whose sizes need different grids if there is no frame,
+    and for a file of keypoints of several pictures of which none is named; BadImageError for one that cannot be read.
+    """
+    items = _items(encoders, paths)
+    size = None if frame is None else frame.size
+    read = {kind: [_read(encoders[kind], item, size) for item in of_kind] for kind, of_kind in items.items()}
     if frame is None:
         sizes = {
             encoders[kind].picture_of(Size(*image.size), f) for kind, images in read.items() for image in images
-        } or {otherwise.times(f)}
+        } or {default.times(f)}
         frame = Frame(_one_size(sizes, f), f)
     grid, codes = frame.grid, {}
     for kind, images in read.items():
         cuts = []
         for image in images:
-            shown, crop = _reaching(image, centre_crop(Size(*image.size), frame.size), frame)
-            cuts.append(encoders[kind].cut(shown, crop, Size(*shown.size), grid))
+            covering, crop = _extended(image, centre_crop(Size(*image.size), frame.size), frame)
+            cuts.append(encoders[kind].cut(covering, crop, Size(*covering.size), grid))
         codes[kind] = torch.cat([encoders[kind].encode(cut[None]) for cut in cuts])
     for kind, encoder in encoders.items():
         if encoder.reads is None:
             left, top = frame.corner
             crop = Crop(-left, -top, frame.whole.width, frame.whole.height, frame.whole)
             codes[kind] = encoder.encode(encoder.cut(None, crop, frame.size, grid)[None])
-    longest = max(found.values(), key=len, default=[])
-    return Asked(frame, codes, tuple(item.name for item in longest))
+    longest = max(items.values(), key=len, default=[])
+    return EncodedMaps(frame, codes, tuple(item.name for item in longest))
 
 
 def _one_size(sizes: set[Size], f: int) -> Size:
-    """The size of all pictures: that of their maps, or of the grid that is nearest to all of them."""
+    """The size of all pictures: that of all maps, or that of the one grid that is nearest to each map."""
     if len(sizes) == 1:
         return next(iter(sizes))
     grids = {Size(*(f * max(1, round(side / f)) for side in (size.width, size.height))) for size in sizes}
     if len(grids) > 1:
-        raise UsageError(f"the maps are of {len(sizes)} sizes; say which the pictures shall have: --size WxH")
+        raise UsageError(f"the maps have {len(sizes)} sizes; give the size of the pictures: --size WxH")
     return next(iter(grids))
 
 
-def _reaching(image: Image, crop: Crop, frame: Frame) -> tuple[Image, Crop]:
-    """A map and the part of it that lies under a picture -> the same that reaches as far as the picture's grid. What
-    the map itself does not have there, its edge continues."""
+def _extended(image: Image, crop: Crop, frame: Frame) -> tuple[Image, Crop]:
+    """Extend a map, and the crop of it that lies under a picture, to the picture's grid; beyond the map, its edge is
+    repeated."""
     if frame.whole == frame.size:
         return image, crop
-    across, down = crop.width / frame.size.width, crop.height / frame.size.height  # of the map, for each pixel
+    across, down = (
+        crop.width / frame.size.width,
+        crop.height / frame.size.height,
+    )  # map pixels per picture pixel
     left, top = crop.left - frame.corner[0] * across, crop.top - frame.corner[1] * down
     width, height = frame.whole.width * across, frame.whole.height * down
     before = (max(0, math.ceil(-top)), max(0, math.ceil(-left)))
@@ -121,40 +140,40 @@ def _reaching(image: Image, crop: Crop, frame: Frame) -> tuple[Image, Crop]:
     return wider, Crop(left + before[1], top + before[0], width, height, frame.whole)
 
 
-def _listed(encoders: Mapping[str, ConditionEncoder], maps: Maps) -> dict[str, list[Item]]:
-    """The maps of each kind: one for all samples, or as many as of the first folder and paired with those by name."""
-    listed: dict[str, list[Item]] = {}
+def _items(encoders: Mapping[str, ConditionEncoder], paths: Mapping[str, Path]) -> dict[str, list[Item]]:
+    """The maps of each kind: one for all samples, or those of a folder, paired by name with the first folder's."""
+    items: dict[str, list[Item]] = {}
     first: tuple[Item, ...] = ()
-    for kind, path in maps.items():
+    for kind, path in paths.items():
         reads = encoders[kind].reads
         assert reads is not None
         if not is_collection(path):
-            listed[kind] = [_one_map(path)]
+            items[kind] = [_one_map(path)]
         elif not first:
             first = each_picture(list_items([path], extensions=reads.extensions).items)
-            listed[kind] = list(first)
+            items[kind] = list(first)
         else:
             pairs = partners(first, path, reads.extensions)
             if pairs.missing:
                 raise UsageError(f"{path} has no {kind} map for {pairs.missing[0]}")
-            listed[kind] = [pairs.found[item.name] for item in first]
-    return listed
+            items[kind] = [pairs.found[item.name] for item in first]
+    return items
 
 
 def _one_map(path: Path) -> Item:
-    """A map's file; of keypoints of many pictures, those of the one that is chosen."""
+    """A map's file; or the part for the chosen picture, of a file of keypoints of several pictures."""
     file, name = chosen(path)
     parts = each_picture([Item(file.name, file)])
     if name is None:
         if len(parts) > 1:
             raise UsageError(f"{file} holds keypoints of {len(parts)} pictures; name one: {file}:{parts[0].name}")
         return parts[0]
-    found = [part for part in parts if name in (part.name, PurePosixPath(part.name).stem)]
-    if len(found) != 1:
+    matching = [part for part in parts if name in (part.name, PurePosixPath(part.name).stem)]
+    if len(matching) != 1:
         raise UsageError(
             f"{file} holds no keypoints of a picture {name!r}; {one_of([part.name for part in parts], name)}"
         )
-    return found[0]
+    return matching[0]
 
 
 def _read(encoder: ConditionEncoder, item: Item, size: Size | None) -> Image:

@@ -1,42 +1,39 @@
-"""Samples as files: `sample_to` is `taming sample`. PNGs that say what they are of, a grid, token file and array."""
+"""Writes the samples of a request: PNGs that record their settings, a grid of them, a token file and an array."""
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 import taming_cli
 from taming_cli.codec.reconstruct import DECODING, decoding
-from taming_cli.config.fields import to_dict
-from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.size import Size
-from taming_cli.data.arrays import write_pictures
+from taming_cli.data.arrays import made_of, write_pictures
 from taming_cli.data.disk import write_atomically
 from taming_cli.data.images import SETTINGS, SHEET, grid, png_settings, read_image, write_png
 from taming_cli.data.tokens.header import TokenHeader
 from taming_cli.data.tokens.writer import TokenJob
 from taming_cli.errors import UsageError
-from taming_cli.runtime.device import precision_name
 from taming_cli.runtime.interrupt import StopRequest
-from taming_cli.runtime.model_files import named
-from taming_cli.sampling.conditions import Asked
-from taming_cli.sampling.pipeline import Pipeline
+from taming_cli.runtime.run.folder import next_folder
+from taming_cli.sampling.draw import chunk_size, draw_chunks
+from taming_cli.sampling.model import OnProgress
+from taming_cli.sampling.rejection import Scorer, accepted, load_scorer
+from taming_cli.sampling.request import Request
 
-CHUNK = 64
-"""Samples drawn, decoded and written before the next, at most: what a kill can cost."""
-GRID_MOST = 100
-"""Pictures in the grid, at most; more would only make it unreadable."""
+LARGEST_GRID = 100
+"""Pictures in the grid, at most; more would be too small to see."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampled:
-    """One picture on disk: its file, the number of the sample, its class, its map, its size in pixels, and whether it
-    was decoded exactly."""
+class SampleFile:
+    """A picture on disk: its path, the number of the sample, the names of its class and map, its size in pixels, and
+    whether it was decoded with exact statistics."""
 
     path: Path
     sample: int
@@ -45,143 +42,152 @@ class Sampled:
     size: Size
     exact: bool
 
+    def to_json(self, **settings: Any) -> dict[str, Any]:
+        """A description for other programs, with `settings` that all samples share."""
+        values = {"path": str(self.path), "sample": self.sample, "seed": settings.pop("seed"), "class": self.label}
+        values |= {"size": str(self.size), **settings, DECODING: decoding(self.exact)}
+        return values if self.map is None else values | {"cond": self.map}
 
-def sample_to(
-    pipeline: Pipeline,
-    config: SampleConfig,
-    out: Path,
+
+class WrittenSamples(NamedTuple):
+    """A folder, and the pictures of one request in it."""
+
+    folder: Path
+    files: list[SampleFile]
+
+
+def write_samples(
+    request: Request,
     *,
-    asked: Asked | None = None,
-    first: int = 0,
-    numbers: Sequence[int] | None = None,
-    tokens: Path | None = None,
-    ckpt: Path | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
-    on_decode: Callable[[int, int], None] | None = None,
-) -> Iterator[Sampled]:
-    """Draw samples `first` to `first + n - 1`, or `numbers`, into the folder `out`, yielding each once it is written.
+    on_sample: Callable[[SampleFile], None] | None = None,
+    on_progress: OnProgress | None = None,
+    on_decode: OnProgress | None = None,
+    on_bytes: Callable[[int, int | None], None] | None = None,
+) -> WrittenSamples:
+    """Draw the samples of a request and write its files; returns the folder and the pictures.
 
-    Each is `NNNNNN.png` with its settings in the text chunk `taming`; `grid.png` shows up to 100 of them; `tokens`
-    receives the codes. `asked` is what `Pipeline.ask` made of condition maps. Pictures that are there with the very
-    same settings are kept, so a killed job goes on where it stopped. Raises UsageError where another picture is in the
-    way, Interrupted after a signal.
+    Each picture is `NNNNNN.png` with its settings in the text chunk `taming`; `grid.png` shows up to 100 of them;
+    `request.tokens` receives the codes, and `request.npz` all pictures as one array. Pictures that are present with the
+    same settings are kept, so an interrupted job resumes when it is repeated.
+
+    `on_sample` is called for each picture once it is written; `on_progress` receives (cells drawn, cells in total) of
+    the candidates, if any, and then of the samples; `on_decode` (cells decoded, cells in total) of a large picture;
+    `on_bytes` (bytes, total) of a classifier's download. Raises UsageError if a file is present with other settings,
+    before anything is drawn; Interrupted after a signal.
     """
-    numbers = range(first, first + config.n) if numbers is None else numbers
-    asked = asked or pipeline.ask(config)
-    classes = pipeline.classes(config, numbers, asked)
-    settings = {
-        number: settings_of(pipeline, config, asked, number, index)
-        for number, index in zip(numbers, classes, strict=True)
-    }
-    targets = {number: out / f"{number:06d}.png" for number in numbers}
-    for number, target in targets.items():
-        if target.exists() and png_settings(target) != settings[number]:
-            raise UsageError(f"{target} exists and was made with other settings; give another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    cells, step = asked.latent.width * asked.latent.height, pipeline.at_once(asked.latent, CHUNK)
-    exact = pipeline.exact(asked.latent)
+    scorer = load_scorer(request, on_bytes) if request.config.accept_rate < 1 else None
+    npz_plan = "" if request.npz is None else _npz_plan(request, request.npz, scorer)
+    folder = request.folder or next_folder(Path("runs") / "sample")
+    if scorer is None:
+        numbers: Sequence[int] = request.numbers[request.shard.places]
+    else:
+        numbers = accepted(request, folder, scorer, on_progress)
+    files = _write_pictures(request, folder, numbers, on_sample, on_progress, on_decode)
+    if request.npz is not None:
+        write_npz(request.npz, [file.path for file in files], [request.class_of(n) for n in numbers], npz_plan)
+    return WrittenSamples(folder, files)
+
+
+def _write_pictures(
+    request: Request,
+    folder: Path,
+    numbers: Sequence[int],
+    on_sample: Callable[[SampleFile], None] | None,
+    on_progress: OnProgress | None,
+    on_decode: OnProgress | None,
+) -> list[SampleFile]:
+    """Write the PNGs, their grid and the token file."""
+    size, exact = request.frame.size, request.model.exact(request.grid)
+    files = [
+        SampleFile(
+            path=folder / f"{number:06d}.png",
+            sample=number,
+            label=request.label_of(number),
+            map=request.maps.name_of(number),
+            size=size,
+            exact=exact,
+        )
+        for number in numbers
+    ]
+    settings = {file.path: request.settings_of(file.sample, file.label) for file in files}
+    for path, text in settings.items():
+        if path.exists() and png_settings(path) != text:
+            raise UsageError(f"{path} exists and was made with other settings; give another --out")
+    folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        job = stack.enter_context(_job(pipeline, config, asked, tokens, ckpt, numbers)) if tokens else None
+        job = stack.enter_context(_token_job(request, request.tokens, numbers)) if request.tokens else None
         pending = {part.start: part for part in job.pending()} if job is not None else {}
         stop = stack.enter_context(StopRequest())
-        for start in range(0, len(numbers), step):
-            chunk = numbers[start : start + step]
-            if start in pending or not all(targets[number].exists() for number in chunk):
-                done = start * cells
 
-                def told(now: int, total: int, done: int = done, chunk: Sequence[int] = chunk) -> None:
-                    if on_progress is not None:
-                        on_progress(done + now * len(chunk) * cells // max(1, total), len(numbers) * cells)
+        def find_missing(start: int, chunk: Sequence[int]) -> Sequence[int]:
+            there = all(file.path.exists() for file in files[start : start + len(chunk)])
+            return () if there and start not in pending else chunk
 
-                drawn = pipeline.draw(config, asked=asked, numbers=chunk, on_progress=told, on_decode=on_decode)
-                for number, image in zip(chunk, drawn.images, strict=True):
-                    write_png(targets[number], image, {SETTINGS: settings[number]})
-                if job is not None and start in pending:
-                    names = [targets[number].name for number in chunk]
-                    codes = drawn.codes[:, None].numpy()
-                    job.write(pending[start], codes=codes, names=names, labels=drawn.classes, conditions={}, skipped=[])
-            for number, index in zip(chunk, classes[start : start + step], strict=True):
-                label = None if index is None else pipeline.label(index)
-                name = asked.names[number % len(asked.names)] if asked.names else None
-                yield Sampled(path=targets[number], sample=number, label=label, map=name, size=asked.size, exact=exact)
-            if stop.requested and chunk[-1] != numbers[-1]:
-                raise stop.interrupted(f"stopped; {start + len(chunk)} pictures are in {out}: run the same again")
+        for chunk in draw_chunks(request, numbers, find_missing, on_progress=on_progress, on_decode=on_decode):
+            done = files[chunk.start : chunk.start + len(chunk.numbers)]
+            if chunk.drawn is not None:
+                for file, image in zip(done, chunk.drawn.images, strict=True):
+                    write_png(file.path, image, {SETTINGS: settings[file.path]})
+                if job is not None and chunk.start in pending:
+                    job.write(
+                        pending[chunk.start],
+                        codes=chunk.drawn.codes[:, None].numpy(),
+                        names=[file.path.name for file in done],
+                        labels=chunk.drawn.classes,
+                        conditions={},
+                        skipped=[],
+                    )
+            if on_sample is not None:
+                for file in done:
+                    on_sample(file)
+            if stop.requested and done[-1] is not files[-1]:
+                written = chunk.start + len(done)
+                raise stop.interrupted(f"stopped; {written} pictures are in {folder}: run the same again")
         if job is not None:
             job.finish()
-    if shown := numbers[: pipeline.at_once(asked.latent, GRID_MOST)]:
-        _write_grid(out, [targets[number] for number in shown])
+    if files:
+        shown = [file.path for file in files[: request.model.at_once(request.grid, LARGEST_GRID)]]
+        _write_grid(folder / "grid.png", shown)
+    return files
 
 
-def write_npz(path: Path, pictures: Sequence[Path], classes: Sequence[int | None], made: str) -> None:
-    """Put samples that are on disk into one .npz, as the ADM suite reads them: all pictures, and the classes if there
-    are any. The file appears whole, and says what it was `made` of."""
+def write_npz(path: Path, pictures: Sequence[Path], classes: Sequence[int | None], plan: str) -> None:
+    """Write pictures on disk as one .npz in the format of the ADM suite: all pictures, and their classes if all have
+    one. `plan` is recorded in the file, which is replaced atomically."""
     known = None if None in classes else [index for index in classes if index is not None]
     rows = (read_image(each.read_bytes(), str(each)).permute(1, 2, 0).numpy() for each in pictures)
-    write_atomically(path, lambda temporary: write_pictures(temporary, rows, len(pictures), known, made=made))
+    write_atomically(path, lambda temporary: write_pictures(temporary, rows, len(pictures), known, made=plan))
 
 
-def plan_of(pipeline: Pipeline, config: SampleConfig, asked: Asked, numbers: Sequence[int]) -> dict[str, Any]:
-    """All that decides what these samples together look like: the same plan, the same pictures."""
-    plan: dict[str, Any] = {
-        "config": {**to_dict(config), "batch_size": None},
-        "prior": pipeline.sha256,
-        "precision": precision_name(pipeline.precision),
-        DECODING: decoding(pipeline.exact(asked.latent)),
-        "numbers": hashlib.sha256(repr(list(numbers)).encode()).hexdigest(),
-    }
-    if hashes := asked.hashes(numbers):
-        plan["asked"] = hashes
-    if pipeline.tuned:
-        plan["codec"] = pipeline.tuned
-    return plan
+def _npz_plan(request: Request, path: Path, scorer: Scorer | None) -> str:
+    """The hash of everything that the array depends on. Raises UsageError if another file is at its path."""
+    plan = {**request.plan(request.samples), "judge": None if scorer is None else scorer.stamp}
+    digest = sha256(json.dumps(plan).encode()).hexdigest()
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name a file for the array")
+    if path.exists() and made_of(path) != digest:
+        raise UsageError(f"{path} exists and holds other pictures; name another file or remove it")
+    return digest
 
 
-def _job(
-    pipeline: Pipeline, config: SampleConfig, asked: Asked, tokens: Path, ckpt: Path | None, numbers: Sequence[int]
-) -> TokenJob:
+def _token_job(request: Request, path: Path, numbers: Sequence[int]) -> TokenJob:
+    codec = request.model.codec
     header = TokenHeader(
-        codec_sha256=pipeline.codec.sha256(),
-        codec_path=str(named(ckpt).resolve()) if ckpt else "",
-        codebook_size=pipeline.codec.config.codebook_size,
-        downsample_factor=pipeline.codec.config.downsample_factor,
-        preprocess={"sampled": True, **asked.frame.to_values()},
+        codec_sha256=codec.sha256(),
+        codec_path=str(request.model.path.resolve()),
+        codebook_size=codec.config.codebook_size,
+        downsample_factor=codec.config.downsample_factor,
+        preprocess={"sampled": True, **request.frame.to_values()},
         created_by=f"taming {taming_cli.__version__}",
         views=1,
-        height=asked.latent.height,
-        width=asked.latent.width,
+        height=request.grid.height,
+        width=request.grid.width,
     )
-    plan = plan_of(pipeline, config, asked, numbers)
-    return TokenJob(
-        tokens, header=header, plan=plan, total=len(numbers), shard_size=pipeline.at_once(asked.latent, CHUNK)
-    )
+    plan = request.plan(numbers)
+    return TokenJob(path, header=header, plan=plan, total=len(numbers), shard_size=chunk_size(request))
 
 
-def settings_of(pipeline: Pipeline, config: SampleConfig, asked: Asked, number: int, index: int | None) -> str:
-    """What a picture's text chunk says: all that it depends on, as JSON."""
-    values = to_dict(config)
-    for name in ("n", "batch_size", "class_name", "size"):
-        values.pop(name)
-    if hashes := asked.hashes([number]):
-        values["asked"] = hashes
-    if pipeline.tuned:
-        values["codec_file_sha256"] = pipeline.tuned
-    return json.dumps(
-        {
-            "prior_sha256": pipeline.sha256,
-            "sample": number,
-            "class": None if index is None else pipeline.label(index),
-            "size": str(asked.size),
-            "grid": str(asked.latent),
-            "precision": precision_name(pipeline.precision),
-            DECODING: decoding(pipeline.exact(asked.latent)),
-            **values,
-            "stride": pipeline.stride(config),
-        },
-        sort_keys=True,
-    )
-
-
-def _write_grid(out: Path, paths: Sequence[Path]) -> None:
-    images = torch.stack([read_image(path.read_bytes(), path.name) for path in paths])
-    columns = max(1, round((len(paths) * images.shape[2] / images.shape[3]) ** 0.5))
-    write_png(out / "grid.png", grid(images, columns=columns), {SETTINGS: SHEET})
+def _write_grid(path: Path, pictures: Sequence[Path]) -> None:
+    images = torch.stack([read_image(picture.read_bytes(), picture.name) for picture in pictures])
+    columns = max(1, round((len(pictures) * images.shape[2] / images.shape[3]) ** 0.5))
+    write_png(path, grid(images, columns=columns), {SETTINGS: SHEET})

@@ -1,0 +1,160 @@
+"""`sample`: new pictures, or a picture completed."""
+
+import json as json_module
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from taming_cli.cli import options as o
+from taming_cli.cli.console import Output, say
+from taming_cli.cli.dry_run import would_sample
+from taming_cli.config.sampling import SampleConfig
+from taming_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from taming_cli.sampling.files import SampleFile
+
+FIRST = ("n", "class_name", "size", "cond", "complete", "mask", "at", "ckpt", "out")
+"""Parameters that `--help` lists first."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("sample", rich_help_panel="Use")(sample)
+
+
+def _corner(text: object) -> tuple[int, int]:
+    """`X,Y` in pixels. Raises UsageError for anything else."""
+    match = re.fullmatch(r"(\d+),(\d+)", str(text))
+    if match is None:
+        raise UsageError(f"--at is {text!r}; give two numbers of pixels, like 64,0")
+    return int(match[1]), int(match[2])
+
+
+@o.reads_pictures
+@o.with_flags(FIRST, Sampling=SampleConfig)
+def sample(
+    cond: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cond",
+            metavar="FILE",
+            help="Condition map, or a folder with one for each picture; KIND=FILE where the prior takes several kinds. "
+            "people.json:NAME selects one picture's keypoints.",
+        ),
+    ] = None,
+    complete: Annotated[
+        Path | None,
+        typer.Option("--complete", metavar="IMAGE", help="Complete this picture; a larger --size extends it."),
+    ] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            "--mask", metavar="FILE", help="White where the picture is drawn; `upper-half` keeps its upper half."
+        ),
+    ] = None,
+    at: Annotated[
+        Any,
+        typer.Option(
+            "--at",
+            metavar="X,Y",
+            parser=_corner,
+            show_default=False,
+            help="The picture's upper left corner in a larger --size; by default it is centred.",
+        ),
+    ] = None,
+    ckpt: o.Ckpt = None,
+    codec: Annotated[
+        Path | None,
+        typer.Option("--codec", metavar="FILE", help="Codec with a fine-tuned decoder, in place of the prior's."),
+    ] = None,
+    class_map: Annotated[
+        Path | None,
+        typer.Option(
+            "--class-map", metavar="FILE", help="JSON from the prior's classes to the classifier's, if names differ."
+        ),
+    ] = None,
+    weights: o.Weights = None,
+    offline: o.Offline = False,
+    out: o.Out = None,
+    name: o.Name = None,
+    first: Annotated[
+        int, o.number("--first", low=0, help="Number of the first sample: --first 17 -n 1 draws sample 17 alone.")
+    ] = 0,
+    tokens: Annotated[
+        Path | None, typer.Option("--tokens", metavar="FILE", help="Also write the codes, as a token file.")
+    ] = None,
+    npz: Annotated[
+        Path | None,
+        typer.Option("--npz", metavar="FILE", help="Also write the pictures as one array, in the ADM suite's format."),
+    ] = None,
+    shard: o.ShardText = None,
+    config: o.Config = None,
+    device: o.Device = "auto",
+    precision: Annotated[
+        str,
+        o.in_precision("Arithmetic; by default auto: bf16 for priors from 1024 channels where it is fast, else fp32."),
+    ] = "auto",
+    memory: o.Memory = None,
+    dry_run: o.DryRun = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+    *,
+    flags: dict[str, Any],
+) -> int:
+    """Draw new pictures: PNGs and a grid, in the folder -o (by default under runs/sample/)."""
+    output = Output(json=json, quiet=quiet)
+    from taming_cli.cli.models import prior_path
+    from taming_cli.runtime.device import precision_name
+    from taming_cli.runtime.run.folder import Place, find_run
+    from taming_cli.sampling.files import write_samples
+    from taming_cli.sampling.pipeline import Pipeline
+    from taming_cli.sampling.request import resolve_request
+
+    settings = o.settle((SampleConfig,), flags, command="sample", config_file=config)
+    part = o.own_part(output, shard)
+    pipeline = Pipeline.load(prior_path(output, ckpt), codec=codec, device=device, precision=precision, memory=memory)
+    used = precision_name(pipeline.precision)
+    if precision == "auto" and used != "fp32":
+        output.note(f"precision: {used}, faster here; --precision fp32 draws the same codes on every machine")
+    request = resolve_request(
+        pipeline,
+        settings,
+        cond=cond,
+        complete=complete,
+        mask=mask,
+        at=at,
+        first=first,
+        shard=part,
+        folder=find_run("sample", Place(out=out, name=name)),
+        tokens=tokens,
+        npz=npz,
+        class_map=class_map,
+        weights=weights,
+        offline=offline,
+    )
+    if request.repeats:
+        learned = pipeline.trained_grid
+        output.note(f"this prior learned whole pictures of {learned} codes: one of {request.grid} will repeat itself")
+    if dry_run:
+        return would_sample(output, request)
+
+    def print_json(file: "SampleFile") -> None:
+        say(json_module.dumps(file.to_json(seed=request.config.seed, precision=used), ensure_ascii=False))
+
+    with output.bar("sampling", unit="cells") as bar:
+        written = write_samples(
+            request,
+            on_sample=print_json if json else None,
+            on_progress=lambda done, total: bar.update(done, total=total),
+            on_decode=bar.within,
+            on_bytes=bar.fetching,
+        )
+    if not json:
+        grid = f"; together in {written.folder / 'grid.png'}" if written.files else ""
+        share = f", {part.spelled()}" if part.count > 1 else ""
+        output.result(f"{written.folder}: {len(written.files)} pictures{share}{grid}", {}, short=str(written.folder))
+    return 0

@@ -1,0 +1,99 @@
+"""Draws the samples of a request: codes from the prior, pictures from the codec, in memory or chunk by chunk."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from taming_cli.prior.candidates import complete
+from taming_cli.prior.generate import generate
+from taming_cli.sampling.inpainting import restore_pixels
+from taming_cli.sampling.model import OnProgress
+from taming_cli.sampling.request import Request
+
+CHUNK = 64
+"""Samples drawn, decoded and written together, at most: the work that a kill can cost."""
+
+
+class Samples(NamedTuple):
+    """`images` uint8 (n, 3, H, W) and `codes` int64 (n, h, w), both on the CPU; `classes`, a name or None for each; and
+    whether they were decoded with `exact` statistics, or with estimates for want of memory."""
+
+    images: Tensor
+    codes: Tensor
+    classes: tuple[str | None, ...]
+    exact: bool = True
+
+
+class Chunk(NamedTuple):
+    """Consecutive samples, by their `numbers`, from place `start` of the list; the `missing` ones are drawn now."""
+
+    start: int
+    numbers: Sequence[int]
+    missing: Sequence[int]
+    drawn: Samples | None
+
+
+def draw(
+    request: Request,
+    numbers: Sequence[int],
+    *,
+    on_progress: OnProgress | None = None,
+    on_decode: OnProgress | None = None,
+) -> Samples:
+    """Draw samples by their numbers, which are among `request.numbers`.
+
+    A picture depends on the model, the settings, its map and its number alone, not on the samples drawn with it.
+    `on_progress` receives (cells drawn, cells in total), then `on_decode` (cells decoded, cells in total). Raises
+    UsageError for settings that do not fit the prior.
+    """
+    model, config = request.model, request.config
+    settings: dict[str, Any] = {
+        "samples": numbers,
+        "seed": config.seed,
+        "decoding": config,
+        "conditions": request.conditions(numbers),
+        "stride": request.stride,
+        "batch_size": config.batch_size,
+        "on_progress": on_progress,
+    }
+    cells = None if request.known is None else request.known.cells
+    if cells is not None and config.candidates > 1:
+        codes = complete(model.gpt, cells, candidates=config.candidates, **settings).codes
+    else:
+        size = (request.grid.height, request.grid.width)
+        codes = generate(model.gpt, size=size, known=cells, buffers=model.buffers, **settings)
+    rows, columns = request.frame.place
+    images = model.decode(codes, config.batch_size, on_decode)[:, :, rows, columns].contiguous()
+    if request.known is not None and config.keep == "pixels":
+        images = restore_pixels(images, request.known)
+    labels = tuple(request.label_of(number) for number in numbers)
+    return Samples(images, codes.cpu(), labels, model.exact(request.grid))
+
+
+def chunk_size(request: Request) -> int:
+    """The number of samples in a chunk, as many as fit into memory, up to CHUNK."""
+    return request.model.at_once(request.grid, CHUNK)
+
+
+def draw_chunks(
+    request: Request,
+    numbers: Sequence[int],
+    find_missing: Callable[[int, Sequence[int]], Sequence[int]],
+    *,
+    on_progress: OnProgress | None = None,
+    on_decode: OnProgress | None = None,
+) -> Iterator[Chunk]:
+    """Draw samples chunk by chunk. `find_missing` receives the place and the numbers of a chunk, and returns those
+    to draw. `on_progress` counts the cells of all chunks."""
+    cells, size = request.grid.width * request.grid.height, chunk_size(request)
+    for start in range(0, len(numbers), size):
+        chunk = numbers[start : start + size]
+        missing = find_missing(start, chunk)
+
+        def progress(done: int, total: int, start: int = start, count: int = len(missing)) -> None:
+            if on_progress is not None:
+                on_progress(start * cells + done * count * cells // max(1, total), len(numbers) * cells)
+
+        drawn = draw(request, missing, on_progress=progress, on_decode=on_decode) if missing else None
+        yield Chunk(start, chunk, missing, drawn)

@@ -1,0 +1,186 @@
+"""A prior's model file, loaded for sampling: its networks on a device, and the facts that the file records."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from taming_cli.codec.condition import ConditionEncoder, MapCodec, encoders
+from taming_cli.codec.reconstruct import codes_of
+from taming_cli.codec.tiling import tiles
+from taming_cli.codec.vqgan import VQGAN, codec_from, ready
+from taming_cli.config.fields import one_of
+from taming_cli.config.resolve import Layer
+from taming_cli.config.size import Size
+from taming_cli.data.contents import Pictures
+from taming_cli.errors import UsageError
+from taming_cli.prior.buffers import BufferCache
+from taming_cli.prior.model import prior_from
+from taming_cli.prior.networks.gpt import GPT
+from taming_cli.prior.networks.onednn import pack
+from taming_cli.runtime.checkpoint import load_model
+from taming_cli.runtime.device import autocast, pick_device, pick_precision
+from taming_cli.runtime.memory import USUAL, Room, room
+from taming_cli.runtime.model_files import BUILTIN, named
+
+WIDE = 1024
+"""Channels of a prior from which on bf16 is the default, on devices that multiply it. A step of a wide prior is bound
+by reading weights, which take half the bytes in bf16. Narrow priors gain nothing, and draw the same pictures on every
+machine in fp32."""
+OnProgress = Callable[[int, int], None]
+"""A callback that receives (done, total)."""
+SUGGESTED, WITH_MAPS = "sampling", "sampling_with_maps"
+"""Keys of a model file: suggested sampling settings, and those that differ with condition maps."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A prior, its codec, the encoders of its conditions, and the facts of the model file, `about`."""
+
+    gpt: GPT
+    codec: VQGAN
+    encoders: Mapping[str, ConditionEncoder]
+    about: dict[str, Any]
+    path: Path
+    sha256: str
+    device: torch.device
+    precision: torch.dtype
+    labels: tuple[str, ...] = field(default=())
+    tuned: str = ""
+    """The sha256 of the file whose codec replaces the prior's own."""
+    buffers: BufferCache = field(default_factory=BufferCache)
+    space: Room = USUAL
+    """Memory for coding pictures."""
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path | None = None,
+        *,
+        codec: str | Path | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        memory: float | None = None,
+    ) -> Self:
+        """Load a prior's model file onto `device`; without a path, or with `builtin`, the model of the package.
+
+        `codec` is a file whose codec decodes the pictures in place of the prior's own: one with another decoder
+        (`train-vqgan --train decoder`). `memory` is GiB for coding a picture, by default half of the memory that is
+        free now for decoding; a picture that fits is decoded exactly. `precision` is `fp32`, `bf16`, `fp16`, or `auto`:
+        bf16 for a prior of 1024 channels or more on a device that multiplies it, else fp32. Raises BadFileError if the
+        file is not a prior's, UsageError for a codec of other codes.
+        """
+        path = named(Path(BUILTIN if path is None else path))
+        codec = None if codec is None else named(Path(codec))
+        where = pick_device(device)
+        space = room(where, memory)
+        model = load_model(path, "taming-prior")
+        gpt, own = prior_from(model, str(path)), codec_from(model, str(path))
+        maps = encoders(model, own, str(path))
+        if precision == "auto" and gpt.config.n_embd < WIDE:
+            precision = "fp32"
+        dtype = pick_precision(precision, where)
+        used = own if codec is None else _with_same_codes(codec, own, path)
+        return cls(
+            gpt=pack(gpt.to(where, dtype)),
+            codec=ready(used, where, dtype, encoder=False),
+            encoders={
+                kind: each.to(where, space.encode) if isinstance(each, MapCodec) else each
+                for kind, each in maps.items()
+            },
+            about=dict(model.about),
+            path=path,
+            sha256=_sha256(path),
+            device=where,
+            precision=dtype,
+            labels=tuple(model.about.get("label_names", ())),
+            tuned="" if codec is None else _sha256(codec),
+            space=space,
+        )
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor) -> Tensor:
+        """Pictures uint8 (n, 3, H, W) in [0, 255], sRGB, of any size -> codes int64 (n, ceil(H/f), ceil(W/f)) on the
+        CPU, in fp32 and bounded memory. Sides that f does not divide are extended by repeating the edge."""
+        return torch.cat([codes_of(self.codec, image[None], Pictures(), self.space.encode).cpu() for image in images])
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor, batch_size: int = 16, on_progress: OnProgress | None = None) -> Tensor:
+        """Codes (n, h, w) of any size -> pictures uint8 (n, 3, f h, f w) on the CPU, in bounded memory.
+
+        `on_progress` receives (cells decoded, cells in total).
+        """
+        with autocast(self.device, self.precision):
+            return tiles.pictures(
+                self.codec,
+                codes.to(self.device),
+                batch_size=batch_size,
+                budget=self.space.decode,
+                on_progress=on_progress,
+            )
+
+    def exact(self, grid: Size) -> bool:
+        """Whether pictures on this grid are decoded as a whole, with exact statistics, in the memory available."""
+        return tiles.exact(self.codec, grid.height, grid.width, self.space.decode)
+
+    def at_once(self, grid: Size, most: int) -> int:
+        """The number of pictures on this grid to hold at once, 1 to `most`."""
+        return tiles.at_once(self.codec, grid.height, grid.width, most)
+
+    def suggested(self, maps: bool) -> Layer:
+        """The sampling settings that the model file suggests, with or without condition maps."""
+        return Layer("the model file", self.about.get(SUGGESTED, {}) | (self.about.get(WITH_MAPS, {}) if maps else {}))
+
+    @property
+    def trained_grid(self) -> Size:
+        """The grid of the training pictures, in cells."""
+        return Size.parse(self.about["grid"]) if "grid" in self.about else self.gpt.config.window
+
+    @property
+    def map_kinds(self) -> tuple[str, ...]:
+        """The conditions that take a map."""
+        return tuple(kind for kind, encoder in self.encoders.items() if encoder.reads is not None)
+
+    def class_index(self, name: str) -> int:
+        """The index of a class, given by its name, or by `#` and its index from 0, or, without a name, by the index.
+
+        Folders may be named by numbers, so a number is never an index where classes have names. Raises UsageError with
+        the nearest name for an unknown class, and for a prior without classes.
+        """
+        count, number = self.gpt.config.num_classes, name.removeprefix("#")
+        if not count:
+            raise UsageError(f"class {name!r}: this prior was trained without classes; leave it out")
+        if name in self.labels:
+            return self.labels.index(name)
+        index = int(number) if number.isdecimal() else count
+        if index < count and (name != number or index >= len(self.labels)):
+            return index
+        if not self.labels:
+            raise UsageError(f"class {name!r} is unknown; this prior has classes 0 to {count - 1}")
+        if name != number and number.isdecimal():
+            raise UsageError(f"class {name!r} is unknown; this prior has classes '#0' to '#{count - 1}'")
+        by_number = f"; class number {index} is '#{index}' ({self.labels[index]})" if index < count else ""
+        raise UsageError(f"class {name!r} is unknown{by_number}; {one_of(self.labels, name)}")
+
+    def label(self, index: int) -> str:
+        """The name of a class, or its index if it has no name."""
+        return self.labels[index] if index < len(self.labels) else str(index)
+
+
+def _with_same_codes(file: Path, own: VQGAN, prior: Path) -> VQGAN:
+    codec = codec_from(load_model(file), str(file))
+    if codec.sha256() != own.sha256():
+        raise UsageError(
+            f"{file} has other codes than the codec that {prior} was trained on; only the decoder may differ, as after "
+            "train-vqgan --train decoder"
+        )
+    return codec
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
