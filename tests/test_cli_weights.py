@@ -200,7 +200,7 @@ def test_fetch_downloads_verifies_and_says_when_it_was_there(
     said: Any, cache: Path, vgg16: weights.Known, server: Server
 ) -> None:
     path = cache / vgg16.file_name
-    assert said("fetch", "vgg16") == (0, f"{path}: fetched, and whole\n", "")
+    assert said("fetch", "vgg16") == (0, f"{path}: downloaded and verified\n", "")
     assert path.read_bytes() == CONTENT
     assert said("fetch", "vgg16", "--offline") == (0, f"{path}: was there\n", "")
     assert said("fetch", "vgg16", "-q") == (0, f"{path}\n", "")

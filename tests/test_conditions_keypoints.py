@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from taming_cli.cli.app import main
-from taming_cli.cli.prior import _maps
+from taming_cli.cli.commands.sample import _maps
 from taming_cli.codec.setup import settled
 from taming_cli.codec.vqgan import codec_file
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig

@@ -1,4 +1,4 @@
-"""`train-prior`, `sample`."""
+"""`sample`: draw new pictures from a prior."""
 
 import json as json_module
 import re
@@ -10,143 +10,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from taming_cli.cli import options as o
-from taming_cli.cli.console import Output, say
-from taming_cli.cli.dry_run import say_estimate, would_sample
-from taming_cli.cli.launch import launched
-from taming_cli.cli.training import architecture_of, last_word, take_up, teller
-from taming_cli.config.prior import PriorConfig, PriorTrainConfig
+from taming_cli.cli.command import Panel, command
+from taming_cli.cli.console import Output, print_line
+from taming_cli.cli.dry_run import would_sample
+from taming_cli.cli.inputs import prior_path
+from taming_cli.cli.processes import own_part
+from taming_cli.cli.settings import Settings, suggest
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.shard import Shard
 from taming_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from taming_cli.runtime.run.folder import Place
     from taming_cli.sampling.files import Sampled
     from taming_cli.sampling.inpainting import Known
     from taming_cli.sampling.pipeline import Pipeline
     from taming_cli.sampling.rejection import Scorer
 
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("train-prior", rich_help_panel="Train")(train_prior)
-    app.command("sample", rich_help_panel="Use")(sample)
+FIRST = ("n", "class_name", "size", "cond", "complete", "mask", "ckpt", "out", "seed")
 
 
-@o.with_flags(Training=PriorTrainConfig, Architecture=PriorConfig)
-def train_prior(
-    tokens: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="TOKENS...", help="Token files of one codec.", show_default=False),
-    ] = None,
-    codec: Annotated[
-        Path | None, typer.Option("--codec", metavar="FILE", help="The codec, where the token file does not find it.")
-    ] = None,
-    cond_ckpt: Annotated[
-        list[Path] | None,
-        typer.Option("--cond-ckpt", metavar="FILE", help="A condition's codec, where the token file does not find it."),
-    ] = None,
-    preset: o.PresetName = None,
-    config: o.Config = None,
-    out: o.Out = None,
-    name: o.Name = None,
-    resume: o.Resume = False,
-    dry_run: o.DryRun = False,
-    nproc: o.Nproc = 1,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
-    *,
-    flags: dict[str, Any],
-) -> int:
-    """Train a prior on token files: a run folder with its checkpoints, curves and samples."""
-    if (code := launched(nproc, flags["device"], dry_run)) is not None:
-        return code
-    from taming_cli.codec.condition import renders
-    from taming_cli.codec.locate import codec_for, condition_codecs
-    from taming_cli.codec.tiling.tiles import pictures
-    from taming_cli.data.tokens import TokenFile
-    from taming_cli.prior.train import COMMAND, fit
-    from taming_cli.report.page import write_report
-    from taming_cli.runtime.distributed import world
-    from taming_cli.runtime.processes import started
-    from taming_cli.runtime.run.folder import Place
-
-    output = Output(json=json, quiet=quiet, silent=not started().first)
-    place = Place(out=out, name=name, resume=resume)
-    usage = "name the token files to train on: taming train-prior tokens.h5"
-    files, recorded = take_up(output, COMMAND, place, tokens, usage)
-    resolved = o.settle(
-        (PriorConfig, PriorTrainConfig),
-        flags,
-        command=COMMAND,
-        preset_name=preset,
-        config_file=config,
-        recorded=recorded,
-        fixed=architecture_of(flags["init"], "prior"),
-    )
-    prior_config, train = resolved.configs
-    if dry_run:
-        return _dry_run(output, files, prior_config, train, place, nproc)
-    with TokenFile(files[0]) as first_file:
-        network, model, path = codec_for(first_file.header, files[0], codec)
-        conditions = condition_codecs(first_file.header, files[0], cond_ckpt or [], train.cond)
-        shown = renders(first_file.header.conditions, conditions)
-    output.note(f"codec: {path}")
-    with world() as together, output.bar("training", total=1.0) as bar:
-        trained = fit(
-            files,
-            prior=prior_config,
-            train=train,
-            codec=model,
-            conditions=conditions,
-            place=place,
-            render=lambda codes: pictures(network, codes.cpu()),
-            render_conditions=shown,
-            origins=resolved.origins,
-            on_step=teller(bar),
-            write_report=write_report,
-            world=together,
-        )
-    for note in trained.notes:
-        output.note(note)
-    last_word(output, trained)
-    return 0
-
-
-def _dry_run(
-    output: Output, files: Sequence[Path], prior: PriorConfig, train: PriorTrainConfig, place: "Place", nproc: int
-) -> int:
-    from taming_cli.prior.batches import TokenSet
-    from taming_cli.prior.estimate import estimate
-    from taming_cli.prior.state import first_prior, fitted, saved_prior
-    from taming_cli.prior.train import COMMAND, identity
-    from taming_cli.runtime.device import pick_device, pick_precision
-    from taming_cli.runtime.model_files import recorded
-    from taming_cli.runtime.run.folder import look
-    from taming_cli.runtime.run.resume import take_up_trainer
-
-    data = TokenSet(files, kinds=train.cond)
-    train = replace(train, init=recorded(train.init))
-    found = look(COMMAND, place, **identity(files, prior, train, data))
-    if found.folder is not None and found.saved:
-        trainer = found.folder / "trainer.pt"
-        prior = saved_prior(take_up_trainer(trainer, ("prior",)), train, str(trainer)).config
-    else:
-        prior = fitted(prior, data) if train.init is None else first_prior(prior, train, data).config
-    device = pick_device(train.device)
-    dtype = pick_precision(train.precision, device)
-    rows, _ = data.split(train.held)
-    tokens = prior.prefix_length + prior.cells - 1
-    values = {"pictures": len(rows), "tokens_per_window": tokens, "tokens_per_step": tokens * train.batch_size}
-    kinds = ", ".join(spec.kind for spec in prior.conditions) or "nothing"
-    said = f"{len(rows)} pictures, windows of {prior.window} codes and {tokens} tokens, conditioned on {kinds}"
-    return say_estimate(output, said, values, estimate(prior, train, dtype), train, device, dtype, nproc)
-
-
-@o.reads_pictures
-@o.with_flags(Sampling=SampleConfig)
+@command("sample", first=FIRST, reads_pictures=True)
 def sample(
+    output: Output,
+    flags: Annotated[Settings, Panel("Sampling", SampleConfig)],
     ckpt: o.Ckpt = None,
     codec: Annotated[
         Path | None,
@@ -196,7 +82,6 @@ def sample(
         typer.Option("--npz", metavar="FILE", help="Also write the pictures as one array, as the ADM suite reads it."),
     ] = None,
     shard: o.ShardText = None,
-    config: o.Config = None,
     device: o.Device = "auto",
     precision: Annotated[
         str,
@@ -204,26 +89,19 @@ def sample(
     ] = "auto",
     memory: o.Memory = None,
     dry_run: o.DryRun = False,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
-    *,
-    flags: dict[str, Any],
 ) -> int:
-    """Draw new pictures: PNGs and a grid, in the folder -o (by default under runs/sample/)."""
-    output = Output(json=json, quiet=quiet)
-    from taming_cli.cli.models import prior_path
+    """Draw new pictures. Writes PNGs and a grid to the folder -o (by default under runs/sample/)."""
     from taming_cli.runtime.run.folder import Place, find_run, next_folder
     from taming_cli.sampling.files import plan_of, sample_to, write_npz
     from taming_cli.sampling.pipeline import Pipeline
     from taming_cli.sampling.rejection import accepted
 
-    resolved = o.settle((SampleConfig,), flags, command="sample", config_file=config)
-    part = o.own_part(output, shard)
+    resolved = flags.resolve(SampleConfig)
+    part = own_part(output, shard)
     path = prior_path(output, ckpt)
     pipeline = Pipeline.load(path, codec=codec, device=device, precision=precision, memory=memory)
     used = _precision(output, pipeline, precision)
-    resolved = o.suggest(resolved, pipeline.suggested(bool(cond)))
+    resolved = suggest(resolved, pipeline.suggested(bool(cond)))
     (settings,) = resolved.configs
     hole = _hole(pipeline, settings, complete, mask, at)
     asked = pipeline.ask(settings, _maps(pipeline.kinds, cond or []), hole)
@@ -264,12 +142,12 @@ def sample(
             on_decode=bar.within,
         ):
             count += 1
-            if json:
+            if output.json:
                 _tell(picture, settings.seed, used)
     if npz is not None and numbers:
         pictures = [folder / f"{number:06d}.png" for number in numbers]
         write_npz(npz, pictures, pipeline.classes(settings, numbers, asked), made)
-    if not json:
+    if not output.json:
         together = f"; together in {folder / 'grid.png'}" if count else ""
         said = f", {part.spelled()}" if part.count > 1 else ""
         output.result(f"{folder}: {count} pictures{said}{together}", {}, short=str(folder))
@@ -315,7 +193,7 @@ def _tell(picture: "Sampled", seed: int, precision: str) -> None:
     line = {"path": str(picture.path), "sample": picture.sample, "seed": seed, "class": picture.label}
     line |= {"size": str(picture.size), "precision": precision, DECODING: decoding(picture.exact)}
     line |= {"cond": picture.map} if picture.map is not None else {}
-    say(json_module.dumps(line, ensure_ascii=False))
+    print_line(json_module.dumps(line, ensure_ascii=False))
 
 
 def _free_way(npz: Path, plan: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Lines for people: on a terminal with words in colour and wrapped under their own beginning, elsewhere plain."""
+"""Text for stdout: on a terminal in colour, and wrapped with a hanging indent; elsewhere plain."""
 
 import re
 import textwrap
@@ -8,23 +8,21 @@ from rich.console import Console
 from rich.text import Text
 
 NARROWEST = 24
-"""Columns that wrapped text gets at the least: on a terminal narrower than its beginning plus that, it runs over."""
-
-
+"""Least columns for wrapped text. On a terminal that has fewer beside the beginning of the line, nothing is wrapped."""
 _COMMAND = re.compile("`[^`]*`")
 _GLUE = "\0"
 
 
-class Sheet:
-    """Text for stdout, line by line. Colours follow `NO_COLOR` and the kind of the terminal."""
+class StyledText:
+    """Collects lines; `str` renders them. Colours follow `NO_COLOR` and the type of the terminal."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False, soft_wrap=True)
         self._lines: list[Text] = []
 
     def line(self, *parts: str | tuple[str, str], says: str = "") -> None:
-        """A line of `parts`, each text or (text, style), and of what it `says`, which is wrapped under itself. Words
-        are not broken, nor what stands in backticks, so that paths and commands can be copied."""
+        """Add a line of `parts`, each text or (text, style), then the text `says`, which is wrapped under itself. Words
+        and text in backticks are never broken, so that paths and commands can be copied."""
         line = Text.assemble(*parts)
         indent = cell_len(line.plain)
         width = self._console.width - indent - 1
