@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress
+from rich.progress import BarColumn, Progress, Task
 from rich.table import Table
 from rich.text import Text
 
@@ -153,20 +153,23 @@ class _Line(Progress):
             transient=True,
             redirect_stdout=sys.stdout.isatty(),  # output that another program reads is not for this terminal
         )
-        self._task = self.add_task(bar.what, total=None)
+        self.add_task(bar.what, total=None)
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        bar, width = self.bar, max(0, self.console.width - MARGIN)
-        state = bar.state() if bar.done or bar.words else [*bar.state(), "starting"]
-        words = GAP.join(fitting(state, width - len(bar.what) - NARROWEST - 2))
-        room = min(WIDEST, width - len(bar.what) - 2 - len(words))
+        for task in self.tasks:
+            self.update(task.id, completed=self.bar.done, total=self.bar.total or None)
+            yield self._drawn(task)
+
+    def _drawn(self, task: Task) -> RenderableType:
+        what, width = self.bar.what, max(0, self.console.width - MARGIN)
+        state = self.bar.state() if self.bar.done or self.bar.words else [*self.bar.state(), "starting"]
+        words = GAP.join(fitting(state, width - len(what) - NARROWEST - 2))
+        room = min(WIDEST, width - len(what) - 2 - len(words))
         if room < NARROWEST:
-            yield Text(f"{bar.what} {words}"[:width], end="")
-            return
-        self.update(self._task, completed=bar.done, total=bar.total or None)
+            return Text(f"{what} {words}"[:width])
         line = Table.grid(padding=(0, 1))
-        line.add_row(Text(bar.what), BarColumn(room).render(self.tasks[0]), Text(words))
-        yield line
+        line.add_row(Text(what), BarColumn(room).render(task), Text(words))
+        return line
 
 
 def fitting(words: Sequence[str], width: int) -> tuple[str, ...]:
