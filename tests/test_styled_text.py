@@ -20,7 +20,7 @@ def rendered(stdout: io.StringIO) -> str:
     before, sys.stdout = sys.stdout, stdout
     try:
         made = StyledText()
-        made.line("  ", ("FAIL", "bold red"), "  name  ", says=LONG)
+        made.line("  ", ("FAIL", "bold red"), "  name  ", wrapped=LONG)
         made.line(("Title", "bold"))
         made.line("")
         return str(made)

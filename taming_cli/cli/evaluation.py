@@ -37,7 +37,7 @@ Generated = Annotated[
 ]
 TokensCodec = Annotated[
     Path | None,
-    typer.Option("--codec", metavar="FILE", help="The codec of a token file, if it is not where the file says."),
+    typer.Option("--codec", metavar="FILE", help="The codec of a token file, if it is not at the recorded path."),
 ]
 
 

@@ -19,8 +19,8 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the command line says about a command's config classes. `flags` maps field names to the values given, with
-    None for a flag that was not; `preset` and `config_file` are those of `--preset` and `--config`."""
+    """The command line's values for the config classes of a command. `flags` maps field names to text, or None if a
+    flag was not given; `preset` and `config_file` are those of `--preset` and `--config`."""
 
     command: str
     classes: Sequence[type[Any]] = ()

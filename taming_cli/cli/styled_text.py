@@ -20,17 +20,17 @@ class StyledText:
         self._console = Console(highlight=False, soft_wrap=True)
         self._lines: list[Text] = []
 
-    def line(self, *parts: str | tuple[str, str], says: str = "") -> None:
-        """Add a line of `parts`, each text or (text, style), then the text `says`, which is wrapped under itself. Words
-        and text in backticks are never broken, so that paths and commands can be copied."""
+    def line(self, *parts: str | tuple[str, str], wrapped: str = "") -> None:
+        """Add a line of `parts`, each text or (text, style), then the text `wrapped` with a hanging indent. Words and
+        text in backticks are never broken, so that paths and commands can be copied."""
         line = Text.assemble(*parts)
         indent = cell_len(line.plain)
         width = self._console.width - indent - 1
         if self._console.is_terminal and width >= NARROWEST:
-            glued = _COMMAND.sub(lambda found: found[0].replace(" ", _GLUE), says)
-            wrapped = textwrap.wrap(glued, width, break_long_words=False, break_on_hyphens=False)
-            says = ("\n" + " " * indent).join(wrapped).replace(_GLUE, " ")
-        self._lines.append(line.append(says))
+            glued = _COMMAND.sub(lambda found: found[0].replace(" ", _GLUE), wrapped)
+            lines = textwrap.wrap(glued, width, break_long_words=False, break_on_hyphens=False)
+            wrapped = ("\n" + " " * indent).join(lines).replace(_GLUE, " ")
+        self._lines.append(line.append(wrapped))
 
     def __str__(self) -> str:
         with self._console.capture() as captured:

@@ -44,7 +44,7 @@ def _page(report: "Report") -> str:
     for group, findings in report.groups.items():
         text.line((group, "bold"))
         for each in findings:
-            text.line("  ", (f"{each.mark:<4}", STYLES[each.mark]), f"  {each.name:<{widest}}  ", says=each.says)
+            text.line("  ", (f"{each.mark:<4}", STYLES[each.mark]), f"  {each.name:<{widest}}  ", wrapped=each.says)
         text.line("")
     notes, faults = len(report.marked("note")), len(report.marked("FAIL"))
     noted = f"{notes} note{'s' * (notes != 1)}"

@@ -98,7 +98,7 @@ def decode(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
     codec: Annotated[
         Path | None,
-        typer.Option("--codec", metavar="FILE", help="The codec, if it is not where the token file says."),
+        typer.Option("--codec", metavar="FILE", help="The codec, if it is not at the recorded path."),
     ] = None,
     batch_size: o.BatchSize = 8,
     device: o.Device = "auto",

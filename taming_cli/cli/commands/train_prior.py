@@ -27,11 +27,11 @@ def train_prior(
     ] = None,
     codec: Annotated[
         Path | None,
-        typer.Option("--codec", metavar="FILE", help="The codec, if it is not where the token file says."),
+        typer.Option("--codec", metavar="FILE", help="The codec, if it is not at the recorded path."),
     ] = None,
     cond_ckpt: Annotated[
         list[Path] | None,
-        typer.Option("--cond-ckpt", metavar="FILE", help="A condition's codec, if it is not where the file says."),
+        typer.Option("--cond-ckpt", metavar="FILE", help="A condition's codec, if it is not at the recorded path."),
     ] = None,
 ) -> int:
     """Train a prior on token files. Writes a run folder with checkpoints, curves and samples."""

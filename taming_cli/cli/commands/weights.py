@@ -155,7 +155,7 @@ def _block(text: StyledText, one: "Weights", found: "Located") -> None:
     if found.origin in ("given", "folder"):
         where = f" by {_PLACES[found.origin]}"
     text.line((f"{one.name:<{_NAME}}", "bold"), f"{_megabytes(one.size):>8}  ", (state, STYLES[state]), where)
-    text.line("    for ", says="; ".join(one.used_for))
+    text.line("    for ", wrapped="; ".join(one.used_for))
     source = one.source if one.source.endswith(one.file) else f"{one.file}: {one.source}"
     text.line("    ", (str(found.path or source), "dim"))
 
@@ -163,10 +163,10 @@ def _block(text: StyledText, one: "Weights", found: "Located") -> None:
 def _print_verified(output: Output, one: "Weights", found: "Located") -> None:
     state: str = found.state
     text = StyledText()
-    says = str(found.path or one.file)
+    path = str(found.path or one.file)
     if found.state == "present":
-        says += " (no published checksum to compare with)"
-    text.line((f"{state:<12}", STYLES[state]), f"  {one.name:<{_NAME}}  ", says=says)
+        path += " (no published checksum to compare with)"
+    text.line((f"{state:<12}", STYLES[state]), f"  {one.name:<{_NAME}}  ", wrapped=path)
     quietly = str(found.path) if found.state in ("verified", "present") else None
     if not output.quiet or output.json or quietly:
         output.result(str(text), {"name": one.name, **_values(one, found)}, short=quietly)
