@@ -123,7 +123,6 @@ _taming_help() {
     'train-vqgan --precision') help='Arithmetic of the networks; losses and quantisation are fp32. Default auto.' ;;
     'train-vqgan --workers') help='Processes that read pictures; 0: a thread. Default 0.' ;;
     'train-vqgan --cache') help='MiB of memory for decoded pictures. Default 1024.' ;;
-    'train-prior --codec' | 'decode --codec') help='The codec, if it is not at the recorded path.' ;;
     'train-prior --batch-size') help='Windows per step. Default 16.' ;;
     'train-prior --accumulate') help='Parts that a step'\''s windows are taken in, one after the other; their gradients are added up. Default 1.' ;;
     'train-prior --learning-rate') help='Peak learning rate. Default 0.002.' ;;
@@ -283,7 +282,7 @@ _taming_help() {
     *' -q' | *' --quiet') help='Print only the resulting path or number.' ;;
     *' -v' | *' --verbose') help='Print all settings with their origins, and each choice made.' ;;
     *' --debug') help='Print the traceback of an error.' ;;
-    *' --codec') help='The codec of a token file, if it is not at the recorded path.' ;;
+    *' --codec') help='The codec, if it is not at the recorded path.' ;;
     *' --cond-ckpt') help='A condition'\''s codec, if it is not at the recorded path.' ;;
     *' --fsdp') help='Share weights, gradients and optimiser out among the processes (FSDP2): for priors that do not fit one.' ;;
     *' --weight-decay') help='AdamW'\''s decay, on the weights of linear layers only. Default 0.05.' ;;

@@ -35,10 +35,6 @@ Generated = Annotated[
         show_default=False,
     ),
 ]
-TokensCodec = Annotated[
-    Path | None,
-    typer.Option("--codec", metavar="FILE", help="The codec of a token file, if it is not at the recorded path."),
-]
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ class Paths:
             show_default=False,
         ),
     ] = None
-    codec: TokensCodec = None
+    codec: o.TokensCodec = None
 
 
 class Evaluation:

@@ -1,4 +1,4 @@
-"""What a command works on where the command line does not name it: a default model, paths of pictures from stdin."""
+"""The inputs of a command: the default model, paths of pictures from stdin, the folder to write as the last argument."""
 
 import os
 import stat
@@ -62,6 +62,15 @@ def _of_pictures(path: Path) -> bool:
         return bool(read_header(path).about.get("content", "image") == "image")
     except BadFileError:
         return False
+
+
+def images_and_out(images: Sequence[Path], out: Path | None, command: str) -> tuple[Sequence[Path], Path]:
+    """The inputs and the folder to write: `-o`, else the last argument. UsageError if nothing would be left."""
+    if out is not None:
+        return images, out
+    if len(images) < 2:
+        raise UsageError(f"name the folder to write: taming {command} IMAGES OUT")
+    return images[:-1], images[-1]
 
 
 def piped() -> bool:

@@ -95,6 +95,15 @@ Ckpt = Annotated[
     Path | None,
     option("--ckpt", metavar="FILE", help="Model file. Default: $TAMING_CKPT, the newest run's, or `builtin`."),
 ]
+TokensCodec = Annotated[
+    Path | None, option("--codec", metavar="FILE", help="The codec, if it is not at the recorded path.", panel=None)
+]
+ImagesAndOut = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="IMAGES... OUT", help="Folders, pictures, archives or lists (.txt), then the folder to write."
+    ),
+]
 Out = Annotated[Path | None, option("-o", "--out", metavar="PATH", help="Run folder, output folder or output file.")]
 Name = Annotated[
     str | None, option("--name", metavar="NAME", help="Name of the run under runs/. Default: the next number.")

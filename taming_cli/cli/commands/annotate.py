@@ -1,17 +1,14 @@
 """`annotate`: compute the condition maps of pictures."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
-
-import typer
 
 from taming_cli.cli import options as o
 from taming_cli.cli.command import Group, Panel, command
 from taming_cli.cli.console import Output
+from taming_cli.cli.inputs import images_and_out
 from taming_cli.cli.processes import own_part, part_text, part_values, skipped_code
 from taming_cli.config.annotate import AnnotateConfig, DepthConfig, EdgesConfig, PoseConfig, SegmentationConfig
-from taming_cli.errors import UsageError
 
 
 @dataclass
@@ -19,12 +16,7 @@ class Job:
     """The options of every annotator."""
 
     output: Output
-    images: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="IMAGES... OUT", help="Folders, pictures, archives or lists (.txt), then the folder to write."
-        ),
-    ]
+    images: o.ImagesAndOut
     out: o.Out = None
     shard: o.ShardText = None
     workers: o.Workers = 2
@@ -73,11 +65,8 @@ ANNOTATE = Group(
 
 
 def _annotate(job: Job, config: AnnotateConfig, **network: Any) -> int:
-    output, images, out = job.output, job.images, job.out
-    if out is None:
-        if len(images) < 2:
-            raise UsageError(f"name the folder to write: taming annotate {config.kind} IMAGES OUT")
-        *images, out = images
+    output = job.output
+    images, out = images_and_out(job.images, job.out, f"annotate {config.kind}")
     part = own_part(output, job.shard)
     from taming_cli.annotate import LABELS, annotate
 

@@ -8,7 +8,7 @@ import typer
 
 from taming_cli.cli import options as o
 from taming_cli.cli.command import Group, Panel
-from taming_cli.cli.evaluation import Evaluation, Generated, Paths, TokensCodec, measurement, pictures_of
+from taming_cli.cli.evaluation import Evaluation, Generated, Paths, measurement, pictures_of
 from taming_cli.cli.results import save_all, values
 from taming_cli.config.evaluate import FeatureConfig, InceptionScoreConfig, KernelConfig, ManifoldConfig
 from taming_cli.config.size import Size
@@ -61,7 +61,7 @@ def inception(
     config: Annotated[InceptionScoreConfig, Panel("Splits")],
     pretrained: o.Pretrained,
     generated: Generated = None,
-    codec: TokensCodec = None,
+    codec: o.TokensCodec = None,
 ) -> "Measured":
     """Inception score of pictures, with its standard deviation over splits."""
     from taming_cli.evaluate import distance

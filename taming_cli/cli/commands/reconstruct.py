@@ -9,21 +9,15 @@ from taming_cli.cli import options as o
 from taming_cli.cli.command import command
 from taming_cli.cli.console import Output
 from taming_cli.cli.dry_run import would_write
-from taming_cli.cli.inputs import codec_path
+from taming_cli.cli.inputs import codec_path, images_and_out
 from taming_cli.cli.processes import own_part, part_text, part_values, skipped_code
 from taming_cli.config.size import Size
-from taming_cli.errors import UsageError
 
 
 @command("reconstruct", first=("ckpt", "out", "size"), reads_pictures=True, config_file=True)
 def reconstruct(
     output: Output,
-    images: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="IMAGES... OUT", help="Folders, pictures, archives or lists (.txt), then the folder to write."
-        ),
-    ],
+    images: o.ImagesAndOut,
     ckpt: o.Ckpt = None,
     out: o.Out = None,
     size: o.SizeText = None,
@@ -46,10 +40,7 @@ def reconstruct(
     from taming_cli.data.sources import list_items
     from taming_cli.runtime.checkpoint import read_header
 
-    if out is None:
-        if len(images) < 2:
-            raise UsageError("name the folder to write: taming reconstruct IMAGES OUT")
-        *images, out = images
+    images, out = images_and_out(images, out, "reconstruct")
     part = own_part(output, shard)
     path = codec_path(output, ckpt)
     items = each_picture(list_items(images, extensions=content_in(read_header(path)).extensions).items)
@@ -96,10 +87,7 @@ def decode(
     output: Output,
     tokens: Annotated[Path, typer.Argument(metavar="TOKENS", help="Token file.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
-    codec: Annotated[
-        Path | None,
-        typer.Option("--codec", metavar="FILE", help="The codec, if it is not at the recorded path."),
-    ] = None,
+    codec: o.TokensCodec = None,
     batch_size: o.BatchSize = 8,
     device: o.Device = "auto",
     precision: o.Precision = "fp32",

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from taming_cli.cli import options as o
 from taming_cli.cli.command import Panel, command
 from taming_cli.cli.dry_run import print_estimate
 from taming_cli.cli.processes import launched
@@ -25,10 +26,7 @@ def train_prior(
         list[Path] | None,
         typer.Argument(metavar="TOKENS...", help="Token files of one codec.", show_default=False),
     ] = None,
-    codec: Annotated[
-        Path | None,
-        typer.Option("--codec", metavar="FILE", help="The codec, if it is not at the recorded path."),
-    ] = None,
+    codec: o.TokensCodec = None,
     cond_ckpt: Annotated[
         list[Path] | None,
         typer.Option("--cond-ckpt", metavar="FILE", help="A condition's codec, if it is not at the recorded path."),
