@@ -1,4 +1,4 @@
-"""The inputs of a command: the default model, paths of pictures from stdin, the folder to write as the last argument."""
+"""The inputs of a command: the default model, paths of pictures from stdin, and the folder to write as last argument."""
 
 import os
 import stat
@@ -64,7 +64,7 @@ def _of_pictures(path: Path) -> bool:
         return False
 
 
-def images_and_out(images: Sequence[Path], out: Path | None, command: str) -> tuple[Sequence[Path], Path]:
+def images_and_out(images: list[Path], out: Path | None, command: str) -> tuple[list[Path], Path]:
     """The inputs and the folder to write: `-o`, else the last argument. UsageError if nothing would be left."""
     if out is not None:
         return images, out
