@@ -1,4 +1,4 @@
-"""The inputs of a command: the default model, paths of pictures from stdin, and the folder to write as last argument."""
+"""The inputs of a command: the default model, pictures named on stdin, and the output folder as the last argument."""
 
 import os
 import stat
