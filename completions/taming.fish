@@ -5,17 +5,17 @@
 function __taming_commands
     switch "$argv"
         case ''
-            printf '%s\n' train-vqgan tokenize reconstruct decode train-prior sample import export info demo-data report doctor guide annotate eval tokens presets weights
+            printf '%s\n' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor annotate tokens presets weights eval
         case 'annotate'
             printf '%s\n' segmentation depth pose edges
-        case 'eval'
-            printf '%s\n' fid is kid prc rfid recon codebook nll all
         case 'tokens'
             printf '%s\n' verify merge
         case 'presets'
             printf '%s\n' ls show
         case 'weights'
             printf '%s\n' ls verify fetch
+        case 'eval'
+            printf '%s\n' fid is kid prc rfid recon codebook nll all
     end
 end
 
@@ -23,53 +23,35 @@ end
 function __taming_takes
     switch $argv[1]
         case 'train-vqgan'
-            contains -- $argv[2] --preset --config -o --out --name --weights --nproc --kind --labels --colours --label-values --missing --depth-range --pictures --size --steps --minutes --batch-size --accumulate --learning-rate --disc-learning-rate --betas --warmup --final-lr --disc-final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --disc-weight --disc-train-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --held --val-every --val-images --save-every --seed --device --precision --workers --cache --val --init --train --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --disc-ndf --disc-num-layers --disc-loss --max-pixels
+            contains -- $argv[2] --preset --minutes --steps --size -o --out --name --kind --labels --colours --label-values --missing --depth-range --pictures --batch-size --accumulate --learning-rate --disc-learning-rate --betas --warmup --final-lr --disc-final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --disc-weight --disc-train-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --held --val-every --val-images --save-every --seed --device --precision --workers --cache --val --init --train --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --disc-ndf --disc-num-layers --disc-loss --nproc --weights --config --max-pixels
+        case 'train-prior'
+            contains -- $argv[2] --preset --minutes --steps -o --out --name --codec --cond-ckpt --batch-size --accumulate --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --samples --seed --device --precision --init --arch --n-layer --n-head --n-embd --window --nproc --config
+        case 'sample'
+            contains -- $argv[2] -n --class --size --cond --complete --mask --ckpt -o --out --seed --codec --at --class-map --first --tokens --npz --temperature --top-k --top-p --min-p --guidance --candidates --keep --accept-rate --classifier --stride --batch-size --weights --name --shard --device --precision --memory --config --max-pixels
         case 'tokenize'
-            contains -- $argv[2] --ckpt -o --out --size --views --cond --cond-ckpt --shard --batch-size --device --precision --memory --workers --config --max-pixels
+            contains -- $argv[2] --ckpt -o --out --size --views --cond --cond-ckpt --batch-size --shard --device --precision --memory --workers --config --max-pixels
         case 'reconstruct'
             contains -- $argv[2] --ckpt -o --out --size --pictures --batch-size --device --precision --memory --workers --shard --config --max-pixels
         case 'decode'
             contains -- $argv[2] --codec --batch-size --device --precision --memory --shard --config
-        case 'train-prior'
-            contains -- $argv[2] --codec --cond-ckpt --preset --config -o --out --name --nproc --steps --minutes --batch-size --accumulate --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --samples --seed --device --precision --init --arch --n-layer --n-head --n-embd --window
-        case 'sample'
-            contains -- $argv[2] -n --class --size --cond --complete --mask --at --ckpt -o --out --codec --class-map --weights --name --first --tokens --npz --shard --config --device --precision --memory --temperature --top-k --top-p --min-p --guidance --seed --candidates --keep --accept-rate --classifier --stride --batch-size --max-pixels
         case 'import'
-            contains -- $argv[2] --config -o --out
+            contains -- $argv[2] -o --out --config
         case 'export'
             contains -- $argv[2] -o --out --to
         case 'info'
             contains -- $argv[2] --config
-        case 'demo-data'
-            contains -- $argv[2] -n --count --size --seed --kind --workers
         case 'report'
             contains -- $argv[2] -o --out --by
+        case 'demo-data'
+            contains -- $argv[2] -n --count --size --seed --kind --workers
         case 'annotate segmentation'
-            contains -- $argv[2] -o --out --shard --weights --device --workers --config --model --max-pixels
+            contains -- $argv[2] -o --out --model --shard --workers --weights --device --config --max-pixels
         case 'annotate depth'
-            contains -- $argv[2] -o --out --shard --weights --device --workers --config --model --max-pixels
+            contains -- $argv[2] -o --out --model --shard --workers --weights --device --config --max-pixels
         case 'annotate pose'
-            contains -- $argv[2] -o --out --shard --weights --device --workers --config --score --joint-score --max-pixels
+            contains -- $argv[2] -o --out --score --joint-score --shard --workers --weights --device --config --max-pixels
         case 'annotate edges'
             contains -- $argv[2] -o --out --shard --workers --config --max-pixels
-        case 'eval fid'
-            contains -- $argv[2] --codec --weights -o --out --batch-size --device --memory --workers --config --features --resize --size --max-pixels
-        case 'eval is'
-            contains -- $argv[2] --codec --weights -o --out --batch-size --device --memory --workers --config --features --resize --size --splits --seed --max-pixels
-        case 'eval kid'
-            contains -- $argv[2] --codec --weights -o --out --batch-size --device --memory --workers --config --features --resize --size --subsets --subset-size --seed --max-pixels
-        case 'eval prc'
-            contains -- $argv[2] --codec --weights -o --out --batch-size --device --memory --workers --config --features --resize --size --neighbours --max-pixels
-        case 'eval rfid'
-            contains -- $argv[2] --weights -o --out --batch-size --device --memory --workers --config --features --resize --size --max-pixels
-        case 'eval recon'
-            contains -- $argv[2] --size --perceptual --weights -o --out --batch-size --device --memory --workers --config --max-pixels
-        case 'eval codebook'
-            contains -- $argv[2] --size -o --out --batch-size --device --memory --workers --config --max-pixels
-        case 'eval nll'
-            contains -- $argv[2] --stride --precision -o --out --batch-size --device --memory --workers --config --max-pixels
-        case 'eval all'
-            contains -- $argv[2] --perceptual --weights -o --out --batch-size --device --memory --workers --config --features --resize --size --max-pixels
         case 'tokens merge'
             contains -- $argv[2] -o --out
         case 'weights ls'
@@ -78,6 +60,24 @@ function __taming_takes
             contains -- $argv[2] --weights
         case 'weights fetch'
             contains -- $argv[2] -o --out
+        case 'eval fid'
+            contains -- $argv[2] -o --out --batch-size --codec --features --resize --size --device --memory --workers --weights --config --max-pixels
+        case 'eval is'
+            contains -- $argv[2] -o --out --batch-size --codec --features --resize --size --splits --seed --device --memory --workers --weights --config --max-pixels
+        case 'eval kid'
+            contains -- $argv[2] -o --out --batch-size --codec --features --resize --size --subsets --subset-size --seed --device --memory --workers --weights --config --max-pixels
+        case 'eval prc'
+            contains -- $argv[2] -o --out --batch-size --codec --features --resize --size --neighbours --device --memory --workers --weights --config --max-pixels
+        case 'eval rfid'
+            contains -- $argv[2] -o --out --batch-size --features --resize --size --device --memory --workers --weights --config --max-pixels
+        case 'eval recon'
+            contains -- $argv[2] -o --out --batch-size --size --perceptual --device --memory --workers --weights --config --max-pixels
+        case 'eval codebook'
+            contains -- $argv[2] -o --out --batch-size --size --device --memory --workers --config --max-pixels
+        case 'eval nll'
+            contains -- $argv[2] -o --out --batch-size --stride --device --memory --workers --precision --config --max-pixels
+        case 'eval all'
+            contains -- $argv[2] -o --out --batch-size --perceptual --features --resize --size --device --memory --workers --weights --config --max-pixels
         case '*'
             return 1
     end
@@ -195,78 +195,71 @@ end
 
 complete -c taming -f
 
-complete -c taming -n '__taming_at 0 \'\'' -a train-vqgan -d 'Train a codec on pictures: a run folder with its checkpoints, curves and reconstructions'
-complete -c taming -n '__taming_at 0 \'\'' -a tokenize -d 'Turn pictures into a token file (by default tokens.h5)'
-complete -c taming -n '__taming_at 0 \'\'' -a reconstruct -d 'Send pictures (or a codec\'s condition maps) through it and back, each at its own size; prints the mean PSNR'
-complete -c taming -n '__taming_at 0 \'\'' -a decode -d 'Turn a token file back into pictures'
-complete -c taming -n '__taming_at 0 \'\'' -a train-prior -d 'Train a prior on token files: a run folder with its checkpoints, curves and samples'
-complete -c taming -n '__taming_at 0 \'\'' -a sample -d 'Draw new pictures: PNGs and a grid, in the folder -o (by default under runs/sample/)'
-complete -c taming -n '__taming_at 0 \'\'' -a import -d 'Turn a published checkpoint into a model file; nothing in it is run, and every tensor is accounted for'
-complete -c taming -n '__taming_at 0 \'\'' -a export -d 'Write a model in the layout of another program, so that it works there'
-complete -c taming -n '__taming_at 0 \'\'' -a info -d 'Say what a file is and holds: a model, tokens, or a published checkpoint'
+complete -c taming -n '__taming_at 0 \'\'' -a train-vqgan -d 'Train a codec on pictures'
+complete -c taming -n '__taming_at 0 \'\'' -a train-prior -d 'Train a prior on token files'
+complete -c taming -n '__taming_at 0 \'\'' -a sample -d 'Draw new pictures'
+complete -c taming -n '__taming_at 0 \'\'' -a tokenize -d 'Encode pictures to a token file (by default tokens.h5)'
+complete -c taming -n '__taming_at 0 \'\'' -a reconstruct -d 'Encode and decode pictures (or condition maps), each at its own size, and print the mean PSNR'
+complete -c taming -n '__taming_at 0 \'\'' -a decode -d 'Decode a token file to pictures'
+complete -c taming -n '__taming_at 0 \'\'' -a import -d 'Convert a published checkpoint to a model file'
+complete -c taming -n '__taming_at 0 \'\'' -a export -d 'Write a model file in the layout of another program'
+complete -c taming -n '__taming_at 0 \'\'' -a info -d 'Describe a file: a model, tokens, or a published checkpoint'
+complete -c taming -n '__taming_at 0 \'\'' -a report -d 'Write the report of a run, or a comparison of several runs, as one HTML page'
 complete -c taming -n '__taming_at 0 \'\'' -a demo-data -d 'Draw a small data set of landscapes and figures, with segmentation, depth and pose maps and classes'
-complete -c taming -n '__taming_at 0 \'\'' -a report -d 'Write one page: of a run anew, or of several runs beside one another'
-complete -c taming -n '__taming_at 0 \'\'' -a doctor -d 'Check versions, devices, precision, weights, folders, settings: exit code 1 where something needed would fail'
-complete -c taming -n '__taming_at 0 \'\'' -a guide -d 'List the guides, or print one'
-complete -c taming -n '__taming_at 0 \'\'' -a annotate -d 'Make the condition maps of pictures, each at its picture\'s size and relative path, as PNG'
-complete -c taming -n '__taming_at 0 \'\'' -a eval -d 'Measure pictures, codecs and priors'
+complete -c taming -n '__taming_at 0 \'\'' -a doctor -d 'Check versions, devices, precision, weights, folders and settings'
+complete -c taming -n '__taming_at 0 \'\'' -a annotate -d 'Compute the condition maps of pictures: PNGs of the same size and relative path'
 complete -c taming -n '__taming_at 0 \'\'' -a tokens -d 'Check and join token files'
-complete -c taming -n '__taming_at 0 \'\'' -a presets -d 'The named sets of settings'
-complete -c taming -n '__taming_at 0 \'\'' -a weights -d 'Pretrained weights: list, verify and fetch them'
-complete -c taming -n '__taming_at 0 \'annotate\'' -a segmentation -d 'Label maps by a network of torchvision (by default DeepLabV3, 21 labels), with labels.txt beside them'
-complete -c taming -n '__taming_at 0 \'annotate\'' -a depth -d 'Depth by a model of transformers (pip install \'taming[annotate]\'), 16-bit grey, each map by its own range'
-complete -c taming -n '__taming_at 0 \'annotate\'' -a pose -d 'Skeletons of the people in them, by torchvision\'s keypoint R-CNN, on black'
-complete -c taming -n '__taming_at 0 \'annotate\'' -a edges -d 'White edges on black by Canny\'s method, as `tokenize --cond edges` makes them; needs no network'
-complete -c taming -n '__taming_at 0 \'eval\'' -a fid -d 'Frechet distance of two sides\' features: FID, or under another network\'s name'
-complete -c taming -n '__taming_at 0 \'eval\'' -a is -d 'Inception score of pictures, and its deviation over parts'
-complete -c taming -n '__taming_at 0 \'eval\'' -a kid -d 'Kernel distance of two sides\' features, and its deviation over subsets'
-complete -c taming -n '__taming_at 0 \'eval\'' -a prc -d 'Improved precision and recall of generated pictures; first published with --features vgg16'
-complete -c taming -n '__taming_at 0 \'eval\'' -a rfid -d 'Frechet distance from pictures to their reconstructions, which are not written'
-complete -c taming -n '__taming_at 0 \'eval\'' -a recon -d 'PSNR, SSIM, L1, perceptual distance and bits per pixel of a codec\'s reconstructions; -o keeps worst and best'
-complete -c taming -n '__taming_at 0 \'eval\'' -a codebook -d 'How a codebook is used: codes that occur, their perplexity, those that never do; -o keeps a histogram'
-complete -c taming -n '__taming_at 0 \'eval\'' -a nll -d 'nats/token and bits/dim of a token file\'s codes under a prior; by class, and -o keeps a map by position'
-complete -c taming -n '__taming_at 0 \'eval\'' -a all -d 'Everything that fits a run, on what it never learned from, into its eval.json and its report'
-complete -c taming -n '__taming_at 0 \'tokens\'' -a verify -d 'Read every part of a token file: checksums, ranges, counts'
+complete -c taming -n '__taming_at 0 \'\'' -a presets -d 'List and print the named sets of settings'
+complete -c taming -n '__taming_at 0 \'\'' -a weights -d 'List, verify and download pretrained weights'
+complete -c taming -n '__taming_at 0 \'\'' -a eval -d 'Measure pictures, codecs and priors'
+complete -c taming -n '__taming_at 0 \'annotate\'' -a segmentation -d 'Label maps by a torchvision network (by default DeepLabV3, 21 labels), with labels.txt beside them'
+complete -c taming -n '__taming_at 0 \'annotate\'' -a depth -d '16-bit depth maps by a transformers model (pip install \'taming[annotate]\'), each scaled to its own range'
+complete -c taming -n '__taming_at 0 \'annotate\'' -a pose -d 'Skeletons of the people in the pictures, on black, by torchvision\'s keypoint R-CNN'
+complete -c taming -n '__taming_at 0 \'annotate\'' -a edges -d 'White Canny edges on black, as `tokenize --cond edges` computes them'
+complete -c taming -n '__taming_at 0 \'tokens\'' -a verify -d 'Read all of a token file and check its checksums, ranges and counts'
 complete -c taming -n '__taming_at 0 \'tokens\'' -a merge -d 'Join token files into one'
 complete -c taming -n '__taming_at 0 \'presets\'' -a ls -d 'List the presets'
-complete -c taming -n '__taming_at 0 \'presets\'' -a show -d 'Print every setting of a preset, as a file that --config takes'
-complete -c taming -n '__taming_at 0 \'weights\'' -a ls -d 'List the weights that commands ask for: what each is for, its file, and where it is'
-complete -c taming -n '__taming_at 0 \'weights\'' -a verify -d 'Read the weights that are here, compare their sha256: exit code 1 for one that is wrong, or named and missing'
-complete -c taming -n '__taming_at 0 \'weights\'' -a fetch -d 'Download weights and verify them; what is here already is left, or copied to the folder of -o'
+complete -c taming -n '__taming_at 0 \'presets\'' -a show -d 'Print all settings of a preset, as a file for --config'
+complete -c taming -n '__taming_at 0 \'weights\'' -a ls -d 'List the weights that commands need: what each is for, its file, and where it is'
+complete -c taming -n '__taming_at 0 \'weights\'' -a verify -d 'Verify the sha256 of weights on this machine'
+complete -c taming -n '__taming_at 0 \'weights\'' -a fetch -d 'Download and verify weights'
+complete -c taming -n '__taming_at 0 \'eval\'' -a fid -d 'Frechet distance of two sets of pictures'
+complete -c taming -n '__taming_at 0 \'eval\'' -a is -d 'Inception score of pictures, with its standard deviation over splits'
+complete -c taming -n '__taming_at 0 \'eval\'' -a kid -d 'Kernel distance of two sets of pictures, with its standard deviation over subsets'
+complete -c taming -n '__taming_at 0 \'eval\'' -a prc -d 'Improved precision and recall of generated pictures; first published with --features vgg16'
+complete -c taming -n '__taming_at 0 \'eval\'' -a rfid -d 'Frechet distance of pictures and their reconstructions, which are not written to disk'
+complete -c taming -n '__taming_at 0 \'eval\'' -a recon -d 'PSNR, SSIM, L1, perceptual distance and bits/pixel of a codec\'s reconstructions; -o writes worst and best'
+complete -c taming -n '__taming_at 0 \'eval\'' -a codebook -d 'Codebook use: codes that occur, their perplexity, codes that never occur; -o also writes a histogram'
+complete -c taming -n '__taming_at 0 \'eval\'' -a nll -d 'nats/token and bits/dim of a token file\'s codes under a prior, by class; -o also writes a map by position'
+complete -c taming -n '__taming_at 0 \'eval\'' -a all -d 'Every measure that applies to a run, on held-out data'
 
 complete -c taming -n '__taming_from 0 train-vqgan tokenize reconstruct \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt)'
+complete -c taming -n '__taming_from 0 train-prior \'tokens merge\'' -a '(__taming_files .h5)'
 complete -c taming -n '__taming_at 0 decode \'tokens verify\'' -a '(__taming_files .h5)'
 complete -c taming -n '__taming_at 1 decode' -a '(__taming_files)'
-complete -c taming -n '__taming_from 0 train-prior \'tokens merge\'' -a '(__taming_files .h5)'
 complete -c taming -n '__taming_at 0 import' -a '(__taming_files .ckpt .pt .pth .bin .safetensors)'
 complete -c taming -n '__taming_at 0 export \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\'' -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_at 0 info' -a '(__taming_files .ckpt .pt .pth .bin .safetensors .h5)'
-complete -c taming -n '__taming_at 0 demo-data \'eval all\'' -a '(__taming_files)'
 complete -c taming -n '__taming_from 0 report' -a '(__taming_files)'
-complete -c taming -n '__taming_at 0 guide' -a 'own-pictures\\t conditions\\t any-size\\t evaluation\\t several-gpus\\t published-models\\t settings\\t troubleshooting\\t'
+complete -c taming -n '__taming_at 0 demo-data \'eval all\'' -a '(__taming_files)'
+complete -c taming -n '__taming_at 0 \'presets show\'' -a 'tiny\\t small\\t f16-1024\\t f16-16384\\t'
+complete -c taming -n '__taming_from 0 \'weights verify\' \'weights fetch\'' -a 'efficientnet-lite0\\t vgg16\\t alexnet\\t squeezenet1_1\\t inception-v3-compat\\t deeplabv3_resnet50\\t keypointrcnn_resnet50_fpn\\t dinov2\\t depth\\t'
 complete -c taming -n '__taming_at 0 \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\'' -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt .h5 .npz)'
 complete -c taming -n '__taming_at 1 \'eval fid\' \'eval kid\' \'eval prc\'' -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt .h5 .npz)'
 complete -c taming -n '__taming_from 1 \'eval rfid\' \'eval recon\'' -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt)'
 complete -c taming -n '__taming_from 1 \'eval codebook\'' -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt .h5)'
 complete -c taming -n '__taming_at 1 \'eval nll\'' -a '(__taming_files .h5)'
-complete -c taming -n '__taming_at 0 \'presets show\'' -a 'tiny\\t small\\t f16-1024\\t f16-16384\\t'
-complete -c taming -n '__taming_from 0 \'weights verify\' \'weights fetch\'' -a 'efficientnet-lite0\\t vgg16\\t alexnet\\t squeezenet1_1\\t inception-v3-compat\\t deeplabv3_resnet50\\t keypointrcnn_resnet50_fpn\\t dinov2\\t depth\\t'
 
-complete -c taming -n '__taming_may \'--version\' \'\'' -l version -d 'Print the version.'
-complete -c taming -n '__taming_may \'-h --help\' \'\' train-vqgan tokenize reconstruct decode train-prior sample import export info demo-data report doctor guide annotate \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' eval \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\' tokens \'tokens verify\' \'tokens merge\' presets \'presets ls\' \'presets show\' weights \'weights ls\' \'weights verify\' \'weights fetch\'' -s h -l help -d 'Show this message and exit.'
-complete -c taming -n '__taming_may \'--preset\' train-vqgan train-prior' -l preset -d 'A set of settings; else tiny, on a GPU small.' -x -a 'tiny\\t small\\t f16-1024\\t f16-16384\\t'
-complete -c taming -n '__taming_may \'--config\' train-vqgan tokenize reconstruct decode train-prior sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l config -d 'TOML or JSON file of settings.' -x -a '(__taming_files .toml .json)'
-complete -c taming -n '__taming_may \'-o --out\' train-vqgan reconstruct train-prior sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -s o -l out -d 'Run folder, output folder or file.' -x -a '(__taming_files)'
-complete -c taming -n '__taming_may \'--name\' train-vqgan train-prior sample' -l name -d 'The run\'s name under runs/; else it counts up.' -x
-complete -c taming -n '__taming_may \'--resume\' train-vqgan train-prior' -l resume -d 'Go on with the newest run, or with the one named.'
-complete -c taming -n '__taming_may \'-0 --null\' train-vqgan tokenize' -s 0 -l null -d 'Paths on stdin end with NUL, as of `find -print0`.'
-complete -c taming -n '__taming_may \'--weights\' train-vqgan sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval all\' \'weights ls\' \'weights verify\'' -l weights -d 'Pretrained weights: a file, or a folder of them.' -x -a '(__taming_files .pth .pt .safetensors)'
-complete -c taming -n '__taming_may \'--offline\' train-vqgan sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval all\' \'weights fetch\'' -l offline -d 'Never download.'
-complete -c taming -n '__taming_may \'--dry-run\' train-vqgan tokenize reconstruct decode train-prior sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -l dry-run -d 'Say what would be done, and write nothing.'
-complete -c taming -n '__taming_may \'--nproc\' train-vqgan train-prior' -l nproc -d 'Processes on this machine that share each batch, each on its own GPU.' -x
-complete -c taming -n '__taming_may \'--json\' train-vqgan tokenize reconstruct decode train-prior sample import export info demo-data report doctor guide \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\'' -l json -d 'Print the result as JSON.'
-complete -c taming -n '__taming_may \'-q --quiet\' train-vqgan tokenize reconstruct decode train-prior sample import export info demo-data report doctor guide \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\'' -s q -l quiet -d 'Print only the path or the number.'
-complete -c taming -n '__taming_may \'--debug\' train-vqgan tokenize reconstruct decode train-prior sample import export info demo-data report doctor guide \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\'' -l debug -d 'Show the traceback of an error.'
+complete -c taming -n '__taming_may \'--version\' \'\'' -l version -d 'Print the version and exit.'
+complete -c taming -n '__taming_may \'-h --help\' \'\' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor annotate \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' tokens \'tokens verify\' \'tokens merge\' presets \'presets ls\' \'presets show\' weights \'weights ls\' \'weights verify\' \'weights fetch\' eval \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -s h -l help -d 'Show this message and exit.'
+complete -c taming -n '__taming_may \'--preset\' train-vqgan train-prior' -l preset -d 'Set of settings: tiny, small, f16-1024, f16-16384. Default: tiny on a CPU, small on a GPU.' -x -a 'tiny\\t small\\t f16-1024\\t f16-16384\\t'
+complete -c taming -n '__taming_may \'--minutes\' train-vqgan train-prior' -l minutes -d 'Wall-clock minutes; 0: as long as --steps take. Default 8.' -x
+complete -c taming -n '__taming_may \'--steps\' train-vqgan train-prior' -l steps -d 'Optimiser updates; 0: as many as --minutes allow. Default 0.' -x
+complete -c taming -n '__taming_may \'--size\' train-vqgan' -l size -d 'Size of the training crops, in pixels. Default 128x128.' -x
+complete -c taming -n '__taming_may \'-o --out\' train-vqgan train-prior sample reconstruct \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -s o -l out -d 'Run folder, output folder or output file.' -x -a '(__taming_files)'
+complete -c taming -n '__taming_may \'--name\' train-vqgan train-prior sample' -l name -d 'Name of the run under runs/. Default: the next number.' -x
+complete -c taming -n '__taming_may \'--resume\' train-vqgan train-prior' -l resume -d 'Continue the newest run, or the one given by --name or -o.'
+complete -c taming -n '__taming_may \'-0 --null\' train-vqgan tokenize' -s 0 -l null -d 'Paths on stdin end with NUL, as `find -print0` writes them.'
 complete -c taming -n '__taming_may \'--kind\' train-vqgan' -l kind -d 'What the files hold: pictures, or the maps of a condition. Default image. One of image, segmentation, depth, pose, edges.' -x -a 'image\\t segmentation\\t depth\\t pose\\t edges\\t'
 complete -c taming -n '__taming_may \'--labels\' train-vqgan' -l labels -d 'Labels of segmentation maps; 0: one more than the largest that occurs. Default 0.' -x
 complete -c taming -n '__taming_may \'--unlabelled\' train-vqgan' -l unlabelled -d 'In segmentation maps 255 means unlabelled and becomes label 0, the others move up (COCO-Stuff).'
@@ -275,12 +268,9 @@ complete -c taming -n '__taming_may \'--label-values\' train-vqgan' -l label-val
 complete -c taming -n '__taming_may \'--missing\' train-vqgan' -l missing -d 'Values of depth maps where nothing was measured, like 0,65535 or nan: each such pixel takes the nearest measured value.' -x
 complete -c taming -n '__taming_may \'--depth-range\' train-vqgan' -l depth-range -d 'Percentiles of a depth map that become -1 and 1; 2,98 leaves outliers aside. Default 0.0,100.0.' -x
 complete -c taming -n '__taming_may \'--pictures\' train-vqgan' -l pictures -d 'Pictures that keypoints belong to, paired by name: for files that do not tell their picture\'s size.' -x -a '(__taming_files \'\')'
-complete -c taming -n '__taming_may \'--size\' train-vqgan' -l size -d 'Size of the training crops, in pixels. Default 128x128.' -x
-complete -c taming -n '__taming_may \'--steps\' train-vqgan train-prior' -l steps -d 'Number of optimiser steps; 0: no limit. Default 0.' -x
-complete -c taming -n '__taming_may \'--minutes\' train-vqgan train-prior' -l minutes -d 'Wall-clock time in minutes; 0: no limit. Default 8.' -x
 complete -c taming -n '__taming_may \'--batch-size\' train-vqgan' -l batch-size -d 'Pictures per step. Default 8.' -x
-complete -c taming -n '__taming_may \'--accumulate\' train-vqgan train-prior' -l accumulate -d 'Split each batch into this many parts and accumulate their gradients. Default 1.' -x
-complete -c taming -n '__taming_may \'--gradient-checkpointing\' train-vqgan train-prior' -l gradient-checkpointing -d 'Recompute activations in the backward pass: less memory, a third slower.'
+complete -c taming -n '__taming_may \'--accumulate\' train-vqgan' -l accumulate -d 'Parts that a step\'s pictures are taken in, one after the other; their gradients are added up. Default 1.' -x
+complete -c taming -n '__taming_may \'--gradient-checkpointing\' train-vqgan train-prior' -l gradient-checkpointing -d 'Make activations once more on the way back instead of keeping them: less memory, a third slower.'
 complete -c taming -n '__taming_may \'--learning-rate\' train-vqgan' -l learning-rate -d 'Peak learning rate of the codec. Default 0.0003.' -x
 complete -c taming -n '__taming_may \'--disc-learning-rate\' train-vqgan' -l disc-learning-rate -d 'Peak learning rate of the discriminator. Default 0.0002.' -x
 complete -c taming -n '__taming_may \'--betas\' train-vqgan' -l betas -d 'Adam\'s two betas. Default 0.5,0.9.' -x
@@ -306,27 +296,27 @@ complete -c taming -n '__taming_may \'--revive\' train-vqgan' -l revive -d 'Repl
 complete -c taming -n '__taming_may \'--crop-scale\' train-vqgan' -l crop-scale -d 'Smallest and largest area of a training crop, as shares of the largest crop. Default 0.4,1.0.' -x
 complete -c taming -n '__taming_may \'--flip --no-flip\' train-vqgan' -l flip -d 'Mirror half of the training crops. On by default.'
 complete -c taming -n '__taming_may \'--flip --no-flip\' train-vqgan' -l no-flip -d 'Turn --flip off.'
-complete -c taming -n '__taming_may \'--held\' train-vqgan' -l held -d 'Fraction of the pictures that is held out, unless --val is given. Default 0.05.' -x
-complete -c taming -n '__taming_may \'--val-every\' train-vqgan train-prior' -l val-every -d 'Fraction of the training between two validations. Default 0.1.' -x
-complete -c taming -n '__taming_may \'--val-images\' train-vqgan' -l val-images -d 'Held-out pictures used in each validation. Default 64.' -x
+complete -c taming -n '__taming_may \'--held\' train-vqgan' -l held -d 'Share of the pictures held out, where --val is not given. Default 0.05.' -x
+complete -c taming -n '__taming_may \'--val-every\' train-vqgan train-prior' -l val-every -d 'Share of the training between two validations. Default 0.1.' -x
+complete -c taming -n '__taming_may \'--val-images\' train-vqgan' -l val-images -d 'Held-out pictures looked at in each validation. Default 64.' -x
 complete -c taming -n '__taming_may \'--save-every\' train-vqgan train-prior' -l save-every -d 'Minutes between two saves, besides those at each validation. Default 5.' -x
 complete -c taming -n '__taming_may \'--snapshots\' train-vqgan train-prior' -l snapshots -d 'Keep the model of each validation, as checkpoints/step_*.safetensors.'
-complete -c taming -n '__taming_may \'--tensorboard\' train-vqgan train-prior' -l tensorboard -d 'Also write event files for TensorBoard; needs tensorboardX.'
-complete -c taming -n '__taming_may \'--seed\' train-vqgan train-prior' -l seed -d 'Random seed. Default 0.' -x
-complete -c taming -n '__taming_may \'--device\' train-vqgan train-prior' -l device -d 'Device: auto, cpu, cuda, cuda:N or mps. Default auto.' -x -a 'auto\\t cpu\\t cuda\\t mps\\t'
-complete -c taming -n '__taming_may \'--precision\' train-vqgan' -l precision -d 'Precision of the networks; losses and quantisation are in fp32. Default auto.' -x -a 'auto\\t fp32\\t bf16\\t'
-complete -c taming -n '__taming_may \'--workers\' train-vqgan' -l workers -d 'Processes that read pictures; 0: one thread. Default 0.' -x
-complete -c taming -n '__taming_may \'--cache\' train-vqgan' -l cache -d 'Memory for decoded pictures, in MiB. Default 1024.' -x
+complete -c taming -n '__taming_may \'--tensorboard\' train-vqgan train-prior' -l tensorboard -d 'Write curves and pictures for TensorBoard too; needs tensorboardX.'
+complete -c taming -n '__taming_may \'--seed\' train-vqgan train-prior' -l seed -d 'Seed of everything random. Default 0.' -x
+complete -c taming -n '__taming_may \'--device\' train-vqgan train-prior' -l device -d 'auto, cpu, cuda, cuda:N or mps. Default auto.' -x -a 'auto\\t cpu\\t cuda\\t mps\\t'
+complete -c taming -n '__taming_may \'--precision\' train-vqgan' -l precision -d 'Arithmetic of the networks; losses and quantisation are fp32. Default auto.' -x -a 'auto\\t fp32\\t bf16\\t'
+complete -c taming -n '__taming_may \'--workers\' train-vqgan' -l workers -d 'Processes that read pictures; 0: a thread. Default 0.' -x
+complete -c taming -n '__taming_may \'--cache\' train-vqgan' -l cache -d 'MiB of memory for decoded pictures. Default 1024.' -x
 complete -c taming -n '__taming_may \'--val\' train-vqgan' -l val -d 'Held-out pictures: a folder, file, archive or list of paths.' -x -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt)'
-complete -c taming -n '__taming_may \'--init\' train-vqgan' -l init -d 'Start from the weights and architecture of this codec.' -x -a '(__taming_files .safetensors)'
-complete -c taming -n '__taming_may \'--train\' train-vqgan' -l train -d '`decoder` keeps encoder and codebook, so that existing tokens and priors stay valid. Default all.' -x -a 'all\\t decoder\\t'
+complete -c taming -n '__taming_may \'--init\' train-vqgan' -l init -d 'Start from this codec\'s weights and architecture.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'--train\' train-vqgan' -l train -d '`decoder` leaves encoder and codebook as they are, and so tokens and priors valid. Default all.' -x -a 'all\\t decoder\\t'
 complete -c taming -n '__taming_may \'--ch\' train-vqgan' -l ch -d 'Channels at full resolution; a multiple of --norm-groups. Default 32.' -x
-complete -c taming -n '__taming_may \'--ch-mult\' train-vqgan' -l ch-mult -d 'Channel multiplier of each level; n levels downsample by f = 2^(n-1). Default 1,1,2,4.' -x
-complete -c taming -n '__taming_may \'--num-res-blocks\' train-vqgan' -l num-res-blocks -d 'Residual blocks per level; the decoder has one more. Default 1.' -x
-complete -c taming -n '__taming_may \'--norm-groups\' train-vqgan' -l norm-groups -d 'Groups of each GroupNorm (published: 32). Fewer than 4 channels per group remove colour information. Default 8.' -x
-complete -c taming -n '__taming_may \'--attn-resolutions\' train-vqgan' -l attn-resolutions -d 'Nominal sizes of the levels with attention: --resolution divided by 1, 2, 4 and so on. Default 16.' -x
+complete -c taming -n '__taming_may \'--ch-mult\' train-vqgan' -l ch-mult -d 'Channel multiple of each level; n levels make f = 2^(n-1). Default 1,1,2,4.' -x
+complete -c taming -n '__taming_may \'--num-res-blocks\' train-vqgan' -l num-res-blocks -d 'Residual blocks per level (the decoder has one more). Default 1.' -x
+complete -c taming -n '__taming_may \'--norm-groups\' train-vqgan' -l norm-groups -d 'Groups of each GroupNorm: 32 as published; 4 channels or more in each, or colours are normalised away. Default 8.' -x
+complete -c taming -n '__taming_may \'--attn-resolutions\' train-vqgan' -l attn-resolutions -d 'Nominal sizes, counted from --resolution, of the levels that get attention. Default 16.' -x
 complete -c taming -n '__taming_may \'--z-channels\' train-vqgan' -l z-channels -d 'Channels between encoder and quantizer. Default 64.' -x
-complete -c taming -n '__taming_may \'--resolution\' train-vqgan' -l resolution -d 'Nominal side of a picture, which determines the levels with attention. Default 128.' -x
+complete -c taming -n '__taming_may \'--resolution\' train-vqgan' -l resolution -d 'Nominal picture side, from which attention levels are counted. Default 128.' -x
 complete -c taming -n '__taming_may \'--dropout\' train-vqgan' -l dropout -d 'Dropout in the residual blocks. Default 0.' -x
 complete -c taming -n '__taming_may \'--codebook-size\' train-vqgan' -l codebook-size -d 'Entries of the codebook, K. Default 1024.' -x
 complete -c taming -n '__taming_may \'--codebook-dim\' train-vqgan' -l codebook-dim -d 'Length of each entry, D. Default 8.' -x
@@ -334,42 +324,36 @@ complete -c taming -n '__taming_may \'--normalize\' train-vqgan' -l normalize -d
 complete -c taming -n '__taming_may \'--disc-ndf\' train-vqgan' -l disc-ndf -d 'Channels of the discriminator\'s first layer. Default 32.' -x
 complete -c taming -n '__taming_may \'--disc-num-layers\' train-vqgan' -l disc-num-layers -d 'Strided layers of the discriminator: 3 see 70 x 70 pixels each, 2 see 34 x 34. Default 2.' -x
 complete -c taming -n '__taming_may \'--disc-loss\' train-vqgan' -l disc-loss -d 'The adversarial loss. Default hinge.' -x -a 'hinge\\t vanilla\\t'
-complete -c taming -n '__taming_may \'-v --verbose\' train-vqgan tokenize reconstruct decode train-prior sample import export info demo-data report doctor guide \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\'' -s v -l verbose -d 'Say the settings and where each came from, and what is chosen.'
-complete -c taming -n '__taming_may \'--max-pixels\' train-vqgan tokenize reconstruct sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l max-pixels -d 'Pixels that a picture may have; larger ones are skipped. Default 178956970.' -x
-complete -c taming -n '__taming_may \'--ckpt\' tokenize reconstruct sample' -l ckpt -d 'Model file; else $TAMING_CKPT, else the newest run\'s, else `builtin`.' -x -a 'builtin\\t (__taming_files .safetensors)'
-complete -c taming -n '__taming_may \'-o --out\' tokenize' -s o -l out -d 'Run folder, output folder or file.' -x -a '(__taming_files .h5)'
-complete -c taming -n '__taming_may \'--size\' tokenize reconstruct' -l size -d 'Size of the pictures; by default the codec\'s own.' -x
-complete -c taming -n '__taming_may \'--views\' tokenize' -l views -d 'Views of each picture: centre crop, its mirror image, random crops.' -x
-complete -c taming -n '__taming_may \'\' tokenize' -l cond -d 'Keep a condition beside the codes: with the folder of its maps, named like the pictures; edges, lowres and coords also as KIND alone, made of the picture.' -x -a 'edges\\t lowres\\t coords\\t (__taming_keys segmentation depth pose edges) (__taming_files_of_key)'
-complete -c taming -n '__taming_may \'\' tokenize' -l cond-ckpt -d 'Codec of such maps; its file says of which kind.' -x -a '(__taming_files .safetensors)'
-complete -c taming -n '__taming_may \'--shard\' tokenize' -l shard -d 'Make the I-th of N parts, tokens.I-of-N.h5, for `taming tokens merge` to join.' -x
-complete -c taming -n '__taming_may \'--batch-size\' tokenize reconstruct decode \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l batch-size -d 'Pictures at once.' -x
-complete -c taming -n '__taming_may \'--device\' tokenize reconstruct decode sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l device -d 'auto, cpu, cuda, cuda:N or mps.' -x -a 'auto\\t cpu\\t cuda\\t mps\\t'
-complete -c taming -n '__taming_may \'--precision\' tokenize reconstruct decode \'eval nll\'' -l precision -d 'Arithmetic of the networks.' -x -a 'auto\\t fp32\\t bf16\\t fp16\\t'
-complete -c taming -n '__taming_may \'--memory\' tokenize' -l memory -d 'Memory for encoding a picture, recorded in the file; 3 by default, on every machine.' -x
-complete -c taming -n '__taming_may \'--workers\' tokenize reconstruct \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l workers -d 'Threads that read pictures.' -x
-complete -c taming -n '__taming_may \'--pictures\' reconstruct' -l pictures -d 'Pictures that keypoints belong to, where these lack sizes.' -x -a '(__taming_files \'\')'
-complete -c taming -n '__taming_may \'--memory\' reconstruct decode sample \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l memory -d 'Memory for coding a picture; one that fits is decoded exactly. By default half of what is free.' -x
-complete -c taming -n '__taming_may \'--shard\' reconstruct decode sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -l shard -d 'Do every N-th picture, from the I-th: a part of the work.' -x
-complete -c taming -n '__taming_may \'--codec\' decode train-prior' -l codec -d 'The codec, where the token file does not find it.' -x -a '(__taming_files .safetensors)'
-complete -c taming -n '__taming_may \'\' train-prior' -l cond-ckpt -d 'A condition\'s codec, where the token file does not find it.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'--nproc\' train-vqgan train-prior' -l nproc -d 'Processes on this machine that share each batch, each on its own GPU.' -x
+complete -c taming -n '__taming_may \'--dry-run\' train-vqgan train-prior sample tokenize reconstruct decode \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -l dry-run -d 'Print what would be done, and write nothing.'
+complete -c taming -n '__taming_may \'--weights\' train-vqgan sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'weights ls\' \'weights verify\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval all\'' -l weights -d 'Pretrained weights: a file, or a folder of files.' -x -a '(__taming_files .pth .pt .safetensors)'
+complete -c taming -n '__taming_may \'--offline\' train-vqgan sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'weights fetch\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval all\'' -l offline -d 'Never download anything.'
+complete -c taming -n '__taming_may \'--config\' train-vqgan train-prior sample tokenize reconstruct decode \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l config -d 'TOML or JSON file of settings.' -x -a '(__taming_files .toml .json)'
+complete -c taming -n '__taming_may \'--max-pixels\' train-vqgan sample tokenize reconstruct \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l max-pixels -d 'Skip pictures with more pixels than this. Default 178956970.' -x
+complete -c taming -n '__taming_may \'--json\' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l json -d 'Print the result as JSON.'
+complete -c taming -n '__taming_may \'-q --quiet\' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -s q -l quiet -d 'Print only the resulting path or number.'
+complete -c taming -n '__taming_may \'-v --verbose\' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -s v -l verbose -d 'Print all settings with their origins, and each choice made.'
+complete -c taming -n '__taming_may \'--debug\' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l debug -d 'Print the traceback of an error.'
+complete -c taming -n '__taming_may \'--codec\' train-prior decode \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\'' -l codec -d 'The codec, if it is not at the recorded path.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'\' train-prior' -l cond-ckpt -d 'A condition\'s codec, if it is not at the recorded path.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'--batch-size\' train-prior' -l batch-size -d 'Windows per step. Default 16.' -x
-complete -c taming -n '__taming_may \'--fsdp\' train-prior' -l fsdp -d 'Shard weights, gradients and optimiser among the processes (FSDP2), for priors that do not fit one.'
+complete -c taming -n '__taming_may \'--accumulate\' train-prior' -l accumulate -d 'Parts that a step\'s windows are taken in, one after the other; their gradients are added up. Default 1.' -x
+complete -c taming -n '__taming_may \'--fsdp\' train-prior' -l fsdp -d 'Share weights, gradients and optimiser out among the processes (FSDP2): for priors that do not fit one.'
 complete -c taming -n '__taming_may \'--learning-rate\' train-prior' -l learning-rate -d 'Peak learning rate. Default 0.002.' -x
-complete -c taming -n '__taming_may \'--betas\' train-prior' -l betas -d 'AdamW betas. Default 0.9,0.95.' -x
-complete -c taming -n '__taming_may \'--weight-decay\' train-prior' -l weight-decay -d 'Weight decay of AdamW, on the weights of linear layers only. Default 0.05.' -x
-complete -c taming -n '__taming_may \'--final-lr\' train-prior' -l final-lr -d 'Final learning rate as a fraction of the peak (cosine schedule). Default 0.05.' -x
-complete -c taming -n '__taming_may \'--clip\' train-prior' -l clip -d 'Gradient norm above which gradients are clipped; 0: never. Default 1.' -x
-complete -c taming -n '__taming_may \'--dropout\' train-prior' -l dropout -d 'Dropout on embeddings and block outputs, and with --arch published on attention weights. Default 0.1.' -x
-complete -c taming -n '__taming_may \'--pkeep\' train-prior' -l pkeep -d 'Probability of keeping an input code; others are replaced by random codes. Targets stay. Default 1.' -x
-complete -c taming -n '__taming_may \'--condition-dropout\' train-prior' -l condition-dropout -d 'Probability of dropping all conditions of a picture, and of dropping each one of several. Guidance needs a value above 0. Default 0.1.' -x
-complete -c taming -n '__taming_may \'--cond\' train-prior' -l cond -d 'Conditions of the token files to train on; default: all of them; `none`: no condition.' -x -a '(__taming_list class segmentation depth pose edges lowres coords none)'
-complete -c taming -n '__taming_may \'--held\' train-prior' -l held -d 'Fraction of the pictures that is held out. Default 0.05.' -x
-complete -c taming -n '__taming_may \'--val-windows\' train-prior' -l val-windows -d 'Held-out windows used in each validation. Default 512.' -x
-complete -c taming -n '__taming_may \'--patience\' train-prior' -l patience -d 'Number of validations without improvement after which training stops; 0: never. Default 0.' -x
+complete -c taming -n '__taming_may \'--betas\' train-prior' -l betas -d 'AdamW\'s two betas. Default 0.9,0.95.' -x
+complete -c taming -n '__taming_may \'--weight-decay\' train-prior' -l weight-decay -d 'AdamW\'s decay, on the weights of linear layers only. Default 0.05.' -x
+complete -c taming -n '__taming_may \'--final-lr\' train-prior' -l final-lr -d 'Learning rate at the end as a share of its peak (cosine). Default 0.05.' -x
+complete -c taming -n '__taming_may \'--clip\' train-prior' -l clip -d 'Largest gradient norm; 0: no limit. Default 1.' -x
+complete -c taming -n '__taming_may \'--dropout\' train-prior' -l dropout -d 'Share zeroed of embeddings and block outputs; if published, of attention weights too. Default 0.1.' -x
+complete -c taming -n '__taming_may \'--pkeep\' train-prior' -l pkeep -d 'Probability that an input code is kept; the others become random codes, the targets stay. Default 1.' -x
+complete -c taming -n '__taming_may \'--condition-dropout\' train-prior' -l condition-dropout -d 'Probability that a picture is shown without its conditions, and that of several one is left out; guidance needs some. Default 0.1.' -x
+complete -c taming -n '__taming_may \'--cond\' train-prior' -l cond -d 'Conditions to learn, of those that the token files have; none at all: `none`.' -x -a '(__taming_list class segmentation depth pose edges lowres coords none)'
+complete -c taming -n '__taming_may \'--held\' train-prior' -l held -d 'Share of the pictures held out. Default 0.05.' -x
+complete -c taming -n '__taming_may \'--val-windows\' train-prior' -l val-windows -d 'Held-out windows looked at in each validation. Default 512.' -x
+complete -c taming -n '__taming_may \'--patience\' train-prior' -l patience -d 'Validations without a better one after which training stops; 0: never. Default 0.' -x
 complete -c taming -n '__taming_may \'--samples\' train-prior' -l samples -d 'Pictures drawn at each validation; 0: none. Default 16.' -x
-complete -c taming -n '__taming_may \'--precision\' train-prior' -l precision -d 'Precision of the network; weights and loss are in fp32. Default auto.' -x -a 'auto\\t fp32\\t bf16\\t'
-complete -c taming -n '__taming_may \'--init\' train-prior' -l init -d 'Start from the weights and architecture of this prior.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'--precision\' train-prior' -l precision -d 'Arithmetic of the network; weights and loss are fp32. Default auto.' -x -a 'auto\\t fp32\\t bf16\\t'
+complete -c taming -n '__taming_may \'--init\' train-prior' -l init -d 'Prior to start from: a model file, whose architecture is used.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'--arch\' train-prior' -l arch -d 'modern: RMSNorm, SwiGLU, 2-D rotary positions, query/key norm; published: learned positions, LayerNorm, GELU. Default modern.' -x -a 'modern\\t published\\t'
 complete -c taming -n '__taming_may \'--n-layer\' train-prior' -l n-layer -d 'Transformer blocks. Default 4.' -x
 complete -c taming -n '__taming_may \'--n-head\' train-prior' -l n-head -d 'Attention heads. Default 4.' -x
@@ -378,63 +362,77 @@ complete -c taming -n '__taming_may \'--window\' train-prior' -l window -d 'Cell
 complete -c taming -n '__taming_may \'-n\' sample' -s n -d 'How many pictures. Default 1.' -x
 complete -c taming -n '__taming_may \'--class\' sample' -l class -d 'Class to draw: its name, or \'#N\' for number N from 0, or N where classes have no names; none: any.' -x
 complete -c taming -n '__taming_may \'--size\' sample' -l size -d 'Of the pictures, in pixels, any; none: as their map, or as in training.' -x
-complete -c taming -n '__taming_may \'\' sample' -l cond -d 'Condition map, or a folder with one for each picture; KIND=FILE where the prior takes several kinds. people.json:NAME selects one picture\'s keypoints.' -x -a '(__taming_keys segmentation depth pose edges) (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .npy .json)'
-complete -c taming -n '__taming_may \'--complete\' sample' -l complete -d 'Complete this picture; a larger --size extends it.' -x -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
-complete -c taming -n '__taming_may \'--mask\' sample' -l mask -d 'White where the picture is drawn; `upper-half` keeps its upper half.' -x -a 'upper-half\\t (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
-complete -c taming -n '__taming_may \'--at\' sample' -l at -d 'The picture\'s upper left corner in a larger --size; by default it is centred.' -x
-complete -c taming -n '__taming_may \'--codec\' sample' -l codec -d 'Codec with a fine-tuned decoder, in place of the prior\'s.' -x -a '(__taming_files .safetensors)'
-complete -c taming -n '__taming_may \'--class-map\' sample' -l class-map -d 'JSON from the prior\'s classes to the classifier\'s, if names differ.' -x -a '(__taming_files .json)'
-complete -c taming -n '__taming_may \'--first\' sample' -l first -d 'Number of the first sample: --first 17 -n 1 draws sample 17 alone.' -x
+complete -c taming -n '__taming_may \'\' sample' -l cond -d 'Condition map, or a folder with one for each picture; KIND=FILE where the prior takes several kinds. people.json:NAME chooses one picture\'s keypoints.' -x -a '(__taming_keys segmentation depth pose edges) (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .npy .json)'
+complete -c taming -n '__taming_may \'--complete\' sample' -l complete -d 'Complete this picture; a larger --size continues it around.' -x -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
+complete -c taming -n '__taming_may \'--mask\' sample' -l mask -d 'What to make of it is white; `upper-half` keeps that and makes the lower.' -x -a 'upper-half\\t (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
+complete -c taming -n '__taming_may \'--ckpt\' sample tokenize reconstruct' -l ckpt -d 'Model file. Default: $TAMING_CKPT, the newest run\'s, or `builtin`.' -x -a 'builtin\\t (__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'--seed\' sample' -l seed -d 'Same seed, same pictures, whatever the batch size. Default 0.' -x
+complete -c taming -n '__taming_may \'--codec\' sample' -l codec -d 'Codec with a decoder trained further, in place of the prior\'s.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'--at\' sample' -l at -d 'Its upper left corner in a larger --size; by default in the middle.' -x
+complete -c taming -n '__taming_may \'--class-map\' sample' -l class-map -d 'JSON from the prior\'s classes to the classifier\'s, where names differ.' -x -a '(__taming_files .json)'
+complete -c taming -n '__taming_may \'--first\' sample' -l first -d 'Number of the first sample: --first 17 -n 1 is the 18th of any set.' -x
 complete -c taming -n '__taming_may \'--tokens\' sample' -l tokens -d 'Also write the codes, as a token file.' -x -a '(__taming_files .h5)'
-complete -c taming -n '__taming_may \'--npz\' sample' -l npz -d 'Also write the pictures as one array, in the ADM suite\'s format.' -x -a '(__taming_files .npz)'
-complete -c taming -n '__taming_may \'--precision\' sample' -l precision -d 'Arithmetic; by default auto: bf16 for priors from 1024 channels where it is fast, else fp32.' -x -a 'auto\\t fp32\\t bf16\\t fp16\\t'
+complete -c taming -n '__taming_may \'--npz\' sample' -l npz -d 'Also write the pictures as one array, as the ADM suite reads it.' -x -a '(__taming_files .npz)'
 complete -c taming -n '__taming_may \'--temperature\' sample' -l temperature -d 'Divides the logits: below 1 safer, above 1 wilder. Default 1.' -x
 complete -c taming -n '__taming_may \'--top-k\' sample' -l top-k -d 'Keep the k most likely codes; 0: all. Default 0.' -x
 complete -c taming -n '__taming_may \'--top-p\' sample' -l top-p -d 'Keep the most likely codes that together reach this probability; 1: all. Default 1.' -x
 complete -c taming -n '__taming_may \'--min-p\' sample' -l min-p -d 'Keep codes at least this share as likely as the most likely one. Default 0.' -x
 complete -c taming -n '__taming_may \'--guidance\' sample' -l guidance -d 'Pull towards the condition: unconditional + guidance x (conditional - unconditional); 1: none. Default 1.' -x
 complete -c taming -n '__taming_may \'--greedy\' sample' -l greedy -d 'Always take the most likely code.'
-complete -c taming -n '__taming_may \'--seed\' sample' -l seed -d 'Same seed, same pictures, whatever the batch size. Default 0.' -x
 complete -c taming -n '__taming_may \'--candidates\' sample' -l candidates -d 'With --complete: so many fillings are drawn, and the one kept that what comes after it fits best. Default 1.' -x
 complete -c taming -n '__taming_may \'--keep\' sample' -l keep -d 'With --complete: `pixels` leaves what is known as it is, and fits the colours beside it; `codes` keeps its codes, and decodes all. Default pixels.' -x -a 'pixels\\t codes\\t'
 complete -c taming -n '__taming_may \'--accept-rate\' sample' -l accept-rate -d 'Draw n / rate and keep the n that --classifier gives their class the most; 1: all. Default 1.' -x
 complete -c taming -n '__taming_may \'--classifier\' sample' -l classifier -d 'That classifier: efficientnet-lite0 (no download) or one of torchvision, such as resnet50. Default efficientnet-lite0.' -x -a 'efficientnet-lite0\\t resnet50\\t'
 complete -c taming -n '__taming_may \'--stride\' sample' -l stride -d 'Columns that share a window: 1 is the paper\'s procedure, more is faster; 0: half the window\'s. Default 0.' -x
 complete -c taming -n '__taming_may \'--batch-size\' sample' -l batch-size -d 'Windows computed at once; changes memory and speed, not the pictures. Default 16.' -x
-complete -c taming -n '__taming_may \'--config\' import' -l config -d 'The yaml that came with it, which a prior needs.' -x -a '(__taming_files .yaml .yml)'
-complete -c taming -n '__taming_may \'-o --out\' import' -s o -l out -d 'Run folder, output folder or file.' -x -a '(__taming_files .safetensors)'
-complete -c taming -n '__taming_may \'--allow-non-finite\' import' -l allow-non-finite -d 'Import it though weights are NaN or infinite.'
-complete -c taming -n '__taming_may \'-o --out\' export' -s o -l out -d 'A .ckpt file, or for diffusers the folder to write.' -x -a '(__taming_files .ckpt)'
-complete -c taming -n '__taming_may \'--to\' export' -l to -d 'Whose layout: the authors\', or diffusers\' VQModel.' -x -a 'compvis\\t diffusers\\t'
-complete -c taming -n '__taming_may \'--config\' info' -l config -d 'The yaml that came with a published checkpoint.' -x -a '(__taming_files .yaml .yml)'
-complete -c taming -n '__taming_may \'-n --count\' demo-data' -s n -l count -d 'Scenes.' -x
-complete -c taming -n '__taming_may \'--size\' demo-data' -l size -d 'Size of the pictures. Default 256x256.' -x
+complete -c taming -n '__taming_may \'--shard\' sample reconstruct decode \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -l shard -d 'Process only every N-th picture, starting with the I-th.' -x
+complete -c taming -n '__taming_may \'--device\' sample tokenize reconstruct decode \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l device -d 'auto, cpu, cuda, cuda:N or mps.' -x -a 'auto\\t cpu\\t cuda\\t mps\\t'
+complete -c taming -n '__taming_may \'--precision\' sample' -l precision -d 'Arithmetic; by default auto: bf16 for priors from 1024 channels where it is fast, else fp32.' -x -a 'auto\\t fp32\\t bf16\\t fp16\\t'
+complete -c taming -n '__taming_may \'--memory\' sample reconstruct decode \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l memory -d 'Memory for one picture; a picture that fits is decoded exactly. Default: half of the free memory.' -x
+complete -c taming -n '__taming_may \'-o --out\' tokenize' -s o -l out -d 'Run folder, output folder or output file.' -x -a '(__taming_files .h5)'
+complete -c taming -n '__taming_may \'--size\' tokenize reconstruct' -l size -d 'Size of the pictures in pixels. Default: the codec\'s training size.' -x
+complete -c taming -n '__taming_may \'--views\' tokenize' -l views -d 'Views of each picture: the centre crop, its mirror image, random crops.' -x
+complete -c taming -n '__taming_may \'\' tokenize' -l cond -d 'Also encode a condition: its kind, and the folder of its maps, named like the pictures. The kinds edges, lowres and coords need no folder; they are computed from the pictures.' -x -a 'edges\\t lowres\\t coords\\t (__taming_keys segmentation depth pose edges) (__taming_files_of_key)'
+complete -c taming -n '__taming_may \'\' tokenize' -l cond-ckpt -d 'Codec of condition maps; its file records their kind.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'--batch-size\' tokenize reconstruct decode \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l batch-size -d 'Pictures per batch.' -x
+complete -c taming -n '__taming_may \'--shard\' tokenize' -l shard -d 'Write the I-th of N parts, tokens.I-of-N.h5, which `taming tokens merge` joins.' -x
+complete -c taming -n '__taming_may \'--precision\' tokenize reconstruct decode \'eval nll\'' -l precision -d 'Floating-point precision of the networks.' -x -a 'auto\\t fp32\\t bf16\\t fp16\\t'
+complete -c taming -n '__taming_may \'--memory\' tokenize' -l memory -d 'Memory for encoding one picture, recorded in the file. Default: 3, on every machine.' -x
+complete -c taming -n '__taming_may \'--workers\' tokenize reconstruct \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l workers -d 'Threads that read pictures.' -x
+complete -c taming -n '__taming_may \'--pictures\' reconstruct' -l pictures -d 'The pictures of keypoint files that record no picture size.' -x -a '(__taming_files \'\')'
+complete -c taming -n '__taming_may \'-o --out\' import' -s o -l out -d 'Run folder, output folder or output file.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'--config\' import' -l config -d 'The YAML file published with it; a prior needs it.' -x -a '(__taming_files .yaml .yml)'
+complete -c taming -n '__taming_may \'--allow-non-finite\' import' -l allow-non-finite -d 'Accept weights that are NaN or infinite.'
+complete -c taming -n '__taming_may \'-o --out\' export' -s o -l out -d 'The .ckpt file to write; for diffusers, a folder.' -x -a '(__taming_files .ckpt)'
+complete -c taming -n '__taming_may \'--to\' export' -l to -d 'The layout: that of the published code, or diffusers\' VQModel.' -x -a 'compvis\\t diffusers\\t'
+complete -c taming -n '__taming_may \'--config\' info' -l config -d 'The YAML file published with a checkpoint.' -x -a '(__taming_files .yaml .yml)'
+complete -c taming -n '__taming_may \'-o --out\' report' -s o -l out -d 'The page to write. Default: report.html, for one run in its folder, for several in this folder.' -x -a '(__taming_files)'
+complete -c taming -n '__taming_may \'--by\' report' -l by -d 'Horizontal axis of the charts of several runs. Default: step, or images if batch sizes differ.' -x -a 'step\\t images\\t time\\t'
+complete -c taming -n '__taming_may \'-n --count\' demo-data' -s n -l count -d 'Number of scenes.' -x
+complete -c taming -n '__taming_may \'--size\' demo-data' -l size -d 'Size of the pictures in pixels. Default 256x256.' -x
 complete -c taming -n '__taming_may \'--seed\' demo-data' -l seed -d 'Seed of the scenes.' -x
-complete -c taming -n '__taming_may \'--kind\' demo-data' -l kind -d 'Only these.' -x -a 'landscape\\t figure\\t'
-complete -c taming -n '__taming_may \'--workers\' demo-data' -l workers -d 'Processes that draw; else as many as pay.' -x
-complete -c taming -n '__taming_may \'-o --out\' report' -s o -l out -d 'The page; by default report.html, of one run in its folder, of several here.' -x -a '(__taming_files)'
-complete -c taming -n '__taming_may \'--by\' report' -l by -d 'What the charts of several runs count along; by default steps, or images where batches differ.' -x -a 'step\\t images\\t time\\t'
-complete -c taming -n '__taming_may \'--model\' \'annotate segmentation\'' -l model -d 'torchvision segmentation network: deeplabv3_resnet50, deeplabv3_resnet101, deeplabv3_mobilenet_v3_large, fcn_resnet50, fcn_resnet101 or lraspp_mobilenet_v3_large. Default deeplabv3_resnet50.' -x -a 'deeplabv3_resnet50\\t deeplabv3_resnet101\\t deeplabv3_mobilenet_v3_large\\t fcn_resnet50\\t fcn_resnet101\\t lraspp_mobilenet_v3_large\\t'
-complete -c taming -n '__taming_may \'--model\' \'annotate depth\'' -l model -d 'transformers depth model in safetensors format: a folder, or a name on the Hugging Face hub. Default depth-anything/Depth-Anything-V2-Small-hf.' -x -a '(__taming_files)'
-complete -c taming -n '__taming_may \'--score\' \'annotate pose\'' -l score -d 'Draw persons with a higher probability than this. Default 0.75.' -x
-complete -c taming -n '__taming_may \'--joint-score\' \'annotate pose\'' -l joint-score -d 'Draw joints with a higher heatmap logit than this; lower: hidden ones too. Default 2.' -x
-complete -c taming -n '__taming_may \'--codec\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\'' -l codec -d 'Of a token file, where that does not find its own.' -x -a '(__taming_files .safetensors)'
-complete -c taming -n '__taming_may \'-o --out\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -s o -l out -d 'Keep the result there, and what it draws.' -x -a '(__taming_files)'
-complete -c taming -n '__taming_may \'--features\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l features -d 'Feature network. Only scores with inception-v3-compat are called FID, IS or KID. efficientnet-lite0 needs no download. Default inception-v3-compat. One of inception-v3-compat, vgg16, dinov2, efficientnet-lite0.' -x -a 'inception-v3-compat\\t vgg16\\t dinov2\\t efficientnet-lite0\\t'
-complete -c taming -n '__taming_may \'--resize\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l resize -d 'Resizing to the network\'s input: tf1 (bilinear, as for the published FID) or clean (bicubic, clean-fid). Default tf1.' -x -a 'tf1\\t clean\\t'
-complete -c taming -n '__taming_may \'--size\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l size -d 'Centre-crop and resize all pictures to this size first; none: keep their size.' -x
-complete -c taming -n '__taming_may \'--cache --no-cache\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l cache -d 'Cache the statistics of reference pictures. On by default.'
-complete -c taming -n '__taming_may \'--cache --no-cache\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l no-cache -d 'Turn --cache off.'
-complete -c taming -n '__taming_may \'--splits\' \'eval is\'' -l splits -d 'Number of splits whose scores are averaged. Default 10.' -x
-complete -c taming -n '__taming_may \'--seed\' \'eval is\'' -l seed -d 'Random seed of the assignment of pictures to splits. Default 2020.' -x
-complete -c taming -n '__taming_may \'--subsets\' \'eval kid\'' -l subsets -d 'Number of random subsets whose distances are averaged. Default 100.' -x
-complete -c taming -n '__taming_may \'--subset-size\' \'eval kid\'' -l subset-size -d 'Pictures of each side in a subset. Default 1000.' -x
-complete -c taming -n '__taming_may \'--seed\' \'eval kid\'' -l seed -d 'Random seed of the subsets. Default 2020.' -x
-complete -c taming -n '__taming_may \'--neighbours\' \'eval prc\'' -l neighbours -d 'The k of the k-th nearest neighbour, whose distance is the radius of a sphere. Default 3.' -x
-complete -c taming -n '__taming_may \'--size\' \'eval recon\' \'eval codebook\'' -l size -d 'Centre crops of this size; by default each picture whole.' -x
-complete -c taming -n '__taming_may \'--perceptual\' \'eval recon\' \'eval all\'' -l perceptual -d 'lpips-vgg, lpips-alex, efficientnet-lite0 (the default) or none.' -x -a 'lpips-vgg\\t lpips-alex\\t lpips-squeeze\\t efficientnet-lite0\\t none\\t'
-complete -c taming -n '__taming_may \'--stride\' \'eval nll\'' -l stride -d 'Columns that share a window; 1 is the published rule.' -x
+complete -c taming -n '__taming_may \'--kind\' demo-data' -l kind -d 'Draw only this kind.' -x -a 'landscape\\t figure\\t'
+complete -c taming -n '__taming_may \'--workers\' demo-data' -l workers -d 'Processes. Default: by the number of scenes.' -x
+complete -c taming -n '__taming_may \'--model\' \'annotate segmentation\'' -l model -d 'Segmentation network of torchvision: deeplabv3_resnet50, deeplabv3_resnet101, deeplabv3_mobilenet_v3_large, fcn_resnet50, fcn_resnet101 or lraspp_mobilenet_v3_large. Default deeplabv3_resnet50.' -x -a 'deeplabv3_resnet50\\t deeplabv3_resnet101\\t deeplabv3_mobilenet_v3_large\\t fcn_resnet50\\t fcn_resnet101\\t lraspp_mobilenet_v3_large\\t'
+complete -c taming -n '__taming_may \'--model\' \'annotate depth\'' -l model -d 'Depth model of transformers, as safetensors: a folder, or a name on the Hugging Face hub. Default depth-anything/Depth-Anything-V2-Small-hf.' -x -a '(__taming_files)'
+complete -c taming -n '__taming_may \'--score\' \'annotate pose\'' -l score -d 'Draw persons whose probability is above this. Default 0.75.' -x
+complete -c taming -n '__taming_may \'--joint-score\' \'annotate pose\'' -l joint-score -d 'Draw joints whose heatmap (a logit) is above this; less draws hidden ones too. Default 2.' -x
 complete -c taming -n '__taming_may \'-o --out\' \'tokens merge\'' -s o -l out -d 'The token file to write.' -x -a '(__taming_files .h5)'
-complete -c taming -n '__taming_may \'--all\' \'weights ls\'' -l all -d 'torchvision\'s other networks too.'
-complete -c taming -n '__taming_may \'--all\' \'weights fetch\'' -l all -d 'All that `taming weights ls` lists.'
-complete -c taming -n '__taming_may \'-o --out\' \'weights fetch\'' -s o -l out -d 'Folder for them, such as $TAMING_WEIGHTS_DIR; else torch\'s cache.' -x -a '(__taming_files)'
+complete -c taming -n '__taming_may \'--all\' \'weights ls\'' -l all -d 'Include torchvision\'s other networks.'
+complete -c taming -n '__taming_may \'--all\' \'weights fetch\'' -l all -d 'Everything that `taming weights ls` lists.'
+complete -c taming -n '__taming_may \'-o --out\' \'weights fetch\'' -s o -l out -d 'Folder to write, such as $TAMING_WEIGHTS_DIR. Default: torch\'s cache.' -x -a '(__taming_files)'
+complete -c taming -n '__taming_may \'-o --out\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -s o -l out -d 'Also write the result and its figures there.' -x -a '(__taming_files)'
+complete -c taming -n '__taming_may \'--features\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l features -d 'Feature network; only with inception-v3-compat is a score called FID, IS or KID. efficientnet-lite0 needs no download. Default inception-v3-compat. One of inception-v3-compat, vgg16, dinov2, efficientnet-lite0.' -x -a 'inception-v3-compat\\t vgg16\\t dinov2\\t efficientnet-lite0\\t'
+complete -c taming -n '__taming_may \'--resize\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l resize -d 'To the network\'s size: tf1, bilinear as the published FID does it, or clean, clean-fid\'s bicubic. Default tf1.' -x -a 'tf1\\t clean\\t'
+complete -c taming -n '__taming_may \'--size\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l size -d 'First cut and scale every picture to this, around its middle; none: as it is.' -x
+complete -c taming -n '__taming_may \'--cache --no-cache\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l cache -d 'Keep the statistics of reference pictures for the next time. On by default.'
+complete -c taming -n '__taming_may \'--cache --no-cache\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l no-cache -d 'Turn --cache off.'
+complete -c taming -n '__taming_may \'--splits\' \'eval is\'' -l splits -d 'Parts whose scores are averaged. Default 10.' -x
+complete -c taming -n '__taming_may \'--seed\' \'eval is\'' -l seed -d 'Of the order in which pictures fall into parts. Default 2020.' -x
+complete -c taming -n '__taming_may \'--subsets\' \'eval kid\'' -l subsets -d 'Random subsets whose distances are averaged. Default 100.' -x
+complete -c taming -n '__taming_may \'--subset-size\' \'eval kid\'' -l subset-size -d 'Pictures of each side in a subset. Default 1000.' -x
+complete -c taming -n '__taming_may \'--seed\' \'eval kid\'' -l seed -d 'Of the subsets. Default 2020.' -x
+complete -c taming -n '__taming_may \'--neighbours\' \'eval prc\'' -l neighbours -d 'A picture\'s ball reaches to its neighbour of this number. Default 3.' -x
+complete -c taming -n '__taming_may \'--size\' \'eval recon\' \'eval codebook\'' -l size -d 'Size of centre crops. Default: whole pictures.' -x
+complete -c taming -n '__taming_may \'--perceptual\' \'eval recon\' \'eval all\'' -l perceptual -d 'lpips-vgg, lpips-alex, efficientnet-lite0 (the default) or none.' -x -a 'lpips-vgg\\t lpips-alex\\t lpips-squeeze\\t efficientnet-lite0\\t none\\t'
+complete -c taming -n '__taming_may \'--stride\' \'eval nll\'' -l stride -d 'Columns that share a window; 1 is the published procedure.' -x

@@ -339,7 +339,7 @@ def test_the_command_says_what_it_made_and_3_for_what_it_skipped(photos: Path, t
     assert "broken.jpg" in said.err
     (photos / "broken.jpg").unlink()
     said = taming("annotate", "edges", photos, "-o", tmp_path / "edges")
-    assert (said.code, said.out) == (0, f"{tmp_path}/edges: 5 maps (2 were there)\n")
+    assert (said.code, said.out) == (0, f"{tmp_path}/edges: 5 maps (2 existed already)\n")
     said = taming("annotate", "edges", photos, tmp_path / "edges", "-q")
     assert (said.code, said.out, said.err) == (0, f"{tmp_path}/edges\n", "")
 

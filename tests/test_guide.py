@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import taming_cli
-from taming_cli.cli.guide import NAMES, purpose
+from taming_cli.cli.commands.guide import NAMES, purpose
 from taming_cli.cli.markdown import rendered
 from tests.guides.reading import GUIDES, LANGUAGES, README, ROOT, blocks, pages
 from tests.test_cli import taming

@@ -87,7 +87,7 @@ def test_a_published_codec_makes_the_golden_codes_and_pictures(
     for number, picture in enumerate(x):
         Image.fromarray(((picture + 1) * 127.5).round().astype(np.uint8).transpose(1, 2, 0)).save(f"in/{number}.png")
     assert main(["import", "vqgan.ckpt", "--config", str(GOLDEN / "vqgan.yaml"), "-o", "vq.safetensors"]) == 0
-    assert "183 tensors taken, 22 kept for an export" in capsys.readouterr().out
+    assert "183 tensors imported, 22 kept for an export" in capsys.readouterr().out
     assert main(["tokenize", "--ckpt", "vq.safetensors", "in", "-o", "t.h5", "--device", "cpu"]) == 0
     with TokenFile(Path("t.h5")) as tokens:
         assert np.array_equal(tokens.codes(slice(None))[:, 0], codes)
@@ -230,7 +230,7 @@ def test_a_codec_of_maps_is_not_mistaken_for_one_of_pictures(
         assert word in capsys.readouterr().err
     Image.new("L", (32, 32), 4).save("labels.png")
     assert main(["reconstruct", "labels.png", "out", "--ckpt", "c.ours.safetensors", "--device", "cpu"]) == 0
-    assert "of the pixels with their own label" in capsys.readouterr().out
+    assert "of the pixels keep their label" in capsys.readouterr().out
 
 
 # --- kinds of prior ---------------------------------------------------------------------------------------------------

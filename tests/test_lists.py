@@ -169,7 +169,7 @@ def test_a_training_on_stdin_goes_on_without_it(elsewhere: Path):
 
 
 def test_what_stdin_may_not_be_is_refused_in_one_line(elsewhere: Path, monkeypatch: pytest.MonkeyPatch):
-    assert "cannot be mixed" in taming("train-vqgan", "-", elsewhere, *CODEC).refusal
+    assert "cannot be combined" in taming("train-vqgan", "-", elsewhere, *CODEC).refusal
     assert "stdin names no picture" in taming("train-vqgan", "-", *CODEC, stdin=piped(b"\n")).refusal
     assert "add -0" in taming("train-vqgan", "-", *CODEC, stdin=piped(b"a\0b\0")).refusal
     assert "no list" not in taming("train-vqgan", "-", *CODEC, stdin=piped(b"gone.png\n")).refusal

@@ -184,10 +184,10 @@ def test_a_part_by_number_is_named(
 def test_nothing_is_written_into_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, SLURM)
     before = dict(os.environ)
-    from taming_cli.cli import options
     from taming_cli.cli.console import Output
+    from taming_cli.cli.processes import own_part
 
-    assert str(options.own_part(Output(json=False, quiet=True), None)) == "4/4"
+    assert str(own_part(Output(json=False, quiet=True), None)) == "4/4"
     assert dict(os.environ) == before
 
 

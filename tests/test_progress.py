@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from taming_cli.cli import bar as room
-from taming_cli.cli.bar import Bar, Pace, fitting
-from taming_cli.cli.console import Output, duration, figure
-from taming_cli.cli.training import teller, words
+from taming_cli.cli.console import Output
+from taming_cli.cli.formatting import duration, figure
+from taming_cli.cli.progress import Bar, Pace, fitting
+from taming_cli.cli.training import progress_printer, words
 from taming_cli.runtime.pacing import Progress
 
 # --- the bar ----------------------------------------------------------------------------------------------------------
@@ -34,21 +34,36 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def terminal(clock: Clock) -> Callable[..., Bar]:
-    """A bar as on a terminal, that draws nothing by itself."""
+def plain(clock: Clock) -> Callable[..., Bar]:
+    """A bar where stderr is no terminal."""
 
     def make(what: str = "training", total: float | None = 1.0, unit: str | None = None) -> Bar:
-        return Bar(Output(json=False, quiet=False), what, total, unit)
+        return Output().bar(what, total, unit)
+
+    return make
+
+
+@pytest.fixture
+def terminal(clock: Clock) -> Callable[..., Bar]:
+    """A bar on a terminal, which is drawn by `drawn` alone."""
+
+    def make(what: str = "training", total: float | None = 1.0, unit: str | None = None) -> Bar:
+        output = Output()
+        output.errors = Console(file=io.StringIO(), force_terminal=True, color_system=None, legacy_windows=False)
+        return Bar(output.errors, output.note, what, total, unit, live=True, verbose=False)
 
     return make
 
 
 def drawn(bar: Bar, columns: int) -> str:
-    """What the bar looks like on a terminal of this width, with no end of line."""
-    written = io.StringIO()
-    console = Console(file=written, width=columns, force_terminal=True, color_system=None, legacy_windows=False)
-    console.print(room._Line(bar), end="")
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.getvalue())
+    """What a terminal of this width shows of the bar."""
+    console = bar.console
+    assert isinstance(console.file, io.StringIO)
+    console.file.seek(0)
+    console.file.truncate()
+    console.width = columns
+    console.print(bar._line)
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue()).removesuffix("\n")
 
 
 FIGURES = {
@@ -67,7 +82,7 @@ def step(number: int, spent: float, values: dict[str, float] | None = None, rate
 @pytest.mark.parametrize("columns", [1, 12, 24, 40, 60, 79, 80, 81, 100, 120, 200])
 def test_the_bar_is_one_line_of_whatever_width(columns: int, terminal: Callable[..., Bar], clock: Clock) -> None:
     bar = terminal()
-    tell = teller(bar)
+    tell = progress_printer(bar)
     for number in range(1, 40):
         clock.now += 90
         tell(step(1000 * number, number / 50, FIGURES if number % 2 else None))
@@ -76,12 +91,12 @@ def test_the_bar_is_one_line_of_whatever_width(columns: int, terminal: Callable[
         assert len(line) <= max(columns - 2, 0) or len(line) <= len("training ")
         words_shown = line.split("  ")
         if columns >= 80:  # no word is cut
-            assert all(word.strip() in " ".join(bar.said()) for word in words_shown[1:])
+            assert all(word.strip() in " ".join(bar.state()) for word in words_shown[1:])
 
 
 def test_eighty_columns_show_time_left_step_loss_codes_and_rate(terminal: Callable[..., Bar], clock: Clock) -> None:
     bar = terminal()
-    tell = teller(bar)
+    tell = progress_printer(bar)
     assert drawn(bar, 80).rstrip().endswith("0%  starting")
     tell(step(10, 0.10, FIGURES))
     clock.now += 60
@@ -97,14 +112,14 @@ def test_eighty_columns_show_time_left_step_loss_codes_and_rate(terminal: Callab
 
 def test_a_prior_shows_nats_per_token_and_the_rate(terminal: Callable[..., Bar]) -> None:
     bar = terminal()
-    teller(bar)(step(10, 0.1, {"nats_per_token": 4.5678, "gradient": 1.0}, rate=123.4))
+    progress_printer(bar)(step(10, 0.1, {"nats_per_token": 4.5678, "gradient": 1.0}, rate=123.4))
     assert drawn(bar, 80).endswith("10%  step 10  4.57 nats/token  123 images/s")
 
 
-def test_a_validation_leaves_a_line(terminal: Callable[..., Bar], capsys: pytest.CaptureFixture[str]) -> None:
-    bar = terminal()
+def test_a_validation_leaves_a_line(plain: Callable[..., Bar], capsys: pytest.CaptureFixture[str]) -> None:
+    bar = plain()
     found = Progress(step=5, spent=0.1, seconds=1, images_per_second=1, values={"psnr": 17.68}, validation=True)
-    teller(bar)(found)
+    progress_printer(bar)(found)
     assert capsys.readouterr().err == "step 5: held-out  PSNR 17.7 dB\n"
     assert bar.done == 0
 
@@ -115,7 +130,7 @@ def test_items_have_a_count_and_a_rate_of_their_own(terminal: Callable[..., Bar]
     for done in (440, 480):
         clock.now += 2
         bar.update(done)
-    assert bar.said() == [" 40%", "0:36 left", "480/1200 pictures", "20.0 pictures/s"]
+    assert bar.state() == [" 40%", "0:36 left", "480/1200 pictures", "20.0 pictures/s"]
 
 
 def test_what_is_left_follows_the_pace_of_the_last_minute(clock: Clock) -> None:
@@ -137,9 +152,9 @@ def test_the_next_set_of_pictures_begins_anew(clock: Clock) -> None:
 
 def test_nothing_is_said_of_a_pace_before_there_is_one(terminal: Callable[..., Bar], clock: Clock) -> None:
     bar = terminal("decoding", None, "pictures")
-    assert bar.said() == []
+    assert bar.state() == []
     bar.update(3, total=12)
-    assert bar.said() == [" 25%", "3/12 pictures"]
+    assert bar.state() == [" 25%", "3/12 pictures"]
 
 
 def test_weights_that_come_are_shown_in_the_bar(terminal: Callable[..., Bar], clock: Clock) -> None:
@@ -147,17 +162,17 @@ def test_weights_that_come_are_shown_in_the_bar(terminal: Callable[..., Bar], cl
     bar.fetching(0, 553_000_000)
     clock.now += 2
     bar.fetching(100_000_000, 553_000_000)
-    assert bar.said() == ["  0%", "weights 100/553 MB", "50.0 MB/s", "0:09 left"]
+    assert bar.state() == ["  0%", "weights 100/553 MB", "50.0 MB/s", "0:09 left"]
     bar.fetching(553_000_000, 553_000_000)
-    assert bar.said() == ["  0%"]
+    assert bar.state() == ["  0%"]
     bar.fetching(7_000_000, None)
-    assert bar.said()[1] == "weights 7 MB"
+    assert bar.state()[1] == "weights 7 MB"
 
 
 def test_elsewhere_there_is_a_plain_line_every_five_seconds(
-    terminal: Callable[..., Bar], clock: Clock, capsys: pytest.CaptureFixture[str]
+    plain: Callable[..., Bar], clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with terminal("tokenizing", 100, "pictures") as bar:
+    with plain("tokenizing", 100, "pictures") as bar:
         for done in range(100):
             clock.now += 0.25
             bar.update(done)
@@ -166,9 +181,12 @@ def test_elsewhere_there_is_a_plain_line_every_five_seconds(
     assert lines[0] == "tokenizing: 19%  0:20 left  19/100 pictures  4.00 pictures/s"
 
 
-@pytest.mark.parametrize("how", [{"quiet": True}, {"quiet": False, "silent": True}])
-def test_where_quiet_there_is_none(how: dict[str, bool], clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with Output(json=False, **how).bar("tokenizing", 100, "pictures") as bar:
+@pytest.mark.parametrize("muted", [False, True])
+def test_where_quiet_there_is_none(muted: bool, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output(quiet=not muted)
+    if muted:
+        output.mute()
+    with output.bar("tokenizing", 100, "pictures") as bar:
         for done in range(100):
             clock.now += 1
             bar.update(done)

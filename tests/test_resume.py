@@ -232,7 +232,7 @@ def test_resume_says_that_the_recorded_inputs_are_gone_and_takes_them_from_elsew
     assert moved.train(what).code == 0
     elsewhere.parent.mkdir()
     inputs.rename(elsewhere)
-    assert f"was made from {inputs}, which is not there" in moved.train(what, resume=True).refusal
+    assert f"was trained on {inputs}, which does not exist" in moved.train(what, resume=True).refusal
     assert moved.train(what, "--steps", 3, resume=True, inputs=elsewhere).code == 0
     assert read_settings(moved.run(what))["inputs"] == [str(elsewhere)]
 

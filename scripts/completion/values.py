@@ -15,6 +15,7 @@ from typing import Any, Literal
 from taming_cli.config.codec import CodecTrainConfig
 from taming_cli.config.fields import Kind, kinds
 from taming_cli.config.kinds import MADE, RULES, CodecKind
+from taming_cli.config.presets import PRESETS
 from taming_cli.data.images import EXTENSIONS
 from taming_cli.pretrained import catalogue
 
@@ -79,6 +80,7 @@ BY_NAME = {
     "--npz": Value(suffixes=ARRAYS),
     "--out": Value(suffixes=FOLDERS),
     "--perceptual": Value(words=kinds(CodecTrainConfig)["perceptual"].choices),
+    "--preset": Value(words=tuple(PRESETS)),
     "--tokens": Value(suffixes=TOKENS),
     "--val": Value(suffixes=(*PICTURES, *ARCHIVES, *LISTS)),
     "--weights": Value(suffixes=WEIGHTS),

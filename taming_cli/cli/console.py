@@ -1,4 +1,4 @@
-"""What a person or a pipe sees: results on stdout, everything else on stderr."""
+"""Where a command prints: results on stdout, everything else on stderr."""
 
 import json
 import logging
@@ -6,67 +6,78 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
 
+from taming_cli.cli.formatting import printable
+from taming_cli.cli.options import CONSOLE, option
 from taming_cli.errors import DiskError
 
 if TYPE_CHECKING:
-    from taming_cli.cli.bar import Bar
+    from taming_cli.cli.progress import Bar
 
-HEARD = logging.getLogger("taming_cli")
-"""What the rooms say of their choices, which `-v` lets be heard."""
+LOG = logging.getLogger("taming_cli")
+"""The library's log, which `-v` prints."""
 
 
 class Output:
-    """One command's speech. `json`: one object (or one per line) on stdout; `quiet`: only the path or the number;
-    `silent`: nothing at all, as of all but the first of several processes."""
+    """The printer of one command. `json`: one JSON object on stdout, or one per line; `quiet`: only the path or the
+    number, and nothing on stderr but warnings and errors."""
 
-    def __init__(self, *, json: bool, quiet: bool, silent: bool = False) -> None:
-        self.json, self.quiet, self.silent = json, quiet or silent, silent
+    def __init__(
+        self,
+        *,
+        json: Annotated[bool, option("--json", help="Print the result as JSON.", panel=CONSOLE)] = False,
+        quiet: Annotated[
+            bool, option("-q", "--quiet", help="Print only the resulting path or number.", panel=CONSOLE)
+        ] = False,
+    ) -> None:
+        self.json, self.quiet, self.silent = json, quiet, False
         self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def mute(self) -> None:
+        """Print nothing at all from now on, as all but the first of several processes."""
+        self.quiet = self.silent = True
 
     @property
     def verbose(self) -> bool:
         """Whether `-v` was given."""
-        return HEARD.isEnabledFor(logging.INFO)
+        return LOG.isEnabledFor(logging.INFO)
 
     @property
     def live(self) -> bool:
-        """Whether stderr is a terminal that can show a moving line, and may."""
+        """Whether a progress bar may be drawn: stderr is a terminal that can redraw a line."""
         return self.errors.is_terminal and not self.errors.is_dumb_terminal and not self.quiet
 
     def note(self, text: str) -> None:
-        """One line on stderr, unless quiet."""
+        """Print a line on stderr, unless quiet."""
         if not self.quiet:
             self.errors.print(text, markup=False)
 
     def warn(self, text: str) -> None:
-        """One line on stderr, also where quiet."""
-        if self.silent:
-            return
-        self.errors.print(f"warning: {text}", markup=False)
+        """Print a warning on stderr, even if quiet."""
+        if not self.silent:
+            self.errors.print(f"warning: {text}", markup=False)
 
     def result(self, line: str, values: Mapping[str, Any], *, short: str | None = None) -> None:
-        """The result: `values` as one JSON object, or `short` where quiet, or `line` for people."""
+        """Print the result: `values` as one JSON object, or `short` if quiet, or `line`."""
         if self.silent:
             return
         if self.json:
-            text = json.dumps(values, ensure_ascii=False)
+            print_line(json.dumps(values, ensure_ascii=False))
         else:
-            text = short if self.quiet and short is not None else line
-        say(text)
+            print_line(short if self.quiet and short is not None else line)
 
     def bar(self, what: str, total: float | None = None, unit: str | None = None) -> "Bar":
-        """Progress: a bar on a terminal, plain lines every few seconds elsewhere, nothing where quiet. What is counted
-        in a `unit`, such as pictures, has a rate."""
-        from taming_cli.cli.bar import Bar
+        """Progress: a bar on a terminal, plain lines every few seconds elsewhere, nothing if quiet. Items counted in a
+        `unit`, such as pictures, have a rate."""
+        from taming_cli.cli.progress import Bar
 
-        return Bar(self, what, total, unit)
+        return Bar(self.errors, self.note, what, total, unit, live=self.live, verbose=self.verbose)
 
     def skipped(self, reasons: Mapping[str, str]) -> None:
-        """List inputs that were passed over, each with its reason."""
+        """List the inputs that were skipped, each with its reason."""
         if reasons and not self.silent:
             self.warn(f"{len(reasons)} inputs were skipped:")
             for name, reason in reasons.items():
@@ -74,45 +85,26 @@ class Output:
                 self.errors.print(f"  {printable(shown)}", markup=False)
 
 
-def say(line: str) -> None:
-    """A line on stdout, at once; DiskError where that is a file on a disk that does not take it."""
-    with sent():
-        # A file name may hold bytes that are no utf-8: written so, they are JSON's own escapes too.
+def print_line(line: str) -> None:
+    """Print a line on stdout and flush it. DiskError if stdout is a file that cannot be written."""
+    with flushed():
+        # A file name may hold bytes that are not UTF-8. Their escapes are those of JSON, too.
         sys.stdout.write(line.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
 
 
 @contextmanager
-def sent() -> Iterator[None]:
-    """What is written to stdout meanwhile is sent at its end; raises as `say`."""
+def flushed() -> Iterator[None]:
+    """Flush stdout at the end; raises as `print_line`."""
     try:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
-        silence()
-        raise DiskError(f"stdout: the result cannot be written ({error.strerror}); send it to another place") from error
+        discard()
+        raise DiskError(f"stdout: cannot write the result ({error.strerror}); redirect it elsewhere") from error
 
 
-def silence() -> None:
-    """Let nothing more be written to stdout, which cannot take it, not even at exit."""
+def discard() -> None:
+    """Discard whatever is still written to stdout, at exit too, because its reader or its disk is gone."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def duration(seconds: float) -> str:
-    """`75` -> `1:15`; `3700` -> `1:01:40`; `100000` -> `1d 3:46`."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours >= 24:
-        return f"{hours // 24}d {hours % 24}:{minutes:02d}"
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def figure(value: float) -> str:
-    """Three digits, always: `0.200`, `13.2`, `1024`."""
-    return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
-
-
-def printable(text: str) -> str:
-    """Undecodable bytes of a file name as escapes, so that any terminal takes it."""
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,10 +1,11 @@
-"""`--dry-run`: what a command would do, said in its place."""
+"""`--dry-run`: what a command would do, printed instead of doing it."""
 
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from taming_cli.cli.console import Output
+from taming_cli.cli.processes import part_text
 from taming_cli.config.shard import Shard
 from taming_cli.config.size import Size
 
@@ -18,44 +19,39 @@ if TYPE_CHECKING:
     from taming_cli.sampling.request import Request
 
 
-def say_estimate(
+def print_estimate(
     output: Output,
-    said: str,
+    inputs: str,
     values: Mapping[str, Any],
-    found: "Estimate",
+    cost: "Estimate",
     train: Any,
     device: "torch.device",
     dtype: "torch.dtype",
     nproc: int = 1,
 ) -> int:
-    """What a training would take: `said` and `values` are of its inputs. Memory and operations are of one process that
-    does it alone."""
-    step = found.seconds(device, dtype)
+    """The cost of a training: `inputs` and `values` describe its inputs. Memory and operations are those of a single
+    process that trains alone."""
+    step = cost.seconds(device, dtype)
     steps = train.steps or max(1, round(60 * train.minutes / step))
     hours = steps * step / 3600 if train.steps else train.minutes / 60
     lines = [
-        said,
-        f"{found.parameters:,} parameters; {found.memory / 2**30:.2f} GiB of memory at most, beside torch itself",
-        f"{found.flops / 1e12:.3g} TFLOP a step, about {step:.2g} s here; {steps:,} steps take {hours:.2g} hours",
+        inputs,
+        f"{cost.parameters:,} parameters; {cost.memory / 2**30:.2f} GiB of memory at most, besides torch itself",
+        f"{cost.flops / 1e12:.3g} TFLOP per step, about {step:.2g} s here; {steps:,} steps take {hours:.2g} hours",
     ]
     if nproc > 1:
-        lines.append(f"each of {nproc} processes exchanges {found.exchanged / 1e6:.3g} MB a step")
+        lines.append(f"each of {nproc} processes exchanges {cost.exchanged / 1e6:.3g} MB per step")
     more = {
-        "exchanged_bytes_per_step": found.exchanged if nproc > 1 else 0,
-        "parameters": found.parameters,
-        "memory_bytes": found.memory,
-        "flops_per_step": found.flops,
+        "exchanged_bytes_per_step": cost.exchanged if nproc > 1 else 0,
+        "parameters": cost.parameters,
+        "memory_bytes": cost.memory,
+        "flops_per_step": cost.flops,
         "seconds_per_step": step,
         "steps": steps,
         "hours": hours,
     }
     output.result("\n".join(lines), {**values, **more}, short=f"{hours:.3g}")
     return 0
-
-
-def made(part: Shard) -> dict[str, str]:
-    """What a result's JSON says of a part of the work: nothing where it is all of it."""
-    return {"part": str(part)} if part.count > 1 else {}
 
 
 def would_tokenize(output: Output, listing: "Listing", part: Shard, prepared: "Prepared") -> int:
@@ -77,18 +73,17 @@ def would_tokenize(output: Output, listing: "Listing", part: Shard, prepared: "P
         "done": job.done,
     }
     views = f" in {header.views} views" if header.views > 1 else ""
-    said = f"{pictures} pictures of {prepared.size}{views} would become {grid} codes of {header.codebook_size} each"
+    text = f"{pictures} pictures of {prepared.size}{views} would become {grid} codes of {header.codebook_size} each"
     beside = f", with codes of {', '.join(kinds)}" if kinds else ""
-    there = "which is there already, made so" if job.done else f"at most {size / 1e6:.3g} MB"
-    output.result(f"{said}{beside}\n{job.path}: {there}", values, short=str(pictures))
+    state = "exists already, with these settings" if job.done else f"at most {size / 1e6:.3g} MB"
+    output.result(f"{text}{beside}\n{job.path}: {state}", values, short=str(pictures))
     return 0
 
 
 def would_write(output: Output, written: "Written", part: Shard) -> int:
     """How many pictures `reconstruct` or `decode` would write."""
-    said = f", {part.spelled()}" if part.count > 1 else ""
     output.result(
-        f"{written.folder}: {written.count} pictures would be written{said}",
+        f"{written.folder}: {written.count} pictures would be written{part_text(part)}",
         {"path": str(written.folder), "count": written.count},
         short=str(written.count),
     )

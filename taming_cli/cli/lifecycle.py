@@ -1,122 +1,97 @@
-"""What surrounds every command: `-v`, with which it says what it works with, what it chooses on the way and what all
-took; and Ctrl-C and TERM, which end it with a line and leave the terminal as it was."""
+"""What surrounds every command: the log of `-v`, a clean end on Ctrl-C and TERM, and the limit on picture sizes."""
 
-import inspect
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import typer
-
 import taming_cli
-from taming_cli.cli import options as o
-from taming_cli.cli.console import HEARD, printable
+from taming_cli.cli.console import LOG
+from taming_cli.cli.formatting import printable
+from taming_cli.cli.settings import log_settings
 from taming_cli.errors import Interrupted, UsageError
 
 PACKAGES = ("torch", "torchvision", "numpy", "typer")
-"""Whose versions are said."""
-CONTEXT = "context"
-"""typer's own argument, which a command may ask for too."""
+"""Packages whose versions `-v` prints."""
 LIMIT = "TAMING_MAX_PIXELS"
-"""What `data.formats` reads."""
+"""The variable that `data.formats` reads."""
 NO_SETTINGS = ("json", "quiet", "debug", "verbose")
 _ORIGINS = {"COMMANDLINE": "flag", "ENVIRONMENT": "environment", "DEFAULT_MAP": "config file", "DEFAULT": "default"}
-"""How typer calls where a value came from, and how the run's config.json does."""
+"""From typer's name of a value's origin to the name in a run's config.json."""
 
 
-def surrounded(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The same command, with `-v` besides."""
-    own = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for parameter in inspect.signature(command).parameters.values()
-    ]
-    more = [inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=o.Verbose)]
-    asks = any(parameter.name == CONTEXT for parameter in own)
-    if not asks:
-        more.append(inspect.Parameter(CONTEXT, inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
-
-    if getattr(command, "reads_pictures", False):
-        more.append(
-            inspect.Parameter("max_pixels", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=o.MaxPixels)
-        )
-    settled: frozenset[str] = getattr(command, "settled", frozenset())
-
-    def wrapper(*, verbose: bool, **arguments: Any) -> Any:
-        context = arguments[CONTEXT] if asks else arguments.pop(CONTEXT)
-        quiet = bool(arguments.get("quiet"))
-        if verbose and quiet:
-            raise UsageError("-q says less and -v says more; leave one of them out")
-        verbose, quiet = verbose and _speaks(arguments), quiet or not _speaks(arguments)
-        with stoppable(), heard(logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING):
-            if verbose:
-                _say_what_is_used(context, {name: arguments[name] for name in arguments if name not in settled})
-            with limited(arguments.pop("max_pixels", None)):
-                return command(**arguments)
-
-    wrapper.__signature__ = inspect.Signature([*own, *more])  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *more)}
-    wrapper.__doc__, wrapper.__name__ = command.__doc__, command.__name__
-    wrapper.settled = settled  # type: ignore[attr-defined]
-    return wrapper
+@contextmanager
+def running(values: Mapping[str, Any], settled: Set[str]) -> Iterator[None]:
+    """The surroundings of a command. `values` are those of all its options, with typer's `context`; those named in
+    `settled` belong to config classes, which log themselves. UsageError for `-q` with `-v`."""
+    verbose, quiet = bool(values["verbose"]), bool(values.get("quiet"))
+    if verbose and quiet:
+        raise UsageError("-q prints less and -v prints more; leave one of them out")
+    logs = _logs(values)
+    level = logging.ERROR if quiet or not logs else logging.INFO if verbose else logging.WARNING
+    with stoppable(), logged(level), limited(values.get("max_pixels")):
+        if level == logging.INFO:
+            LOG.info("%s", _versions())
+            _log_options(values, settled)
+        yield
 
 
 class _Terminated(KeyboardInterrupt):
-    """TERM has come."""
+    """TERM was received."""
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Ctrl-C and TERM, where nobody else takes them, become the error `Interrupted`, so that all is cleaned up.
+    """Turn Ctrl-C and TERM into `Interrupted`, unless something else handles them, so that everything is cleaned up.
 
-    Of several processes those who started them end each: there TERM ends at once, as without this context.
+    A launcher ends each of several processes by itself: there TERM ends the process at once, as without this context.
     """
     from taming_cli.runtime.processes import several
 
     own, main = os.getpid(), threading.current_thread() is threading.main_thread()
-    taken = main and not several() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    handled = main and not several() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
     def end(number: int, frame: FrameType | None) -> None:
         if os.getpid() == own:
             raise _Terminated
-        signal.signal(number, signal.SIG_DFL)  # a process that was forked from this one
+        signal.signal(number, signal.SIG_DFL)  # in a process forked from this one
         os.kill(os.getpid(), number)
 
-    if taken:
+    if handled:
         signal.signal(signal.SIGTERM, end)
     try:
         yield
     except KeyboardInterrupt as error:
         raise Interrupted("stopped", 143 if isinstance(error, _Terminated) else 130) from None
     finally:
-        if taken:
+        if handled:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager
-def heard(level: int) -> Iterator[None]:
-    """What the rooms say at this level is written to stderr meanwhile; where that is much, then also what all took."""
-    voice, began, before = _Voice(), time.monotonic(), HEARD.level
-    HEARD.addHandler(voice)
-    HEARD.setLevel(level)
+def logged(level: int) -> Iterator[None]:
+    """Write log records of this level and above to stderr; at INFO, then also the time and memory used."""
+    handler, began, before = _StderrHandler(), time.monotonic(), LOG.level
+    LOG.addHandler(handler)
+    LOG.setLevel(level)
     try:
         yield
     finally:
         if level == logging.INFO:
-            HEARD.info("%s", _taken(time.monotonic() - began))
-        HEARD.setLevel(before)
-        HEARD.removeHandler(voice)
+            LOG.info("%s", _used(time.monotonic() - began))
+        LOG.setLevel(before)
+        LOG.removeHandler(handler)
 
 
 @contextmanager
 def limited(pixels: int | None) -> Iterator[None]:
-    """Meanwhile pictures may have so many pixels, in the processes too that are started: the environment says it."""
+    """Limit the pixels of a picture, here and in the processes started meanwhile: an environment variable holds it."""
     before = os.environ.get(LIMIT)
     if pixels is not None:
         os.environ[LIMIT] = str(pixels)
@@ -129,17 +104,17 @@ def limited(pixels: int | None) -> Iterator[None]:
             del os.environ[LIMIT]
 
 
-def _say_what_is_used(context: typer.Context, arguments: Mapping[str, Any]) -> None:
-    HEARD.info("%s", _versions())
+def _log_options(values: Mapping[str, Any], settled: Set[str]) -> None:
+    """The values of the options that belong to no config class, with their origins."""
     settings = {}
-    for name, value in arguments.items():
-        source = context.get_parameter_source(name)
-        if name not in NO_SETTINGS and source is not None:
+    for name, value in values.items():
+        source = values["context"].get_parameter_source(name)
+        if name not in settled and name not in NO_SETTINGS and source is not None:
             settings[name] = (value, _ORIGINS[source.name])
-    o.say_settings(settings)
+    log_settings(settings)
 
 
-def _taken(seconds: float) -> str:
+def _used(seconds: float) -> str:
     if "torch" not in sys.modules:
         return f"took {seconds:.1f} s"
     from taming_cli.runtime.device import peak_memory
@@ -147,8 +122,8 @@ def _taken(seconds: float) -> str:
     return f"took {seconds:.1f} s and at most {peak_memory() / 2**30:.2f} GiB of memory"
 
 
-class _Voice(logging.Handler):
-    """Writes to what stderr is at the moment: above a bar, while there is one. Nothing is said twice in a row."""
+class _StderrHandler(logging.Handler):
+    """Writes to the current sys.stderr, which is above any progress bar. Drops repeated lines."""
 
     last = ""
 
@@ -159,26 +134,26 @@ class _Voice(logging.Handler):
         self.last = line
 
 
-def _speaks(arguments: Mapping[str, Any]) -> bool:
-    """Of several processes the first alone; and what starts them has nothing to say itself."""
+def _logs(values: Mapping[str, Any]) -> bool:
+    """Whether this process logs: the first of several does, and one that only launches others does not."""
     from taming_cli.runtime.processes import several, started
 
     if several():
         try:
             return started().first
-        except UsageError:  # a command that is not done by several processes goes on; any other refuses it by itself
+        except UsageError:  # a command that needs the other processes raises this itself, later
             return True
-    return arguments.get("nproc", 1) == 1 or bool(arguments.get("dry_run"))
+    return values.get("nproc", 1) == 1 or bool(values.get("dry_run"))
 
 
 def _versions() -> str:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    said = [f"taming {taming_cli.__version__}", f"Python {platform.python_version()}"]
+    versions = [f"taming {taming_cli.__version__}", f"Python {platform.python_version()}"]
     for name in PACKAGES:
         try:
-            said.append(f"{name} {version(name)}")
+            versions.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             continue
-    return f"{', '.join(said)}, on {platform.platform()}"
+    return f"{', '.join(versions)}, on {platform.platform()}"

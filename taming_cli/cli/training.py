@@ -1,18 +1,22 @@
-"""What the two training commands share: taking up a run, what one would take, and the last word."""
+"""What the two training commands share: starting or resuming a run, its progress, its result."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from taming_cli.cli.console import Output, figure
+from taming_cli.cli import options as o
+from taming_cli.cli.console import Output
+from taming_cli.cli.formatting import figure
 from taming_cli.config.resolve import Layer, flatten
 from taming_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from taming_cli.cli.bar import Bar
+    from taming_cli.cli.progress import Bar
     from taming_cli.runtime.pacing import OnStep, Progress
+    from taming_cli.runtime.run.folder import Place
 
-_SPOKEN = {
+_PRINTED = {
     "nats_per_token": "{} nats/token",
     "val_nats_per_token": "{} nats/token",
     "psnr": "PSNR {} dB",
@@ -25,44 +29,66 @@ _SPOKEN = {
     "texture": "texture {}",
     "discriminator": "discriminator {}",
 }
-"""How figures of a training are said, the most important first; the others stand in the log."""
+"""How the figures of a training are printed, the most important first. The log has all of them."""
 _SHARES = ("accuracy", "codes_used")
 
 
-class Start(NamedTuple):
-    """The inputs, and the recorded settings of the run that goes on (None for a new one)."""
+@dataclass
+class Training:
+    """The options of both training commands."""
 
-    inputs: list[Path]
-    recorded: Mapping[str, Any] | None
+    output: Output
+    out: o.Out = None
+    name: o.Name = None
+    resume: o.Resume = False
+    nproc: o.Nproc = 1
+    dry_run: o.DryRun = False
 
+    @property
+    def place(self) -> "Place":
+        """Where the run goes."""
+        from taming_cli.runtime.run.folder import Place
 
-def take_up(output: Output, command: str, place: Any, inputs: Sequence[Path] | None, usage: str) -> Start:
-    """With `--resume`, what the run's config.json says, inputs included; else the inputs given. UsageError for none."""
-    from taming_cli.runtime.run.folder import find_run, read_settings
-    from taming_cli.runtime.run.lists import check_lists, inputs_of
-    from taming_cli.runtime.run.resume import refuse_lost
+        return Place(out=self.out, name=self.name, resume=self.resume)
 
-    if place.resume:
-        folder = find_run(command, place)
+    def start(self, command: str, inputs: Sequence[Path] | None, usage: str) -> "Start":
+        """With `--resume`, the inputs and settings in the run's config.json, else the inputs given. From here on, only
+        the first of several processes prints. UsageError, with the text `usage`, for no inputs."""
+        from taming_cli.runtime.processes import started
+        from taming_cli.runtime.run.folder import find_run, read_settings
+        from taming_cli.runtime.run.lists import check_lists, inputs_of
+        from taming_cli.runtime.run.resume import refuse_lost
+
+        if not started().first:
+            self.output.mute()
+        if not self.resume:
+            if not inputs:
+                raise UsageError(usage)
+            return Start(list(inputs), None)
+        folder = find_run(command, self.place)
         assert folder is not None
         refuse_lost(folder)
         settings = read_settings(folder)
         gone = [path for path in settings["inputs"] if Path(path).is_absolute() and not Path(path).exists()]
         if gone and not inputs:
             raise UsageError(
-                f"{folder} was made from {gone[0]}, which is not there; name where that is now, before --resume"
+                f"{folder} was trained on {gone[0]}, which does not exist; give its new path, before --resume"
             )
         if not inputs:
             check_lists(folder, settings["inputs"])
-        output.note(f"going on with {folder}")
+        self.output.note(f"resuming {folder}")
         return Start(list(inputs or inputs_of(folder, settings["inputs"])), flatten(settings["config"]))
-    if not inputs:
-        raise UsageError(usage)
-    return Start(list(inputs), None)
+
+
+class Start(NamedTuple):
+    """The inputs, and the recorded settings of the resumed run (None for a new one)."""
+
+    inputs: list[Path]
+    recorded: Mapping[str, Any] | None
 
 
 def architecture_of(init: str | None, group: str) -> Layer | None:
-    """What the file named by `--init` says of the architecture; the training checks that it is of the right kind."""
+    """The architecture recorded in the file of `--init`; the training checks that it is of the right kind."""
     if init is None:
         return None
     from taming_cli.runtime.checkpoint import read_header
@@ -72,32 +98,32 @@ def architecture_of(init: str | None, group: str) -> Layer | None:
 
 
 def words(values: Mapping[str, float]) -> list[str]:
-    """Figures of a training, as a person reads them on the way."""
+    """The figures of a training as they are printed."""
     return [
-        said.format(f"{100 * values[name]:.0f}%" if name in _SHARES else figure(values[name]))
-        for name, said in _SPOKEN.items()
+        text.format(f"{100 * values[name]:.0f}%" if name in _SHARES else figure(values[name]))
+        for name, text in _PRINTED.items()
         if name in values
     ]
 
 
-def teller(bar: "Bar") -> "OnStep":
-    """What a training calls: it moves the bar at each step, and leaves a line for each validation."""
-    known: list[str] = []
+def progress_printer(bar: "Bar") -> "OnStep":
+    """A callback for a training: it moves the bar at each step and prints a line for each validation."""
+    latest: list[str] = []
 
     def on_step(progress: "Progress") -> None:
         if progress.validation:
             bar.line(f"step {progress.step}: held-out", *words(progress.values))
             return
         if progress.values:
-            said = words(progress.values)
-            known[:] = [*said[:2], f"{figure(progress.images_per_second)} images/s", *said[2:]]
-        bar.update(progress.spent, f"step {progress.step}", *known)
+            figures = words(progress.values)
+            latest[:] = [*figures[:2], f"{figure(progress.images_per_second)} images/s", *figures[2:]]
+        bar.update(progress.spent, f"step {progress.step}", *latest)
 
     return on_step
 
 
-def last_word(output: Output, trained: Any, **more: Any) -> None:
-    """The best checkpoint's path, and how it and the last one do on what was held out, each with its step."""
+def print_result(output: Output, trained: Any, **more: Any) -> None:
+    """The best checkpoint's path, and the held-out figures of the best and the last checkpoint, each with its step."""
     best = {"step": trained.best_step, **trained.best_validation}
     last = {"step": trained.step, **trained.validation}
     models = {"best": best, "last": last} if best["step"] != last["step"] else {"best and last": last}

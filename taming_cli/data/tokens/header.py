@@ -127,7 +127,7 @@ class TokenHeader:
     @property
     def frame(self) -> Frame:
         """The part of the grid that pictures fill: all of it, unless `preprocess` states another."""
-        return Frame.said(self.preprocess, self.downsample_factor, Size(self.width, self.height))
+        return Frame.from_values(self.preprocess, self.downsample_factor, Size(self.width, self.height))
 
 
 def write_header(file: h5py.File, header: TokenHeader) -> None:

@@ -1,4 +1,4 @@
-"""How a measurement's result is said and kept. Imported by `cli.evaluate`."""
+"""How the result of a measurement is printed and written."""
 
 import json
 from collections.abc import Mapping
@@ -13,21 +13,21 @@ _SETTINGS = ("size", "pixels", "splits", "subsets", "subset_size", "neighbours",
 
 
 def values(measured: "Measurement") -> str:
-    """A result's values in one line."""
+    """The values of a result on one line."""
     named = {measured.metric if name == "value" else name: value for name, value in measured.values.items()}
     return "  ".join(f"{name} {value:.6g}" for name, value in named.items())
 
 
 def lines(measured: "Measurement") -> str:
-    """A result for people: the values, what stands behind them where that is short, and how all was taken."""
+    """A result as text: the values, the values by class, and the protocol of the measurement."""
     by_class = measured.details.get("by_class", {})
-    said = [values(measured), "  ".join(f"{name} {value:.4g}" for name, value in by_class.items())]
-    return "\n".join([*filter(None, said), _taken(measured.protocol)])
+    figures = [values(measured), "  ".join(f"{name} {value:.4g}" for name, value in by_class.items())]
+    return "\n".join([*filter(None, figures), _protocol(measured.protocol)])
 
 
 def save(measured: "Measurement", out: Path) -> Path:
-    """Write all of a result to `out/METRIC.json`, and what it draws beside it; with a number where other results are
-    there already. -> the JSON's path."""
+    """Write all of a result to `out/METRIC.json`, with its pictures beside it. A number is added to the names if a
+    result exists there already. -> The path of the JSON file."""
     from taming_cli.data.images import write_png
 
     metric = measured.metric.replace("/", "-per-")
@@ -44,7 +44,7 @@ def save(measured: "Measurement", out: Path) -> Path:
 
 
 def save_all(results: Mapping[str, "Measurement"], run: Path) -> None:
-    """Write results by name to a run's `eval.json`, what they draw to `eval/`, and its report anew."""
+    """Write results by name to a run's `eval.json` and their pictures to `eval/`, and rewrite the run's report."""
     from taming_cli.data.images import write_png
     from taming_cli.report.page import write_report
     from taming_cli.report.record import DRAWINGS, EVAL
@@ -59,7 +59,7 @@ def save_all(results: Mapping[str, "Measurement"], run: Path) -> None:
 def _write_json(path: Path, value: Any) -> None:
     from taming_cli.data.disk import write_atomically
 
-    text = json.dumps(value, indent=2) + "\n"  # in ASCII: a file name may hold bytes that are no utf-8
+    text = json.dumps(value, indent=2) + "\n"  # ASCII, because a file name may hold bytes that are not UTF-8
 
     def write(temporary: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
@@ -67,26 +67,28 @@ def _write_json(path: Path, value: Any) -> None:
     write_atomically(path, write)
 
 
-def _taken(protocol: Mapping[str, Any]) -> str:
-    said = [
-        f"{role} {_thing(about)}"
-        for role, about in protocol.items()
-        if isinstance(about, Mapping) and role not in ("features", "perceptual", "versions")
+def _protocol(protocol: Mapping[str, Any]) -> str:
+    parts = [
+        f"{role} {_described(entry)}"
+        for role, entry in protocol.items()
+        if isinstance(entry, Mapping) and role not in ("features", "perceptual", "versions")
     ]
     for role in ("features", "perceptual"):
-        if seen := protocol.get(role):
-            where = [f"{seen['resize']} to {seen['side']}"] if "side" in seen else []
-            digest = [seen["sha256"][:8]] if seen["sha256"] else []
-            said.append(f"{seen['name']} ({', '.join(digest + where)})" if digest + where else seen["name"])
-    said += [f"{name} {protocol[name]}" for name in _SETTINGS if protocol.get(name) is not None]
-    said.append(", ".join(f"{name} {version}" for name, version in protocol["versions"].items()))
-    return "; ".join(said)
+        if network := protocol.get(role):
+            digest = [network["sha256"][:8]] if network["sha256"] else []
+            resize = [f"{network['resize']} to {network['side']}"] if "side" in network else []
+            more = f" ({', '.join(digest + resize)})" if digest + resize else ""
+            parts.append(f"{network['name']}{more}")
+    parts += [f"{name} {protocol[name]}" for name in _SETTINGS if protocol.get(name) is not None]
+    parts.append(", ".join(f"{name} {version}" for name, version in protocol["versions"].items()))
+    return "; ".join(parts)
 
 
-def _thing(about: Mapping[str, Any]) -> str:
-    digest = about.get("list_sha256") or about.get("sha256")
-    count = about.get("count")
+def _described(entry: Mapping[str, Any]) -> str:
+    """What was measured: its name, count, form and digest, as far as they are recorded."""
+    digest = entry.get("list_sha256") or entry.get("sha256")
+    count = entry.get("count")
     more = [str(count)] if count is not None else []
-    more += [about["form"]] if "form" in about else []
+    more += [entry["form"]] if "form" in entry else []
     more += [digest[:8]] if digest else []
-    return f"{about['name']} ({', '.join(more)})" if "name" in about else ", ".join(more)
+    return f"{entry['name']} ({', '.join(more)})" if "name" in entry else ", ".join(more)

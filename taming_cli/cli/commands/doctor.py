@@ -1,4 +1,4 @@
-"""`doctor`: whether what a user needs works here."""
+"""`doctor`: check whether everything works on this machine."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.exceptions import TyperException
 
-from taming_cli.cli import options as o
+from taming_cli.cli.command import command
 from taming_cli.cli.console import Output
-from taming_cli.cli.sheet import Sheet
+from taming_cli.cli.settings import Settings
+from taming_cli.cli.styled_text import StyledText
 from taming_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,46 +18,41 @@ if TYPE_CHECKING:
 
 STYLES = {"ok": "green", "note": "yellow", "FAIL": "bold red"}
 _WIDEST = 18
-"""Characters of a name that stand beside what is said of it; after a longer one it follows."""
+"""Characters of the column of names; the text of a longer name follows it directly."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("doctor", rich_help_panel="Look")(doctor)
-
-
-def doctor(context: typer.Context, json: o.Json = False, quiet: o.Quiet = False, debug: o.Debug = False) -> int:
-    """Check versions, devices, precision, weights, folders, settings: exit code 1 where something needed would fail."""
-    output = Output(json=json, quiet=quiet)
+@command("doctor")
+def doctor(context: typer.Context, output: Output) -> int:
+    """Check versions, devices, precision, weights, folders and settings. Exit code 1 if something needed would fail."""
     from taming_cli.doctor.checks import checks
     from taming_cli.doctor.findings import examine
 
     every = checks(_command_line(context))
-    with contextlib.ExitStack() as while_looking:
-        say = None
-        if output.errors.is_terminal and not quiet:
-            say = while_looking.enter_context(output.errors.status("looking")).update
-        report = examine(every, on_check=lambda group: say and say(f"looking at {group.lower()}"))
+    with contextlib.ExitStack() as stack:
+        show = None
+        if output.errors.is_terminal and not output.quiet:
+            show = stack.enter_context(output.errors.status("checking")).update
+        report = examine(every, on_check=lambda group: show and show(f"checking {group.lower()}"))
     output.result(_page(report), _values(report), short=_short(report))
     return 0 if report.ok else 1
 
 
 def _page(report: "Report") -> str:
-    sheet = Sheet()
+    text = StyledText()
     names = [each.name for findings in report.groups.values() for each in findings]
     widest = max((len(name) for name in names if len(name) <= _WIDEST), default=0)
     for group, findings in report.groups.items():
-        sheet.line((group, "bold"))
+        text.line((group, "bold"))
         for each in findings:
-            sheet.line("  ", (f"{each.mark:<4}", STYLES[each.mark]), f"  {each.name:<{widest}}  ", says=each.message)
-        sheet.line("")
+            text.line("  ", (f"{each.mark:<4}", STYLES[each.mark]), f"  {each.name:<{widest}}  ", wrapped=each.message)
+        text.line("")
     notes, faults = len(report.marked("note")), len(report.marked("FAIL"))
     noted = f"{notes} note{'s' * (notes != 1)}"
     if faults:
-        sheet.line((f"{faults} failure{'s' * (faults != 1)}", STYLES["FAIL"]), f", {noted}")
+        text.line((f"{faults} failure{'s' * (faults != 1)}", STYLES["FAIL"]), f", {noted}")
     else:
-        sheet.line(("No failure", STYLES["ok"]), f", {noted}")
-    return str(sheet)
+        text.line(("No failure", STYLES["ok"]), f", {noted}")
+    return str(text)
 
 
 def _short(report: "Report") -> str:
@@ -73,7 +69,7 @@ def _values(report: "Report") -> dict[str, Any]:
 
 
 def _command_line(context: typer.Context) -> "CommandLine":
-    """What each variable is parsed by that a flag of any command reads, and how settings are settled."""
+    """The parser of each environment variable that an option of any command reads, and how settings are resolved."""
     from taming_cli.doctor.findings import CommandLine
 
     def parser(parameter: Any) -> Callable[[str], object]:
@@ -87,7 +83,7 @@ def _command_line(context: typer.Context) -> "CommandLine":
 
     every = _parameters(context.find_root().command)
     flags = {name: parser(parameter) for parameter in every for name in _variables(parameter)}
-    return CommandLine(flags, lambda classes, command: o.settle(classes, {}, command=command))
+    return CommandLine(flags, lambda classes, command: Settings(command=command, flags={}).resolve(*classes))
 
 
 def _parameters(command: Any) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""`sample`: new pictures, or a picture completed."""
+"""`sample`: draw new pictures from a prior, or complete a picture."""
 
 import json as json_module
 import re
@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from taming_cli.cli import options as o
-from taming_cli.cli.console import Output, say
+from taming_cli.cli.command import Panel, command
+from taming_cli.cli.console import Output, print_line
 from taming_cli.cli.dry_run import would_sample
+from taming_cli.cli.inputs import prior_path
+from taming_cli.cli.processes import own_part, part_text
+from taming_cli.cli.settings import Settings
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.errors import UsageError
 
@@ -20,11 +24,6 @@ FIRST = ("n", "class_name", "size", "cond", "complete", "mask", "at", "ckpt", "o
 """Parameters that `--help` lists first."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("sample", rich_help_panel="Use")(sample)
-
-
 def _corner(text: object) -> tuple[int, int]:
     """`X,Y` in pixels. Raises UsageError for anything else."""
     match = re.fullmatch(r"(\d+),(\d+)", str(text))
@@ -33,9 +32,10 @@ def _corner(text: object) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-@o.reads_pictures
-@o.with_flags(FIRST, Sampling=SampleConfig)
+@command("sample", first=FIRST, reads_pictures=True)
 def sample(
+    output: Output,
+    flags: Annotated[Settings, Panel("Sampling", SampleConfig)],
     cond: Annotated[
         list[str] | None,
         typer.Option(
@@ -91,7 +91,6 @@ def sample(
         typer.Option("--npz", metavar="FILE", help="Also write the pictures as one array, in the ADM suite's format."),
     ] = None,
     shard: o.ShardText = None,
-    config: o.Config = None,
     device: o.Device = "auto",
     precision: Annotated[
         str,
@@ -99,23 +98,16 @@ def sample(
     ] = "auto",
     memory: o.Memory = None,
     dry_run: o.DryRun = False,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
-    *,
-    flags: dict[str, Any],
 ) -> int:
-    """Draw new pictures: PNGs and a grid, in the folder -o (by default under runs/sample/)."""
-    output = Output(json=json, quiet=quiet)
-    from taming_cli.cli.models import prior_path
+    """Draw new pictures. Writes PNGs and a grid to the folder -o (by default under runs/sample/)."""
     from taming_cli.runtime.device import precision_name
     from taming_cli.runtime.run.folder import Place, find_run
     from taming_cli.sampling.files import write_samples
     from taming_cli.sampling.pipeline import Pipeline
     from taming_cli.sampling.request import resolve_request
 
-    settings = o.settle((SampleConfig,), flags, command="sample", config_file=config)
-    part = o.own_part(output, shard)
+    settings = flags.resolve(SampleConfig)
+    part = own_part(output, shard)
     pipeline = Pipeline.load(prior_path(output, ckpt), codec=codec, device=device, precision=precision, memory=memory)
     used = precision_name(pipeline.precision)
     if precision == "auto" and used != "fp32":
@@ -143,18 +135,19 @@ def sample(
         return would_sample(output, request)
 
     def print_json(file: "SampleFile") -> None:
-        say(json_module.dumps(file.to_json(seed=request.config.seed, precision=used), ensure_ascii=False))
+        print_line(json_module.dumps(file.to_json(seed=request.config.seed, precision=used), ensure_ascii=False))
 
     with output.bar("sampling", unit="cells") as bar:
         written = write_samples(
             request,
-            on_sample=print_json if json else None,
+            on_sample=print_json if output.json else None,
             on_progress=lambda done, total: bar.update(done, total=total),
             on_decode=bar.within,
             on_bytes=bar.fetching,
         )
-    if not json:
+    if not output.json:
         grid = f"; together in {written.folder / 'grid.png'}" if written.files else ""
-        share = f", {part.spelled()}" if part.count > 1 else ""
-        output.result(f"{written.folder}: {len(written.files)} pictures{share}{grid}", {}, short=str(written.folder))
+        output.result(
+            f"{written.folder}: {len(written.files)} pictures{part_text(part)}{grid}", {}, short=str(written.folder)
+        )
     return 0

@@ -1,4 +1,4 @@
-"""`import` and `export`: other people's model files, in and out."""
+"""`import` and `export`: model files of other programs, in and out."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -6,32 +6,25 @@ from typing import Annotated, Literal
 import typer
 
 from taming_cli.cli import options as o
+from taming_cli.cli.command import command
 from taming_cli.cli.console import Output
 from taming_cli.errors import UsageError
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("import", rich_help_panel="Use")(import_)
-    app.command("export", rich_help_panel="Use")(export)
-
-
+@command("import", first=("out",))
 def import_(
+    output: Output,
     file: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A published checkpoint.")],
     config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="The yaml that came with it, which a prior needs.")
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="The YAML file published with it; a prior needs it."),
     ] = None,
     out: o.Out = None,
     allow_non_finite: Annotated[
-        bool,
-        o.option("--allow-non-finite", help="Import it though weights are NaN or infinite.", panel=None),
+        bool, o.option("--allow-non-finite", help="Accept weights that are NaN or infinite.", panel=None)
     ] = False,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
 ) -> int:
-    """Turn a published checkpoint into a model file; nothing in it is run, and every tensor is accounted for."""
-    output = Output(json=json, quiet=quiet)
+    """Convert a published checkpoint to a model file. No code in it is run; every tensor is accounted for."""
     from taming_cli.interop.load import import_file
     from taming_cli.runtime.checkpoint import save_model
     from taming_cli.runtime.finite import marked
@@ -39,43 +32,38 @@ def import_(
     target = out or Path(file.name).with_suffix(".safetensors")
     if target.exists():
         raise UsageError(f"{target} exists; name another file with -o")
-    found = import_file(file, config, allow_non_finite=allow_non_finite)
-    save_model(target, found.model, found.tensors)
-    if names := marked(found.model.about):
+    imported = import_file(file, config, allow_non_finite=allow_non_finite)
+    save_model(target, imported.model, imported.tensors)
+    if names := marked(imported.model.about):
         output.warn(f"{file}: {len(names)} tensors are not finite: {', '.join(names)}")
-    kept = sum(name.startswith("extra.") for name in found.tensors)
-    counts = [f"{len(found.tensors) - kept} tensors taken"]
+    kept = sum(name.startswith("extra.") for name in imported.tensors)
+    taken = len(imported.tensors) - kept
+    counts = [f"{taken} tensors imported"]
     counts += [f"{kept} kept for an export"] if kept else []
-    counts += [f"{count} left out ({reason})" for reason, count in found.dropped.items()]
-    kind = found.model.format.removeprefix("taming-")
+    counts += [f"{count} left out ({reason})" for reason, count in imported.dropped.items()]
+    kind = imported.model.format.removeprefix("taming-")
     output.result(
         f"{target}: a {kind}; {', '.join(counts)}",
-        {
-            "path": str(target),
-            "kind": kind,
-            "taken": len(found.tensors) - kept,
-            "kept": kept,
-            "dropped": dict(found.dropped),
-        },
+        {"path": str(target), "kind": kind, "taken": taken, "kept": kept, "dropped": dict(imported.dropped)},
         short=str(target),
     )
     return 0
 
 
+@command("export")
 def export(
+    output: Output,
     file: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file of taming.")],
     out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="PATH", help="A .ckpt file, or for diffusers the folder to write.")
+        Path,
+        typer.Option("-o", "--out", metavar="PATH", help="The .ckpt file to write; for diffusers, a folder."),
     ],
     to: Annotated[
-        Literal["compvis", "diffusers"], typer.Option("--to", help="Whose layout: the authors', or diffusers' VQModel.")
+        Literal["compvis", "diffusers"],
+        typer.Option("--to", help="The layout: that of the published code, or diffusers' VQModel."),
     ] = "compvis",
-    json: o.Json = False,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
 ) -> int:
-    """Write a model in the layout of another program, so that it works there."""
-    output = Output(json=json, quiet=quiet)
+    """Write a model file in the layout of another program."""
     from taming_cli.interop import compvis_export, diffusers
     from taming_cli.runtime.checkpoint import load_model
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from taming_cli.cli import options as o
-from taming_cli.cli.console import Output, say
+from taming_cli.cli.command import command
+from taming_cli.cli.console import Output, print_line
 from taming_cli.config.fields import one_of
 from taming_cli.errors import UsageError
 
@@ -28,19 +28,12 @@ _LINK = re.compile(r"\[[^]]+\]\(([a-z-]+)\.md\)")
 """To another guide: on a terminal it becomes the command that prints that."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("guide", rich_help_panel="Look")(guide)
-
-
+@command("guide")
 def guide(
+    output: Output,
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="|".join(NAMES), show_default=False)] = None,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
 ) -> int:
     """List the guides, or print one. With -q: only the names, or the path of the file."""
-    output = Output(json=json, quiet=quiet)
     if name is None:
         purposes = {each: purpose(each) for each in NAMES}
         widest = max(map(len, NAMES))
@@ -51,10 +44,10 @@ def guide(
     if name not in NAMES:
         raise UsageError(f"no guide is called {name!r}; {one_of(NAMES, name)}")
     text = _file(name).read_text(encoding="utf-8").rstrip()
-    if sys.stdout.isatty() and not (json or quiet):
+    if sys.stdout.isatty() and not (output.json or output.quiet):
         from taming_cli.cli.markdown import rendered
 
-        say(rendered(_LINK.sub(r"`taming guide \1`", text)))
+        print_line(rendered(_LINK.sub(r"`taming guide \1`", text)))
     else:
         output.result(text, {"name": name, "purpose": purpose(name), "text": text}, short=str(_file(name)))
     return 0

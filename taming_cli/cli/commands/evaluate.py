@@ -1,0 +1,218 @@
+"""`eval`: the usual quality measures of generated pictures, codecs and priors."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from taming_cli.cli import options as o
+from taming_cli.cli.command import Group, Panel
+from taming_cli.cli.evaluation import Evaluation, Generated, Paths, measurement, pictures_of
+from taming_cli.cli.results import save_all, values
+from taming_cli.config.evaluate import FeatureConfig, InceptionScoreConfig, KernelConfig, ManifoldConfig
+from taming_cli.config.size import Size
+
+if TYPE_CHECKING:
+    from taming_cli.evaluate.protocol import Measurement
+
+CodecFile = Annotated[Path, typer.Argument(metavar="CODEC", help="A codec's model file, or a prior's.")]
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Folders, pictures, archives or lists (.txt).")]
+Perceptual = Annotated[
+    str,
+    o.option(
+        "--perceptual",
+        metavar="NAME",
+        help="lpips-vgg, lpips-alex, efficientnet-lite0 (the default) or none.",
+        panel=None,
+        envvar="TAMING_PERCEPTUAL",
+    ),
+]
+SizeText = Annotated[
+    str | None,
+    o.option(
+        "--size",
+        metavar="WxH",
+        help="Size of centre crops. Default: whole pictures.",
+        panel=None,
+        envvar="TAMING_SIZE",
+    ),
+]
+Features = Annotated[FeatureConfig, Panel("Feature network")]
+
+
+@measurement("fid")
+def fid(evaluation: Evaluation, features: Features, paths: Paths, pretrained: o.Pretrained) -> "Measurement":
+    """Frechet distance of two sets of pictures. It is called FID with Inception features only."""
+    from taming_cli.evaluate import distance
+    from taming_cli.evaluate.image_sets import FeatureStatistics
+
+    sides = evaluation.sides(features, paths)
+    if isinstance(sides.generated, FeatureStatistics) and isinstance(sides.reference, FeatureStatistics):
+        return distance.fid_of_statistics(sides.generated, sides.reference, sides.features)
+    extractor = evaluation.extractor(sides.features, pretrained)
+    return distance.fid(sides.generated, sides.reference, extractor, cache=features.cache)
+
+
+@measurement("is")
+def inception(
+    evaluation: Evaluation,
+    features: Features,
+    config: Annotated[InceptionScoreConfig, Panel("Splits")],
+    pretrained: o.Pretrained,
+    generated: Generated = None,
+    codec: o.TokensCodec = None,
+) -> "Measurement":
+    """Inception score of pictures, with its standard deviation over splits."""
+    from taming_cli.evaluate import distance
+
+    side = evaluation.pictures(evaluation.newest(generated), codec)
+    return distance.inception(side, evaluation.extractor(features, pretrained, side, keep="logits"), config)
+
+
+@measurement("kid")
+def kernel(
+    evaluation: Evaluation,
+    features: Features,
+    config: Annotated[KernelConfig, Panel("Subsets")],
+    paths: Paths,
+    pretrained: o.Pretrained,
+) -> "Measurement":
+    """Kernel distance of two sets of pictures, with its standard deviation over subsets."""
+    from taming_cli.evaluate import distance
+
+    sides = evaluation.sides(features, paths)
+    pair = pictures_of(sides.generated), pictures_of(sides.reference)
+    return distance.kernel(*pair, evaluation.extractor(sides.features, pretrained, *pair), config)
+
+
+@measurement("prc")
+def manifold(
+    evaluation: Evaluation,
+    features: Features,
+    config: Annotated[ManifoldConfig, Panel("Neighbourhoods")],
+    paths: Paths,
+    pretrained: o.Pretrained,
+) -> "Measurement":
+    """Improved precision and recall of generated pictures; first published with --features vgg16."""
+    from taming_cli.evaluate import distance
+
+    sides = evaluation.sides(features, paths)
+    pair = pictures_of(sides.generated), pictures_of(sides.reference)
+    return distance.manifold(*pair, evaluation.extractor(sides.features, pretrained, *pair), config)
+
+
+@measurement("rfid")
+def rfid(
+    evaluation: Evaluation, features: Features, codec: CodecFile, images: Images, pretrained: o.Pretrained
+) -> "Measurement":
+    """Frechet distance of pictures and their reconstructions, which are not written to disk."""
+    from taming_cli.evaluate import codecs
+
+    network = evaluation.network(features, pretrained)
+    return evaluation.sending(codec, images, features.size).measure(codecs.ReconstructionFid(network))
+
+
+@measurement("recon")
+def recon(
+    evaluation: Evaluation,
+    codec: CodecFile,
+    images: Images,
+    pretrained: o.Pretrained,
+    size: SizeText = None,
+    perceptual: Perceptual = "efficientnet-lite0",
+) -> "Measurement":
+    """PSNR, SSIM, L1, perceptual distance and bits/pixel of a codec's reconstructions; -o writes worst and best."""
+    from taming_cli.evaluate import codecs
+
+    network = evaluation.perceptual(perceptual, pretrained)
+    sent = evaluation.sending(codec, images, Size.parse(size) if size else None)
+    return sent.measure(codecs.ReconstructionMetrics(network, sent.codec.config.codebook_size))
+
+
+@measurement("codebook")
+def codebook(
+    evaluation: Evaluation,
+    codec: CodecFile,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...|TOKENS", help="Pictures, or one token file.")],
+    size: SizeText = None,
+) -> "Measurement":
+    """Codebook use: codes that occur, their perplexity, codes that never occur; -o also writes a histogram."""
+    from taming_cli.evaluate import codecs
+
+    if len(images) == 1 and images[0].suffix.lower() == ".h5":
+        if size is not None:
+            evaluation.output.note("--size crops pictures, and has no effect on the codes of a token file")
+        return codecs.token_file_usage(images[0], codec)
+    sent = evaluation.sending(codec, images, Size.parse(size) if size else None)
+    return sent.measure(codecs.CodebookUsage(sent.codec.config.codebook_size))
+
+
+@measurement("nll")
+def nll(
+    evaluation: Evaluation,
+    prior: Annotated[Path, typer.Argument(metavar="PRIOR", help="A prior's model file.")],
+    tokens: Annotated[Path, typer.Argument(metavar="TOKENS", help="Token file of the prior's codec.")],
+    stride: Annotated[
+        int,
+        o.number(
+            "--stride", low=1, help="Columns that share a window; 1 is the published procedure.", envvar="TAMING_STRIDE"
+        ),
+    ] = 1,
+    precision: o.Precision = "fp32",
+) -> "Measurement":
+    """nats/token and bits/dim of a token file's codes under a prior, by class; -o also writes a map by position."""
+    from taming_cli.evaluate import likelihood
+
+    return likelihood.nll(
+        prior,
+        tokens,
+        stride=stride,
+        batch_size=min(16, evaluation.batch_size),
+        device=evaluation.device_name,
+        precision=precision,
+        world=evaluation.world,
+        on_item=evaluation.progress("reading", "cells"),
+    )
+
+
+@measurement("all")
+def everything(
+    evaluation: Evaluation,
+    features: Features,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run of train-vqgan or train-prior.")],
+    pretrained: o.Pretrained,
+    perceptual: Perceptual = "efficientnet-lite0",
+) -> int:
+    """Every measure that applies to a run, on held-out data. Writes its eval.json and its report."""
+    from taming_cli.evaluate.everything import Networks, evaluate_run
+
+    weights = pretrained.weights  # a single file holds the feature network
+    shared = replace(pretrained, weights=weights if weights is None or weights.is_dir() else None)
+    network = evaluation.perceptual(perceptual, shared)
+    networks = Networks(
+        extractor=evaluation.extractor(features, pretrained),
+        perceptual=network,
+        device=evaluation.device_name,
+        note=evaluation.output.note,
+        memory=evaluation.memory,
+    )
+    results = dict(evaluate_run(run, networks))
+    evaluation.end_bar()
+    skipped = False
+    if evaluation.world.first:
+        for measured in results.values():
+            evaluation.warn(measured)
+            skipped |= bool(measured.skipped)
+        save_all(results, run)
+        text = "\n".join(values(measured) for measured in results.values())
+        named = {name: measured.to_dict() for name, measured in results.items()}
+        evaluation.output.result(f"{text}\n{run / 'report.html'}", named, short=str(run / "eval.json"))
+    return 3 if skipped else 0
+
+
+EVAL = Group(
+    "eval",
+    "Measure pictures, codecs and priors. Every result states how it was computed; --json has all of it.",
+    (fid, inception, kernel, manifold, rfid, recon, codebook, nll, everything),
+)
