@@ -5,7 +5,7 @@
 function __taming_commands
     switch "$argv"
         case ''
-            printf '%s\n' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor annotate tokens presets weights eval
+            printf '%s\n' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor guide annotate tokens presets weights eval
         case 'annotate'
             printf '%s\n' segmentation depth pose edges
         case 'tokens'
@@ -27,7 +27,7 @@ function __taming_takes
         case 'train-prior'
             contains -- $argv[2] --preset --minutes --steps -o --out --name --codec --cond-ckpt --batch-size --accumulate --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --samples --seed --device --precision --init --arch --n-layer --n-head --n-embd --window --nproc --config
         case 'sample'
-            contains -- $argv[2] -n --class --size --cond --complete --mask --ckpt -o --out --seed --codec --at --class-map --first --tokens --npz --temperature --top-k --top-p --min-p --guidance --candidates --keep --accept-rate --classifier --stride --batch-size --weights --name --shard --device --precision --memory --config --max-pixels
+            contains -- $argv[2] -n --class --size --cond --complete --mask --at --ckpt -o --out --codec --class-map --first --tokens --npz --temperature --top-k --top-p --min-p --guidance --seed --candidates --keep --accept-rate --classifier --stride --batch-size --weights --name --shard --device --precision --memory --config --max-pixels
         case 'tokenize'
             contains -- $argv[2] --ckpt -o --out --size --views --cond --cond-ckpt --batch-size --shard --device --precision --memory --workers --config --max-pixels
         case 'reconstruct'
@@ -207,6 +207,7 @@ complete -c taming -n '__taming_at 0 \'\'' -a info -d 'Describe a file: a model,
 complete -c taming -n '__taming_at 0 \'\'' -a report -d 'Write the report of a run, or a comparison of several runs, as one HTML page'
 complete -c taming -n '__taming_at 0 \'\'' -a demo-data -d 'Draw a small data set of landscapes and figures, with segmentation, depth and pose maps and classes'
 complete -c taming -n '__taming_at 0 \'\'' -a doctor -d 'Check versions, devices, precision, weights, folders and settings'
+complete -c taming -n '__taming_at 0 \'\'' -a guide -d 'List the guides, or print one'
 complete -c taming -n '__taming_at 0 \'\'' -a annotate -d 'Compute the condition maps of pictures: PNGs of the same size and relative path'
 complete -c taming -n '__taming_at 0 \'\'' -a tokens -d 'Check and join token files'
 complete -c taming -n '__taming_at 0 \'\'' -a presets -d 'List and print the named sets of settings'
@@ -242,6 +243,7 @@ complete -c taming -n '__taming_at 0 export \'eval rfid\' \'eval recon\' \'eval 
 complete -c taming -n '__taming_at 0 info' -a '(__taming_files .ckpt .pt .pth .bin .safetensors .h5)'
 complete -c taming -n '__taming_from 0 report' -a '(__taming_files)'
 complete -c taming -n '__taming_at 0 demo-data \'eval all\'' -a '(__taming_files)'
+complete -c taming -n '__taming_at 0 guide' -a 'own-pictures\\t conditions\\t any-size\\t evaluation\\t several-gpus\\t published-models\\t settings\\t troubleshooting\\t'
 complete -c taming -n '__taming_at 0 \'presets show\'' -a 'tiny\\t small\\t f16-1024\\t f16-16384\\t'
 complete -c taming -n '__taming_from 0 \'weights verify\' \'weights fetch\'' -a 'efficientnet-lite0\\t vgg16\\t alexnet\\t squeezenet1_1\\t inception-v3-compat\\t deeplabv3_resnet50\\t keypointrcnn_resnet50_fpn\\t dinov2\\t depth\\t'
 complete -c taming -n '__taming_at 0 \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\'' -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt .h5 .npz)'
@@ -251,140 +253,139 @@ complete -c taming -n '__taming_from 1 \'eval codebook\'' -a '(__taming_files .a
 complete -c taming -n '__taming_at 1 \'eval nll\'' -a '(__taming_files .h5)'
 
 complete -c taming -n '__taming_may \'--version\' \'\'' -l version -d 'Print the version and exit.'
-complete -c taming -n '__taming_may \'-h --help\' \'\' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor annotate \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' tokens \'tokens verify\' \'tokens merge\' presets \'presets ls\' \'presets show\' weights \'weights ls\' \'weights verify\' \'weights fetch\' eval \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -s h -l help -d 'Show this message and exit.'
+complete -c taming -n '__taming_may \'-h --help\' \'\' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor guide annotate \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' tokens \'tokens verify\' \'tokens merge\' presets \'presets ls\' \'presets show\' weights \'weights ls\' \'weights verify\' \'weights fetch\' eval \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -s h -l help -d 'Show this message and exit.'
 complete -c taming -n '__taming_may \'--preset\' train-vqgan train-prior' -l preset -d 'Set of settings: tiny, small, f16-1024, f16-16384. Default: tiny on a CPU, small on a GPU.' -x -a 'tiny\\t small\\t f16-1024\\t f16-16384\\t'
-complete -c taming -n '__taming_may \'--minutes\' train-vqgan train-prior' -l minutes -d 'Wall-clock minutes; 0: as long as --steps take. Default 8.' -x
-complete -c taming -n '__taming_may \'--steps\' train-vqgan train-prior' -l steps -d 'Optimiser updates; 0: as many as --minutes allow. Default 0.' -x
+complete -c taming -n '__taming_may \'--minutes\' train-vqgan train-prior' -l minutes -d 'Wall-clock time in minutes; 0: no limit. Default 8.' -x
+complete -c taming -n '__taming_may \'--steps\' train-vqgan train-prior' -l steps -d 'Number of optimiser steps; 0: no limit. Default 0.' -x
 complete -c taming -n '__taming_may \'--size\' train-vqgan' -l size -d 'Size of the training crops, in pixels. Default 128x128.' -x
 complete -c taming -n '__taming_may \'-o --out\' train-vqgan train-prior sample reconstruct \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -s o -l out -d 'Run folder, output folder or output file.' -x -a '(__taming_files)'
 complete -c taming -n '__taming_may \'--name\' train-vqgan train-prior sample' -l name -d 'Name of the run under runs/. Default: the next number.' -x
 complete -c taming -n '__taming_may \'--resume\' train-vqgan train-prior' -l resume -d 'Continue the newest run, or the one given by --name or -o.'
 complete -c taming -n '__taming_may \'-0 --null\' train-vqgan tokenize' -s 0 -l null -d 'Paths on stdin end with NUL, as `find -print0` writes them.'
-complete -c taming -n '__taming_may \'--kind\' train-vqgan' -l kind -d 'What the files hold: pictures, or the maps of a condition. Default image. One of image, segmentation, depth, pose, edges.' -x -a 'image\\t segmentation\\t depth\\t pose\\t edges\\t'
-complete -c taming -n '__taming_may \'--labels\' train-vqgan' -l labels -d 'Labels of segmentation maps; 0: one more than the largest that occurs. Default 0.' -x
-complete -c taming -n '__taming_may \'--unlabelled\' train-vqgan' -l unlabelled -d 'In segmentation maps 255 means unlabelled and becomes label 0, the others move up (COCO-Stuff).'
-complete -c taming -n '__taming_may \'--colours\' train-vqgan' -l colours -d 'Colours of segmentation maps in true colour: a line `#rrggbb name` for each label.' -x -a '(__taming_files \'\')'
-complete -c taming -n '__taming_may \'--label-values\' train-vqgan' -l label-values -d 'Stored values of segmentation maps that are labels 0, 1, 2 and so on, like 0,255 for masks.' -x
-complete -c taming -n '__taming_may \'--missing\' train-vqgan' -l missing -d 'Values of depth maps where nothing was measured, like 0,65535 or nan: each such pixel takes the nearest measured value.' -x
-complete -c taming -n '__taming_may \'--depth-range\' train-vqgan' -l depth-range -d 'Percentiles of a depth map that become -1 and 1; 2,98 leaves outliers aside. Default 0.0,100.0.' -x
-complete -c taming -n '__taming_may \'--pictures\' train-vqgan' -l pictures -d 'Pictures that keypoints belong to, paired by name: for files that do not tell their picture\'s size.' -x -a '(__taming_files \'\')'
+complete -c taming -n '__taming_may \'--kind\' train-vqgan' -l kind -d 'Kind of the files: pictures, or the maps of a condition. Default image. One of image, segmentation, depth, pose, edges.' -x -a 'image\\t segmentation\\t depth\\t pose\\t edges\\t'
+complete -c taming -n '__taming_may \'--labels\' train-vqgan' -l labels -d 'Number of labels of segmentation maps; 0: the largest label that occurs, plus one. Default 0.' -x
+complete -c taming -n '__taming_may \'--unlabelled\' train-vqgan' -l unlabelled -d 'Segmentation maps mark unlabelled pixels by 255: they become label 0, and other labels increase by 1.'
+complete -c taming -n '__taming_may \'--colours\' train-vqgan' -l colours -d 'Colour table of segmentation maps in true colour: one line `#rrggbb name` per label.' -x -a '(__taming_files \'\')'
+complete -c taming -n '__taming_may \'--label-values\' train-vqgan' -l label-values -d 'Pixel values of segmentation maps that become labels 0, 1, 2 and so on; 0,255 for masks.' -x
+complete -c taming -n '__taming_may \'--missing\' train-vqgan' -l missing -d 'Values that mark missing pixels of depth maps, like 0,65535 or nan; replaced by the nearest measured value.' -x
+complete -c taming -n '__taming_may \'--depth-range\' train-vqgan' -l depth-range -d 'Percentiles of a depth map that are mapped to -1 and 1; 2,98 ignores outliers. Default 0.0,100.0.' -x
+complete -c taming -n '__taming_may \'--pictures\' train-vqgan' -l pictures -d 'Pictures of keypoint files that do not record the size of their picture; paired by name.' -x -a '(__taming_files \'\')'
 complete -c taming -n '__taming_may \'--batch-size\' train-vqgan' -l batch-size -d 'Pictures per step. Default 8.' -x
-complete -c taming -n '__taming_may \'--accumulate\' train-vqgan' -l accumulate -d 'Parts that a step\'s pictures are taken in, one after the other; their gradients are added up. Default 1.' -x
-complete -c taming -n '__taming_may \'--gradient-checkpointing\' train-vqgan train-prior' -l gradient-checkpointing -d 'Make activations once more on the way back instead of keeping them: less memory, a third slower.'
+complete -c taming -n '__taming_may \'--accumulate\' train-vqgan train-prior' -l accumulate -d 'Split each batch into this many parts and accumulate their gradients. Default 1.' -x
+complete -c taming -n '__taming_may \'--gradient-checkpointing\' train-vqgan train-prior' -l gradient-checkpointing -d 'Recompute activations in the backward pass: less memory, a third slower.'
 complete -c taming -n '__taming_may \'--learning-rate\' train-vqgan' -l learning-rate -d 'Peak learning rate of the codec. Default 0.0003.' -x
 complete -c taming -n '__taming_may \'--disc-learning-rate\' train-vqgan' -l disc-learning-rate -d 'Peak learning rate of the discriminator. Default 0.0002.' -x
-complete -c taming -n '__taming_may \'--betas\' train-vqgan' -l betas -d 'Adam\'s two betas. Default 0.5,0.9.' -x
-complete -c taming -n '__taming_may \'--warmup\' train-vqgan train-prior' -l warmup -d 'Steps of linear warm-up. Default 50.' -x
-complete -c taming -n '__taming_may \'--final-lr\' train-vqgan' -l final-lr -d 'Learning rate at the end as a share of its peak (cosine). Default 0.02.' -x
-complete -c taming -n '__taming_may \'--disc-final-lr\' train-vqgan' -l disc-final-lr -d 'The same of the discriminator\'s learning rate; 1: constant. Default 1.' -x
-complete -c taming -n '__taming_may \'--clip\' train-vqgan' -l clip -d 'Largest gradient norm of the codec; 0: no limit. Default 1.' -x
+complete -c taming -n '__taming_may \'--betas\' train-vqgan' -l betas -d 'Adam betas. Default 0.5,0.9.' -x
+complete -c taming -n '__taming_may \'--warmup\' train-vqgan train-prior' -l warmup -d 'Steps of linear learning-rate warm-up. Default 50.' -x
+complete -c taming -n '__taming_may \'--final-lr\' train-vqgan' -l final-lr -d 'Final learning rate as a fraction of the peak (cosine schedule). Default 0.02.' -x
+complete -c taming -n '__taming_may \'--disc-final-lr\' train-vqgan' -l disc-final-lr -d 'Final learning rate of the discriminator as a fraction of its peak; 1: constant. Default 1.' -x
+complete -c taming -n '__taming_may \'--clip\' train-vqgan' -l clip -d 'Gradient norm of the codec above which gradients are clipped; 0: never. Default 1.' -x
 complete -c taming -n '__taming_may \'--ema\' train-vqgan train-prior' -l ema -d 'Decay of the moving average of the weights; 0: none. Default 0.998.' -x
-complete -c taming -n '__taming_may \'--l1-weight\' train-vqgan' -l l1-weight -d 'Weight of the L1 term. Default 1.' -x
-complete -c taming -n '__taming_may \'--l2-weight\' train-vqgan' -l l2-weight -d 'Weight of a squared error: brings large areas and colours sooner. Default 2.' -x
-complete -c taming -n '__taming_may \'--perceptual\' train-vqgan' -l perceptual -d 'Perceptual network; only efficientnet-lite0 and none work without a download. Default efficientnet-lite0. One of lpips-vgg, lpips-alex, lpips-squeeze, efficientnet-lite0, none.' -x -a 'lpips-vgg\\t lpips-alex\\t lpips-squeeze\\t efficientnet-lite0\\t none\\t'
-complete -c taming -n '__taming_may \'--perceptual-weight\' train-vqgan' -l perceptual-weight -d 'Weight of the perceptual term. Default 0.2.' -x
-complete -c taming -n '__taming_may \'--codebook-weight\' train-vqgan' -l codebook-weight -d 'Weight of the codebook and commitment terms. Default 1.' -x
-complete -c taming -n '__taming_may \'--beta\' train-vqgan' -l beta -d 'Weight of the commitment term within them. Default 0.25.' -x
-complete -c taming -n '__taming_may \'--legacy\' train-vqgan' -l legacy -d 'Put beta on the codebook term instead, as the published code did.'
-complete -c taming -n '__taming_may \'--disc-weight\' train-vqgan' -l disc-weight -d 'Weight of the adversarial term, times the adaptive weight. Default 0.2.' -x
-complete -c taming -n '__taming_may \'--disc-train-start\' train-vqgan' -l disc-train-start -d 'Share of the training after which the discriminator trains; its term counts later. Default 0.3.' -x
-complete -c taming -n '__taming_may \'--disc-start\' train-vqgan' -l disc-start -d 'Share of the training after which the adversarial term counts. Default 0.4.' -x
-complete -c taming -n '__taming_may \'--disc-ramp\' train-vqgan' -l disc-ramp -d 'Share of the training over which that term grows to its weight. Default 0.1.' -x
-complete -c taming -n '__taming_may \'--quantizer\' train-vqgan' -l quantizer -d 'How the codebook learns: moving averages (ema) or by its own loss (vq, as published). Default ema.' -x -a 'ema\\t vq\\t'
-complete -c taming -n '__taming_may \'--codebook-decay\' train-vqgan' -l codebook-decay -d 'Decay of the ema quantizer\'s moving averages. Default 0.9.' -x
-complete -c taming -n '__taming_may \'--revive\' train-vqgan' -l revive -d 'Replace codes used less than this share of an even use; 0: never (as published). Default 0.1.' -x
-complete -c taming -n '__taming_may \'--crop-scale\' train-vqgan' -l crop-scale -d 'Smallest and largest area of a training crop, as shares of the largest crop. Default 0.4,1.0.' -x
+complete -c taming -n '__taming_may \'--l1-weight\' train-vqgan' -l l1-weight -d 'Weight of the L1 loss. Default 1.' -x
+complete -c taming -n '__taming_may \'--l2-weight\' train-vqgan' -l l2-weight -d 'Weight of the L2 loss; large areas and colours are learned sooner. Default 2.' -x
+complete -c taming -n '__taming_may \'--perceptual\' train-vqgan' -l perceptual -d 'Perceptual network; all but efficientnet-lite0 and none need a download. Default efficientnet-lite0. One of lpips-vgg, lpips-alex, lpips-squeeze, efficientnet-lite0, none.' -x -a 'lpips-vgg\\t lpips-alex\\t lpips-squeeze\\t efficientnet-lite0\\t none\\t'
+complete -c taming -n '__taming_may \'--perceptual-weight\' train-vqgan' -l perceptual-weight -d 'Weight of the perceptual loss. Default 0.2.' -x
+complete -c taming -n '__taming_may \'--codebook-weight\' train-vqgan' -l codebook-weight -d 'Weight of the codebook and commitment losses. Default 1.' -x
+complete -c taming -n '__taming_may \'--beta\' train-vqgan' -l beta -d 'Weight of the commitment loss relative to the codebook loss. Default 0.25.' -x
+complete -c taming -n '__taming_may \'--legacy\' train-vqgan' -l legacy -d 'Apply beta to the codebook loss instead, as the published code did.'
+complete -c taming -n '__taming_may \'--disc-weight\' train-vqgan' -l disc-weight -d 'Weight of the adversarial loss, multiplied by the adaptive weight. Default 0.2.' -x
+complete -c taming -n '__taming_may \'--disc-train-start\' train-vqgan' -l disc-train-start -d 'Fraction of the training after which the discriminator starts to train. Default 0.3.' -x
+complete -c taming -n '__taming_may \'--disc-start\' train-vqgan' -l disc-start -d 'Fraction of the training after which the adversarial loss is applied. Default 0.4.' -x
+complete -c taming -n '__taming_may \'--disc-ramp\' train-vqgan' -l disc-ramp -d 'Fraction of the training over which the adversarial loss grows to its full weight. Default 0.1.' -x
+complete -c taming -n '__taming_may \'--quantizer\' train-vqgan' -l quantizer -d 'How the codebook learns: by moving averages (ema), or by its own loss (vq, as published). Default ema.' -x -a 'ema\\t vq\\t'
+complete -c taming -n '__taming_may \'--codebook-decay\' train-vqgan' -l codebook-decay -d 'Decay of the moving averages of the ema quantizer. Default 0.9.' -x
+complete -c taming -n '__taming_may \'--revive\' train-vqgan' -l revive -d 'Replace entries used less than this fraction of the mean use; 0: never, as published. Default 0.1.' -x
+complete -c taming -n '__taming_may \'--crop-scale\' train-vqgan' -l crop-scale -d 'Smallest and largest area of a training crop, as fractions of the largest crop. Default 0.4,1.0.' -x
 complete -c taming -n '__taming_may \'--flip --no-flip\' train-vqgan' -l flip -d 'Mirror half of the training crops. On by default.'
 complete -c taming -n '__taming_may \'--flip --no-flip\' train-vqgan' -l no-flip -d 'Turn --flip off.'
-complete -c taming -n '__taming_may \'--held\' train-vqgan' -l held -d 'Share of the pictures held out, where --val is not given. Default 0.05.' -x
-complete -c taming -n '__taming_may \'--val-every\' train-vqgan train-prior' -l val-every -d 'Share of the training between two validations. Default 0.1.' -x
-complete -c taming -n '__taming_may \'--val-images\' train-vqgan' -l val-images -d 'Held-out pictures looked at in each validation. Default 64.' -x
+complete -c taming -n '__taming_may \'--held\' train-vqgan' -l held -d 'Fraction of the pictures that is held out, unless --val is given. Default 0.05.' -x
+complete -c taming -n '__taming_may \'--val-every\' train-vqgan train-prior' -l val-every -d 'Fraction of the training between two validations. Default 0.1.' -x
+complete -c taming -n '__taming_may \'--val-images\' train-vqgan' -l val-images -d 'Held-out pictures used in each validation. Default 64.' -x
 complete -c taming -n '__taming_may \'--save-every\' train-vqgan train-prior' -l save-every -d 'Minutes between two saves, besides those at each validation. Default 5.' -x
 complete -c taming -n '__taming_may \'--snapshots\' train-vqgan train-prior' -l snapshots -d 'Keep the model of each validation, as checkpoints/step_*.safetensors.'
-complete -c taming -n '__taming_may \'--tensorboard\' train-vqgan train-prior' -l tensorboard -d 'Write curves and pictures for TensorBoard too; needs tensorboardX.'
-complete -c taming -n '__taming_may \'--seed\' train-vqgan train-prior' -l seed -d 'Seed of everything random. Default 0.' -x
-complete -c taming -n '__taming_may \'--device\' train-vqgan train-prior' -l device -d 'auto, cpu, cuda, cuda:N or mps. Default auto.' -x -a 'auto\\t cpu\\t cuda\\t mps\\t'
-complete -c taming -n '__taming_may \'--precision\' train-vqgan' -l precision -d 'Arithmetic of the networks; losses and quantisation are fp32. Default auto.' -x -a 'auto\\t fp32\\t bf16\\t'
-complete -c taming -n '__taming_may \'--workers\' train-vqgan' -l workers -d 'Processes that read pictures; 0: a thread. Default 0.' -x
-complete -c taming -n '__taming_may \'--cache\' train-vqgan' -l cache -d 'MiB of memory for decoded pictures. Default 1024.' -x
+complete -c taming -n '__taming_may \'--tensorboard\' train-vqgan train-prior' -l tensorboard -d 'Also write event files for TensorBoard; needs tensorboardX.'
+complete -c taming -n '__taming_may \'--seed\' train-vqgan train-prior' -l seed -d 'Random seed. Default 0.' -x
+complete -c taming -n '__taming_may \'--device\' train-vqgan train-prior' -l device -d 'Device: auto, cpu, cuda, cuda:N or mps. Default auto.' -x -a 'auto\\t cpu\\t cuda\\t mps\\t'
+complete -c taming -n '__taming_may \'--precision\' train-vqgan' -l precision -d 'Precision of the networks; losses and quantisation are in fp32. Default auto.' -x -a 'auto\\t fp32\\t bf16\\t'
+complete -c taming -n '__taming_may \'--workers\' train-vqgan' -l workers -d 'Processes that read pictures; 0: one thread. Default 0.' -x
+complete -c taming -n '__taming_may \'--cache\' train-vqgan' -l cache -d 'Memory for decoded pictures, in MiB. Default 1024.' -x
 complete -c taming -n '__taming_may \'--val\' train-vqgan' -l val -d 'Held-out pictures: a folder, file, archive or list of paths.' -x -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt)'
-complete -c taming -n '__taming_may \'--init\' train-vqgan' -l init -d 'Start from this codec\'s weights and architecture.' -x -a '(__taming_files .safetensors)'
-complete -c taming -n '__taming_may \'--train\' train-vqgan' -l train -d '`decoder` leaves encoder and codebook as they are, and so tokens and priors valid. Default all.' -x -a 'all\\t decoder\\t'
+complete -c taming -n '__taming_may \'--init\' train-vqgan' -l init -d 'Start from the weights and architecture of this codec.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'--train\' train-vqgan' -l train -d '`decoder` keeps encoder and codebook, so that existing tokens and priors stay valid. Default all.' -x -a 'all\\t decoder\\t'
 complete -c taming -n '__taming_may \'--ch\' train-vqgan' -l ch -d 'Channels at full resolution; a multiple of --norm-groups. Default 32.' -x
-complete -c taming -n '__taming_may \'--ch-mult\' train-vqgan' -l ch-mult -d 'Channel multiple of each level; n levels make f = 2^(n-1). Default 1,1,2,4.' -x
-complete -c taming -n '__taming_may \'--num-res-blocks\' train-vqgan' -l num-res-blocks -d 'Residual blocks per level (the decoder has one more). Default 1.' -x
-complete -c taming -n '__taming_may \'--norm-groups\' train-vqgan' -l norm-groups -d 'Groups of each GroupNorm: 32 as published; 4 channels or more in each, or colours are normalised away. Default 8.' -x
-complete -c taming -n '__taming_may \'--attn-resolutions\' train-vqgan' -l attn-resolutions -d 'Nominal sizes, counted from --resolution, of the levels that get attention. Default 16.' -x
+complete -c taming -n '__taming_may \'--ch-mult\' train-vqgan' -l ch-mult -d 'Channel multiplier of each level; n levels downsample by f = 2^(n-1). Default 1,1,2,4.' -x
+complete -c taming -n '__taming_may \'--num-res-blocks\' train-vqgan' -l num-res-blocks -d 'Residual blocks per level; the decoder has one more. Default 1.' -x
+complete -c taming -n '__taming_may \'--norm-groups\' train-vqgan' -l norm-groups -d 'Groups of each GroupNorm (published: 32). Fewer than 4 channels per group remove colour information. Default 8.' -x
+complete -c taming -n '__taming_may \'--attn-resolutions\' train-vqgan' -l attn-resolutions -d 'Nominal sizes of the levels with attention: --resolution divided by 1, 2, 4 and so on. Default 16.' -x
 complete -c taming -n '__taming_may \'--z-channels\' train-vqgan' -l z-channels -d 'Channels between encoder and quantizer. Default 64.' -x
-complete -c taming -n '__taming_may \'--resolution\' train-vqgan' -l resolution -d 'Nominal picture side, from which attention levels are counted. Default 128.' -x
+complete -c taming -n '__taming_may \'--resolution\' train-vqgan' -l resolution -d 'Nominal side of a picture, which determines the levels with attention. Default 128.' -x
 complete -c taming -n '__taming_may \'--dropout\' train-vqgan' -l dropout -d 'Dropout in the residual blocks. Default 0.' -x
-complete -c taming -n '__taming_may \'--codebook-size\' train-vqgan' -l codebook-size -d 'Entries of the codebook, K. Default 1024.' -x
-complete -c taming -n '__taming_may \'--codebook-dim\' train-vqgan' -l codebook-dim -d 'Length of each entry, D. Default 8.' -x
-complete -c taming -n '__taming_may \'--normalize\' train-vqgan' -l normalize -d 'Compare codes by angle: entries and encoder outputs are scaled to length 1.'
-complete -c taming -n '__taming_may \'--disc-ndf\' train-vqgan' -l disc-ndf -d 'Channels of the discriminator\'s first layer. Default 32.' -x
-complete -c taming -n '__taming_may \'--disc-num-layers\' train-vqgan' -l disc-num-layers -d 'Strided layers of the discriminator: 3 see 70 x 70 pixels each, 2 see 34 x 34. Default 2.' -x
-complete -c taming -n '__taming_may \'--disc-loss\' train-vqgan' -l disc-loss -d 'The adversarial loss. Default hinge.' -x -a 'hinge\\t vanilla\\t'
+complete -c taming -n '__taming_may \'--codebook-size\' train-vqgan' -l codebook-size -d 'Number of codebook entries, K. Default 1024.' -x
+complete -c taming -n '__taming_may \'--codebook-dim\' train-vqgan' -l codebook-dim -d 'Dimension of each codebook entry, D. Default 8.' -x
+complete -c taming -n '__taming_may \'--normalize\' train-vqgan' -l normalize -d 'Normalise codebook entries and encoder outputs to unit length (cosine distance).'
+complete -c taming -n '__taming_may \'--disc-ndf\' train-vqgan' -l disc-ndf -d 'Channels of the first layer of the discriminator. Default 32.' -x
+complete -c taming -n '__taming_may \'--disc-num-layers\' train-vqgan' -l disc-num-layers -d 'Strided layers of the discriminator; patches are 34 x 34 pixels with 2, 70 x 70 with 3. Default 2.' -x
+complete -c taming -n '__taming_may \'--disc-loss\' train-vqgan' -l disc-loss -d 'Adversarial loss. Default hinge.' -x -a 'hinge\\t vanilla\\t'
 complete -c taming -n '__taming_may \'--nproc\' train-vqgan train-prior' -l nproc -d 'Processes on this machine that share each batch, each on its own GPU.' -x
 complete -c taming -n '__taming_may \'--dry-run\' train-vqgan train-prior sample tokenize reconstruct decode \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -l dry-run -d 'Print what would be done, and write nothing.'
 complete -c taming -n '__taming_may \'--weights\' train-vqgan sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'weights ls\' \'weights verify\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval all\'' -l weights -d 'Pretrained weights: a file, or a folder of files.' -x -a '(__taming_files .pth .pt .safetensors)'
 complete -c taming -n '__taming_may \'--offline\' train-vqgan sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'weights fetch\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval all\'' -l offline -d 'Never download anything.'
 complete -c taming -n '__taming_may \'--config\' train-vqgan train-prior sample tokenize reconstruct decode \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l config -d 'TOML or JSON file of settings.' -x -a '(__taming_files .toml .json)'
 complete -c taming -n '__taming_may \'--max-pixels\' train-vqgan sample tokenize reconstruct \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l max-pixels -d 'Skip pictures with more pixels than this. Default 178956970.' -x
-complete -c taming -n '__taming_may \'--json\' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l json -d 'Print the result as JSON.'
-complete -c taming -n '__taming_may \'-q --quiet\' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -s q -l quiet -d 'Print only the resulting path or number.'
-complete -c taming -n '__taming_may \'-v --verbose\' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -s v -l verbose -d 'Print all settings with their origins, and each choice made.'
-complete -c taming -n '__taming_may \'--debug\' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l debug -d 'Print the traceback of an error.'
+complete -c taming -n '__taming_may \'--json\' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor guide \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l json -d 'Print the result as JSON.'
+complete -c taming -n '__taming_may \'-q --quiet\' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor guide \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -s q -l quiet -d 'Print only the resulting path or number.'
+complete -c taming -n '__taming_may \'-v --verbose\' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor guide \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -s v -l verbose -d 'Print all settings with their origins, and each choice made.'
+complete -c taming -n '__taming_may \'--debug\' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor guide \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l debug -d 'Print the traceback of an error.'
 complete -c taming -n '__taming_may \'--codec\' train-prior decode \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\'' -l codec -d 'The codec, if it is not at the recorded path.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'\' train-prior' -l cond-ckpt -d 'A condition\'s codec, if it is not at the recorded path.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'--batch-size\' train-prior' -l batch-size -d 'Windows per step. Default 16.' -x
-complete -c taming -n '__taming_may \'--accumulate\' train-prior' -l accumulate -d 'Parts that a step\'s windows are taken in, one after the other; their gradients are added up. Default 1.' -x
-complete -c taming -n '__taming_may \'--fsdp\' train-prior' -l fsdp -d 'Share weights, gradients and optimiser out among the processes (FSDP2): for priors that do not fit one.'
+complete -c taming -n '__taming_may \'--fsdp\' train-prior' -l fsdp -d 'Shard weights, gradients and optimiser among the processes (FSDP2), for priors that do not fit one.'
 complete -c taming -n '__taming_may \'--learning-rate\' train-prior' -l learning-rate -d 'Peak learning rate. Default 0.002.' -x
-complete -c taming -n '__taming_may \'--betas\' train-prior' -l betas -d 'AdamW\'s two betas. Default 0.9,0.95.' -x
-complete -c taming -n '__taming_may \'--weight-decay\' train-prior' -l weight-decay -d 'AdamW\'s decay, on the weights of linear layers only. Default 0.05.' -x
-complete -c taming -n '__taming_may \'--final-lr\' train-prior' -l final-lr -d 'Learning rate at the end as a share of its peak (cosine). Default 0.05.' -x
-complete -c taming -n '__taming_may \'--clip\' train-prior' -l clip -d 'Largest gradient norm; 0: no limit. Default 1.' -x
-complete -c taming -n '__taming_may \'--dropout\' train-prior' -l dropout -d 'Share zeroed of embeddings and block outputs; if published, of attention weights too. Default 0.1.' -x
-complete -c taming -n '__taming_may \'--pkeep\' train-prior' -l pkeep -d 'Probability that an input code is kept; the others become random codes, the targets stay. Default 1.' -x
-complete -c taming -n '__taming_may \'--condition-dropout\' train-prior' -l condition-dropout -d 'Probability that a picture is shown without its conditions, and that of several one is left out; guidance needs some. Default 0.1.' -x
-complete -c taming -n '__taming_may \'--cond\' train-prior' -l cond -d 'Conditions to learn, of those that the token files have; none at all: `none`.' -x -a '(__taming_list class segmentation depth pose edges lowres coords none)'
-complete -c taming -n '__taming_may \'--held\' train-prior' -l held -d 'Share of the pictures held out. Default 0.05.' -x
-complete -c taming -n '__taming_may \'--val-windows\' train-prior' -l val-windows -d 'Held-out windows looked at in each validation. Default 512.' -x
-complete -c taming -n '__taming_may \'--patience\' train-prior' -l patience -d 'Validations without a better one after which training stops; 0: never. Default 0.' -x
+complete -c taming -n '__taming_may \'--betas\' train-prior' -l betas -d 'AdamW betas. Default 0.9,0.95.' -x
+complete -c taming -n '__taming_may \'--weight-decay\' train-prior' -l weight-decay -d 'Weight decay of AdamW, on the weights of linear layers only. Default 0.05.' -x
+complete -c taming -n '__taming_may \'--final-lr\' train-prior' -l final-lr -d 'Final learning rate as a fraction of the peak (cosine schedule). Default 0.05.' -x
+complete -c taming -n '__taming_may \'--clip\' train-prior' -l clip -d 'Gradient norm above which gradients are clipped; 0: never. Default 1.' -x
+complete -c taming -n '__taming_may \'--dropout\' train-prior' -l dropout -d 'Dropout on embeddings and block outputs, and with --arch published on attention weights. Default 0.1.' -x
+complete -c taming -n '__taming_may \'--pkeep\' train-prior' -l pkeep -d 'Probability of keeping an input code; others are replaced by random codes. Targets stay. Default 1.' -x
+complete -c taming -n '__taming_may \'--condition-dropout\' train-prior' -l condition-dropout -d 'Probability of dropping all conditions of a picture, and of dropping each one of several. Guidance needs a value above 0. Default 0.1.' -x
+complete -c taming -n '__taming_may \'--cond\' train-prior' -l cond -d 'Conditions of the token files to train on; default: all of them; `none`: no condition.' -x -a '(__taming_list class segmentation depth pose edges lowres coords none)'
+complete -c taming -n '__taming_may \'--held\' train-prior' -l held -d 'Fraction of the pictures that is held out. Default 0.05.' -x
+complete -c taming -n '__taming_may \'--val-windows\' train-prior' -l val-windows -d 'Held-out windows used in each validation. Default 512.' -x
+complete -c taming -n '__taming_may \'--patience\' train-prior' -l patience -d 'Number of validations without improvement after which training stops; 0: never. Default 0.' -x
 complete -c taming -n '__taming_may \'--samples\' train-prior' -l samples -d 'Pictures drawn at each validation; 0: none. Default 16.' -x
-complete -c taming -n '__taming_may \'--precision\' train-prior' -l precision -d 'Arithmetic of the network; weights and loss are fp32. Default auto.' -x -a 'auto\\t fp32\\t bf16\\t'
-complete -c taming -n '__taming_may \'--init\' train-prior' -l init -d 'Prior to start from: a model file, whose architecture is used.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'--precision\' train-prior' -l precision -d 'Precision of the network; weights and loss are in fp32. Default auto.' -x -a 'auto\\t fp32\\t bf16\\t'
+complete -c taming -n '__taming_may \'--init\' train-prior' -l init -d 'Start from the weights and architecture of this prior.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'--arch\' train-prior' -l arch -d 'modern: RMSNorm, SwiGLU, 2-D rotary positions, query/key norm; published: learned positions, LayerNorm, GELU. Default modern.' -x -a 'modern\\t published\\t'
 complete -c taming -n '__taming_may \'--n-layer\' train-prior' -l n-layer -d 'Transformer blocks. Default 4.' -x
 complete -c taming -n '__taming_may \'--n-head\' train-prior' -l n-head -d 'Attention heads. Default 4.' -x
-complete -c taming -n '__taming_may \'--n-embd\' train-prior' -l n-embd -d 'Width of the network; a multiple of the heads. Default 256.' -x
-complete -c taming -n '__taming_may \'--window\' train-prior' -l window -d 'Cells that the prior sees at once; a token file with smaller grids makes it smaller. Default 16x16.' -x
-complete -c taming -n '__taming_may \'-n\' sample' -s n -d 'How many pictures. Default 1.' -x
-complete -c taming -n '__taming_may \'--class\' sample' -l class -d 'Class to draw: its name, or \'#N\' for number N from 0, or N where classes have no names; none: any.' -x
-complete -c taming -n '__taming_may \'--size\' sample' -l size -d 'Of the pictures, in pixels, any; none: as their map, or as in training.' -x
-complete -c taming -n '__taming_may \'\' sample' -l cond -d 'Condition map, or a folder with one for each picture; KIND=FILE where the prior takes several kinds. people.json:NAME chooses one picture\'s keypoints.' -x -a '(__taming_keys segmentation depth pose edges) (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .npy .json)'
-complete -c taming -n '__taming_may \'--complete\' sample' -l complete -d 'Complete this picture; a larger --size continues it around.' -x -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
-complete -c taming -n '__taming_may \'--mask\' sample' -l mask -d 'What to make of it is white; `upper-half` keeps that and makes the lower.' -x -a 'upper-half\\t (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
+complete -c taming -n '__taming_may \'--n-embd\' train-prior' -l n-embd -d 'Width of the network; a multiple of --n-head. Default 256.' -x
+complete -c taming -n '__taming_may \'--window\' train-prior' -l window -d 'Context of the prior, in cells; reduced to the grid of the token files where that is smaller. Default 16x16.' -x
+complete -c taming -n '__taming_may \'-n\' sample' -s n -d 'Number of pictures. Default 1.' -x
+complete -c taming -n '__taming_may \'--class\' sample' -l class -d 'Class to draw: its name, \'#N\' for class number N from 0, or N where classes have no names; none: any class.' -x
+complete -c taming -n '__taming_may \'--size\' sample' -l size -d 'Any picture size, in pixels; none: that of the condition map, or that of training.' -x
+complete -c taming -n '__taming_may \'\' sample' -l cond -d 'Condition map, or a folder with one for each picture; KIND=FILE where the prior takes several kinds. people.json:NAME selects one picture\'s keypoints.' -x -a '(__taming_keys segmentation depth pose edges) (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .npy .json)'
+complete -c taming -n '__taming_may \'--complete\' sample' -l complete -d 'Complete this picture; a larger --size extends it.' -x -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
+complete -c taming -n '__taming_may \'--mask\' sample' -l mask -d 'White where the picture is drawn; `upper-half` keeps its upper half.' -x -a 'upper-half\\t (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
+complete -c taming -n '__taming_may \'--at\' sample' -l at -d 'The picture\'s upper left corner in a larger --size; by default it is centred.' -x
 complete -c taming -n '__taming_may \'--ckpt\' sample tokenize reconstruct' -l ckpt -d 'Model file. Default: $TAMING_CKPT, the newest run\'s, or `builtin`.' -x -a 'builtin\\t (__taming_files .safetensors)'
-complete -c taming -n '__taming_may \'--seed\' sample' -l seed -d 'Same seed, same pictures, whatever the batch size. Default 0.' -x
-complete -c taming -n '__taming_may \'--codec\' sample' -l codec -d 'Codec with a decoder trained further, in place of the prior\'s.' -x -a '(__taming_files .safetensors)'
-complete -c taming -n '__taming_may \'--at\' sample' -l at -d 'Its upper left corner in a larger --size; by default in the middle.' -x
-complete -c taming -n '__taming_may \'--class-map\' sample' -l class-map -d 'JSON from the prior\'s classes to the classifier\'s, where names differ.' -x -a '(__taming_files .json)'
-complete -c taming -n '__taming_may \'--first\' sample' -l first -d 'Number of the first sample: --first 17 -n 1 is the 18th of any set.' -x
+complete -c taming -n '__taming_may \'--codec\' sample' -l codec -d 'Codec with a fine-tuned decoder, in place of the prior\'s.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'--class-map\' sample' -l class-map -d 'JSON from the prior\'s classes to the classifier\'s, if names differ.' -x -a '(__taming_files .json)'
+complete -c taming -n '__taming_may \'--first\' sample' -l first -d 'Number of the first sample: --first 17 -n 1 draws sample 17 alone.' -x
 complete -c taming -n '__taming_may \'--tokens\' sample' -l tokens -d 'Also write the codes, as a token file.' -x -a '(__taming_files .h5)'
-complete -c taming -n '__taming_may \'--npz\' sample' -l npz -d 'Also write the pictures as one array, as the ADM suite reads it.' -x -a '(__taming_files .npz)'
-complete -c taming -n '__taming_may \'--temperature\' sample' -l temperature -d 'Divides the logits: below 1 safer, above 1 wilder. Default 1.' -x
-complete -c taming -n '__taming_may \'--top-k\' sample' -l top-k -d 'Keep the k most likely codes; 0: all. Default 0.' -x
-complete -c taming -n '__taming_may \'--top-p\' sample' -l top-p -d 'Keep the most likely codes that together reach this probability; 1: all. Default 1.' -x
-complete -c taming -n '__taming_may \'--min-p\' sample' -l min-p -d 'Keep codes at least this share as likely as the most likely one. Default 0.' -x
-complete -c taming -n '__taming_may \'--guidance\' sample' -l guidance -d 'Pull towards the condition: unconditional + guidance x (conditional - unconditional); 1: none. Default 1.' -x
-complete -c taming -n '__taming_may \'--greedy\' sample' -l greedy -d 'Always take the most likely code.'
-complete -c taming -n '__taming_may \'--candidates\' sample' -l candidates -d 'With --complete: so many fillings are drawn, and the one kept that what comes after it fits best. Default 1.' -x
-complete -c taming -n '__taming_may \'--keep\' sample' -l keep -d 'With --complete: `pixels` leaves what is known as it is, and fits the colours beside it; `codes` keeps its codes, and decodes all. Default pixels.' -x -a 'pixels\\t codes\\t'
-complete -c taming -n '__taming_may \'--accept-rate\' sample' -l accept-rate -d 'Draw n / rate and keep the n that --classifier gives their class the most; 1: all. Default 1.' -x
-complete -c taming -n '__taming_may \'--classifier\' sample' -l classifier -d 'That classifier: efficientnet-lite0 (no download) or one of torchvision, such as resnet50. Default efficientnet-lite0.' -x -a 'efficientnet-lite0\\t resnet50\\t'
-complete -c taming -n '__taming_may \'--stride\' sample' -l stride -d 'Columns that share a window: 1 is the paper\'s procedure, more is faster; 0: half the window\'s. Default 0.' -x
-complete -c taming -n '__taming_may \'--batch-size\' sample' -l batch-size -d 'Windows computed at once; changes memory and speed, not the pictures. Default 16.' -x
+complete -c taming -n '__taming_may \'--npz\' sample' -l npz -d 'Also write the pictures as one array, in the ADM suite\'s format.' -x -a '(__taming_files .npz)'
+complete -c taming -n '__taming_may \'--temperature\' sample' -l temperature -d 'Temperature of the logits: less variety below 1, more above 1. Default 1.' -x
+complete -c taming -n '__taming_may \'--top-k\' sample' -l top-k -d 'Sample from the k most likely codes; 0: all. Default 0.' -x
+complete -c taming -n '__taming_may \'--top-p\' sample' -l top-p -d 'Sample from the smallest set of codes with at least this total probability; 1: all. Default 1.' -x
+complete -c taming -n '__taming_may \'--min-p\' sample' -l min-p -d 'Sample from codes at least this fraction as likely as the most likely one; 0: all. Default 0.' -x
+complete -c taming -n '__taming_may \'--guidance\' sample' -l guidance -d 'Classifier-free guidance: unconditional + guidance x (conditional - unconditional); 1: off. Default 1.' -x
+complete -c taming -n '__taming_may \'--greedy\' sample' -l greedy -d 'Always choose the most likely code.'
+complete -c taming -n '__taming_may \'--seed\' sample' -l seed -d 'Random seed. The pictures do not depend on the batch size. Default 0.' -x
+complete -c taming -n '__taming_may \'--candidates\' sample' -l candidates -d 'With --complete: completions drawn per picture; the one that fits best what follows is kept. Default 1.' -x
+complete -c taming -n '__taming_may \'--keep\' sample' -l keep -d 'With --complete: `pixels` keeps the known pixels and matches the colours of the new ones to them; `codes` keeps the known codes and decodes the whole picture. Default pixels.' -x -a 'pixels\\t codes\\t'
+complete -c taming -n '__taming_may \'--accept-rate\' sample' -l accept-rate -d 'Rejection sampling: draw n / rate pictures and keep the n to which --classifier gives their class the highest probability; 1: keep all. Default 1.' -x
+complete -c taming -n '__taming_may \'--classifier\' sample' -l classifier -d 'Classifier for --accept-rate: efficientnet-lite0 (no download) or one of torchvision, such as resnet50. Default efficientnet-lite0.' -x -a 'efficientnet-lite0\\t resnet50\\t'
+complete -c taming -n '__taming_may \'--stride\' sample' -l stride -d 'Columns that share a window: 1 is the paper\'s procedure, more is faster; 0: half the window. Default 0.' -x
+complete -c taming -n '__taming_may \'--batch-size\' sample' -l batch-size -d 'Windows computed at once; affects memory and speed, not the pictures. Default 16.' -x
 complete -c taming -n '__taming_may \'--shard\' sample reconstruct decode \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -l shard -d 'Process only every N-th picture, starting with the I-th.' -x
 complete -c taming -n '__taming_may \'--device\' sample tokenize reconstruct decode \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l device -d 'auto, cpu, cuda, cuda:N or mps.' -x -a 'auto\\t cpu\\t cuda\\t mps\\t'
 complete -c taming -n '__taming_may \'--precision\' sample' -l precision -d 'Arithmetic; by default auto: bf16 for priors from 1024 channels where it is fast, else fp32.' -x -a 'auto\\t fp32\\t bf16\\t fp16\\t'
@@ -413,26 +414,26 @@ complete -c taming -n '__taming_may \'--size\' demo-data' -l size -d 'Size of th
 complete -c taming -n '__taming_may \'--seed\' demo-data' -l seed -d 'Seed of the scenes.' -x
 complete -c taming -n '__taming_may \'--kind\' demo-data' -l kind -d 'Draw only this kind.' -x -a 'landscape\\t figure\\t'
 complete -c taming -n '__taming_may \'--workers\' demo-data' -l workers -d 'Processes. Default: by the number of scenes.' -x
-complete -c taming -n '__taming_may \'--model\' \'annotate segmentation\'' -l model -d 'Segmentation network of torchvision: deeplabv3_resnet50, deeplabv3_resnet101, deeplabv3_mobilenet_v3_large, fcn_resnet50, fcn_resnet101 or lraspp_mobilenet_v3_large. Default deeplabv3_resnet50.' -x -a 'deeplabv3_resnet50\\t deeplabv3_resnet101\\t deeplabv3_mobilenet_v3_large\\t fcn_resnet50\\t fcn_resnet101\\t lraspp_mobilenet_v3_large\\t'
-complete -c taming -n '__taming_may \'--model\' \'annotate depth\'' -l model -d 'Depth model of transformers, as safetensors: a folder, or a name on the Hugging Face hub. Default depth-anything/Depth-Anything-V2-Small-hf.' -x -a '(__taming_files)'
-complete -c taming -n '__taming_may \'--score\' \'annotate pose\'' -l score -d 'Draw persons whose probability is above this. Default 0.75.' -x
-complete -c taming -n '__taming_may \'--joint-score\' \'annotate pose\'' -l joint-score -d 'Draw joints whose heatmap (a logit) is above this; less draws hidden ones too. Default 2.' -x
+complete -c taming -n '__taming_may \'--model\' \'annotate segmentation\'' -l model -d 'torchvision segmentation network: deeplabv3_resnet50, deeplabv3_resnet101, deeplabv3_mobilenet_v3_large, fcn_resnet50, fcn_resnet101 or lraspp_mobilenet_v3_large. Default deeplabv3_resnet50.' -x -a 'deeplabv3_resnet50\\t deeplabv3_resnet101\\t deeplabv3_mobilenet_v3_large\\t fcn_resnet50\\t fcn_resnet101\\t lraspp_mobilenet_v3_large\\t'
+complete -c taming -n '__taming_may \'--model\' \'annotate depth\'' -l model -d 'transformers depth model in safetensors format: a folder, or a name on the Hugging Face hub. Default depth-anything/Depth-Anything-V2-Small-hf.' -x -a '(__taming_files)'
+complete -c taming -n '__taming_may \'--score\' \'annotate pose\'' -l score -d 'Draw persons with a higher probability than this. Default 0.75.' -x
+complete -c taming -n '__taming_may \'--joint-score\' \'annotate pose\'' -l joint-score -d 'Draw joints with a higher heatmap logit than this; lower: hidden ones too. Default 2.' -x
 complete -c taming -n '__taming_may \'-o --out\' \'tokens merge\'' -s o -l out -d 'The token file to write.' -x -a '(__taming_files .h5)'
 complete -c taming -n '__taming_may \'--all\' \'weights ls\'' -l all -d 'Include torchvision\'s other networks.'
 complete -c taming -n '__taming_may \'--all\' \'weights fetch\'' -l all -d 'Everything that `taming weights ls` lists.'
 complete -c taming -n '__taming_may \'-o --out\' \'weights fetch\'' -s o -l out -d 'Folder to write, such as $TAMING_WEIGHTS_DIR. Default: torch\'s cache.' -x -a '(__taming_files)'
 complete -c taming -n '__taming_may \'-o --out\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -s o -l out -d 'Also write the result and its figures there.' -x -a '(__taming_files)'
-complete -c taming -n '__taming_may \'--features\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l features -d 'Feature network; only with inception-v3-compat is a score called FID, IS or KID. efficientnet-lite0 needs no download. Default inception-v3-compat. One of inception-v3-compat, vgg16, dinov2, efficientnet-lite0.' -x -a 'inception-v3-compat\\t vgg16\\t dinov2\\t efficientnet-lite0\\t'
-complete -c taming -n '__taming_may \'--resize\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l resize -d 'To the network\'s size: tf1, bilinear as the published FID does it, or clean, clean-fid\'s bicubic. Default tf1.' -x -a 'tf1\\t clean\\t'
-complete -c taming -n '__taming_may \'--size\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l size -d 'First cut and scale every picture to this, around its middle; none: as it is.' -x
-complete -c taming -n '__taming_may \'--cache --no-cache\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l cache -d 'Keep the statistics of reference pictures for the next time. On by default.'
+complete -c taming -n '__taming_may \'--features\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l features -d 'Feature network. Only scores with inception-v3-compat are called FID, IS or KID. efficientnet-lite0 needs no download. Default inception-v3-compat. One of inception-v3-compat, vgg16, dinov2, efficientnet-lite0.' -x -a 'inception-v3-compat\\t vgg16\\t dinov2\\t efficientnet-lite0\\t'
+complete -c taming -n '__taming_may \'--resize\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l resize -d 'Resizing to the network\'s input: tf1 (bilinear, as for the published FID) or clean (bicubic, clean-fid). Default tf1.' -x -a 'tf1\\t clean\\t'
+complete -c taming -n '__taming_may \'--size\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l size -d 'Centre-crop and resize all pictures to this size first; none: keep their size.' -x
+complete -c taming -n '__taming_may \'--cache --no-cache\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l cache -d 'Cache the statistics of reference pictures. On by default.'
 complete -c taming -n '__taming_may \'--cache --no-cache\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l no-cache -d 'Turn --cache off.'
-complete -c taming -n '__taming_may \'--splits\' \'eval is\'' -l splits -d 'Parts whose scores are averaged. Default 10.' -x
-complete -c taming -n '__taming_may \'--seed\' \'eval is\'' -l seed -d 'Of the order in which pictures fall into parts. Default 2020.' -x
-complete -c taming -n '__taming_may \'--subsets\' \'eval kid\'' -l subsets -d 'Random subsets whose distances are averaged. Default 100.' -x
+complete -c taming -n '__taming_may \'--splits\' \'eval is\'' -l splits -d 'Number of splits whose scores are averaged. Default 10.' -x
+complete -c taming -n '__taming_may \'--seed\' \'eval is\'' -l seed -d 'Random seed of the assignment of pictures to splits. Default 2020.' -x
+complete -c taming -n '__taming_may \'--subsets\' \'eval kid\'' -l subsets -d 'Number of random subsets whose distances are averaged. Default 100.' -x
 complete -c taming -n '__taming_may \'--subset-size\' \'eval kid\'' -l subset-size -d 'Pictures of each side in a subset. Default 1000.' -x
-complete -c taming -n '__taming_may \'--seed\' \'eval kid\'' -l seed -d 'Of the subsets. Default 2020.' -x
-complete -c taming -n '__taming_may \'--neighbours\' \'eval prc\'' -l neighbours -d 'A picture\'s ball reaches to its neighbour of this number. Default 3.' -x
+complete -c taming -n '__taming_may \'--seed\' \'eval kid\'' -l seed -d 'Random seed of the subsets. Default 2020.' -x
+complete -c taming -n '__taming_may \'--neighbours\' \'eval prc\'' -l neighbours -d 'The k of the k-th nearest neighbour, whose distance is the radius of a sphere. Default 3.' -x
 complete -c taming -n '__taming_may \'--size\' \'eval recon\' \'eval codebook\'' -l size -d 'Size of centre crops. Default: whole pictures.' -x
 complete -c taming -n '__taming_may \'--perceptual\' \'eval recon\' \'eval all\'' -l perceptual -d 'lpips-vgg, lpips-alex, efficientnet-lite0 (the default) or none.' -x -a 'lpips-vgg\\t lpips-alex\\t lpips-squeeze\\t efficientnet-lite0\\t none\\t'
 complete -c taming -n '__taming_may \'--stride\' \'eval nll\'' -l stride -d 'Columns that share a window; 1 is the published procedure.' -x

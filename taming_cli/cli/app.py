@@ -34,7 +34,7 @@ from taming_cli.errors import OfOneProcessError, TamingError
 COMMANDS = {
     "Train": (train_vqgan, train_prior),
     "Use": (sample, tokenize, reconstruct, decode, import_, export, ANNOTATE, TOKENS),
-    "Extractor": (info, report, demo_data, doctor, guide, PRESET_COMMANDS, WEIGHTS),
+    "Inspect": (info, report, demo_data, doctor, guide, PRESET_COMMANDS, WEIGHTS),
     "Measure": (EVAL,),
 }
 """The commands by panel of `taming --help`, which lists groups after commands."""
