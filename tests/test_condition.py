@@ -117,7 +117,7 @@ def test_a_codec_of_maps_goes_on_from_its_file_and_not_as_another_kind(
     init = replace(MAPS, kind="segmentation", init=str(codecs["segmentation"]))
     made = fit(**common, codec=codec, train=init, place=Place(out=tmp_path / "a"))
     assert load_model(made.last).config["codec"]["in_channels"] == config["in_channels"]
-    with pytest.raises(UsageError, match="say --kind segmentation"):
+    with pytest.raises(UsageError, match="use --kind segmentation"):
         fit(**common, codec=codec, train=replace(init, kind="image"), place=Place(out=tmp_path / "b"))
 
 

@@ -224,7 +224,7 @@ def test_a_codec_of_maps_is_not_mistaken_for_one_of_pictures(
     imported(checkpoint(tmp_path / "c.ckpt", toy_codec(replace(PUBLISHED, in_channels=9, out_ch=9)).state_dict()))
     for line, word in (
         ("tokenize a.png --ckpt c.ours.safetensors", "is a codec of condition maps (segmentation)"),
-        ("train-vqgan a.png --init c.ours.safetensors --steps 1 --size 32x32 --device cpu", "say --kind segmentation"),
+        ("train-vqgan a.png --init c.ours.safetensors --steps 1 --size 32x32 --device cpu", "use --kind segmentation"),
     ):
         assert main(line.split()) == 2
         assert word in capsys.readouterr().err

@@ -159,7 +159,7 @@ def test_nproc_beside_processes_that_are_started_is_refused(
     monkeypatch.setattr(assembly, "ASSEMBLY", 0.0)
     assert main(["train-vqgan", "pictures", "--out", "out", "--nproc", "4"]) == 2
     (said,) = capsys.readouterr().err.splitlines()
-    assert "--nproc is 4, but this is process" in said
+    assert "--nproc is 4, but this is already process" in said
     assert "unset" in said
 
 
