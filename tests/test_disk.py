@@ -22,7 +22,7 @@ from taming_cli.data.images import write_png
 from taming_cli.data.tokens.merge import merge
 from taming_cli.errors import TamingError
 from taming_cli.interop.compvis_export import export_checkpoint
-from taming_cli.report.page import write_page
+from taming_cli.report.render import write_page
 from taming_cli.runtime import weights
 from taming_cli.runtime.checkpoint import save_model, save_trainer
 from taming_cli.runtime.run.folder import Place, Run, open_run

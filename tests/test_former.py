@@ -20,7 +20,8 @@ from taming_cli.errors import UsageError
 from taming_cli.prior import train as prior_training
 from taming_cli.prior.model import prior_from
 from taming_cli.runtime.checkpoint import load_model
-from taming_cli.runtime.run.folder import Place, Run, read_settings
+from taming_cli.runtime.run.folder import Place, read_settings
+from taming_cli.runtime.run.metrics import METRICS, read_metrics
 from taming_cli.runtime.run.resume import read_trainer
 
 FORMER = Path(__file__).parent / "golden" / "former-run"
@@ -48,7 +49,7 @@ def codec_settings(folder: Path) -> dict[str, Any]:
 def assert_same_log(folder: Path, expected: Path) -> None:
     """The figures of all steps and validations are those of the uninterrupted run, but for their times."""
     lines = [former.renamed(json.loads(line), former.METRICS) for line in expected.read_text().splitlines()]
-    read = Run(folder, None).read_log()
+    read = read_metrics(folder / METRICS).lines
     assert [list(line) for line in read] == [list(line) for line in lines]
     for line, other in zip(read, lines, strict=True):
         for name in line.keys() - {"kind", "seconds", "images_per_second", "waiting_seconds"}:
@@ -64,7 +65,7 @@ def test_a_run_of_an_earlier_version_reads_with_the_names_of_today(run: Path) ->
     assert not any("critic" in name for name in origins)
     state = read_trainer(run / "codec" / "trainer.pt", ("discriminator", "discriminator_optimizer"))
     assert not any("critic" in name for name in state)
-    first, *_ = Run(run / "codec", None).read_log()
+    first, *_ = read_metrics(run / "codec" / METRICS).lines
     assert first["discriminator"] == pytest.approx(0.998, abs=0.001)
     assert "critic" not in first
 

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -141,6 +142,33 @@ def test_every_room_imports_only_from_the_floors_below() -> None:
     for module, path in named.items():
         found += faults(module, path.read_text(), begins_with_the_program=module in first)
     assert not found, "\n".join(found)
+
+
+def test_no_room_is_longer_than_400_lines_and_no_package_has_more_than_20_files() -> None:
+    rooms = list(modules().values())
+    assert not {path.name: lines for path in rooms if (lines := len(path.read_text().splitlines())) > 400}
+    packages = Counter(path.parent for path in rooms)
+    assert not {package.name: count for package, count in packages.items() if count > 20}
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    homes = defaultdict(list)
+    for module, path in modules().items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes[node.name].append(module)
+    assert not {name: places for name, places in homes.items() if len(places) > 1}
+
+
+def test_no_rooms_import_one_another_in_a_circle() -> None:
+    named = modules()
+    targets = {
+        module: {one.target for one in imports(module, path.read_text()) if one.target in named and one.at_import}
+        for module, path in named.items()
+    }
+    while leaves := {module for module, below in targets.items() if not below & targets.keys() - {module}}:
+        targets = {module: below for module, below in targets.items() if module not in leaves}
+    assert not targets
 
 
 def test_every_room_is_on_a_floor() -> None:

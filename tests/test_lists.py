@@ -220,4 +220,4 @@ def test_every_command_that_takes_pictures_takes_a_list(elsewhere: Path):
     assert taming("annotate", "edges", path, out / "edges", "--json").json["count"] == 2
     assert taming("eval", "codebook", codec, path, *on_cpu).json["codes_counted"] == 2 * 20 * 18
     encoders: Any = {"image": SimpleNamespace(reads=Pictures())}
-    assert [item.name for item in conditions._listed(encoders, {"image": path})["image"]] == ["1.png", "3.png"]
+    assert [item.name for item in conditions._items(encoders, {"image": path})["image"]] == ["1.png", "3.png"]

@@ -45,7 +45,7 @@ _WORD = re.compile(r"[a-z]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-class Samples(NamedTuple):
+class WebSamples(NamedTuple):
     """The pictures of a set, without companions."""
 
     pictures: list[str]
@@ -59,14 +59,14 @@ class Samples(NamedTuple):
 
 def samples(
     pictures: Sequence[str], labels: Mapping[str, bytes], others: Iterable[str], *, captions: bool = True
-) -> Samples:
+) -> WebSamples:
     """Match the names of pictures with label files (name -> content), given the names of all `others`.
 
     Without `captions` only label files identify a WebDataset: a folder of photographs may hold captions, and cut-outs
     beside them. Raises BadFileError for label files that are not a label or contradict each other.
     """
     if not labels and all("." not in PurePosixPath(_stem(name)).name for name in pictures):
-        return Samples(list(pictures), {}, [])
+        return WebSamples(list(pictures), {}, [])
     files = _Files(pictures)
     labelled = set(map(_stem, labels))
     marks = labelled | {_stem(name) for name in others if captions and name.lower().endswith(MARKS)}
@@ -75,7 +75,7 @@ def samples(
     kept = [name for name in pictures if name not in companions]
     if companions:
         files = _Files(kept)
-    return Samples(kept, _labels(files, labels), [name for name in pictures if name in companions])
+    return WebSamples(kept, _labels(files, labels), [name for name in pictures if name in companions])
 
 
 def label_text(name: str, data: bytes) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -37,6 +36,8 @@ class EfficientNetLite0(Frozen):
     """
 
     def __init__(self, file: LocalWeights) -> None:
+        import timm  # slow, as is the torchvision that it imports
+
         super().__init__()
         self.sha256, self.known = file.sha256, file.known
         with torch.random.fork_rng(devices=[]):  # keeps the caller's random state: these values are overwritten

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import lpips
 import torch
 from torch import Tensor, nn
 
@@ -101,6 +100,8 @@ class LPIPS(Perceptual):
     def __init__(self, name: str, file: LocalWeights) -> None:
         super().__init__(name, file)
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            import lpips  # slow, as is the torchvision that it imports
+
             # lpips uses a deprecated torchvision argument; its random backbone is overwritten below
             warnings.simplefilter("ignore", UserWarning)
             whole = lpips.LPIPS(net=_LPIPS[name][0], pnet_rand=True, verbose=False)

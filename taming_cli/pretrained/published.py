@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
 
 from taming_cli.errors import BadFileError
 from taming_cli.runtime.weights import LocalWeights, published_file
@@ -25,6 +24,8 @@ class Version(NamedTuple):
 
 def version(name: str, file: LocalWeights) -> Version:
     """The published weights of network `name` that have the file's sha256; the default ones if none has."""
+    from torchvision import models  # slow; a training without such networks does not wait for it
+
     versions = [each for each in models.get_model_weights(name) if each.meta.get("categories")]
     matching = [each for each in versions if published_file(name, each.url).matches(file.sha256)]
     return Version(matching[0], True) if matching else Version(models.get_model_weights(name).DEFAULT, False)

@@ -4,28 +4,24 @@ The files are the same as without sharding: the full state, gathered in the firs
 functions that gather or scatter are collective: every process has to call them.
 """
 
+import sys
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
 
-_GATHER = StateDictOptions(full_state_dict=True, cpu_offload=True)
-_SCATTER = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+_FSDP = "torch.distributed.fsdp"
+"""Takes a second to import, which a training that shards nothing does not wait for."""
+_GATHER = {"full_state_dict": True, "cpu_offload": True}
+_SCATTER = {"full_state_dict": True, "broadcast_from_rank0": True}
 
 
 def shard(module: nn.Module, blocks: nn.ModuleList, device: torch.device, processes: int) -> None:
     """Shard a module among processes, on their devices: block by block, so that the whole need not fit on one.
     Collective."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     mesh = init_device_mesh(device.type, (processes,))
     for block in blocks:
         fully_shard(block, mesh=mesh)
@@ -34,35 +30,42 @@ def shard(module: nn.Module, blocks: nn.ModuleList, device: torch.device, proces
 
 def is_sharded(module: nn.Module) -> bool:
     """Whether `shard` was called on the module."""
-    return isinstance(module, FSDPModule)
+    fsdp = sys.modules.get(_FSDP)
+    return fsdp is not None and isinstance(module, fsdp.FSDPModule)
 
 
 def local_shard(tensor: Tensor) -> Tensor:
     """This process's shard of a tensor; the tensor itself if it is not sharded."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
     """The full tensor. Collective."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def gather(module: nn.Module) -> dict[str, Tensor]:
     """The full state of a module, on the CPU of the first process; empty in the others. Collective."""
-    tensors: dict[str, Any] = get_model_state_dict(module, options=_GATHER)
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    tensors: dict[str, Any] = get_model_state_dict(module, options=StateDictOptions(**_GATHER))
     return tensors
 
 
 def scatter(module: nn.Module, tensors: dict[str, Tensor]) -> None:
     """The inverse of `gather`. Collective."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
     values: dict[str, Any] = {**tensors}
-    set_model_state_dict(module, values, options=_SCATTER)
+    set_model_state_dict(module, values, options=StateDictOptions(**_SCATTER))
 
 
 def gather_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The full state of a module's optimiser in the form of its own `state_dict`, with parameters by number: on the CPU
     of the first process, empty in the others. Collective."""
-    named: dict[str, Any] = get_optimizer_state_dict(module, optimizer, options=_GATHER)
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+
+    named: dict[str, Any] = get_optimizer_state_dict(module, optimizer, options=StateDictOptions(**_GATHER))
     if not named:
         return {}
     names = _names(module, optimizer)
@@ -77,6 +80,8 @@ def gather_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 def scatter_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """The inverse of `gather_optimizer`. Collective."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+
     named: dict[str, Any] = {}
     if state:
         names = _names(module, optimizer)
@@ -85,7 +90,7 @@ def scatter_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, state
         named["param_groups"] = [
             {**group, "params": members} for group, members in zip(state["param_groups"], names, strict=True)
         ]
-    set_optimizer_state_dict(module, optimizer, named, options=_SCATTER)
+    set_optimizer_state_dict(module, optimizer, named, options=StateDictOptions(**_SCATTER))
 
 
 def _names(module: nn.Module, optimizer: torch.optim.Optimizer) -> list[list[str]]:

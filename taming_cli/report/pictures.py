@@ -22,7 +22,7 @@ class Card(NamedTuple):
     maps: tuple[Picture, ...]
 
 
-class Samples(NamedTuple):
+class SampleCards(NamedTuple):
     """The newest sheet of a run; as `cards` in `columns` columns, if classes or maps of the samples are known."""
 
     sheet: PngFile
@@ -38,22 +38,22 @@ class SideBySide(NamedTuple):
     """
 
     rebuilt: Sequence[tuple[Picture, Mapping[int, Picture]]]
-    samples: Mapping[int, Samples]
+    samples: Mapping[int, SampleCards]
     aligned: bool
     left_out: Sequence[int]
 
 
-def samples_of(record: RunRecord) -> Samples:
+def samples_of(record: RunRecord) -> SampleCards:
     """The newest samples of a run that has a sheet."""
     sheet = record.sheets[-1]
     layout = layout_of(sheet)
     if layout is None:
-        return Samples(sheet)
+        return SampleCards(sheet)
     maps = [pictures for condition in record.conditions.values() if (pictures := _maps(condition, layout.count))]
     labels = layout.labels or ("",) * layout.count
     pictures = pictures_on(sheet, layout) if layout.labels or maps else []
     cards = [Card(picture, labels[n], tuple(of_kind[n] for of_kind in maps)) for n, picture in enumerate(pictures)]
-    return Samples(sheet, cards, layout.columns)
+    return SampleCards(sheet, cards, layout.columns)
 
 
 def earlier(sheets: Sequence[PngFile], most: int = EARLIER, limit: int = EARLIER_BYTES) -> list[PngFile]:

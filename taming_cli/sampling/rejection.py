@@ -8,19 +8,20 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import torch
 from torch import Tensor
 
 from taming_cli.data.disk import refusals
 from taming_cli.errors import UsageError
-from taming_cli.pretrained.class_names import match, read_mapping
-from taming_cli.pretrained.classifiers import Classifier, build
 from taming_cli.runtime.interrupt import StopRequest
 from taming_cli.sampling.draw import draw_chunks
 from taming_cli.sampling.model import OnProgress
 from taming_cli.sampling.request import Request
+
+if TYPE_CHECKING:
+    from taming_cli.pretrained.classifiers import Classifier
 
 SCORES = "candidates.jsonl"
 """In the folder of the pictures: the scores of the candidates drawn so far, from which an interrupted job resumes."""
@@ -29,7 +30,7 @@ SCORES = "candidates.jsonl"
 class Scorer(NamedTuple):
     """A classifier, and its class for each class of the prior, (num_classes,) int64."""
 
-    classifier: Classifier
+    classifier: "Classifier"
     classes: Tensor
 
     @property
@@ -41,6 +42,9 @@ class Scorer(NamedTuple):
 def load_scorer(request: Request, on_bytes: Callable[[int, int | None], None] | None = None) -> Scorer:
     """The classifier that the request names, matched with the prior's classes. `on_bytes` receives (bytes, total) of a
     download. Raises UsageError for an unknown classifier and for classes that it does not have."""
+    from taming_cli.pretrained.class_names import match, read_mapping
+    from taming_cli.pretrained.classifiers import build  # slow to import: other requests do not wait for torchvision
+
     model, name = request.model, request.config.class_name
     classifier = build(
         request.config.classifier, weights=request.weights, offline=request.offline, on_bytes=on_bytes
@@ -97,7 +101,7 @@ def best_of_classes(scores: Tensor, classes: Tensor, count: int) -> Tensor:
     return torch.sort(torch.sort(share, stable=True).indices[:count]).values
 
 
-def _log_probs(classifier: Classifier, images: Tensor, classes: Tensor, batch_size: int = 16) -> list[float]:
+def _log_probs(classifier: "Classifier", images: Tensor, classes: Tensor, batch_size: int = 16) -> list[float]:
     """Log-probability of each picture's class: images (n, 3, H, W), classes (n,)."""
     with torch.inference_mode():
         parts = [

@@ -7,7 +7,7 @@ from taming_cli.scenes.brush import Brush, capsule
 from taming_cli.scenes.canvas import LABEL, Dice, Layers, ink, mix, smoothstep
 from taming_cli.scenes.noise import Noise
 from taming_cli.scenes.sky import Light
-from taming_cli.scenes.terrain import Place, Range
+from taming_cli.scenes.terrain import Range, Site
 from taming_cli.scenes.view import Camera, Land, View, see
 
 _SPRITES = 6  # different trees per scene
@@ -32,7 +32,7 @@ def _hills(dice: Dice) -> tuple[Range, ...]:
     )
 
 
-def plan(label: str, dice: Dice) -> Place:
+def plan(label: str, dice: Dice) -> Site:
     """Draw a place for one of LANDSCAPES."""
     pick, between, chance = dice.pick, dice.between, dice.chance
     grass = dice.ink("#6f9a3e", "#7fa045", "#5f9040", "#93a04a")
@@ -40,7 +40,7 @@ def plan(label: str, dice: Dice) -> Place:
     leaf, rock = dice.ink(*(autumn if chance(0.22) else green)), dice.ink("#8a7f78", "#7b7c86", "#96826e", "#80766f")
     ranges, woods, flowers = _mountains(dice), between(0.15, 0.75), pick(("", "#f2f0f4", "#d8486a", "#9a6ad0"))
     kinds = pick((("spruce", "broadleaf"), ("broadleaf", "birch"), ("spruce", "pine"), ("broadleaf", "poplar")))
-    place = Place(ranges, label, leaf, grass, rock, flowers=flowers, woods=woods, trees=kinds,
+    place = Site(ranges, label, leaf, grass, rock, flowers=flowers, woods=woods, trees=kinds,
                   horizon=between(0.42, 0.6), up=between(1.3, 2.4))  # fmt: skip
     if label == "day":
         ranges = ranges if chance(0.65) else _hills(dice)
@@ -88,7 +88,7 @@ def plan(label: str, dice: Dice) -> Place:
     )  # fmt: skip
 
 
-def paint(seed: int, place: Place, width: int, height: int) -> Brush:
+def paint(seed: int, place: Site, width: int, height: int) -> Brush:
     """Paint a place, and return the brush with its layers; all that is not planned is drawn from `seed`."""
     noise = Noise(Dice(seed, 2))
     light = sky.light(Dice(seed, 7), place.hour, aspect=width / height, weather=place.weather)

@@ -21,7 +21,7 @@ class Range(NamedTuple):
     side: float = 0.0  # -1 only left, +1 only right, 0 everywhere
 
 
-class Place(NamedTuple):
+class Site(NamedTuple):
     """A landscape before it is painted: its land, hour, weather, trees and view."""
 
     ranges: tuple[Range, ...]
@@ -67,7 +67,7 @@ class _Fan(NamedTuple):
         return across, along - self.u * across
 
 
-def sample(camera: Camera, place: Place, light: Light, noise: Noise) -> Land:
+def sample(camera: Camera, place: Site, light: Light, noise: Noise) -> Land:
     """Sample height, material and shaded colour of the land on the camera's fan."""
     u, z = camera.columns(), camera.distances()[:, None]
     fan = _Fan(u, z, u * z, z * camera.pixel, noise)
@@ -113,7 +113,7 @@ def sample(camera: Camera, place: Place, light: Light, noise: Noise) -> Land:
     return Land(z, u, height, mix(veil(light, u), colour, clear), label, depth, woods)
 
 
-def _shore(place: Place, fan: _Fan) -> Floats:
+def _shore(place: Site, fan: _Fan) -> Floats:
     """Return the signed distance to the shore in ln z, positive on land."""
     q = np.log(fan.z)
     wobble = (fan.noise.fbm(fan.u[None, :] * 2.3 + 5, q * 1.4, 3) - 0.5) * 1.1
@@ -145,7 +145,7 @@ def _rise(belt: Range, noise: Noise, u: Floats, z: Floats, pixel: float) -> Floa
     return np.asarray(belt.rise * belt.distance * swell * np.maximum(rise, 0) * lateral, np.float32)
 
 
-def _woodland(place: Place, fan: _Fan, height: Floats, relief: Floats) -> Floats:
+def _woodland(place: Site, fan: _Fan, height: Floats, relief: Floats) -> Floats:
     """Return the density of woodland, 0 to 1."""
     if not place.woods:
         return np.zeros_like(height)
@@ -158,7 +158,7 @@ def _woodland(place: Place, fan: _Fan, height: Floats, relief: Floats) -> Floats
 
 
 def _materials(
-    place: Place, fan: _Fan, height: Floats, relief: Floats, *, stone: Floats, depth: Floats, woods: Floats
+    place: Site, fan: _Fan, height: Floats, relief: Floats, *, stone: Floats, depth: Floats, woods: Floats
 ) -> tuple[Floats, Bytes]:
     """Return albedo (N, W, 3) and label (N, W), laid over each other: meadow, sand, rock, woods, snow, beach, water."""
     z, noise = fan.z, fan.noise

@@ -11,7 +11,7 @@ from taming_cli.scenes.brush import Brush, Point, Shape, capsule, ellipse, polyg
 from taming_cli.scenes.canvas import LABEL, Dice, Floats, Layers, blank, ink, mix, smoothstep
 from taming_cli.scenes.noise import Noise
 from taming_cli.scenes.sky import Light
-from taming_cli.scenes.terrain import Place, veil
+from taming_cli.scenes.terrain import Site, veil
 from taming_cli.scenes.view import Camera, Land
 
 _SNOW, _EVERGREEN = ink("#f2f6fb"), ink("#2b5034")
@@ -61,7 +61,7 @@ class Tree(NamedTuple):
     tint: Floats
 
 
-def draw(place: Place, number: int, dice: Dice, noise: Noise, light: Light, size: int) -> Sprite:
+def draw(place: Site, number: int, dice: Dice, noise: Noise, light: Light, size: int) -> Sprite:
     """Draw tree `number` of a place, `size` pixels tall."""
     kind, snow = place.trees[number % len(place.trees)], 0.9 if place.ground == "snow" else 0.0
     leaf = (_EVERGREEN if kind in ("spruce", "pine") else place.leaf) * np.float32(dice.between(0.8, 1.25))
@@ -171,7 +171,7 @@ def _branches(
             yield tip
 
 
-def plant(place: Place, camera: Camera, land: Land, dice: Dice, kinds: int) -> list[Tree]:
+def plant(place: Site, camera: Camera, land: Land, dice: Dice, kinds: int) -> list[Tree]:
     """Return where trees stand, far ones first: in rows across the view, denser where the land is wooded."""
     trees: list[Tree] = []
     lots, edge = dice.many(64, 128, 6), camera.width * camera.pixel / 2

@@ -110,7 +110,7 @@ def rfid(
     from taming_cli.evaluate import codecs
 
     network = evaluation.network(features, pretrained)
-    return evaluation.sending(codec, images, features.size).measure(codecs.ReconstructionFid(network))
+    return evaluation.codec_run(codec, images, features.size).measure(codecs.ReconstructionFid(network))
 
 
 @measurement("recon")
@@ -126,8 +126,8 @@ def recon(
     from taming_cli.evaluate import codecs
 
     network = evaluation.perceptual(perceptual, pretrained)
-    sent = evaluation.sending(codec, images, Size.parse(size) if size else None)
-    return sent.measure(codecs.ReconstructionMetrics(network, sent.codec.config.codebook_size))
+    run = evaluation.codec_run(codec, images, Size.parse(size) if size else None)
+    return run.measure(codecs.ReconstructionMetrics(network, run.codec.config.codebook_size))
 
 
 @measurement("codebook")
@@ -144,8 +144,8 @@ def codebook(
         if size is not None:
             evaluation.output.note("--size crops pictures, and has no effect on the codes of a token file")
         return codecs.token_file_usage(images[0], codec)
-    sent = evaluation.sending(codec, images, Size.parse(size) if size else None)
-    return sent.measure(codecs.CodebookUsage(sent.codec.config.codebook_size))
+    run = evaluation.codec_run(codec, images, Size.parse(size) if size else None)
+    return run.measure(codecs.CodebookUsage(run.codec.config.codebook_size))
 
 
 @measurement("nll")

@@ -17,9 +17,9 @@ def verify(
     file: Annotated[Path, typer.Argument(metavar="TOKENS", help="Token file.")],
 ) -> int:
     """Read all of a token file and check its checksums, ranges and counts."""
-    from taming_cli.data import tokens
+    from taming_cli.data.tokens.file import verify as verify_file
 
-    summary = asdict(tokens.verify(file))
+    summary = asdict(verify_file(file))
     summary = {name: str(value) if isinstance(value, Path) else value for name, value in summary.items()}
     text = ", ".join(f"{name.replace('_', ' ')} {value_text(value)}" for name, value in summary.items() if value)
     output.result(f"{file} is valid: {text}", summary, short=str(file))
@@ -33,9 +33,9 @@ def merge(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The token file to write.")],
 ) -> int:
     """Join token files into one."""
-    from taming_cli.data import token_writer
+    from taming_cli.data.tokens.merge import merge as merge_files
 
-    merged = token_writer.merge(files, out)
+    merged = merge_files(files, out)
     output.result(
         f"{merged.path}: {merged.count} pictures",
         {"path": str(merged.path), "count": merged.count},

@@ -7,18 +7,14 @@ Nothing is overwritten silently.
 import json
 import logging
 import os
-import platform
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from torch import Tensor
 
-import taming_cli
 from taming_cli.config import former
 from taming_cli.config.fields import to_dict
 from taming_cli.data.disk import TEMPORARY, refusals, write_atomically
@@ -27,6 +23,7 @@ from taming_cli.data.locks import lock
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.runtime.checkpoint import read_header
 from taming_cli.runtime.distributed import ALONE, World
+from taming_cli.runtime.environment import environment
 from taming_cli.runtime.run.data import DATA, Data, write_data
 from taming_cli.runtime.run.metrics import METRICS, append_metrics, read_metrics, write_metrics
 from taming_cli.runtime.run.resume import check_same, holds_work, refuse_lost
@@ -353,20 +350,6 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise BadFileError(f"{path} is not a run's config")
     origins = former.renamed(settings.get("origins", {}), former.SETTINGS)
     return {**settings, "config": former.renamed_settings(settings["config"]), "origins": origins}
-
-
-def environment() -> dict[str, Any]:
-    """Versions, device names, cores and the command line."""
-    return {
-        "taming": taming_cli.__version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "cuda": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "command_line": sys.argv,
-    }
 
 
 def next_folder(parent: Path) -> Path:
