@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 _FSDP = "torch.distributed.fsdp"
 """Takes a second to import, which a training that shards nothing does not wait for."""
-_GATHER = {"full_state_dict": True, "cpu_offload": True}
-_SCATTER = {"full_state_dict": True, "broadcast_from_rank0": True}
+_GATHER: dict[str, Any] = {"full_state_dict": True, "cpu_offload": True}
+_SCATTER: dict[str, Any] = {"full_state_dict": True, "broadcast_from_rank0": True}
 
 
 def shard(module: nn.Module, blocks: nn.ModuleList, device: torch.device, processes: int) -> None:
