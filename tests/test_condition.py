@@ -432,7 +432,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
         ),
         ([*sample, "--complete", str(picture), "--mask", str(tmp_path / "mask.png")], "mask.png is 40x40, but"),
         ([*sample, "--accept-rate", "0.5", "--class-map", str(tmp_path / "map.json")], "1000"),
-        ([*sample, "--accept-rate", "0.5"], "no class of the classifier"),
+        ([*sample, "--accept-rate", "0.5"], "not classes of the classifier"),
         ([*sample, "--cond", f"segmentation={tmp_path / 'bomb.png'}"], "larger than is safe to decode"),
         ([*sample, "--complete", str(tmp_path / "bomb.png"), "--mask", "upper-half"], "larger than is safe to decode"),
         ([*tokenize, "--cond", f"segmentation={map_}", "--cond-ckpt", str(prior)], "codec of pictures"),

@@ -221,6 +221,4 @@ def test_a_result_that_does_not_fit_where_stdout_goes_is_one_line(more: list[str
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(list(map(str, line)), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == (
-        "taming: stdout: the result cannot be written (No space left on device); send it to another place\n"
-    )
+    assert done.stderr == ("taming: stdout: cannot write the result (No space left on device); redirect it elsewhere\n")

@@ -123,7 +123,7 @@ def test_by_default_the_newest_samples_are_compared_with_the_training_pictures(c
     output = capsys.readouterr()
     assert "generated: runs/sample/001" in output.err
     assert "scenes/images" in output.err
-    assert "cut to 32x32" in output.err
+    assert "cropped to 32x32" in output.err
     named = measured(capsys, "fid", "runs/sample/001", "scenes/images", "--size", "32x32")
     assert json.loads(output.out)["value"] == named["value"]
 

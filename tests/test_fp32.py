@@ -141,8 +141,8 @@ def test_the_library_computes_in_fp32(call: Callable[[Any], Any], seen: Seen) ->
 
 def test_a_pipeline_computes_in_the_precision_that_it_was_given(seen: Seen) -> None:
     gpt = GPT(PriorConfig(n_layer=1, n_head=1, n_embd=8, window=Size(2, 2), codebook_size=64))
-    values: dict[str, Any] = {"encoders": {}, "about": {}, "sha256": "", "device": CPU, "precision": torch.float32}
-    pipeline = Pipeline(gpt=gpt, codec=toy_codec(), **values)
+    values: dict[str, Any] = {"encoders": {}, "about": {}, "path": Path("p"), "sha256": "", "device": CPU}
+    pipeline = Pipeline(gpt=gpt, codec=toy_codec(), precision=torch.float32, **values)
     seen.watch(nn.Conv2d)
     pipeline.decode(torch.zeros(1, 4, 4, dtype=torch.int64))
     pipeline.encode(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
