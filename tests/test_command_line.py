@@ -635,7 +635,7 @@ def test_term_ends_a_process_that_was_forked_as_ever(tmp_path: Path, monkeypatch
         child = os.fork()
         if child == 0:
             os.write(there, b".")
-            for _ in range(600):  # a signal just before a sleep is handled after it
+            for _attempt in range(600):  # a signal just before a sleep is handled after it
                 time.sleep(0.1)
             os._exit(0)
         os.read(ready, 1)
