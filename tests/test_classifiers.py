@@ -13,7 +13,7 @@ from torchvision import models
 from taming_cli.data.images import read_image, tensor, to_float
 from taming_cli.errors import BadFileError, MissingWeightsError, UsageError
 from taming_cli.pretrained import classifiers
-from taming_cli.pretrained.classifiers import Classifier, build, imagenet, names, select
+from taming_cli.pretrained.classifiers import Classifier, build, imagenet, names
 from taming_cli.pretrained.published import classes_in
 from taming_cli.runtime import weights
 from tests.toys import loud, pictures
@@ -227,15 +227,3 @@ def test_it_stays_frozen_and_leaves_the_random_state_alone(files: dict[str, Path
     nn.Sequential(network).train()
     assert not any(module.training for module in network.modules())
     assert not any(parameter.requires_grad for parameter in network.parameters())
-
-
-def test_the_best_are_kept_in_order_and_ties_go_to_the_earlier() -> None:
-    log_probs = torch.tensor([-3.0, -1.0, float("nan"), -1.0, -2.0, -1.0, float("-inf")])
-    assert select(log_probs, 2).tolist() == [1, 3]
-    assert select(log_probs, 4).tolist() == [1, 3, 4, 5]
-    assert select(log_probs, 0).tolist() == []
-    assert select(log_probs, 7).tolist() == [0, 1, 2, 3, 4, 5, 6]
-    assert select(log_probs, 5).tolist() == [0, 1, 3, 4, 5]
-    many = torch.randn(1000, generator=torch.Generator().manual_seed(0)).round(decimals=1)
-    kept = select(many, 50).tolist()
-    assert kept == sorted(sorted(range(1000), key=lambda i: (-many[i].item(), i))[:50])

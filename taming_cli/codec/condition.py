@@ -16,7 +16,7 @@ from torch import Tensor
 
 from taming_cli.codec.locate import content_in, load_codec
 from taming_cli.codec.tiling import tiles
-from taming_cli.codec.vqgan import VQGAN, codec_from
+from taming_cli.codec.vqgan import VQGAN, codec_from, ready
 from taming_cli.config.fields import one_of
 from taming_cli.config.kinds import KINDS, MADE, RULES
 from taming_cli.config.size import Size
@@ -88,7 +88,7 @@ class MapCodec(ConditionEncoder):
 
     def to(self, device: torch.device, budget: int = tiles.BUDGET) -> "MapCodec":
         """The same encoder with its codec on `device`, encoding in `budget` bytes."""
-        return replace(self, codec=self.codec.to(device).to(memory_format=torch.channels_last), budget=budget)
+        return replace(self, codec=ready(self.codec, device, torch.float32), budget=budget)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from taming_cli.codec.locate import picture_codec
 from taming_cli.codec.reconstruct import DECODING, codes_of, decoding, round_trip
 from taming_cli.codec.tiling import tiles
-from taming_cli.codec.vqgan import VQGAN
+from taming_cli.codec.vqgan import VQGAN, ready
 from taming_cli.config.size import Size
 from taming_cli.data.batches import Batch, Skipped, eval_batches
 from taming_cli.data.contents import Pictures
@@ -163,5 +163,5 @@ def codec_run(
         "pixels": "8-bit",
         "versions": versions(),
     }
-    network = network.to(device).to(memory_format=torch.channels_last)
+    network = ready(network, device, torch.float32)
     return CodecRun(network, items, protocol, size, workers, world, on_item, room(device, memory))

@@ -25,7 +25,7 @@ from torch import Tensor
 from taming_cli.codec.locate import codec_for
 from taming_cli.codec.reconstruct import DECODING, decoding
 from taming_cli.codec.tiling import tiles
-from taming_cli.codec.vqgan import VQGAN
+from taming_cli.codec.vqgan import VQGAN, ready
 from taming_cli.config.size import Size
 from taming_cli.data import arrays
 from taming_cli.data.batches import Skipped, eval_batches
@@ -223,7 +223,7 @@ class TokenImages(_ArrayBacked):
     @torch.inference_mode()
     def chunks(self, every: slice, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:  # noqa: D102
         codec, _, _ = codec_for(self.file.header, self.path, self.codec)
-        codec = codec.to(self.device).to(memory_format=torch.channels_last)
+        codec = ready(codec, self.device, torch.float32)
         header = self.file.header
         at_once = tiles.at_once(codec, header.height, header.width, batch_size)
         wanted = range(len(self.file))[every]

@@ -44,7 +44,7 @@ def export_checkpoint(model: ModelFile, path: Path) -> Path:
     training = {"global_step": model.about.get("step", 0), "epoch": model.about.get("epoch", 0)}
     write_atomically(path, lambda temporary: save_torch(temporary, {**training, "state_dict": state | kept}))
     written = path.with_suffix(".yaml")
-    write_atomically(written, lambda temporary: _write(temporary, yaml.safe_dump({"model": whole})))
+    write_atomically(written, lambda temporary: temporary.write_text(yaml.safe_dump({"model": whole})))
     return written
 
 
@@ -149,10 +149,6 @@ def _codec_params(config: CodecConfig, kind: str) -> dict[str, Any]:
             "params": {"warm_up_steps": 0, "max_decay_steps": 1, "lr_start": 1.0, "lr_max": 1.0, "lr_min": 1.0},
         }
     return {"target": f"taming.models.vqgan.{network}", "params": params}
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
 
 
 def _save_array(tensor: Tensor, path: Path) -> None:

@@ -86,12 +86,8 @@ def export_folder(model: ModelFile, folder: Path) -> Path:
     renamed = {names[name]: _as_matrix(name, tensor) for name, tensor in tensors.items()}
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / WEIGHTS[0], lambda path: write_safetensors(path, renamed, {"format": "pt"}))
-    write_atomically(folder / "config.json", lambda path: _write(path, json.dumps(written, indent=2) + "\n"))
+    write_atomically(folder / "config.json", lambda path: path.write_text(json.dumps(written, indent=2) + "\n"))
     return folder
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
 
 
 def _config(path: Path) -> Mapping[str, Any]:

@@ -4,7 +4,6 @@
 and the resize, crop and normalisation published with them.
 """
 
-import math
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -165,16 +164,6 @@ def imagenet() -> Classes:
     named = models.get_model_weights("resnet50").DEFAULT.meta["categories"]
     synonyms = tuple(tuple(words.split(", ")) for words in info.label_descriptions())
     return Classes(tuple(named), tuple(info.label_names()), synonyms)
-
-
-def select(log_probs: Tensor, keep: int) -> Tensor:
-    """(n,) -> int64 (keep,): ascending positions of the `keep` highest. Ties go to the earlier, NaN is lowest."""
-    assert log_probs.ndim == 1, tuple(log_probs.shape)
-    assert 0 <= keep <= len(log_probs), (keep, len(log_probs))
-    ranked = log_probs.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf).argsort(
-        descending=True, stable=True
-    )
-    return ranked[:keep].sort().values
 
 
 def _unfilled(name: str, version: Any, count: int) -> nn.Module:

@@ -70,8 +70,4 @@ def _keep(path: Path, copy: Path) -> None:
         return
     content = written(read_list(path, quiet=True))
     copy.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(copy, lambda temporary: _write(temporary, content))
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
+    write_atomically(copy, lambda temporary: temporary.write_bytes(content))
