@@ -20,11 +20,11 @@ from taming_cli.data.batches import eval_batches
 from taming_cli.data.sources import list_items
 from taming_cli.metrics import psnr
 from taming_cli.prior.decoding import choose
-from taming_cli.prior.generate import generate
 from taming_cli.prior.layout import prefix
-from taming_cli.prior.likelihood import log_likelihood
 from taming_cli.prior.model import prior_from
 from taming_cli.prior.noise import cell, gumbel
+from taming_cli.prior.raster.generate import generate
+from taming_cli.prior.raster.likelihood import log_likelihood
 from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.device import autocast, pick_device
 

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from taming_cli.data.images import write_png
-from taming_cli.prior.likelihood import log_likelihood
-from taming_cli.prior.windows import plan
+from taming_cli.prior.raster.likelihood import log_likelihood
+from taming_cli.prior.raster.windows import plan
 from taming_cli.sampling.draw import draw
 from taming_cli.sampling.pipeline import Pipeline
 from taming_cli.sampling.request import resolve_request

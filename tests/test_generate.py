@@ -14,13 +14,12 @@ from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.sampling import DecodingConfig, SampleConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
-from taming_cli.prior import buffers, code_grid
-from taming_cli.prior.buffers import BufferCache, DecodingBuffers
-from taming_cli.prior.code_grid import KnownCells
-from taming_cli.prior.generate import generate
-from taming_cli.prior.layout import NOT_GIVEN, prefix
+from taming_cli.prior.layout import NOT_GIVEN, KnownCells, prefix
 from taming_cli.prior.networks.cache import KVCache
 from taming_cli.prior.networks.gpt import GPT
+from taming_cli.prior.raster import buffers, code_grid
+from taming_cli.prior.raster.buffers import BufferCache, DecodingBuffers
+from taming_cli.prior.raster.generate import generate
 from tests.test_gpt import golden_prior, golden_segmentation, toy
 
 MASK = 2**32 - 1

@@ -17,7 +17,7 @@ from taming_cli.config.size import Frame, Size
 from taming_cli.data.images import read_image, to_float
 from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import BadImageError, UsageError
-from taming_cli.prior.code_grid import KnownCells
+from taming_cli.prior.layout import KnownCells
 from taming_cli.sampling.draw import draw
 from taming_cli.sampling.inpainting import UPPER_HALF, KnownPicture, read_known, restore_pixels
 from taming_cli.sampling.pipeline import Pipeline

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from taming_cli.data.images import write_png
-from taming_cli.prior.buffers import BufferCache
+from taming_cli.prior.raster.buffers import BufferCache
 from taming_cli.sampling.pipeline import Pipeline
 from tests.test_pipeline import saved
 from tests.toys import pictures

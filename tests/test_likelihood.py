@@ -14,11 +14,11 @@ from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
-from taming_cli.prior.generate import generate
 from taming_cli.prior.layout import NOT_GIVEN, prefix
-from taming_cli.prior.likelihood import log_likelihood
 from taming_cli.prior.networks.gpt import GPT
-from taming_cli.prior.order import in_order
+from taming_cli.prior.raster.generate import generate
+from taming_cli.prior.raster.likelihood import log_likelihood
+from taming_cli.prior.raster.order import in_order
 from taming_cli.prior.state import nats
 from tests.test_generate import random_conditions
 from tests.test_gpt import golden_prior, golden_segmentation, toy

@@ -9,9 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.config.size import Size
-from taming_cli.prior import generate as generating
-from taming_cli.prior.generate import noise_block
 from taming_cli.prior.noise import Stream, below, cell, gumbel, philox, uniform, words
+from taming_cli.prior.raster import generate as generating
+from taming_cli.prior.raster.generate import noise_block
 from tests.test_generate import class_prior
 
 # From Random123's kat_vectors: counter, key, result of philox4x32-10.

@@ -9,10 +9,10 @@ import torch
 from taming_cli.config.prior import PriorConfig
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.config.size import Size
-from taming_cli.prior.generate import generate
 from taming_cli.prior.networks import onednn
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.networks.onednn import PackedLinear, pack
+from taming_cli.prior.raster.generate import generate
 
 CONFIG = PriorConfig(n_layer=2, n_head=2, n_embd=64, window=Size(4, 4), codebook_size=32)
 

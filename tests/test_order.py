@@ -9,11 +9,10 @@ from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
-from taming_cli.prior.code_grid import KnownCells
-from taming_cli.prior.generate import generate
-from taming_cli.prior.layout import prefix
+from taming_cli.prior.layout import KnownCells, prefix
 from taming_cli.prior.noise import cell, gumbel
-from taming_cli.prior.order import cells, in_order, on_grid
+from taming_cli.prior.raster.generate import generate
+from taming_cli.prior.raster.order import cells, in_order, on_grid
 from tests.test_gpt import toy
 
 PUBLISHED: dict[Any, list[int]] = {

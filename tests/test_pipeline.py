@@ -24,9 +24,9 @@ from taming_cli.data.arrays import made_of, read_pictures
 from taming_cli.data.images import png_settings, read_image, to_uint8
 from taming_cli.data.tokens.file import TokenFile, verify
 from taming_cli.errors import BadFileError, Interrupted, UsageError
-from taming_cli.prior.buffers import BufferCache
 from taming_cli.prior.model import prior_file
 from taming_cli.prior.networks.gpt import GPT
+from taming_cli.prior.raster.buffers import BufferCache
 from taming_cli.runtime.checkpoint import save_model
 from taming_cli.runtime.device import precision_name
 from taming_cli.sampling import draw as drawing

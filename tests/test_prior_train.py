@@ -23,10 +23,10 @@ from taming_cli.errors import BadFileError, Interrupted, NonFiniteLossError, Usa
 from taming_cli.prior import state as prior_state
 from taming_cli.prior import train as training
 from taming_cli.prior.batches import TokenSet, fixed_windows, train_batch
-from taming_cli.prior.generate import generate
 from taming_cli.prior.layout import NOT_GIVEN
 from taming_cli.prior.model import prior_file, prior_from
 from taming_cli.prior.networks.gpt import GPT
+from taming_cli.prior.raster.generate import generate
 from taming_cli.prior.state import PriorState, prior_step
 from taming_cli.prior.train import fit
 from taming_cli.report.record import read_run

@@ -18,8 +18,8 @@ from taming_cli.prior.layout import offsets, prefix
 from taming_cli.prior.model import prior_file, prior_from
 from taming_cli.prior.networks import blocks
 from taming_cli.prior.networks.gpt import GPT
+from taming_cli.prior.raster.widen import widened
 from taming_cli.prior.train import TrainedPrior, fit
-from taming_cli.prior.widen import widened
 from taming_cli.runtime.checkpoint import load_model, save_model
 from taming_cli.runtime.run.folder import Place
 from tests.test_gpt import toy

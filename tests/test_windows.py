@@ -5,7 +5,7 @@ import random
 import pytest
 
 from taming_cli.errors import UsageError
-from taming_cli.prior.windows import Span, WindowPlan, plan
+from taming_cli.prior.raster.windows import Span, WindowPlan, plan
 
 
 def random_plans(count: int = 200) -> list[tuple[WindowPlan, int]]:

@@ -33,11 +33,11 @@ from taming_cli.evaluate.image_sets import ImageSet, open_image_set
 from taming_cli.pretrained import features
 from taming_cli.pretrained.perceptual import build as build_perceptual
 from taming_cli.prior.batches import TokenBatch
-from taming_cli.prior.buffers import DecodingBuffers
-from taming_cli.prior.code_grid import CodeGrid
-from taming_cli.prior.generate import Sampler, generate
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.networks.onednn import pack
+from taming_cli.prior.raster.buffers import DecodingBuffers
+from taming_cli.prior.raster.code_grid import CodeGrid
+from taming_cli.prior.raster.generate import Sampler, generate
 from taming_cli.prior.state import prior_step
 from taming_cli.prior.state import start as start_prior
 from taming_cli.runtime.checkpoint import save_model

@@ -34,9 +34,10 @@ class ConditionSpec:
 class PriorConfig:
     """The architecture of a prior. Fields without a flag are set from the token files, or by `taming import`."""
 
-    arch: Literal["modern", "published"] = option(
+    arch: Literal["modern", "published", "any-order"] = option(
         "modern",
-        "modern: RMSNorm, SwiGLU, 2-D rotary positions, query/key norm; published: learned positions, LayerNorm, GELU.",
+        "modern: RMSNorm, SwiGLU, 2-D rotary positions, query/key norm; published: learned positions, LayerNorm, GELU; "
+        "any-order: the blocks of modern, but groups of cells are drawn at once, in any order.",
     )
     n_layer: int = option(4, "Transformer blocks.", low=1)
     n_head: int = option(4, "Attention heads.", low=1)
@@ -45,6 +46,11 @@ class PriorConfig:
         Size(16, 16),
         "Context of the prior, in cells; reduced to the grid of the token files where that is smaller.",
         metavar="WxH",
+    )
+    reach: int = option(
+        10,
+        "With --arch any-order: distance in cells at which cells see one another; the first ones are seen from afar.",
+        low=1,
     )
     codebook_size: int = option(1024, "Codes of the codec whose tokens are modelled.", low=1, hidden=True)
     conditions: tuple[ConditionSpec, ...] = option((), "Conditions before the image tokens, in order.", hidden=True)
@@ -63,11 +69,11 @@ class PriorConfig:
         check(self)
         if self.n_embd % self.n_head:
             raise UsageError(f"n_embd is {self.n_embd}; it must be a multiple of n_head, which is {self.n_head}")
-        if self.arch == "modern" and self.head_size % 4:
+        if self.arch != "published" and self.head_size % 4:
             raise UsageError(f"n_embd / n_head is {self.head_size}; 2-D rotary positions need a multiple of 4")
-        if self.arch == "modern" and self.vocabulary == "shared":
+        if self.arch != "published" and self.vocabulary == "shared":
             raise UsageError("vocabulary is 'shared', which only arch 'published' has; use 'separate'")
-        if self.order != "raster" and self.arch == "modern":
+        if self.order != "raster" and self.arch != "published":
             raise UsageError(f"order is {self.order!r}, which only arch 'published' has; use 'raster'")
         if self.order.startswith("spiral") and (self.window.width != self.window.height or self.window.width % 2):
             raise UsageError(f"window is {self.window}; the order {self.order!r} needs a square with even sides")

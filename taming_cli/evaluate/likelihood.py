@@ -14,8 +14,8 @@ from taming_cli.errors import UsageError
 from taming_cli.evaluate.plots import heat_map
 from taming_cli.evaluate.protocol import Measurement, versions
 from taming_cli.prior.layout import NOT_GIVEN
-from taming_cli.prior.likelihood import log_likelihood
 from taming_cli.prior.model import prior_from
+from taming_cli.prior.raster.likelihood import log_likelihood
 from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.device import autocast, pick_device, pick_precision, precision_name
 from taming_cli.runtime.distributed import ALONE, World

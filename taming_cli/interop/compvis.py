@@ -32,7 +32,7 @@ from taming_cli.interop.published import (
     published_codec,
 )
 from taming_cli.prior.networks.gpt import GPT
-from taming_cli.prior.order import cells
+from taming_cli.prior.raster.order import cells
 from taming_cli.runtime.checkpoint import ModelFile
 from taming_cli.runtime.stored import Stored
 

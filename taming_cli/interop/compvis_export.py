@@ -17,7 +17,7 @@ from taming_cli.config.prior import PriorConfig
 from taming_cli.data.disk import write_atomically
 from taming_cli.errors import UsageError
 from taming_cli.interop.compvis import ORDERS
-from taming_cli.prior.order import cells
+from taming_cli.prior.raster.order import cells
 from taming_cli.runtime.checkpoint import ModelFile, save_torch
 
 

@@ -24,7 +24,7 @@ from taming_cli.data.tokens.header import TokenHeader, code_dtype
 from taming_cli.errors import UsageError
 from taming_cli.prior.layout import NOT_GIVEN
 from taming_cli.prior.noise import WORD, Stream, below, uniform, words
-from taming_cli.prior.order import in_order
+from taming_cli.prior.raster.order import in_order
 from taming_cli.runtime.run.data import Data, Fingerprints, content_hashes, name_hashes
 
 MEMORY = 2**30

@@ -7,8 +7,8 @@ import torch
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
 from taming_cli.prior.networks.gpt import GPT
+from taming_cli.prior.raster.windows import plan
 from taming_cli.prior.state import arranged, nats
-from taming_cli.prior.windows import plan
 from taming_cli.runtime.cost import Estimate, cost, pretending
 
 

@@ -6,6 +6,7 @@ given", then, if there is no condition, one row for "start". In a shared table, 
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,13 @@ from taming_cli.errors import UsageError
 
 NOT_GIVEN = -1
 """The code of a condition that is not given, and the label of unlabelled pictures."""
+
+
+class KnownCells(NamedTuple):
+    """Cells that are known before sampling: `codes` (n, h, w) or (1, h, w) int64, valid where `mask` (h, w) is true."""
+
+    codes: Tensor
+    mask: Tensor
 
 
 def table_rows(config: PriorConfig) -> int:

@@ -27,6 +27,7 @@ class Stream(IntEnum):
     REPLACE = 4
     CONDITION = 5
     CLASS = 6
+    GROUPS = 7
 
 
 def philox(counters: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:

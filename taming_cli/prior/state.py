@@ -29,8 +29,9 @@ from taming_cli.prior.fsdp import (
 )
 from taming_cli.prior.layout import prefix
 from taming_cli.prior.model import prior_from
+from taming_cli.prior.networks.blocks import decay_groups
 from taming_cli.prior.networks.gpt import GPT
-from taming_cli.prior.widen import widened
+from taming_cli.prior.raster.widen import widened
 from taming_cli.runtime.checkpoint import ModelFile, load_model
 from taming_cli.runtime.device import autocast, to_device, to_host
 from taming_cli.runtime.distributed import ALONE, World, apart
@@ -236,7 +237,7 @@ def arranged(
         gpt=gpt,
         average=average,
         optimizer=torch.optim.AdamW(
-            gpt.decay_groups(train.weight_decay),
+            decay_groups(gpt, train.weight_decay),
             lr=train.learning_rate,
             betas=(train.betas[0], train.betas[1]),
             fused=sharded is None and gpt.head.weight.device.type in ("cpu", "cuda"),

@@ -18,10 +18,10 @@ from taming_cli.data.tokens.header import RULE
 from taming_cli.errors import UsageError
 from taming_cli.prior.batches import Rows, TokenSet, data_of, fixed_windows, train_batch
 from taming_cli.prior.fsdp import is_sharded
-from taming_cli.prior.generate import generate
 from taming_cli.prior.layout import NOT_GIVEN, prefix
 from taming_cli.prior.model import prior_file
-from taming_cli.prior.order import in_order
+from taming_cli.prior.raster.generate import generate
+from taming_cli.prior.raster.order import in_order
 from taming_cli.prior.state import PriorState, first_prior, prior_step, read_state, saved_prior, start
 from taming_cli.runtime.checkpoint import ModelFile
 from taming_cli.runtime.device import pick_device, pick_precision

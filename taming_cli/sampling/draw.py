@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from taming_cli.prior.candidates import complete
-from taming_cli.prior.generate import generate
+from taming_cli.prior.raster.candidates import complete
+from taming_cli.prior.raster.generate import generate
 from taming_cli.sampling.inpainting import restore_pixels
 from taming_cli.sampling.model import OnProgress
 from taming_cli.sampling.request import Request

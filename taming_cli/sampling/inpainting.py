@@ -17,7 +17,7 @@ from taming_cli.config.size import Frame, Size
 from taming_cli.data.images import nearest_known, read_rgb
 from taming_cli.data.sources import Item
 from taming_cli.errors import UsageError
-from taming_cli.prior.code_grid import KnownCells
+from taming_cli.prior.layout import KnownCells
 
 UPPER_HALF = "upper-half"
 """In place of a mask: the upper half is known, the lower half is drawn."""

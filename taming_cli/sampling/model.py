@@ -18,10 +18,10 @@ from taming_cli.config.resolve import Layer
 from taming_cli.config.size import Size
 from taming_cli.data.contents import Pictures
 from taming_cli.errors import UsageError
-from taming_cli.prior.buffers import BufferCache
 from taming_cli.prior.model import prior_from
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.networks.onednn import pack
+from taming_cli.prior.raster.buffers import BufferCache
 from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.device import autocast, pick_device, pick_precision
 from taming_cli.runtime.memory import USUAL, Room, room

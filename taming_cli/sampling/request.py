@@ -19,9 +19,9 @@ from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.shard import Shard
 from taming_cli.config.size import Frame, Size
 from taming_cli.errors import UsageError
-from taming_cli.prior.code_grid import check_plan
 from taming_cli.prior.noise import Stream, uniform
-from taming_cli.prior.windows import widest_stride
+from taming_cli.prior.raster.code_grid import check_plan
+from taming_cli.prior.raster.windows import widest_stride
 from taming_cli.runtime.device import precision_name
 from taming_cli.sampling.conditions import EncodedMaps, Maps, encode_maps, map_paths
 from taming_cli.sampling.inpainting import KnownPicture, read_known

@@ -7,27 +7,23 @@ input.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming_cli.config.prior import PriorConfig
 from taming_cli.prior.networks.attention import causal_attention
-from taming_cli.prior.networks.cache import KVCache
+from taming_cli.prior.networks.rotary import Rotation, rotate
 from taming_cli.runtime.gradient_checkpointing import Recomputable
 
 
-class Rotation(NamedTuple):
-    """cos and sin of the rotary angles of some tokens, each (T, head_size / 2), or (B, 1, 1, head_size / 2).
+class Context(Protocol):
+    """What the tokens of a pass attend to, besides causal attention among themselves."""
 
-    Queries rotate by the cell that is predicted, keys by the cell that they hold. So the cell above, the cell to the
-    left, and the condition at the predicted cell are always at the same offset, across the end of a row too.
-    """
-
-    query: tuple[Tensor, Tensor]
-    key: tuple[Tensor, Tensor]
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(B, heads, T, head_size), three times -> once."""
+        ...
 
 
 class RMSNorm(nn.RMSNorm):
@@ -58,7 +54,7 @@ class SwiGLU(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head causal self-attention, among the tokens of the input and, with a cache, those before them.
+    """Multi-head self-attention: causal among the tokens of the input, or as a context has it.
 
     `norm` makes the norms of queries and keys from the size of a head. `weight_dropout` is that of attention weights.
     """
@@ -83,7 +79,7 @@ class Attention(nn.Module):
         self.query_norm, self.key_norm = norm(config.head_size), norm(config.head_size)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, rotation: Rotation | None, cache: KVCache | None) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation | None, context: Context | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         batch, length, width = x.shape
         q, k, v = (
@@ -92,11 +88,11 @@ class Attention(nn.Module):
         )
         q, k = self.query_norm(q), self.key_norm(k)
         if rotation is not None:
-            q, k = _rotate(q, rotation.query).to(v.dtype), _rotate(k, rotation.key).to(v.dtype)
-        if cache is None:
+            q, k = rotate(q, rotation.query).to(v.dtype), rotate(k, rotation.key).to(v.dtype)
+        if context is None:
             y = causal_attention(q, k, v, dropout=self.weight_dropout if self.training else 0.0)
         else:
-            y = cache.attend(self.layer, q, k, v)
+            y = context.attend(self.layer, q, k, v)
         return self.drop(self.proj(y.transpose(1, 2).reshape(batch, length, width)))  # type: ignore[no-any-return]
 
     def projections(self, x: Tensor) -> Sequence[Tensor]:
@@ -112,9 +108,9 @@ class Block(Recomputable):
     attn: Attention
     mlp: Any
 
-    def forward(self, x: Tensor, rotation: Rotation | None, cache: KVCache | None) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation | None, context: Context | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        x = x + self.attn(self.ln1(x), rotation, cache)
+        x = x + self.attn(self.ln1(x), rotation, context)
         return x + self.mlp(self.ln2(x))  # type: ignore[no-any-return]
 
 
@@ -146,7 +142,24 @@ class ModernBlock(Block):
         self.mlp = SwiGLU(width, dropout)
 
 
-def _rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate the pairs (i, i + head_size / 2) of (B, heads, T, head_size)."""
-    (a, b), (cos, sin) = x.chunk(2, dim=-1), angles
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+def initialise(network: nn.Module, layers: int) -> None:
+    """Normal(0, 0.02) and zero biases in linear layers and tables, as published. In modern blocks, layers that add to
+    the residual stream have weights scaled by 1/sqrt(2 layers) (Radford et al. 2019)."""
+    for module in network.modules():
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    for block in network.modules():
+        if isinstance(block, ModernBlock):
+            for linear in (block.attn.proj, block.mlp.down):
+                nn.init.normal_(linear.weight, std=0.02 / math.sqrt(2 * layers))
+
+
+def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Parameter groups for AdamW: the weights of linear layers decay, and nothing else does, as published."""
+    decayed = {id(module.weight) for module in network.modules() if isinstance(module, nn.Linear)}
+    return [
+        {"params": [p for p in network.parameters() if id(p) in decayed], "weight_decay": weight_decay},
+        {"params": [p for p in network.parameters() if id(p) not in decayed], "weight_decay": 0.0},
+    ]

@@ -7,7 +7,6 @@ A sequence is the prefix (condition tokens, or "start"), then the codes of a win
 `prefix_length - 1 + t` predicts cell t, so the last code is never read: at most `prefix_length + cells - 1` tokens.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -15,10 +14,9 @@ from torch import Tensor, nn
 
 from taming_cli.config.prior import PriorConfig
 from taming_cli.prior.layout import table_rows
-from taming_cli.prior.networks.blocks import ModernBlock, PublishedBlock, Rotation
+from taming_cli.prior.networks.blocks import ModernBlock, PublishedBlock, initialise
 from taming_cli.prior.networks.cache import KVCache
-
-ROTARY_BASE = 100.0  # windows are tens of cells wide: with the 10,000 of text, most channels would hardly rotate
+from taming_cli.prior.networks.rotary import Rotation, angles
 
 
 class GPT(nn.Module):
@@ -45,7 +43,7 @@ class GPT(nn.Module):
         self.ln_f = block.norm(width)
         head_rows = table_rows(config) if config.vocabulary == "shared" else config.codebook_size
         self.head = nn.Linear(width, head_rows, bias=False)
-        self._initialise()
+        initialise(self, config.n_layer)
 
     def forward(self, prefix: Tensor, codes: Tensor) -> Tensor:
         """Teacher forcing: tokens (B, prefix_length) and codes (B, T), both int64 -> logits (B, T, K).
@@ -108,19 +106,11 @@ class GPT(nn.Module):
         query, key = _positions(self.config)
         tables = {
             "kinds": _kinds(self.config),
-            "query_angles": _angles(query, self.config.head_size),
-            "key_angles": _angles(key, self.config.head_size),
+            "query_angles": angles(query, self.config.head_size),
+            "key_angles": angles(key, self.config.head_size),
         }
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
-
-    def decay_groups(self, weight_decay: float) -> list[dict[str, object]]:
-        """Parameter groups for AdamW: the weights of linear layers decay, and nothing else does, as published."""
-        decayed = {id(module.weight) for module in self.modules() if isinstance(module, nn.Linear)}
-        return [
-            {"params": [p for p in self.parameters() if id(p) in decayed], "weight_decay": weight_decay},
-            {"params": [p for p in self.parameters() if id(p) not in decayed], "weight_decay": 0.0},
-        ]
 
     def _run(self, tokens: Tensor, index: slice | Tensor, cache: KVCache | None) -> Tensor:
         """Tokens (B, T) -> features (B, T, C); `index` gives their sequence indices, T for all rows or one per row."""
@@ -134,19 +124,6 @@ class GPT(nn.Module):
         for block in self.blocks:
             x = block(x, rotation, cache)
         return self.ln_f(x)  # type: ignore[no-any-return]
-
-    def _initialise(self) -> None:
-        """Normal(0, 0.02) and zero biases, as published. The modern form scales the weights of layers that add to the
-        residual stream by 1/sqrt(2 n_layer) (Radford et al. 2019)."""
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-        for block in self.blocks:
-            if isinstance(block, ModernBlock):
-                for linear in (block.attn.proj, block.mlp.down):
-                    nn.init.normal_(linear.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
 
 
 def _kinds(config: PriorConfig) -> Tensor:
@@ -170,14 +147,6 @@ def _positions(config: PriorConfig) -> tuple[Tensor, Tensor]:
     holds = torch.cat((before, grid))
     predicts = torch.cat((before[:-1], grid, grid[-1:]))
     return predicts, holds
-
-
-def _angles(positions: Tensor, head_size: int) -> Tensor:
-    """cos and sin, (L, head_size), of the rotary angles (Su et al. 2021): half rotate by row, half by column."""
-    pairs = head_size // 4
-    speed = ROTARY_BASE ** -(torch.arange(pairs) / pairs)  # (head_size / 4,)
-    angle = (positions[:, :, None] * speed).flatten(1)  # (L, head_size / 2)
-    return torch.cat((angle.cos(), angle.sin()), dim=1)
 
 
 def _per_row(rows: Tensor, index: slice | Tensor) -> Tensor:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.errors import UsageError
-from taming_cli.prior.buffers import BufferCache, DecodingBuffers
-from taming_cli.prior.code_grid import BatchRow, CodeGrid, KnownCells
-from taming_cli.prior.layout import prefix
+from taming_cli.prior.layout import KnownCells, prefix
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.noise import cell, gumbel
-from taming_cli.prior.windows import Span
+from taming_cli.prior.raster.buffers import BufferCache, DecodingBuffers
+from taming_cli.prior.raster.code_grid import BatchRow, CodeGrid
+from taming_cli.prior.raster.windows import Span
 
 NOISE_BLOCK = {"cpu": 2**18, "cuda": 2**23}
 """Random numbers computed at once; other devices use the value of "cpu". Each call costs as much as a step of a small

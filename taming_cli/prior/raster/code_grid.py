@@ -15,16 +15,9 @@ from torch import Tensor
 from taming_cli.config.prior import PriorConfig
 from taming_cli.errors import UsageError
 from taming_cli.prior.layout import check_conditions, prefix
-from taming_cli.prior.order import cells as cells_in_order
-from taming_cli.prior.order import in_order, on_grid
-from taming_cli.prior.windows import Span, WindowPlan, check_stride, plan
-
-
-class KnownCells(NamedTuple):
-    """Cells that are known before sampling: `codes` (n, h, w) or (1, h, w) int64, valid where `mask` (h, w) is true."""
-
-    codes: Tensor
-    mask: Tensor
+from taming_cli.prior.raster.order import cells as cells_in_order
+from taming_cli.prior.raster.order import in_order, on_grid
+from taming_cli.prior.raster.windows import Span, WindowPlan, check_stride, plan
 
 
 class BatchRow(NamedTuple):

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from taming_cli.errors import UsageError
-from taming_cli.prior.code_grid import BatchRow, CodeGrid, repeat_edge
 from taming_cli.prior.networks.gpt import GPT
-from taming_cli.prior.windows import Span, WindowPlan
+from taming_cli.prior.raster.code_grid import BatchRow, CodeGrid, repeat_edge
+from taming_cli.prior.raster.windows import Span, WindowPlan
 
 
 @torch.inference_mode()

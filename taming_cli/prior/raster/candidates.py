@@ -15,12 +15,13 @@ from torch import Tensor
 from taming_cli.config.prior import PriorConfig
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.errors import UsageError
-from taming_cli.prior.code_grid import KnownCells, plan_for
-from taming_cli.prior.generate import generate
-from taming_cli.prior.likelihood import log_likelihood
+from taming_cli.prior.layout import KnownCells
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.noise import ATTEMPTS
-from taming_cli.prior.order import in_order, on_grid
+from taming_cli.prior.raster.code_grid import plan_for
+from taming_cli.prior.raster.generate import generate
+from taming_cli.prior.raster.likelihood import log_likelihood
+from taming_cli.prior.raster.order import in_order, on_grid
 
 
 class Completion(NamedTuple):

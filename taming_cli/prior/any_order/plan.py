@@ -1,0 +1,81 @@
+"""Which cells are drawn together: from the size of a grid, its known cells and a number of steps to groups of cells.
+
+A plan is pure: the same arguments give the same plan on every machine.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from taming_cli.errors import UsageError
+from taming_cli.prior.any_order.blue_noise import Grid, Ranks
+
+FEWEST_STEPS = 8
+"""The smallest number of steps: with fewer, neighbours are drawn together before anything near them is known."""
+GROWTH = 4.0
+"""The largest factor by which a step multiplies the drawn cells while few are drawn: one level of the order."""
+
+
+@dataclass(frozen=True, eq=False)
+class GroupPlan:
+    """`groups` (h, w) int64: 0 for known cells, else the step, from 1 on, in which a cell is drawn. `levels` (h, w)
+    are those of the cells (see `blue_noise`)."""
+
+    groups: Grid
+    levels: Grid
+
+    @property
+    def steps(self) -> int:
+        """The number of sequential forwards: one for each group."""
+        return int(self.groups.max(initial=0))
+
+    def cells(self, step: int) -> Grid:
+        """The numbers of the cells of a group, `row * width + column`, ascending; step 0 gives the known ones."""
+        return np.flatnonzero(self.groups.ravel() == step)
+
+    def tokens_run(self) -> int:
+        """The tokens that run through the network for one picture: a query for each drawn cell, and its code for each
+        cell but the last group, which nothing is drawn after."""
+        if not self.steps:
+            return 0
+        return int((self.groups > 0).sum() + (self.groups < self.steps).sum())
+
+
+def group_plan(height: int, width: int, steps: int, known: Grid | None = None) -> GroupPlan:
+    """The plan of a grid in `steps` steps, or in fewer where fewer cells are unknown; with as many steps as cells, it
+    is one cell at a time. `known` (h, w) is true where a cell is known.
+
+    The steps follow the order of `Ranks`. The share of cells that is drawn after t of S steps is
+    1 - cos(pi t / 2 S), as in MaskGIT (Chang et al. 2022), but no step draws more than GROWTH times as many cells as
+    are drawn already, so that the first cells of a large grid agree with one another. UsageError for too few steps.
+    """
+    if steps < FEWEST_STEPS:
+        raise UsageError(f"sample_steps is {steps}; use {FEWEST_STEPS} or more")
+    ranks = Ranks(height, width)
+    unknown = np.ones(height * width, dtype=bool) if known is None else ~known.ravel().astype(bool)
+    order = ranks.order[unknown[ranks.order]]
+    groups = np.zeros(height * width, dtype=np.int64)
+    groups[order] = np.searchsorted(group_ends(len(order), steps), np.arange(len(order)), side="right") + 1
+    return GroupPlan(groups.reshape(height, width), ranks.levels)
+
+
+def group_ends(cells: int, steps: int, power: float = 0.0) -> Grid:
+    """The number of cells that are drawn after each step, ascending to `cells`, in min(steps, cells) steps.
+
+    `power` 0 is the cosine of `group_plan`; p > 0 is the share (t / S) ** p.
+    """
+    steps = min(steps, cells)
+    if steps == cells:
+        return np.arange(1, cells + 1)
+    share = np.arange(1, steps + 1) / steps
+    drawn = cells * (share**power if power else 1 - np.cos(np.pi / 2 * share))
+    half = steps // 2
+    growth = max(GROWTH, drawn[half] ** (1 / half))
+    ends: list[int] = []
+    for number, target in enumerate(drawn.tolist()):
+        before = ends[-1] if ends else 0
+        most = math.ceil(before * growth) if ends else 1
+        ends.append(max(before + 1, min(math.ceil(target - 1e-9), most, cells - (steps - 1 - number))))
+    ends[-1] = cells
+    return np.array(ends)

@@ -1,0 +1,144 @@
+"""The prior for any order: what sees what, a cache against teacher forcing, and a likelihood that sums to one."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from taming_cli.config.prior import ConditionSpec, PriorConfig
+from taming_cli.config.sampling import DecodingConfig
+from taming_cli.config.size import Size
+from taming_cli.prior.any_order.generate import generate
+from taming_cli.prior.any_order.plan import group_plan
+from taming_cli.prior.decoding import choose, guide
+from taming_cli.prior.layout import KnownCells
+from taming_cli.prior.networks import reach
+from taming_cli.prior.networks.any_order import AnyOrder
+from taming_cli.prior.noise import cell, gumbel
+
+SPECS = (
+    ConditionSpec(kind="class", vocabulary=3),
+    ConditionSpec(kind="segmentation", vocabulary=5, form="grid"),
+    ConditionSpec(kind="depth", vocabulary=4, form="grid"),
+)
+
+
+def network(**values: object) -> AnyOrder:
+    """A small one whose weights matter, in float64."""
+    config = PriorConfig(
+        **{  # type: ignore[arg-type]
+            "arch": "any-order",
+            "n_layer": 2,
+            "n_head": 2,
+            "n_embd": 16,
+            "window": Size(8, 8),
+            "codebook_size": 11,
+            "conditions": SPECS,
+            "reach": 2,
+            **values,
+        }
+    )
+    torch.manual_seed(0)
+    net = AnyOrder(config)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.add_(0.3 * torch.randn_like(weight))
+    return net.double().eval()
+
+
+def conditions(samples: int, size: tuple[int, int]) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "class": torch.randint(-1, 3, (samples, 1), generator=generator),
+        "segmentation": torch.randint(0, 5, (samples, *size), generator=generator),
+    }
+
+
+def by_teacher_forcing(
+    net: AnyOrder,
+    size: tuple[int, int],
+    samples: int,
+    steps: int,
+    decoding: DecodingConfig,
+    given: dict[str, Tensor],
+    known: KnownCells | None,
+) -> Tensor:
+    """The same codes, from a full forward over all cells at each step."""
+    height, width = size
+    plan = group_plan(height, width, steps, None if known is None else known.mask.numpy())
+    groups, levels = (torch.from_numpy(of)[None] for of in (plan.groups, plan.levels))
+    codes = torch.randint(0, 11, (samples, height, width))  # what is not drawn yet has no effect
+    if known is not None:
+        codes = torch.where(known.mask, known.codes, codes)
+    places = cell(torch.arange(height)[:, None], torch.arange(width))
+    for step in range(1, plan.steps + 1):
+        logits = net(codes, given, groups, levels)
+        if decoding.guidance != 1:
+            logits = guide(logits, net(codes, {}, groups, levels), decoding.guidance)
+        for sample in range(samples):
+            noise = gumbel(5, torch.tensor(sample), places.flatten(), 11)
+            chosen = choose(logits[sample], noise, decoding).view(height, width)
+            codes[sample] = torch.where(groups[0] == step, chosen, codes[sample])
+    return codes
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("size", "steps", "known"), [((5, 7), 8, 0.0), ((9, 4), 100, 0.0), ((6, 11), 12, 0.4)])
+def test_a_cache_draws_what_teacher_forcing_does(
+    size: tuple[int, int], steps: int, known: float, batch: int, guidance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, given = network(), conditions(3, size)
+    cells = None
+    if known:
+        generator = torch.Generator().manual_seed(2)
+        mask = torch.rand(size, generator=generator) < known
+        cells = KnownCells(torch.randint(0, 11, (3, *size), generator=generator), mask)
+    decoding = DecodingConfig(guidance=guidance, top_k=7, temperature=0.9)
+    expected = by_teacher_forcing(net, size, 3, steps, decoding, given, cells)
+    for scores in (reach.SCORES, 1):  # at once, and block by block
+        monkeypatch.setattr(reach, "SCORES", scores)
+        monkeypatch.setattr(reach, "BLOCK", 4)
+        codes = generate(
+            net,
+            size=size,
+            samples=range(3),
+            seed=5,
+            decoding=decoding,
+            conditions=given,
+            steps=steps,
+            batch_size=batch,
+            known=cells,
+        )
+        assert torch.equal(codes, expected)
+
+
+def test_one_cell_at_a_time_is_a_distribution() -> None:
+    """On 2 x 2 cells and 3 codes, the probabilities of all 81 pictures by the chain rule sum to one."""
+    net = network(codebook_size=3, conditions=())
+    plan = group_plan(2, 2, 8)
+    assert plan.steps == 4
+    pictures = torch.tensor(list(itertools.product(range(3), repeat=4))).view(-1, 2, 2)
+    groups, levels = (torch.from_numpy(of)[None] for of in (plan.groups, plan.levels))
+    logs = net(pictures, {}, groups, levels).log_softmax(-1)
+    total = logs.gather(2, pictures.flatten(1)[:, :, None]).sum((1, 2)).exp().sum()
+    assert total.item() == pytest.approx(1, abs=1e-12)
+
+
+def test_a_cell_depends_on_what_it_sees_alone() -> None:
+    """Codes of groups that come later, or of cells out of reach, change nothing; those within reach do."""
+    net = network(n_layer=1)
+    plan = group_plan(12, 12, 8)
+    groups, levels = (torch.from_numpy(of)[None] for of in (plan.groups, plan.levels))
+    codes = torch.randint(0, 11, (1, 12, 12))
+    before = net(codes, {}, groups, levels)[0].detach()
+    rows, columns = np.divmod(np.arange(144), 12)
+    for number in range(0, 144, 5):
+        changed = codes.flatten(1).clone()
+        changed[0, number] = (changed[0, number] + 1) % 11
+        differs = (net(changed.view(1, 12, 12), {}, groups, levels)[0] - before).abs().amax(1) > 1e-12
+        distance = np.maximum(abs(rows - rows[number]), abs(columns - columns[number]))
+        seen = (distance <= 2 * 2 ** plan.levels.flat[number]) & (plan.groups.ravel() > plan.groups.flat[number])
+        assert differs.tolist() == seen.tolist()
