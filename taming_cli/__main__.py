@@ -4,7 +4,7 @@ import os
 import sys
 
 from taming_cli.cli.app import main
-from taming_cli.data.workers import without_pillows_warnings
+from taming_cli.data.pillow import without_pillows_warnings
 from taming_cli.runtime.allocator import keep_freed_memory
 from taming_cli.runtime.processes import several
 

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -15,6 +14,7 @@ from functools import partial
 from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
+from taming_cli.data.pillow import without_pillows_warnings
 from taming_cli.errors import TamingError
 
 T = TypeVar("T")
@@ -98,14 +98,6 @@ def _begin(first: Callable[..., None] | None, arguments: tuple[Any, ...]) -> Non
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     if first is not None:
         first(*arguments)
-
-
-def without_pillows_warnings() -> None:
-    """Silence Pillow's warnings about damaged metadata and large pictures, for the rest of this process.
-
-    For processes of ours only. `warnings.catch_warnings` is not safe while other threads decode.
-    """
-    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _end_with_the_parent() -> None:
