@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from taming_cli.prior.networks import attention
-from taming_cli.prior.networks.attention import causal_attention
+from taming_cli.prior.networks.attention import causal_attention, masked_attention
 
 
 def drawn(*shape: int) -> Tensor:
@@ -38,3 +38,22 @@ def test_in_half_precision_it_is_torchs_and_so_are_its_gradients(
 def test_in_full_precision_it_is_torchs_own() -> None:
     tensors = [each.detach().float() for each in heads(2, 40)]
     assert torch.equal(causal_attention(*tensors), F.scaled_dot_product_attention(*tensors, is_causal=True))
+
+
+@pytest.mark.parametrize("rows", [256, 7])
+@pytest.mark.parametrize("pictures", [3, 1])
+def test_with_a_mask_for_each_picture_or_one_for_all(rows: int, pictures: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "ROWS", rows)
+    torch.manual_seed(0)
+    tensors = [drawn(3, length, 4, 16).transpose(1, 2) for length in (20, 33, 33)]
+    seen = torch.rand(pictures, 20, 33) < 0.5
+    seen[:, :, 0] = True
+    mask = torch.zeros(seen.shape, dtype=torch.bfloat16).masked_fill_(~seen, -torch.inf)
+    exact = [each.detach().double().requires_grad_() for each in tensors]
+    expected = F.scaled_dot_product_attention(*exact, attn_mask=seen[:, None])
+    found = masked_attention(*tensors, mask)
+    torch.testing.assert_close(found.double(), expected, rtol=0.02, atol=0.02)
+    gradient = torch.randn(found.shape).to(torch.bfloat16)
+    own = torch.autograd.grad(found, tensors, gradient)
+    for ours, theirs in zip(own, torch.autograd.grad(expected, exact, gradient.double()), strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=0.03, atol=0.03)

@@ -29,9 +29,9 @@ from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import NonFiniteLossError, UsageError
 from taming_cli.prior import state as prior_state
-from taming_cli.prior.batches import TokenBatch
 from taming_cli.prior.estimate import estimate as prior_estimate
 from taming_cli.prior.networks.gpt import GPT
+from taming_cli.prior.predictions import TokenBatch
 from taming_cli.prior.state import prior_step
 from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.distributed import World, world

@@ -25,8 +25,8 @@ from taming_cli.config.size import Size
 from taming_cli.pretrained.classifiers import Classifier
 from taming_cli.pretrained.perceptual import EfficientNetDistance
 from taming_cli.prior import state as prior_state
-from taming_cli.prior.batches import TokenBatch
 from taming_cli.prior.networks.gpt import GPT
+from taming_cli.prior.predictions import TokenBatch
 from taming_cli.runtime.checkpoint import save_model
 from taming_cli.runtime.device import autocast
 from taming_cli.sampling.pipeline import Pipeline

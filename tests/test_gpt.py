@@ -17,6 +17,7 @@ from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 from taming_cli.prior.layout import NOT_GIVEN, check_conditions, offsets, prefix, table_rows
+from taming_cli.prior.networks.blocks import decay_groups
 from taming_cli.prior.networks.cache import KVCache
 from taming_cli.prior.networks.gpt import GPT
 
@@ -223,7 +224,7 @@ def test_only_the_weights_of_linear_layers_decay() -> None:
     for config in CONFIGS.values():
         gpt = GPT(config)
         names = {id(p): name for name, p in gpt.named_parameters()}
-        decayed, others = ({names[id(p)] for p in group["params"]} for group in gpt.decay_groups(0.1))  # type: ignore[attr-defined]
+        decayed, others = ({names[id(p)] for p in group["params"]} for group in decay_groups(gpt, 0.1))  # type: ignore[attr-defined]
         assert decayed | others == set(names.values())
         assert all(("attn." in name or "mlp." in name or name == "head.weight") for name in decayed)
         assert all(("emb" in name or "norm" in name or "ln" in name or name.endswith("bias")) for name in others)

@@ -16,6 +16,7 @@ from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 from taming_cli.prior.layout import NOT_GIVEN, prefix
 from taming_cli.prior.networks.gpt import GPT
+from taming_cli.prior.predictions import TokenBatch
 from taming_cli.prior.raster.generate import generate
 from taming_cli.prior.raster.likelihood import log_likelihood
 from taming_cli.prior.raster.order import in_order
@@ -181,9 +182,9 @@ def test_on_one_window_its_mean_is_the_loss_of_training() -> None:
     gpt, io = golden_prior()
     codes, classes = torch.from_numpy(io["greedy"]).view(2, 16, 16), torch.from_numpy(io["classes"])
     found = log_likelihood(gpt, codes, conditions={"class": classes})
-    before = prefix(gpt.config, {"class": classes}, 2, CPU)
+    batch = TokenBatch(codes.flatten(1), codes.flatten(1), {"class": classes})
     with torch.inference_mode():
-        loss = nats(gpt, codes.flatten(1), codes.flatten(1), before, torch.float32)
+        loss = nats(gpt, batch, torch.float32)
     assert -found.mean().item() == pytest.approx(loss.item(), abs=1e-6)
 
 

@@ -23,9 +23,11 @@ from taming_cli.errors import BadFileError, Interrupted, NonFiniteLossError, Usa
 from taming_cli.prior import state as prior_state
 from taming_cli.prior import train as training
 from taming_cli.prior.batches import TokenSet, fixed_windows, train_batch
+from taming_cli.prior.draw import draw
 from taming_cli.prior.layout import NOT_GIVEN
 from taming_cli.prior.model import prior_file, prior_from
 from taming_cli.prior.networks.gpt import GPT
+from taming_cli.prior.predictions import TokenBatch
 from taming_cli.prior.raster.generate import generate
 from taming_cli.prior.state import PriorState, prior_step
 from taming_cli.prior.train import fit
@@ -229,9 +231,9 @@ def test_a_sheet_says_of_which_class_each_sample_is_and_maps_are_drawn_once(
 
     def drawn_for(*args: Any, **given: Any) -> Tensor:
         asked.append(given["conditions"])
-        return generate(*args, **given)
+        return draw(*args, **given)
 
-    monkeypatch.setattr(training, "generate", drawn_for)
+    monkeypatch.setattr(training, "draw", drawn_for)
 
     def render_map(codes: Tensor) -> Tensor:
         maps.append(codes)
@@ -481,10 +483,10 @@ def test_parts_of_logits_parts_of_steps_and_activations_made_again_change_nothin
 def test_little_is_kept_where_logits_are_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(PRIOR, codebook_size=4096)
     gpt, codes = GPT(config), torch.zeros(8, 16, dtype=torch.int64)
-    before = torch.zeros(8, 1, dtype=torch.int64)
+    batch = TokenBatch(codes, codes, {})
     kept = []
     for logits in (2**24, 2**14):
         monkeypatch.setattr(prior_state, "LOGITS", logits)
-        kept.append(cost(lambda: prior_state.nats(gpt, codes, codes, before, torch.float32).backward()).peak)
+        kept.append(cost(lambda: prior_state.nats(gpt, batch, torch.float32).backward()).peak)
     assert kept[0] > 2 * 4 * codes.numel() * 4096
     assert kept[1] < 0.5 * kept[0]

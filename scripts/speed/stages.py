@@ -32,9 +32,9 @@ from taming_cli.evaluate.extraction import Extractor, extract_features
 from taming_cli.evaluate.image_sets import ImageSet, open_image_set
 from taming_cli.pretrained import features
 from taming_cli.pretrained.perceptual import build as build_perceptual
-from taming_cli.prior.batches import TokenBatch
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.networks.onednn import pack
+from taming_cli.prior.predictions import TokenBatch
 from taming_cli.prior.raster.buffers import DecodingBuffers
 from taming_cli.prior.raster.code_grid import CodeGrid
 from taming_cli.prior.raster.generate import Sampler, generate

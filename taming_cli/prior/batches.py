@@ -22,8 +22,11 @@ from taming_cli.data.tokens.columns import sort_labels
 from taming_cli.data.tokens.file import TokenFile
 from taming_cli.data.tokens.header import TokenHeader, code_dtype
 from taming_cli.errors import UsageError
+from taming_cli.prior.any_order.plan import FEWEST_STEPS, group_plan
+from taming_cli.prior.any_order.training_groups import training_groups
 from taming_cli.prior.layout import NOT_GIVEN
 from taming_cli.prior.noise import WORD, Stream, below, uniform, words
+from taming_cli.prior.predictions import TokenBatch
 from taming_cli.prior.raster.order import in_order
 from taming_cli.runtime.run.data import Data, Fingerprints, content_hashes, name_hashes
 
@@ -40,15 +43,6 @@ class Windows(NamedTuple):
     """`codes` (n, a, b) int64 and, by kind, codes of conditions (n, length) or (n, a, b), NOT_GIVEN where missing."""
 
     codes: Tensor
-    conditions: dict[str, Tensor]
-
-
-class TokenBatch(NamedTuple):
-    """The windows of a step: `targets` and `inputs` (B, cells) int64, which differ where codes were replaced (`pkeep`),
-    and the codes of their conditions by kind."""
-
-    targets: Tensor
-    inputs: Tensor
     conditions: dict[str, Tensor]
 
 
@@ -238,7 +232,23 @@ def train_batch(
         keep = uniform(train.seed, Stream.KEEP, major, minor, prior.cells) < train.pkeep
         other = below(prior.codebook_size, words(train.seed, Stream.REPLACE, major, minor, prior.cells))
         inputs = torch.where(keep, targets, other)
-    return TokenBatch(targets, inputs, conditions)
+    if prior.arch != "any-order":
+        return TokenBatch(targets, inputs, conditions)
+    size = prior.window.height, prior.window.width
+    drawn = [training_groups(*size, train.seed, p) for p in positions.tolist()]
+    groups, levels = (torch.from_numpy(np.stack(each)) for each in zip(*drawn, strict=True))
+    return TokenBatch(targets, inputs, conditions, groups, levels)
+
+
+def validation_batch(windows: Windows, prior: PriorConfig) -> TokenBatch:
+    """Windows as a batch whose loss is their negative log-likelihood by the chain rule: cell by cell, in raster order,
+    or in the order of a plan."""
+    targets = in_order(prior, windows.codes)
+    if prior.arch != "any-order":
+        return TokenBatch(targets, targets, windows.conditions)
+    plan = group_plan(prior.window.height, prior.window.width, max(prior.cells, FEWEST_STEPS))
+    groups, levels = (torch.from_numpy(of).expand(len(targets), -1, -1) for of in (plan.groups, plan.levels))
+    return TokenBatch(targets, targets, windows.conditions, groups, levels)
 
 
 def fixed_windows(tokens: TokenSet, rows: Rows, prior: PriorConfig) -> Windows:

@@ -6,7 +6,8 @@ import torch
 
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
-from taming_cli.prior.networks.gpt import GPT
+from taming_cli.prior.model import new_network
+from taming_cli.prior.predictions import TokenBatch
 from taming_cli.prior.raster.windows import plan
 from taming_cli.prior.state import arranged, nats
 from taming_cli.runtime.cost import Estimate, cost, pretending
@@ -18,15 +19,15 @@ def estimate(prior: PriorConfig, train: PriorTrainConfig, precision: torch.dtype
     batch = -(-train.batch_size // parts)
 
     def run() -> None:
-        gpt, average = (GPT(prior, dropout=train.dropout) for _ in range(2))
+        gpt, average = (new_network(prior, dropout=train.dropout) for _ in range(2))
         state = arranged(gpt, average, train, precision)
         codes = torch.zeros(batch, prior.cells, dtype=torch.int64)
-        tokens = torch.zeros(batch, prior.prefix_length, dtype=torch.int64)
-        nats(state.gpt, codes, codes, tokens, precision).backward()  # type: ignore[no-untyped-call]
+        groups = torch.ones(batch, prior.window.height, prior.window.width, dtype=torch.int64)
+        nats(state.gpt, TokenBatch(codes, codes, {}, groups, groups), precision).backward()  # type: ignore[no-untyped-call]
 
     with pretending():
         step = cost(run)
-        parameters = sum(parameter.numel() for parameter in GPT(prior).parameters())
+        parameters = sum(parameter.numel() for parameter in new_network(prior).parameters())
     memory = step.peak + 2 * 4 * parameters
     return Estimate(parameters, memory, step.flops * parts, step.moved * parts, 4 * parameters)
 

@@ -10,13 +10,22 @@ from torch import Tensor
 from taming_cli.config.fields import from_dict, to_dict
 from taming_cli.config.prior import PriorConfig
 from taming_cli.errors import BadFileError
+from taming_cli.prior.networks.any_order import AnyOrder
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.runtime.checkpoint import ModelFile
 from taming_cli.runtime.finite import MARK, marked
 
+Network = GPT | AnyOrder
+"""The network of a prior."""
+
+
+def new_network(config: PriorConfig, *, dropout: float = 0.0) -> Network:
+    """A new network of this architecture, with random weights."""
+    return (AnyOrder if config.arch == "any-order" else GPT)(config, dropout=dropout)
+
 
 def prior_file(
-    gpt: GPT, codec: ModelFile, about: Mapping[str, Any], conditions: Mapping[str, ModelFile] = MappingProxyType({})
+    gpt: Network, codec: ModelFile, about: Mapping[str, Any], conditions: Mapping[str, ModelFile] = MappingProxyType({})
 ) -> ModelFile:
     """A prior as a model file, with the codec from a codec's or another prior's file, and the codecs of its conditions.
 
@@ -51,10 +60,10 @@ CONTENT = ("content", "unlabelled", "colours", "label_values", "missing", "depth
 """The facts about a condition's codec that the file of a prior repeats."""
 
 
-def prior_from(model: ModelFile, where: str, *, dropout: float = 0.0) -> GPT:
+def prior_from(model: ModelFile, where: str, *, dropout: float = 0.0) -> Network:
     """The network of a prior's model file, frozen and in eval mode on the CPU. BadFileError names `where`."""
     with torch.device("meta"):
-        gpt = GPT(from_dict(PriorConfig, model.config["prior"], where), dropout=dropout)
+        gpt = new_network(from_dict(PriorConfig, model.config["prior"], where), dropout=dropout)
     tensors = {  # a file may hold half precision
         name.removeprefix("prior."): tensor.float()
         for name, tensor in model.tensors.items()
@@ -65,7 +74,8 @@ def prior_from(model: ModelFile, where: str, *, dropout: float = 0.0) -> GPT:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise BadFileError(f"{where} does not hold the prior that its config describes: {reason}") from None
-    gpt.build_tables()
+    if isinstance(gpt, GPT):
+        gpt.build_tables()
     return gpt.eval().requires_grad_(False)
 
 

@@ -16,7 +16,7 @@ from taming_cli.config.fields import from_dict, to_dict
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import NonFiniteLossError, UsageError
-from taming_cli.prior.batches import TokenBatch, TokenSet
+from taming_cli.prior.batches import TokenSet
 from taming_cli.prior.fsdp import (
     full_tensor,
     gather,
@@ -27,10 +27,9 @@ from taming_cli.prior.fsdp import (
     scatter_optimizer,
     shard,
 )
-from taming_cli.prior.layout import prefix
-from taming_cli.prior.model import prior_from
+from taming_cli.prior.model import Network, new_network, prior_from
 from taming_cli.prior.networks.blocks import decay_groups
-from taming_cli.prior.networks.gpt import GPT
+from taming_cli.prior.predictions import TokenBatch
 from taming_cli.prior.raster.widen import widened
 from taming_cli.runtime.checkpoint import ModelFile, load_model
 from taming_cli.runtime.device import autocast, to_device, to_host
@@ -50,8 +49,8 @@ class PriorState:
     number of validations since the best one.
     """
 
-    gpt: GPT
-    average: GPT
+    gpt: Network
+    average: Network
     optimizer: torch.optim.Optimizer
     likelihood: nn.Module
     average_likelihood: nn.Module
@@ -91,14 +90,14 @@ class PriorState:
         for name in _COUNTERS:
             setattr(self, name, state[name])
 
-    def whole_average(self) -> GPT:
+    def whole_average(self) -> Network:
         """The prior to use, in full. If it is sharded, every process has to call this, and the others than the first
         one get a prior without weights."""
         if not is_sharded(self.average_likelihood):
             return self.average
         tensors = _unnamed(gather(self.average_likelihood))
         with torch.device("meta"):
-            gpt = GPT(self.gpt.config)
+            gpt = new_network(self.gpt.config)
         if tensors:
             gpt.load_state_dict(tensors, assign=True)
         return gpt.eval().requires_grad_(False)
@@ -139,11 +138,11 @@ def _unnamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("gpt."): tensor for name, tensor in tensors.items()}
 
 
-def first_prior(prior: PriorConfig, train: PriorTrainConfig, data: TokenSet) -> GPT:
+def first_prior(prior: PriorConfig, train: PriorTrainConfig, data: TokenSet) -> Network:
     """A new prior for the token files, or the one that `train.init` names, to which conditions that only the files have
     are added (if its vocabularies are separate). UsageError where settings or files do not fit it."""
     if train.init is None:
-        return GPT(fitted(prior, data), dropout=train.dropout)
+        return new_network(fitted(prior, data), dropout=train.dropout)
     model = load_model(Path(train.init), "taming-prior")
     gpt = prior_from(model, train.init, dropout=train.dropout)
     for name in ("arch", "n_layer", "n_head", "n_embd"):
@@ -177,9 +176,9 @@ def fitted(prior: PriorConfig, data: TokenSet) -> PriorConfig:
     return replace(prior, window=window, codebook_size=data.header.codebook_size, conditions=data.specs())
 
 
-def saved_prior(state: dict[str, Any], train: PriorTrainConfig, where: str) -> GPT:
+def saved_prior(state: dict[str, Any], train: PriorTrainConfig, where: str) -> Network:
     """The network that a trainer file describes, without its weights and regardless of `train.init`."""
-    return GPT(from_dict(PriorConfig, state["prior"], where), dropout=train.dropout)
+    return new_network(from_dict(PriorConfig, state["prior"], where), dropout=train.dropout)
 
 
 def _refuse_other_conditions(prior: PriorConfig, model: ModelFile, train: PriorTrainConfig, data: TokenSet) -> None:
@@ -204,7 +203,7 @@ def _refuse_other_conditions(prior: PriorConfig, model: ModelFile, train: PriorT
 
 
 def start(
-    gpt: GPT, train: PriorTrainConfig, device: torch.device, precision: torch.dtype, world: World = ALONE
+    gpt: Network, train: PriorTrainConfig, device: torch.device, precision: torch.dtype, world: World = ALONE
 ) -> PriorState:
     """The state before the first step, on `device`; `gpt` is new or read from a file, the same in all processes."""
     average = copy.deepcopy(gpt)
@@ -214,8 +213,8 @@ def start(
 
 
 def arranged(
-    gpt: GPT,
-    average: GPT,
+    gpt: Network,
+    average: Network,
     train: PriorTrainConfig,
     precision: torch.dtype,
     world: World = ALONE,
@@ -252,35 +251,45 @@ def arranged(
 class _Likelihood(nn.Module):
     """`nats` as a module, for DistributedDataParallel and FSDP2."""
 
-    def __init__(self, gpt: GPT) -> None:
+    def __init__(self, gpt: Network) -> None:
         super().__init__()
         self.gpt = gpt
 
-    def forward(self, inputs: Tensor, targets: Tensor, tokens: Tensor, precision: torch.dtype) -> Tensor:
-        return nats(self.gpt, inputs, targets, tokens, precision)
+    def forward(self, batch: TokenBatch, precision: torch.dtype) -> Tensor:
+        return nats(self.gpt, batch, precision)
 
 
-def nats(gpt: GPT, inputs: Tensor, targets: Tensor, tokens: Tensor, precision: torch.dtype) -> Tensor:
-    """Mean negative log-likelihood of `targets` in nats/token, fp32; `inputs` and `targets` (B, cells), `tokens` the
-    prefix (B, prefix_length).
+def nats(gpt: Network, batch: TokenBatch, precision: torch.dtype) -> Tensor:
+    """Mean negative log-likelihood of the predicted cells in nats/token, fp32.
 
     Above LOGITS logits, they are computed part by part, and recomputed in the backward pass: for a codebook of 16,384
     they would take most of the memory of a step.
     """
     rows = max(1, LOGITS // gpt.config.codebook_size)
-    with autocast(inputs.device, precision):
-        x = gpt.predicting(tokens, inputs).flatten(0, 1)  # (B cells, C)
-        parts = list(zip(torch.split(x, rows), torch.split(targets.flatten(), rows), strict=True))
+    with autocast(batch.targets.device, precision):
+        found = gpt.predictions(batch)
+        parts = list(zip(*(torch.split(of, rows) for of in found if of is not None), strict=True))
         if len(parts) == 1:
             sums = [_nats(gpt, *parts[0])]
         else:
             sums = [checkpoint(_nats, gpt, *part, use_reentrant=False) for part in parts]
-        return torch.stack(sums).sum() / targets.numel()
+        total = torch.stack(sums).sum()
+        return total / len(found.codes) if found.weights is None else total
 
 
-def _nats(gpt: GPT, x: Tensor, targets: Tensor) -> Tensor:
-    """Features (n, C) and codes (n,) -> the sum of their -log p, fp32."""
-    return F.cross_entropy(gpt.logits(x).float(), targets, reduction="sum")
+def _nats(gpt: Network, x: Tensor, codes: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Features (n, C), codes (n,) and weights (n,) -> the weighted sum of -log p, fp32."""
+    logits = gpt.logits(x).float()
+    if weights is None:
+        return F.cross_entropy(logits, codes, reduction="sum")
+    return (F.cross_entropy(logits, codes, reduction="none") * weights).sum()
+
+
+def moved(batch: TokenBatch, device: torch.device) -> TokenBatch:
+    """A batch on `device`."""
+    conditions = {kind: to_device(codes, device) for kind, codes in batch.conditions.items()}
+    groups, levels = (None if of is None else to_device(of, device) for of in (batch.groups, batch.levels))
+    return TokenBatch(to_device(batch.targets, device), to_device(batch.inputs, device), conditions, groups, levels)
 
 
 def prior_step(
@@ -295,18 +304,15 @@ def prior_step(
     world = state.world
     # dropout depends on seed, step and process alone, so that a resume is exact
     torch.manual_seed((config.seed * 1_000_003 + state.step + (world.rank << 40)) % 2**63)
-    targets, inputs = to_device(batch.targets, device), to_device(batch.inputs, device)
-    conditions = {kind: to_device(codes, device) for kind, codes in batch.conditions.items()}
-    tokens = prefix(gpt.config, conditions, len(targets), device)
-
+    batch, count = moved(batch, device), len(batch.targets)
     state.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=device)
-    parts = torch.arange(len(targets)).tensor_split(min(config.accumulate, len(targets)))
+    parts = torch.arange(count).tensor_split(min(config.accumulate, count))
     for number, part in enumerate(parts, 1):
         here = slice(int(part[0]), int(part[-1]) + 1)
         with apart([state.likelihood], last=number == len(parts)), ieee_for(state.precision):
-            loss = state.likelihood(inputs[here], targets[here], tokens[here], state.precision)
-            loss = loss * (len(part) / len(targets))
+            loss = state.likelihood(batch.take(here), state.precision)
+            loss = loss * (len(part) / count)
             loss.backward()
         total += loss.detach()
     world.mean(total)
@@ -321,7 +327,7 @@ def prior_step(
         group["lr"] = learning_rate
     state.optimizer.step()
     state.step += 1
-    state.images_seen += len(targets) * world.size
+    state.images_seen += count * world.size
     with torch.no_grad():  # early steps count more: decay min(ema, (1 + n) / (10 + n))
         decay = min(config.ema, (1 + state.step) / (10 + state.step))
         averages, weights = ([local_shard(each) for each in network.parameters()] for network in (state.average, gpt))

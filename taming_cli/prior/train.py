@@ -16,13 +16,12 @@ from taming_cli.config.sampling import DecodingConfig
 from taming_cli.data.images import grid, write_png
 from taming_cli.data.tokens.header import RULE
 from taming_cli.errors import UsageError
-from taming_cli.prior.batches import Rows, TokenSet, data_of, fixed_windows, train_batch
+from taming_cli.prior.batches import Rows, TokenSet, data_of, fixed_windows, train_batch, validation_batch
+from taming_cli.prior.draw import draw
 from taming_cli.prior.fsdp import is_sharded
-from taming_cli.prior.layout import NOT_GIVEN, prefix
+from taming_cli.prior.layout import NOT_GIVEN
 from taming_cli.prior.model import prior_file
-from taming_cli.prior.raster.generate import generate
-from taming_cli.prior.raster.order import in_order
-from taming_cli.prior.state import PriorState, first_prior, prior_step, read_state, saved_prior, start
+from taming_cli.prior.state import PriorState, first_prior, moved, prior_step, read_state, saved_prior, start
 from taming_cli.runtime.checkpoint import ModelFile
 from taming_cli.runtime.device import pick_device, pick_precision
 from taming_cli.runtime.distributed import ALONE, World
@@ -244,10 +243,8 @@ def _validate(session: _Session, pacing: Pacing) -> None:
     for begin in range(0, len(chosen), train.batch_size):  # equally often in each process: a sharded forward needs all
         mine = chosen[begin + world.rank * session.part :][: session.part]
         windows = fixed_windows(session.data, mine if len(mine) else chosen[:1], config)
-        codes = in_order(config, windows.codes).to(device)
-        given = {kind: values.to(device) for kind, values in windows.conditions.items()}
-        tokens = prefix(config, given, len(codes), device)
-        total += state.average_likelihood(codes, codes, tokens, state.precision).item() * len(mine)
+        batch = moved(validation_batch(windows, config), device)
+        total += state.average_likelihood(batch, state.precision).item() * len(mine)
     mean = sum(world.gather(total)) / len(chosen)
     state.validation = {"val_nats_per_token": mean, "windows": len(chosen)}
     if mean < state.best:
@@ -272,7 +269,7 @@ def _draw_samples(session: _Session) -> None:
     order = sorted(range(train.samples), key=lambda n: (classes[n], places[n]))
     given = {kind: codes[order] for kind, codes in given.items()}
     window = state.gpt.config.window
-    codes = generate(
+    codes = draw(
         state.average,
         size=(window.height, window.width),
         samples=range(train.samples),
@@ -284,10 +281,10 @@ def _draw_samples(session: _Session) -> None:
     labels = _class_names(session.data, given["class"]) if "class" in given else ()
     layout = Layout(max(1, round(train.samples**0.5)), train.samples, labels)
     session.run.show(state.step, grid(render(codes), columns=layout.columns), stamp(layout))
-    for kind, draw in session.render_conditions.items():
+    for kind, render_map in session.render_conditions.items():
         target = session.run.samples / f"{CONDITION}{kind}.png"
         if kind in given and not target.exists():
-            write_png(target, grid(draw(given[kind]), columns=layout.columns), stamp(replace(layout, labels=())))
+            write_png(target, grid(render_map(given[kind]), columns=layout.columns), stamp(replace(layout, labels=())))
 
 
 def _class_names(data: TokenSet, classes: Tensor) -> tuple[str, ...]:

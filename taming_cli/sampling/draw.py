@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from taming_cli.prior.raster.candidates import complete
-from taming_cli.prior.raster.generate import generate
+from taming_cli.prior.draw import draw as draw_codes
 from taming_cli.sampling.inpainting import restore_pixels
 from taming_cli.sampling.model import OnProgress
 from taming_cli.sampling.request import Request
@@ -53,16 +52,15 @@ def draw(
         "seed": config.seed,
         "decoding": config,
         "conditions": request.conditions(numbers),
+        "size": (request.grid.height, request.grid.width),
         "stride": request.stride,
+        "known": None if request.known is None else request.known.cells,
+        "candidates": config.candidates,
+        "buffers": model.buffers,
         "batch_size": config.batch_size,
         "on_progress": on_progress,
     }
-    cells = None if request.known is None else request.known.cells
-    if cells is not None and config.candidates > 1:
-        codes = complete(model.gpt, cells, candidates=config.candidates, **settings).codes
-    else:
-        size = (request.grid.height, request.grid.width)
-        codes = generate(model.gpt, size=size, known=cells, buffers=model.buffers, **settings)
+    codes = draw_codes(model.gpt, **settings)
     rows, columns = request.frame.place
     images = model.decode(codes, config.batch_size, on_decode)[:, :, rows, columns].contiguous()
     if request.known is not None and config.keep == "pixels":

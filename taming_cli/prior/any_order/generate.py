@@ -61,15 +61,15 @@ def generate(
     done = 0
     for start in range(0, len(samples), batch_size):
         part = slice(start, start + batch_size)
-        batch = Batch(network, {kind: of[part] for kind, of in given.items()}, codes[part], plan, decoding)
-        for drawn in batch.draw(seed, numbers[part], tries[part]):
+        sampler = GroupSampler(network, {kind: of[part] for kind, of in given.items()}, codes[part], plan, decoding)
+        for drawn in sampler.draw(seed, numbers[part], tries[part]):
             done += drawn
             if on_progress is not None:
                 on_progress(done, total)
     return codes
 
 
-class Batch:
+class GroupSampler:
     """Pictures that are drawn together: `codes` (B, h, w), which are filled in, with the known cells of the plan."""
 
     def __init__(

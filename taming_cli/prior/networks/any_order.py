@@ -19,6 +19,7 @@ from taming_cli.prior.networks.group_attention import GroupAttention, GroupCache
 from taming_cli.prior.networks.reach import Places, joined
 from taming_cli.prior.networks.rotary import Rotation, angles
 from taming_cli.prior.networks.surroundings import Mixer, Surroundings
+from taming_cli.prior.predictions import Predictions, TokenBatch
 
 MOST_LEVELS = 16
 """Levels beyond which the reach of a cell does not grow: it is any picture then."""
@@ -73,6 +74,15 @@ class AnyOrder(nn.Module):
         """Teacher forcing: codes (B, h, w) int64, `groups` and `levels` (B, h, w) or (1, h, w) as of a plan -> logits
         (B, h w, K) of each cell given the groups before its own. Those of known cells, of group 0, mean nothing."""
         return self.logits(self.predicting(codes, conditions, groups, levels))
+
+    def predictions(self, batch: TokenBatch) -> Predictions:
+        """The features of the unknown cells of a batch. Each picture has the same weight."""
+        assert batch.groups is not None
+        assert batch.levels is not None
+        x = self.predicting(batch.inputs.view(batch.groups.shape), batch.conditions, batch.groups, batch.levels)
+        unknown = batch.groups.flatten(1) > 0
+        weights = unknown / (unknown.sum(1, keepdim=True) * len(unknown))
+        return Predictions(x[unknown], batch.targets[unknown], weights[unknown])
 
     def predicting(self, codes: Tensor, conditions: Mapping[str, Tensor], groups: Tensor, levels: Tensor) -> Tensor:
         """As `forward`, the features that predict each cell: (B, h w, C)."""

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from taming_cli.config.prior import PriorConfig
-from taming_cli.prior.layout import table_rows
+from taming_cli.prior.layout import prefix, table_rows
 from taming_cli.prior.networks.blocks import ModernBlock, PublishedBlock, initialise
 from taming_cli.prior.networks.cache import KVCache
 from taming_cli.prior.networks.rotary import Rotation, angles
+from taming_cli.prior.predictions import Predictions, TokenBatch
 
 
 class GPT(nn.Module):
@@ -57,6 +58,11 @@ class GPT(nn.Module):
         """Prefix (B, prefix_length) and codes (B, T) -> the features that predict each of the codes, (B, T, C)."""
         tokens = torch.cat((prefix, codes[:, :-1]), dim=1)
         return self._run(tokens, slice(0, tokens.shape[1]), None)[:, prefix.shape[1] - 1 :]
+
+    def predictions(self, batch: TokenBatch) -> Predictions:
+        """The features of all cells of a batch."""
+        tokens = prefix(self.config, batch.conditions, len(batch.targets), batch.targets.device)
+        return Predictions(self.predicting(tokens, batch.inputs).flatten(0, 1), batch.targets.flatten())
 
     def logits(self, x: Tensor) -> Tensor:
         """Features (..., C) -> logits of the image codes (..., K); other rows of a shared table are not image codes."""

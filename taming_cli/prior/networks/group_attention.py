@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from taming_cli.config.prior import PriorConfig
-from taming_cli.prior.networks.reach import Part, Places, attend_parts, bias, joined, masked_attention, parts
+from taming_cli.prior.networks.attention import masked_attention
+from taming_cli.prior.networks.reach import Part, Places, bias, joined, parts
 
 
 class GroupAttention:
@@ -57,8 +58,18 @@ class GroupCache:
         keys[:, :, before:after], values[:, :, before:after] = k[:, :, :fresh], v[:, :, :fresh]
         k = torch.cat((keys[:, :, :after], k[:, :, fresh:].to(keys.dtype)), dim=2)
         v = torch.cat((values[:, :, :after], v[:, :, fresh:].to(values.dtype)), dim=2)
-        return attend_parts(q, k, v, self._parts)
+        return _attend(q, k, v, self._parts)
 
     def keep(self) -> None:
         """Count the content of this pass; its queries are forgotten."""
         self.length += self._fresh
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, parts: list[Part]) -> Tensor:
+    """`masked_attention` of each part, put together."""
+    if parts[0].rows is None:
+        return masked_attention(q, k, v, parts[0].mask)
+    out = torch.empty_like(q)
+    for part in parts:
+        out[:, :, part.rows] = masked_attention(q[:, :, part.rows], k[:, :, part.keys], v[:, :, part.keys], part.mask)
+    return out

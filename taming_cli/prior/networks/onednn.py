@@ -7,12 +7,15 @@ tried once; where they are missing or do not agree with `nn.Linear`, networks st
 
 import functools
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from taming_cli.prior.networks.blocks import Attention, ModernBlock, PublishedBlock
-from taming_cli.prior.networks.gpt import GPT
+
+Packable = TypeVar("Packable", bound=Any)
+"""A network with `blocks` and a `head`."""
 
 
 class PackedLinear(nn.Module):
@@ -47,7 +50,7 @@ class PackedAttention(Attention):
         return self.packed(x).chunk(3, dim=-1)  # type: ignore[no-any-return]
 
 
-def pack(gpt: GPT) -> GPT:
+def pack(gpt: Packable) -> Packable:
     """Pack the linear layers of a network's blocks, in place, where that pays: in bf16 on a CPU. The network can no
     longer be trained."""
     weight = gpt.head.weight

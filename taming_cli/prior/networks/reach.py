@@ -1,4 +1,4 @@
-"""Which token sees which in a prior for any order, and attention among them.
+"""Which token sees which in a prior for any order.
 
 A *content* token holds the code of a cell, a *query* token asks for one. Both belong to the group of their cell:
 
@@ -9,14 +9,10 @@ A *content* token holds the code of a cell, a *query* token asks for one. Both b
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-
-from taming_cli.runtime.device import full_precision
 
 SCORES = 2**22
 """Attention scores of one head up to which they are computed at once, although most may be masked."""
@@ -59,53 +55,6 @@ def bias(queries: Places, keys: Places, dtype: torch.dtype) -> Tensor:
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -math.inf)
 
 
-def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(head_size) + mask) v: q (B, heads, T, head_size), k and v (B, heads, L, head_size), mask
-    (B, T, L) or (1, T, L) as of `bias` -> (B, heads, T, head_size)."""
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        y: Tensor = _Products.apply(q, k, v, mask)
-        return y
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None])
-
-
-class _Products(torch.autograd.Function):
-    """Attention as plain matrix products, which use the matrix instructions of a CPU, picture by picture. The backward
-    pass recomputes the weights."""
-
-    @staticmethod
-    def forward(context: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        context.save_for_backward(q, k, v, mask)
-        out = torch.empty_like(q)
-        with full_precision(q.device):
-            for b in range(len(q)):
-                torch.bmm(_weights(q[b], k[b], mask[b % len(mask)]), v[b], out=out[b])
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(context: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """As of `attention._Causal`."""
-        q, k, v, mask = context.saved_tensors
-        scale = 1 / math.sqrt(q.shape[-1])
-        dq, dk, dv = (torch.empty_like(each) for each in (q, k, v))
-        with full_precision(q.device):
-            for b in range(len(q)):
-                weights = _weights(q[b], k[b], mask[b % len(mask)])
-                of_weights = torch.bmm(grad[b], v[b].mT)
-                of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-                of_scores *= scale
-                torch.bmm(of_scores, k[b], out=dq[b])
-                torch.bmm(of_scores.mT, q[b], out=dk[b])
-                torch.bmm(weights.mT, grad[b], out=dv[b])
-        return dq, dk, dv, None
-
-
-def _weights(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
-    """Of one picture: (heads, T, head_size) and (heads, L, head_size) -> (heads, T, L)."""
-    scores = torch.baddbmm(mask.expand(len(q), -1, -1), q, k.mT, alpha=1 / math.sqrt(q.shape[-1]))
-    return scores.softmax(-1)
-
-
 class Part(NamedTuple):
     """Some of the queries, by `rows`, the `keys` that any of them sees, both None for all, and the mask among them."""
 
@@ -132,13 +81,3 @@ def parts(queries: Places, keys: Places, dtype: torch.dtype) -> list[Part]:
         near = near.nonzero()[:, 0]
         found.append(Part(rows, near, bias(those, keys.take(near), dtype)))
     return found
-
-
-def attend_parts(q: Tensor, k: Tensor, v: Tensor, parts: list[Part]) -> Tensor:
-    """`masked_attention` of each part, put together."""
-    if parts[0].rows is None:
-        return masked_attention(q, k, v, parts[0].mask)
-    out = torch.empty_like(q)
-    for part in parts:
-        out[:, :, part.rows] = masked_attention(q[:, :, part.rows], k[:, :, part.keys], v[:, :, part.keys], part.mask)
-    return out

@@ -1,0 +1,77 @@
+"""Drawing codes from a prior of either kind: one call for sampling, completion and the samples of a training."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+from taming_cli.config.sampling import DecodingConfig
+from taming_cli.prior.any_order import generate as any_order
+from taming_cli.prior.layout import KnownCells
+from taming_cli.prior.model import Network
+from taming_cli.prior.networks.any_order import AnyOrder
+from taming_cli.prior.raster import generate as raster
+from taming_cli.prior.raster.buffers import BufferCache
+from taming_cli.prior.raster.candidates import complete
+
+
+def draw(
+    network: Network,
+    *,
+    size: tuple[int, int],
+    samples: Sequence[int],
+    seed: int,
+    decoding: DecodingConfig,
+    conditions: Mapping[str, Tensor] | None = None,
+    stride: int = 1,
+    steps: int = 32,
+    batch_size: int = 16,
+    known: KnownCells | None = None,
+    candidates: int = 1,
+    buffers: BufferCache | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Draw the samples numbered `samples`: codes (n, h, w), int64, on the prior's device.
+
+    A raster prior draws through windows that move by `stride` columns, a prior for any order in `steps` forwards. Of
+    `candidates` completions of `known` cells, the one that fits best is kept. The arguments are those of `generate` and
+    `complete` of the two kinds.
+    """
+    if isinstance(network, AnyOrder):
+        return any_order.generate(
+            network,
+            size=size,
+            samples=samples,
+            seed=seed,
+            decoding=decoding,
+            conditions=conditions,
+            steps=steps,
+            batch_size=batch_size,
+            known=known,
+            on_progress=on_progress,
+        )
+    if known is not None and candidates > 1:
+        return complete(
+            network,
+            known,
+            samples=samples,
+            seed=seed,
+            decoding=decoding,
+            candidates=candidates,
+            conditions=conditions,
+            stride=stride,
+            batch_size=batch_size,
+            on_progress=on_progress,
+        ).codes
+    return raster.generate(
+        network,
+        size=size,
+        samples=samples,
+        seed=seed,
+        decoding=decoding,
+        conditions=conditions,
+        stride=stride,
+        batch_size=batch_size,
+        known=known,
+        buffers=buffers,
+        on_progress=on_progress,
+    )
