@@ -10,8 +10,11 @@ from torch import Tensor
 from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.config.size import Size
+from taming_cli.errors import UsageError
+from taming_cli.prior.any_order import likelihood
 from taming_cli.prior.any_order.generate import generate
-from taming_cli.prior.any_order.plan import group_plan
+from taming_cli.prior.any_order.likelihood import log_likelihood
+from taming_cli.prior.any_order.plan import group_plan, raster_plan
 from taming_cli.prior.decoding import choose, guide
 from taming_cli.prior.layout import KnownCells
 from taming_cli.prior.networks import reach
@@ -142,3 +145,25 @@ def test_a_cell_depends_on_what_it_sees_alone() -> None:
         distance = np.maximum(abs(rows - rows[number]), abs(columns - columns[number]))
         seen = (distance <= 2 * 2 ** plan.levels.flat[number]) & (plan.groups.ravel() > plan.groups.flat[number])
         assert differs.tolist() == seen.tolist()
+
+
+@pytest.mark.parametrize("known", [0.0, 0.3])
+def test_likelihoods_at_once_and_step_by_step_are_those_of_teacher_forcing(
+    known: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, given = network(), conditions(3, (6, 5))
+    mask = np.random.default_rng(0).random((6, 5)) < known
+    codes = torch.randint(0, 11, (3, 6, 5))
+    for plan in (group_plan(6, 5, 8, mask), group_plan(6, 5, 30, mask), raster_plan(6, 5)):
+        groups, levels = (torch.from_numpy(of)[None] for of in (plan.groups, plan.levels))
+        logs = net(codes, given, groups, levels).log_softmax(-1)
+        expected = logs.gather(2, codes.flatten(1)[:, :, None])[:, :, 0].view(codes.shape) * (groups > 0)
+        for cells in (likelihood.CELLS, 1):
+            monkeypatch.setattr(likelihood, "CELLS", cells)
+            found = log_likelihood(net, codes, plan, conditions=given, batch_size=2)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+def test_codes_of_another_codec_are_refused() -> None:
+    with pytest.raises(UsageError, match="code 11 is not among this prior's 11"):
+        log_likelihood(network(), torch.full((1, 2, 2), 11), group_plan(2, 2, 8))

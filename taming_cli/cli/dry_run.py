@@ -98,22 +98,25 @@ def would_sample(output: Output, request: "Request") -> int:
     pictures = len(request.samples[request.shard.places])
     drawn = math.ceil(pictures / settings.accept_rate) * settings.candidates
     grid, size, stride = request.grid, request.frame.size, request.stride
-    cost = drawing(prior, grid, stride, guided=settings.guidance != 1)
+    cost = drawing(prior, grid, stride, settings.sample_steps, guided=settings.guidance != 1)
+    any_order = prior.arch == "any-order"
+    how = {"sample_steps": cost.forwards} if any_order else {"window": str(prior.window), "stride": stride}
+    parts = f"in {cost.forwards} groups" if any_order else f"windows of {prior.window}, stride {stride}"
+    at_once = "pictures" if any_order else "windows"
     values = {
         "count": pictures,
         "drawn": drawn,
         "size": str(size),
         "grid": str(grid),
-        "window": str(prior.window),
-        "stride": stride,
+        **how,
         "forwards": cost.forwards,
         "tokens": cost.tokens * drawn,
         "path": None if folder is None else str(folder),
     }
     more = f", of {drawn} drawn" if drawn > pictures else ""
     output.result(
-        f"{pictures} pictures of {size}{more}: {grid} codes each, windows of {prior.window}, stride "
-        f"{stride}\n{cost.forwards:,} forward passes one after the other for {settings.batch_size} windows at once, "
+        f"{pictures} pictures of {size}{more}: {grid} codes each, {parts}\n"
+        f"{cost.forwards:,} forward passes one after the other for {settings.batch_size} {at_once} at once, "
         f"{cost.tokens * drawn:,} tokens through the network; into {folder or 'the next folder of runs/sample'}",
         values,
         short=str(pictures),

@@ -69,4 +69,7 @@ class SampleConfig(DecodingConfig):
     stride: int = option(
         0, "Columns that share a window: 1 is the paper's procedure, more is faster; 0: half the window.", low=0
     )
+    sample_steps: int = option(
+        32, "With a prior for any order: forward passes per picture, one after the other; fewer are faster.", low=8
+    )
     batch_size: int = option(16, "Windows computed at once; affects memory and speed, not the pictures.", low=1)

@@ -6,6 +6,7 @@ import torch
 
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
+from taming_cli.prior.any_order.plan import group_plan
 from taming_cli.prior.model import new_network
 from taming_cli.prior.predictions import TokenBatch
 from taming_cli.prior.raster.windows import plan
@@ -39,8 +40,11 @@ class Drawing(NamedTuple):
     tokens: int
 
 
-def drawing(prior: PriorConfig, latent: Size, stride: int, *, guided: bool) -> Drawing:
-    """The cost of a picture of `latent` codes, drawn through windows that move `stride` columns at a time. With
-    guidance, each token runs with its condition and without."""
+def drawing(prior: PriorConfig, latent: Size, stride: int, steps: int, *, guided: bool) -> Drawing:
+    """The cost of a picture of `latent` codes: of a raster prior, through windows that move `stride` columns at a time;
+    of a prior for any order, in `steps` steps. With guidance, each token runs with its condition and without."""
+    if prior.arch == "any-order":
+        groups = group_plan(latent.height, latent.width, steps)
+        return Drawing(groups.steps, groups.tokens_run() * (1 + guided))
     windows = plan(latent.height, latent.width, (prior.window.height, prior.window.width), stride)
     return Drawing(windows.sequential_forwards, windows.tokens_run(prior.prefix_length) * (1 + guided))

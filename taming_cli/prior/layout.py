@@ -74,13 +74,24 @@ def check_conditions(config: PriorConfig, conditions: Mapping[str, Tensor], coun
             raise UsageError(f"this prior does not know the condition {kind!r}; {has}")
     for spec in config.conditions:
         if spec.kind in conditions:
-            _check_codes(spec, conditions[spec.kind], count, size)
+            _check_condition(spec, conditions[spec.kind], count, size)
         given = spec.kind in conditions and bool((conditions[spec.kind] != NOT_GIVEN).all())
         if config.vocabulary == "shared" and not given:
             raise UsageError(f"this prior has no token for 'no {spec.kind}'; give it, and leave guidance at 1")
 
 
-def _check_codes(spec: ConditionSpec, codes: Tensor, count: int, size: tuple[int, int]) -> None:
+def check_codes(codes: Tensor, codebook_size: int) -> None:
+    """UsageError for codes that are not among `codebook_size`. Reads the values, and so waits for the device."""
+    if codes.numel():
+        low, high = int(codes.min()), int(codes.max())
+        if low < 0 or high >= codebook_size:
+            wrong = low if low < 0 else high
+            raise UsageError(
+                f"code {wrong} is not among this prior's {codebook_size}, counted from 0; give tokens of its own codec"
+            )
+
+
+def _check_condition(spec: ConditionSpec, codes: Tensor, count: int, size: tuple[int, int]) -> None:
     expected = (count, *size) if spec.form == "grid" else (count, spec.length)
     if tuple(codes.shape) != expected:
         raise UsageError(f"condition {spec.kind} has shape {tuple(codes.shape)}; {expected} is needed here")

@@ -54,6 +54,7 @@ def draw(
         "conditions": request.conditions(numbers),
         "size": (request.grid.height, request.grid.width),
         "stride": request.stride,
+        "steps": config.sample_steps,
         "known": None if request.known is None else request.known.cells,
         "candidates": config.candidates,
         "buffers": model.buffers,

@@ -18,8 +18,8 @@ from taming_cli.config.resolve import Layer
 from taming_cli.config.size import Size
 from taming_cli.data.contents import Pictures
 from taming_cli.errors import UsageError
-from taming_cli.prior.model import prior_from
-from taming_cli.prior.networks.gpt import GPT
+from taming_cli.prior.model import Network, prior_from
+from taming_cli.prior.networks.any_order import AnyOrder
 from taming_cli.prior.networks.onednn import pack
 from taming_cli.prior.raster.buffers import BufferCache
 from taming_cli.runtime.checkpoint import load_model
@@ -41,7 +41,7 @@ SUGGESTED, WITH_MAPS = "sampling", "sampling_with_maps"
 class LoadedModel:
     """A prior, its codec, the encoders of its conditions, and the facts of the model file, `about`."""
 
-    gpt: GPT
+    gpt: Network
     codec: VQGAN
     encoders: Mapping[str, ConditionEncoder]
     about: dict[str, Any]
@@ -122,6 +122,11 @@ class LoadedModel:
                 budget=self.space.decode,
                 on_progress=on_progress,
             )
+
+    @property
+    def any_order(self) -> bool:
+        """Whether the prior draws groups of cells, in any order."""
+        return isinstance(self.gpt, AnyOrder)
 
     def exact(self, grid: Size) -> bool:
         """Whether pictures on this grid are decoded as a whole, with exact statistics, in the memory available."""

@@ -113,8 +113,8 @@ class Request:
 
     def settings_of(self, number: int, label: str | None) -> str:
         """Everything that a sample depends on, as JSON: the text chunk of its PNG."""
-        values = to_dict(self.config)
-        for name in ("n", "batch_size", "class_name", "size"):
+        values = self.settings
+        for name in ("n", "class_name", "size"):
             values.pop(name)
         if hashes := self.hashes([number]):
             values["asked"] = hashes
@@ -130,15 +130,24 @@ class Request:
                 "precision": precision_name(self.model.precision),
                 DECODING: decoding(self.model.exact(self.grid)),
                 **values,
-                "stride": self.stride,
+                **({} if self.model.any_order else {"stride": self.stride}),
             },
             sort_keys=True,
         )
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that pictures of this prior depend on: a raster prior has a stride, one for any order has
+        steps."""
+        values = to_dict(self.config)
+        for name in ("batch_size", "stride" if self.model.any_order else "sample_steps"):
+            values.pop(name)
+        return values
+
     def plan(self, numbers: Sequence[int]) -> dict[str, Any]:
         """Everything that these samples together depend on: an equal plan gives equal pictures."""
         plan: dict[str, Any] = {
-            "config": {**to_dict(self.config), "batch_size": None},
+            "config": {**self.settings, "batch_size": None},
             "prior": self.model.sha256,
             "precision": precision_name(self.model.precision),
             DECODING: decoding(self.model.exact(self.grid)),
@@ -194,7 +203,8 @@ def resolve_request(
         raise UsageError("--mask and --at belong to a picture that is completed; name it with --complete")
     maps = _encoded(model, cond, config.size, known)
     stride = config.stride or widest_stride(model.gpt.config.window.width)
-    check_plan(model.gpt.config, (maps.frame.grid.height, maps.frame.grid.width), stride)
+    if not model.any_order:
+        check_plan(model.gpt.config, (maps.frame.grid.height, maps.frame.grid.width), stride)
     if resolved.origins["n"] == "default":
         config = replace(config, n=max(1, len(maps.names)))
     if shard.count > 1 and (tokens or npz or config.accept_rate < 1 or folder is None):

@@ -60,6 +60,11 @@ def group_plan(height: int, width: int, steps: int, known: Grid | None = None) -
     return GroupPlan(groups.reshape(height, width), ranks.levels)
 
 
+def raster_plan(height: int, width: int) -> GroupPlan:
+    """One cell at a time, in raster order: to compare likelihoods with those of a raster prior."""
+    return GroupPlan(np.arange(1, height * width + 1).reshape(height, width), Ranks(height, width).levels)
+
+
 def group_ends(cells: int, steps: int, power: float = 0.0) -> Grid:
     """The number of cells that are drawn after each step, ascending to `cells`, in min(steps, cells) steps.
 
