@@ -49,11 +49,8 @@ def test_the_first_cells_are_far_apart_and_spread_over_all_of_the_grid(size: tup
         apart = (height * width / count) ** 0.5
         assert distances(first, width).min() >= 0.45 * apart
         rows, columns = np.divmod(first, width)
-        free = (
-            np.abs(np.arange(height)[:, None] - rows).min(1).max(),
-            np.abs(np.arange(width)[:, None] - columns).min(1).max(),
-        )
-        assert max(free) <= 2.5 * apart
+        for length, places in ((height, rows), (width, columns)):
+            assert np.abs(np.arange(length)[:, None] - places).min(1).max() <= 2.5 * apart
 
 
 @pytest.mark.parametrize("size", [(64, 64), (128, 192)])
@@ -84,13 +81,13 @@ def test_a_plan_draws_each_unknown_cell_once(size: tuple[int, int], steps: int, 
 
 
 @pytest.mark.parametrize("size", [(21, 32), (52, 80), (104, 160)])
-@pytest.mark.parametrize("steps", [16, 32, 64])
-def test_no_two_neighbours_are_drawn_together_while_half_is_unknown(size: tuple[int, int], steps: int) -> None:
+@pytest.mark.parametrize(("steps", "share"), [(16, 0.25), (32, 0.5), (64, 0.5)])
+def test_no_two_neighbours_are_drawn_together_early(size: tuple[int, int], steps: int, share: float) -> None:
     plan, drawn = group_plan(*size, steps), 0
     for step in range(1, steps + 1):
         cells = plan.cells(step)
         drawn += len(cells)
-        if drawn <= size[0] * size[1] / 2 and len(cells) < 4000:
+        if drawn <= share * size[0] * size[1]:
             assert distances(cells, size[1]).min() > 1
 
 
@@ -98,7 +95,7 @@ def test_steps_do_not_depend_on_the_size_and_first_groups_are_small() -> None:
     for size in ((21, 32), (512, 512)):
         plan = group_plan(*size, 32)
         assert plan.steps == 32
-        assert [len(plan.cells(step)) for step in (1, 2, 3)] == [1, 3, 3] if size == (21, 32) else [1, 3, 12]
+        assert [len(plan.cells(step)) for step in (1, 2, 3)] == ([1, 3, 4] if size == (21, 32) else [1, 3, 12])
 
 
 def test_ends_of_groups() -> None:
@@ -132,5 +129,6 @@ def test_training_groups_are_plans_of_many_kinds(size: tuple[int, int]) -> None:
         assert plan.steps > 0
         again = training_groups(*size, 3, position)
         assert all(np.array_equal(one, other) for one, other in zip(found, again, strict=True))
-        kinds.add((plan.steps < size[0] * size[1], bool((found.groups == 0).any())))
-    assert len(kinds) == (4 if size == (21, 32) else len(kinds))
+        first = plan.cells(1)[0]
+        kinds.add((bool((found.groups == 0).any()), found.levels.flat[first] == found.levels.max()))
+    assert size == (1, 1) or len(kinds) == 4  # with and without known cells, from the sparsest on and at random

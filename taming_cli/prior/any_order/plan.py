@@ -5,6 +5,7 @@ A plan is pure: the same arguments give the same plan on every machine.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -32,7 +33,13 @@ class GroupPlan:
 
     def cells(self, step: int) -> Grid:
         """The numbers of the cells of a group, `row * width + column`, ascending; step 0 gives the known ones."""
-        return np.flatnonzero(self.groups.ravel() == step)
+        return self._by_group[step]
+
+    @cached_property
+    def _by_group(self) -> list[Grid]:
+        groups = self.groups.ravel()
+        order = np.argsort(groups, kind="stable")
+        return np.split(order, np.searchsorted(groups[order], np.arange(1, self.steps + 1)))
 
     def tokens_run(self) -> int:
         """The tokens that run through the network for one picture: a query for each drawn cell, and its code for each
