@@ -1,6 +1,7 @@
 """The prior for any order: what sees what, a cache against teacher forcing, and a likelihood that sums to one."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,13 +13,16 @@ from taming_cli.config.sampling import DecodingConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 from taming_cli.prior.any_order import likelihood
+from taming_cli.prior.any_order.completion import complete
 from taming_cli.prior.any_order.generate import generate
 from taming_cli.prior.any_order.likelihood import log_likelihood
 from taming_cli.prior.any_order.plan import group_plan, raster_plan
+from taming_cli.prior.any_order.start import from_raster, with_conditions
 from taming_cli.prior.decoding import choose, guide
 from taming_cli.prior.layout import KnownCells
 from taming_cli.prior.networks import reach
 from taming_cli.prior.networks.any_order import AnyOrder
+from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.noise import cell, gumbel
 
 SPECS = (
@@ -167,3 +171,53 @@ def test_likelihoods_at_once_and_step_by_step_are_those_of_teacher_forcing(
 def test_codes_of_another_codec_are_refused() -> None:
     with pytest.raises(UsageError, match="code 11 is not among this prior's 11"):
         log_likelihood(network(), torch.full((1, 2, 2), 11), group_plan(2, 2, 8))
+
+
+def test_it_starts_from_a_raster_prior() -> None:
+    torch.manual_seed(0)
+    gpt = GPT(replace(network().config, arch="modern"))
+    net = from_raster(gpt, 3)
+    assert (net.config.arch, net.config.reach) == ("any-order", 3)
+    own = dict(net.named_parameters())
+    for name, weight in gpt.named_parameters():
+        if name != "kind_emb.weight":
+            assert torch.equal(own[name], weight)
+    maps = torch.randint(0, 5, (1, 4, 4))
+    inner = net.tok_emb(maps + 11 + 4)
+    assert torch.equal(net.surroundings(inner), inner)  # the convolutions add nothing yet
+    with pytest.raises(UsageError, match="any-order starts from 'modern' alone"):
+        from_raster(GPT(replace(network().config, arch="published")), 3)
+
+
+@pytest.mark.parametrize("has", [(), SPECS[:1], SPECS[:2]])
+@pytest.mark.parametrize("new", [SPECS[2:], (ConditionSpec(kind="edges", vocabulary=2, form="grid"), SPECS[2])])
+def test_a_new_condition_changes_nothing_until_it_is_given(
+    has: tuple[ConditionSpec, ...], new: tuple[ConditionSpec, ...]
+) -> None:
+    net, given = network(conditions=has), conditions(2, (4, 5))
+    given = {spec.kind: given[spec.kind] for spec in has}
+    wide = with_conditions(net, new).double()
+    assert wide.config.conditions == (*new, *has)
+    plan, codes = group_plan(4, 5, 8), torch.randint(0, 11, (2, 4, 5))
+    groups, levels = (torch.from_numpy(of)[None] for of in (plan.groups, plan.levels))
+    torch.testing.assert_close(wide(codes, given, groups, levels), net(codes, given, groups, levels))
+    depth = {**given, "depth": torch.randint(0, 4, (2, 4, 5))}
+    assert not torch.allclose(wide(codes, depth, groups, levels), wide(codes, given, groups, levels))
+
+
+def test_candidates_rank_by_the_likelihood_of_what_they_draw() -> None:
+    net, given = network(), conditions(2, (5, 6))
+    mask = torch.rand((5, 6), generator=torch.Generator().manual_seed(4)) < 0.5
+    cells = KnownCells(torch.randint(0, 11, (2, 5, 6)), mask)
+    settings = {"samples": [3, 8], "seed": 1, "decoding": DecodingConfig(), "conditions": given}
+    done = complete(net, cells, candidates=3, **settings)  # type: ignore[arg-type]
+    tries = [
+        generate(net, size=(5, 6), known=cells, attempts=[n, n], **settings)  # type: ignore[arg-type]
+        for n in range(3)
+    ]
+    chain = group_plan(5, 6, 30, mask.numpy())
+    scores = torch.stack([log_likelihood(net, each, chain, conditions=given).sum((1, 2)) for each in tries], dim=1)
+    torch.testing.assert_close(done.scores, scores)
+    assert done.chosen.tolist() == scores.argmax(1).tolist()
+    assert torch.equal(done.codes, torch.stack([tries[c][n] for n, c in enumerate(done.chosen.tolist())]))
+    assert torch.equal(done.codes[:, mask], cells.codes[:, mask])

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from taming_cli.evaluate.protocol import Measurement
 
-_SETTINGS = ("size", "pixels", "splits", "subsets", "subset_size", "neighbours", "seed", "stride", "precision")
+_SETTINGS = (
+    *("size", "pixels", "splits", "subsets", "subset_size", "neighbours", "seed"),
+    *("stride", "order", "sample_steps", "precision"),
+)
 
 
 def values(measured: "Measurement") -> str:

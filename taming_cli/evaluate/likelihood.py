@@ -1,7 +1,7 @@
 """Negative log-likelihood of a token file's codes under a prior: nats/token, by class and by position."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,12 @@ from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import UsageError
 from taming_cli.evaluate.plots import heat_map
 from taming_cli.evaluate.protocol import Measurement, versions
+from taming_cli.prior.any_order import likelihood as any_order
+from taming_cli.prior.any_order.plan import group_plan, raster_plan
 from taming_cli.prior.layout import NOT_GIVEN
-from taming_cli.prior.model import prior_from
-from taming_cli.prior.raster.likelihood import log_likelihood
+from taming_cli.prior.model import Network, prior_from
+from taming_cli.prior.networks.any_order import AnyOrder
+from taming_cli.prior.raster import likelihood as raster
 from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.device import autocast, pick_device, pick_precision, precision_name
 from taming_cli.runtime.distributed import ALONE, World
@@ -29,6 +32,8 @@ def nll(
     *,
     rows: Sequence[int] | None = None,
     stride: int = 1,
+    order: str = "plan",
+    sample_steps: int = 0,
     batch_size: int = 16,
     device: str = "auto",
     precision: str = "fp32",
@@ -37,7 +42,9 @@ def nll(
 ) -> Measurement:
     """Mean -log p(code) over all cells of a token file (the first view of each image), or of the images `rows`.
 
-    Conditions come from the file. `stride` selects the windows, as for sampling; 1 is the published procedure.
+    Conditions come from the file. For a raster prior, `stride` selects the windows, as for sampling; 1 is the published
+    procedure. For a prior for any order, cells are read one at a time in the `order` of sampling ("plan") or in
+    "raster" order; with `sample_steps`, in the groups of so many steps, which costs what drawing them at once costs.
     `on_item` is called with (cells read, cells in total) of this process. Bits/dim count the codes only: nats/token x
     tokens / (ln 2 x 3 H W). UsageError if another codec made the tokens, a condition of the prior is missing, or a
     class is unknown to the prior.
@@ -66,6 +73,8 @@ def nll(
         )
     classes = _classes(file, list(model.about.get("label_names", ())), gpt.config.num_classes)
 
+    size = (header.height, header.width)
+    log_likelihood, procedure = _reader(gpt, size, stride, order, sample_steps, batch_size)
     sums = _Sums(torch.zeros(header.height, header.width, dtype=torch.float64), {}, {}, 0)
     mine = (range(len(file)) if rows is None else rows)[world.rank :: world.size]
     cells = len(mine) * header.height * header.width
@@ -85,15 +94,25 @@ def nll(
         codes = torch.from_numpy(file.codes(batch)[:, 0])
         with autocast(where, dtype):
             nats = -log_likelihood(
-                gpt,
-                codes,
-                conditions=conditions,
-                stride=stride,
-                batch_size=batch_size,
-                on_progress=partial(report, start * header.height * header.width),
+                codes, conditions=conditions, on_progress=partial(report, start * header.height * header.width)
             )
         sums.add(nats, [file.label_names[label] if label >= 0 else None for label in labels])
-    return _measurement(_Sums.merged(world.gather(sums)), prior, file, stride, precision_name(dtype))
+    return _measurement(_Sums.merged(world.gather(sums)), prior, file, procedure, precision_name(dtype))
+
+
+def _reader(
+    network: Network, size: tuple[int, int], stride: int, order: str, sample_steps: int, batch_size: int
+) -> tuple[Callable[..., Tensor], dict[str, Any]]:
+    """The function that reads the log-likelihoods of codes on a grid of `size`, and the settings of its procedure."""
+    if not isinstance(network, AnyOrder):
+        if sample_steps or order != "plan":
+            raise UsageError("--order and --sample-steps are for priors for any order; this one reads in raster order")
+        return partial(raster.log_likelihood, network, stride=stride, batch_size=batch_size), {"stride": stride}
+    if order == "raster" and sample_steps:
+        raise UsageError("--order raster reads one cell at a time; leave --sample-steps out")
+    plan = raster_plan(*size) if order == "raster" else group_plan(*size, sample_steps or max(8, size[0] * size[1]))
+    read = partial(any_order.log_likelihood, network, plan=plan, batch_size=batch_size)
+    return read, {"order": order, "sample_steps": plan.steps}
 
 
 class _Sums:
@@ -132,7 +151,9 @@ def _classes(file: TokenFile, names: list[str], count: int) -> dict[int, int]:
     return classes
 
 
-def _measurement(sums: _Sums, prior: Path, file: TokenFile, stride: int, precision: str) -> Measurement:
+def _measurement(
+    sums: _Sums, prior: Path, file: TokenFile, procedure: Mapping[str, Any], precision: str
+) -> Measurement:
     header = file.header
     positions = sums.cells / sums.count
     per_token = float(positions.mean())
@@ -140,7 +161,7 @@ def _measurement(sums: _Sums, prior: Path, file: TokenFile, stride: int, precisi
     protocol: dict[str, Any] = {
         "prior": {"name": str(prior), "sha256": sha256(prior)},
         "tokens": {"name": str(file.path), "sha256": sha256(file.path), "count": sums.count, "views": header.views},
-        "stride": stride,
+        **procedure,
         "precision": precision,
         **({"unlabelled": sums.count - sum(sums.counts.values())} if sums.counts else {}),
         "versions": versions(),

@@ -1,17 +1,19 @@
 """Drawing codes from a prior of either kind: one call for sampling, completion and the samples of a training."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from taming_cli.config.sampling import DecodingConfig
+from taming_cli.prior.any_order import completion
 from taming_cli.prior.any_order import generate as any_order
 from taming_cli.prior.layout import KnownCells
 from taming_cli.prior.model import Network
 from taming_cli.prior.networks.any_order import AnyOrder
+from taming_cli.prior.raster import candidates as raster_candidates
 from taming_cli.prior.raster import generate as raster
 from taming_cli.prior.raster.buffers import BufferCache
-from taming_cli.prior.raster.candidates import complete
 
 
 def draw(
@@ -36,42 +38,19 @@ def draw(
     `candidates` completions of `known` cells, the one that fits best is kept. The arguments are those of `generate` and
     `complete` of the two kinds.
     """
+    settings: dict[str, Any] = {
+        "samples": samples,
+        "seed": seed,
+        "decoding": decoding,
+        "conditions": conditions,
+        "batch_size": batch_size,
+        "on_progress": on_progress,
+    }
+    ranked = known if candidates > 1 else None
     if isinstance(network, AnyOrder):
-        return any_order.generate(
-            network,
-            size=size,
-            samples=samples,
-            seed=seed,
-            decoding=decoding,
-            conditions=conditions,
-            steps=steps,
-            batch_size=batch_size,
-            known=known,
-            on_progress=on_progress,
-        )
-    if known is not None and candidates > 1:
-        return complete(
-            network,
-            known,
-            samples=samples,
-            seed=seed,
-            decoding=decoding,
-            candidates=candidates,
-            conditions=conditions,
-            stride=stride,
-            batch_size=batch_size,
-            on_progress=on_progress,
-        ).codes
-    return raster.generate(
-        network,
-        size=size,
-        samples=samples,
-        seed=seed,
-        decoding=decoding,
-        conditions=conditions,
-        stride=stride,
-        batch_size=batch_size,
-        known=known,
-        buffers=buffers,
-        on_progress=on_progress,
-    )
+        if ranked is not None:
+            return completion.complete(network, ranked, candidates=candidates, steps=steps, **settings).codes
+        return any_order.generate(network, size=size, steps=steps, known=known, **settings)
+    if ranked is not None:
+        return raster_candidates.complete(network, ranked, candidates=candidates, stride=stride, **settings).codes
+    return raster.generate(network, size=size, stride=stride, known=known, buffers=buffers, **settings)

@@ -16,6 +16,7 @@ from taming_cli.config.fields import from_dict, to_dict
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import NonFiniteLossError, UsageError
+from taming_cli.prior.any_order.start import from_raster, with_conditions
 from taming_cli.prior.batches import TokenSet
 from taming_cli.prior.fsdp import (
     full_tensor,
@@ -28,7 +29,9 @@ from taming_cli.prior.fsdp import (
     shard,
 )
 from taming_cli.prior.model import Network, new_network, prior_from
+from taming_cli.prior.networks.any_order import AnyOrder
 from taming_cli.prior.networks.blocks import decay_groups
+from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.predictions import TokenBatch
 from taming_cli.prior.raster.widen import widened
 from taming_cli.runtime.checkpoint import ModelFile, load_model
@@ -145,7 +148,8 @@ def first_prior(prior: PriorConfig, train: PriorTrainConfig, data: TokenSet) -> 
         return new_network(fitted(prior, data), dropout=train.dropout)
     model = load_model(Path(train.init), "taming-prior")
     gpt = prior_from(model, train.init, dropout=train.dropout)
-    for name in ("arch", "n_layer", "n_head", "n_embd"):
+    converted = prior.arch == "any-order" and isinstance(gpt, GPT)
+    for name in ("n_layer", "n_head", "n_embd", *(() if converted else ("arch",))):
         value, requested = getattr(gpt.config, name), getattr(prior, name)
         if value != requested:
             raise UsageError(f"{train.init} has {name} {value}, not {requested}; leave that setting out")
@@ -164,7 +168,10 @@ def first_prior(prior: PriorConfig, train: PriorTrainConfig, data: TokenSet) -> 
         raise UsageError(
             f"{train.init} has one token table for all vocabularies, so {new[0].kind} cannot be added; use --cond none"
         )
-    return widened(gpt, new, dropout=train.dropout) if new else gpt
+    if isinstance(gpt, AnyOrder):
+        return with_conditions(gpt, new, dropout=train.dropout) if new else gpt
+    gpt = widened(gpt, new, dropout=train.dropout) if new else gpt
+    return from_raster(gpt, prior.reach, dropout=train.dropout) if converted else gpt
 
 
 def fitted(prior: PriorConfig, data: TokenSet) -> PriorConfig:

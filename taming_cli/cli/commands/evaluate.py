@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -159,6 +159,18 @@ def nll(
             "--stride", low=1, help="Columns that share a window; 1 is the published procedure.", envvar="TAMING_STRIDE"
         ),
     ] = 1,
+    order: Annotated[
+        Literal["plan", "raster"],
+        typer.Option("--order", help="With a prior for any order: that of sampling, or raster order."),
+    ] = "plan",
+    sample_steps: Annotated[
+        int,
+        o.number(
+            "--sample-steps",
+            low=0,
+            help="With a prior for any order: read cells in the groups of so many steps; 0: one cell at a time.",
+        ),
+    ] = 0,
     precision: o.Precision = "fp32",
 ) -> "Measurement":
     """nats/token and bits/dim of a token file's codes under a prior, by class; -o also writes a map by position."""
@@ -168,6 +180,8 @@ def nll(
         prior,
         tokens,
         stride=stride,
+        order=order,
+        sample_steps=sample_steps,
         batch_size=min(16, evaluation.batch_size),
         device=evaluation.device_name,
         precision=precision,

@@ -6,7 +6,6 @@ the later cells are most likely is kept. The more candidates, the better the lat
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +14,7 @@ from torch import Tensor
 from taming_cli.config.prior import PriorConfig
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.errors import UsageError
+from taming_cli.prior.completed import Completion, CompletionProgress
 from taming_cli.prior.layout import KnownCells
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.noise import ATTEMPTS
@@ -22,15 +22,6 @@ from taming_cli.prior.raster.code_grid import plan_for
 from taming_cli.prior.raster.generate import generate
 from taming_cli.prior.raster.likelihood import log_likelihood
 from taming_cli.prior.raster.order import in_order, on_grid
-
-
-class Completion(NamedTuple):
-    """`codes` (n, h, w) int64 on the prior's device; `chosen` (n,) int64, the index of the candidate kept; `scores`
-    (n, candidates) float64 in nats, the log-likelihood of the known cells that follow unknown ones."""
-
-    codes: Tensor
-    chosen: Tensor
-    scores: Tensor
 
 
 def complete(
@@ -66,7 +57,7 @@ def complete(
     cells_scored = int(scoring.sum())
     drawn = candidates if cells_scored and not decoding.greedy else 1
     repeated = {kind: codes.repeat_interleave(drawn, dim=0) for kind, codes in (conditions or {}).items()}
-    progress = _Progress(count * drawn * cells_scored, on_progress)
+    progress = CompletionProgress(count * drawn * cells_scored, on_progress)
     codes = generate(
         gpt,
         size=(height, width),
@@ -92,9 +83,7 @@ def complete(
             on_progress=progress.count_scored,
         )
         scores = nats.sum(dim=(1, 2))
-    scores = scores.view(count, drawn).expand(count, candidates)
-    chosen = scores.argmax(dim=1)  # the first of equals
-    return Completion(codes[(torch.arange(count) * drawn + chosen).to(codes.device)], chosen, scores)
+    return Completion.best_of(codes, scores.view(count, drawn).expand(count, candidates))
 
 
 def scoring_cells(config: PriorConfig, mask: Tensor, stride: int = 1) -> Tensor:
@@ -117,22 +106,3 @@ def scoring_cells(config: PriorConfig, mask: Tensor, stride: int = 1) -> Tensor:
                 scoring[i][j] = unknown(span.top, i, span.left, right) + unknown(i, i + 1, span.left, j) > 0
     result = torch.tensor(scoring)
     return result if config.order == "raster" else on_grid(config, result.view(1, -1))[0]
-
-
-class _Progress:
-    """One count of cells over two stages: drawing, whose total `generate` reports, and scoring."""
-
-    def __init__(self, scoring: int, report: Callable[[int, int], None] | None) -> None:
-        self.drawing, self.scoring, self.report = 0, scoring, report
-
-    def count_drawn(self, done: int, total: int) -> None:
-        """`done` of `total` cells are drawn."""
-        self.drawing = total
-        if self.report is not None:
-            self.report(done, total + self.scoring)
-
-    def count_scored(self, done: int, total: int) -> None:
-        """All are drawn, and `done` of `total` cells are scored."""
-        assert total == self.scoring
-        if self.report is not None:
-            self.report(self.drawing + done, self.drawing + total)
