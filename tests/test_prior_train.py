@@ -25,10 +25,9 @@ from taming_cli.prior import train as training
 from taming_cli.prior.batches import TokenSet, fixed_windows, train_batch
 from taming_cli.prior.draw import draw
 from taming_cli.prior.layout import NOT_GIVEN
-from taming_cli.prior.model import prior_file, prior_from
+from taming_cli.prior.model import new_network, prior_file, prior_from
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.predictions import TokenBatch
-from taming_cli.prior.raster.generate import generate
 from taming_cli.prior.state import PriorState, prior_step
 from taming_cli.prior.train import fit
 from taming_cli.report.record import read_run
@@ -112,27 +111,30 @@ def same_tensors(a: Path, b: Path) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_it_learns_the_classes_and_how_unlike_the_cells_are(train_in: Callable[..., Any]) -> None:
-    done = train_in("learn", train=replace(TRAIN, steps=250, learning_rate=1e-2, dropout=0.0, ema=0.9))
+@pytest.mark.parametrize("arch", ["modern", "any-order"])
+def test_it_learns_the_classes_and_how_unlike_the_cells_are(train_in: Callable[..., Any], arch: Any) -> None:
+    train = replace(TRAIN, steps=250, learning_rate=1e-2, dropout=0.0, ema=0.9)
+    done = train_in("learn", train=train, prior=replace(PRIOR, arch=arch))
     assert done.validation["val_nats_per_token"] == pytest.approx(
         np.log(2), abs=0.06
     )  # one bit per cell, given a class
     gpt = prior_from(load_model(done.best, "taming-prior"), "best")
     assert gpt.config.conditions[0].vocabulary == 2
     classes = torch.arange(20)[:, None] % 2
-    drawn = generate(
-        gpt, size=(4, 4), samples=range(20), seed=0, decoding=DecodingConfig(), conditions={"class": classes}
-    )
+    drawn = draw(gpt, size=(4, 4), samples=range(20), seed=0, decoding=DecodingConfig(), conditions={"class": classes})
     assert ((drawn % 2).flatten(1) == classes).double().mean() > 0.97
 
 
-def test_a_stopped_and_resumed_training_ends_bit_for_bit_like_an_undisturbed_one(train_in: Callable[..., Any]) -> None:
-    train = replace(TRAIN, dropout=0.2, pkeep=0.8, condition_dropout=0.3)
-    whole = train_in("whole", train=train)
+@pytest.mark.parametrize("arch", ["modern", "any-order"])
+def test_a_stopped_and_resumed_training_ends_bit_for_bit_like_an_undisturbed_one(
+    train_in: Callable[..., Any], arch: Any
+) -> None:
+    train, prior = replace(TRAIN, dropout=0.2, pkeep=0.8, condition_dropout=0.3), replace(PRIOR, arch=arch)
+    whole = train_in("whole", train=train, prior=prior)
     for step in (10, 20):
         with pytest.raises(Interrupted, match=f"after step {step}, everything is saved"):
-            train_in("parts", train=train, on_step=stop_at(step))
-    parts = train_in("parts", train=train)
+            train_in("parts", train=train, prior=prior, on_step=stop_at(step))
+    parts = train_in("parts", train=train, prior=prior)
     assert same_tensors(whole.last, parts.last)
     assert same_tensors(whole.best, parts.best)
     assert whole.validation == parts.validation
@@ -211,14 +213,15 @@ def test_weights_that_are_not_finite_are_never_saved(
     assert load_model(folder / "checkpoints" / "last.safetensors").about["step"] == 15
 
 
-def test_samples_are_drawn_with_render(train_in: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("arch", ["modern", "any-order"])
+def test_samples_are_drawn_with_render(train_in: Callable[..., Any], arch: Any) -> None:
     shapes = []
 
     def render(codes: Tensor) -> Tensor:
         shapes.append(tuple(codes.shape))
         return torch.zeros(len(codes), 3, 8, 8, dtype=torch.uint8)
 
-    done = train_in("samples", train=replace(TRAIN, samples=5), render=render)
+    done = train_in("samples", train=replace(TRAIN, samples=5), render=render, prior=replace(PRIOR, arch=arch))
     assert shapes == [(5, 4, 4)] * 2
     assert len(list((done.run / "samples").glob("*.png"))) == 2
 
@@ -273,13 +276,14 @@ def test_the_model_file_carries_codec_and_labels(train_in: Callable[..., Any]) -
     assert nested.tensors.keys() == model.tensors.keys()
 
 
-@pytest.mark.parametrize("arch", ["modern", "published"])
+@pytest.mark.parametrize("arch", ["modern", "published", "any-order"])
 def test_a_model_file_gives_the_same_network_back(arch: Any) -> None:
     torch.manual_seed(1)
-    gpt = GPT(replace(PRIOR, arch=arch)).eval()
+    gpt = new_network(replace(PRIOR, arch=arch)).eval()
     back = prior_from(prior_file(gpt, CODEC, {}), "it")
-    codes, before = torch.randint(CODES, (2, 16)), torch.zeros(2, 1, dtype=torch.int64)
-    assert torch.equal(gpt(before, codes), back(before, codes))
+    codes, grid = torch.randint(CODES, (2, 16)), torch.ones(2, 4, 4, dtype=torch.int64)
+    batch = TokenBatch(codes, codes, {}, grid, grid)
+    assert torch.equal(gpt.predictions(batch).features, back.predictions(batch).features)
     broken = prior_file(gpt, CODEC, {})
     del broken.tensors["prior.head.weight"]  # type: ignore[attr-defined]
     with pytest.raises(BadFileError, match=r"it does not hold the prior .*head.weight"):
@@ -290,6 +294,10 @@ def test_init_starts_from_a_prior_and_its_training_may_go_on_elsewhere(train_in:
     first = train_in("first")
     again = train_in("second", train=replace(TRAIN, init=str(first.last), learning_rate=0.0, ema=0.0))
     assert same_tensors(first.last, again.last)
+    raster_to_any = train_in("any", train=replace(TRAIN, init=str(first.last)), prior=replace(PRIOR, arch="any-order"))
+    assert prior_from(load_model(raster_to_any.last), "it").config.arch == "any-order"
+    with pytest.raises(UsageError, match="has arch any-order, not modern; leave that setting out"):
+        train_in("back", train=replace(TRAIN, init=str(raster_to_any.last)))
     with pytest.raises(UsageError, match="has n_layer 1, not 2; leave that setting out"):
         train_in("third", train=replace(TRAIN, init=str(first.last)), prior=replace(PRIOR, n_layer=2))
 
@@ -456,7 +464,7 @@ def test_the_trainer_file_is_plain(train_in: Callable[..., Any]) -> None:
     assert load_trainer(done.run / "trainer.pt")["step"] == 30
 
 
-@pytest.mark.parametrize("arch", ["modern", "published"])
+@pytest.mark.parametrize("arch", ["modern", "published", "any-order"])
 def test_parts_of_logits_parts_of_steps_and_activations_made_again_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: Any
 ) -> None:
@@ -473,7 +481,7 @@ def test_parts_of_logits_parts_of_steps_and_activations_made_again_change_nothin
     ):
         monkeypatch.setattr(prior_state, "LOGITS", logits)
         torch.manual_seed(1)
-        state = prior_state.start(GPT(config), train, torch.device("cpu"), torch.float32)
+        state = prior_state.start(new_network(config), train, torch.device("cpu"), torch.float32)
         terms = prior_step(state, train_batch(data, rows, config, train, 0), train, 1e-3)
         found.append((terms, {name: parameter.grad for name, parameter in state.gpt.named_parameters()}))
     for other in found[1:]:

@@ -33,7 +33,7 @@ def complete(
 
     The score of a candidate is the log-likelihood of its drawn cells given the known ones, by the chain rule in the
     order of the plan, regardless of `decoding`; of equal scores the first is kept. Candidate c uses the noise of
-    attempt c, so candidate 0 is what `generate` draws. Greedy decoding draws the same candidate each time, so one is drawn.
+    attempt c, so candidate 0 is what `generate` draws. Greedy decoding draws the same one each time, so one is drawn.
     """
     if not 1 <= candidates <= ATTEMPTS:
         raise UsageError(f"candidates is {candidates}; use 1 to {ATTEMPTS}")
