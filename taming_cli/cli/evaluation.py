@@ -46,7 +46,7 @@ class Paths:
         Path | None,
         typer.Argument(
             metavar="[REFERENCE]",
-            help="Likewise. Default: the training pictures of the samples' codec.",
+            help="Pictures or statistics to compare with. Default: the training pictures of the samples' codec.",
             show_default=False,
         ),
     ] = None
@@ -62,7 +62,9 @@ class Evaluation:
         *,
         out: Annotated[
             Path | None,
-            typer.Option("-o", "--out", metavar="FOLDER", help="Also write the result and its figures there."),
+            typer.Option(
+                "-o", "--out", metavar="FOLDER", help="Also write the result and its pictures to this folder."
+            ),
         ] = None,
         batch_size: o.BatchSize = 32,
         device: o.Device = "auto",
@@ -195,7 +197,7 @@ class Evaluation:
             batch_size=self.batch_size,
             workers=self.workers,
             world=self.world,
-            on_item=self.progress("looking"),
+            on_item=self.progress("extracting features"),
         )
 
     def codec_run(self, codec: Path, images: list[Path], size: Size | None) -> "CodecRun":

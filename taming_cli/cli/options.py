@@ -93,7 +93,9 @@ def _from_config_file(context: typer.Context, file: Path | None) -> Path | None:
 
 Ckpt = Annotated[
     Path | None,
-    option("--ckpt", metavar="FILE", help="Model file. Default: $TAMING_CKPT, the newest run's, or `builtin`."),
+    option(
+        "--ckpt", metavar="FILE", help="Model file or run. Default: $TAMING_CKPT, else the newest run, else `builtin`."
+    ),
 ]
 TokensCodec = Annotated[
     Path | None, option("--codec", metavar="FILE", help="The codec, if it is not at the recorded path.", panel=None)
@@ -114,7 +116,7 @@ PresetName = Annotated[
     option(
         "--preset",
         metavar="NAME",
-        help=f"Set of settings: {', '.join(PRESETS)}. Default: tiny on a CPU, small on a GPU.",
+        help=f"Named set of settings: {', '.join(PRESETS)}. Default: tiny on a CPU, small on a GPU.",
     ),
 ]
 Config = Annotated[

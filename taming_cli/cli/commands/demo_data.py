@@ -23,7 +23,12 @@ def demo_data(
     kind: Annotated[Literal["landscape", "figure"] | None, typer.Option("--kind", help="Draw only this kind.")] = None,
     workers: Annotated[
         int | None,
-        o.number("--workers", low=0, help="Processes. Default: by the number of scenes.", envvar="TAMING_WORKERS"),
+        o.number(
+            "--workers",
+            low=0,
+            help="Processes that draw. Default: depends on the number of scenes.",
+            envvar="TAMING_WORKERS",
+        ),
     ] = None,
 ) -> int:
     """Draw a small data set of landscapes and figures, with segmentation, depth and pose maps and classes."""

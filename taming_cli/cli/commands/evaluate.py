@@ -43,7 +43,7 @@ Features = Annotated[FeatureConfig, Panel("Feature network")]
 
 @measurement("fid")
 def fid(evaluation: Evaluation, features: Features, paths: Paths, pretrained: o.Pretrained) -> "Measurement":
-    """Frechet distance of two sets of pictures. It is called FID with Inception features only."""
+    """Frechet distance between two sets of pictures. It is called FID with Inception features only."""
     from taming_cli.evaluate import distance
     from taming_cli.evaluate.image_sets import FeatureStatistics
 
@@ -78,7 +78,7 @@ def kernel(
     paths: Paths,
     pretrained: o.Pretrained,
 ) -> "Measurement":
-    """Kernel distance of two sets of pictures, with its standard deviation over subsets."""
+    """Kernel distance between two sets of pictures, with its standard deviation over subsets."""
     from taming_cli.evaluate import distance
 
     sides = evaluation.sides(features, paths)
@@ -106,7 +106,7 @@ def manifold(
 def rfid(
     evaluation: Evaluation, features: Features, codec: CodecFile, images: Images, pretrained: o.Pretrained
 ) -> "Measurement":
-    """Frechet distance of pictures and their reconstructions, which are not written to disk."""
+    """Frechet distance between pictures and their reconstructions, which are not written to disk."""
     from taming_cli.evaluate import codecs
 
     network = evaluation.network(features, pretrained)
@@ -122,7 +122,7 @@ def recon(
     size: SizeText = None,
     perceptual: Perceptual = "efficientnet-lite0",
 ) -> "Measurement":
-    """PSNR, SSIM, L1, perceptual distance and bits/pixel of a codec's reconstructions; -o writes worst and best."""
+    """PSNR, SSIM, L1, perceptual distance and bits/pixel of reconstructions; -o also writes the best and worst."""
     from taming_cli.evaluate import codecs
 
     network = evaluation.perceptual(perceptual, pretrained)
@@ -184,7 +184,7 @@ def everything(
     pretrained: o.Pretrained,
     perceptual: Perceptual = "efficientnet-lite0",
 ) -> int:
-    """Every measure that applies to a run, on held-out data. Writes its eval.json and its report."""
+    """Every measure that applies to a run, on held-out data. Writes eval.json and the report in the run folder."""
     from taming_cli.evaluate.everything import Networks, evaluate_run
 
     weights = pretrained.weights  # a single file holds the feature network
@@ -213,6 +213,6 @@ def everything(
 
 EVAL = Group(
     "eval",
-    "Measure pictures, codecs and priors. Every result states how it was computed; --json has all of it.",
+    "Measure pictures, codecs and priors. Every result states how it was computed; --json prints all details.",
     (fid, inception, kernel, manifold, rfid, recon, codebook, nll, everything),
 )

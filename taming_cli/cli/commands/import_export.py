@@ -24,7 +24,7 @@ def import_(
         bool, o.option("--allow-non-finite", help="Accept weights that are NaN or infinite.", panel=None)
     ] = False,
 ) -> int:
-    """Convert a published checkpoint to a model file. No code in it is run; every tensor is accounted for."""
+    """Convert a published checkpoint to a model file. Code in it is never run; every tensor is accounted for."""
     from taming_cli.interop.load import import_file
     from taming_cli.runtime.checkpoint import save_model
     from taming_cli.runtime.finite import marked

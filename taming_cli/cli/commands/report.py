@@ -24,7 +24,7 @@ def report(
             "-o",
             "--out",
             metavar="FILE",
-            help="The page to write. Default: report.html, for one run in its folder, for several in this folder.",
+            help="The page to write. Default: report.html in the run folder; for several runs, in the current folder.",
             show_default=False,
         ),
     ] = None,
