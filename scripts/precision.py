@@ -1,9 +1,9 @@
-"""What half precision changes: codes, pictures, likelihoods and samples in bf16 beside fp32, on your own pictures.
+"""Compare bf16 with fp32 on your own pictures: codes, pictures, likelihoods and samples.
 
     python scripts/precision.py PRIOR IMAGES [COUNT]
 
-The prior is asked without its conditions. Of sampled tokens two shares are given: those that differ where both choose
-on the same codes and noise, cell by cell; and those of whole samples, where all that follows a difference differs too.
+The prior is used without its conditions. Two shares of differing sampled tokens are printed: cell by cell, given the same
+codes and noise; and of whole samples, in which a difference also changes what follows.
 """
 
 import copy
