@@ -2,8 +2,8 @@
 
     python scripts/precision.py PRIOR IMAGES [COUNT]
 
-The prior is used without its conditions. Two shares of differing sampled tokens are printed: cell by cell, given the same
-codes and noise; and of whole samples, in which a difference also changes what follows.
+The prior is used without its conditions. Two shares of differing sampled tokens are printed: cell by cell, given the
+same codes and noise; and of whole samples, in which a difference also changes what follows.
 """
 
 import copy

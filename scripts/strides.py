@@ -2,8 +2,8 @@
 
     python scripts/strides.py PRIOR MAP OUT [SIZE [CLASS]]
 
-Codes are drawn at temperature 1 with the same seed. Their likelihood, in nats/token, is measured under the exact windows
-(stride 1, the published procedure), and under the windows in which they were drawn.
+Codes are drawn at temperature 1 with the same seed. Their likelihood, in nats/token, is measured under the exact
+windows (stride 1, the published procedure), and under the windows in which they were drawn.
 """
 
 import sys
