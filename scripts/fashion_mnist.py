@@ -80,8 +80,8 @@ def mean_distance(x: Tensor) -> float:
 
 @torch.no_grad()
 def evaluate(data: Path, samples: Path) -> dict[str, object]:
-    """The share of samples in which the classifier recognizes the requested class, and the variety of each class relative
-    to that of the real pictures. Also writes `grid.png`, ten samples per class."""
+    """The share of samples in which the classifier recognizes the requested class, and the variety of each class
+    relative to that of the real pictures. Also writes `grid.png`, ten samples per class."""
     images, labels = read(data, "train")
     x, y = torch.from_numpy(images.copy())[:, None].float() / 255, torch.from_numpy(labels.astype(np.int64))
     model = classifier()

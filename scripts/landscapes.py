@@ -44,8 +44,8 @@ def scale(size: str, side: str) -> str:
 
 
 def split(images: str, maps: str, out: str) -> str:
-    """Link pictures and maps for training into `train/`, and crop and resize the held-out maps into `held/`. -> Flags for
-    the labels; 255 counts as "unlabelled", as in COCO-Stuff."""
+    """Link pictures and maps for training into `train/`, and crop and resize the held-out maps into `held/`. -> Flags
+    for the labels; 255 counts as "unlabelled", as in COCO-Stuff."""
     items = list_items([Path(images)]).items
     pairs = partners(items, Path(maps), EXTENSIONS).found
     every = max(2, min(HELD, len(items) // 4))
@@ -81,7 +81,7 @@ def pieces(picture: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
 
 
 def colours(train: Path) -> tuple[Floats, dict[str, Floats]]:
-    """The mean colour of each label, (256, 3), in all training pictures and in those of each folder; NaN if it is absent."""
+    """The mean colour of each label, (256, 3), in all training pictures and in those of each folder; NaN if absent."""
     totals: dict[str, Floats] = {}
     items = list_items([train / "images"]).items
     for item, found in zip(items, partners(items, train / "segmentation", EXTENSIONS).found.values(), strict=True):
@@ -98,7 +98,7 @@ def colours(train: Path) -> tuple[Floats, dict[str, Floats]]:
 
 
 def error(picture: NDArray[np.uint8], labels: NDArray[np.uint8], expected: Floats) -> float:
-    """The absolute difference, of 255, between each region's mean colour and the expected colour of its label: mean over
+    """The absolute difference, of 255, between each region's mean colour and the expected one of its label: mean over
     pixels."""
     flat, total = labels.reshape(-1), 0.0
     for label in np.unique(flat):

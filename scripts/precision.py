@@ -52,7 +52,7 @@ def main(prior: str, images: str, count: str = "100") -> None:
     decibels = {name: float(error.mean()) for name, error in errors.items()}
     print(f"codec, {len(items)} pictures: {same:.2%} of the codes equal")
     apart = decibels["bf16"] - decibels["fp32"]
-    print(f"PSNR of reconstructions: {decibels['fp32']:.3f} dB in fp32, {decibels['bf16']:.3f} dB in bf16 ({apart:+.3f})")
+    print(f"mean PSNR: {decibels['fp32']:.3f} dB in fp32, {decibels['bf16']:.3f} dB in bf16 ({apart:+.3f})")
 
     fp32 = prior_from(load_model(Path(prior), "taming-prior"), prior).to(device)
     bf16 = copy.deepcopy(fp32).to(torch.bfloat16)
@@ -68,7 +68,7 @@ def main(prior: str, images: str, count: str = "100") -> None:
     noise = gumbel(SEED, numbers, cells, fp32.config.codebook_size)
     before, tokens = prefix(fp32.config, {}, SAMPLES, device), drawn[0].flatten(1)
     chosen = [choose(gpt(before, tokens).flatten(0, 1), noise.flatten(0, 1), decoding) for gpt in (fp32, bf16)]
-    print(f"{SAMPLES} samples: {(chosen[0] != chosen[1]).double().mean():.2%} of the tokens differ given the same codes")
+    print(f"{SAMPLES} samples: {(chosen[0] != chosen[1]).double().mean():.2%} of the tokens differ on equal codes")
     print(f"and {(drawn[0] != drawn[1]).double().mean():.2%} when each precision continues from its own codes")
 
 
