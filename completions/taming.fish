@@ -198,7 +198,7 @@ complete -c taming -f
 complete -c taming -n '__taming_at 0 \'\'' -a train-vqgan -d 'Train a codec on pictures'
 complete -c taming -n '__taming_at 0 \'\'' -a train-prior -d 'Train a prior on token files'
 complete -c taming -n '__taming_at 0 \'\'' -a sample -d 'Draw new pictures'
-complete -c taming -n '__taming_at 0 \'\'' -a tokenize -d 'Encode pictures to a token file (by default tokens.h5)'
+complete -c taming -n '__taming_at 0 \'\'' -a tokenize -d 'Encode pictures to a token file'
 complete -c taming -n '__taming_at 0 \'\'' -a reconstruct -d 'Encode and decode pictures (or condition maps), each at its own size, and print the mean PSNR'
 complete -c taming -n '__taming_at 0 \'\'' -a decode -d 'Decode a token file to pictures'
 complete -c taming -n '__taming_at 0 \'\'' -a import -d 'Convert a published checkpoint to a model file'
@@ -208,7 +208,7 @@ complete -c taming -n '__taming_at 0 \'\'' -a report -d 'Write the report of a r
 complete -c taming -n '__taming_at 0 \'\'' -a demo-data -d 'Draw a small data set of landscapes and figures, with segmentation, depth and pose maps and classes'
 complete -c taming -n '__taming_at 0 \'\'' -a doctor -d 'Check versions, devices, precision, weights, folders and settings'
 complete -c taming -n '__taming_at 0 \'\'' -a guide -d 'List the guides, or print one'
-complete -c taming -n '__taming_at 0 \'\'' -a annotate -d 'Compute the condition maps of pictures: PNGs of the same size and relative path'
+complete -c taming -n '__taming_at 0 \'\'' -a annotate -d 'Compute condition maps of pictures, as PNGs of the same size and relative path'
 complete -c taming -n '__taming_at 0 \'\'' -a tokens -d 'Check and join token files'
 complete -c taming -n '__taming_at 0 \'\'' -a presets -d 'List and print the named sets of settings'
 complete -c taming -n '__taming_at 0 \'\'' -a weights -d 'List, verify and download pretrained weights'
@@ -258,7 +258,7 @@ complete -c taming -n '__taming_may \'--preset\' train-vqgan train-prior' -l pre
 complete -c taming -n '__taming_may \'--minutes\' train-vqgan train-prior' -l minutes -d 'Wall-clock time in minutes; 0: no limit. Default 8.' -x
 complete -c taming -n '__taming_may \'--steps\' train-vqgan train-prior' -l steps -d 'Number of optimiser steps; 0: no limit. Default 0.' -x
 complete -c taming -n '__taming_may \'--size\' train-vqgan' -l size -d 'Size of the training crops, in pixels. Default 128x128.' -x
-complete -c taming -n '__taming_may \'-o --out\' train-vqgan train-prior sample reconstruct \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -s o -l out -d 'Run folder, output folder or output file.' -x -a '(__taming_files)'
+complete -c taming -n '__taming_may \'-o --out\' train-vqgan train-prior' -s o -l out -d 'Run folder. Default: the next number under runs/.' -x -a '(__taming_files)'
 complete -c taming -n '__taming_may \'--name\' train-vqgan train-prior sample' -l name -d 'Name of the run under runs/. Default: the next number.' -x
 complete -c taming -n '__taming_may \'--resume\' train-vqgan train-prior' -l resume -d 'Continue the newest run, or the one given by --name or -o.'
 complete -c taming -n '__taming_may \'-0 --null\' train-vqgan tokenize' -s 0 -l null -d 'Paths on stdin end with NUL, as `find -print0` writes them.'
@@ -326,7 +326,7 @@ complete -c taming -n '__taming_may \'--normalize\' train-vqgan' -l normalize -d
 complete -c taming -n '__taming_may \'--disc-ndf\' train-vqgan' -l disc-ndf -d 'Channels of the first layer of the discriminator. Default 32.' -x
 complete -c taming -n '__taming_may \'--disc-num-layers\' train-vqgan' -l disc-num-layers -d 'Strided layers of the discriminator; patches are 34 x 34 pixels with 2, 70 x 70 with 3. Default 2.' -x
 complete -c taming -n '__taming_may \'--disc-loss\' train-vqgan' -l disc-loss -d 'Adversarial loss. Default hinge.' -x -a 'hinge\\t vanilla\\t'
-complete -c taming -n '__taming_may \'--nproc\' train-vqgan train-prior' -l nproc -d 'Processes on this machine that share each batch, each on its own GPU.' -x
+complete -c taming -n '__taming_may \'--nproc\' train-vqgan train-prior' -l nproc -d 'Processes on this machine that share each batch, each on its own GPU. Default 1.' -x
 complete -c taming -n '__taming_may \'--dry-run\' train-vqgan train-prior sample tokenize reconstruct decode \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -l dry-run -d 'Print what would be done, and write nothing.'
 complete -c taming -n '__taming_may \'--weights\' train-vqgan sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'weights ls\' \'weights verify\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval all\'' -l weights -d 'Pretrained weights: a file, or a folder of files.' -x -a '(__taming_files .pth .pt .safetensors)'
 complete -c taming -n '__taming_may \'--offline\' train-vqgan sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'weights fetch\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval all\'' -l offline -d 'Never download anything.'
@@ -365,12 +365,13 @@ complete -c taming -n '__taming_may \'--class\' sample' -l class -d 'Class to dr
 complete -c taming -n '__taming_may \'--size\' sample' -l size -d 'Size of the pictures in pixels. Default: the size of the condition map, or the training size.' -x
 complete -c taming -n '__taming_may \'\' sample' -l cond -d 'Condition map, or a folder with one for each picture; KIND=FILE if the prior has several kinds. people.json:NAME selects the keypoints of one picture.' -x -a '(__taming_keys segmentation depth pose edges) (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .npy .json)'
 complete -c taming -n '__taming_may \'--complete\' sample' -l complete -d 'Complete this picture; a larger --size extends it.' -x -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
-complete -c taming -n '__taming_may \'--mask\' sample' -l mask -d 'Mask, white where to draw; `upper-half` keeps the upper half of the picture.' -x -a 'upper-half\\t (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
+complete -c taming -n '__taming_may \'--mask\' sample' -l mask -d 'Mask: white parts are drawn; `upper-half` keeps the upper half of the picture.' -x -a 'upper-half\\t (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
 complete -c taming -n '__taming_may \'--at\' sample' -l at -d 'Upper left corner of the picture within a larger --size. Default: centred.' -x
 complete -c taming -n '__taming_may \'--ckpt\' sample tokenize reconstruct' -l ckpt -d 'Model file or run. Default: $TAMING_CKPT, else the newest run, else `builtin`.' -x -a 'builtin\\t (__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'-o --out\' sample' -s o -l out -d 'Folder to write. Default: the next number under runs/sample/.' -x -a '(__taming_files)'
 complete -c taming -n '__taming_may \'--codec\' sample' -l codec -d 'Codec with a fine-tuned decoder, instead of the prior\'s own codec.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'--class-map\' sample' -l class-map -d 'JSON that maps the prior\'s classes to the classifier\'s, if names differ.' -x -a '(__taming_files .json)'
-complete -c taming -n '__taming_may \'--first\' sample' -l first -d 'Number of the first sample: --first 17 -n 1 draws sample 17 alone.' -x
+complete -c taming -n '__taming_may \'--first\' sample' -l first -d 'Number of the first sample: --first 17 -n 1 draws sample 17 alone. Default 0.' -x
 complete -c taming -n '__taming_may \'--tokens\' sample' -l tokens -d 'Also write the codes, as a token file.' -x -a '(__taming_files .h5)'
 complete -c taming -n '__taming_may \'--npz\' sample' -l npz -d 'Also write the pictures as one array, in the ADM suite\'s format.' -x -a '(__taming_files .npz)'
 complete -c taming -n '__taming_may \'--temperature\' sample' -l temperature -d 'Temperature of the logits: less variety below 1, more above 1. Default 1.' -x
@@ -387,31 +388,34 @@ complete -c taming -n '__taming_may \'--classifier\' sample' -l classifier -d 'C
 complete -c taming -n '__taming_may \'--stride\' sample' -l stride -d 'Columns that share a window: 1 is the paper\'s procedure, more is faster; 0: half the window. Default 0.' -x
 complete -c taming -n '__taming_may \'--batch-size\' sample' -l batch-size -d 'Windows computed at once; affects memory and speed, not the pictures. Default 16.' -x
 complete -c taming -n '__taming_may \'--shard\' sample reconstruct decode \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -l shard -d 'Process only every N-th picture, starting with the I-th.' -x
-complete -c taming -n '__taming_may \'--device\' sample tokenize reconstruct decode \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l device -d 'auto, cpu, cuda, cuda:N or mps.' -x -a 'auto\\t cpu\\t cuda\\t mps\\t'
-complete -c taming -n '__taming_may \'--precision\' sample' -l precision -d 'auto, the default: bf16 for priors with 1024 channels or more if the device supports it, else fp32.' -x -a 'auto\\t fp32\\t bf16\\t fp16\\t'
+complete -c taming -n '__taming_may \'--device\' sample tokenize reconstruct decode \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l device -d 'auto, cpu, cuda, cuda:N or mps. Default auto.' -x -a 'auto\\t cpu\\t cuda\\t mps\\t'
+complete -c taming -n '__taming_may \'--precision\' sample' -l precision -d 'auto: bf16 for priors with 1024 channels or more if the device supports it, else fp32. Default auto.' -x -a 'auto\\t fp32\\t bf16\\t fp16\\t'
 complete -c taming -n '__taming_may \'--memory\' sample reconstruct decode \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l memory -d 'Memory for one picture; a picture that fits is decoded exactly. Default: half of the free memory.' -x
-complete -c taming -n '__taming_may \'-o --out\' tokenize' -s o -l out -d 'Run folder, output folder or output file.' -x -a '(__taming_files .h5)'
-complete -c taming -n '__taming_may \'--size\' tokenize reconstruct' -l size -d 'Size of the pictures in pixels. Default: the codec\'s training size.' -x
-complete -c taming -n '__taming_may \'--views\' tokenize' -l views -d 'Views of each picture: the centre crop, its mirror image, random crops.' -x
+complete -c taming -n '__taming_may \'-o --out\' tokenize' -s o -l out -d 'Token file to write. Default: tokens.h5.' -x -a '(__taming_files .h5)'
+complete -c taming -n '__taming_may \'--size\' tokenize' -l size -d 'Size of the pictures in pixels. Default: the codec\'s training size.' -x
+complete -c taming -n '__taming_may \'--views\' tokenize' -l views -d 'Views of each picture: the centre crop, its mirror image, random crops. Default 1.' -x
 complete -c taming -n '__taming_may \'\' tokenize' -l cond -d 'Also encode a condition: its kind, and the folder of its maps, named like the pictures. The kinds edges, lowres and coords need no folder; they are computed from the pictures.' -x -a 'edges\\t lowres\\t coords\\t (__taming_keys segmentation depth pose edges) (__taming_files_of_key)'
 complete -c taming -n '__taming_may \'\' tokenize' -l cond-ckpt -d 'Codec of condition maps; its file records their kind.' -x -a '(__taming_files .safetensors)'
-complete -c taming -n '__taming_may \'--batch-size\' tokenize reconstruct decode \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l batch-size -d 'Pictures per batch.' -x
+complete -c taming -n '__taming_may \'--batch-size\' tokenize' -l batch-size -d 'Pictures per batch. Default 16.' -x
 complete -c taming -n '__taming_may \'--shard\' tokenize' -l shard -d 'Write the I-th of N parts, tokens.I-of-N.h5, which `taming tokens merge` joins.' -x
-complete -c taming -n '__taming_may \'--precision\' tokenize reconstruct decode \'eval nll\'' -l precision -d 'Floating-point precision of the networks.' -x -a 'auto\\t fp32\\t bf16\\t fp16\\t'
+complete -c taming -n '__taming_may \'--precision\' tokenize reconstruct decode \'eval nll\'' -l precision -d 'Floating-point precision of the networks. Default fp32.' -x -a 'auto\\t fp32\\t bf16\\t fp16\\t'
 complete -c taming -n '__taming_may \'--memory\' tokenize' -l memory -d 'Memory for encoding one picture, recorded in the file. Default: 3, on every machine.' -x
-complete -c taming -n '__taming_may \'--workers\' tokenize reconstruct \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l workers -d 'Threads that read pictures.' -x
+complete -c taming -n '__taming_may \'--workers\' tokenize reconstruct \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l workers -d 'Threads that read pictures. Default 2.' -x
+complete -c taming -n '__taming_may \'-o --out\' reconstruct \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -s o -l out -d 'Folder to write, if there is no argument OUT.' -x -a '(__taming_files)'
+complete -c taming -n '__taming_may \'--size\' reconstruct \'eval recon\' \'eval codebook\'' -l size -d 'Size of centre crops in pixels. Default: whole pictures.' -x
 complete -c taming -n '__taming_may \'--pictures\' reconstruct' -l pictures -d 'Pictures of keypoint files that do not record picture sizes.' -x -a '(__taming_files \'\')'
-complete -c taming -n '__taming_may \'-o --out\' import' -s o -l out -d 'Run folder, output folder or output file.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'--batch-size\' reconstruct decode' -l batch-size -d 'Pictures per batch. Default 8.' -x
+complete -c taming -n '__taming_may \'-o --out\' import' -s o -l out -d 'Model file to write. Default: CHECKPOINT\'s name with .safetensors, in the current folder.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'--config\' import' -l config -d 'The YAML file published with it; a prior needs it.' -x -a '(__taming_files .yaml .yml)'
 complete -c taming -n '__taming_may \'--allow-non-finite\' import' -l allow-non-finite -d 'Accept weights that are NaN or infinite.'
 complete -c taming -n '__taming_may \'-o --out\' export' -s o -l out -d 'The .ckpt file to write; for diffusers, a folder.' -x -a '(__taming_files .ckpt)'
-complete -c taming -n '__taming_may \'--to\' export' -l to -d 'The layout: that of the published code, or diffusers\' VQModel.' -x -a 'compvis\\t diffusers\\t'
+complete -c taming -n '__taming_may \'--to\' export' -l to -d 'The layout: that of the published code, or diffusers\' VQModel. Default compvis.' -x -a 'compvis\\t diffusers\\t'
 complete -c taming -n '__taming_may \'--config\' info' -l config -d 'The YAML file published with a checkpoint.' -x -a '(__taming_files .yaml .yml)'
 complete -c taming -n '__taming_may \'-o --out\' report' -s o -l out -d 'The page to write. Default: report.html in the run folder; for several runs, in the current folder.' -x -a '(__taming_files)'
 complete -c taming -n '__taming_may \'--by\' report' -l by -d 'Horizontal axis of the charts of several runs. Default: step, or images if batch sizes differ.' -x -a 'step\\t images\\t time\\t'
-complete -c taming -n '__taming_may \'-n --count\' demo-data' -s n -l count -d 'Number of scenes.' -x
+complete -c taming -n '__taming_may \'-n --count\' demo-data' -s n -l count -d 'Number of scenes. Default 200.' -x
 complete -c taming -n '__taming_may \'--size\' demo-data' -l size -d 'Size of the pictures in pixels. Default 256x256.' -x
-complete -c taming -n '__taming_may \'--seed\' demo-data' -l seed -d 'Seed of the scenes.' -x
+complete -c taming -n '__taming_may \'--seed\' demo-data' -l seed -d 'Seed of the scenes. Default 0.' -x
 complete -c taming -n '__taming_may \'--kind\' demo-data' -l kind -d 'Draw only this kind.' -x -a 'landscape\\t figure\\t'
 complete -c taming -n '__taming_may \'--workers\' demo-data' -l workers -d 'Processes that draw. Default: depends on the number of scenes.' -x
 complete -c taming -n '__taming_may \'--model\' \'annotate segmentation\'' -l model -d 'torchvision segmentation network: deeplabv3_resnet50, deeplabv3_resnet101, deeplabv3_mobilenet_v3_large, fcn_resnet50, fcn_resnet101 or lraspp_mobilenet_v3_large. Default deeplabv3_resnet50.' -x -a 'deeplabv3_resnet50\\t deeplabv3_resnet101\\t deeplabv3_mobilenet_v3_large\\t fcn_resnet50\\t fcn_resnet101\\t lraspp_mobilenet_v3_large\\t'
@@ -423,6 +427,7 @@ complete -c taming -n '__taming_may \'--all\' \'weights ls\'' -l all -d 'Include
 complete -c taming -n '__taming_may \'--all\' \'weights fetch\'' -l all -d 'Everything that `taming weights ls` lists.'
 complete -c taming -n '__taming_may \'-o --out\' \'weights fetch\'' -s o -l out -d 'Folder to write, such as $TAMING_WEIGHTS_DIR. Default: torch\'s cache.' -x -a '(__taming_files)'
 complete -c taming -n '__taming_may \'-o --out\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -s o -l out -d 'Also write the result and its pictures to this folder.' -x -a '(__taming_files)'
+complete -c taming -n '__taming_may \'--batch-size\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l batch-size -d 'Pictures per batch. Default 32.' -x
 complete -c taming -n '__taming_may \'--features\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l features -d 'Feature network. Only scores with inception-v3-compat are called FID, IS or KID. efficientnet-lite0 needs no download. Default inception-v3-compat. One of inception-v3-compat, vgg16, dinov2, efficientnet-lite0.' -x -a 'inception-v3-compat\\t vgg16\\t dinov2\\t efficientnet-lite0\\t'
 complete -c taming -n '__taming_may \'--resize\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l resize -d 'Resizing to the network\'s input: tf1 (bilinear, as for the published FID) or clean (bicubic, clean-fid). Default tf1.' -x -a 'tf1\\t clean\\t'
 complete -c taming -n '__taming_may \'--size\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l size -d 'First centre-crop and resize all pictures to this size. Default: keep their sizes.' -x
@@ -434,6 +439,5 @@ complete -c taming -n '__taming_may \'--subsets\' \'eval kid\'' -l subsets -d 'N
 complete -c taming -n '__taming_may \'--subset-size\' \'eval kid\'' -l subset-size -d 'Pictures of each side in a subset. Default 1000.' -x
 complete -c taming -n '__taming_may \'--seed\' \'eval kid\'' -l seed -d 'Random seed of the subsets. Default 2020.' -x
 complete -c taming -n '__taming_may \'--neighbours\' \'eval prc\'' -l neighbours -d 'k: each feature\'s sphere reaches its k-th nearest neighbour. Default 3.' -x
-complete -c taming -n '__taming_may \'--size\' \'eval recon\' \'eval codebook\'' -l size -d 'Size of centre crops. Default: whole pictures.' -x
-complete -c taming -n '__taming_may \'--perceptual\' \'eval recon\' \'eval all\'' -l perceptual -d 'lpips-vgg, lpips-alex, efficientnet-lite0 (the default) or none.' -x -a 'lpips-vgg\\t lpips-alex\\t lpips-squeeze\\t efficientnet-lite0\\t none\\t'
-complete -c taming -n '__taming_may \'--stride\' \'eval nll\'' -l stride -d 'Columns that share a window; 1 is the published procedure.' -x
+complete -c taming -n '__taming_may \'--perceptual\' \'eval recon\' \'eval all\'' -l perceptual -d 'Perceptual network: lpips-vgg, lpips-alex, efficientnet-lite0 or none. Default efficientnet-lite0.' -x -a 'lpips-vgg\\t lpips-alex\\t lpips-squeeze\\t efficientnet-lite0\\t none\\t'
+complete -c taming -n '__taming_may \'--stride\' \'eval nll\'' -l stride -d 'Columns that share a window; 1 is the published procedure. Default 1.' -x

@@ -32,7 +32,6 @@ Generated = Annotated[
     typer.Argument(
         metavar="[GENERATED]",
         help="Folder, archive, list (.txt), token file, or .npz of pictures or statistics. Default: newest samples.",
-        show_default=False,
     ),
 ]
 
@@ -47,7 +46,6 @@ class Paths:
         typer.Argument(
             metavar="[REFERENCE]",
             help="Pictures or statistics to compare with. Default: the training pictures of the samples' codec.",
-            show_default=False,
         ),
     ] = None
     codec: o.TokensCodec = None

@@ -23,19 +23,9 @@ Perceptual = Annotated[
     o.option(
         "--perceptual",
         metavar="NAME",
-        help="lpips-vgg, lpips-alex, efficientnet-lite0 (the default) or none.",
+        help="Perceptual network: lpips-vgg, lpips-alex, efficientnet-lite0 or none.",
         panel=None,
         envvar="TAMING_PERCEPTUAL",
-    ),
-]
-SizeText = Annotated[
-    str | None,
-    o.option(
-        "--size",
-        metavar="WxH",
-        help="Size of centre crops. Default: whole pictures.",
-        panel=None,
-        envvar="TAMING_SIZE",
     ),
 ]
 Features = Annotated[FeatureConfig, Panel("Feature network")]
@@ -119,7 +109,7 @@ def recon(
     codec: CodecFile,
     images: Images,
     pretrained: o.Pretrained,
-    size: SizeText = None,
+    size: o.SizeText = None,
     perceptual: Perceptual = "efficientnet-lite0",
 ) -> "Measurement":
     """PSNR, SSIM, L1, perceptual distance and bits/pixel of reconstructions; -o also writes the best and worst."""
@@ -135,7 +125,7 @@ def codebook(
     evaluation: Evaluation,
     codec: CodecFile,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...|TOKENS", help="Pictures, or one token file.")],
-    size: SizeText = None,
+    size: o.SizeText = None,
 ) -> "Measurement":
     """Codebook use: codes that occur, their perplexity, codes that never occur; -o also writes a histogram."""
     from taming_cli.evaluate import codecs

@@ -19,7 +19,10 @@ def import_(
         Path | None,
         typer.Option("--config", metavar="FILE", help="The YAML file published with it; a prior needs it."),
     ] = None,
-    out: o.Out = None,
+    out: Annotated[
+        Path | None,
+        o.written_to("Model file to write. Default: CHECKPOINT's name with .safetensors, in the current folder."),
+    ] = None,
     allow_non_finite: Annotated[
         bool, o.option("--allow-non-finite", help="Accept weights that are NaN or infinite.", panel=None)
     ] = False,

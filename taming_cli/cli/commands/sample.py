@@ -54,7 +54,7 @@ def sample(
         typer.Option(
             "--mask",
             metavar="FILE",
-            help="Mask, white where to draw; `upper-half` keeps the upper half of the picture.",
+            help="Mask: white parts are drawn; `upper-half` keeps the upper half of the picture.",
         ),
     ] = None,
     at: Annotated[
@@ -63,7 +63,6 @@ def sample(
             "--at",
             metavar="X,Y",
             parser=_corner,
-            show_default=False,
             help="Upper left corner of the picture within a larger --size. Default: centred.",
         ),
     ] = None,
@@ -84,7 +83,7 @@ def sample(
     ] = None,
     weights: o.Weights = None,
     offline: o.Offline = False,
-    out: o.Out = None,
+    out: Annotated[Path | None, o.written_to("Folder to write. Default: the next number under runs/sample/.")] = None,
     name: o.Name = None,
     first: Annotated[
         int, o.number("--first", low=0, help="Number of the first sample: --first 17 -n 1 draws sample 17 alone.")
@@ -100,14 +99,12 @@ def sample(
     device: o.Device = "auto",
     precision: Annotated[
         str,
-        o.in_precision(
-            "auto, the default: bf16 for priors with 1024 channels or more if the device supports it, else fp32."
-        ),
+        o.in_precision("auto: bf16 for priors with 1024 channels or more if the device supports it, else fp32."),
     ] = "auto",
     memory: o.Memory = None,
     dry_run: o.DryRun = False,
 ) -> int:
-    """Draw new pictures. Writes PNGs and a grid to the folder -o (by default under runs/sample/)."""
+    """Draw new pictures. Writes a folder with PNGs and a grid of them."""
     from taming_cli.runtime.device import precision_name
     from taming_cli.runtime.run.folder import Place, find_run
     from taming_cli.sampling.files import write_samples

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="NAME", help="Names as in `taming weights ls`.", show_default=False),
+    typer.Argument(metavar="NAME", help="Names as in `taming weights ls`."),
 ]
 STYLES = {"verified": "green", "present": "green", "missing": "yellow", "wrong sha256": "bold red"}
 _PLACES = {"given": "--weights", "folder": "$TAMING_WEIGHTS_DIR", "cache": "the cache", "package": "its package"}
