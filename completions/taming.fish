@@ -198,7 +198,7 @@ complete -c taming -f
 complete -c taming -n '__taming_at 0 \'\'' -a train-vqgan -d 'Train a codec on pictures'
 complete -c taming -n '__taming_at 0 \'\'' -a train-prior -d 'Train a prior on token files'
 complete -c taming -n '__taming_at 0 \'\'' -a sample -d 'Draw new pictures'
-complete -c taming -n '__taming_at 0 \'\'' -a tokenize -d 'Encode pictures to a token file (by default tokens.h5)'
+complete -c taming -n '__taming_at 0 \'\'' -a tokenize -d 'Encode pictures to a token file'
 complete -c taming -n '__taming_at 0 \'\'' -a reconstruct -d 'Encode and decode pictures (or condition maps), each at its own size, and print the mean PSNR'
 complete -c taming -n '__taming_at 0 \'\'' -a decode -d 'Decode a token file to pictures'
 complete -c taming -n '__taming_at 0 \'\'' -a import -d 'Convert a published checkpoint to a model file'
@@ -208,7 +208,7 @@ complete -c taming -n '__taming_at 0 \'\'' -a report -d 'Write the report of a r
 complete -c taming -n '__taming_at 0 \'\'' -a demo-data -d 'Draw a small data set of landscapes and figures, with segmentation, depth and pose maps and classes'
 complete -c taming -n '__taming_at 0 \'\'' -a doctor -d 'Check versions, devices, precision, weights, folders and settings'
 complete -c taming -n '__taming_at 0 \'\'' -a guide -d 'List the guides, or print one'
-complete -c taming -n '__taming_at 0 \'\'' -a annotate -d 'Compute the condition maps of pictures: PNGs of the same size and relative path'
+complete -c taming -n '__taming_at 0 \'\'' -a annotate -d 'Compute condition maps of pictures, as PNGs of the same size and relative path'
 complete -c taming -n '__taming_at 0 \'\'' -a tokens -d 'Check and join token files'
 complete -c taming -n '__taming_at 0 \'\'' -a presets -d 'List and print the named sets of settings'
 complete -c taming -n '__taming_at 0 \'\'' -a weights -d 'List, verify and download pretrained weights'
@@ -224,12 +224,12 @@ complete -c taming -n '__taming_at 0 \'presets\'' -a show -d 'Print all settings
 complete -c taming -n '__taming_at 0 \'weights\'' -a ls -d 'List the weights that commands need: what each is for, its file, and where it is'
 complete -c taming -n '__taming_at 0 \'weights\'' -a verify -d 'Verify the sha256 of weights on this machine'
 complete -c taming -n '__taming_at 0 \'weights\'' -a fetch -d 'Download and verify weights'
-complete -c taming -n '__taming_at 0 \'eval\'' -a fid -d 'Frechet distance of two sets of pictures'
+complete -c taming -n '__taming_at 0 \'eval\'' -a fid -d 'Frechet distance between two sets of pictures'
 complete -c taming -n '__taming_at 0 \'eval\'' -a is -d 'Inception score of pictures, with its standard deviation over splits'
-complete -c taming -n '__taming_at 0 \'eval\'' -a kid -d 'Kernel distance of two sets of pictures, with its standard deviation over subsets'
+complete -c taming -n '__taming_at 0 \'eval\'' -a kid -d 'Kernel distance between two sets of pictures, with its standard deviation over subsets'
 complete -c taming -n '__taming_at 0 \'eval\'' -a prc -d 'Improved precision and recall of generated pictures; first published with --features vgg16'
-complete -c taming -n '__taming_at 0 \'eval\'' -a rfid -d 'Frechet distance of pictures and their reconstructions, which are not written to disk'
-complete -c taming -n '__taming_at 0 \'eval\'' -a recon -d 'PSNR, SSIM, L1, perceptual distance and bits/pixel of a codec\'s reconstructions; -o writes worst and best'
+complete -c taming -n '__taming_at 0 \'eval\'' -a rfid -d 'Frechet distance between pictures and their reconstructions, which are not written to disk'
+complete -c taming -n '__taming_at 0 \'eval\'' -a recon -d 'PSNR, SSIM, L1, perceptual distance and bits/pixel of reconstructions; -o also writes the best and worst'
 complete -c taming -n '__taming_at 0 \'eval\'' -a codebook -d 'Codebook use: codes that occur, their perplexity, codes that never occur; -o also writes a histogram'
 complete -c taming -n '__taming_at 0 \'eval\'' -a nll -d 'nats/token and bits/dim of a token file\'s codes under a prior, by class; -o also writes a map by position'
 complete -c taming -n '__taming_at 0 \'eval\'' -a all -d 'Every measure that applies to a run, on held-out data'
@@ -254,22 +254,22 @@ complete -c taming -n '__taming_at 1 \'eval nll\'' -a '(__taming_files .h5)'
 
 complete -c taming -n '__taming_may \'--version\' \'\'' -l version -d 'Print the version and exit.'
 complete -c taming -n '__taming_may \'-h --help\' \'\' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor guide annotate \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' tokens \'tokens verify\' \'tokens merge\' presets \'presets ls\' \'presets show\' weights \'weights ls\' \'weights verify\' \'weights fetch\' eval \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -s h -l help -d 'Show this message and exit.'
-complete -c taming -n '__taming_may \'--preset\' train-vqgan train-prior' -l preset -d 'Set of settings: tiny, small, f16-1024, f16-16384. Default: tiny on a CPU, small on a GPU.' -x -a 'tiny\\t small\\t f16-1024\\t f16-16384\\t'
+complete -c taming -n '__taming_may \'--preset\' train-vqgan train-prior' -l preset -d 'Named set of settings: tiny, small, f16-1024, f16-16384. Default: tiny on a CPU, small on a GPU.' -x -a 'tiny\\t small\\t f16-1024\\t f16-16384\\t'
 complete -c taming -n '__taming_may \'--minutes\' train-vqgan train-prior' -l minutes -d 'Wall-clock time in minutes; 0: no limit. Default 8.' -x
 complete -c taming -n '__taming_may \'--steps\' train-vqgan train-prior' -l steps -d 'Number of optimiser steps; 0: no limit. Default 0.' -x
 complete -c taming -n '__taming_may \'--size\' train-vqgan' -l size -d 'Size of the training crops, in pixels. Default 128x128.' -x
-complete -c taming -n '__taming_may \'-o --out\' train-vqgan train-prior sample reconstruct \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -s o -l out -d 'Run folder, output folder or output file.' -x -a '(__taming_files)'
+complete -c taming -n '__taming_may \'-o --out\' train-vqgan train-prior' -s o -l out -d 'Run folder. Default: the next number under runs/.' -x -a '(__taming_files)'
 complete -c taming -n '__taming_may \'--name\' train-vqgan train-prior sample' -l name -d 'Name of the run under runs/. Default: the next number.' -x
 complete -c taming -n '__taming_may \'--resume\' train-vqgan train-prior' -l resume -d 'Continue the newest run, or the one given by --name or -o.'
 complete -c taming -n '__taming_may \'-0 --null\' train-vqgan tokenize' -s 0 -l null -d 'Paths on stdin end with NUL, as `find -print0` writes them.'
 complete -c taming -n '__taming_may \'--kind\' train-vqgan' -l kind -d 'Kind of the files: pictures, or the maps of a condition. Default image. One of image, segmentation, depth, pose, edges.' -x -a 'image\\t segmentation\\t depth\\t pose\\t edges\\t'
 complete -c taming -n '__taming_may \'--labels\' train-vqgan' -l labels -d 'Number of labels of segmentation maps; 0: the largest label that occurs, plus one. Default 0.' -x
-complete -c taming -n '__taming_may \'--unlabelled\' train-vqgan' -l unlabelled -d 'Segmentation maps mark unlabelled pixels by 255: they become label 0, and other labels increase by 1.'
+complete -c taming -n '__taming_may \'--unlabelled\' train-vqgan' -l unlabelled -d '255 marks unlabelled pixels of segmentation maps; they become label 0, and other labels increase by 1.'
 complete -c taming -n '__taming_may \'--colours\' train-vqgan' -l colours -d 'Colour table of segmentation maps in true colour: one line `#rrggbb name` per label.' -x -a '(__taming_files \'\')'
-complete -c taming -n '__taming_may \'--label-values\' train-vqgan' -l label-values -d 'Pixel values of segmentation maps that become labels 0, 1, 2 and so on; 0,255 for masks.' -x
+complete -c taming -n '__taming_may \'--label-values\' train-vqgan' -l label-values -d 'Pixel values of segmentation maps that become labels 0, 1, 2 and so on; for masks, 0,255.' -x
 complete -c taming -n '__taming_may \'--missing\' train-vqgan' -l missing -d 'Values that mark missing pixels of depth maps, like 0,65535 or nan; replaced by the nearest measured value.' -x
 complete -c taming -n '__taming_may \'--depth-range\' train-vqgan' -l depth-range -d 'Percentiles of a depth map that are mapped to -1 and 1; 2,98 ignores outliers. Default 0.0,100.0.' -x
-complete -c taming -n '__taming_may \'--pictures\' train-vqgan' -l pictures -d 'Pictures of keypoint files that do not record the size of their picture; paired by name.' -x -a '(__taming_files \'\')'
+complete -c taming -n '__taming_may \'--pictures\' train-vqgan' -l pictures -d 'Pictures of keypoint files that do not record picture sizes; paired by name.' -x -a '(__taming_files \'\')'
 complete -c taming -n '__taming_may \'--batch-size\' train-vqgan' -l batch-size -d 'Pictures per step. Default 8.' -x
 complete -c taming -n '__taming_may \'--accumulate\' train-vqgan train-prior' -l accumulate -d 'Split each batch into this many parts and accumulate their gradients. Default 1.' -x
 complete -c taming -n '__taming_may \'--gradient-checkpointing\' train-vqgan train-prior' -l gradient-checkpointing -d 'Recompute activations in the backward pass: less memory, a third slower.'
@@ -282,7 +282,7 @@ complete -c taming -n '__taming_may \'--disc-final-lr\' train-vqgan' -l disc-fin
 complete -c taming -n '__taming_may \'--clip\' train-vqgan' -l clip -d 'Gradient norm of the codec above which gradients are clipped; 0: never. Default 1.' -x
 complete -c taming -n '__taming_may \'--ema\' train-vqgan train-prior' -l ema -d 'Decay of the moving average of the weights; 0: none. Default 0.998.' -x
 complete -c taming -n '__taming_may \'--l1-weight\' train-vqgan' -l l1-weight -d 'Weight of the L1 loss. Default 1.' -x
-complete -c taming -n '__taming_may \'--l2-weight\' train-vqgan' -l l2-weight -d 'Weight of the L2 loss; large areas and colours are learned sooner. Default 2.' -x
+complete -c taming -n '__taming_may \'--l2-weight\' train-vqgan' -l l2-weight -d 'Weight of the L2 loss; with a larger weight, large areas and colours are learned sooner. Default 2.' -x
 complete -c taming -n '__taming_may \'--perceptual\' train-vqgan' -l perceptual -d 'Perceptual network; all but efficientnet-lite0 and none need a download. Default efficientnet-lite0. One of lpips-vgg, lpips-alex, lpips-squeeze, efficientnet-lite0, none.' -x -a 'lpips-vgg\\t lpips-alex\\t lpips-squeeze\\t efficientnet-lite0\\t none\\t'
 complete -c taming -n '__taming_may \'--perceptual-weight\' train-vqgan' -l perceptual-weight -d 'Weight of the perceptual loss. Default 0.2.' -x
 complete -c taming -n '__taming_may \'--codebook-weight\' train-vqgan' -l codebook-weight -d 'Weight of the codebook and commitment losses. Default 1.' -x
@@ -311,7 +311,7 @@ complete -c taming -n '__taming_may \'--workers\' train-vqgan' -l workers -d 'Pr
 complete -c taming -n '__taming_may \'--cache\' train-vqgan' -l cache -d 'Memory for decoded pictures, in MiB. Default 1024.' -x
 complete -c taming -n '__taming_may \'--val\' train-vqgan' -l val -d 'Held-out pictures: a folder, file, archive or list of paths.' -x -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt)'
 complete -c taming -n '__taming_may \'--init\' train-vqgan' -l init -d 'Start from the weights and architecture of this codec.' -x -a '(__taming_files .safetensors)'
-complete -c taming -n '__taming_may \'--train\' train-vqgan' -l train -d '`decoder` keeps encoder and codebook, so that existing tokens and priors stay valid. Default all.' -x -a 'all\\t decoder\\t'
+complete -c taming -n '__taming_may \'--train\' train-vqgan' -l train -d 'Parts to train; `decoder` keeps encoder and codebook, so that existing tokens and priors stay valid. Default all.' -x -a 'all\\t decoder\\t'
 complete -c taming -n '__taming_may \'--ch\' train-vqgan' -l ch -d 'Channels at full resolution; a multiple of --norm-groups. Default 32.' -x
 complete -c taming -n '__taming_may \'--ch-mult\' train-vqgan' -l ch-mult -d 'Channel multiplier of each level; n levels downsample by f = 2^(n-1). Default 1,1,2,4.' -x
 complete -c taming -n '__taming_may \'--num-res-blocks\' train-vqgan' -l num-res-blocks -d 'Residual blocks per level; the decoder has one more. Default 1.' -x
@@ -326,7 +326,7 @@ complete -c taming -n '__taming_may \'--normalize\' train-vqgan' -l normalize -d
 complete -c taming -n '__taming_may \'--disc-ndf\' train-vqgan' -l disc-ndf -d 'Channels of the first layer of the discriminator. Default 32.' -x
 complete -c taming -n '__taming_may \'--disc-num-layers\' train-vqgan' -l disc-num-layers -d 'Strided layers of the discriminator; patches are 34 x 34 pixels with 2, 70 x 70 with 3. Default 2.' -x
 complete -c taming -n '__taming_may \'--disc-loss\' train-vqgan' -l disc-loss -d 'Adversarial loss. Default hinge.' -x -a 'hinge\\t vanilla\\t'
-complete -c taming -n '__taming_may \'--nproc\' train-vqgan train-prior' -l nproc -d 'Processes on this machine that share each batch, each on its own GPU.' -x
+complete -c taming -n '__taming_may \'--nproc\' train-vqgan train-prior' -l nproc -d 'Processes on this machine that share each batch, each on its own GPU. Default 1.' -x
 complete -c taming -n '__taming_may \'--dry-run\' train-vqgan train-prior sample tokenize reconstruct decode \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -l dry-run -d 'Print what would be done, and write nothing.'
 complete -c taming -n '__taming_may \'--weights\' train-vqgan sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'weights ls\' \'weights verify\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval all\'' -l weights -d 'Pretrained weights: a file, or a folder of files.' -x -a '(__taming_files .pth .pt .safetensors)'
 complete -c taming -n '__taming_may \'--offline\' train-vqgan sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'weights fetch\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval all\'' -l offline -d 'Never download anything.'
@@ -339,7 +339,7 @@ complete -c taming -n '__taming_may \'--debug\' train-vqgan train-prior sample t
 complete -c taming -n '__taming_may \'--codec\' train-prior decode \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\'' -l codec -d 'The codec, if it is not at the recorded path.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'\' train-prior' -l cond-ckpt -d 'A condition\'s codec, if it is not at the recorded path.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'--batch-size\' train-prior' -l batch-size -d 'Windows per step. Default 16.' -x
-complete -c taming -n '__taming_may \'--fsdp\' train-prior' -l fsdp -d 'Shard weights, gradients and optimiser among the processes (FSDP2), for priors that do not fit one.'
+complete -c taming -n '__taming_may \'--fsdp\' train-prior' -l fsdp -d 'Shard weights, gradients and optimiser across the processes (FSDP2), for priors that do not fit on one GPU.'
 complete -c taming -n '__taming_may \'--learning-rate\' train-prior' -l learning-rate -d 'Peak learning rate. Default 0.002.' -x
 complete -c taming -n '__taming_may \'--betas\' train-prior' -l betas -d 'AdamW betas. Default 0.9,0.95.' -x
 complete -c taming -n '__taming_may \'--weight-decay\' train-prior' -l weight-decay -d 'Weight decay of AdamW, on the weights of linear layers only. Default 0.05.' -x
@@ -348,7 +348,7 @@ complete -c taming -n '__taming_may \'--clip\' train-prior' -l clip -d 'Gradient
 complete -c taming -n '__taming_may \'--dropout\' train-prior' -l dropout -d 'Dropout on embeddings and block outputs, and with --arch published on attention weights. Default 0.1.' -x
 complete -c taming -n '__taming_may \'--pkeep\' train-prior' -l pkeep -d 'Probability of keeping an input code; others are replaced by random codes. Targets stay. Default 1.' -x
 complete -c taming -n '__taming_may \'--condition-dropout\' train-prior' -l condition-dropout -d 'Probability of dropping all conditions of a picture, and of dropping each one of several. Guidance needs a value above 0. Default 0.1.' -x
-complete -c taming -n '__taming_may \'--cond\' train-prior' -l cond -d 'Conditions of the token files to train on; default: all of them; `none`: no condition.' -x -a '(__taming_list class segmentation depth pose edges lowres coords none)'
+complete -c taming -n '__taming_may \'--cond\' train-prior' -l cond -d 'Conditions of the token files to train on; `none`: without conditions. Default: all of them.' -x -a '(__taming_list class segmentation depth pose edges lowres coords none)'
 complete -c taming -n '__taming_may \'--held\' train-prior' -l held -d 'Fraction of the pictures that is held out. Default 0.05.' -x
 complete -c taming -n '__taming_may \'--val-windows\' train-prior' -l val-windows -d 'Held-out windows used in each validation. Default 512.' -x
 complete -c taming -n '__taming_may \'--patience\' train-prior' -l patience -d 'Number of validations without improvement after which training stops; 0: never. Default 0.' -x
@@ -361,16 +361,17 @@ complete -c taming -n '__taming_may \'--n-head\' train-prior' -l n-head -d 'Atte
 complete -c taming -n '__taming_may \'--n-embd\' train-prior' -l n-embd -d 'Width of the network; a multiple of --n-head. Default 256.' -x
 complete -c taming -n '__taming_may \'--window\' train-prior' -l window -d 'Context of the prior, in cells; reduced to the grid of the token files where that is smaller. Default 16x16.' -x
 complete -c taming -n '__taming_may \'-n\' sample' -s n -d 'Number of pictures. Default 1.' -x
-complete -c taming -n '__taming_may \'--class\' sample' -l class -d 'Class to draw: its name, \'#N\' for class number N from 0, or N where classes have no names; none: any class.' -x
-complete -c taming -n '__taming_may \'--size\' sample' -l size -d 'Any picture size, in pixels; none: that of the condition map, or that of training.' -x
-complete -c taming -n '__taming_may \'\' sample' -l cond -d 'Condition map, or a folder with one for each picture; KIND=FILE where the prior takes several kinds. people.json:NAME selects one picture\'s keypoints.' -x -a '(__taming_keys segmentation depth pose edges) (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .npy .json)'
+complete -c taming -n '__taming_may \'--class\' sample' -l class -d 'Class to draw: its name, \'#N\' for class number N from 0, or N if classes have no names. Default: any class.' -x
+complete -c taming -n '__taming_may \'--size\' sample' -l size -d 'Size of the pictures in pixels. Default: the size of the condition map, or the training size.' -x
+complete -c taming -n '__taming_may \'\' sample' -l cond -d 'Condition map, or a folder with one for each picture; KIND=FILE if the prior has several kinds. people.json:NAME selects the keypoints of one picture.' -x -a '(__taming_keys segmentation depth pose edges) (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .npy .json)'
 complete -c taming -n '__taming_may \'--complete\' sample' -l complete -d 'Complete this picture; a larger --size extends it.' -x -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
-complete -c taming -n '__taming_may \'--mask\' sample' -l mask -d 'White where the picture is drawn; `upper-half` keeps its upper half.' -x -a 'upper-half\\t (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
-complete -c taming -n '__taming_may \'--at\' sample' -l at -d 'The picture\'s upper left corner in a larger --size; by default it is centred.' -x
-complete -c taming -n '__taming_may \'--ckpt\' sample tokenize reconstruct' -l ckpt -d 'Model file. Default: $TAMING_CKPT, the newest run\'s, or `builtin`.' -x -a 'builtin\\t (__taming_files .safetensors)'
-complete -c taming -n '__taming_may \'--codec\' sample' -l codec -d 'Codec with a fine-tuned decoder, in place of the prior\'s.' -x -a '(__taming_files .safetensors)'
-complete -c taming -n '__taming_may \'--class-map\' sample' -l class-map -d 'JSON from the prior\'s classes to the classifier\'s, if names differ.' -x -a '(__taming_files .json)'
-complete -c taming -n '__taming_may \'--first\' sample' -l first -d 'Number of the first sample: --first 17 -n 1 draws sample 17 alone.' -x
+complete -c taming -n '__taming_may \'--mask\' sample' -l mask -d 'Mask: white parts are drawn; `upper-half` keeps the upper half of the picture.' -x -a 'upper-half\\t (__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp)'
+complete -c taming -n '__taming_may \'--at\' sample' -l at -d 'Upper left corner of the picture within a larger --size. Default: centred.' -x
+complete -c taming -n '__taming_may \'--ckpt\' sample tokenize reconstruct' -l ckpt -d 'Model file or run. Default: $TAMING_CKPT, else the newest run, else `builtin`.' -x -a 'builtin\\t (__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'-o --out\' sample' -s o -l out -d 'Folder to write. Default: the next number under runs/sample/.' -x -a '(__taming_files)'
+complete -c taming -n '__taming_may \'--codec\' sample' -l codec -d 'Codec with a fine-tuned decoder, instead of the prior\'s own codec.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'--class-map\' sample' -l class-map -d 'JSON that maps the prior\'s classes to the classifier\'s, if names differ.' -x -a '(__taming_files .json)'
+complete -c taming -n '__taming_may \'--first\' sample' -l first -d 'Number of the first sample: --first 17 -n 1 draws sample 17 alone. Default 0.' -x
 complete -c taming -n '__taming_may \'--tokens\' sample' -l tokens -d 'Also write the codes, as a token file.' -x -a '(__taming_files .h5)'
 complete -c taming -n '__taming_may \'--npz\' sample' -l npz -d 'Also write the pictures as one array, in the ADM suite\'s format.' -x -a '(__taming_files .npz)'
 complete -c taming -n '__taming_may \'--temperature\' sample' -l temperature -d 'Temperature of the logits: less variety below 1, more above 1. Default 1.' -x
@@ -380,52 +381,56 @@ complete -c taming -n '__taming_may \'--min-p\' sample' -l min-p -d 'Sample from
 complete -c taming -n '__taming_may \'--guidance\' sample' -l guidance -d 'Classifier-free guidance: unconditional + guidance x (conditional - unconditional); 1: off. Default 1.' -x
 complete -c taming -n '__taming_may \'--greedy\' sample' -l greedy -d 'Always choose the most likely code.'
 complete -c taming -n '__taming_may \'--seed\' sample' -l seed -d 'Random seed. The pictures do not depend on the batch size. Default 0.' -x
-complete -c taming -n '__taming_may \'--candidates\' sample' -l candidates -d 'With --complete: completions drawn per picture; the one that fits best what follows is kept. Default 1.' -x
+complete -c taming -n '__taming_may \'--candidates\' sample' -l candidates -d 'With --complete: completions drawn per picture; the one that best fits the part below it is kept. Default 1.' -x
 complete -c taming -n '__taming_may \'--keep\' sample' -l keep -d 'With --complete: `pixels` keeps the known pixels and matches the colours of the new ones to them; `codes` keeps the known codes and decodes the whole picture. Default pixels.' -x -a 'pixels\\t codes\\t'
-complete -c taming -n '__taming_may \'--accept-rate\' sample' -l accept-rate -d 'Rejection sampling: draw n / rate pictures and keep the n to which --classifier gives their class the highest probability; 1: keep all. Default 1.' -x
-complete -c taming -n '__taming_may \'--classifier\' sample' -l classifier -d 'Classifier for --accept-rate: efficientnet-lite0 (no download) or one of torchvision, such as resnet50. Default efficientnet-lite0.' -x -a 'efficientnet-lite0\\t resnet50\\t'
+complete -c taming -n '__taming_may \'--accept-rate\' sample' -l accept-rate -d 'Rejection sampling: draw n / rate pictures and keep the n in which --classifier finds the class with the highest probability; 1: keep all. Default 1.' -x
+complete -c taming -n '__taming_may \'--classifier\' sample' -l classifier -d 'Classifier for --accept-rate: efficientnet-lite0 (no download), or one of torchvision\'s, such as resnet50. Default efficientnet-lite0.' -x -a 'efficientnet-lite0\\t resnet50\\t'
 complete -c taming -n '__taming_may \'--stride\' sample' -l stride -d 'Columns that share a window: 1 is the paper\'s procedure, more is faster; 0: half the window. Default 0.' -x
 complete -c taming -n '__taming_may \'--batch-size\' sample' -l batch-size -d 'Windows computed at once; affects memory and speed, not the pictures. Default 16.' -x
 complete -c taming -n '__taming_may \'--shard\' sample reconstruct decode \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -l shard -d 'Process only every N-th picture, starting with the I-th.' -x
-complete -c taming -n '__taming_may \'--device\' sample tokenize reconstruct decode \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l device -d 'auto, cpu, cuda, cuda:N or mps.' -x -a 'auto\\t cpu\\t cuda\\t mps\\t'
-complete -c taming -n '__taming_may \'--precision\' sample' -l precision -d 'Arithmetic; by default auto: bf16 for priors from 1024 channels where it is fast, else fp32.' -x -a 'auto\\t fp32\\t bf16\\t fp16\\t'
+complete -c taming -n '__taming_may \'--device\' sample tokenize reconstruct decode \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l device -d 'auto, cpu, cuda, cuda:N or mps. Default auto.' -x -a 'auto\\t cpu\\t cuda\\t mps\\t'
+complete -c taming -n '__taming_may \'--precision\' sample' -l precision -d 'auto: bf16 for priors with 1024 channels or more if the device supports it, else fp32. Default auto.' -x -a 'auto\\t fp32\\t bf16\\t fp16\\t'
 complete -c taming -n '__taming_may \'--memory\' sample reconstruct decode \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l memory -d 'Memory for one picture; a picture that fits is decoded exactly. Default: half of the free memory.' -x
-complete -c taming -n '__taming_may \'-o --out\' tokenize' -s o -l out -d 'Run folder, output folder or output file.' -x -a '(__taming_files .h5)'
-complete -c taming -n '__taming_may \'--size\' tokenize reconstruct' -l size -d 'Size of the pictures in pixels. Default: the codec\'s training size.' -x
-complete -c taming -n '__taming_may \'--views\' tokenize' -l views -d 'Views of each picture: the centre crop, its mirror image, random crops.' -x
+complete -c taming -n '__taming_may \'-o --out\' tokenize' -s o -l out -d 'Token file to write. Default: tokens.h5.' -x -a '(__taming_files .h5)'
+complete -c taming -n '__taming_may \'--size\' tokenize' -l size -d 'Size of the pictures in pixels. Default: the codec\'s training size.' -x
+complete -c taming -n '__taming_may \'--views\' tokenize' -l views -d 'Views of each picture: the centre crop, its mirror image, random crops. Default 1.' -x
 complete -c taming -n '__taming_may \'\' tokenize' -l cond -d 'Also encode a condition: its kind, and the folder of its maps, named like the pictures. The kinds edges, lowres and coords need no folder; they are computed from the pictures.' -x -a 'edges\\t lowres\\t coords\\t (__taming_keys segmentation depth pose edges) (__taming_files_of_key)'
 complete -c taming -n '__taming_may \'\' tokenize' -l cond-ckpt -d 'Codec of condition maps; its file records their kind.' -x -a '(__taming_files .safetensors)'
-complete -c taming -n '__taming_may \'--batch-size\' tokenize reconstruct decode \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l batch-size -d 'Pictures per batch.' -x
+complete -c taming -n '__taming_may \'--batch-size\' tokenize' -l batch-size -d 'Pictures per batch. Default 16.' -x
 complete -c taming -n '__taming_may \'--shard\' tokenize' -l shard -d 'Write the I-th of N parts, tokens.I-of-N.h5, which `taming tokens merge` joins.' -x
-complete -c taming -n '__taming_may \'--precision\' tokenize reconstruct decode \'eval nll\'' -l precision -d 'Floating-point precision of the networks.' -x -a 'auto\\t fp32\\t bf16\\t fp16\\t'
+complete -c taming -n '__taming_may \'--precision\' tokenize reconstruct decode \'eval nll\'' -l precision -d 'Floating-point precision of the networks. Default fp32.' -x -a 'auto\\t fp32\\t bf16\\t fp16\\t'
 complete -c taming -n '__taming_may \'--memory\' tokenize' -l memory -d 'Memory for encoding one picture, recorded in the file. Default: 3, on every machine.' -x
-complete -c taming -n '__taming_may \'--workers\' tokenize reconstruct \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l workers -d 'Threads that read pictures.' -x
-complete -c taming -n '__taming_may \'--pictures\' reconstruct' -l pictures -d 'The pictures of keypoint files that record no picture size.' -x -a '(__taming_files \'\')'
-complete -c taming -n '__taming_may \'-o --out\' import' -s o -l out -d 'Run folder, output folder or output file.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'--workers\' tokenize reconstruct \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l workers -d 'Threads that read pictures. Default 2.' -x
+complete -c taming -n '__taming_may \'-o --out\' reconstruct \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -s o -l out -d 'Folder to write, if there is no argument OUT.' -x -a '(__taming_files)'
+complete -c taming -n '__taming_may \'--size\' reconstruct \'eval recon\' \'eval codebook\'' -l size -d 'Size of centre crops in pixels. Default: whole pictures.' -x
+complete -c taming -n '__taming_may \'--pictures\' reconstruct' -l pictures -d 'Pictures of keypoint files that do not record picture sizes.' -x -a '(__taming_files \'\')'
+complete -c taming -n '__taming_may \'--batch-size\' reconstruct decode' -l batch-size -d 'Pictures per batch. Default 8.' -x
+complete -c taming -n '__taming_may \'-o --out\' import' -s o -l out -d 'Model file to write. Default: CHECKPOINT\'s name with .safetensors, in the current folder.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'--config\' import' -l config -d 'The YAML file published with it; a prior needs it.' -x -a '(__taming_files .yaml .yml)'
 complete -c taming -n '__taming_may \'--allow-non-finite\' import' -l allow-non-finite -d 'Accept weights that are NaN or infinite.'
 complete -c taming -n '__taming_may \'-o --out\' export' -s o -l out -d 'The .ckpt file to write; for diffusers, a folder.' -x -a '(__taming_files .ckpt)'
-complete -c taming -n '__taming_may \'--to\' export' -l to -d 'The layout: that of the published code, or diffusers\' VQModel.' -x -a 'compvis\\t diffusers\\t'
+complete -c taming -n '__taming_may \'--to\' export' -l to -d 'The layout: that of the published code, or diffusers\' VQModel. Default compvis.' -x -a 'compvis\\t diffusers\\t'
 complete -c taming -n '__taming_may \'--config\' info' -l config -d 'The YAML file published with a checkpoint.' -x -a '(__taming_files .yaml .yml)'
-complete -c taming -n '__taming_may \'-o --out\' report' -s o -l out -d 'The page to write. Default: report.html, for one run in its folder, for several in this folder.' -x -a '(__taming_files)'
+complete -c taming -n '__taming_may \'-o --out\' report' -s o -l out -d 'The page to write. Default: report.html in the run folder; for several runs, in the current folder.' -x -a '(__taming_files)'
 complete -c taming -n '__taming_may \'--by\' report' -l by -d 'Horizontal axis of the charts of several runs. Default: step, or images if batch sizes differ.' -x -a 'step\\t images\\t time\\t'
-complete -c taming -n '__taming_may \'-n --count\' demo-data' -s n -l count -d 'Number of scenes.' -x
+complete -c taming -n '__taming_may \'-n --count\' demo-data' -s n -l count -d 'Number of scenes. Default 200.' -x
 complete -c taming -n '__taming_may \'--size\' demo-data' -l size -d 'Size of the pictures in pixels. Default 256x256.' -x
-complete -c taming -n '__taming_may \'--seed\' demo-data' -l seed -d 'Seed of the scenes.' -x
+complete -c taming -n '__taming_may \'--seed\' demo-data' -l seed -d 'Seed of the scenes. Default 0.' -x
 complete -c taming -n '__taming_may \'--kind\' demo-data' -l kind -d 'Draw only this kind.' -x -a 'landscape\\t figure\\t'
-complete -c taming -n '__taming_may \'--workers\' demo-data' -l workers -d 'Processes. Default: by the number of scenes.' -x
+complete -c taming -n '__taming_may \'--workers\' demo-data' -l workers -d 'Processes that draw. Default: depends on the number of scenes.' -x
 complete -c taming -n '__taming_may \'--model\' \'annotate segmentation\'' -l model -d 'torchvision segmentation network: deeplabv3_resnet50, deeplabv3_resnet101, deeplabv3_mobilenet_v3_large, fcn_resnet50, fcn_resnet101 or lraspp_mobilenet_v3_large. Default deeplabv3_resnet50.' -x -a 'deeplabv3_resnet50\\t deeplabv3_resnet101\\t deeplabv3_mobilenet_v3_large\\t fcn_resnet50\\t fcn_resnet101\\t lraspp_mobilenet_v3_large\\t'
 complete -c taming -n '__taming_may \'--model\' \'annotate depth\'' -l model -d 'transformers depth model in safetensors format: a folder, or a name on the Hugging Face hub. Default depth-anything/Depth-Anything-V2-Small-hf.' -x -a '(__taming_files)'
 complete -c taming -n '__taming_may \'--score\' \'annotate pose\'' -l score -d 'Draw persons with a higher probability than this. Default 0.75.' -x
-complete -c taming -n '__taming_may \'--joint-score\' \'annotate pose\'' -l joint-score -d 'Draw joints with a higher heatmap logit than this; lower: hidden ones too. Default 2.' -x
+complete -c taming -n '__taming_may \'--joint-score\' \'annotate pose\'' -l joint-score -d 'Draw joints with a higher heatmap logit than this; a lower value includes hidden joints. Default 2.' -x
 complete -c taming -n '__taming_may \'-o --out\' \'tokens merge\'' -s o -l out -d 'The token file to write.' -x -a '(__taming_files .h5)'
 complete -c taming -n '__taming_may \'--all\' \'weights ls\'' -l all -d 'Include torchvision\'s other networks.'
 complete -c taming -n '__taming_may \'--all\' \'weights fetch\'' -l all -d 'Everything that `taming weights ls` lists.'
 complete -c taming -n '__taming_may \'-o --out\' \'weights fetch\'' -s o -l out -d 'Folder to write, such as $TAMING_WEIGHTS_DIR. Default: torch\'s cache.' -x -a '(__taming_files)'
-complete -c taming -n '__taming_may \'-o --out\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -s o -l out -d 'Also write the result and its figures there.' -x -a '(__taming_files)'
+complete -c taming -n '__taming_may \'-o --out\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -s o -l out -d 'Also write the result and its pictures to this folder.' -x -a '(__taming_files)'
+complete -c taming -n '__taming_may \'--batch-size\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l batch-size -d 'Pictures per batch. Default 32.' -x
 complete -c taming -n '__taming_may \'--features\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l features -d 'Feature network. Only scores with inception-v3-compat are called FID, IS or KID. efficientnet-lite0 needs no download. Default inception-v3-compat. One of inception-v3-compat, vgg16, dinov2, efficientnet-lite0.' -x -a 'inception-v3-compat\\t vgg16\\t dinov2\\t efficientnet-lite0\\t'
 complete -c taming -n '__taming_may \'--resize\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l resize -d 'Resizing to the network\'s input: tf1 (bilinear, as for the published FID) or clean (bicubic, clean-fid). Default tf1.' -x -a 'tf1\\t clean\\t'
-complete -c taming -n '__taming_may \'--size\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l size -d 'Centre-crop and resize all pictures to this size first; none: keep their size.' -x
+complete -c taming -n '__taming_may \'--size\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l size -d 'First centre-crop and resize all pictures to this size. Default: keep their sizes.' -x
 complete -c taming -n '__taming_may \'--cache --no-cache\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l cache -d 'Cache the statistics of reference pictures. On by default.'
 complete -c taming -n '__taming_may \'--cache --no-cache\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval all\'' -l no-cache -d 'Turn --cache off.'
 complete -c taming -n '__taming_may \'--splits\' \'eval is\'' -l splits -d 'Number of splits whose scores are averaged. Default 10.' -x
@@ -433,7 +438,6 @@ complete -c taming -n '__taming_may \'--seed\' \'eval is\'' -l seed -d 'Random s
 complete -c taming -n '__taming_may \'--subsets\' \'eval kid\'' -l subsets -d 'Number of random subsets whose distances are averaged. Default 100.' -x
 complete -c taming -n '__taming_may \'--subset-size\' \'eval kid\'' -l subset-size -d 'Pictures of each side in a subset. Default 1000.' -x
 complete -c taming -n '__taming_may \'--seed\' \'eval kid\'' -l seed -d 'Random seed of the subsets. Default 2020.' -x
-complete -c taming -n '__taming_may \'--neighbours\' \'eval prc\'' -l neighbours -d 'The k of the k-th nearest neighbour, whose distance is the radius of a sphere. Default 3.' -x
-complete -c taming -n '__taming_may \'--size\' \'eval recon\' \'eval codebook\'' -l size -d 'Size of centre crops. Default: whole pictures.' -x
-complete -c taming -n '__taming_may \'--perceptual\' \'eval recon\' \'eval all\'' -l perceptual -d 'lpips-vgg, lpips-alex, efficientnet-lite0 (the default) or none.' -x -a 'lpips-vgg\\t lpips-alex\\t lpips-squeeze\\t efficientnet-lite0\\t none\\t'
-complete -c taming -n '__taming_may \'--stride\' \'eval nll\'' -l stride -d 'Columns that share a window; 1 is the published procedure.' -x
+complete -c taming -n '__taming_may \'--neighbours\' \'eval prc\'' -l neighbours -d 'k: each feature\'s sphere reaches its k-th nearest neighbour. Default 3.' -x
+complete -c taming -n '__taming_may \'--perceptual\' \'eval recon\' \'eval all\'' -l perceptual -d 'Perceptual network: lpips-vgg, lpips-alex, efficientnet-lite0 or none. Default efficientnet-lite0.' -x -a 'lpips-vgg\\t lpips-alex\\t lpips-squeeze\\t efficientnet-lite0\\t none\\t'
+complete -c taming -n '__taming_may \'--stride\' \'eval nll\'' -l stride -d 'Columns that share a window; 1 is the published procedure. Default 1.' -x

@@ -1,4 +1,4 @@
-"""For `scripts/builtin`: weights in half precision, and the one file with all networks and how it was made."""
+"""For `scripts/builtin`: round weights to half precision, and write one file with all networks and their origin."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -12,15 +12,15 @@ from taming_cli.runtime.checkpoint import load_model, save_model
 from taming_cli.scenes.canvas import LABELS, PALETTE
 
 SUGGESTED = {"sampling_with_maps": {"guidance": 1.5, "min_p": 0.02}}
-"""What is drawn with where nothing else is said: with a map some pull towards it, and no rare codes. Without one they
-are wanted: what begins something new is unlikely everywhere, and has to happen somewhere, or skies never end."""
+"""The model's default sampling settings: with a map, some guidance and no rare codes. Without a map, rare codes are
+necessary: the beginning of something new, such as a horizon, is unlikely in every cell but has to occur in one."""
 SCORES = ("psnr", "perceptual", "accuracy", "codes_used", "val_nats_per_token")
 MOST = 15_000_000
-"""Bytes that the file may have."""
+"""Largest size of the file in bytes."""
 
 
 def halve(*runs: str) -> None:
-    """Write each run's last codec as `half.safetensors`, every weight such as half precision has it."""
+    """Write each run's last codec as `half.safetensors`, with weights rounded to half precision."""
     for run in map(Path, runs):
         model = load_model(run / "checkpoints" / "last.safetensors", "taming-codec")
         about = _public(model.about)
@@ -32,7 +32,7 @@ def halve(*runs: str) -> None:
 
 
 def gather(out: str, target: str, data: str) -> None:
-    """The prior's file, which holds the codecs too, its weights in half precision; with how it was made."""
+    """Write the prior's file, which contains the codecs too, in half precision, with seeds, minutes and scores."""
     made: dict[str, Any] = {"script": "scripts/builtin", "data": data}
     for run in ("map-codec", "codec", "decoder", "prior", "tuned"):
         record = read_run(Path(out) / run)
@@ -57,14 +57,14 @@ def gather(out: str, target: str, data: str) -> None:
 
 
 def note(target: str, followed: str) -> None:
-    """Add how samples follow their maps."""
+    """Record how well samples follow their maps."""
     model = load_model(Path(target), "taming-prior")
     made = {**model.about["made"], "follows": followed}
     save_model(Path(target), replace(model, about={**model.about, "made": made}))
 
 
 def _public(about: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the paths of the machine that it was made on."""
+    """The metadata without paths of this machine."""
     return {name: value for name, value in about.items() if name not in ("images", "tokens")}
 
 

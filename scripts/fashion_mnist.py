@@ -1,6 +1,6 @@
-"""Fashion-MNIST for `scripts/fashion-mnist`: its pictures as PNGs in class folders, and a network of samples.
+"""For `scripts/fashion-mnist`: write the pictures as PNGs in class folders, and evaluate samples with a classifier.
 
-The network is a small convolutional classifier trained here on the real training pictures, never on anything sampled.
+The classifier is a small convolutional network that is trained here on the real training pictures only.
 """
 
 import gzip
@@ -73,14 +73,15 @@ def load(folder: Path, most: int = 10**9) -> Tensor:
 
 
 def mean_distance(x: Tensor) -> float:
-    """The mean Euclidean distance of all pairs of different pictures."""
+    """The mean Euclidean distance between two different pictures of `x`."""
     distances = torch.cdist(x.flatten(1), x.flatten(1))
     return (distances.sum() / (len(x) * (len(x) - 1))).item()
 
 
 @torch.no_grad()
-def network(data: Path, samples: Path) -> dict[str, object]:
-    """How often the classifier sees the asked-for class, and how varied each class is beside the real pictures."""
+def evaluate(data: Path, samples: Path) -> dict[str, object]:
+    """The share of samples in which the classifier recognizes the requested class, and the variety of each class
+    relative to that of the real pictures. Also writes `grid.png`, ten samples per class."""
     images, labels = read(data, "train")
     x, y = torch.from_numpy(images.copy())[:, None].float() / 255, torch.from_numpy(labels.astype(np.int64))
     model = classifier()
@@ -113,4 +114,4 @@ if __name__ == "__main__":
     if verb == "pictures":
         write_pictures(data, target)
     else:
-        print(json.dumps(network(data, target), indent=2))
+        print(json.dumps(evaluate(data, target), indent=2))

@@ -1,4 +1,4 @@
-"""For `scripts/landscapes`: pictures and maps kept apart from training, and whether samples follow their maps."""
+"""For `scripts/landscapes`: hold out pictures and maps, and measure how well samples follow their maps."""
 
 import sys
 from collections import Counter
@@ -18,7 +18,7 @@ from taming_cli.data.images import EXTENSIONS, grid, read_image, write_png
 from taming_cli.data.sources import list_items
 
 HELD = 8
-"""One picture in so many is never trained on, but at least about a quarter of few."""
+"""One picture in this many is held out; of few pictures, about a quarter."""
 WHOLE = (1280, 832)
 """Width and height of the pictures that are sampled."""
 PIECE = (256, 192)
@@ -38,16 +38,14 @@ def size(images: str) -> str:
 
 
 def scale(size: str, side: str) -> str:
-    """The `--crop-scale` of square crops, so many pixels a side or up to 1.2 times so, of pictures of that size."""
+    """The `--crop-scale` for square crops of `side` to 1.2 x `side` pixels from pictures of `size`."""
     share = int(side) ** 2 / min(map(int, size.split("x"))) ** 2
     return f"{min(1, share):.4f},{min(1, 1.44 * share):.4f}"
 
 
 def split(images: str, maps: str, out: str) -> str:
-    """Link pictures and maps into `train/`, fit the others' maps into `held/`; returns flags for the labels.
-
-    255 is taken for COCO-Stuff's "unlabelled".
-    """
+    """Link pictures and maps for training into `train/`, and crop and resize the held-out maps into `held/`. -> Flags
+    for the labels; 255 counts as "unlabelled", as in COCO-Stuff."""
     items = list_items([Path(images)]).items
     pairs = partners(items, Path(maps), EXTENSIONS).found
     every = max(2, min(HELD, len(items) // 4))
@@ -83,7 +81,7 @@ def pieces(picture: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
 
 
 def colours(train: Path) -> tuple[Floats, dict[str, Floats]]:
-    """The mean colour of each label, (256, 3), in all training pictures and each folder's; NaN where it is absent."""
+    """The mean colour of each label, (256, 3), in all training pictures and in those of each folder; NaN if absent."""
     totals: dict[str, Floats] = {}
     items = list_items([train / "images"]).items
     for item, found in zip(items, partners(items, train / "segmentation", EXTENSIONS).found.values(), strict=True):
@@ -100,7 +98,8 @@ def colours(train: Path) -> tuple[Floats, dict[str, Floats]]:
 
 
 def error(picture: NDArray[np.uint8], labels: NDArray[np.uint8], expected: Floats) -> float:
-    """How far each region's mean colour is from what its label has elsewhere: mean over pixels, of 255."""
+    """The absolute difference, of 255, between each region's mean colour and the expected one of its label: mean over
+    pixels."""
     flat, total = labels.reshape(-1), 0.0
     for label in np.unique(flat):
         inside = flat == label
@@ -110,7 +109,7 @@ def error(picture: NDArray[np.uint8], labels: NDArray[np.uint8], expected: Float
 
 
 class Piece(NamedTuple):
-    """A piece of a held-out map, the name of that map and of its folder, and what was sampled for it."""
+    """A piece of a held-out map, the names of that map and of its folder, and the piece that was sampled for it."""
 
     name: str
     folder: str
@@ -144,8 +143,9 @@ def follow(run: str) -> None:
     rows = np.random.default_rng(0).integers(0, len(found), (10_000, len(found)))
     low, high = np.quantile(shuffled[rows].mean(1) / true[rows].mean(1), [0.025, 0.975])
     print(
-        f"region colours: {true.mean():.1f} of 255 from what the map asks for, {shuffled.mean():.1f} from what another "
-        f"map would: {shuffled.mean() / true.mean():.2f} times (95 % interval {low:.2f} to {high:.2f}, n {len(true)})"
+        f"region colours differ by {true.mean():.1f} of 255 from those of their own map's labels, and by "
+        f"{shuffled.mean():.1f} from those of other maps' labels: {shuffled.mean() / true.mean():.2f} times "
+        f"(95 % interval {low:.2f} to {high:.2f}, n = {len(true)})"
     )
     write_png(out / "follow.png", grid(torch.stack(sheet)[..., ::2, ::2], columns=2))
 

@@ -1,9 +1,9 @@
-"""What half precision changes: codes, pictures, likelihoods and samples in bf16 beside fp32, on your own pictures.
+"""Compare bf16 with fp32 on your own pictures: codes, pictures, likelihoods and samples.
 
     python scripts/precision.py PRIOR IMAGES [COUNT]
 
-The prior is asked without its conditions. Of sampled tokens two shares are given: those that differ where both choose
-on the same codes and noise, cell by cell; and those of whole samples, where all that follows a difference differs too.
+The prior is used without its conditions. Two shares of differing sampled tokens are printed: cell by cell, given the
+same codes and noise; and of whole samples, in which a difference also changes what follows.
 """
 
 import copy
@@ -52,7 +52,7 @@ def main(prior: str, images: str, count: str = "100") -> None:
     decibels = {name: float(error.mean()) for name, error in errors.items()}
     print(f"codec, {len(items)} pictures: {same:.2%} of the codes equal")
     apart = decibels["bf16"] - decibels["fp32"]
-    print(f"PSNR there and back: {decibels['fp32']:.3f} dB in fp32, {decibels['bf16']:.3f} dB in bf16 ({apart:+.3f})")
+    print(f"mean PSNR: {decibels['fp32']:.3f} dB in fp32, {decibels['bf16']:.3f} dB in bf16 ({apart:+.3f})")
 
     fp32 = prior_from(load_model(Path(prior), "taming-prior"), prior).to(device)
     bf16 = copy.deepcopy(fp32).to(torch.bfloat16)
@@ -68,8 +68,8 @@ def main(prior: str, images: str, count: str = "100") -> None:
     noise = gumbel(SEED, numbers, cells, fp32.config.codebook_size)
     before, tokens = prefix(fp32.config, {}, SAMPLES, device), drawn[0].flatten(1)
     chosen = [choose(gpt(before, tokens).flatten(0, 1), noise.flatten(0, 1), decoding) for gpt in (fp32, bf16)]
-    print(f"{SAMPLES} samples: {(chosen[0] != chosen[1]).double().mean():.2%} of the tokens differ on the same codes")
-    print(f"and {(drawn[0] != drawn[1]).double().mean():.2%} where each goes on from its own")
+    print(f"{SAMPLES} samples: {(chosen[0] != chosen[1]).double().mean():.2%} of the tokens differ on equal codes")
+    print(f"and {(drawn[0] != drawn[1]).double().mean():.2%} when each precision continues from its own codes")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What a stride costs and gains: one picture at strides 1, 2, 4 and 8, and how likely each is under the exact window.
+"""Compare strides 1, 2, 4 and 8: time, and the likelihood of one picture each under the exact windows.
 
     python scripts/strides.py PRIOR MAP OUT [SIZE [CLASS]]
 
-Likelihood is that of the published procedure (stride 1), in nats/token, of codes drawn at temperature 1 with the same
-seeds; beside it the likelihood under the window that the code was drawn in. Times are of this machine.
+Codes are drawn at temperature 1 with the same seed. Their likelihood, in nats/token, is measured under the exact
+windows (stride 1, the published procedure), and under the windows in which they were drawn.
 """
 
 import sys
@@ -23,7 +23,7 @@ STRIDES = (1, 2, 4, 8)
 def main(prior: str, map_: str, out: str, size: str = "640x416", class_name: str | None = None) -> None:
     """Print the table, and write a picture for each stride."""
     pipeline = Pipeline.load(prior)
-    print("| stride | forwards | tokens run | seconds | nats/token, exact window | nats/token, its own window |")
+    print("| stride | forwards | tokens | seconds | nats/token, exact windows | nats/token, own windows |")
     print("|---|---|---|---|---|---|")
     for stride in STRIDES:
         settings = {"n": 1, "seed": 1, "stride": stride, "size": size, "class_name": class_name, "batch_size": 32}

@@ -291,10 +291,17 @@ def test_bash_lists_commands_and_flags_with_their_help() -> None:
         printf '%s\\n' "${COMPREPLY[@]}"
     """
     for line, replies in (
-        ("tok", "tokenize  Encode pictures to a token file (by default token; tokens    Check and join token files"),
+        ("tok", "tokenize  Encode pictures to a token file; tokens    Check and join token files"),
+        (
+            "de",
+            "decode     Decode a token file to pictures; demo-data  Draw a small data set of landscapes and figures,",
+        ),
         ("tokens merge --ou", "--out"),
         ("demo-data --se", "--seed"),
-        ("demo-data --s", "--size  Size of the pictures in pixels. Default 256x256.; --seed  Seed of the scenes."),
+        (
+            "demo-data --s",
+            "--size  Size of the pictures in pixels. Default 256x256.; --seed  Seed of the scenes. Default 0.",
+        ),
     ):
         command = ["bash", "-c", code, "bash", *line.split()]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -307,7 +314,7 @@ def test_fish_lists_commands_and_flags_with_their_help() -> None:
     code = 'source completions/taming.fish; complete -C "taming tok"; complete -C "taming train-vqgan --no-f"'
     done = subprocess.run(["fish", "--no-config", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
-        "tokenize\tEncode pictures to a token file (by default tokens.h5)",
+        "tokenize\tEncode pictures to a token file",
         "tokens\tCheck and join token files",
         "--no-flip\tTurn --flip off.",
     ]

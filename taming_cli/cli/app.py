@@ -52,7 +52,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="A setting can also be given as an environment variable, such as TAMING_BATCH_SIZE for --batch-size, or in "
-    "the file of --config. A flag takes precedence.",
+    "a file with --config. A flag takes precedence.",
 )
 
 

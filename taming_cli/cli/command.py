@@ -130,7 +130,7 @@ class _Signature:
     def add(self, name: str, annotation: Any, default: Any) -> None:
         """Add one argument or option."""
         self._options[name] = inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default
+            name, inspect.Parameter.KEYWORD_ONLY, annotation=_with_default(annotation, default), default=default
         )
 
     def caller(self, function: Callable[..., Any]) -> Callable[[Mapping[str, Any]], Any]:
@@ -187,9 +187,18 @@ def _without_panel(parameter: inspect.Parameter) -> inspect.Parameter:
     return parameter.replace(annotation=Annotated[hint, *extras])
 
 
+def _with_default(annotation: Any, default: Any) -> Any:
+    """The annotation of an argument or option with its default in the help text, as for config fields."""
+    hint, *extras = map(copy, get_args(annotation)) if get_origin(annotation) is Annotated else (annotation,)
+    for extra in extras:
+        if isinstance(extra, ParameterInfo):
+            extra.help, extra.show_default = f"{extra.help}{_default_text(default)}", False
+    return Annotated[hint, *extras] if extras else annotation
+
+
 def _field_option(kind: Kind, field: Field[Any], panel: str) -> Any:
     """The option of a config field. One that takes a value is annotated with its `Kind` too, which completions read."""
-    name, help_text = flag_name(field), field.metadata["help"] + _default_text(field)
+    name, help_text = flag_name(field), field.metadata["help"] + _default_text(field.default)
     if kind.base is bool:
         negative = f"/--no-{name.removeprefix('--')}" if field.default is True else ""
         return Annotated[bool | None, o.option(name + negative, help=help_text, panel=panel)]
@@ -203,10 +212,9 @@ def _field_option(kind: Kind, field: Field[Any], panel: str) -> Any:
     return Annotated[str | None, o.option(name, metavar=metavar, help=help_text, panel=panel), kind]
 
 
-def _default_text(field: Field[Any]) -> str:
+def _default_text(value: Any) -> str:
     """` Default 8.`, or nothing for a default that means "none"."""
-    value = field.default
-    if value is None or value == () or value is False:
+    if value in (None, (), inspect.Parameter.empty) or value is False:
         return ""
     if value is True:
         return " On by default."

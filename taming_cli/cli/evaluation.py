@@ -32,7 +32,6 @@ Generated = Annotated[
     typer.Argument(
         metavar="[GENERATED]",
         help="Folder, archive, list (.txt), token file, or .npz of pictures or statistics. Default: newest samples.",
-        show_default=False,
     ),
 ]
 
@@ -46,8 +45,7 @@ class Paths:
         Path | None,
         typer.Argument(
             metavar="[REFERENCE]",
-            help="Likewise. Default: the training pictures of the samples' codec.",
-            show_default=False,
+            help="Pictures or statistics to compare with. Default: the training pictures of the samples' codec.",
         ),
     ] = None
     codec: o.TokensCodec = None
@@ -62,7 +60,9 @@ class Evaluation:
         *,
         out: Annotated[
             Path | None,
-            typer.Option("-o", "--out", metavar="FOLDER", help="Also write the result and its figures there."),
+            typer.Option(
+                "-o", "--out", metavar="FOLDER", help="Also write the result and its pictures to this folder."
+            ),
         ] = None,
         batch_size: o.BatchSize = 32,
         device: o.Device = "auto",
@@ -195,7 +195,7 @@ class Evaluation:
             batch_size=self.batch_size,
             workers=self.workers,
             world=self.world,
-            on_item=self.progress("looking"),
+            on_item=self.progress("extracting features"),
         )
 
     def codec_run(self, codec: Path, images: list[Path], size: Size | None) -> "CodecRun":

@@ -25,7 +25,6 @@ def option(
     panel: str | None = SHARED,
     envvar: str | None = None,
     parser: Callable[[str], Any] | None = None,
-    show_default: bool = False,
 ) -> Any:
     """An option; one without a metavar is a switch."""
     return typer.Option(
@@ -36,7 +35,6 @@ def option(
         envvar=envvar,
         parser=parser,
         show_envvar=False,  # the epilogue of `taming --help` explains all of them at once
-        show_default=show_default,
     )
 
 
@@ -52,7 +50,12 @@ def number(*names: str, low: int, help: str, panel: str | None = None, envvar: s
             raise UsageError(f"{names[0]} is {value}; it must be at least {low}")
         return value
 
-    return option(*names, help=help, metavar="N", panel=panel, envvar=envvar, parser=parse, show_default=True)
+    return option(*names, help=help, metavar="N", panel=panel, envvar=envvar, parser=parse)
+
+
+def written_to(help: str) -> Any:
+    """The option `--out`."""
+    return option("-o", "--out", metavar="PATH", help=help)
 
 
 def in_precision(help: str) -> Any:
@@ -93,7 +96,9 @@ def _from_config_file(context: typer.Context, file: Path | None) -> Path | None:
 
 Ckpt = Annotated[
     Path | None,
-    option("--ckpt", metavar="FILE", help="Model file. Default: $TAMING_CKPT, the newest run's, or `builtin`."),
+    option(
+        "--ckpt", metavar="FILE", help="Model file or run. Default: $TAMING_CKPT, else the newest run, else `builtin`."
+    ),
 ]
 TokensCodec = Annotated[
     Path | None, option("--codec", metavar="FILE", help="The codec, if it is not at the recorded path.", panel=None)
@@ -104,7 +109,7 @@ ImagesAndOut = Annotated[
         metavar="IMAGES... OUT", help="Folders, pictures, archives or lists (.txt), then the folder to write."
     ),
 ]
-Out = Annotated[Path | None, option("-o", "--out", metavar="PATH", help="Run folder, output folder or output file.")]
+Out = Annotated[Path | None, written_to("Folder to write, if there is no argument OUT.")]
 Name = Annotated[
     str | None, option("--name", metavar="NAME", help="Name of the run under runs/. Default: the next number.")
 ]
@@ -114,7 +119,7 @@ PresetName = Annotated[
     option(
         "--preset",
         metavar="NAME",
-        help=f"Set of settings: {', '.join(PRESETS)}. Default: tiny on a CPU, small on a GPU.",
+        help=f"Named set of settings: {', '.join(PRESETS)}. Default: tiny on a CPU, small on a GPU.",
     ),
 ]
 Config = Annotated[
@@ -124,7 +129,6 @@ Config = Annotated[
         metavar="FILE",
         help="TOML or JSON file of settings.",
         rich_help_panel=SHARED,
-        show_default=False,
         is_eager=True,  # it provides the other options' defaults
         callback=_from_config_file,
     ),
@@ -134,7 +138,7 @@ SizeText = Annotated[
     option(
         "--size",
         metavar="WxH",
-        help="Size of the pictures in pixels. Default: the codec's training size.",
+        help="Size of centre crops in pixels. Default: whole pictures.",
         panel=None,
         envvar="TAMING_SIZE",
     ),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from taming_cli.cli import options as o
 from taming_cli.cli.console import Output
@@ -38,7 +38,7 @@ class Training:
     """The options of both training commands."""
 
     output: Output
-    out: o.Out = None
+    out: Annotated[Path | None, o.written_to("Run folder. Default: the next number under runs/.")] = None
     name: o.Name = None
     resume: o.Resume = False
     nproc: o.Nproc = 1

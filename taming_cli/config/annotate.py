@@ -47,7 +47,9 @@ class PoseConfig:
     kind: ClassVar[CodecKind] = "pose"
 
     score: float = option(0.75, "Draw persons with a higher probability than this.", low=0, high=1)
-    joint_score: float = option(2.0, "Draw joints with a higher heatmap logit than this; lower: hidden ones too.")
+    joint_score: float = option(
+        2.0, "Draw joints with a higher heatmap logit than this; a lower value includes hidden joints."
+    )
 
     def __post_init__(self) -> None:
         check(self)

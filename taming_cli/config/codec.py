@@ -89,14 +89,14 @@ class CodecTrainConfig:
         0, "Number of labels of segmentation maps; 0: the largest label that occurs, plus one.", low=0, high=65536
     )
     unlabelled: bool = option(
-        False, "Segmentation maps mark unlabelled pixels by 255: they become label 0, and other labels increase by 1."
+        False, "255 marks unlabelled pixels of segmentation maps; they become label 0, and other labels increase by 1."
     )
     colours: str | None = option(
         None, "Colour table of segmentation maps in true colour: one line `#rrggbb name` per label.", metavar="FILE"
     )
     label_values: tuple[int, ...] = option(
         (),
-        "Pixel values of segmentation maps that become labels 0, 1, 2 and so on; 0,255 for masks.",
+        "Pixel values of segmentation maps that become labels 0, 1, 2 and so on; for masks, 0,255.",
         low=-(2**31),
         high=2**31 - 1,
     )
@@ -113,7 +113,7 @@ class CodecTrainConfig:
     )
     pictures: str | None = option(
         None,
-        "Pictures of keypoint files that do not record the size of their picture; paired by name.",
+        "Pictures of keypoint files that do not record picture sizes; paired by name.",
         metavar="PATH",
     )
     size: Size = option(Size(128, 128), "Size of the training crops, in pixels.", metavar="WxH")
@@ -136,7 +136,9 @@ class CodecTrainConfig:
     ema: float = option(0.998, "Decay of the moving average of the weights; 0: none.", low=0, high=0.99999)
 
     l1_weight: float = option(1.0, "Weight of the L1 loss.", low=0)
-    l2_weight: float = option(2.0, "Weight of the L2 loss; large areas and colours are learned sooner.", low=0)
+    l2_weight: float = option(
+        2.0, "Weight of the L2 loss; with a larger weight, large areas and colours are learned sooner.", low=0
+    )
     perceptual: Literal["lpips-vgg", "lpips-alex", "lpips-squeeze", "efficientnet-lite0", "none"] = option(
         "efficientnet-lite0", "Perceptual network; all but efficientnet-lite0 and none need a download."
     )
@@ -183,7 +185,7 @@ class CodecTrainConfig:
     val: str | None = option(None, "Held-out pictures: a folder, file, archive or list of paths.", metavar="PATH")
     init: str | None = option(None, "Start from the weights and architecture of this codec.", metavar="FILE")
     train: Literal["all", "decoder"] = option(
-        "all", "`decoder` keeps encoder and codebook, so that existing tokens and priors stay valid."
+        "all", "Parts to train; `decoder` keeps encoder and codebook, so that existing tokens and priors stay valid."
     )
 
     def __post_init__(self) -> None:

@@ -23,7 +23,9 @@ class FeatureConfig:
         "tf1",
         "Resizing to the network's input: tf1 (bilinear, as for the published FID) or clean (bicubic, clean-fid).",
     )
-    size: Size | None = option(None, "Centre-crop and resize all pictures to this size first; none: keep their size.")
+    size: Size | None = option(
+        None, "First centre-crop and resize all pictures to this size. Default: keep their sizes."
+    )
     cache: bool = option(True, "Cache the statistics of reference pictures.")
 
     def __post_init__(self) -> None:
@@ -57,7 +59,7 @@ class KernelConfig:
 class ManifoldConfig:
     """Parameters of precision and recall."""
 
-    neighbours: int = option(3, "The k of the k-th nearest neighbour, whose distance is the radius of a sphere.", low=1)
+    neighbours: int = option(3, "k: each feature's sphere reaches its k-th nearest neighbour.", low=1)
 
     def __post_init__(self) -> None:
         check(self)

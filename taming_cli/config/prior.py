@@ -128,7 +128,7 @@ class PriorTrainConfig:
     )
     fsdp: bool = option(
         False,
-        "Shard weights, gradients and optimiser among the processes (FSDP2), for priors that do not fit one.",
+        "Shard weights, gradients and optimiser across the processes (FSDP2), for priors that do not fit on one GPU.",
         live=True,
     )
     learning_rate: float = option(2e-3, "Peak learning rate.", low=0)
@@ -154,7 +154,9 @@ class PriorTrainConfig:
     )
 
     cond: tuple[str, ...] = option(
-        (), "Conditions of the token files to train on; default: all of them; `none`: no condition.", metavar="KIND"
+        (),
+        "Conditions of the token files to train on; `none`: without conditions. Default: all of them.",
+        metavar="KIND",
     )
     held: float = option(0.05, "Fraction of the pictures that is held out.", low=0.001, high=0.9)
     val_every: float = option(0.1, "Fraction of the training between two validations.", low=0.001, high=1)

@@ -38,15 +38,15 @@ class SampleConfig(DecodingConfig):
     seed: int = option(0, "Random seed. The pictures do not depend on the batch size.", low=0, high=2**63 - 1)
     class_name: str | None = option(
         None,
-        "Class to draw: its name, '#N' for class number N from 0, or N where classes have no names; none: any class.",
+        "Class to draw: its name, '#N' for class number N from 0, or N if classes have no names. Default: any class.",
         flag="--class",
     )
     size: Size | None = option(
-        None, "Any picture size, in pixels; none: that of the condition map, or that of training."
+        None, "Size of the pictures in pixels. Default: the size of the condition map, or the training size."
     )
     candidates: int = option(
         1,
-        "With --complete: completions drawn per picture; the one that fits best what follows is kept.",
+        "With --complete: completions drawn per picture; the one that best fits the part below it is kept.",
         low=1,
     )
     keep: Literal["pixels", "codes"] = option(
@@ -56,14 +56,14 @@ class SampleConfig(DecodingConfig):
     )
     accept_rate: float = option(
         1.0,
-        "Rejection sampling: draw n / rate pictures and keep the n to which --classifier gives their class the highest "
-        "probability; 1: keep all.",
+        "Rejection sampling: draw n / rate pictures and keep the n in which --classifier finds the class with the "
+        "highest probability; 1: keep all.",
         low=1e-4,
         high=1,
     )
     classifier: str = option(
         "efficientnet-lite0",
-        "Classifier for --accept-rate: efficientnet-lite0 (no download) or one of torchvision, such as resnet50.",
+        "Classifier for --accept-rate: efficientnet-lite0 (no download), or one of torchvision's, such as resnet50.",
         metavar="NAME",
     )
     stride: int = option(

@@ -58,7 +58,7 @@ def edges(job: Job) -> int:
 
 ANNOTATE = Group(
     "annotate",
-    "Compute the condition maps of pictures: PNGs of the same size and relative path. An interrupted run continues "
+    "Compute condition maps of pictures, as PNGs of the same size and relative path. An interrupted run continues "
     "when it is started again.",
     (segmentation, depth, pose, edges),
 )

@@ -17,13 +17,18 @@ def demo_data(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
     count: Annotated[int, o.number("-n", "--count", low=1, help="Number of scenes.")] = 200,
     size: Annotated[
-        str, o.option("--size", metavar="WxH", help="Size of the pictures in pixels. Default 256x256.", panel=None)
+        str, o.option("--size", metavar="WxH", help="Size of the pictures in pixels.", panel=None)
     ] = "256x256",
     seed: Annotated[int, o.number("--seed", low=0, help="Seed of the scenes.")] = 0,
     kind: Annotated[Literal["landscape", "figure"] | None, typer.Option("--kind", help="Draw only this kind.")] = None,
     workers: Annotated[
         int | None,
-        o.number("--workers", low=0, help="Processes. Default: by the number of scenes.", envvar="TAMING_WORKERS"),
+        o.number(
+            "--workers",
+            low=0,
+            help="Processes that draw. Default: depends on the number of scenes.",
+            envvar="TAMING_WORKERS",
+        ),
     ] = None,
 ) -> int:
     """Draw a small data set of landscapes and figures, with segmentation, depth and pose maps and classes."""

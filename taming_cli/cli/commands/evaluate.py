@@ -23,19 +23,9 @@ Perceptual = Annotated[
     o.option(
         "--perceptual",
         metavar="NAME",
-        help="lpips-vgg, lpips-alex, efficientnet-lite0 (the default) or none.",
+        help="Perceptual network: lpips-vgg, lpips-alex, efficientnet-lite0 or none.",
         panel=None,
         envvar="TAMING_PERCEPTUAL",
-    ),
-]
-SizeText = Annotated[
-    str | None,
-    o.option(
-        "--size",
-        metavar="WxH",
-        help="Size of centre crops. Default: whole pictures.",
-        panel=None,
-        envvar="TAMING_SIZE",
     ),
 ]
 Features = Annotated[FeatureConfig, Panel("Feature network")]
@@ -43,7 +33,7 @@ Features = Annotated[FeatureConfig, Panel("Feature network")]
 
 @measurement("fid")
 def fid(evaluation: Evaluation, features: Features, paths: Paths, pretrained: o.Pretrained) -> "Measurement":
-    """Frechet distance of two sets of pictures. It is called FID with Inception features only."""
+    """Frechet distance between two sets of pictures. It is called FID with Inception features only."""
     from taming_cli.evaluate import distance
     from taming_cli.evaluate.image_sets import FeatureStatistics
 
@@ -78,7 +68,7 @@ def kernel(
     paths: Paths,
     pretrained: o.Pretrained,
 ) -> "Measurement":
-    """Kernel distance of two sets of pictures, with its standard deviation over subsets."""
+    """Kernel distance between two sets of pictures, with its standard deviation over subsets."""
     from taming_cli.evaluate import distance
 
     sides = evaluation.sides(features, paths)
@@ -106,7 +96,7 @@ def manifold(
 def rfid(
     evaluation: Evaluation, features: Features, codec: CodecFile, images: Images, pretrained: o.Pretrained
 ) -> "Measurement":
-    """Frechet distance of pictures and their reconstructions, which are not written to disk."""
+    """Frechet distance between pictures and their reconstructions, which are not written to disk."""
     from taming_cli.evaluate import codecs
 
     network = evaluation.network(features, pretrained)
@@ -119,10 +109,10 @@ def recon(
     codec: CodecFile,
     images: Images,
     pretrained: o.Pretrained,
-    size: SizeText = None,
+    size: o.SizeText = None,
     perceptual: Perceptual = "efficientnet-lite0",
 ) -> "Measurement":
-    """PSNR, SSIM, L1, perceptual distance and bits/pixel of a codec's reconstructions; -o writes worst and best."""
+    """PSNR, SSIM, L1, perceptual distance and bits/pixel of reconstructions; -o also writes the best and worst."""
     from taming_cli.evaluate import codecs
 
     network = evaluation.perceptual(perceptual, pretrained)
@@ -135,7 +125,7 @@ def codebook(
     evaluation: Evaluation,
     codec: CodecFile,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...|TOKENS", help="Pictures, or one token file.")],
-    size: SizeText = None,
+    size: o.SizeText = None,
 ) -> "Measurement":
     """Codebook use: codes that occur, their perplexity, codes that never occur; -o also writes a histogram."""
     from taming_cli.evaluate import codecs
@@ -198,7 +188,7 @@ def everything(
     pretrained: o.Pretrained,
     perceptual: Perceptual = "efficientnet-lite0",
 ) -> int:
-    """Every measure that applies to a run, on held-out data. Writes its eval.json and its report."""
+    """Every measure that applies to a run, on held-out data. Writes eval.json and the report in the run folder."""
     from taming_cli.evaluate.everything import Networks, evaluate_run
 
     weights = pretrained.weights  # a single file holds the feature network
@@ -227,6 +217,6 @@ def everything(
 
 EVAL = Group(
     "eval",
-    "Measure pictures, codecs and priors. Every result states how it was computed; --json has all of it.",
+    "Measure pictures, codecs and priors. Every result states how it was computed; --json prints all details.",
     (fid, inception, kernel, manifold, rfid, recon, codebook, nll, everything),
 )

@@ -31,7 +31,7 @@ _LINK = re.compile(r"\[[^]]+\]\(([a-z-]+)\.md\)")
 @command("guide")
 def guide(
     output: Output,
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="|".join(NAMES), show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="|".join(NAMES))] = None,
 ) -> int:
     """List the guides, or print one. With -q: only the names, or the path of the file."""
     if name is None:

@@ -19,12 +19,15 @@ def import_(
         Path | None,
         typer.Option("--config", metavar="FILE", help="The YAML file published with it; a prior needs it."),
     ] = None,
-    out: o.Out = None,
+    out: Annotated[
+        Path | None,
+        o.written_to("Model file to write. Default: CHECKPOINT's name with .safetensors, in the current folder."),
+    ] = None,
     allow_non_finite: Annotated[
         bool, o.option("--allow-non-finite", help="Accept weights that are NaN or infinite.", panel=None)
     ] = False,
 ) -> int:
-    """Convert a published checkpoint to a model file. No code in it is run; every tensor is accounted for."""
+    """Convert a published checkpoint to a model file. Code in it is never run; every tensor is accounted for."""
     from taming_cli.interop.load import import_file
     from taming_cli.runtime.checkpoint import save_model
     from taming_cli.runtime.finite import marked

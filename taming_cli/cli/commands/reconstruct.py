@@ -23,7 +23,7 @@ def reconstruct(
     size: o.SizeText = None,
     pictures: Annotated[
         Path | None,
-        typer.Option("--pictures", metavar="PATH", help="The pictures of keypoint files that record no picture size."),
+        typer.Option("--pictures", metavar="PATH", help="Pictures of keypoint files that do not record picture sizes."),
     ] = None,
     batch_size: o.BatchSize = 8,
     device: o.Device = "auto",

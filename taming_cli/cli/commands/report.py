@@ -14,9 +14,7 @@ def report(
     output: Output,
     runs: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="RUN", help="Run folders, such as runs/train-vqgan/001, or folders of runs.", show_default=False
-        ),
+        typer.Argument(metavar="RUN", help="Run folders, such as runs/train-vqgan/001, or folders of runs."),
     ],
     out: Annotated[
         Path | None,
@@ -24,8 +22,7 @@ def report(
             "-o",
             "--out",
             metavar="FILE",
-            help="The page to write. Default: report.html, for one run in its folder, for several in this folder.",
-            show_default=False,
+            help="The page to write. Default: report.html in the run folder; for several runs, in the current folder.",
         ),
     ] = None,
     by: Annotated[
@@ -33,7 +30,6 @@ def report(
         typer.Option(
             "--by",
             help="Horizontal axis of the charts of several runs. Default: step, or images if batch sizes differ.",
-            show_default=False,
         ),
     ] = None,
 ) -> int:

@@ -41,8 +41,8 @@ def sample(
         typer.Option(
             "--cond",
             metavar="FILE",
-            help="Condition map, or a folder with one for each picture; KIND=FILE where the prior takes several kinds. "
-            "people.json:NAME selects one picture's keypoints.",
+            help="Condition map, or a folder with one for each picture; KIND=FILE if the prior has several kinds. "
+            "people.json:NAME selects the keypoints of one picture.",
         ),
     ] = None,
     complete: Annotated[
@@ -52,7 +52,9 @@ def sample(
     mask: Annotated[
         str | None,
         typer.Option(
-            "--mask", metavar="FILE", help="White where the picture is drawn; `upper-half` keeps its upper half."
+            "--mask",
+            metavar="FILE",
+            help="Mask: white parts are drawn; `upper-half` keeps the upper half of the picture.",
         ),
     ] = None,
     at: Annotated[
@@ -61,24 +63,27 @@ def sample(
             "--at",
             metavar="X,Y",
             parser=_corner,
-            show_default=False,
-            help="The picture's upper left corner in a larger --size; by default it is centred.",
+            help="Upper left corner of the picture within a larger --size. Default: centred.",
         ),
     ] = None,
     ckpt: o.Ckpt = None,
     codec: Annotated[
         Path | None,
-        typer.Option("--codec", metavar="FILE", help="Codec with a fine-tuned decoder, in place of the prior's."),
+        typer.Option(
+            "--codec", metavar="FILE", help="Codec with a fine-tuned decoder, instead of the prior's own codec."
+        ),
     ] = None,
     class_map: Annotated[
         Path | None,
         typer.Option(
-            "--class-map", metavar="FILE", help="JSON from the prior's classes to the classifier's, if names differ."
+            "--class-map",
+            metavar="FILE",
+            help="JSON that maps the prior's classes to the classifier's, if names differ.",
         ),
     ] = None,
     weights: o.Weights = None,
     offline: o.Offline = False,
-    out: o.Out = None,
+    out: Annotated[Path | None, o.written_to("Folder to write. Default: the next number under runs/sample/.")] = None,
     name: o.Name = None,
     first: Annotated[
         int, o.number("--first", low=0, help="Number of the first sample: --first 17 -n 1 draws sample 17 alone.")
@@ -94,12 +99,12 @@ def sample(
     device: o.Device = "auto",
     precision: Annotated[
         str,
-        o.in_precision("Arithmetic; by default auto: bf16 for priors from 1024 channels where it is fast, else fp32."),
+        o.in_precision("auto: bf16 for priors with 1024 channels or more if the device supports it, else fp32."),
     ] = "auto",
     memory: o.Memory = None,
     dry_run: o.DryRun = False,
 ) -> int:
-    """Draw new pictures. Writes PNGs and a grid to the folder -o (by default under runs/sample/)."""
+    """Draw new pictures. Writes a folder with PNGs and a grid of them."""
     from taming_cli.runtime.device import precision_name
     from taming_cli.runtime.run.folder import Place, find_run
     from taming_cli.sampling.files import write_samples

@@ -28,12 +28,20 @@ def tokenize(
         typer.Argument(
             metavar="[IMAGES|-]",
             help="Folders, files, archives, lists of paths (.txt); - reads paths from stdin, and so does a pipe.",
-            show_default=False,
         ),
     ] = None,
     ckpt: o.Ckpt = None,
-    out: o.Out = None,
-    size: o.SizeText = None,
+    out: Annotated[Path | None, o.written_to("Token file to write. Default: tokens.h5.")] = None,
+    size: Annotated[
+        str | None,
+        o.option(
+            "--size",
+            metavar="WxH",
+            help="Size of the pictures in pixels. Default: the codec's training size.",
+            panel=None,
+            envvar="TAMING_SIZE",
+        ),
+    ] = None,
     views: Annotated[
         int,
         o.number(
@@ -76,7 +84,7 @@ def tokenize(
     workers: o.Workers = 2,
     dry_run: o.DryRun = False,
 ) -> int:
-    """Encode pictures to a token file (by default tokens.h5). An interrupted run continues when it is started again."""
+    """Encode pictures to a token file. An interrupted run continues when it is started again."""
     from taming_cli.codec import tokenize as verb
 
     part = own_part(output, shard)

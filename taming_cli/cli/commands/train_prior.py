@@ -24,7 +24,7 @@ def train_prior(
     settings: Annotated[Settings, Panel("Training", PriorTrainConfig), Panel("Architecture", PriorConfig)],
     tokens: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="TOKENS...", help="Token files of one codec.", show_default=False),
+        typer.Argument(metavar="TOKENS...", help="Token files of one codec."),
     ] = None,
     codec: o.TokensCodec = None,
     cond_ckpt: Annotated[

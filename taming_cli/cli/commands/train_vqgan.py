@@ -34,7 +34,6 @@ def train_vqgan(
         typer.Argument(
             metavar="[IMAGES|-]",
             help="Folders, picture files, zip and tar archives, lists of paths (.txt); - reads paths from stdin.",
-            show_default=False,
         ),
     ] = None,
     nul: o.Nul = False,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="NAME", help="Names as in `taming weights ls`.", show_default=False),
+    typer.Argument(metavar="NAME", help="Names as in `taming weights ls`."),
 ]
 STYLES = {"verified": "green", "present": "green", "missing": "yellow", "wrong sha256": "bold red"}
 _PLACES = {"given": "--weights", "folder": "$TAMING_WEIGHTS_DIR", "cache": "the cache", "package": "its package"}
@@ -87,7 +87,7 @@ def fetch(
     ] = None,
     offline: o.Offline = False,
 ) -> int:
-    """Download and verify weights. Files on this machine are kept, or copied to the folder of -o."""
+    """Download and verify weights. Files on this machine are not downloaded again; -o copies them."""
     if bool(names) == every:
         raise UsageError("name the weights to fetch (see `taming weights ls`), or give --all; one of the two")
     if out is not None and out.exists() and not out.is_dir():
