@@ -58,9 +58,12 @@ def _there(house: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.setenv("TAMING_CACHE_DIR", str(tmp_path))
 
 
-def test_a_codec_is_measured_on_held_out_pictures(capsys: Capture) -> None:
+def test_a_codec_is_measured_on_held_out_pictures(capsys: Capture, tmp_path: Path) -> None:
     folder = Path("runs/train-vqgan/001")
-    found = measured(capsys, "all", folder)
+    found = measured(capsys, "all", folder, "-o", tmp_path / "out")
+    assert sorted(json.loads(each.read_text())["metric"] for each in (tmp_path / "out").glob("*.json")) == sorted(
+        each["metric"] for each in found.values()
+    )
     assert list(found) == ["recon", "codebook", "rfid"]
     assert found == json.loads((folder / "eval.json").read_text())
     held = read_run(folder).about["data"]["held"]

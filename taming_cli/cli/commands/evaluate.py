@@ -9,7 +9,7 @@ import typer
 from taming_cli.cli import options as o
 from taming_cli.cli.command import Group, Panel
 from taming_cli.cli.evaluation import Evaluation, Generated, Paths, measurement, pictures_of
-from taming_cli.cli.results import save_all, values
+from taming_cli.cli.results import save, save_all, values
 from taming_cli.config.evaluate import FeatureConfig, InceptionScoreConfig, KernelConfig, ManifoldConfig
 from taming_cli.config.size import Size
 
@@ -209,6 +209,9 @@ def everything(
             evaluation.warn(measured)
             skipped |= bool(measured.skipped)
         save_all(results, run)
+        if evaluation.out is not None:
+            for measured in results.values():
+                evaluation.output.note(f"written: {save(measured, evaluation.out)}")
         text = "\n".join(values(measured) for measured in results.values())
         named = {name: measured.to_dict() for name, measured in results.items()}
         evaluation.output.result(f"{text}\n{run / 'report.html'}", named, short=str(run / "eval.json"))
