@@ -22,6 +22,7 @@ from taming_cli.metrics import psnr
 from taming_cli.prior.decoding import choose
 from taming_cli.prior.layout import prefix
 from taming_cli.prior.model import prior_from
+from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.noise import cell, gumbel
 from taming_cli.prior.raster.generate import generate
 from taming_cli.prior.raster.likelihood import log_likelihood
@@ -55,6 +56,7 @@ def main(prior: str, images: str, count: str = "100") -> None:
     print(f"mean PSNR: {decibels['fp32']:.3f} dB in fp32, {decibels['bf16']:.3f} dB in bf16 ({apart:+.3f})")
 
     fp32 = prior_from(load_model(Path(prior), "taming-prior"), prior).to(device)
+    assert isinstance(fp32, GPT), "this is for raster priors"
     bf16 = copy.deepcopy(fp32).to(torch.bfloat16)
     window = (fp32.config.window.height, fp32.config.window.width)
     shown = codes["fp32"][:, : window[0], : window[1]].to(device)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from taming_cli.data.images import write_png
+from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.raster.likelihood import log_likelihood
 from taming_cli.prior.raster.windows import plan
 from taming_cli.sampling.draw import draw
@@ -23,6 +24,7 @@ STRIDES = (1, 2, 4, 8)
 def main(prior: str, map_: str, out: str, size: str = "640x416", class_name: str | None = None) -> None:
     """Print the table, and write a picture for each stride."""
     pipeline = Pipeline.load(prior)
+    assert isinstance(pipeline.gpt, GPT), "strides are those of raster priors"
     print("| stride | forwards | tokens | seconds | nats/token, exact windows | nats/token, own windows |")
     print("|---|---|---|---|---|---|")
     for stride in STRIDES:

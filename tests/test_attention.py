@@ -51,7 +51,8 @@ def test_with_a_mask_for_each_picture_or_one_for_all(rows: int, pictures: int, m
     mask = torch.zeros(seen.shape, dtype=torch.bfloat16).masked_fill_(~seen, -torch.inf)
     exact = [each.detach().double().requires_grad_() for each in tensors]
     expected = F.scaled_dot_product_attention(*exact, attn_mask=seen[:, None])
-    found = masked_attention(*tensors, mask)
+    q, k, v = tensors
+    found = masked_attention(q, k, v, mask)
     torch.testing.assert_close(found.double(), expected, rtol=0.02, atol=0.02)
     gradient = torch.randn(found.shape).to(torch.bfloat16)
     own = torch.autograd.grad(found, tensors, gradient)

@@ -116,7 +116,9 @@ def sample(
     pipeline = Pipeline.load(prior_path(output, ckpt), codec=codec, device=device, precision=precision, memory=memory)
     used = precision_name(pipeline.precision)
     if precision == "auto" and used != "fp32":
-        output.note(f"precision: {used}, faster here; --precision fp32 draws the same codes on every machine, up to rounding")
+        output.note(
+            f"precision: {used}, faster here; --precision fp32 draws the same codes on every machine, up to rounding"
+        )
     request = resolve_request(
         pipeline,
         settings,

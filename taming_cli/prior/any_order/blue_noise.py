@@ -31,7 +31,7 @@ def tile() -> Grid:
     """
     distance = np.minimum(np.arange(TILE), TILE - np.arange(TILE)).astype(np.float64)
     squared = distance[:, None] ** 2 + distance**2
-    energy_of_one = sum(np.exp(-squared / (2 * sigma**2)) / sigma for sigma in SIGMAS)
+    energy_of_one = np.sum([np.exp(-squared / (2 * sigma**2)) / sigma for sigma in SIGMAS], axis=0)
     energy_of_one[0, 0] = np.inf
     shifted = np.tile(energy_of_one, (2, 2))
     energy = np.random.default_rng(0).random((TILE, TILE)) * 1e-6

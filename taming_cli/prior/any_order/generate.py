@@ -121,7 +121,10 @@ class GroupSampler:
         if self._guided:
             codes = torch.cat((codes, codes))
         logits = self._network.step(self._cache, self._context, self._levels, drawn, codes, asked)
-        return guide(*logits.chunk(2), self._decoding.guidance) if self._guided else logits
+        if not self._guided:
+            return logits
+        conditional, unconditional = logits.chunk(2)
+        return guide(conditional, unconditional, self._decoding.guidance)
 
     def _cells(self, step: int) -> Tensor:
         return torch.from_numpy(self._plan.cells(step)).to(self._codes.device)

@@ -115,7 +115,7 @@ class AnyOrder(nn.Module):
         return self.head(x)  # type: ignore[no-any-return]
 
     def _content(self, context: Tensor, codes: Tensor) -> Tensor:
-        return context + self.tok_emb(codes) + self.role_emb.weight[CONTENT]
+        return context + self.tok_emb(codes) + self.role_emb.weight[CONTENT]  # type: ignore[no-any-return]
 
     def _query(self, context: Tensor) -> Tensor:
         return context + self.role_emb.weight[QUERY]

@@ -71,7 +71,7 @@ def parts(queries: Places, keys: Places, dtype: torch.dtype) -> list[Part]:
     order = block.argsort(stable=True)
     counts = torch.unique_consecutive(block[order], return_counts=True)[1].tolist()
     found = []
-    for rows in order.split(counts):
+    for rows in torch.split(order, counts):
         those = queries.take(rows)
         top, bottom = those.rows.min(), those.rows.max()
         left, right = those.columns.min(), those.columns.max()
