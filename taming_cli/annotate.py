@@ -87,19 +87,19 @@ def annotate(
     """
     items = list_items(images).items
     targets = _targets(items, images, out)
-    mine = items[(shard or Shard()).places]
+    selected = items[(shard or Shard()).places]
     if dry_run:
-        kept = sum(targets[item.name].exists() for item in mine)
-        return Annotated(folder=out, kind=config.kind, made=len(mine) - kept, present=kept)
+        kept = sum(targets[item.name].exists() for item in selected)
+        return Annotated(folder=out, kind=config.kind, made=len(selected) - kept, present=kept)
     maker = _maker(config, weights=weights, offline=offline, device=device, on_bytes=on_bytes)
     present = _present(out, targets, items, maker.made)
     if maker.labels:
         _write_labels(out / LABELS, maker.labels)
-    pending = [item for item in mine if item.name not in present]
+    pending = [item for item in selected if item.name not in present]
     made, skipped = 0, list[Skipped]()
-    kept = len(mine) - len(pending)
+    kept = len(selected) - len(pending)
     if on_item is not None:
-        on_item(kept, len(mine))
+        on_item(kept, len(selected))
     with StopRequest() as stop, closing(eval_batches(pending, batch_size=1, workers=workers)) as batches:
         for batch in batches:
             skipped += batch.skipped
@@ -113,10 +113,10 @@ def annotate(
                 made += 1
             done = kept + made + len(skipped)
             if on_item is not None:
-                on_item(done, len(mine))
-            if stop.requested and done < len(mine):
+                on_item(done, len(selected))
+            if stop.requested and done < len(selected):
                 raise stop.interrupted(
-                    f"stopped; {kept + made} of {len(mine)} maps are in {out}: run the same command again"
+                    f"stopped; {kept + made} of {len(selected)} maps are in {out}: repeat the command to continue"
                 )
     return Annotated(folder=out, kind=config.kind, made=made, present=kept, skipped=tuple(skipped), labels=maker.labels)
 
@@ -185,7 +185,7 @@ def _present(out: Path, targets: Mapping[str, Path], items: Sequence[Item], made
             raise UsageError(
                 f"{path} is the map of another picture than {item.name}; remove it, or give another folder"
             )
-    return {name for name, key in keys.items() if key is not None and _whole(targets[name])}
+    return {name for name, key in keys.items() if key is not None and _is_complete(targets[name])}
 
 
 def _key(item: Item) -> str | None:
@@ -203,7 +203,7 @@ def _stamp(path: Path) -> dict[str, Any]:
     return stamp if isinstance(stamp, dict) else {}
 
 
-def _whole(path: Path) -> bool:
+def _is_complete(path: Path) -> bool:
     """Return whether a PNG has its end, which is missing after a power failure."""
     with path.open("rb") as stream:
         stream.seek(max(0, path.stat().st_size - len(_END_OF_PNG)))

@@ -225,7 +225,7 @@ def test_a_signal_stops_after_a_map_and_the_same_call_goes_on(photos: Path, tmp_
         if done == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(Interrupted, match=r"stopped; 2 of 5 maps are in .*: run the same command again") as error:
+    with pytest.raises(Interrupted, match=r"stopped; 2 of 5 maps are in .*: repeat the command to continue") as error:
         annotate([photos], tmp_path / "edges", EdgesConfig(), on_item=stop)
     assert error.value.exit_code == 143
     assert len(maps(tmp_path / "edges")) == 2

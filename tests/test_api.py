@@ -79,7 +79,7 @@ def test_complete_keeps_what_is_known(pipeline: Pipeline, tmp_path: Path) -> Non
 def test_maps_are_named_by_kind_where_there_are_several(pipeline: Pipeline) -> None:
     with pytest.raises(UsageError, match="this prior takes no map"):
         pipeline.sample(cond="seg.png")
-    with pytest.raises(UsageError, match="does not know the condition 'depth'"):
+    with pytest.raises(UsageError, match="has no condition 'depth'"):
         pipeline.sample(cond={"depth": "d.png"})
 
 

@@ -332,7 +332,7 @@ def test_the_command_samples_a_map_a_folder_and_several_kinds(
     )
     for wrong, word in (
         (["--cond", str(one)], "several kinds of map; name the kind: "),
-        (["--cond", f"fog={one}"], "does not know the condition 'fog'"),
+        (["--cond", f"fog={one}"], "has no condition 'fog'"),
         (["--cond", f"depth={tmp_path / 'none'}"], "no such file"),
         (["--cond", f"depth={one}", "--cond", f"depth={one}"], "twice"),
     ):

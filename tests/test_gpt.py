@@ -256,7 +256,7 @@ def test_without_conditions_there_is_a_start_token() -> None:
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
-        ("modern class depth boxes", {"clas": torch.zeros(2, 1)}, "does not know the condition 'clas'; did you mean"),
+        ("modern class depth boxes", {"clas": torch.zeros(2, 1)}, "has no condition 'clas'; did you mean"),
         ("modern", {"class": torch.zeros(2, 1)}, "it has no condition"),
         ("modern class depth boxes", {"class": torch.tensor([[1], [7]])}, "class 7 is not among this prior's 7"),
         ("modern class depth boxes", {"class": torch.tensor([[1], [-2]])}, "class -2 is not among"),

@@ -20,7 +20,7 @@ from taming_cli.codec.vqgan import VQGAN, codec_file
 from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.shard import Shard
 from taming_cli.config.size import Size
-from taming_cli.data.arrays import made_of, read_pictures
+from taming_cli.data.arrays import origin_of, read_pictures
 from taming_cli.data.images import png_settings, read_image, to_uint8
 from taming_cli.data.tokens.file import TokenFile, verify
 from taming_cli.errors import BadFileError, Interrupted, UsageError
@@ -234,7 +234,7 @@ def test_the_array_of_all_pictures_is_that_of_the_adm_suite(
     assert [picture.tolist() for picture in read_pictures(tmp_path / "all.npz")] == [
         pixels(one.path).tolist() for one in made
     ]
-    assert made_of(tmp_path / "all.npz") == "these"
+    assert origin_of(tmp_path / "all.npz") == "these"
 
 
 def test_an_array_of_other_pictures_is_never_written_over(
@@ -342,7 +342,7 @@ def test_a_signal_stops_between_chunks_and_the_same_again_goes_on(
         if done == 2 * 16:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(Interrupted, match=r"2 pictures are in .*run the same again") as caught:
+    with pytest.raises(Interrupted, match=r"2 pictures are in .*repeat the command") as caught:
         drawn(n=6, seed=7, on_progress=stop, tokens=tmp_path / "t.h5")
     assert caught.value.exit_code == 143
     assert len(list((tmp_path / "out").glob("*.png"))) == 2

@@ -125,7 +125,7 @@ def _after_the_first(error: OfOneProcessError, debug: bool) -> int:
     if error.stopped:
         return 0
     time.sleep(_FIRST_PRINTS)
-    return error.exit_code if error.told else _fail(str(error), error.exit_code, debug)
+    return error.exit_code if error.reported else _fail(str(error), error.exit_code, debug)
 
 
 def _usage_message(error: TyperException) -> str:

@@ -92,13 +92,13 @@ def would_write(output: Output, written: "Written", part: Shard) -> int:
 
 def would_sample(output: Output, request: "Request") -> int:
     """What `sample` would draw, and its cost."""
-    from taming_cli.prior.estimate import drawing
+    from taming_cli.prior.estimate import sampling_cost
 
     settings, prior, folder = request.config, request.model.gpt.config, request.folder
     pictures = len(request.samples[request.shard.places])
     drawn = math.ceil(pictures / settings.accept_rate) * settings.candidates
     grid, size, stride = request.grid, request.frame.size, request.stride
-    cost = drawing(prior, grid, stride, guided=settings.guidance != 1)
+    cost = sampling_cost(prior, grid, stride, guided=settings.guidance != 1)
     values = {
         "count": pictures,
         "drawn": drawn,

@@ -97,7 +97,7 @@ def stdin_as_list(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(*, images: Sequence[Path] | None, nul: bool, **arguments: Any) -> Any:
         if not from_stdin(images, nul):
             return command(images=images, nul=nul, **arguments)
-        from taming_cli.data.lists import read_paths, written
+        from taming_cli.data.lists import read_paths, list_bytes
         from taming_cli.runtime.processes import several
 
         if several():
@@ -107,7 +107,7 @@ def stdin_as_list(command: Callable[..., Any]) -> Callable[..., Any]:
             raise UsageError("stdin names no picture; pipe paths into it, for example from `find`")
         with tempfile.TemporaryDirectory(prefix="taming-") as folder:
             spooled = Path(folder, LIST_NAME)
-            spooled.write_bytes(written(paths))
+            spooled.write_bytes(list_bytes(paths))
             return command(images=[spooled], nul=nul, **arguments)
 
     return wrapper

@@ -18,7 +18,7 @@ from taming_cli.codec.locate import content_in, load_codec
 from taming_cli.codec.tiling import tiles
 from taming_cli.codec.vqgan import VQGAN, codec_from, ready
 from taming_cli.config.fields import one_of
-from taming_cli.config.kinds import KINDS, MADE, RULES
+from taming_cli.config.kinds import KINDS, COMPUTED, RULES
 from taming_cli.config.size import Size
 from taming_cli.data.conditions.pairs import partners
 from taming_cli.data.conditions.rules import LOWRES_CODES, coords, lowres, lowres_picture
@@ -157,7 +157,7 @@ class Condition:
     def _read(self, file: Item, item: Item, size: Size) -> Image:
         assert self.encoder.reads is not None
         try:
-            image = self.encoder.reads.read(file.read(), file.name, beside=size)
+            image = self.encoder.reads.read(file.read(), file.name, picture_size=size)
         except BadImageError as error:
             raise BadImageError(f"{item.name}: its {self.encoder.kind} map: {error}") from error
         if Size(*image.size) != size:
@@ -211,7 +211,7 @@ def conditions(requested: Mapping[str, Path | None], codecs: Sequence[Path], ite
                 f"condition {kind!r} needs a codec: train one with --kind {kind}, and name it: --cond-ckpt; "
                 "see: taming guide conditions"
             )
-        if maps is None and kind not in MADE:
+        if maps is None and kind not in COMPUTED:
             raise UsageError(
                 f"condition {kind!r} cannot be computed from a picture; name the folder of its maps: {kind}=FOLDER"
             )

@@ -3,13 +3,13 @@
 import torch
 
 from taming_cli.codec.discriminator import Discriminator
-from taming_cli.codec.state import arranged
+from taming_cli.codec.state import initial_state
 from taming_cli.codec.step import PartTask, Phase, backward
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.errors import UsageError
 from taming_cli.pretrained.perceptual import Perceptual
-from taming_cli.runtime.cost import Estimate, cost, pretending
+from taming_cli.runtime.cost import Estimate, cost, fake_tensors
 from taming_cli.runtime.device import pick_precision
 from taming_cli.runtime.memory import free_bytes
 
@@ -31,14 +31,14 @@ def estimate(
     trained = list[int]()
 
     def run() -> None:
-        state = arranged(VQGAN(codec), VQGAN(codec), Discriminator(discriminator, codec.out_ch), train, precision)
+        state = initial_state(VQGAN(codec), VQGAN(codec), Discriminator(discriminator, codec.out_ch), train, precision)
         own = [parameter for parameter in state.codec.parameters() if parameter.requires_grad]
         trained.extend(parameter.numel() for parameter in [*own, *state.discriminator.parameters()])
         x = torch.rand(shape).contiguous(memory_format=torch.channels_last)
         maps = train.kind == "segmentation"
         backward(state, x, PartTask(own, train, now, maps, perceptual, share=1 / parts, first=0))
 
-    with pretending():
+    with fake_tensors():
         step = cost(run)
         parameters = sum(parameter.numel() for parameter in VQGAN(codec).parameters())
     frozen = 0 if perceptual is None else sum(parameter.numel() for parameter in perceptual.parameters())

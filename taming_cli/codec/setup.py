@@ -220,7 +220,7 @@ def _data_of(setup: Setup, inputs: Sequence[str]) -> Data:
         listings["pictures"] = _fingerprints(of_maps, {})
     settings = to_dict(train)
     return Data(
-        what="pictures",
+        noun="pictures",
         listings=listings,
         places={
             "inputs": " ".join(inputs),

@@ -150,10 +150,10 @@ def start(
     """The state before the first step, on `device`; `codec` is new or read from a file, the same in all processes."""
     network = Discriminator(discriminator, codec.config.out_ch).to(device).to(memory_format=torch.channels_last)
     codec = codec.to(device).to(memory_format=torch.channels_last)
-    return arranged(codec, copy.deepcopy(codec), network, config, precision, world)
+    return initial_state(codec, copy.deepcopy(codec), network, config, precision, world)
 
 
-def arranged(
+def initial_state(
     codec: VQGAN,
     average: VQGAN,
     discriminator: Discriminator,

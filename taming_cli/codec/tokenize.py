@@ -161,7 +161,7 @@ def tokenize(
                         on_item(done, mine)
                     if stop.requested:
                         raise stop.interrupted(
-                            f"stopped; finished shards are in {out}.parts: run the same command again to continue"
+                            f"stopped; finished shards are in {out}.parts: repeat the command to continue"
                         )
             empty = torch.empty((0, latent.height, latent.width), dtype=torch.int64)
             columns = {

@@ -57,7 +57,7 @@ def read_pictures(path: Path) -> Iterator[Picture]:
             yield np.frombuffer(data, np.uint8).reshape(shape[1:])
 
 
-def made_of(path: Path) -> str | None:
+def origin_of(path: Path) -> str | None:
     """Return the `made` of `write_pictures`; None for files of other programs and missing ones."""
     try:
         with zipfile.ZipFile(path) as archive:

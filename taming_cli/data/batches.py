@@ -257,11 +257,11 @@ class Batch(NamedTuple):
 
     skipped: list[Skipped]
 
-    beside: dict[str, Tensor]
-    """The results of `beside`, each (B * V, ...)."""
+    extras: dict[str, Tensor]
+    """The results of `extras`, each (B * V, ...)."""
 
 
-Beside = Callable[[Item, Image, Sequence[Crop]], Mapping[str, Tensor]]
+Extras = Callable[[Item, Image, Sequence[Crop]], Mapping[str, Tensor]]
 """A function of a picture and its V crops that returns tensors (V, ...) by name."""
 
 
@@ -273,11 +273,11 @@ def eval_batches(
     batch_size: int,
     workers: int = 1,
     content: Content = _PICTURES,
-    beside: Beside | None = None,
+    extras: Extras | None = None,
 ) -> Generator[Batch, None, None]:
     """Yield every picture once, in order: its centre crop of `size`, or its `views`, or, with neither, all of it.
 
-    `views` maps an item and its picture's size to crops, all scaled to one size. It and `beside`, which computes
+    `views` maps an item and its picture's size to crops, all scaled to one size. It and `extras`, which computes
     tensors for the crops, may raise BadImageError to skip the picture. Pictures whose views differ in size or number
     from the ones before begin a new batch, so a batch holds 1 to `batch_size` pictures. Unreadable pictures are skipped
     and reported in the batch before (at the beginning: the first); only if no picture can be read is a batch empty.
@@ -291,7 +291,7 @@ def eval_batches(
         try:
             picture = content.load(item)
             crops = cut(item, Size(*picture.size))
-            more = beside(item, picture, crops) if beside is not None else {}
+            more = extras(item, picture, crops) if extras is not None else {}
         except BadImageError as error:
             return Skipped(item.name, _reason(item, error))
         tensors = [content.cut(picture, crop) for crop in crops]
@@ -318,14 +318,14 @@ class _Viewed(NamedTuple):
     views: Tensor
     """(V, C, H, W)"""
 
-    beside: Mapping[str, Tensor]
+    extras: Mapping[str, Tensor]
 
 
 def _batch(group: list[_Viewed], skipped: list[Skipped]) -> Batch:
     images = torch.cat([each.views for each in group]) if group else torch.empty((0, 3, 0, 0), dtype=torch.uint8)
-    names = group[0].beside if group else {}
-    beside = {name: torch.cat([each.beside[name] for each in group]) for name in names}
-    return Batch(images, [each.item for each in group], skipped, beside)
+    names = group[0].extras if group else {}
+    extras = {name: torch.cat([each.extras[name] for each in group]) for name in names}
+    return Batch(images, [each.item for each in group], skipped, extras)
 
 
 def _reason(item: Item, error: BadImageError) -> str:

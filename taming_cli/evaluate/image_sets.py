@@ -150,7 +150,7 @@ class FileImages(ImageSet):
             batch_size=batch_size,
             workers=workers,
             content=_PreparedContent(prepare),
-            beside=record_size,
+            extras=record_size,
         )
         with closing(reader):
             for batch in reader:

@@ -283,7 +283,7 @@ def data_of(tokens: TokenSet, train: PriorTrainConfig, inputs: Sequence[str]) ->
     """What a run records of its tokens. Names are included, since they determine which samples are held out."""
     place = " ".join(inputs)
     return Data(
-        what="tokens",
+        noun="tokens",
         listings={"inputs": tokens.listing()},
         places={"inputs": place, "codec or vocabulary": place},
         about={"data": {"sha256": tokens.sha256()}},

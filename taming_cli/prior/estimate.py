@@ -7,9 +7,9 @@ import torch
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
 from taming_cli.prior.networks.gpt import GPT
-from taming_cli.prior.state import arranged, nats
+from taming_cli.prior.state import initial_state, nats
 from taming_cli.prior.windows import plan
-from taming_cli.runtime.cost import Estimate, cost, pretending
+from taming_cli.runtime.cost import Estimate, cost, fake_tensors
 
 
 def estimate(prior: PriorConfig, train: PriorTrainConfig, precision: torch.dtype) -> Estimate:
@@ -19,27 +19,27 @@ def estimate(prior: PriorConfig, train: PriorTrainConfig, precision: torch.dtype
 
     def run() -> None:
         gpt, average = (GPT(prior, dropout=train.dropout) for _ in range(2))
-        state = arranged(gpt, average, train, precision)
+        state = initial_state(gpt, average, train, precision)
         codes = torch.zeros(batch, prior.cells, dtype=torch.int64)
         tokens = torch.zeros(batch, prior.prefix_length, dtype=torch.int64)
         nats(state.gpt, codes, codes, tokens, precision).backward()  # type: ignore[no-untyped-call]
 
-    with pretending():
+    with fake_tensors():
         step = cost(run)
         parameters = sum(parameter.numel() for parameter in GPT(prior).parameters())
     memory = step.peak + 2 * 4 * parameters
     return Estimate(parameters, memory, step.flops * parts, step.moved * parts, 4 * parameters)
 
 
-class Drawing(NamedTuple):
+class SamplingCost(NamedTuple):
     """The cost of one picture: sequential forward passes, and tokens that run through the network."""
 
     forwards: int
     tokens: int
 
 
-def drawing(prior: PriorConfig, latent: Size, stride: int, *, guided: bool) -> Drawing:
+def sampling_cost(prior: PriorConfig, latent: Size, stride: int, *, guided: bool) -> SamplingCost:
     """The cost of a picture of `latent` codes, drawn through windows that move `stride` columns at a time. With
     guidance, each token runs with its condition and without."""
     windows = plan(latent.height, latent.width, (prior.window.height, prior.window.width), stride)
-    return Drawing(windows.sequential_forwards, windows.tokens_run(prior.prefix_length) * (1 + guided))
+    return SamplingCost(windows.sequential_forwards, windows.tokens_run(prior.prefix_length) * (1 + guided))

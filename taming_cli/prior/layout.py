@@ -63,7 +63,7 @@ def check_conditions(config: PriorConfig, conditions: Mapping[str, Tensor], coun
     for kind in conditions:
         if kind not in specs:
             has = one_of(specs, kind) if specs else "it has no condition; leave it out"
-            raise UsageError(f"this prior does not know the condition {kind!r}; {has}")
+            raise UsageError(f"this prior has no condition {kind!r}; {has}")
     for spec in config.conditions:
         if spec.kind in conditions:
             _check_codes(spec, conditions[spec.kind], count, size)

@@ -50,7 +50,7 @@ def log_likelihood(
     done, total = 0, samples * sum(counts.values())
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        _read(nats, gpt, grid, batch)
+        _evaluate(nats, gpt, grid, batch)
         done += sum(counts[row.span] for row in batch)
         if on_progress is not None:
             on_progress(done, total)
@@ -75,7 +75,7 @@ def _wanted_spans(planned: WindowPlan, wanted: Sequence[Sequence[bool]]) -> list
     return sorted(spans, key=lambda span: (planned.known(span) + span.length, span.length), reverse=True)
 
 
-def _read(nats: Tensor, gpt: GPT, grid: CodeGrid, batch: list[BatchRow]) -> None:
+def _evaluate(nats: Tensor, gpt: GPT, grid: CodeGrid, batch: list[BatchRow]) -> None:
     """Write the log-probabilities of the cells of a batch into `nats`, which has the grid's shape."""
     device, lengths = nats.device, [row.span.length for row in batch]
     before, codes, known = grid.inputs(batch)

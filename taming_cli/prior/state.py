@@ -70,8 +70,8 @@ class PriorState:
         counters = {name: getattr(self, name) for name in _COUNTERS}
         if is_sharded(self.likelihood):
             modules = {
-                "gpt": _unnamed(gather(self.likelihood)),
-                "average": _unnamed(gather(self.average_likelihood)),
+                "gpt": _without_prefix(gather(self.likelihood)),
+                "average": _without_prefix(gather(self.average_likelihood)),
             }
             modules["optimizer"] = gather_optimizer(self.likelihood, self.optimizer)
         else:
@@ -81,8 +81,8 @@ class PriorState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the contents of a trainer file."""
         if is_sharded(self.likelihood):
-            scatter(self.likelihood, _named(state["gpt"]))
-            scatter(self.average_likelihood, _named(state["average"]))
+            scatter(self.likelihood, _with_prefix(state["gpt"]))
+            scatter(self.average_likelihood, _with_prefix(state["average"]))
             scatter_optimizer(self.likelihood, self.optimizer, state["optimizer"])
         else:
             for name in _STATEFUL:
@@ -95,7 +95,7 @@ class PriorState:
         one get a prior without weights."""
         if not is_sharded(self.average_likelihood):
             return self.average
-        tensors = _unnamed(gather(self.average_likelihood))
+        tensors = _without_prefix(gather(self.average_likelihood))
         with torch.device("meta"):
             gpt = GPT(self.gpt.config)
         if tensors:
@@ -129,12 +129,12 @@ def read_state(path: Path, world: World, *, sharded: bool) -> dict[str, Any]:
     return {**world.by_first(read_without_tensors), **tensors}
 
 
-def _named(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename a network's tensors as in `_Likelihood`, which wraps it."""
     return {f"gpt.{name}": tensor for name, tensor in tensors.items()}
 
 
-def _unnamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("gpt."): tensor for name, tensor in tensors.items()}
 
 
@@ -208,11 +208,11 @@ def start(
     """The state before the first step, on `device`; `gpt` is new or read from a file, the same in all processes."""
     average = copy.deepcopy(gpt)
     if train.fsdp and world.size > 1:
-        return arranged(gpt, average, train, precision, world, sharded=device)
-    return arranged(gpt.to(device), average.to(device), train, precision, world)
+        return initial_state(gpt, average, train, precision, world, sharded=device)
+    return initial_state(gpt.to(device), average.to(device), train, precision, world)
 
 
-def arranged(
+def initial_state(
     gpt: GPT,
     average: GPT,
     train: PriorTrainConfig,

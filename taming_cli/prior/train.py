@@ -242,12 +242,12 @@ def _validate(session: _Session, pacing: Pacing) -> None:
     device, total = state.average.head.weight.device, 0.0
     chosen = session.held[: train.val_windows]
     for begin in range(0, len(chosen), train.batch_size):  # equally often in each process: a sharded forward needs all
-        mine = chosen[begin + world.rank * session.part :][: session.part]
-        windows = fixed_windows(session.data, mine if len(mine) else chosen[:1], config)
+        rows = chosen[begin + world.rank * session.part :][: session.part]
+        windows = fixed_windows(session.data, rows if len(rows) else chosen[:1], config)
         codes = in_order(config, windows.codes).to(device)
         given = {kind: values.to(device) for kind, values in windows.conditions.items()}
         tokens = prefix(config, given, len(codes), device)
-        total += state.average_likelihood(codes, codes, tokens, state.precision).item() * len(mine)
+        total += state.average_likelihood(codes, codes, tokens, state.precision).item() * len(rows)
     mean = sum(world.gather(total)) / len(chosen)
     state.validation = {"val_nats_per_token": mean, "windows": len(chosen)}
     if mean < state.best:

@@ -52,14 +52,14 @@ SWEEPS = 14
 
 
 def cost(run: Callable[[], object]) -> Cost:
-    """The cost of one call, not in inference mode, where products are hidden in larger operations. See `pretending`."""
+    """The cost of one call, not in inference mode, where products are hidden in larger operations. See `fake_tensors`."""
     counting = _Counting()  # type: ignore[no-untyped-call]
     with counting:
         run()
     return Cost(counting.flops, counting.peak, counting.moved)
 
 
-def pretending() -> FakeTensorMode:
+def fake_tensors() -> FakeTensorMode:
     """A context in which nothing is computed and no memory is allocated, except on existing tensors. `copy.deepcopy` of
     a tensor created in it would copy memory that does not exist; create the tensor twice instead."""
     return FakeTensorMode(allow_non_fake_inputs=True)

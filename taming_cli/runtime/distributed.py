@@ -60,7 +60,7 @@ class World:
                 outcome[1] = error
         dist.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
-            raise outcome[1] if self.first else OfOneProcessError(outcome[1], told=True)
+            raise outcome[1] if self.first else OfOneProcessError(outcome[1], reported=True)
         value: T = outcome[0]
         return value
 

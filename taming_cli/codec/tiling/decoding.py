@@ -16,8 +16,8 @@ from torch import Tensor
 from taming_cli.codec.autoencoder import Level
 from taming_cli.codec.tiling.boxes import Box, Stage
 from taming_cli.codec.tiling.global_layers import (
-    ALL,
-    SEEN,
+    FULL_CELLS,
+    SAMPLE_CELLS,
     Activation,
     GlobalNorm,
     Region,
@@ -90,5 +90,5 @@ def _pick(region: Region) -> Tensor:
     """Cells of all patches, evenly spread over what the patches represent."""
     each, shares = region.inner.height * region.inner.width, torch.tensor(region.shares, dtype=torch.float64)
     upto = shares.repeat_interleave(each).cumsum(0)
-    count = len(upto) if len(upto) <= ALL else SEEN
+    count = len(upto) if len(upto) <= FULL_CELLS else SAMPLE_CELLS
     return torch.searchsorted(upto, (torch.arange(count) + 0.5) * upto[-1] / count)

@@ -32,8 +32,8 @@ from torch import Tensor
 from taming_cli.codec.autoencoder import Level
 from taming_cli.codec.tiling.boxes import Box, Operation, Stage, divided
 from taming_cli.codec.tiling.global_layers import (
-    ALL,
-    SEEN,
+    FULL_CELLS,
+    SAMPLE_CELLS,
     Activation,
     GlobalNorm,
     Region,
@@ -153,10 +153,10 @@ def _run(one: Pass, whole: Activation) -> Tensor:
 def _pick(region: Region) -> Tensor:
     """The cells of a part that attention sees: all, or those of a lattice that is even in both directions."""
     (top,), (left,), (height, width) = region.place.tops, region.place.lefts, region.picture
-    if height * width <= ALL:
+    if height * width <= FULL_CELLS:
         return torch.arange(region.place.height * region.place.width)
-    each = torch.arange(SEEN, dtype=torch.float64)
-    rows = ((each + 0.5) * height / SEEN).long() - top
+    each = torch.arange(SAMPLE_CELLS, dtype=torch.float64)
+    rows = ((each + 0.5) * height / SAMPLE_CELLS).long() - top
     columns = ((each * _GOLDEN) % 1 * width).long() - left
     inside = (rows >= 0) & (rows < region.place.height) & (columns >= 0) & (columns < region.place.width)
     return (rows * region.place.width + columns)[inside]

@@ -20,10 +20,10 @@ from taming_cli.codec.autoencoder import AttnBlock, Level, Middle, ResnetBlock
 from taming_cli.codec.norm import GroupNorm
 from taming_cli.codec.tiling.boxes import Box, Operation, Stage, State, Window
 
-ALL = 128 * 128
+FULL_CELLS = 128 * 128
 """Largest number of cells for which attention is computed in full: its time grows with their square."""
-SEEN = 2048
-"""Cells that each cell attends to where there are more than ALL."""
+SAMPLE_CELLS = 2048
+"""Cells that each cell attends to where there are more than FULL_CELLS."""
 STRIPS = 4
 """Strips of rows in which attention is computed, to bound its memory."""
 
@@ -91,12 +91,12 @@ class GlobalAttention:
     def __init__(self, block: AttnBlock, pick: Pick) -> None:
         self._block, self._pick = block, pick
         self._cells: list[Tensor] = []
-        self._seen: Tensor | None = None
+        self._context: Tensor | None = None
 
     @property
     def frozen(self) -> bool:
         """Whether the cells that are attended to are fixed."""
-        return self._seen is not None
+        return self._context is not None
 
     def observe(self, state: State, region: Region) -> None:
         """Take in the cells of a part that were picked."""
@@ -105,15 +105,15 @@ class GlobalAttention:
 
     def freeze(self) -> None:
         """Attend to all cells that were observed, (1, C, cells, 1)."""
-        self._seen = torch.cat(self._cells, 1)[None, :, :, None]
+        self._context = torch.cat(self._cells, 1)[None, :, :, None]
         self._cells.clear()
 
     def __call__(self, state: State) -> State:
         """(B, C, H, W), twice -> (B, C, H, W)."""
         x, normed = state
-        assert self._seen is not None
+        assert self._context is not None
         strips = zip(torch.chunk(x, STRIPS, 2), torch.chunk(normed, STRIPS, 2), strict=True)
-        return (torch.cat([self._block.attend(part, n, self._seen) for part, n in strips], 2),)
+        return (torch.cat([self._block.attend(part, n, self._context) for part, n in strips], 2),)
 
 
 GlobalLayer = GlobalNorm | GlobalAttention

@@ -27,7 +27,7 @@ from torch import Tensor
 from taming_cli.codec.tiling import encoding
 from taming_cli.codec.tiling.boxes import Box, Stage, divided, memory
 from taming_cli.codec.tiling.decoding import LocalDecoder, stages
-from taming_cli.codec.tiling.global_layers import ALL
+from taming_cli.codec.tiling.global_layers import FULL_CELLS
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.data.images import to_float, to_uint8
 from taming_cli.runtime.allocator import returning_freed_memory
@@ -147,7 +147,7 @@ def _pieces(codec: VQGAN, codes: Tensor, budget: int, batch_size: int) -> Iterat
             yield _Piece(number * at_once, 0, 0, codec.decode(some))
         return
     size = (codes.shape[1], codes.shape[2])
-    if size[0] * size[1] <= ALL:
+    if size[0] * size[1] <= FULL_CELLS:
         needed = memory(stages(codec), size, size)
         _log.warning(
             "a picture of %d x %d codes takes %.1f GiB to decode, more than the limit of %.1f GiB: its statistics "
@@ -177,7 +177,7 @@ class DecodePlan:
         """The plan for a latent of height x width cells through these stages."""
         size = (height, width)
         each = memory(run, size, size)
-        if height * width <= ALL and each <= budget:
+        if height * width <= FULL_CELLS and each <= budget:
             return cls(True, max(1, min(budget, BUDGET) // each), len(run), (), (), ())
         whole, kept = 0, 0
         for stage in run:

@@ -33,7 +33,7 @@ class TokenFile:
         self.path = Path(path)
         self._file: Any = None
         self._pid = -1
-        with self._blame("cannot be read as a token file"), _open(self.path) as file:
+        with self._bad_file_errors("cannot be read as a token file"), _open(self.path) as file:
             try:
                 self.header = read_header(file)
             except BadFileError as error:
@@ -71,7 +71,7 @@ class TokenFile:
 
     def names(self, rows: Rows = slice(None)) -> list[str]:
         """Return the names of the samples at `rows`, decoded, as for functions of `os`."""
-        with self._blame("damaged: names cannot be read"):
+        with self._bad_file_errors("damaged: names cannot be read"):
             return list(_text(self._read("names", rows)))
 
     def close(self) -> None:
@@ -90,7 +90,7 @@ class TokenFile:
         return TokenFile, (self.path,)
 
     @contextmanager
-    def _blame(self, problem: str) -> Iterator[None]:
+    def _bad_file_errors(self, problem: str) -> Iterator[None]:
         """Turn exceptions of h5py and numpy for a damaged file into a BadFileError of one line."""
         try:
             yield
@@ -109,7 +109,7 @@ class TokenFile:
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
             if step == 1:
-                with self._blame(f"damaged: samples {start} to {stop - 1} of /{name} cannot be read"):
+                with self._bad_file_errors(f"damaged: samples {start} to {stop - 1} of /{name} cannot be read"):
                     values: npt.NDArray[Any] = self._opened()[name][start : max(start, stop)]
                     return values
             rows = np.arange(start, stop, step)
@@ -120,7 +120,7 @@ class TokenFile:
             raise IndexError(f"row {wanted.min()} or {wanted.max()} of {self.path}, which has {len(self)}")
         wanted = np.where(wanted < 0, wanted + len(self), wanted)
         # HDF5 reads single rows slowly, and inflates a whole chunk for each: visit every chunk once.
-        with self._blame(f"damaged: /{name} cannot be read"):
+        with self._bad_file_errors(f"damaged: /{name} cannot be read"):
             dataset = self._opened()[name]
             rows_per_chunk = (dataset.chunks or (1,))[0]
             values = np.empty((len(wanted), *dataset.shape[1:]), dataset.dtype)

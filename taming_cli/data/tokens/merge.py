@@ -45,7 +45,7 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
     holder: dict[str, int] = {}
     for number, source in enumerate(sources):
         with TokenFile(source) as file:
-            if different := "; ".join(differences(deciding(file.header), deciding(first))):
+            if different := "; ".join(differences(identity(file.header), identity(first))):
                 raise BadFileError(f"{source}: does not fit {sources[0]} ({different}); merge files of one kind")
             for name in file.names() if file.part is None else ():  # the whole may repeat names, and so may its parts
                 if (earlier := holder.setdefault(name, number)) != number:
@@ -148,7 +148,7 @@ def join(
     return Finished(parts.target, count, tuple(skipped))
 
 
-def deciding(header: TokenHeader) -> dict[str, Any]:
+def identity(header: TokenHeader) -> dict[str, Any]:
     """Return the part of a header that must agree: all but the paths of codecs and the program's version."""
     values = {name: value for name, value in asdict(header).items() if name not in ("codec_path", "created_by")}
     for condition in values["conditions"].values():

@@ -22,7 +22,7 @@ from taming_cli.data.disk import publish, refusals
 from taming_cli.data.tokens.columns import Skipped, TokenContent, sort_labels, stored_text, write_tokens
 from taming_cli.data.tokens.file import TokenFile, verify
 from taming_cli.data.tokens.header import TokenHeader, TokenPart
-from taming_cli.data.tokens.merge import Finished, deciding, differences, join
+from taming_cli.data.tokens.merge import Finished, identity, differences, join
 from taming_cli.data.tokens.parts import PartsFolder
 from taming_cli.errors import BadFileError, UsageError
 
@@ -71,7 +71,7 @@ class TokenJob:
         self.header = header
         if total < 1:
             raise UsageError(f"{self.path}: there are no items for it; name at least one")
-        content = {"header": deciding(header), "plan": dict(plan), "total": total}
+        content = {"header": identity(header), "plan": dict(plan), "total": total}
         self._plan = json.loads(json.dumps(content | {"shard_size": shard_size}))
         self._plan_sha256 = whole = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         self._part, items = None, range(total)
@@ -85,7 +85,7 @@ class TokenJob:
         starts = range(items.start, items.stop, shard_size)
         self._slices = [ShardSlice(k, start, min(start + shard_size, items.stop)) for k, start in enumerate(starts)]
         self._parts = PartsFolder(self.path)
-        self._whole: set[int] = set()
+        self._complete: set[int] = set()
         self.done = self._target_is_ours()
 
     def __enter__(self) -> Self:
@@ -108,7 +108,7 @@ class TokenJob:
 
     def pending(self) -> list[ShardSlice]:
         """Return the slices without a complete shard, in order."""
-        return [] if self.done else [shard for shard in self._slices if shard.index not in self._whole]
+        return [] if self.done else [shard for shard in self._slices if shard.index not in self._complete]
 
     def write(
         self,
@@ -152,7 +152,7 @@ class TokenJob:
         with refusals(self.path, self._parts.temporary(path)):
             write_tokens(self._parts.temporary(path), content)
             publish(self._parts.temporary(path), path)
-        self._whole.add(shard.index)
+        self._complete.add(shard.index)
 
     def finish(self) -> Finished:
         """Merge the shards into the target, in order, and remove them; nothing may be pending.
@@ -201,9 +201,9 @@ class TokenJob:
                     "use those again, give another -o, or remove that folder"
                 )
             self._parts.write_plan(self._plan)
-        self._whole = {shard.index for shard in self._slices if self._is_whole(shard)}
+        self._complete = {shard.index for shard in self._slices if self._is_complete(shard)}
 
-    def _is_whole(self, shard: ShardSlice) -> bool:
+    def _is_complete(self, shard: ShardSlice) -> bool:
         try:
             return verify(self._shard_path(shard)).plan_sha256 == self._shard_sha256(shard)
         except BadFileError:

@@ -39,7 +39,7 @@ class Data:
     file records of the data. Unless `named`, the same contents under other names are the same data.
     """
 
-    what: str
+    noun: str
     listings: Mapping[str, Fingerprints]
     places: Mapping[str, str]
     about: Mapping[str, Any]
@@ -102,7 +102,7 @@ def compare(folder: Path, settings: Mapping[str, Any], inputs: Sequence[str], da
 
 
 def _other(folder: Path, data: Data, how: str) -> str:
-    return f"{folder} was trained on other {data.what} than the files hold now ({how})"
+    return f"{folder} was trained on other {data.noun} than the files hold now ({how})"
 
 
 def _by_hash(folder: Path, settings: Mapping[str, Any], inputs: Sequence[str], data: Data) -> DataDifference:

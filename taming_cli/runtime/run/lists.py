@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taming_cli.data.disk import write_atomically
-from taming_cli.data.lists import is_list, read_list, written
+from taming_cli.data.lists import is_list, read_list, list_bytes
 from taming_cli.errors import UsageError
 from taming_cli.runtime.run.folder import read_settings
 
@@ -68,6 +68,6 @@ def _distinct(inputs: Sequence[Path]) -> list[Path]:
 def _keep(path: Path, copy: Path) -> None:
     if not is_list(path) or (copy.exists() and copy.samefile(path)):
         return
-    content = written(read_list(path, quiet=True))
+    content = list_bytes(read_list(path, quiet=True))
     copy.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(copy, lambda temporary: temporary.write_bytes(content))
