@@ -14,7 +14,7 @@ from taming_cli.runtime.device import pick_precision
 from taming_cli.runtime.memory import free_bytes
 
 _COPIES = 4
-"""Smallest number of arrays of the size of a codec's input that a step on label maps holds at once."""
+"""A lower bound on the arrays of the size of a codec's input that a step on label maps holds at once."""
 
 
 def estimate(
@@ -24,7 +24,7 @@ def estimate(
     perceptual: Perceptual | None,
     precision: torch.dtype,
 ) -> Estimate:
-    """The cost of training on pictures or label maps, in its last phase, when all terms count."""
+    """The cost of training on pictures or label maps, in its last phase, when all loss terms are computed."""
     parts = min(train.accumulate, train.batch_size)
     shape = (-(-train.batch_size // parts), codec.in_channels, train.size.height, train.size.width)
     now = Phase(discriminator=bool(train.disc_weight), adversarial=1.0 if train.disc_weight else 0.0)
@@ -51,8 +51,8 @@ def estimate(
 def check_memory(
     codec: CodecConfig, discriminator: DiscriminatorConfig, train: CodecTrainConfig, labels: str, device: torch.device
 ) -> None:
-    """UsageError where training on label maps needs more memory than is free; `labels` describes them in the message.
-    Nothing is allocated."""
+    """Raise UsageError where training on label maps needs more memory than is free; `labels` describes the labels in
+    the message. Nothing is allocated."""
     free = free_bytes(device)
     pictures = -(-train.batch_size // min(train.accumulate, train.batch_size))
     one_hot = 4 * codec.in_channels * pictures * train.size.width * train.size.height

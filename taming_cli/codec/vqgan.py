@@ -19,7 +19,7 @@ from taming_cli.runtime.stored import Stored
 
 _DECODER = ("decoder.", "post_quant_conv.")
 _LATER = ("codebook",)
-"""Fields of the architecture that are newer than the hash."""
+"""Fields of the architecture that did not exist when the hash was defined."""
 
 
 class VQGANOutput(NamedTuple):
@@ -86,7 +86,7 @@ class VQGAN(nn.Module):
 
 
 def codec_sha256(config: CodecConfig, tensors: Mapping[str, Tensor | Stored]) -> str:
-    """The hash of a codec with these tensors. It covers what codes depend on, and so not the weights of the decoder."""
+    """The hash of a codec with these tensors. It covers what codes depend on, and therefore not the decoder's weights."""
     encoding = {name: tensor for name, tensor in tensors.items() if not name.startswith(_DECODER)}
     values, defaults = to_dict(config), to_dict(CodecConfig())
     for name in _LATER:  # so that older codecs keep their hash

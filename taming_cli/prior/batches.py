@@ -55,8 +55,8 @@ class TokenBatch(NamedTuple):
 class TokenSet:
     """The samples of one or more token files of one codec, numbered consecutively in the order of the files.
 
-    `kinds` are the conditions to use: by default all that the files have, and none for NONE alone. Raises UsageError
-    where the files do not belong together, BadFileError where one cannot be read.
+    `kinds` are the conditions to use: by default all that the files have, or none if it is NONE alone. Raises
+    UsageError where the files do not belong together, BadFileError where one cannot be read.
     """
 
     def __init__(self, paths: Sequence[Path], kinds: Sequence[str] = ()) -> None:
@@ -127,8 +127,8 @@ class TokenSet:
     def split(self, held: float) -> tuple[Rows, Rows]:
         """The numbers of training and of held-out samples, the latter in the order of the hashes of their names.
 
-        Whether a sample is held out follows from its name alone, so that adding pictures changes no other one. With two
-        or more different names, at least one is held out and one is not; otherwise none is held out.
+        Whether a sample is held out depends on its name alone, so adding pictures does not move the others. With two or
+        more different names, at least one is held out and one is not; otherwise none is held out.
         """
         names = [name for file in self.files for name in file.names()]
         keys = np.array([_key(name) for name in names], dtype=np.uint64)
@@ -173,9 +173,8 @@ class TokenSet:
         return repr(origin)
 
     def windows(self, rows: Rows, draws: Tensor, prior: PriorConfig) -> Windows:
-        """The samples `rows` (n,), cropped to the prior's window, with those of its conditions that the files have.
-
-        `draws` (n, 3) are random words that select view, row and column.
+        """The samples `rows` (n,), cropped to the prior's window, with the prior's conditions as far as the files have
+        them. `draws` (n, 3) are random words that select view, row and column.
         """
         window, kinds = prior.window, [spec.kind for spec in prior.conditions]
         out = torch.empty(len(rows), window.height, window.width, dtype=torch.int64)
@@ -225,8 +224,8 @@ def train_batch(
     positions = torch.arange(position, position + (train.batch_size if count is None else count))
     major, minor = positions >> 32, positions & WORD
     chosen = rows[[_order(len(rows), p // len(rows), train.seed)[p % len(rows)] for p in positions.tolist()]]
-    found = tokens.windows(chosen, words(train.seed, Stream.CROP, major, minor, 3), prior)
-    targets, conditions = in_order(prior, found.codes), found.conditions
+    windows = tokens.windows(chosen, words(train.seed, Stream.CROP, major, minor, 3), prior)
+    targets, conditions = in_order(prior, windows.codes), windows.conditions
     if train.condition_dropout:
         draws = uniform(train.seed, Stream.CONDITION, major, minor, 1 + len(conditions))
         every = draws[:, 0] < train.condition_dropout
@@ -280,7 +279,7 @@ def _refuse_other(first: Path, one: TokenHeader, path: Path, other: TokenHeader)
 
 
 def data_of(tokens: TokenSet, train: PriorTrainConfig, inputs: Sequence[str]) -> Data:
-    """What a run records of its tokens. Names are included, since they determine which samples are held out."""
+    """The data by which a run recognises its tokens. Names count, since they determine which samples are held out."""
     place = " ".join(inputs)
     return Data(
         noun="tokens",

@@ -32,7 +32,7 @@ def estimate(prior: PriorConfig, train: PriorTrainConfig, precision: torch.dtype
 
 
 class SamplingCost(NamedTuple):
-    """The cost of one picture: sequential forward passes, and tokens that run through the network."""
+    """The cost of one picture: sequential forward passes, and tokens that pass through the network."""
 
     forwards: int
     tokens: int
@@ -40,6 +40,6 @@ class SamplingCost(NamedTuple):
 
 def sampling_cost(prior: PriorConfig, latent: Size, stride: int, *, guided: bool) -> SamplingCost:
     """The cost of a picture of `latent` codes, drawn through windows that move `stride` columns at a time. With
-    guidance, each token runs with its condition and without."""
+    guidance, each token passes through the network twice: with its condition and without."""
     windows = plan(latent.height, latent.width, (prior.window.height, prior.window.width), stride)
     return SamplingCost(windows.sequential_forwards, windows.tokens_run(prior.prefix_length) * (1 + guided))

@@ -1,4 +1,4 @@
-"""From codes to tokens: the rows of each vocabulary in the token table, and the prefix before a window.
+"""How codes become tokens: the rows of each vocabulary in the token table, and the prefix before a window.
 
 With separate vocabularies, the table holds the image codes, then for each condition its codes and one row for "not
 given", then, if there is no condition, one row for "start". In a shared table, as published, each code is its own row;
@@ -80,4 +80,4 @@ def _check_codes(spec: ConditionSpec, codes: Tensor, count: int, size: tuple[int
         low, high = int(codes.min()), int(codes.max())
         if low < NOT_GIVEN or high >= spec.vocabulary:
             wrong = low if low < NOT_GIVEN else high
-            raise UsageError(f"{spec.kind} {wrong} is not among this prior's {spec.vocabulary}, counted from 0")
+            raise UsageError(f"{spec.kind} {wrong} is out of range; this prior has 0 to {spec.vocabulary - 1}")

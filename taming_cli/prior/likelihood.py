@@ -63,13 +63,13 @@ def _check_codes(codes: Tensor, codebook_size: int) -> None:
         if low < 0 or high >= codebook_size:
             wrong = low if low < 0 else high
             raise UsageError(
-                f"code {wrong} is not among this prior's {codebook_size}, counted from 0; give tokens of its own codec"
+                f"code {wrong} is out of range: this prior has 0 to {codebook_size - 1}; give tokens of its own codec"
             )
 
 
 def _wanted_spans(planned: WindowPlan, wanted: Sequence[Sequence[bool]]) -> list[Span]:
-    """Each span of the plan, cut to its wanted cells. All are independent here, so they are sorted by the tokens that
-    they read and predict: batches then hold little padding."""
+    """Each span of the plan, cut to its wanted cells. All are independent here, so they are sorted by the number of
+    tokens that they read and predict: batches then contain little padding."""
     parts = [planned.part(span, wanted) for wave in planned.waves for span in wave]
     spans = [span for span in parts if span is not None]
     return sorted(spans, key=lambda span: (planned.known(span) + span.length, span.length), reverse=True)
@@ -84,6 +84,6 @@ def _evaluate(nats: Tensor, gpt: GPT, grid: CodeGrid, batch: list[BatchRow]) -> 
     at = at.clamp(max=end - 1)
     logits = gpt.logits_at(before, codes[:, :end], at).to(nats.dtype)  # (B, longest, K)
     loss = F.cross_entropy(logits.flatten(0, 1), codes.gather(1, at).flatten(), reduction="none").view(at.shape)
-    own = torch.arange(longest, device=device) < torch.tensor(lengths, device=device)[:, None]  # without the padding
+    valid = torch.arange(longest, device=device) < torch.tensor(lengths, device=device)[:, None]  # without the padding
     sample = grid.samples(batch)[:, None].expand_as(at)
-    nats.flatten(1)[sample[own], grid.numbers(batch, longest)[own]] = -loss[own]
+    nats.flatten(1)[sample[valid], grid.numbers(batch, longest)[valid]] = -loss[valid]

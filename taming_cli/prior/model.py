@@ -1,4 +1,4 @@
-"""The model file of a prior: network, codecs and labels, so that one file is enough to draw pictures."""
+"""The model file of a prior: network, codecs and labels, so that one file suffices to draw pictures."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -21,24 +21,24 @@ def prior_file(
     """A prior as a model file, with the codec from a codec's or another prior's file, and the codecs of its conditions.
 
     Tensors: `prior.*`, `codec.*`, `condition.KIND.*`. Config: `prior`, `codec`, `conditions`. About: the given values,
-    the codec's hash, and under `conditions` what the file of each condition's codec records of its content.
+    the codec's hash, and under `conditions` the facts that each condition's codec records about its content.
     """
     kinds = {spec.kind for spec in gpt.config.conditions}
-    beside = {kind: model for kind, model in conditions.items() if kind in kinds}
+    used = {kind: model for kind, model in conditions.items() if kind in kinds}
     config: dict[str, Any] = {"prior": to_dict(gpt.config), "codec": codec.config["codec"]}
     facts: dict[str, Any] = {**about, "codec_sha256": codec.about["codec_sha256"]}
-    if beside:
-        config["conditions"] = {kind: model.config["codec"] for kind, model in beside.items()}
+    if used:
+        config["conditions"] = {kind: model.config["codec"] for kind, model in used.items()}
         facts["conditions"] = {
-            kind: {name: model.about[name] for name in CONTENT if name in model.about} for kind, model in beside.items()
+            kind: {name: model.about[name] for name in CONTENT if name in model.about} for kind, model in used.items()
         }
     names = _allowed("codec.", codec)
-    for kind, model in beside.items():
+    for kind, model in used.items():
         names += _allowed(f"condition.{kind}.", model)
     if names:
         facts[MARK] = names
     parts = {"prior": gpt.state_dict(), "codec": _codec_tensors(codec)}
-    parts |= {f"condition.{kind}": _codec_tensors(model) for kind, model in beside.items()}
+    parts |= {f"condition.{kind}": _codec_tensors(model) for kind, model in used.items()}
     return ModelFile(
         format="taming-prior",
         config=config,

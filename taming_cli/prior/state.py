@@ -41,7 +41,8 @@ from taming_cli.runtime.run.resume import read_trainer
 
 @dataclass(kw_only=True)
 class PriorState:
-    """Network, optimiser, average and counters. `average` is the prior to use: the moving average of the weights.
+    """Network, optimiser, average and counters. `average` holds the moving average of the weights, which is the prior
+    to use.
 
     `likelihood` is the forward pass of the network to its loss, `average_likelihood` that of the average. With several
     processes, either the gradients of the former are averaged and everything else is the same in each process, or both
@@ -91,8 +92,8 @@ class PriorState:
             setattr(self, name, state[name])
 
     def whole_average(self) -> GPT:
-        """The prior to use, in full. If it is sharded, every process has to call this, and the others than the first
-        one get a prior without weights."""
+        """The prior to use, in full. If it is sharded, every process has to call this, and all but the first one get a
+        prior without weights."""
         if not is_sharded(self.average_likelihood):
             return self.average
         tensors = _without_prefix(gather(self.average_likelihood))
@@ -104,7 +105,7 @@ class PriorState:
 
 
 LOGITS = 2**24
-"""Largest number of logits of a batch that are held at once."""
+"""Largest number of logits in memory at once."""
 
 _STATEFUL = ("gpt", "average", "optimizer")
 _COUNTERS = ("step", "images_seen", "seconds", "best", "best_step", "waited", "validation")
@@ -112,7 +113,7 @@ _COUNTERS = ("step", "images_seen", "seconds", "best", "best_step", "waited", "v
 
 def read_state(path: Path, world: World, *, sharded: bool) -> dict[str, Any]:
     """Read a trainer file; if the networks will be `sharded`, only the first process reads its tensors. Every process
-    has to call it. BadFileError where the file is damaged, or of another training."""
+    has to call this. BadFileError where the file is damaged, or of another training."""
 
     def read() -> dict[str, Any]:
         return read_trainer(path, (*_STATEFUL, "prior", "data"))
@@ -184,8 +185,8 @@ def saved_prior(state: dict[str, Any], train: PriorTrainConfig, where: str) -> G
 def _refuse_other_conditions(prior: PriorConfig, model: ModelFile, train: PriorTrainConfig, data: TokenSet) -> None:
     offered = {spec.kind: spec for spec in data.specs()}
     for spec in prior.conditions:
-        there = model.about.get("conditions", {}).get(spec.kind, {}).get("codec_sha256")
-        if there and spec.kind in data.conditions and there != data.conditions[spec.kind].codec_sha256:
+        learned = model.about.get("conditions", {}).get(spec.kind, {}).get("codec_sha256")
+        if learned and spec.kind in data.conditions and learned != data.conditions[spec.kind].codec_sha256:
             raise UsageError(f"{train.init} was trained on {spec.kind} codes of another codec than the tokens have")
         same = offered.get(spec.kind, spec) == spec
         if not same or (spec.kind == "class" and model.about["label_names"] != list(data.label_names)):
@@ -220,8 +221,8 @@ def initial_state(
     world: World = ALONE,
     sharded: torch.device | None = None,
 ) -> PriorState:
-    """The state before the first step, of a network that is on its device already, or that is to be sharded over
-    devices such as `sharded`; `average` is its twin."""
+    """The state before the first step, from networks on their device, or from networks to be sharded over devices such
+    as `sharded`; `average` is a copy of `gpt`."""
     gpt, average = gpt.train().requires_grad_(True), average.eval().requires_grad_(False)
     if train.gradient_checkpointing:
         recompute(gpt)
@@ -263,7 +264,7 @@ def nats(gpt: GPT, inputs: Tensor, targets: Tensor, tokens: Tensor, precision: t
     """Mean negative log-likelihood of `targets` in nats/token, fp32; `inputs` and `targets` (B, cells), `tokens` the
     prefix (B, prefix_length).
 
-    Above LOGITS logits, they are computed part by part, and recomputed in the backward pass: for a codebook of 16,384
+    More than LOGITS logits are computed part by part, and recomputed in the backward pass: for a codebook of 16,384,
     they would take most of the memory of a step.
     """
     rows = max(1, LOGITS // gpt.config.codebook_size)
@@ -302,9 +303,9 @@ def prior_step(
     total = torch.zeros((), device=device)
     parts = torch.arange(len(targets)).tensor_split(min(config.accumulate, len(targets)))
     for number, part in enumerate(parts, 1):
-        here = slice(int(part[0]), int(part[-1]) + 1)
+        rows = slice(int(part[0]), int(part[-1]) + 1)
         with apart([state.likelihood], last=number == len(parts)), ieee_for(state.precision):
-            loss = state.likelihood(inputs[here], targets[here], tokens[here], state.precision)
+            loss = state.likelihood(inputs[rows], targets[rows], tokens[rows], state.precision)
             loss = loss * (len(part) / len(targets))
             loss.backward()
         total += loss.detach()

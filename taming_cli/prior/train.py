@@ -35,7 +35,7 @@ from taming_cli.runtime.run.tensorboard import check_installed
 
 COMMAND = "train-prior"
 Render = Callable[[Tensor], Tensor]
-"""Codes (n, h, w) -> pictures (n, 3, H, W) uint8, by a codec, which this module does not know."""
+"""Codes (n, h, w) -> pictures uint8 (n, 3, H, W). Passed in, since priors do not import codecs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +241,7 @@ def _validate(session: _Session, pacing: Pacing) -> None:
         return
     device, total = state.average.head.weight.device, 0.0
     chosen = session.held[: train.val_windows]
-    for begin in range(0, len(chosen), train.batch_size):  # equally often in each process: a sharded forward needs all
+    for begin in range(0, len(chosen), train.batch_size):  # as often in each process, since a sharded forward needs all
         rows = chosen[begin + world.rank * session.part :][: session.part]
         windows = fixed_windows(session.data, rows if len(rows) else chosen[:1], config)
         codes = in_order(config, windows.codes).to(device)
@@ -265,9 +265,9 @@ def _draw_samples(session: _Session) -> None:
     state, train, render = session.state, session.train, session.render
     if render is None or not train.samples:
         return
-    among = session.held if len(session.held) else session.rows
-    places = [n % len(among) for n in range(train.samples)]
-    given = fixed_windows(session.data, among[places], state.gpt.config).conditions
+    rows = session.held if len(session.held) else session.rows
+    places = [n % len(rows) for n in range(train.samples)]
+    given = fixed_windows(session.data, rows[places], state.gpt.config).conditions
     classes = given["class"][:, 0].tolist() if "class" in given else [0] * train.samples
     order = sorted(range(train.samples), key=lambda n: (classes[n], places[n]))
     given = {kind: codes[order] for kind, codes in given.items()}

@@ -60,7 +60,8 @@ class SwiGLU(nn.Module):
 class Attention(nn.Module):
     """Multi-head causal self-attention, among the tokens of the input and, with a cache, those before them.
 
-    `norm` makes the norms of queries and keys from the size of a head. `weight_dropout` is that of attention weights.
+    `norm` builds the norms of queries and keys, given the size of a head. `weight_dropout` applies to attention
+    weights.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Attention(nn.Module):
 
 
 class Block(Recomputable):
-    """What both forms share: pre-norm attention and feed-forward, each added to its input."""
+    """The base of both forms: pre-norm attention and feed-forward, each added to its input."""
 
     ln1: nn.Module
     ln2: nn.Module

@@ -101,7 +101,7 @@ class GPT(nn.Module):
         return self.logits(self._run(codes[:, None], cache.append_at(lengths, reach), cache)[:, 0])
 
     def build_tables(self) -> None:
-        """Compute the kinds and angles of the modern form, which follow from the config and are in no file. Needed for
+        """Compute the kinds and angles of the modern form, which follow from the config and are in no file. Call it for
         a network that was created on torch's meta device."""
         if not self.modern:
             return
@@ -115,7 +115,7 @@ class GPT(nn.Module):
             self.register_buffer(name, table, persistent=False)
 
     def decay_groups(self, weight_decay: float) -> list[dict[str, object]]:
-        """Parameter groups for AdamW: the weights of linear layers decay, and nothing else does, as published."""
+        """Parameter groups for AdamW: only the weights of linear layers decay, as published."""
         decayed = {id(module.weight) for module in self.modules() if isinstance(module, nn.Linear)}
         return [
             {"params": [p for p in self.parameters() if id(p) in decayed], "weight_decay": weight_decay},
