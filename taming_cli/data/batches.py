@@ -1,4 +1,4 @@
-"""Load pictures as batches of tensors, with prefetching.
+"""Loads pictures as batches of tensors, with prefetching.
 
 For training, a batch is a pure function of items, seed and position: position p, counted in samples over the whole run,
 is index `p mod N` of the permutation of epoch `p div N`, with a crop drawn for p alone. So the samples depend neither
@@ -190,8 +190,8 @@ def train_batches(
 
     Each batch begins `stride` positions after the one before, by default at its end. `workers` is the number of loading
     processes; with 0 a thread of this process loads the same batches. Each process gets an equal part of `cache_bytes`
-    and loads any picture: if all pictures fit in memory, a thread is faster after the first epoch. The iterator raises
-    BadImageError if no picture can be read.
+    and may load any picture: if all pictures fit in memory, a thread is faster after the first epoch. The iterator
+    raises BadImageError if no picture can be read.
     """
     assert batch_size >= 1
     share = cache_bytes // max(workers, 1)
@@ -258,7 +258,7 @@ class Batch(NamedTuple):
     skipped: list[Skipped]
 
     extras: dict[str, Tensor]
-    """The results of `extras`, each (B * V, ...)."""
+    """The tensors that `extras` computed, each (B * V, ...)."""
 
 
 Extras = Callable[[Item, Image, Sequence[Crop]], Mapping[str, Tensor]]
@@ -278,9 +278,9 @@ def eval_batches(
     """Yield every picture once, in order: its centre crop of `size`, or its `views`, or, with neither, all of it.
 
     `views` maps an item and its picture's size to crops, all scaled to one size. It and `extras`, which computes
-    tensors for the crops, may raise BadImageError to skip the picture. Pictures whose views differ in size or number
-    from the ones before begin a new batch, so a batch holds 1 to `batch_size` pictures. Unreadable pictures are skipped
-    and reported in the batch before (at the beginning: the first); only if no picture can be read is a batch empty.
+    tensors for the crops, may raise BadImageError to skip the picture. A picture whose views differ in size or number
+    from those before begins a new batch, so a batch holds 1 to `batch_size` pictures. Unreadable pictures are skipped
+    and reported in the batch before them, or in the first one. A batch is empty only if no picture can be read.
     `workers` threads decode ahead; closing the generator ends them.
     """
     assert size is None or views is None

@@ -1,4 +1,4 @@
-"""The content of files, pictures or condition maps, converted to a codec's input and back to something visible.
+"""The content of files, pictures or condition maps, converted to a codec's input and back to pictures.
 
 A content reads a file as a Pillow image, which is cropped and scaled like any other; converts that to a small tensor,
 and a batch of those to a codec's input; and paints a codec's output.
@@ -49,12 +49,12 @@ class Content(ABC):
         """
 
     def load(self, item: Item, *, min_size: Size | None = None) -> Image:
-        """Read an item's file; for a map with a known picture, `picture_size` is the size of the picture."""
+        """Read an item's file; for a map whose picture is known, `picture_size` is that picture's size."""
         picture_size = None if item.picture is None else size_of(item.picture)
         return self.read(item.read(), item.name, min_size=min_size, picture_size=picture_size)
 
     def cut(self, image: Image, crop: Crop) -> Tensor:
-        """Crop, scale and mirror an image, with all that mirroring means for its content -> as `tensor`."""
+        """Crop, scale and mirror an image -> the result of `tensor`. Mirroring swaps the marks of left and right."""
         # Sides are swapped at full size: the colours of limbs mix when they are scaled down.
         return self.tensor(apply(self.swap_sides(image) if crop.flip else image, crop, self.resample))
 
@@ -75,7 +75,7 @@ class Content(ABC):
         """Paint a codec's input or output (B, channels, H, W) as uint8 (B, 3, H, W)."""
 
     def about(self) -> dict[str, Any]:
-        """Return what a codec's file records of its content; the inverse of `content_of`."""
+        """Return the record of the content in a codec's file; the inverse of `content_of`."""
         return {"content": self.kind}
 
 

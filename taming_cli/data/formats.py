@@ -1,4 +1,4 @@
-"""Image formats: which decoders may read a file, its format by its first bytes, and how many pixels it may have.
+"""Image formats: the allowed decoders, the format of a file by its first bytes, and the limit on its pixels.
 
 Pillow's registry and settings stay unchanged for other users in the same process. HEIF files are opened by
 pillow-heif's class directly.
@@ -181,7 +181,7 @@ def _size_of_webp(head: bytes) -> tuple[int, int] | None:
 
 
 def _open(stream: BinaryIO) -> ImageFile:
-    """Do what `Image.open` does, without its limit of pixels, which is a setting of the whole process."""
+    """As `Image.open`, without its limit on pixels, which is a setting of the whole process."""
     Image.init()
     prefix = stream.read(16)
     for name in FORMATS:
@@ -217,7 +217,7 @@ class _Sips(BytesIO):
 
 
 class _Tiff(TiffImagePlugin.TiffImageFile):
-    """Pillow's class, without its limit of pixels; `open_picture` has checked the size."""
+    """Pillow's class, without its limit on pixels; `open_picture` has checked the size."""
 
     def load_prepare(self) -> None:
         if self._im is None and (size := getattr(self, "_tile_size", None)) is not None:

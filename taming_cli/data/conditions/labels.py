@@ -22,7 +22,7 @@ from taming_cli.errors import BadImageError, UsageError
 _FORMATS = ("PNG", "TIFF", "BMP")  # not GIF, whose writers reorder palettes and with them the indices
 _LARGEST = 65535
 
-# Storage of grey pictures of less than a byte a pixel, in Pillow's terms -> the factor that it applies.
+# How grey pictures with less than a byte per pixel are stored, in Pillow's terms -> the factor that it applies.
 _SPREAD = {"L;2": 85, "L;4": 17}
 
 _COLOUR = re.compile(r"#([0-9a-fA-F]{6})(?:\s+(.*))?")

@@ -22,7 +22,8 @@ Rows = slice | Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
 class TokenFile:
-    """A token file of N samples of V views of (h, w) codes; the header is checked at once, samples are read lazily.
+    """A token file of N samples, each with V views of (h, w) codes. The header is checked at once; samples are read
+    lazily.
 
     Only the path is pickled: each process opens the file at its first read, so an instance can be sent to other
     processes and used on both sides of a fork. Raises `BadFileError` for a file that is missing, damaged, truncated or

@@ -1,4 +1,4 @@
-"""Write token files so that a kill at any moment loses no finished work and leaves no broken file at the target.
+"""Writes token files so that a kill at any moment loses no finished work and leaves no broken file at the target.
 
 A job's items are divided into fixed slices. Each becomes a shard, a small token file under `FILE.parts/`, which is
 written under a temporary name, flushed to the disk and renamed; at the end the shards are merged in the same way. So
@@ -43,8 +43,8 @@ class TokenJob:
 
     `plan` is a JSON object of everything that determines the content (settings, a digest of the item names in order).
     A restarted job recognises its work by `plan`, `header` (except `codec_path` and `created_by`) and `total`, the
-    number of items. `shard_size` is the number of items of a shard. With `part`, this is the job of one of several
-    machines: its slices cover its own stretch of the items, and `merge` joins the results.
+    number of items. `shard_size` is the number of items of a shard. With `part`, this is one machine's part of the job:
+    its slices cover its own range of the items, and `merge` joins the results.
 
         with TokenJob(path, header=header, plan=plan, total=len(items), shard_size=256) as job:
             for shard in job.pending():
