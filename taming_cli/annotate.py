@@ -166,7 +166,7 @@ def _present(out: Path, targets: Mapping[str, Path], items: Sequence[Item], made
     """Return the names of the pictures whose maps are present.
 
     A folder holds maps of the same settings: raises UsageError if a picture in `out` has other settings, is not a map,
-    or is the map of another picture than the one that has its name now.
+    or is the map of another picture than the one of that name.
     """
     files = [path for path in sorted(out.rglob("*")) if path.suffix.lower() in EXTENSIONS and not _hidden(path, out)]
     with ThreadPoolExecutor(8) as readers:
@@ -204,7 +204,7 @@ def _stamp(path: Path) -> dict[str, Any]:
 
 
 def _is_complete(path: Path) -> bool:
-    """Return whether a PNG has its end, which is missing after a power failure."""
+    """Return whether a PNG is complete; its end may be missing after a power failure."""
     with path.open("rb") as stream:
         stream.seek(max(0, path.stat().st_size - len(_END_OF_PNG)))
         return stream.read() == _END_OF_PNG

@@ -1,5 +1,5 @@
-"""Config fields: each is declared once, with its default, help text and limits, and is checked and converted to JSON
-here.
+"""Config fields: each is declared once, with its default, help text and limits. This module checks them and converts
+them to and from JSON.
 
 A config is a frozen keyword-only dataclass whose fields are created by `option` and whose `__post_init__` calls
 `check`. Flags, `TAMING_*` variables, `--config` files and `config.json` all go through `parse` and `from_dict`, so a
@@ -38,7 +38,7 @@ def option(
 
     `flag` replaces the default name of the flag, such as `--learning-rate` for `learning_rate`. A `hidden` field has no
     flag; its value can come from a preset or a config file only. A `live` field may change when a run is resumed: it
-    affects how long or on which hardware the run computes, but not what.
+    affects how long or on which hardware the run computes, but not its result.
     """
     metadata = {
         "help": help,

@@ -12,4 +12,4 @@ KINDS = (*get_args(CodecKind)[1:], *RULES)
 """All conditions but the class."""
 
 COMPUTED = ("edges", *RULES)
-"""Conditions that can be computed from the picture; the others need a map."""
+"""Conditions that are computed from the picture if there is no map; the others need maps."""

@@ -14,7 +14,7 @@ Order = Literal["raster", "z-curve", "spiral-out", "spiral-in", "alternating"]
 class ConditionSpec:
     """One condition before the image tokens: its kind, its number of codes, and its tokens per window.
 
-    A new kind is a new value of this class; neither the network nor the sampler knows kinds by name.
+    A new kind needs only a new value of this class: neither the network nor the sampler depends on the names of kinds.
     """
 
     kind: str = option("class", "Kind of the condition: class, segmentation, depth, ...")

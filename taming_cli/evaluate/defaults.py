@@ -43,7 +43,7 @@ def drawn_by(samples: Path) -> str:
 
 
 def trained_on(generated: Path, root: Path = Path("runs")) -> TrainedOn:
-    """The training images behind generated images: those of the codec whose codes the prior learned.
+    """The training images that generated images imitate: those of the codec whose codes the prior learned.
 
     The PNG of a sample records the prior that drew it; a token file records its codec, or the prior that contains it.
     UsageError, asking for an explicit reference, if the chain cannot be followed.

@@ -1,6 +1,5 @@
 """A prior's model file, loaded for sampling: its networks on a device, and the facts that the file records."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.device import autocast, pick_device, pick_precision
 from taming_cli.runtime.memory import USUAL, Room, room
 from taming_cli.runtime.model_files import BUILTIN, named
+from taming_cli.runtime.weights import sha256
 
 WIDE = 1024
 """Smallest width of a prior, in channels, at which bf16 is the default, on devices that support it. A step of a wide
@@ -94,11 +94,11 @@ class LoadedModel:
             },
             about=dict(model.about),
             path=path,
-            sha256=_sha256(path),
+            sha256=sha256(path),
             device=where,
             precision=dtype,
             labels=tuple(model.about.get("label_names", ())),
-            tuned="" if codec is None else _sha256(codec),
+            tuned="" if codec is None else sha256(codec),
             space=space,
         )
 
@@ -180,8 +180,3 @@ def _with_same_codes(file: Path, own: VQGAN, prior: Path) -> VQGAN:
             "train-vqgan --train decoder"
         )
     return codec
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
