@@ -241,4 +241,4 @@ def test_a_duration_is_short(seconds: float, text: str) -> None:
 
 
 def test_shares_are_said_in_percent_and_unknown_figures_stand_in_the_log_alone() -> None:
-    assert words({"gradient": 3.0, "accuracy": 0.987, "codes_used": 1.0}) == ["99% right", "codes 100%"]
+    assert words({"gradient": 3.0, "accuracy": 0.987, "codes_used": 1.0}) == ["99% correct", "codes 100%"]

@@ -30,7 +30,7 @@ def prior_path(output: Output, given: Path | None) -> Path:
     return _model_path(output, given, "train-prior", "prior")
 
 
-def _model_path(output: Output, given: Path | None, command: str, what: str) -> Path:
+def _model_path(output: Output, given: Path | None, command: str, noun: str) -> Path:
     """The model file to use; a default is printed on stderr."""
     from taming_cli.runtime import model_files
     from taming_cli.runtime.run.folder import newest
@@ -38,17 +38,17 @@ def _model_path(output: Output, given: Path | None, command: str, what: str) -> 
     if given is not None:
         return model_files.named(given)
     if variable := os.environ.get("TAMING_CKPT"):
-        output.note(f"{what}: {variable} ($TAMING_CKPT)")
+        output.note(f"{noun}: {variable} ($TAMING_CKPT)")
         return model_files.named(Path(variable))
     for name in model_files.MODELS:
         if (path := newest(command, name, suitable=_of_pictures)) is not None:
-            output.note(f"{what}: {path} (the newest run)")
+            output.note(f"{noun}: {path} (the newest run)")
             return path
     path = model_files.path()
     if not path.is_file():
-        raise UsageError(f"no {what} was given, and there is no run of {command} under runs; give --ckpt, or train one")
+        raise UsageError(f"no {noun} was given, and there is no run of {command} under runs; give --ckpt, or train one")
     output.note(
-        f"{what}: {model_files.BUILTIN}, trained on drawn landscapes; there is no run of {command} under runs, and "
+        f"{noun}: {model_files.BUILTIN}, trained on drawn landscapes; there is no run of {command} under runs, and "
         "--ckpt was not given"
     )
     return path

@@ -59,9 +59,9 @@ class Settings:
 
     def config(self, config: type[Config]) -> Config:
         """The resolved instance of one config class, for a command whose settings depend on no file."""
-        found = self._configs[config]
-        assert isinstance(found, config)
-        return found
+        resolved = self._configs[config]
+        assert isinstance(resolved, config)
+        return resolved
 
     @cached_property
     def _configs(self) -> Mapping[type[Any], Any]:
@@ -69,7 +69,7 @@ class Settings:
 
 
 def log_settings(settings: Mapping[str, tuple[Any, str]]) -> None:
-    """With `-v`, print (value, origin) of each setting: a line per origin, defaults last."""
+    """Log (value, origin) of each setting, which `-v` prints: a line per origin, defaults last."""
     by_origin: defaultdict[str, list[str]] = defaultdict(list)
     for name, (value, origin) in settings.items():
         if value not in (None, (), []) and (value is not False or origin != "default"):
@@ -91,7 +91,7 @@ def _logged(resolved: Resolved) -> Resolved:
 
 
 def _for(classes: Sequence[type[Any]], layer: Layer) -> Layer:
-    """A file's values for these classes; the option `--config` has used or refused the others."""
+    """A file's values for these classes; the option `--config` has handled the others."""
     known = {field.name for config in classes for field in fields(config)}
     return Layer(layer.origin, {name: value for name, value in layer.values.items() if name in known})
 

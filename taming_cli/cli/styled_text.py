@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.text import Text
 
 NARROWEST = 24
-"""Least columns for wrapped text. On a terminal that has fewer beside the beginning of the line, nothing is wrapped."""
+"""Smallest number of columns for wrapped text. If a terminal has fewer after the beginning of a line, nothing is
+wrapped."""
 _COMMAND = re.compile("`[^`]*`")
 _GLUE = "\0"
 

@@ -1,4 +1,4 @@
-"""What the two training commands share: starting or resuming a run, its progress, its result."""
+"""The common part of the two training commands: starting or resuming a run, its progress, its result."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _PRINTED = {
     "nats_per_token": "{} nats/token",
     "val_nats_per_token": "{} nats/token",
     "psnr": "PSNR {} dB",
-    "accuracy": "{} right",
+    "accuracy": "{} correct",
     "l1": "L1 {}",
     "cross_entropy": "{} nats/pixel",
     "codes_used": "codes {}",
@@ -52,8 +52,8 @@ class Training:
         return Place(out=self.out, name=self.name, resume=self.resume)
 
     def start(self, command: str, inputs: Sequence[Path] | None, usage: str) -> "Start":
-        """With `--resume`, the inputs and settings in the run's config.json, else the inputs given. From here on, only
-        the first of several processes prints. UsageError, with the text `usage`, for no inputs."""
+        """With `--resume`, the inputs and settings in the run's config.json, else the given inputs. From this call on,
+        only the first of several processes prints. UsageError, with the text `usage`, for no inputs."""
         from taming_cli.runtime.processes import started
         from taming_cli.runtime.run.folder import find_run, read_settings
         from taming_cli.runtime.run.lists import check_lists, inputs_of

@@ -4,6 +4,7 @@ file needs, and the free space."""
 import contextlib
 import errno
 import io
+import json
 import os
 import re
 import resource
@@ -98,6 +99,11 @@ def write_atomically(
             publish(temporary, path)
         else:
             temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically. It is ASCII, since a file name may hold bytes that are not UTF-8."""
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(value, indent=2) + "\n"))
 
 
 def publish(temporary: Path, path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from taming_cli.config import former
 from taming_cli.config.fields import to_dict
-from taming_cli.data.disk import TEMPORARY, refusals, write_atomically
+from taming_cli.data.disk import TEMPORARY, refusals, write_atomically, write_json
 from taming_cli.data.images import write_png
 from taming_cli.data.locks import lock
 from taming_cli.errors import BadFileError, UsageError
@@ -241,8 +241,8 @@ def _create_run(
             "config": {name: to_dict(config) for name, config in groups.items()},
             "origins": origins,
         }
-        _write_json(folder / "config.json", settings)
-        _write_json(folder / "env.json", environment())
+        write_json(folder / "config.json", settings)
+        write_json(folder / "env.json", environment())
         _prepare(run, resumed=existing.saved)
         if data is not None:
             write_data(folder / DATA, data(), resumed=existing.saved)
@@ -378,7 +378,3 @@ def _lock(folder: Path) -> IO[str]:
             raise UsageError(f"another process is working in {folder}; wait for it, or give another --name") from None
         raise
     return stream
-
-
-def _write_json(path: Path, value: Any) -> None:
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(value, indent=2) + "\n"))
