@@ -125,7 +125,7 @@ def device_without_values(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
                 monkeypatch.setattr(module, replacement.__name__, replacement)
     for module in (codec_training, prior_training):
         monkeypatch.setattr(module, "pick_device", lambda name: torch.device("meta"))
-        monkeypatch.setattr(module, "best_of", lambda run, world: Best(run.last, 0, {}))  # nothing is saved
+    monkeypatch.setattr(pacing, "best_of", lambda run, world: Best(run.last, 0, {}))  # nothing is saved
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # which does not know `meta`
     with waits:
         yield waits

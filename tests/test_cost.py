@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from taming_cli.runtime.cost import cost, flop_rate, fake_tensors, read_rate
+from taming_cli.runtime.cost import cost, fake_tensors, flop_rate, read_rate
 
 CPU = torch.device("cpu")
 

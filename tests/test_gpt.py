@@ -258,7 +258,11 @@ def test_without_conditions_there_is_a_start_token() -> None:
     [
         ("modern class depth boxes", {"clas": torch.zeros(2, 1)}, "has no condition 'clas'; did you mean"),
         ("modern", {"class": torch.zeros(2, 1)}, "it has no condition"),
-        ("modern class depth boxes", {"class": torch.tensor([[1], [7]])}, "class 7 is out of range; this prior has 0 to 6"),
+        (
+            "modern class depth boxes",
+            {"class": torch.tensor([[1], [7]])},
+            "class 7 is out of range; this prior has 0 to 6",
+        ),
         ("modern class depth boxes", {"class": torch.tensor([[1], [-2]])}, "class -2 is out of range"),
         ("modern class depth boxes", {"class": torch.zeros(2)}, r"shape \(2,\); \(2, 1\) is needed"),
         ("modern class depth boxes", {"depth": torch.zeros(2, 3, 4)}, r"\(2, 5, 6\) is needed"),

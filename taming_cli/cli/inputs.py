@@ -97,7 +97,7 @@ def stdin_as_list(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(*, images: Sequence[Path] | None, nul: bool, **arguments: Any) -> Any:
         if not from_stdin(images, nul):
             return command(images=images, nul=nul, **arguments)
-        from taming_cli.data.lists import read_paths, list_bytes
+        from taming_cli.data.lists import list_bytes, read_paths
         from taming_cli.runtime.processes import several
 
         if several():

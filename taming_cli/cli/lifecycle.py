@@ -91,7 +91,7 @@ def logged(level: int) -> Iterator[None]:
 
 @contextmanager
 def limited(pixels: int | None) -> Iterator[None]:
-    """Limit the pixels of a picture, here and, through an environment variable, in processes started in this context."""
+    """Limit the pixels of a picture here and, by an environment variable, in processes started within the context."""
     before = os.environ.get(LIMIT)
     if pixels is not None:
         os.environ[LIMIT] = str(pixels)

@@ -12,7 +12,7 @@ from taming_cli.errors import UsageError
 
 
 def launched(nproc: int, device: str | None, dry_run: bool, images: Sequence[Path] = ()) -> int | None:
-    """Run this command line in `nproc` processes by torch's own launcher. Returns its exit code, or None if this process
+    """Run this command line in `nproc` processes by torch's launcher. Returns its exit code, or None if this process
     has to run the command itself: as one of those processes, alone, or for a `dry_run`. UsageError for more processes
     than GPUs, if there are any, for several processes on one GPU, and under torchrun or srun or their leftover
     variables.

@@ -57,7 +57,6 @@ def save_all(results: Mapping[str, "Measurement"], run: Path) -> None:
     write_report(run)
 
 
-
 def _protocol(protocol: Mapping[str, Any]) -> str:
     parts = [
         f"{role} {_described(entry)}"

@@ -13,7 +13,7 @@ from taming_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from taming_cli.cli.progress import Bar
-    from taming_cli.runtime.pacing import OnStep, Progress
+    from taming_cli.runtime.pacing import OnStep, Progress, Trained
     from taming_cli.runtime.run.folder import Place
 
 _PRINTED = {
@@ -122,7 +122,7 @@ def progress_printer(bar: "Bar") -> "OnStep":
     return on_step
 
 
-def print_result(output: Output, trained: Any, **more: Any) -> None:
+def print_result(output: Output, trained: "Trained", **more: Any) -> None:
     """The best checkpoint's path, and the held-out figures of the best and the last checkpoint, each with its step."""
     best = {"step": trained.best_step, **trained.best_validation}
     last = {"step": trained.step, **trained.validation}

@@ -18,7 +18,7 @@ from taming_cli.codec.locate import content_in, load_codec
 from taming_cli.codec.tiling import tiles
 from taming_cli.codec.vqgan import VQGAN, codec_from, ready
 from taming_cli.config.fields import one_of
-from taming_cli.config.kinds import KINDS, COMPUTED, RULES
+from taming_cli.config.kinds import COMPUTED, KINDS, RULES
 from taming_cli.config.size import Size
 from taming_cli.data.conditions.pairs import partners
 from taming_cli.data.conditions.rules import LOWRES_CODES, coords, lowres, lowres_picture

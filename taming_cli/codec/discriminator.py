@@ -66,7 +66,9 @@ class BatchNorm(nn.BatchNorm2d):
             variance = self._mean((values - mean).square())  # both (1, C, 1, 1)
             y = (values - mean) * (variance + self.eps).rsqrt()
             y = y * self.weight[:, None, None] + self.bias[:, None, None]
-        self._update_running_statistics(mean.detach().flatten(), variance.detach().flatten(), x.numel() // x.shape[1] * self.world.size)
+        self._update_running_statistics(
+            mean.detach().flatten(), variance.detach().flatten(), x.numel() // x.shape[1] * self.world.size
+        )
         return y.to(x.dtype)
 
     def _mean(self, values: Tensor) -> Tensor:

@@ -229,7 +229,9 @@ def prepare(
 def _map_settings(conditions: Sequence[Condition]) -> dict[str, object]:
     """The settings by which maps are read, where their codecs differ from the default."""
     about = {each.encoder.kind: each.encoder.reads.about() for each in conditions if each.encoder.reads is not None}
-    settings = {kind: {name: values[name] for name in _MAP_SETTINGS if name in values} for kind, values in about.items()}
+    settings = {
+        kind: {name: values[name] for name in _MAP_SETTINGS if name in values} for kind, values in about.items()
+    }
     maps = {kind: values for kind, values in settings.items() if values}
     return {"maps": maps} if maps else {}
 

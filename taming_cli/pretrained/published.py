@@ -16,7 +16,7 @@ _DOTTED = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
 class Version(NamedTuple):
-    """One of torchvision's published weights of a network. `known` is False if the file is none of them."""
+    """One of torchvision's published versions of a network's weights. `known` is False if the file is none of them."""
 
     weights: Any
     known: bool
@@ -43,8 +43,8 @@ def fill(
 ) -> None:
     """Load a state dict into a torchvision network, strictly by name and shape.
 
-    Ignored are batch counters, which old files do not have, and tensors of the file whose names start with one of
-    `without` (auxiliary heads). BadFileError names the first tensor that is missing, unexpected or of another shape.
+    Batch counters, which old files do not have, are ignored, and so are tensors of the file whose names start with one
+    of `without` (auxiliary heads). BadFileError names the first tensor that is missing, unexpected or of another shape.
     """
     renamed = {_DOTTED.sub(r"\1\2", key): value for key, value in tensors.items()}
     copy_strictly(network.state_dict(), renamed, name, path, without=without)

@@ -43,10 +43,10 @@ def generate(
     """Draw the samples numbered `samples`: codes (n, h, w), int64, on the prior's device. `size` is (h, w) in cells.
 
     `conditions` holds codes by kind for each sample, (n, length) or (n, h, w) on the samples' grid; a kind that is left
-    out, or `NOT_GIVEN`, means no condition of that kind. `known` cells keep their codes. `attempts`, one number for each sample and 0 by
-    default, draws a sample with other noise. At most `batch_size` windows are computed at once (twice as many rows with
-    guidance). `buffers` are reused between calls and save the time to allocate them. `on_progress(done, total)` counts
-    cells. Raises UsageError if conditions, stride or guidance do not fit.
+    out, or `NOT_GIVEN`, means no condition of that kind. `known` cells keep their codes. `attempts`, one number for
+    each sample and 0 by default, draws a sample with other noise. At most `batch_size` windows are computed at once
+    (twice as many rows with guidance). `buffers` are reused between calls and save the time to allocate them.
+    `on_progress(done, total)` counts cells. Raises UsageError if conditions, stride or guidance do not fit.
     """
     assert not gpt.training
     config = gpt.config

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from taming_cli.config.fields import from_dict, to_dict
 from taming_cli.config.prior import PriorConfig
-from taming_cli.errors import BadFileError
 from taming_cli.prior.networks.gpt import GPT
-from taming_cli.runtime.checkpoint import ModelFile
+from taming_cli.runtime.checkpoint import ModelFile, fill
 from taming_cli.runtime.finite import MARK, marked
 
 
@@ -55,18 +54,8 @@ def prior_from(model: ModelFile, where: str, *, dropout: float = 0.0) -> GPT:
     """The network of a prior's model file, frozen and in eval mode on the CPU. BadFileError names `where`."""
     with torch.device("meta"):
         gpt = GPT(from_dict(PriorConfig, model.config["prior"], where), dropout=dropout)
-    tensors = {  # a file may hold half precision
-        name.removeprefix("prior."): tensor.float()
-        for name, tensor in model.tensors.items()
-        if name.startswith("prior.")
-    }
-    try:
-        gpt.load_state_dict(tensors, strict=True, assign=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise BadFileError(f"{where} does not hold the prior that its config describes: {reason}") from None
-    gpt.build_tables()
-    return gpt.eval().requires_grad_(False)
+    fill(gpt, model, "prior.", where, "prior").build_tables()
+    return gpt
 
 
 def _allowed(prefix: str, codec: ModelFile) -> list[str]:

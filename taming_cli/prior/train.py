@@ -27,8 +27,8 @@ from taming_cli.runtime.checkpoint import ModelFile
 from taming_cli.runtime.device import pick_device, pick_precision
 from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.model_files import recorded
-from taming_cli.runtime.pacing import Checkpoint, OnStep, Pacing
-from taming_cli.runtime.run.folder import Place, Run, WriteReport, best_of, inspect_run, open_run
+from taming_cli.runtime.pacing import Checkpoint, OnStep, Pacing, Trained
+from taming_cli.runtime.run.folder import Place, Run, WriteReport, inspect_run, open_run
 from taming_cli.runtime.run.resume import load_state, new_run_from
 from taming_cli.runtime.run.sheets import CONDITION, Layout, stamp
 from taming_cli.runtime.run.tensorboard import check_installed
@@ -39,20 +39,9 @@ Render = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedPrior:
-    """The model files of a trained prior, its validations, and `notes` for the user.
+class TrainedPrior(Trained):
+    """A trained prior, and `notes` for the user. The best model has the fewest nats/token on held-out pictures."""
 
-    `step` and `validation` are those of the last model, `best_step` and `best_validation` those of the best one, which
-    has the fewest nats/token on held-out pictures.
-    """
-
-    run: Path
-    last: Path
-    best: Path
-    step: int
-    validation: Mapping[str, float]
-    best_step: int
-    best_validation: Mapping[str, float]
     notes: tuple[str, ...]
 
 
@@ -146,17 +135,7 @@ def fit(
             write_report=write_report,
         )
         _loop(session, pacing)
-        best = best_of(run, world)
-        return TrainedPrior(
-            run=run.folder,
-            last=run.last,
-            best=best.path,
-            step=state.step,
-            validation=state.validation,
-            best_step=best.step,
-            best_validation=best.validation,
-            notes=_notes(session),
-        )
+        return TrainedPrior.of(run, state, notes=_notes(session))
 
 
 def identity(tokens: Sequence[Path], prior: PriorConfig, train: PriorTrainConfig, data: TokenSet) -> dict[str, Any]:
@@ -182,7 +161,7 @@ def _refuse_other_codecs(codec: ModelFile, conditions: Mapping[str, ModelFile], 
 
 @dataclass(frozen=True, kw_only=True)
 class _Session:
-    """What the loop, its validations and its saves share."""
+    """The values that the loop, its validations and its saves share."""
 
     run: Run
     state: PriorState

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from taming_cli.errors import UsageError
 
 LAUNCH_ID = "taming-"
-"""Prefix of the id of a launch by `--nproc`, which torch's launcher passes on as TORCHELASTIC_RUN_ID."""
+"""Prefix of the id of a launch by `--nproc`, which torch's launcher passes to its processes as TORCHELASTIC_RUN_ID."""
 PART_OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _REQUIRED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -45,7 +45,8 @@ def started(environment: Mapping[str, str] = os.environ) -> Started:
     The variables of torchrun take precedence, and may be completed by Slurm's where both state the same number of
     processes. Empty variables count as unset. MASTER_ADDR, MASTER_PORT and LOCAL_RANK by themselves, and the variables
     of a batch script or of MPI, do not indicate several processes. UsageError where a set is incomplete or
-    contradictory: with variables left over in a shell, a command would do a part of the work and report it as complete.
+    contradictory: with variables left over in a shell, a command would otherwise do a part of the work and report it as
+    complete.
     """
     size = _number(environment, "WORLD_SIZE", low=1)
     rank = _number(environment, "RANK", low=0)

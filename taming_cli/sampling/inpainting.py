@@ -48,11 +48,12 @@ def read_known(
 ) -> KnownPicture:
     """Read a picture to complete, on a canvas of any `size`; by default of its own size.
 
-    `mask` is an image of the picture's size, white where pixels are to be drawn, or `UPPER_HALF`. On a larger canvas
-    the picture's upper left corner is `at` (x, y), centred by default; its surroundings are drawn. The grid is the smallest that covers the canvas. If it is larger than the canvas, cells start at the picture's
-    corner where possible. A cell with any unknown pixel of the canvas is unknown. Before encoding, pixels that are
-    unknown or outside the canvas take the colour of the nearest known pixel, so that they do not affect known cells.
-    Encoding uses `budget` bytes.
+    `mask` is an image of the picture's size, white where pixels are to be drawn, or `UPPER_HALF`. On a larger canvas,
+    the picture's upper left corner is `at` (x, y), centred by default; its surroundings are drawn. The grid is the
+    smallest that covers the canvas. If it is larger than the canvas, cells start at the picture's corner where
+    possible. A cell with any unknown pixel of the canvas is unknown. Before encoding, pixels that are unknown or
+    outside the canvas take the colour of the nearest known pixel, so that they do not affect known cells. Encoding uses
+    `budget` bytes.
 
     Raises BadImageError for files that cannot be read, and UsageError for a mask of another size, a mask that leaves
     nothing to draw or nothing known, and a canvas that does not contain the picture.

@@ -147,8 +147,8 @@ def _refuse_void(summary: Counted, pixels: NDArray[np.int64], unlabelled: bool) 
         )
     if pixels[[0, _VOID]].sum() >= _ENDS * pixels.sum() and len(others) > _LISTED and pixels[_VOID - 1]:
         raise UsageError(
-            f"{summary}. But {pixels[[0, _VOID]].sum() / pixels.sum():.0%} of the pixels are 0 or 255: masks whose edges "
-            f"were smoothed. Save them with 0 and 255 alone, and give --label-values 0,255 {as_they_are}"
+            f"{summary}. But {pixels[[0, _VOID]].sum() / pixels.sum():.0%} of the pixels are 0 or 255: masks whose "
+            f"edges were smoothed. Save them with 0 and 255 alone, and give --label-values 0,255 {as_they_are}"
         )
     if pixels[_VOID - 1]:
         return

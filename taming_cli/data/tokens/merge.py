@@ -149,7 +149,7 @@ def join(
 
 
 def identity(header: TokenHeader) -> dict[str, Any]:
-    """Return the values of a header that identify its content: all but the paths of codecs and the program's version."""
+    """Return the values that identify a header's content: all but the paths of codecs and the program's version."""
     values = {name: value for name, value in asdict(header).items() if name not in ("codec_path", "created_by")}
     for condition in values["conditions"].values():
         del condition["codec_path"]

@@ -22,7 +22,7 @@ from taming_cli.data.disk import publish, refusals
 from taming_cli.data.tokens.columns import Skipped, TokenContent, sort_labels, stored_text, write_tokens
 from taming_cli.data.tokens.file import TokenFile, verify
 from taming_cli.data.tokens.header import TokenHeader, TokenPart
-from taming_cli.data.tokens.merge import Finished, identity, differences, join
+from taming_cli.data.tokens.merge import Finished, differences, identity, join
 from taming_cli.data.tokens.parts import PartsFolder
 from taming_cli.errors import BadFileError, UsageError
 
