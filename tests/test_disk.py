@@ -70,7 +70,7 @@ def opened(path: Path) -> None:
 
 
 def logged(path: Path) -> None:
-    Run(path.parent, None).log(kind="train", step=1, words="x" * LIMIT)
+    Run("train-vqgan", path.parent, None).log(kind="train", step=1, words="x" * LIMIT)
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {

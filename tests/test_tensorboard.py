@@ -194,7 +194,7 @@ def test_a_prior_writes_the_same_and_a_stopped_one_goes_on(tmp_path: Path) -> No
 
 def test_what_is_logged_is_on_disk_before_the_next_step(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX", reason="tensorboardX is not installed")
-    with Run(tmp_path, None, tensorboard=True) as run:
+    with Run("train-vqgan", tmp_path, None, tensorboard=True) as run:
         run.samples.mkdir()
         run.rewind_log(0)
         run.log(kind="train", step=10, images=20, seconds=1.5, l1=0.5, discriminator=math.nan)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +119,7 @@ def fit(
             part=part,
         )
         pacing = Pacing(
-            run,
-            state,
-            train,
-            command=COMMAND,
-            checkpoint=lambda: _checkpoint(session),
-            started=began,
-            on_step=on_step,
-            write_report=write_report,
+            run, state, train, partial(_checkpoint, session), started=began, on_step=on_step, write_report=write_report
         )
         skipped = {**large, **_loop(session, pacing, pictures.train)}
         return TrainedCodec.of(run, state, skipped=skipped)

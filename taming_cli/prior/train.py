@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -124,15 +124,7 @@ def fit(
             part=part,
         )
         pacing = Pacing(
-            run,
-            state,
-            train,
-            command=COMMAND,
-            checkpoint=lambda: _checkpoint(session),
-            started=began,
-            finished=lambda: _out_of_patience(session),
-            on_step=on_step,
-            write_report=write_report,
+            run, state, train, partial(_checkpoint, session), started=began, on_step=on_step, write_report=write_report
         )
         _loop(session, pacing)
         return TrainedPrior.of(run, state, notes=_notes(session))
@@ -196,6 +188,8 @@ def _loop(session: _Session, pacing: Pacing) -> None:
     state, train, world = session.state, session.train, session.state.world
     with pacing:
         for _ in pacing:
+            if _out_of_patience(session):
+                break
             with pacing.waiting():
                 position = state.images_seen + world.rank * session.part
                 batch = train_batch(session.data, session.rows, state.gpt.config, train, position, session.part)

@@ -169,10 +169,10 @@ class Checkpoint(NamedTuple):
 class Pacing:
     """Iterates over the steps of a training, and does the work between two steps. A context manager.
 
-    Yields the share of the budget that is spent before each step, until it is 1 or `finished` returns true. Between
-    two steps it saves `checkpoint()`: after each validation, every `save_every` minutes, and when a signal requests a
-    stop, for which it then raises Interrupted. On entry it writes the files that a killed run has left unwritten, and
-    drops the lines of the log that the run will log again.
+    Yields the share of the budget that is spent before each step, until it is 1. Between two steps it saves
+    `checkpoint()`: after each validation, every `save_every` minutes, and when a signal requests a stop, for which it
+    then raises Interrupted. On entry it writes the files that a killed run has left unwritten, and drops the lines of
+    the log that the run will log again.
 
     Every process iterates; the first one logs, calls `on_step`, writes files and calls `write_report` after each save.
     `started` is the time.monotonic() at which the session began.
@@ -183,17 +183,14 @@ class Pacing:
         run: Run,
         state: TrainingState,
         config: CodecTrainConfig | PriorTrainConfig,
-        *,
-        command: str,
         checkpoint: Callable[[], Checkpoint],
+        *,
         started: float,
-        finished: Callable[[], bool] = lambda: False,
         on_step: OnStep | None = None,
         write_report: WriteReport | None = None,
     ) -> None:
         self._run, self._state, self._config, self._world = run, state, config, state.world
-        self._command, self._checkpoint, self._finished = command, checkpoint, finished
-        self._on_step, self._write_report = on_step, write_report
+        self._checkpoint, self._on_step, self._write_report = checkpoint, on_step, write_report
         self._began = started - state.seconds
         self._budget = Budget(steps=config.steps, minutes=config.minutes)
         self._spent = self._budget.spent(state.step, state.seconds)
@@ -218,7 +215,7 @@ class Pacing:
 
     def __iter__(self) -> Iterator[float]:
         state, config = self._state, self._config
-        while self._spent < 1 and not self._finished():
+        while self._spent < 1:
             schedule = warm_up(state.step, config.warmup) * cosine(self._spent, config.final_lr)
             self.learning_rate = config.learning_rate * schedule
             yield self._spent
@@ -231,7 +228,7 @@ class Pacing:
             if any(self._world.most(float(self._stop.requested is not None))) and self._spent < 1:
                 self._save()
                 self._world.wait()  # if a process ended before the first one has saved, that one would end too
-                resume = f"taming {self._command} --resume --out {shlex.quote(str(self._run.folder))}"
+                resume = f"taming {self._run.command} --resume --out {shlex.quote(str(self._run.folder))}"
                 raise self._stop.interrupted(
                     f"stopped after step {state.step}, everything is saved; resume with: {resume}"
                 )

@@ -15,18 +15,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from taming_cli.config.shard import Shard
 from taming_cli.data.disk import publish, refusals
 from taming_cli.data.tokens.columns import Skipped, TokenContent, sort_labels, stored_text, write_tokens
 from taming_cli.data.tokens.file import TokenFile, verify
 from taming_cli.data.tokens.header import TokenHeader, TokenPart
-from taming_cli.data.tokens.merge import Finished, differences, identity, join
+from taming_cli.data.tokens.merge import Codes, Finished, differences, identity, join
 from taming_cli.data.tokens.parts import PartsFolder
 from taming_cli.errors import BadFileError, UsageError
-
-Codes = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)

@@ -57,13 +57,13 @@ class Place:
 
 
 class Run:
-    """An open run folder, locked against other processes; a context manager. Created by `open_run`.
+    """An open run folder of `command`, locked against other processes; a context manager. Created by `open_run`.
 
     With `tensorboard`, log lines and sheets are written as event files too.
     """
 
-    def __init__(self, folder: Path, lock: IO[str] | None, *, tensorboard: bool = False) -> None:
-        self.folder = folder
+    def __init__(self, command: str, folder: Path, lock: IO[str] | None, *, tensorboard: bool = False) -> None:
+        self.command, self.folder = command, folder
         self.checkpoints = folder / "checkpoints"
         self.samples = folder / "samples"
         self.trainer = folder / "trainer.pt"
@@ -209,7 +209,7 @@ def open_run(
         return opened[0].folder
 
     folder = world.by_first(create)
-    return opened[0] if opened else Run(folder, None)
+    return opened[0] if opened else Run(command, folder, None)
 
 
 def _create_run(
@@ -226,7 +226,7 @@ def _create_run(
         existing = inspect_run(command, place, groups, inputs=inputs, data=data)
     folder = existing.folder or next_folder(place.root / command)
     folder.mkdir(parents=True, exist_ok=True)
-    run = Run(folder, _lock(folder), tensorboard=tensorboard)
+    run = Run(command, folder, _lock(folder), tensorboard=tensorboard)
     try:
         now = inspect_run(command, Place(out=folder), groups, inputs=inputs, data=data)
         if now.trainer != existing.trainer:  # changed before this process had the lock
