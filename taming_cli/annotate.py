@@ -59,7 +59,7 @@ class _Maker(NamedTuple):
     """A function that draws a map, uint8 (3, H, W) -> W x H, the settings that its maps record, and its labels."""
 
     draw: Callable[[Tensor], Image.Image]
-    made: Mapping[str, Any]
+    settings: Mapping[str, Any]
     labels: tuple[str, ...] = ()
 
 
@@ -92,7 +92,7 @@ def annotate(
         kept = sum(targets[item.name].exists() for item in selected)
         return Annotated(folder=out, kind=config.kind, made=len(selected) - kept, present=kept)
     maker = _maker(config, weights=weights, offline=offline, device=device, on_bytes=on_bytes)
-    present = _present(out, targets, items, maker.made)
+    present = _present(out, targets, items, maker.settings)
     if maker.labels:
         _write_labels(out / LABELS, maker.labels)
     pending = [item for item in selected if item.name not in present]
@@ -109,7 +109,7 @@ def annotate(
                 except BadImageError as error:
                     skipped.append(Skipped(item.name, str(error)))
                     continue
-                save_png(targets[item.name], drawn, {SETTINGS: json.dumps({**maker.made, "of": _key(item)})})
+                save_png(targets[item.name], drawn, {SETTINGS: json.dumps({**maker.settings, "of": _key(item)})})
                 made += 1
             done = kept + made + len(skipped)
             if on_item is not None:
@@ -136,8 +136,8 @@ def _maker(
         network = pose_finder(
             score=config.score, joint_score=config.joint_score, weights=weights, offline=offline, on_bytes=on_bytes
         )
-    made = {"kind": config.kind, "network": network.stamp._asdict(), **network.settings}
-    return _Maker(network.to(where), made, network.labels)
+    settings = {"kind": config.kind, "network": network.stamp._asdict(), **network.settings}
+    return _Maker(network.to(where), settings, network.labels)
 
 
 def _edges(picture: Tensor) -> Image.Image:
@@ -162,7 +162,7 @@ def _targets(items: Sequence[Item], images: Sequence[Path], out: Path) -> dict[s
     return targets
 
 
-def _present(out: Path, targets: Mapping[str, Path], items: Sequence[Item], made: Mapping[str, Any]) -> set[str]:
+def _present(out: Path, targets: Mapping[str, Path], items: Sequence[Item], settings: Mapping[str, Any]) -> set[str]:
     """Return the names of the pictures whose maps are present.
 
     A folder holds maps of the same settings: raises UsageError if a picture in `out` has other settings, is not a map,
@@ -176,7 +176,7 @@ def _present(out: Path, targets: Mapping[str, Path], items: Sequence[Item], made
     for path, stamp in stamps.items():
         if "kind" not in stamp:
             raise UsageError(f"{path} is not a map written by this command; give another folder, or move the file away")
-        differing = sorted(name for name in {*stamp, *made} - {"of"} if stamp.get(name) != made.get(name))
+        differing = sorted(name for name in {*stamp, *settings} - {"of"} if stamp.get(name) != settings.get(name))
         if differing:
             raise UsageError(f"{path} was made with another {' and '.join(differing)}; give another folder")
     for item in annotated:

@@ -113,7 +113,7 @@ def test_tokenize_pairs_each_picture_with_its_map(photos: Path, tmp_path: Path) 
     annotate([photos], tmp_path / "edges", EdgesConfig())
     items = list_items([photos]).items
     pairs = partners(items, tmp_path / "edges", EXTENSIONS)
-    assert (len(pairs.found), pairs.missing, pairs.unused) == (5, (), 0)
+    assert (len(pairs.maps), pairs.missing, pairs.unused) == (5, (), 0)
 
 
 def test_segmentation_is_a_label_map_that_our_reader_reads_and_labels_txt_names_its_labels(

@@ -28,7 +28,7 @@ class StyledText:
         indent = cell_len(line.plain)
         width = self._console.width - indent - 1
         if self._console.is_terminal and width >= NARROWEST:
-            glued = _COMMAND.sub(lambda found: found[0].replace(" ", _GLUE), wrapped)
+            glued = _COMMAND.sub(lambda match: match[0].replace(" ", _GLUE), wrapped)
             lines = textwrap.wrap(glued, width, break_long_words=False, break_on_hyphens=False)
             wrapped = ("\n" + " " * indent).join(lines).replace(_GLUE, " ")
         self._lines.append(line.append(wrapped))

@@ -222,7 +222,7 @@ def build_conditions(
         pairs = None
         if maps is not None:
             assert encoder.reads is not None
-            pairs = partners(items, maps, encoder.reads.extensions).found
+            pairs = partners(items, maps, encoder.reads.extensions).maps
         result.append(Condition(encoder=encoder, folder=maps, maps=pairs))
     if networks:
         kind = next(iter(networks))

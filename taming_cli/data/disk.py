@@ -176,14 +176,14 @@ def appending(path: Path) -> Iterator[None]:
 
 def refusal_message(path: Path, reason: OSError, *, size: int | None = None, written: int | None = None) -> str:
     """Describe in one line why the disk refused a file."""
-    why = os.strerror(reason.errno) if reason.errno else " ".join(str(reason).split())
+    text = os.strerror(reason.errno) if reason.errno else " ".join(str(reason).split())
     if reason.errno not in FULL:
-        return f"{path}: cannot be written ({why}); choose another place, or remove what is in the way"
+        return f"{path}: cannot be written ({text}); choose another place, or remove what is in the way"
     size = reason.size if isinstance(reason, RefusedError) else size
     need = f"it needs {amount(size)}, and " if size else ""
     if written and not size:
         need = f"it needs more than {amount(written)}, and "
-    return f"{path}: cannot be written ({why}): {need}{_room(path, reason)}; free some space, or choose another place"
+    return f"{path}: cannot be written ({text}): {need}{_room(path, reason)}; free some space, or choose another place"
 
 
 def _room(path: Path, reason: OSError) -> str:

@@ -156,7 +156,7 @@ def declared_size(stream: BinaryIO) -> tuple[int, int] | None:
     kind = format_of(head)
     if kind in ("HEIF", "AVIF"):  # the largest: a picture may consist of tiles and have thumbnails
         head += stream.read(_FAR)
-        sizes = [cast(tuple[int, int], struct.unpack(">II", found)) for found in _ISPE.findall(head)]
+        sizes = [cast(tuple[int, int], struct.unpack(">II", sides)) for sides in _ISPE.findall(head)]
         return max(sizes, key=lambda size: size[0] * size[1], default=None)
     if kind == "WEBP":
         return _size_of_webp(head)

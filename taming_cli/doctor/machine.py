@@ -48,8 +48,8 @@ def precision() -> Iterator[Finding]:
     """The numerical error of a small network on each device, in each precision that is used there."""
     for device in _devices():
         auto = pick_precision("auto", device)
-        wanted = {torch.float32, auto} | ({torch.float16} if device.type == "cuda" else set())
-        for dtype in sorted(wanted, key=lambda each: (each != auto, str(each))):
+        dtypes = {torch.float32, auto} | ({torch.float16} if device.type == "cuda" else set())
+        for dtype in sorted(dtypes, key=lambda each: (each != auto, str(each))):
             name = precision_name(dtype)
             chosen = "; auto selects this" if dtype == auto else ""
             label = f"{device} {name}"

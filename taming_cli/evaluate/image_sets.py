@@ -226,9 +226,9 @@ class TokenImages(_ArrayBacked):
         codec = ready(codec, self.device, torch.float32)
         header = self.file.header
         at_once = tiles.at_once(codec, header.height, header.width, batch_size)
-        wanted = range(len(self.file))[every]
-        for start in range(0, len(wanted), at_once):
-            numbers = list(wanted[start : start + at_once])
+        positions = range(len(self.file))[every]
+        for start in range(0, len(positions), at_once):
+            numbers = list(positions[start : start + at_once])
             codes = torch.from_numpy(self.file.codes(numbers)[:, 0]).to(self.device)
             rows, columns = header.frame.place
             yield numbers, tiles.pictures(codec, codes, budget=self.budget)[:, :, rows, columns].contiguous()
@@ -247,11 +247,11 @@ class ArrayImages(_ArrayBacked):
 
     def chunks(self, every: slice, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
         """Positions and images; the file is streamed, so that at most a batch is in memory."""
-        wanted = range(len(self))[every]
+        positions = range(len(self))[every]
         numbers: list[int] = []
         images: list[npt.NDArray[np.uint8]] = []
         for number, image in enumerate(arrays.read_pictures(self.path)):
-            if number in wanted:
+            if number in positions:
                 numbers.append(number)
                 images.append(image)
             if images and (len(images) == batch_size or number == len(self) - 1):

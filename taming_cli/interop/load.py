@@ -107,7 +107,7 @@ def _open(path: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
 
 
 def _tensors(value: Any, path: Path) -> dict[str, Stored]:
-    """The weights by name, from whatever key holds them, without the prefixes of training wrappers."""
+    """The weights by name, from the key that holds them, without the prefixes of training wrappers."""
     if isinstance(value, Mapping):
         for _ in range(_DEPTH):
             value = next((value[key] for key in STATES if isinstance(value.get(key), Mapping)), value)

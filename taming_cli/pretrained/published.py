@@ -59,11 +59,11 @@ def copy_strictly(
     without: Sequence[str] = (),
 ) -> None:
     """Copy tensors into `targets` of the same names and shapes; see `fill`. `path` is the file of network `name`."""
-    wanted, offered = (
+    expected, offered = (
         {key: value for key, value in each.items() if not key.endswith("num_batches_tracked")}
         for each in (targets, tensors)
     )
-    for key, target in wanted.items():
+    for key, target in expected.items():
         shape = str(tuple(offered[key].shape)) if key in offered else "missing"
         if shape != str(tuple(target.shape)):
             raise BadFileError(
@@ -71,8 +71,8 @@ def copy_strictly(
                 f" give a state dict of torchvision's {name}"
             )
     for key in offered:
-        if key not in wanted and not key.startswith(tuple(without)):
+        if key not in expected and not key.startswith(tuple(without)):
             raise BadFileError(f"{path}: tensor {key} is not part of {name}; these are the weights of another network")
     with torch.no_grad():
-        for key, target in wanted.items():
+        for key, target in expected.items():
             target.copy_(offered[key])

@@ -74,7 +74,7 @@ class TokenSet:
         else:
             self.label_names = tuple(sort_labels(name for file in self.files for name in file.label_names))
         self.kinds = self._kinds(kinds)
-        self.conditions = {kind: made for kind, made in self.header.conditions.items() if kind in self.kinds}
+        self.conditions = {kind: header for kind, header in self.header.conditions.items() if kind in self.kinds}
         """The grid conditions in use."""
         self._labels = np.concatenate([self._renumbered(file) for file in self.files])
         self._kept: dict[tuple[int, str], npt.NDArray[Any]] = {}
@@ -166,7 +166,7 @@ class TokenSet:
         """The origin of the codes, as text: their codecs and labels and, for files too large to be kept in memory, all
         that the codes follow from."""
         header = self.header
-        maps = [(kind, made.codec_sha256, made.codebook_size) for kind, made in self.conditions.items()]
+        maps = [(kind, condition.codec_sha256, condition.codebook_size) for kind, condition in self.conditions.items()]
         origin: list[Any] = [header.codec_sha256, header.codebook_size, self.label_names, maps]
         if not self._kept:
             origin += [(dict(file.header.preprocess), file.plan_sha256) for file in self.files]
@@ -181,23 +181,23 @@ class TokenSet:
         grids = {kind: torch.empty_like(out) for kind in self.conditions if kind in kinds}
         owner = np.searchsorted(self.starts, rows, side="right") - 1
         for number in np.unique(owner):
-            here = np.flatnonzero(owner == number)
-            header, local = self.files[number].header, rows[here] - self.starts[number]
+            places = np.flatnonzero(owner == number)
+            header, local = self.files[number].header, rows[places] - self.starts[number]
             view, top, left = (
-                below(limit, draws[here, n]).numpy()[:, None, None]
+                below(limit, draws[places, n]).numpy()[:, None, None]
                 for n, limit in enumerate(
                     (header.views, header.height - window.height + 1, header.width - window.width + 1)
                 )
             )
             place = (
-                np.arange(len(here))[:, None, None],
+                np.arange(len(places))[:, None, None],
                 view,
                 top + np.arange(window.height)[:, None],
                 left + np.arange(window.width),
             )
-            out[here] = torch.from_numpy(self._codes(int(number), "codes", local)[place].astype(np.int64))
+            out[places] = torch.from_numpy(self._codes(int(number), "codes", local)[place].astype(np.int64))
             for kind, grid in grids.items():
-                grid[here] = torch.from_numpy(self._codes(int(number), kind, local)[place].astype(np.int64))
+                grid[places] = torch.from_numpy(self._codes(int(number), kind, local)[place].astype(np.int64))
         conditions = dict(grids)
         if "class" in self.kinds and "class" in kinds:
             conditions["class"] = torch.from_numpy(self._labels[rows][:, None])

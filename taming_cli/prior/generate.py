@@ -66,9 +66,9 @@ def generate(
     waves = sampler.unknown_waves()
     total, done = len(samples) * sum(span.length for wave in waves for span in wave), 0
     widest = len(samples) * max((len(wave) for wave in waves), default=0)
-    own = (buffers or BufferCache()).get(gpt, decoding, max(1, min(batch_size, widest)))
+    allocated = (buffers or BufferCache()).get(gpt, decoding, max(1, min(batch_size, widest)))
     for wave in waves:
-        for cells in sampler.draw_wave(wave, own, batch_size):
+        for cells in sampler.draw_wave(wave, allocated, batch_size):
             done += cells
             if on_progress is not None:
                 on_progress(done, total)
@@ -134,22 +134,22 @@ class Sampler:
         noise = torch.empty(0)
         for step in range(steps):
             active = sum(span.length > step for span in spans)
-            here = (sample[:active], rows[:active, step], cols[:active, step])
+            current = (sample[:active], rows[:active, step], cols[:active, step])
             if step % block == 0 and not greedy:
                 ahead = slice(step, step + block)
                 at = self.grid.raster(cells[:active, ahead])
                 places = cell(at // columns, at % columns)
-                number, attempt = (of[sample[:active], None] for of in (self.numbers, self.attempts))
+                number, attempt = (values[sample[:active], None] for values in (self.numbers, self.attempts))
                 noise = gumbel(self.seed, number, places, codebook_size, attempt=attempt)  # (B, block, K)
-            own = None if greedy else noise[:active, step % block]
+            step_noise = None if greedy else noise[:active, step % block]
             if step == 0:
-                token = buffers.steps.choose(self._prefill(buffers, batch), own)
+                token = buffers.steps.choose(self._prefill(buffers, batch), step_noise)
             else:
                 last = codes[sample[:active], rows[:active, step - 1], cols[:active, step - 1]]
-                token = buffers.steps.next(last, own)
+                token = buffers.steps.next(last, step_noise)
             if self.any_known:
-                token = torch.where(self.mask[here[1:]], codes[here], token)
-            codes[here] = token
+                token = torch.where(self.mask[current[1:]], codes[current], token)
+            codes[current] = token
             yield active
 
     def _prefill(self, buffers: DecodingBuffers, batch: Sequence[BatchRow]) -> Tensor:

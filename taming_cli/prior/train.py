@@ -140,7 +140,9 @@ def identity(tokens: Sequence[Path], prior: PriorConfig, train: PriorTrainConfig
 def _refuse_other_codecs(codec: ModelFile, conditions: Mapping[str, ModelFile], data: TokenSet, path: Path) -> None:
     needed = {"": data.header.codec_sha256}
     needed |= {
-        kind: made.codec_sha256 for kind, made in data.conditions.items() if not made.codec_sha256.startswith(RULE)
+        kind: condition.codec_sha256
+        for kind, condition in data.conditions.items()
+        if not condition.codec_sha256.startswith(RULE)
     }
     given = {"": codec, **conditions}
     for kind, sha256 in needed.items():

@@ -154,7 +154,7 @@ def _items(encoders: Mapping[str, ConditionEncoder], paths: Mapping[str, Path]) 
             pairs = partners(first, path, reads.extensions)
             if pairs.missing:
                 raise UsageError(f"{path} has no {kind} map for {pairs.missing[0]}")
-            items[kind] = [pairs.found[item.name] for item in first]
+            items[kind] = [pairs.maps[item.name] for item in first]
     return items
 
 

@@ -77,8 +77,8 @@ def accepted(request: Request, folder: Path, scorer: Scorer, on_progress: OnProg
         )
         for chunk in chunks:
             if chunk.drawn is not None:
-                wanted = scorer.classes[classes[[number - numbers.start for number in chunk.missing]]]
-                values = _log_probs(scorer.classifier, chunk.drawn.images, wanted)
+                targets = scorer.classes[classes[[number - numbers.start for number in chunk.missing]]]
+                values = _log_probs(scorer.classifier, chunk.drawn.images, targets)
                 scores |= zip(chunk.missing, values, strict=True)
                 _append(stream, [json.dumps([number, scores[number]]) for number in chunk.missing])
             if stop.requested and chunk.numbers[-1] != numbers[-1]:
@@ -105,8 +105,8 @@ def _log_probs(classifier: "Classifier", images: Tensor, classes: Tensor, batch_
     """Log-probability of each picture's class: images (n, 3, H, W), classes (n,)."""
     with torch.inference_mode():
         parts = [
-            classifier(part).cpu().gather(1, of[:, None])[:, 0]
-            for part, of in zip(torch.split(images, batch_size), torch.split(classes, batch_size), strict=True)
+            classifier(part).cpu().gather(1, targets[:, None])[:, 0]
+            for part, targets in zip(torch.split(images, batch_size), torch.split(classes, batch_size), strict=True)
         ]
     return [float(value) for value in torch.cat(parts)]
 

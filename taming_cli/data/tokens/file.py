@@ -114,22 +114,22 @@ class TokenFile:
                     values: npt.NDArray[Any] = self._opened()[name][start : max(start, stop)]
                     return values
             rows = np.arange(start, stop, step)
-        wanted = np.asarray(rows, dtype=np.int64 if len(rows) == 0 else None)
-        assert wanted.ndim == 1, wanted.shape
-        assert np.issubdtype(wanted.dtype, np.integer), wanted.dtype
-        if wanted.size and not -len(self) <= wanted.min() <= wanted.max() < len(self):
-            raise IndexError(f"row {wanted.min()} or {wanted.max()} of {self.path}, which has {len(self)}")
-        wanted = np.where(wanted < 0, wanted + len(self), wanted)
+        indices = np.asarray(rows, dtype=np.int64 if len(rows) == 0 else None)
+        assert indices.ndim == 1, indices.shape
+        assert np.issubdtype(indices.dtype, np.integer), indices.dtype
+        if indices.size and not -len(self) <= indices.min() <= indices.max() < len(self):
+            raise IndexError(f"row {indices.min()} or {indices.max()} of {self.path}, which has {len(self)}")
+        indices = np.where(indices < 0, indices + len(self), indices)
         # HDF5 reads single rows slowly, and inflates a whole chunk for each: visit every chunk once.
         with self._bad_file_errors(f"damaged: /{name} cannot be read"):
             dataset = self._opened()[name]
             rows_per_chunk = (dataset.chunks or (1,))[0]
-            values = np.empty((len(wanted), *dataset.shape[1:]), dataset.dtype)
-            order = np.argsort(wanted, kind="stable")
-            chunks, begins = np.unique(wanted[order] // rows_per_chunk, return_index=True)
+            values = np.empty((len(indices), *dataset.shape[1:]), dataset.dtype)
+            order = np.argsort(indices, kind="stable")
+            chunks, begins = np.unique(indices[order] // rows_per_chunk, return_index=True)
             for chunk, places in zip(chunks, np.split(order, begins[1:]), strict=False):
                 first = chunk * rows_per_chunk
-                values[places] = dataset[first : first + rows_per_chunk][wanted[places] - first]
+                values[places] = dataset[first : first + rows_per_chunk][indices[places] - first]
         return values
 
     def _opened(self) -> Any:

@@ -50,8 +50,8 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
             for name in file.names() if file.part is None else ():  # a job may repeat names, and so may its parts
                 if (earlier := holder.setdefault(name, number)) != number:
                     raise BadFileError(f"{source}: holds {name!r}, as does {sources[earlier]}; leave one of them out")
-    whole = next((part.of for part in (TokenFile(source).part for source in sources) if part is not None), None)
-    if whole is not None:
+    job_sha256 = next((part.of for part in (TokenFile(source).part for source in sources) if part is not None), None)
+    if job_sha256 is not None:
         sources = _in_order(sources)
     parts = PartsFolder(target)
     parts.lock()
@@ -60,7 +60,7 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
             raise UsageError(f"{target}: exists, or a job is writing it in {parts.folder}; give another -o")
         try:
             parts.clear_temporaries()
-            return join(sources, parts, first, whole)
+            return join(sources, parts, first, job_sha256)
         finally:
             parts.remove()
     finally:

@@ -70,12 +70,12 @@ class TokenJob:
             raise UsageError(f"{self.path}: there are no items for it; name at least one")
         content = {"header": identity(header), "plan": dict(plan), "total": total}
         self._plan = json.loads(json.dumps(content | {"shard_size": shard_size}))
-        self._plan_sha256 = whole = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        self._plan_sha256 = job_sha256 = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         self._part, items = None, range(total)
         if part is not None and part.count > 1:
-            self._part = TokenPart(index=part.index, count=part.count, total=total, of=whole)
+            self._part = TokenPart(index=part.index, count=part.count, total=total, of=job_sha256)
             self._plan |= {"part": str(part)}
-            self._plan_sha256 = hashlib.sha256(f"{whole} {part}".encode()).hexdigest()
+            self._plan_sha256 = hashlib.sha256(f"{job_sha256} {part}".encode()).hexdigest()
             items = part.stretch(total)
             if not items:
                 raise UsageError(f"{self.path}: part {part} of {total} items is empty; use fewer parts")
