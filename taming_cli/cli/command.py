@@ -32,7 +32,7 @@ from taming_cli.cli import options as o
 from taming_cli.cli.lifecycle import running
 from taming_cli.cli.settings import Settings
 from taming_cli.config.fields import Kind, flag_name, kinds
-from taming_cli.config.resolve import COMMANDS
+from taming_cli.config.presets import CONFIGS
 from taming_cli.config.size import Size
 
 WIDEST_METAVAR = 24
@@ -160,7 +160,7 @@ class _Signature:
     def _add_panel(self, panel: Panel) -> None:
         assert panel.config is not None
         self.panels.append(panel)
-        if self.name in COMMANDS:
+        if self.name in CONFIGS:
             self.add("preset", o.PresetName, None)
         for field, kind in zip(fields(panel.config), kinds(panel.config).values(), strict=True):
             if not field.metadata["hidden"]:

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from taming_cli.cli.console import LOG
 from taming_cli.config.fields import to_dict
-from taming_cli.config.presets import MAPS, preset
-from taming_cli.config.resolve import COMMANDS, Layer, Resolved, from_environment, from_file, from_flags, resolve
+from taming_cli.config.presets import CONFIGS, MAPS, preset
+from taming_cli.config.resolve import Layer, Resolved, from_environment, from_file, from_flags, resolve
 from taming_cli.errors import UsageError
 
 Config = TypeVar("Config")
@@ -52,7 +52,7 @@ class Settings:
         layers.append(from_environment(classes, os.environ))
         if self.config_file is not None:
             layers.append(_for(classes, from_file(self.config_file, self.command)))
-        if self.command in COMMANDS:
+        if self.command in CONFIGS:
             name = self.preset or os.environ.get("TAMING_PRESET") or _default_preset()
             layers += [_of_kind(layers), Layer(f"preset {name}", preset(name).of(self.command))]
         return _logged(resolve(classes, layers))

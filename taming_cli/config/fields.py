@@ -132,6 +132,16 @@ def check(config: Any) -> None:
             _check_one(field, kind, one)
 
 
+def check_training(config: Any) -> None:
+    """UsageError for a training without a limit of its length, or with other than two betas."""
+    check(config)
+    if not config.steps and not config.minutes:
+        raise UsageError("steps and minutes are both 0; limit the training with --steps or --minutes")
+    if len(config.betas) != 2:
+        usual = ",".join(map(str, type(config).betas))
+        raise UsageError(f"betas is {config.betas}; give two, like {usual}")
+
+
 def _check_one(field: dataclasses.Field[Any], kind: Kind, value: Any) -> None:
     if kind.choices:
         if value not in kind.choices:

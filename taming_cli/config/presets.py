@@ -10,9 +10,19 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.fields import one_of
+from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
+
+CONFIGS: Mapping[str, Mapping[str, type[Any]]] = MappingProxyType(
+    {
+        "train-vqgan": {"codec": CodecConfig, "discriminator": DiscriminatorConfig, "train": CodecTrainConfig},
+        "train-prior": {"prior": PriorConfig, "train": PriorTrainConfig},
+    }
+)
+"""The config classes of each training command, by their group in a run's config.json. Presets have values for these."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from taming_cli.config.fields import check, option
+from taming_cli.config.fields import check, check_training, option
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 
@@ -168,8 +168,4 @@ class PriorTrainConfig:
     init: str | None = option(None, "Start from the weights and architecture of this prior.", metavar="FILE")
 
     def __post_init__(self) -> None:
-        check(self)
-        if not self.steps and not self.minutes:
-            raise UsageError("steps and minutes are both 0; limit the training with --steps or --minutes")
-        if len(self.betas) != 2:
-            raise UsageError(f"betas is {self.betas}; give two, like 0.9,0.95")
+        check_training(self)

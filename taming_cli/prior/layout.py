@@ -76,8 +76,14 @@ def _check_codes(spec: ConditionSpec, codes: Tensor, count: int, size: tuple[int
     expected = (count, *size) if spec.form == "grid" else (count, spec.length)
     if tuple(codes.shape) != expected:
         raise UsageError(f"condition {spec.kind} has shape {tuple(codes.shape)}; {expected} is needed here")
+    check_range(codes, spec.vocabulary, spec.kind, lowest=NOT_GIVEN)
+
+
+def check_range(codes: Tensor, count: int, name: str, *, lowest: int = 0, remedy: str = "") -> None:
+    """UsageError for codes below `lowest` or from `count` on; `name` and `remedy` are for the message. Reads the
+    values, and so waits for the device."""
     if codes.numel():
         low, high = int(codes.min()), int(codes.max())
-        if low < NOT_GIVEN or high >= spec.vocabulary:
-            wrong = low if low < NOT_GIVEN else high
-            raise UsageError(f"{spec.kind} {wrong} is out of range; this prior has 0 to {spec.vocabulary - 1}")
+        if low < lowest or high >= count:
+            wrong = low if low < lowest else high
+            raise UsageError(f"{name} {wrong} is out of range; this prior has 0 to {count - 1}{remedy}")

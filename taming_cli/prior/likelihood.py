@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from taming_cli.errors import UsageError
 from taming_cli.prior.code_grid import BatchRow, CodeGrid, repeat_edge
+from taming_cli.prior.layout import check_range
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.windows import Span, WindowPlan
 
@@ -35,7 +35,7 @@ def log_likelihood(
     """
     assert not gpt.training
     device, (samples, height, width) = gpt.head.weight.device, codes.shape
-    _check_codes(codes, gpt.config.codebook_size)
+    check_range(codes, gpt.config.codebook_size, "code", remedy=": give tokens of its own codec")
     grid = CodeGrid.blank(
         gpt.config, size=(height, width), samples=samples, conditions=conditions or {}, stride=stride, device=device
     )
@@ -55,16 +55,6 @@ def log_likelihood(
         if on_progress is not None:
             on_progress(done, total)
     return grid.by_cell(nats).cpu().double() * cells
-
-
-def _check_codes(codes: Tensor, codebook_size: int) -> None:
-    if codes.numel():
-        low, high = int(codes.min()), int(codes.max())
-        if low < 0 or high >= codebook_size:
-            wrong = low if low < 0 else high
-            raise UsageError(
-                f"code {wrong} is out of range: this prior has 0 to {codebook_size - 1}; give tokens of its own codec"
-            )
 
 
 def _wanted_spans(planned: WindowPlan, wanted: Sequence[Sequence[bool]]) -> list[Span]:
