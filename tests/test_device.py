@@ -25,7 +25,7 @@ def test_a_device_that_does_not_exist_is_refused_with_the_names_that_do(name: st
 
 
 @pytest.mark.parametrize(("count", "name"), [(0, "cuda"), (0, "cuda:0"), (2, "cuda:2")])
-def test_a_gpu_that_is_not_here_is_refused_and_the_count_is_said(
+def test_a_gpu_that_is_not_here_is_refused_and_the_count_is_reported(
     count: int, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)

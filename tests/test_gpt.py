@@ -197,7 +197,7 @@ def test_cached_logits_equal_uncached(name: str) -> None:
 
 
 @pytest.mark.parametrize("arch", ["modern", "published"])
-def test_bfloat16_comes_close_to_float32_and_says_nothing(arch: Literal["modern", "published"]) -> None:
+def test_bfloat16_comes_close_to_float32_and_prints_nothing(arch: Literal["modern", "published"]) -> None:
     torch.manual_seed(0)
     gpt = GPT(PriorConfig(**{**SMALL, "n_embd": 64}, arch=arch, conditions=(CLASS,))).eval()
     before, codes = random_prefix(gpt.config, 3), torch.randint(11, (3, 12))

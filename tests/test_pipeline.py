@@ -165,7 +165,7 @@ def test_a_prior_without_classes_draws_and_refuses_a_class(unconditional: Pipeli
 
 
 @pytest.mark.parametrize("size", [Size(8, 8), Size(16, 8), Size(4, 12), Size(10, 6)])
-def test_pictures_have_the_size_asked_for(size: Size, pipeline: Pipeline) -> None:
+def test_pictures_have_the_size_requested(size: Size, pipeline: Pipeline) -> None:
     made = pipeline.sample(n=2, size=size)
     assert made.images.shape == (2, 3, size.height, size.width)
     assert made.codes.shape == (2, size.height // 2, size.width // 2)
@@ -333,7 +333,7 @@ def test_a_killed_job_draws_only_what_is_missing(
         assert np.array_equal(pixels(one.path), expected)
 
 
-def test_a_signal_stops_between_chunks_and_the_same_again_goes_on(
+def test_a_signal_stops_between_chunks_and_the_same_again_continues(
     drawn: Callable[..., list[SampleFile]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drawing, "CHUNK", 2)
@@ -374,7 +374,7 @@ def test_the_token_file_goes_back_to_the_same_pictures(
         assert difference.max() <= 1
 
 
-def test_tokens_can_be_asked_for_when_the_pictures_are_there_already(
+def test_tokens_can_be_requested_when_the_pictures_are_there_already(
     drawn: Callable[..., list[SampleFile]], tmp_path: Path
 ) -> None:
     drawn(n=3, seed=7)

@@ -150,7 +150,7 @@ def test_the_next_set_of_pictures_begins_anew(clock: Clock) -> None:
     assert pace.rate() == pytest.approx(1)
 
 
-def test_nothing_is_said_of_a_pace_before_there_is_one(terminal: Callable[..., Bar], clock: Clock) -> None:
+def test_no_pace_is_printed_before_there_is_one(terminal: Callable[..., Bar], clock: Clock) -> None:
     bar = terminal("decoding", None, "pictures")
     assert bar.state() == []
     bar.update(3, total=12)

@@ -78,7 +78,7 @@ def test_codes_are_what_the_codec_makes_of_each_centre_crop(
             assert same.mean() > 0.99, item.name  # a tie may fall to the other side in another batch
 
 
-def test_the_file_says_which_codec_made_it_and_how(
+def test_the_file_records_which_codec_made_it_and_how(
     codec: VQGAN, ckpt: Path, pictures: Path, made: Callable[..., Finished]
 ) -> None:
     finished = made(list_items([pictures]).items, views=2)
