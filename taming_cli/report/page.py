@@ -98,7 +98,7 @@ def measured_use(record: RunRecord) -> Chart | None:
 
 def commands(record: RunRecord) -> Iterator[tuple[str, list[str]]]:
     """The commands to type next, each with its purpose."""
-    if record.command not in CONFIGS:
+    if record.command is None or record.command not in CONFIGS:
         return
     resume = ["taming", record.command, "--resume", "--out", str(record.folder)]
     spent = record.spent()
