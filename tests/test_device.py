@@ -56,7 +56,7 @@ def test_precisions_and_their_names_are_inverses(name: str, dtype: torch.dtype) 
 
 def test_auto_precision_is_bf16_only_where_the_hardware_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for here, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr("taming_cli.runtime.device._multiplies_bf16", lambda _, here=here: here)
+        monkeypatch.setattr("taming_cli.runtime.device._supports_bf16", lambda _, here=here: here)
         assert pick_precision("auto", CPU) == dtype
 
 

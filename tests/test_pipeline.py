@@ -425,9 +425,9 @@ def test_auto_is_bf16_for_wide_priors_where_the_device_multiplies_it(
     save_model(tmp_path / "wide.safetensors", prior_file(GPT(wide), codec_file(toy_codec(), {}), {"grid": "2x2"}))
     small = saved(tmp_path / "small.safetensors", classes=False)
     for here, path, used in ((True, "wide", "bf16"), (False, "wide", "fp32"), (True, "small", "fp32")):
-        monkeypatch.setattr("taming_cli.runtime.device._multiplies_bf16", lambda _, here=here: here)
+        monkeypatch.setattr("taming_cli.runtime.device._supports_bf16", lambda _, here=here: here)
         assert precision_name(Pipeline.load(tmp_path / f"{path}.safetensors", device="cpu").precision) == used
-    monkeypatch.setattr("taming_cli.runtime.device._multiplies_bf16", lambda _: True)
+    monkeypatch.setattr("taming_cli.runtime.device._supports_bf16", lambda _: True)
     line = ["sample", "--ckpt", str(tmp_path / "wide.safetensors"), "--device", "cpu", "--json", "-o"]
     for more, used in (([], "bf16"), (["--precision", "fp32"], "fp32")):
         assert main([*line, str(tmp_path / used), *more]) == 0
