@@ -47,7 +47,7 @@ def split(images: str, maps: str, out: str) -> str:
     """Link pictures and maps for training into `train/`, and crop and resize the held-out maps into `held/`. -> Flags
     for the labels; 255 counts as "unlabelled", as in COCO-Stuff."""
     items = list_items([Path(images)]).items
-    pairs = partners(items, Path(maps), EXTENSIONS).found
+    pairs = partners(items, Path(maps), EXTENSIONS).maps
     every = max(2, min(HELD, len(items) // 4))
     labels: set[int] = set()
     for number, item in enumerate(items):
@@ -84,7 +84,7 @@ def colours(train: Path) -> tuple[Floats, dict[str, Floats]]:
     """The mean colour of each label, (256, 3), in all training pictures and in those of each folder; NaN if absent."""
     totals: dict[str, Floats] = {}
     items = list_items([train / "images"]).items
-    for item, found in zip(items, partners(items, train / "segmentation", EXTENSIONS).found.values(), strict=True):
+    for item, found in zip(items, partners(items, train / "segmentation", EXTENSIONS).maps.values(), strict=True):
         pixels = read_image(item.read(), item.name).permute(1, 2, 0).numpy().reshape(-1, 3)
         labels = np.asarray(read_labels(found.read(), found.name)).reshape(-1)
         for folder in ("", item.label or ""):

@@ -1,6 +1,6 @@
-"""Train a discrete image codec, a transformer prior on its codes, and sample new images.
+"""Train a discrete image codec and a transformer prior on its codes, and sample new images.
 
-`from taming_cli import Pipeline, VQGAN` are what a notebook needs: see `sampling.pipeline` and `codec.vqgan`.
+A notebook needs `from taming_cli import Pipeline, VQGAN`: see `sampling.pipeline` and `codec.vqgan`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """The public names, imported when they are asked for: they need torch, which the command line does without."""
+    """Import the public names on first use: they need torch, which `taming --help` must not import."""
     if name == "Pipeline":
         from taming_cli.sampling.pipeline import Pipeline
 

@@ -10,9 +10,11 @@ from taming_cli.runtime.processes import several
 
 
 def run() -> int:
-    """`main`, in a process whose allocator and warnings are ours to set; and for one of several processes its end at
-    once: what torch's threads for talking to the others do while an interpreter is taken down ends now and then in
-    SIGABRT, after all is done and written."""
+    """Set the allocator and the warning filters of this process, and run `main`.
+
+    One of several processes exits without finalising the interpreter: there torch's communication threads sometimes
+    abort the process (SIGABRT) after all work is done and saved.
+    """
     keep_freed_memory()
     without_pillows_warnings()
     code = main()

@@ -59,7 +59,7 @@ class _Maker(NamedTuple):
     """A function that draws a map, uint8 (3, H, W) -> W x H, the settings that its maps record, and its labels."""
 
     draw: Callable[[Tensor], Image.Image]
-    made: Mapping[str, Any]
+    settings: Mapping[str, Any]
     labels: tuple[str, ...] = ()
 
 
@@ -87,19 +87,19 @@ def annotate(
     """
     items = list_items(images).items
     targets = _targets(items, images, out)
-    mine = items[(shard or Shard()).places]
+    selected = items[(shard or Shard()).places]
     if dry_run:
-        kept = sum(targets[item.name].exists() for item in mine)
-        return Annotated(folder=out, kind=config.kind, made=len(mine) - kept, present=kept)
+        kept = sum(targets[item.name].exists() for item in selected)
+        return Annotated(folder=out, kind=config.kind, made=len(selected) - kept, present=kept)
     maker = _maker(config, weights=weights, offline=offline, device=device, on_bytes=on_bytes)
-    present = _present(out, targets, items, maker.made)
+    present = _present(out, targets, items, maker.settings)
     if maker.labels:
         _write_labels(out / LABELS, maker.labels)
-    pending = [item for item in mine if item.name not in present]
+    pending = [item for item in selected if item.name not in present]
     made, skipped = 0, list[Skipped]()
-    kept = len(mine) - len(pending)
+    kept = len(selected) - len(pending)
     if on_item is not None:
-        on_item(kept, len(mine))
+        on_item(kept, len(selected))
     with StopRequest() as stop, closing(eval_batches(pending, batch_size=1, workers=workers)) as batches:
         for batch in batches:
             skipped += batch.skipped
@@ -109,14 +109,14 @@ def annotate(
                 except BadImageError as error:
                     skipped.append(Skipped(item.name, str(error)))
                     continue
-                save_png(targets[item.name], drawn, {SETTINGS: json.dumps({**maker.made, "of": _key(item)})})
+                save_png(targets[item.name], drawn, {SETTINGS: json.dumps({**maker.settings, "of": _key(item)})})
                 made += 1
             done = kept + made + len(skipped)
             if on_item is not None:
-                on_item(done, len(mine))
-            if stop.requested and done < len(mine):
+                on_item(done, len(selected))
+            if stop.requested and done < len(selected):
                 raise stop.interrupted(
-                    f"stopped; {kept + made} of {len(mine)} maps are in {out}: run the same command again"
+                    f"stopped; {kept + made} of {len(selected)} maps are in {out}: repeat the command to continue"
                 )
     return Annotated(folder=out, kind=config.kind, made=made, present=kept, skipped=tuple(skipped), labels=maker.labels)
 
@@ -136,8 +136,8 @@ def _maker(
         network = pose_finder(
             score=config.score, joint_score=config.joint_score, weights=weights, offline=offline, on_bytes=on_bytes
         )
-    made = {"kind": config.kind, "network": network.stamp._asdict(), **network.settings}
-    return _Maker(network.to(where), made, network.labels)
+    settings = {"kind": config.kind, "network": network.stamp._asdict(), **network.settings}
+    return _Maker(network.to(where), settings, network.labels)
 
 
 def _edges(picture: Tensor) -> Image.Image:
@@ -162,11 +162,11 @@ def _targets(items: Sequence[Item], images: Sequence[Path], out: Path) -> dict[s
     return targets
 
 
-def _present(out: Path, targets: Mapping[str, Path], items: Sequence[Item], made: Mapping[str, Any]) -> set[str]:
+def _present(out: Path, targets: Mapping[str, Path], items: Sequence[Item], settings: Mapping[str, Any]) -> set[str]:
     """Return the names of the pictures whose maps are present.
 
     A folder holds maps of the same settings: raises UsageError if a picture in `out` has other settings, is not a map,
-    or is the map of another picture than the one that has its name now.
+    or is the map of another picture than the one of that name.
     """
     files = [path for path in sorted(out.rglob("*")) if path.suffix.lower() in EXTENSIONS and not _hidden(path, out)]
     with ThreadPoolExecutor(8) as readers:
@@ -176,7 +176,7 @@ def _present(out: Path, targets: Mapping[str, Path], items: Sequence[Item], made
     for path, stamp in stamps.items():
         if "kind" not in stamp:
             raise UsageError(f"{path} is not a map written by this command; give another folder, or move the file away")
-        differing = sorted(name for name in {*stamp, *made} - {"of"} if stamp.get(name) != made.get(name))
+        differing = sorted(name for name in {*stamp, *settings} - {"of"} if stamp.get(name) != settings.get(name))
         if differing:
             raise UsageError(f"{path} was made with another {' and '.join(differing)}; give another folder")
     for item in annotated:
@@ -185,7 +185,7 @@ def _present(out: Path, targets: Mapping[str, Path], items: Sequence[Item], made
             raise UsageError(
                 f"{path} is the map of another picture than {item.name}; remove it, or give another folder"
             )
-    return {name for name, key in keys.items() if key is not None and _whole(targets[name])}
+    return {name for name, key in keys.items() if key is not None and _is_complete(targets[name])}
 
 
 def _key(item: Item) -> str | None:
@@ -203,8 +203,8 @@ def _stamp(path: Path) -> dict[str, Any]:
     return stamp if isinstance(stamp, dict) else {}
 
 
-def _whole(path: Path) -> bool:
-    """Return whether a PNG has its end, which is missing after a power failure."""
+def _is_complete(path: Path) -> bool:
+    """Return whether a PNG is complete; its end may be missing after a power failure."""
     with path.open("rb") as stream:
         stream.seek(max(0, path.stat().st_size - len(_END_OF_PNG)))
         return stream.read() == _END_OF_PNG

@@ -43,17 +43,17 @@ class LostProcessError(TamingError):
 
 
 class OfOneProcessError(TamingError):
-    """An error in a process other than the first one. Most often all processes raise it, and the first one reports it;
-    `told` where it certainly does."""
+    """An error in a process other than the first one. Usually all processes raise it and the first one prints it.
+    `reported` is true where the first one is known to print it."""
 
-    def __init__(self, error: TamingError, *, told: bool = False) -> None:
+    def __init__(self, error: TamingError, *, reported: bool = False) -> None:
         super().__init__(str(error))
-        self.told, self.stopped = told, isinstance(error, Interrupted)
+        self.reported, self.stopped = reported, isinstance(error, Interrupted)
         self.exit_code = error.exit_code
 
 
 class Interrupted(TamingError):  # noqa: N818 - not a failure: the work was saved, and can be continued
-    """A signal requested a stop, and the work done so far is saved. Exit code 130 (INT) or 143 (TERM)."""
+    """A signal requested a stop; the work done so far is saved. Exit code 130 (INT) or 143 (TERM)."""
 
     def __init__(self, message: str, exit_code: int = 130) -> None:
         super().__init__(message)

@@ -59,7 +59,8 @@ def usage(counts: Tensor) -> float:
 
 
 def perplexity(counts: Tensor) -> float:
-    """Return exp(-sum p ln p), p = counts / sum(counts), (K,): equally used codes of that entropy, 1 to K.
+    """Return exp(-sum p ln p) for p = counts / sum(counts), (K,): the number of equally used codes that would have the
+    same entropy, 1 to K.
 
     Raises UsageError if all counts are 0.
     """
@@ -103,9 +104,9 @@ class Moments:
     def merge(self, other: "Moments") -> "Moments":
         """Return the moments of both. `RunningMoments` is much faster for many small parts."""
         count = self.count + other.count
-        apart = other.mean - self.mean
-        mean = self.mean + apart * (other.count / max(1, count))
-        scatter = np.outer(apart, apart * (self.count * other.count / max(1, count)))
+        shift = other.mean - self.mean
+        mean = self.mean + shift * (other.count / max(1, count))
+        scatter = np.outer(shift, shift * (self.count * other.count / max(1, count)))
         scatter += self.scatter
         scatter += other.scatter
         return Moments(count, mean, scatter)
@@ -136,7 +137,7 @@ class RunningMoments:
     def __init__(self, dimensions: int) -> None:
         # The additional row is for the difference between the means of the block and of the rows before.
         self._rows = torch.empty(self.ROWS + 1, dimensions, dtype=torch.float64)
-        self._held = self._count = 0
+        self._filled = self._count = 0
         self._mean = torch.zeros(dimensions, dtype=torch.float64)
         self._scatter = torch.zeros(dimensions, dimensions, dtype=torch.float64)
 
@@ -144,11 +145,11 @@ class RunningMoments:
         """Add features (n, D); n may be 0."""
         features = features.detach()
         while len(features):
-            some = features[: self.ROWS - self._held]
-            self._rows[self._held : self._held + len(some)].copy_(some)
-            self._held += len(some)
-            features = features[len(some) :]
-            if self._held == self.ROWS:
+            head = features[: self.ROWS - self._filled]
+            self._rows[self._filled : self._filled + len(head)].copy_(head)
+            self._filled += len(head)
+            features = features[len(head) :]
+            if self._filled == self.ROWS:
                 self._merge()
 
     def moments(self) -> Moments:
@@ -158,17 +159,17 @@ class RunningMoments:
 
     def _merge(self) -> None:
         """Merge the current block as in `Moments.merge`; the term of the means is one more row."""
-        if not self._held:
+        if not self._filled:
             return
-        count, rows = self._count + self._held, self._rows[: self._held]
+        count, rows = self._count + self._filled, self._rows[: self._filled]
         mean = rows.mean(0)
-        apart = mean - self._mean
+        shift = mean - self._mean
         rows -= mean
-        self._rows[self._held] = apart * math.sqrt(self._count * self._held / count)
-        block = self._rows[: self._held + 1]
+        self._rows[self._filled] = shift * math.sqrt(self._count * self._filled / count)
+        block = self._rows[: self._filled + 1]
         self._scatter.addmm_(block.T, block)
-        self._mean += apart * (self._held / count)
-        self._count, self._held = count, 0
+        self._mean += shift * (self._filled / count)
+        self._count, self._filled = count, 0
 
 
 class Score(NamedTuple):
@@ -179,7 +180,7 @@ class Score(NamedTuple):
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares, 0 to 1: of generated pictures near real ones, and of real pictures near generated ones."""
+    """The share (0 to 1) of generated pictures near real ones, and the share of real pictures near generated ones."""
 
     precision: float
     recall: float
@@ -228,9 +229,9 @@ def kernel_distance(
 def precision_recall(generated: Tensor, reference: Tensor, *, neighbours: int = 3) -> PrecisionRecall:
     """Return improved precision and recall (Kynkaanniemi et al. 2019).
 
-    They are the shares of each side inside a ball around a feature of the other, whose radius is the distance to its
-    nearest neighbour of that number on its own side. Features (n, D) and (m, D). Raises UsageError for too few
-    pictures.
+    Each is the share of one side's features that lie inside a ball around any feature of the other side. The radius of
+    a ball is the distance of its centre to the k-th nearest neighbour on its own side; k is `neighbours`. Features
+    (n, D) and (m, D). Raises UsageError for too few pictures.
     """
     from torch_fidelity.metric_prc import calculate_precision_recall_part
 

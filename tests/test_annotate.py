@@ -113,7 +113,7 @@ def test_tokenize_pairs_each_picture_with_its_map(photos: Path, tmp_path: Path) 
     annotate([photos], tmp_path / "edges", EdgesConfig())
     items = list_items([photos]).items
     pairs = partners(items, tmp_path / "edges", EXTENSIONS)
-    assert (len(pairs.found), pairs.missing, pairs.unused) == (5, (), 0)
+    assert (len(pairs.maps), pairs.missing, pairs.unused) == (5, (), 0)
 
 
 def test_segmentation_is_a_label_map_that_our_reader_reads_and_labels_txt_names_its_labels(
@@ -135,7 +135,7 @@ def test_segmentation_is_a_label_map_that_our_reader_reads_and_labels_txt_names_
     assert stamp == {"kind": "segmentation", "network": {"name": SMALL, "sha256": digest, "known": False}}
 
 
-def test_depth_is_16_bit_and_says_its_model(photos: Path, tmp_path: Path) -> None:
+def test_depth_is_16_bit_and_states_its_model(photos: Path, tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="transformers is not installed")
     folder = depth_models(tmp_path / "models") / "dpt"
     made = annotate([photos], tmp_path / "depth", DepthConfig(model=str(folder)), offline=True, device="cpu")
@@ -157,7 +157,7 @@ def test_depth_is_16_bit_and_says_its_model(photos: Path, tmp_path: Path) -> Non
         annotate([photos], tmp_path / "depth", DepthConfig(model=str(folder)))
 
 
-def test_pose_is_what_our_renderer_draws_and_says_its_thresholds(
+def test_pose_is_what_our_renderer_draws_and_states_its_thresholds(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "keypointrcnn_resnet50_fpn"
@@ -220,12 +220,12 @@ def test_what_is_there_is_not_made_again_and_what_is_missing_or_cut_short_is(pho
     assert annotate([photos], out, EdgesConfig()).made == 0
 
 
-def test_a_signal_stops_after_a_map_and_the_same_call_goes_on(photos: Path, tmp_path: Path) -> None:
+def test_a_signal_stops_after_a_map_and_the_same_call_continues(photos: Path, tmp_path: Path) -> None:
     def stop(done: int, total: int) -> None:
         if done == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(Interrupted, match=r"stopped; 2 of 5 maps are in .*: run the same command again") as error:
+    with pytest.raises(Interrupted, match=r"stopped; 2 of 5 maps are in .*: repeat the command to continue") as error:
         annotate([photos], tmp_path / "edges", EdgesConfig(), on_item=stop)
     assert error.value.exit_code == 143
     assert len(maps(tmp_path / "edges")) == 2
@@ -324,7 +324,7 @@ def test_without_weights_nothing_is_written(photos: Path, tmp_path: Path, monkey
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_says_what_it_made_and_3_for_what_it_skipped(photos: Path, tmp_path: Path) -> None:
+def test_the_command_reports_what_it_made_and_3_for_what_it_skipped(photos: Path, tmp_path: Path) -> None:
     (photos / "broken.jpg").write_bytes(b"no picture")
     said = taming("annotate", "edges", photos, tmp_path / "edges", "--shard", "2/2", "--json")
     assert said.code == 3

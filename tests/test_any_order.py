@@ -169,7 +169,7 @@ def test_likelihoods_at_once_and_step_by_step_are_those_of_teacher_forcing(
 
 
 def test_codes_of_another_codec_are_refused() -> None:
-    with pytest.raises(UsageError, match="code 11 is not among this prior's 11"):
+    with pytest.raises(UsageError, match="code 11 is out of range; this prior has 0 to 10: give"):
         log_likelihood(network(), torch.full((1, 2, 2), 11), group_plan(2, 2, 8))
 
 

@@ -338,7 +338,7 @@ def test_broken_pictures_are_skipped_and_reported(items):
     )
 
 
-def test_where_all_are_broken_one_empty_batch_says_so(items):
+def test_where_all_are_broken_one_empty_batch_reports_it(items):
     for item in items:
         item.path.write_bytes(b"broken")
     (batch,) = eval_batches(items, size=SIZE, batch_size=4)

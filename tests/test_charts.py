@@ -95,7 +95,7 @@ def test_numbers_are_short(value: float, text: str) -> None:
     assert number(value) == text
 
 
-def test_strokes_are_told_apart() -> None:
+def test_strokes_are_distinguished() -> None:
     strokes = [(one.hue, one.dash) for one in (numbered_line(n, "", ()) for n in range(HUES * DASHES))]
     assert len(set(strokes)) == HUES * DASHES
     assert len({dash for _, dash in strokes[:DASHES]}) == DASHES

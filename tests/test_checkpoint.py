@@ -49,7 +49,7 @@ def test_a_model_file_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         assert found.tensors[name].dtype == tensor.dtype
 
 
-def test_the_metadata_is_what_the_format_says_and_any_program_can_read_it(tmp_path: Path) -> None:
+def test_the_metadata_follows_the_format_and_any_program_can_read_it(tmp_path: Path) -> None:
     save_model(tmp_path / "m.safetensors", MODEL)
     with safe_open(tmp_path / "m.safetensors", framework="pt") as file:
         metadata = file.metadata()
@@ -104,7 +104,7 @@ def test_a_trainer_file_is_read_back_with_its_optimiser(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_state_that_is_not_finite_is_neither_saved_nor_gone_on_with(value: float, tmp_path: Path) -> None:
+def test_a_state_that_is_not_finite_is_neither_saved_nor_continued_from(value: float, tmp_path: Path) -> None:
     path = tmp_path / "trainer.pt"
     save_trainer(path, {"step": 3, "discriminator": {"weight": torch.ones(3)}})
     before = path.read_bytes()
@@ -170,7 +170,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_until_the_write_is_done_the_old_file_stands_under_the_name(tmp_path: Path) -> None:
+def test_until_the_write_is_done_the_old_file_remains_under_the_name(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_text("old")
 

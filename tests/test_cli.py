@@ -289,7 +289,7 @@ def test_an_unknown_precision_is_refused_with_the_nearest_valid_one(
         ("flip = 1", "flip"),
     ],
 )
-def test_what_a_config_file_may_not_say_is_refused(text: str, nearest: str, tmp_path: Path) -> None:
+def test_what_a_config_file_may_not_contain_is_refused(text: str, nearest: str, tmp_path: Path) -> None:
     (tmp_path / "settings.toml").write_text(text)
     said = taming("train-vqgan", picture(tmp_path / "a.png"), "--config", tmp_path / "settings.toml", "--dry-run")
     assert said.code == 2
@@ -418,7 +418,7 @@ def test_sample_prints_one_json_line_per_picture(house: House) -> None:
     assert all(Path(line["path"]).exists() for line in lines)
 
 
-def test_what_happens_on_the_way_is_said_on_stderr_only(house: House) -> None:
+def test_what_happens_on_the_way_is_printed_on_stderr_only(house: House) -> None:
     assert "held-out" in house.said["train-vqgan"].err
     assert str(house.codec) in house.said["train-prior"].err  # which codec it took
     assert "\x1b" not in "".join(said.err + said.out for said in house.said.values())
@@ -473,7 +473,7 @@ def test_report_refuses_in_one_line_and_lists_broken_runs(house: House, tmp_path
     assert "b/config.json cannot be read" in said.err
 
 
-def test_merge_joins_token_files_and_says_so_in_json(house: House, tmp_path: Path) -> None:
+def test_merge_joins_token_files_and_reports_it_in_json(house: House, tmp_path: Path) -> None:
     parts = []
     for name in ("a", "b"):
         picture(tmp_path / name / f"{name}.png")
@@ -623,7 +623,7 @@ def test_sample_takes_its_settings_from_the_environment_too(
     assert said.json["seed"] == 77
 
 
-def test_taming_ckpt_stands_in_for_ckpt_and_is_said(
+def test_taming_ckpt_replaces_ckpt_and_is_printed(
     house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -634,7 +634,7 @@ def test_taming_ckpt_stands_in_for_ckpt_and_is_said(
     assert (tmp_path / "tokens.h5").exists()
 
 
-def test_without_ckpt_the_newest_run_is_taken_and_said(
+def test_without_ckpt_the_newest_run_is_taken_and_printed(
     house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

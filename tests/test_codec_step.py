@@ -19,7 +19,7 @@ from taming_cli.codec import quantizers, step
 from taming_cli.codec import train as codec_training
 from taming_cli.codec.discriminator import Discriminator
 from taming_cli.codec.quantizers import CodebookAverages, Quantized, Quantizer
-from taming_cli.codec.state import CodecState, arranged
+from taming_cli.codec.state import CodecState, initial_state
 from taming_cli.codec.step import Phase, codec_step
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.codec import CodecTrainConfig
@@ -125,7 +125,7 @@ def device_without_values(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
                 monkeypatch.setattr(module, replacement.__name__, replacement)
     for module in (codec_training, prior_training):
         monkeypatch.setattr(module, "pick_device", lambda name: torch.device("meta"))
-        monkeypatch.setattr(module, "best_of", lambda run, world: Best(run.last, 0, {}))  # nothing is saved
+    monkeypatch.setattr(pacing, "best_of", lambda run, world: Best(run.last, 0, {}))  # nothing is saved
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # which does not know `meta`
     with waits:
         yield waits
@@ -148,7 +148,7 @@ def test_a_codecs_step_waits_once_for_the_device(
     codec, train = replace(CODEC, codebook_size=codes), replace(TRAIN, **changes)
     with device_without_values(monkeypatch) as waits:
         with torch.device("meta"):
-            training = arranged(VQGAN(codec), VQGAN(codec), Discriminator(DISCRIMINATOR), train, torch.float32)
+            training = initial_state(VQGAN(codec), VQGAN(codec), Discriminator(DISCRIMINATOR), train, torch.float32)
             x = torch.empty(2, 3, 32, 32)
         waits.count = 0
         codec_step(training, x, perceptual=None, config=train, now=FULL, learning_rate=1e-3)

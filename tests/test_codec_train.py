@@ -320,7 +320,7 @@ def test_init_keeps_what_the_codebook_has_learnt(first: TrainedCodec, run: Calla
     assert moved.median() < 0.1, moved
 
 
-def test_a_run_goes_on_from_another_folder_and_without_its_init_file(
+def test_a_run_continues_from_another_folder_and_without_its_init_file(
     first: TrainedCodec,
     run: Callable[..., TrainedCodec],
     pictures: Path,
@@ -678,7 +678,7 @@ def test_a_longer_training_keeps_best_until_one_at_full_weight_is_better(
     assert load_model(run("long", train=replace(more, steps=16)).best).about["step"] == 16
 
 
-def test_a_run_of_before_goes_on_and_its_best_is_replaced_once_the_adversarial_term_counts(
+def test_a_run_of_before_continues_and_its_best_is_replaced_once_the_adversarial_term_counts(
     run: Callable[..., TrainedCodec], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     scripted(monkeypatch, l1=[0.1, 0.15, 0.3, 0.7, 0.6, 0.5, 0.5, 0.5])
@@ -699,7 +699,7 @@ def test_a_run_of_before_goes_on_and_its_best_is_replaced_once_the_adversarial_t
     [({}, (1e-3, 1e-3)), ({"disc_final_lr": 0.02}, (0.755e-3, 0.0367e-3))],  # at a third and at eleven twelfths
     ids=["constant", "annealed"],
 )
-def test_the_discriminators_learning_rate_is_annealed_where_that_is_asked_for(
+def test_the_discriminators_learning_rate_is_annealed_where_that_is_requested(
     changes: dict[str, float],
     rates: tuple[float, float],
     run: Callable[..., TrainedCodec],

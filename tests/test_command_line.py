@@ -136,7 +136,7 @@ def test_a_commands_own_flags_are_there(name: str) -> None:
     assert set(MEANT[name].split()) <= flags(LEAVES[name])
 
 
-def test_every_command_that_writes_says_where_by_one_flag() -> None:
+def test_every_command_that_writes_takes_where_by_one_flag() -> None:
     writing = TRAIN | {"tokenize", "sample", "reconstruct", "import", "export", "tokens merge"} | EVAL | ANNOTATE
     assert all({"-o", "--out"} <= flags(LEAVES[name]) for name in writing)
 
@@ -218,7 +218,7 @@ def test_offline_names_file_source_hash_and_place_and_starts_nothing(
 # --- -v ---------------------------------------------------------------------------------------------------------------
 
 
-def test_verbose_says_versions_settings_with_their_origins_devices_and_files(
+def test_verbose_prints_versions_settings_with_their_origins_devices_and_files(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine.toml").write_text("batch_size = 3\nprecision = 'bf16'\nworkers = 1\n")
@@ -242,7 +242,7 @@ def test_verbose_says_versions_settings_with_their_origins_devices_and_files(
     assert re.fullmatch(r"took [\d.]+ s and at most [\d.]+ GiB of memory", rest[-1])
 
 
-def test_without_verbose_nothing_of_it_is_said_and_afterwards_neither(files: Files) -> None:
+def test_without_verbose_none_of_it_is_printed_and_afterwards_neither(files: Files) -> None:
     line = ("reconstruct", files.pictures, files.root / "quiet", "--ckpt", files.codec, "--device", "cpu", "--dry-run")
     assert taming(*line).err == ""
     assert taming(*line, "-v").err != ""
@@ -250,7 +250,7 @@ def test_without_verbose_nothing_of_it_is_said_and_afterwards_neither(files: Fil
     assert (LOG.handlers, LOG.level) == ([], logging.NOTSET)
 
 
-def test_verbose_says_each_setting_of_a_training_by_its_origin(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verbose_prints_each_setting_of_a_training_by_its_origin(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAMING_WARMUP", "7")
     said = taming("train-vqgan", files.pictures, *CODEC, "--steps", 3, "--preset", "small", "--dry-run", "-v")
     assert said.code == 0, said.err
@@ -264,7 +264,7 @@ def test_verbose_says_each_setting_of_a_training_by_its_origin(files: Files, mon
     assert "beta 0.25" in said_of["default"]
 
 
-def test_a_training_says_each_logged_step_with_verbose(
+def test_a_training_prints_each_logged_step_with_verbose(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("taming_cli.cli.progress.VERBOSE_SECONDS", 0.0)
@@ -289,7 +289,7 @@ def test_of_several_processes_the_first_alone_is_verbose(monkeypatch: pytest.Mon
     assert taming("presets", "ls", "-v").err.startswith("taming ")
 
 
-def test_what_starts_several_processes_says_nothing_itself(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_starts_several_processes_prints_nothing_itself(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("taming_cli.cli.commands.train_vqgan.launched", lambda *_: 0)
     assert taming("train-vqgan", files.pictures, "--nproc", 2, "-v") == (0, "", "")
 
@@ -310,7 +310,7 @@ def test_what_starts_several_processes_says_nothing_itself(files: Files, monkeyp
         ("batch_size = ", "mine.toml"),
     ],
 )
-def test_what_a_config_file_may_not_say_is_refused(text: str, nearest: str, files: Files, tmp_path: Path) -> None:
+def test_what_a_config_file_may_not_contain_is_refused(text: str, nearest: str, files: Files, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(text)
     line = ("reconstruct", files.pictures, tmp_path / "out", "--ckpt", files.codec, "--device", "cpu")
     said = taming(*line, "--config", tmp_path / "mine.toml")
@@ -386,7 +386,7 @@ def test_a_dry_run_writes_nothing_and_counts_what_the_command_then_makes(
     assert count == 5
 
 
-def test_a_dry_run_of_tokenize_says_what_the_file_then_holds(files: Files, tmp_path: Path) -> None:
+def test_a_dry_run_of_tokenize_reports_what_the_file_then_holds(files: Files, tmp_path: Path) -> None:
     line = ["tokenize", files.pictures, "--ckpt", files.codec, "--device", "cpu", "-o", tmp_path / "t.h5", "--views", 3]
     line += ["--cond", "lowres", "--size", "24x16"]
     planned = taming(*line, "--dry-run", "--json").json
@@ -593,7 +593,7 @@ def test_the_rest_of_a_pipe_that_closes_is_not_complained_of(files: Files, tmp_p
 # --- signals ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_ctrl_c_says_what_a_second_does_and_the_second_stops_at_once(
+def test_the_first_ctrl_c_reports_what_a_second_does_and_the_second_stops_at_once(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(*_: object, **__: object) -> None:
@@ -627,7 +627,7 @@ def test_a_command_with_nothing_to_save_ends_with_a_line(
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_term_ends_a_process_that_was_forked_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_term_ends_a_process_that_was_forked_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[int] = []
 
     def forks(*_: object, **__: object) -> Path:

@@ -282,7 +282,7 @@ def test_only_what_differs_is_in_the_tables(tmp_path: Path) -> None:
     assert "Command lines a taming &#39;a b&#39;" in text
 
 
-def test_runs_of_several_commands_and_kinds_stand_in_groups(tmp_path: Path) -> None:
+def test_runs_of_several_commands_and_kinds_are_in_groups(tmp_path: Path) -> None:
     runs = [prior(tmp_path / "p", 3), changed(codec(tmp_path / "m", 20), kind="depth"), codec(tmp_path / "c", 20)]
     tree, text = compared(tmp_path, runs)
     assert "3 runs 1 codec of pictures · 1 codec of depth maps · 1 prior" in text
@@ -312,7 +312,7 @@ def test_runs_that_hold_nothing_yet_have_a_page(tmp_path: Path) -> None:
 # --- the verb ---------------------------------------------------------------------------------------------------------
 
 
-def test_one_run_gets_its_own_page_anew_and_a_copy_at_out(tmp_path: Path) -> None:
+def test_one_run_gets_its_own_page_again_and_a_copy_at_out(tmp_path: Path) -> None:
     run = codec(tmp_path / "runs" / "a", 20)
     before = write_report(run).read_bytes()
     (run / "report.html").write_text("something else")

@@ -383,7 +383,7 @@ def test_new_commands_need_no_other_generator(shell: str, tmp_path: Path, folder
 # --- what the generator is told ---------------------------------------------------------------------------------------
 
 
-def test_what_the_generator_is_told_by_name_is_there() -> None:
+def test_names_that_the_generator_receives_exist() -> None:
     values = part_of_generator("values")
     helps = {}
     for path, command in COMMANDS.items():

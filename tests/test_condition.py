@@ -71,7 +71,7 @@ def codecs(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         ("image", 3, {"psnr", "l1"}),
     ],
 )
-def test_each_kind_of_map_trains_a_codec_that_knows_it(
+def test_each_kind_of_map_trains_a_codec_of_its_kind(
     kind: str, channels: int, figures: set[str], codecs: dict[str, Path]
 ) -> None:
     model = load_model(codecs[kind], "taming-codec")
@@ -108,7 +108,7 @@ def test_settings_of_one_kind_are_refused_for_another() -> None:
             replace(MAPS, **changes)
 
 
-def test_a_codec_of_maps_goes_on_from_its_file_and_not_as_another_kind(
+def test_a_codec_of_maps_continues_from_its_file_and_not_as_another_kind(
     scenes: Path, codecs: dict[str, Path], tmp_path: Path
 ) -> None:
     config = load_model(codecs["segmentation"]).config["codec"]
@@ -332,7 +332,7 @@ def test_the_command_samples_a_map_a_folder_and_several_kinds(
     )
     for wrong, word in (
         (["--cond", str(one)], "several kinds of map; name the kind: "),
-        (["--cond", f"fog={one}"], "does not know the condition 'fog'"),
+        (["--cond", f"fog={one}"], "has no condition 'fog'"),
         (["--cond", f"depth={tmp_path / 'none'}"], "no such file"),
         (["--cond", f"depth={one}", "--cond", f"depth={one}"], "twice"),
     ):

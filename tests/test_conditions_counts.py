@@ -102,7 +102,9 @@ def test_masks_are_trained_as_two_labels_once_their_values_are_listed(tmp_path: 
         ([0, 1000, 2000], {}, "2,001 labels, of which 3 occur: 0, 1000, 2000"),
     ],
 )
-def test_labels_and_those_that_occur_are_always_said(tmp_path: Path, heard: Any, values: Any, settings: Any, line: str):
+def test_labels_and_those_that_occur_are_always_reported(
+    tmp_path: Path, heard: Any, values: Any, settings: Any, line: str
+):
     settle(maps(tmp_path, values), **settings)
     assert heard()[0] == line
 
@@ -116,20 +118,20 @@ def test_few_of_many_labels_are_a_warning_that_lists_them(tmp_path: Path, heard:
 
 
 @pytest.mark.parametrize(("value", "settings"), [(3, {}), (255, {"unlabelled": True}), (0, {})])
-def test_one_label_alone_is_said_to_teach_nothing(tmp_path: Path, heard: Any, value: int, settings: Any) -> None:
+def test_one_label_alone_is_reported_to_teach_nothing(tmp_path: Path, heard: Any, value: int, settings: Any) -> None:
     settle(maps(tmp_path, [value]), **settings)
     assert ", of which 1 occurs: " in heard()[0]
     assert "nothing to learn" in heard()[1]
 
 
-def test_where_no_map_can_be_read_the_first_reason_is_said(tmp_path: Path) -> None:
+def test_where_no_map_can_be_read_the_first_reason_is_reported(tmp_path: Path) -> None:
     for number in range(3):
         Image.fromarray(np.random.default_rng(0).integers(0, 9, (8, 8, 3), np.uint8)).save(tmp_path / f"{number}.png")
     with pytest.raises(UsageError, match=r"none of the 3 .*: 0\.png: a picture in colour; .*--colours FILE"):
         settle(tmp_path)
 
 
-def test_maps_that_cannot_be_used_are_said_before_the_training(tmp_path: Path, heard: Any) -> None:
+def test_maps_that_cannot_be_used_are_reported_before_the_training(tmp_path: Path, heard: Any) -> None:
     maps(tmp_path, [0, 1], [0, 7], [1, 1])
     (tmp_path / "x.png").write_bytes(b"no picture")
     settle(tmp_path, labels=2)
@@ -178,7 +180,7 @@ def test_values_that_do_not_fit_the_other_settings_are_refused(settings: Any, wo
         CodecTrainConfig(**{"kind": "segmentation", "perceptual": "none", "disc_weight": 0.0} | settings)
 
 
-def test_the_shared_masks_are_said_for_what_they_are(shared: Path, heard: Any) -> None:
+def test_the_shared_masks_are_named_for_what_they_are(shared: Path, heard: Any) -> None:
     cases = shared / "cases"
     for name, words in (
         ("masks-0-and-255", "256 labels, of which 2 occur: 0, 255. .*--label-values 0,255"),

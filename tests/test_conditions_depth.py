@@ -268,7 +268,7 @@ def test_outliers_are_clipped_by_percentiles_of_what_was_measured() -> None:
     assert np.array_equal(np.asarray(read_depth(npy(flat), "d", percentiles=(2, 98))), read(npy(flat)))
 
 
-def test_a_codec_of_depth_says_in_its_file_how_its_maps_are_read(tmp_path: Path) -> None:
+def test_a_codec_of_depth_records_in_its_file_how_its_maps_are_read(tmp_path: Path) -> None:
     for number in range(4):
         depth = RNG.normal(900, 300, (24, 24)).clip(1).astype(np.uint16)
         depth[4:9, 3:12] = 0

@@ -132,14 +132,14 @@ def test_shares_of_the_picture_become_pixels(scale: tuple[float, float]) -> None
         ({"instance_info": [3]}, "not a list of `instances`"),
     ],
 )  # fmt: skip
-def test_what_is_in_no_known_layout_says_what_was_found(content: Any, words: str) -> None:
+def test_what_is_in_no_known_layout_reports_what_was_found(content: Any, words: str) -> None:
     with pytest.raises(BadImageError) as caught:
         read(content)
     assert str(caught.value).startswith("p.json: ")
     assert words in str(caught.value)
 
 
-def test_a_size_that_keypoints_lack_is_asked_for_by_its_flags() -> None:
+def test_the_error_about_a_size_that_keypoints_lack_names_the_flags() -> None:
     with pytest.raises(BadImageError, match=r"without the size of their picture; .*--pictures.*--size"):
         read({"people": [{"pose_keypoints_2d": COCO}]}, None)
 
@@ -281,7 +281,7 @@ def test_tokens_get_the_keypoints_of_one_file_by_their_pictures_names(
     assert len(np.unique(codes[file])) > 3
 
 
-def test_a_sample_is_asked_for_one_of_many_by_name(tmp_path: Path, codecs: Path) -> None:
+def test_one_of_many_keypoint_pictures_is_selected_by_name(tmp_path: Path, codecs: Path) -> None:
     from taming_cli.codec.condition import MapCodec
     from taming_cli.data.contents import Poses
 

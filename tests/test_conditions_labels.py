@@ -271,7 +271,7 @@ def test_labels_without_a_colour_get_one_that_depends_on_the_label_alone():
     assert (beyond[:, 0, 1:] == many[:, 0, [4, 299]]).all()
 
 
-def test_the_colours_of_182_labels_are_told_apart():
+def test_the_colours_of_182_labels_are_distinguished():
     colours = paint(torch.arange(183).reshape(1, 183))[:, 0].T.float()
     apart = torch.cdist(colours, colours) + 999 * torch.eye(183)
     assert apart.min() > 8

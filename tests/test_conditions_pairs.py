@@ -23,7 +23,7 @@ def fill(root: Path, *names: str) -> Path:
 
 
 def found(pictures: Path, maps: Path, extensions=MAPS) -> dict[str, str]:
-    return {name: item.name for name, item in partners(list_items([pictures]).items, maps, extensions).found.items()}
+    return {name: item.name for name, item in partners(list_items([pictures]).items, maps, extensions).maps.items()}
 
 
 def test_maps_are_found_by_their_relative_path_across_extensions(tmp_path: Path):
@@ -31,11 +31,11 @@ def test_maps_are_found_by_their_relative_path_across_extensions(tmp_path: Path)
     maps = fill(tmp_path / "seg", "a/b.png", "c/b.TIF", "d.e.npy", "y.json", "b.png", "z/a/b.png", "x.txt")
     pairs = partners(list_items([photos]).items, maps, MAPS)
     names = {"a/b.jpg": "a/b.png", "c/b.JPEG": "c/b.TIF", "d.e.png": "d.e.npy", "y.png": "y.json"}
-    assert {name: item.name for name, item in pairs.found.items()} == names
-    assert list(pairs.found) == [item.name for item in list_items([photos]).items if item.name != "x.webp"]
+    assert {name: item.name for name, item in pairs.maps.items()} == names
+    assert list(pairs.maps) == [item.name for item in list_items([photos]).items if item.name != "x.webp"]
     assert pairs.missing == ("x.webp",)
     assert pairs.unused == 2
-    assert pairs.found["c/b.JPEG"].read() == b"c/b.TIF"
+    assert pairs.maps["c/b.JPEG"].read() == b"c/b.TIF"
 
 
 def test_only_the_wanted_extensions_are_maps(tmp_path: Path):
@@ -48,7 +48,7 @@ def test_open_poses_suffix_is_passed_over_before_json_only(tmp_path: Path):
     photos = fill(tmp_path / "p", "a/1.jpg", "2.jpg", "3_keypoints.jpg", "4.jpg")
     maps = fill(tmp_path / "m", "a/1_keypoints.json", "2_keypoints.png", "3_keypoints.json", "4_keypoints.JSON")
     pairs = partners(list_items([photos]).items, maps, MAPS)
-    assert {name: item.name for name, item in pairs.found.items()} == {
+    assert {name: item.name for name, item in pairs.maps.items()} == {
         "a/1.jpg": "a/1_keypoints.json", "3_keypoints.jpg": "3_keypoints.json", "4.jpg": "4_keypoints.JSON",
     }  # fmt: skip
     assert pairs.missing == ("2.jpg",)
@@ -86,7 +86,7 @@ def test_archives_and_lists_of_paths_pair_too(tmp_path: Path):
             archive.writestr(name, name)
     items = items_from_paths(sorted(photos.rglob("*.jpg"))).items
     pairs = partners(items, tmp_path / "seg.zip", MAPS)
-    assert {name: item.read() for name, item in pairs.found.items()} == {"a/1.jpg": b"a/1.png", "b/2.jpg": b"b/2.npy"}
+    assert {name: item.read() for name, item in pairs.maps.items()} == {"a/1.jpg": b"a/1.png", "b/2.jpg": b"b/2.npy"}
     assert pairs.missing == ("b/3.jpg",)
     with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
         archive.writestr("c/1.jpg", "")
@@ -97,7 +97,7 @@ def test_archives_and_lists_of_paths_pair_too(tmp_path: Path):
 def test_two_pictures_may_share_a_map(tmp_path: Path):
     photos, maps = fill(tmp_path / "p", "1.jpg", "1.png"), fill(tmp_path / "m", "1.png")
     pairs = partners(list_items([photos]).items, maps, MAPS)
-    assert [item.name for item in pairs.found.values()] == ["1.png", "1.png"]
+    assert [item.name for item in pairs.maps.values()] == ["1.png", "1.png"]
     assert (pairs.missing, pairs.unused) == ((), 0)
 
 
@@ -105,5 +105,5 @@ def test_every_published_picture_has_its_map(shared: Path):
     for folder, kind in (("ade20k", "segmentation"), ("landscapes", "segmentation"), ("animals", "depth")):
         items = list_items([shared / "data" / folder / "images"]).items
         pairs = partners(items, shared / "data" / folder / kind, MAPS)
-        assert len(pairs.found) == len(items) > 10
+        assert len(pairs.maps) == len(items) > 10
         assert (pairs.missing, pairs.unused) == ((), 0)

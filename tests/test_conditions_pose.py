@@ -82,7 +82,7 @@ def test_limbs_have_their_colours_and_the_rest_is_black():
         {"canvas_width": 200, "canvas_height": 190, "people": [open_pose(BODY_18)]},
     ],
 )
-def test_a_file_that_says_its_size_is_drawn_at_that(content):
+def test_a_file_that_states_its_size_is_drawn_at_that(content):
     assert (read(content) == DRAWN).all()
     assert (read(content, size=Size(30, 40)) == DRAWN).all()
 
@@ -118,7 +118,7 @@ def test_missing_joints_take_their_limbs_with_them():
         assert (picture[:, :110] == DRAWN[:, :110]).all()
 
 
-def test_the_neck_is_where_open_pose_says_or_between_the_shoulders():
+def test_the_neck_is_taken_from_open_pose_or_between_the_shoulders():
     shoulder = ("left_shoulder",)
     given = read({"people": [open_pose(BODY_18, shoulder)]}, size=SIZE)
     assert given[50, 90].tolist() == [255, 0, 0]

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from taming_cli.runtime.cost import cost, flop_rate, pretending, read_rate
+from taming_cli.runtime.cost import cost, fake_tensors, flop_rate, read_rate
 
 CPU = torch.device("cpu")
 
@@ -45,7 +45,7 @@ def test_what_waits_for_the_way_back_is_held() -> None:
 def test_what_is_only_pretended_costs_the_same() -> None:
     layers, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Conv2d(8, 8, 3)), torch.randn(1, 3, 20, 20)
     real = cost(lambda: layers(x).sum().backward())
-    with pretending():
+    with fake_tensors():
         fake, y = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Conv2d(8, 8, 3)), torch.randn(1, 3, 20, 20)
         assert cost(lambda: fake(y).sum().backward()) == real
 

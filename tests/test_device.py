@@ -25,7 +25,7 @@ def test_a_device_that_does_not_exist_is_refused_with_the_names_that_do(name: st
 
 
 @pytest.mark.parametrize(("count", "name"), [(0, "cuda"), (0, "cuda:0"), (2, "cuda:2")])
-def test_a_gpu_that_is_not_here_is_refused_and_the_count_is_said(
+def test_a_gpu_that_is_not_here_is_refused_and_the_count_is_reported(
     count: int, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
@@ -56,7 +56,7 @@ def test_precisions_and_their_names_are_inverses(name: str, dtype: torch.dtype) 
 
 def test_auto_precision_is_bf16_only_where_the_hardware_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for here, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr("taming_cli.runtime.device._multiplies_bf16", lambda _, here=here: here)
+        monkeypatch.setattr("taming_cli.runtime.device._supports_bf16", lambda _, here=here: here)
         assert pick_precision("auto", CPU) == dtype
 
 

@@ -70,7 +70,7 @@ def opened(path: Path) -> None:
 
 
 def logged(path: Path) -> None:
-    Run(path.parent, None).log(kind="train", step=1, words="x" * LIMIT)
+    Run("train-vqgan", path.parent, None).log(kind="train", step=1, words="x" * LIMIT)
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {
@@ -92,7 +92,7 @@ NEW = ("tokens.h5", "merged.h5", "weights.pth", "labels.txt")
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_each_writer_says_which_file_did_not_fit_and_leaves_the_old_one(name: str, tmp_path: Path) -> None:
+def test_each_writer_names_the_file_that_did_not_fit_and_keeps_the_old_one(name: str, tmp_path: Path) -> None:
     path, old = tmp_path / "new" / name, b'{"kind": "train", "step": 0}\n'
     path.parent.mkdir()
     prepare(tmp_path)
@@ -168,7 +168,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_a_training_whose_disk_is_full_keeps_what_was_saved_and_goes_on(trained: Path) -> None:
+def test_a_training_whose_disk_is_full_keeps_what_was_saved_and_continues(trained: Path) -> None:
     run = trained / "run"
     names = ("trainer.pt", "checkpoints/last.safetensors", "checkpoints/best.safetensors", "report.html")
     before = {name: (run / name).read_bytes() for name in names}

@@ -62,7 +62,7 @@ def test_an_import_refuses_them_by_name(
     assert [file.name for file in tmp_path.iterdir()] == ["codec.ckpt"]
 
 
-def test_an_import_says_how_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_import_reports_how_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tensors = load_file(GOLDEN / "class_prior.safetensors")
     for name in (
         "transformer.ln_f.weight",
@@ -93,7 +93,7 @@ def test_what_is_left_out_may_be_infinite(tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().err == ""
 
 
-def test_who_insists_gets_a_file_that_says_so_and_loads(
+def test_with_the_flag_the_file_records_it_and_loads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -314,7 +314,7 @@ def test_text_that_unpacks_to_too_much_stays_refused(monkeypatch: pytest.MonkeyP
         read_rgb(data, "x")
 
 
-def test_what_a_large_picture_of_ours_says_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_a_large_picture_of_ours_records_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from taming_cli.data.images import png_settings
 
     save_png(tmp_path / "a.png", PICTURE, {"taming": "{}"})

@@ -210,8 +210,8 @@ def test_a_greedy_picture_has_the_most_likely_code_at_every_cell(shared: Path) -
 @pytest.mark.parametrize(
     ("codes", "options", "message"),
     [
-        (torch.full((1, 4, 4), 2), {}, "code 2 is not among this prior's 2"),
-        (torch.full((1, 4, 4), -1), {}, "code -1 is not among"),
+        (torch.full((1, 4, 4), 2), {}, "code 2 is out of range; this prior has 0 to 1"),
+        (torch.full((1, 4, 4), -1), {}, "code -1 is out of range"),
         (torch.zeros(1, 4, 4, dtype=torch.int64), {"stride": 3}, "stride is 3"),
         (torch.zeros(1, 4, 4, dtype=torch.int64), {"conditions": {"class": torch.zeros(1, 1)}}, "it has no condition"),
     ],

@@ -137,7 +137,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "set"
 
 
-def test_a_training_on_a_list_goes_on_without_it(elsewhere: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_training_on_a_list_continues_without_it(elsewhere: Path, monkeypatch: pytest.MonkeyPatch):
     """The list is of another folder, is gone afterwards, and so is the working directory that it was read from."""
     lists = [elsewhere.parent / name for name in ("train.txt", "val.txt")]
     lists[0].write_text("".join(f"../set/{n}.png\n" for n in range(4)))
@@ -157,7 +157,7 @@ def test_a_training_on_a_list_goes_on_without_it(elsewhere: Path, monkeypatch: p
     assert len(list_items([Path(recorded)]).items) == 4
 
 
-def test_a_training_on_stdin_goes_on_without_it(elsewhere: Path):
+def test_a_training_on_stdin_continues_without_it(elsewhere: Path):
     names = [f"../set/{n}.png".encode() for n in range(4)]
     run = elsewhere.parent / "run"
     train("-", "-0", *CODEC, "--steps", 2, "--out", run, stdin=piped(b"\0".join(names)))

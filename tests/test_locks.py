@@ -57,7 +57,7 @@ WORKS = pytest.mark.parametrize("work", [train, tokenize, join])
 
 @WORKS
 @pytest.mark.parametrize("number", NO_LOCKS, ids=errno.errorcode.get)
-def test_a_file_system_without_locks_is_said_once_and_the_work_goes_on(
+def test_a_file_system_without_locks_is_reported_once_and_the_work_continues(
     number: int,
     work: Callable[[Path], None],
     answering: Callable[[int], None],
@@ -84,7 +84,7 @@ def test_another_process_is_another_process(
 
 @pytest.mark.parametrize("work", [train, tokenize])
 @pytest.mark.parametrize("number", OTHERS, ids=errno.errorcode.get)
-def test_any_other_error_is_said_as_it_is(
+def test_any_other_error_is_reported_as_it_is(
     number: int, work: Callable[[Path], None], answering: Callable[[int], None], tmp_path: Path
 ) -> None:
     answering(number)
@@ -103,7 +103,7 @@ def test_a_job_without_a_lock_goes_on_where_it_was_stopped(answering: Callable[[
         assert [shard.index for shard in job.pending()] == [1, 2, 3]
 
 
-def test_commands_say_it_on_stderr_and_end_well(answering: Callable[[int], None], tmp_path: Path) -> None:
+def test_commands_report_it_on_stderr_and_end_well(answering: Callable[[int], None], tmp_path: Path) -> None:
     answering(errno.ENOLCK)
     for number in range(4):
         picture(tmp_path / "pictures" / f"{number}.bmp", number)

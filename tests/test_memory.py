@@ -85,7 +85,7 @@ def test_a_batch_takes_no_more_for_there_being_more() -> None:
     assert tiles.DecodePlan.of(run, 64, 64, each).at_once == 1
 
 
-def test_samples_say_how_they_were_decoded(
+def test_samples_record_how_they_were_decoded(
     ckpt: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = ["sample", "--ckpt", str(ckpt), "--device", "cpu", "--size", "40x24", "--json", "-o"]
@@ -109,7 +109,7 @@ def test_memory_that_is_none_is_refused(text: str, ckpt: Path, tmp_path: Path, c
     assert not (tmp_path / "x").exists()
 
 
-def test_other_commands_say_it_too(ckpt: Path, tmp_path: Path, capsys: Any) -> None:
+def test_other_commands_report_it_too(ckpt: Path, tmp_path: Path, capsys: Any) -> None:
     write_png(tmp_path / "in/a.png", pictures(24, 40, 1)[0])
     write_png(tmp_path / "in/b.png", pictures(8, 8, 1)[0])
     line = ["--ckpt", str(ckpt), "--device", "cpu", "--memory", LITTLE, "--json"]

@@ -30,7 +30,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_it_is_one_file_of_15_mb_at_most_that_says_how_it_was_made_and_not_where() -> None:
+def test_it_is_one_file_of_15_mb_at_most_that_records_how_it_was_made_and_not_where() -> None:
     assert path().stat().st_size <= 15_000_000
     said = read_header(path())
     made = said.about["made"]
@@ -54,7 +54,7 @@ def test_the_guide_lists_the_labels_and_colours_of_its_maps() -> None:
         assert [str(value), name, f"`{bytes(colour).hex()}`"] in rows
 
 
-def test_in_an_empty_folder_it_is_taken_and_said(empty: Path) -> None:
+def test_in_an_empty_folder_it_is_taken_and_printed(empty: Path) -> None:
     said = taming("sample", "-n", 2, "--size", "64x48")
     assert said.code == 0
     assert "prior: builtin" in said.err

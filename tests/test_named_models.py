@@ -308,7 +308,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_model_file_says_what_to_do(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_error_for_what_is_no_model_file_names_the_remedy(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     path, words = foreign(kind)
     for line in (
         ["reconstruct", a_picture(), "out", "--ckpt", path, "--device", "cpu"],

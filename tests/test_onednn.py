@@ -26,7 +26,7 @@ def network(arch: str, dtype: torch.dtype = torch.bfloat16) -> GPT:
 
 
 @pytest.mark.parametrize("arch", ["modern", "published"])
-def test_a_packed_network_says_the_same(arch: str) -> None:
+def test_a_packed_network_gives_the_same(arch: str) -> None:
     plain = network(arch)
     ours = pack(copy.deepcopy(plain))
     assert sum(isinstance(module, PackedLinear) for module in ours.modules()) == 2 * (5 if arch == "modern" else 4)

@@ -20,7 +20,7 @@ from taming_cli.codec.vqgan import VQGAN, codec_file
 from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.shard import Shard
 from taming_cli.config.size import Size
-from taming_cli.data.arrays import made_of, read_pictures
+from taming_cli.data.arrays import origin_of, read_pictures
 from taming_cli.data.images import png_settings, read_image, to_uint8
 from taming_cli.data.tokens.file import TokenFile, verify
 from taming_cli.errors import BadFileError, Interrupted, UsageError
@@ -165,7 +165,7 @@ def test_a_prior_without_classes_draws_and_refuses_a_class(unconditional: Pipeli
 
 
 @pytest.mark.parametrize("size", [Size(8, 8), Size(16, 8), Size(4, 12), Size(10, 6)])
-def test_pictures_have_the_size_asked_for(size: Size, pipeline: Pipeline) -> None:
+def test_pictures_have_the_size_requested(size: Size, pipeline: Pipeline) -> None:
     made = pipeline.sample(n=2, size=size)
     assert made.images.shape == (2, 3, size.height, size.width)
     assert made.codes.shape == (2, size.height // 2, size.width // 2)
@@ -234,7 +234,7 @@ def test_the_array_of_all_pictures_is_that_of_the_adm_suite(
     assert [picture.tolist() for picture in read_pictures(tmp_path / "all.npz")] == [
         pixels(one.path).tolist() for one in made
     ]
-    assert made_of(tmp_path / "all.npz") == "these"
+    assert origin_of(tmp_path / "all.npz") == "these"
 
 
 def test_an_array_of_other_pictures_is_never_written_over(
@@ -333,7 +333,7 @@ def test_a_killed_job_draws_only_what_is_missing(
         assert np.array_equal(pixels(one.path), expected)
 
 
-def test_a_signal_stops_between_chunks_and_the_same_again_goes_on(
+def test_a_signal_stops_between_chunks_and_the_same_again_continues(
     drawn: Callable[..., list[SampleFile]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drawing, "CHUNK", 2)
@@ -342,7 +342,7 @@ def test_a_signal_stops_between_chunks_and_the_same_again_goes_on(
         if done == 2 * 16:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(Interrupted, match=r"2 pictures are in .*run the same again") as caught:
+    with pytest.raises(Interrupted, match=r"2 pictures are in .*repeat the command") as caught:
         drawn(n=6, seed=7, on_progress=stop, tokens=tmp_path / "t.h5")
     assert caught.value.exit_code == 143
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
@@ -374,7 +374,7 @@ def test_the_token_file_goes_back_to_the_same_pictures(
         assert difference.max() <= 1
 
 
-def test_tokens_can_be_asked_for_when_the_pictures_are_there_already(
+def test_tokens_can_be_requested_when_the_pictures_are_there_already(
     drawn: Callable[..., list[SampleFile]], tmp_path: Path
 ) -> None:
     drawn(n=3, seed=7)
@@ -425,9 +425,9 @@ def test_auto_is_bf16_for_wide_priors_where_the_device_multiplies_it(
     save_model(tmp_path / "wide.safetensors", prior_file(GPT(wide), codec_file(toy_codec(), {}), {"grid": "2x2"}))
     small = saved(tmp_path / "small.safetensors", classes=False)
     for here, path, used in ((True, "wide", "bf16"), (False, "wide", "fp32"), (True, "small", "fp32")):
-        monkeypatch.setattr("taming_cli.runtime.device._multiplies_bf16", lambda _, here=here: here)
+        monkeypatch.setattr("taming_cli.runtime.device._supports_bf16", lambda _, here=here: here)
         assert precision_name(Pipeline.load(tmp_path / f"{path}.safetensors", device="cpu").precision) == used
-    monkeypatch.setattr("taming_cli.runtime.device._multiplies_bf16", lambda _: True)
+    monkeypatch.setattr("taming_cli.runtime.device._supports_bf16", lambda _: True)
     line = ["sample", "--ckpt", str(tmp_path / "wide.safetensors"), "--device", "cpu", "--json", "-o"]
     for more, used in (([], "bf16"), (["--precision", "fp32"], "fp32")):
         assert main([*line, str(tmp_path / used), *more]) == 0

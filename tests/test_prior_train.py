@@ -226,7 +226,7 @@ def test_samples_are_drawn_with_render(train_in: Callable[..., Any], arch: Any) 
     assert len(list((done.run / "samples").glob("*.png"))) == 2
 
 
-def test_a_sheet_says_of_which_class_each_sample_is_and_maps_are_drawn_once(
+def test_a_sheet_records_the_class_of_each_sample_and_maps_are_drawn_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     condition = {"lowres": ConditionHeader(codec_sha256=f"{RULE}lowres", codebook_size=4096)}
@@ -309,7 +309,7 @@ def test_snapshots_keep_the_model_of_each_validation(train_in: Callable[..., Any
     assert same_tensors(kept[-1], done.last)
 
 
-def test_a_run_goes_on_from_another_folder_and_without_its_init_file(
+def test_a_run_continues_from_another_folder_and_without_its_init_file(
     train_in: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(train_in("first").last, tmp_path / "init.safetensors")
@@ -401,7 +401,7 @@ def test_pkeep_and_condition_dropout_have_their_rates(tmp_path: Path) -> None:
     assert neither.double().mean().item() == pytest.approx(0.75**3, abs=0.04)
 
 
-def test_of_a_single_condition_the_rate_is_the_one_asked_for(tmp_path: Path) -> None:
+def test_of_a_single_condition_the_rate_is_the_one_requested(tmp_path: Path) -> None:
     data, _ = numbered(tmp_path / "n.h5")
     prior = replace(PRIOR, codebook_size=CODES, conditions=tuple(s for s in data.specs() if s.kind == "class"))
     train = replace(TRAIN, condition_dropout=0.25, batch_size=2000)
@@ -442,7 +442,7 @@ def test_held_out_side_follows_from_the_name_alone(tmp_path: Path) -> None:
     assert 20 <= len(held) <= 60
 
 
-def test_one_picture_holds_nothing_out_and_says_so(tmp_path: Path) -> None:
+def test_with_one_picture_nothing_is_held_out_and_that_is_reported(tmp_path: Path) -> None:
     path = tokens(tmp_path / "one.h5", count=1)
     place = Place(out=tmp_path / "run")
     done = fit([path], prior=PRIOR, train=replace(TRAIN, steps=2), codec=CODEC, place=place)

@@ -206,7 +206,7 @@ def test_a_process_takes_the_gpu_of_its_number_on_its_machine(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_who_waits_says_for_whom_and_for_how_long(
+def test_a_waiting_process_reports_for_whom_and_for_how_long(
     rank: int, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port = free_port()
@@ -221,7 +221,7 @@ def test_who_waits_says_for_whom_and_for_how_long(
     assert "unset RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT" in refusal
 
 
-def test_waiting_is_said_within_ten_seconds_and_ends_within_minutes() -> None:
+def test_waiting_is_reported_within_ten_seconds_and_ends_within_minutes() -> None:
     assert assembly.NOTICE < 10
     assert assembly.ASSEMBLY <= 15 * 60
 

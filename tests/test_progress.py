@@ -150,7 +150,7 @@ def test_the_next_set_of_pictures_begins_anew(clock: Clock) -> None:
     assert pace.rate() == pytest.approx(1)
 
 
-def test_nothing_is_said_of_a_pace_before_there_is_one(terminal: Callable[..., Bar], clock: Clock) -> None:
+def test_no_pace_is_printed_before_there_is_one(terminal: Callable[..., Bar], clock: Clock) -> None:
     bar = terminal("decoding", None, "pictures")
     assert bar.state() == []
     bar.update(3, total=12)
@@ -241,4 +241,4 @@ def test_a_duration_is_short(seconds: float, text: str) -> None:
 
 
 def test_shares_are_said_in_percent_and_unknown_figures_stand_in_the_log_alone() -> None:
-    assert words({"gradient": 3.0, "accuracy": 0.987, "codes_used": 1.0}) == ["99% right", "codes 100%"]
+    assert words({"gradient": 3.0, "accuracy": 0.987, "codes_used": 1.0}) == ["99% correct", "codes 100%"]

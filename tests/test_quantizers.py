@@ -282,7 +282,7 @@ def test_the_state_goes_round(tmp_path: Any) -> None:
     assert torch.equal(one.sums, other.sums)
 
 
-def test_saving_does_not_share_memory_with_what_goes_on() -> None:
+def test_saving_does_not_share_memory_with_the_running_training() -> None:
     """A trainer file is written from this; loading must not tie two runs together either."""
     quantizer = filled()
     one = begun(quantizer, 4.0)

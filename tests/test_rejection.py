@@ -53,7 +53,7 @@ def test_the_best_of_their_class_are_kept_in_their_order(pipeline: Pipeline, tmp
         accepted(resolve_request(pipeline, {"n": 3, "seed": 5, "accept_rate": 0.25}), tmp_path, dark)
 
 
-def test_a_killed_job_goes_on_with_what_it_has_seen(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_a_killed_job_continues_with_what_it_has_read(pipeline: Pipeline, tmp_path: Path) -> None:
     request = resolve_request(pipeline, {"n": 2, "seed": 4, "class_name": "cat", "accept_rate": 0.2})
     whole = accepted(request, tmp_path / "a", Scorer(Brightness(), ORDER))
     lines = (tmp_path / "a" / SCORES).read_text().splitlines(keepends=True)

@@ -194,7 +194,7 @@ def test_a_damaged_or_foreign_trainer_file_is_one_line_and_changes_nothing(
     assert contents(run) == before
 
 
-def test_several_processes_say_a_refusal_once(place: Place) -> None:
+def test_several_processes_print_a_refusal_once(place: Place) -> None:
     run = place.run("train-vqgan")
     lose_trainer(run)
     before, port = contents(run), str(free_port())
@@ -227,7 +227,9 @@ def test_the_same_data_elsewhere_go_on_and_the_recorded_inputs_follow(what: str,
 
 
 @BOTH
-def test_resume_says_that_the_recorded_inputs_are_gone_and_takes_them_from_elsewhere(what: str, moved: Place) -> None:
+def test_resume_reports_that_the_recorded_inputs_are_gone_and_takes_them_from_elsewhere(
+    what: str, moved: Place
+) -> None:
     inputs, elsewhere = moved.inputs(what), moved.root / "elsewhere" / moved.inputs(what).name
     assert moved.train(what).code == 0
     elsewhere.parent.mkdir()

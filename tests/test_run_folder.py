@@ -85,7 +85,7 @@ def test_the_same_settings_go_on_and_others_are_refused(opened: Callable[..., Ru
     assert read_settings(folder)["config"]["train"]["width"] == 8
 
 
-def test_a_run_that_was_never_saved_is_begun_anew_with_any_settings(
+def test_a_run_that_was_never_saved_is_begun_again_with_any_settings(
     opened: Callable[..., Run], caplog: pytest.LogCaptureFixture
 ) -> None:
     with opened(Place(name="a")) as run:
@@ -156,7 +156,7 @@ def test_resume_takes_the_named_run_or_the_newest_one(opened: Callable[..., Run]
     assert find_run("train-x", Place(resume=True, out=root / "train-x" / "a")) == root / "train-x" / "a"
 
 
-def test_resume_without_a_run_says_so(tmp_path: Path) -> None:
+def test_resume_without_a_run_reports_it(tmp_path: Path) -> None:
     for place in (Place(root=tmp_path), Place(root=tmp_path, name="a"), Place(out=tmp_path)):
         with pytest.raises(UsageError, match="nothing to resume"):
             find_run("train-x", replace(place, resume=True))

@@ -117,7 +117,7 @@ def test_of_several_folders_each_gives_its_name(tmp_path: Path):
     assert labels(listing) == [None, None, "cat", None]
 
 
-def test_files_of_the_same_name_are_told_apart_by_their_folders(tmp_path: Path):
+def test_files_of_the_same_name_are_distinguished_by_their_folders(tmp_path: Path):
     fill(tmp_path, "one/1.png", "two/1.png", "two/2.png")
     inputs = [tmp_path / name for name in ("one/1.png", "two/1.png", "two/2.png")]
     assert names(list_items(inputs)) == ["one/1.png", "two/1.png", "2.png"]
@@ -139,7 +139,7 @@ def test_a_missing_input_is_named(tmp_path: Path):
         list_items([tmp_path / "holidays"])
 
 
-def test_where_nothing_is_found_the_error_says_what_was_looked_for(tmp_path: Path):
+def test_where_nothing_is_found_the_error_reports_what_was_looked_for(tmp_path: Path):
     fill(tmp_path, "a.txt", "b/c.pdf")
     with pytest.raises(UsageError, match=r"no pictures found \(2 other files\).*\.jpg"):
         list_items([tmp_path])

@@ -105,7 +105,7 @@ def test_a_codecs_training_writes_scalars_by_their_names_and_its_sheets(pictures
     assert len(sheets) == 2
 
 
-def test_a_run_that_goes_on_says_nothing_twice(pictures: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_logs_nothing_twice(pictures: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX", reason="tensorboardX is not installed")
     run = tmp_path / "run"
     assert taming("train-vqgan", pictures, *CODEC, "--steps", 40, "--out", run, "--tensorboard").code == 0
@@ -133,7 +133,7 @@ def test_a_run_that_gets_a_board_later_has_its_beginning_there_too(pictures: Pat
     assert [step for step, _ in scalars["train/l1"]] == [10, 20, 30]
 
 
-def test_a_prior_writes_the_same_and_a_stopped_one_goes_on(tmp_path: Path) -> None:
+def test_a_prior_writes_the_same_and_a_stopped_one_continues(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX", reason="tensorboardX is not installed")
     header = TokenHeader(
         codec_sha256="0" * 64,
@@ -194,7 +194,7 @@ def test_a_prior_writes_the_same_and_a_stopped_one_goes_on(tmp_path: Path) -> No
 
 def test_what_is_logged_is_on_disk_before_the_next_step(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX", reason="tensorboardX is not installed")
-    with Run(tmp_path, None, tensorboard=True) as run:
+    with Run("train-vqgan", tmp_path, None, tensorboard=True) as run:
         run.samples.mkdir()
         run.rewind_log(0)
         run.log(kind="train", step=10, images=20, seconds=1.5, l1=0.5, discriminator=math.nan)

@@ -128,8 +128,8 @@ def test_the_margin_of_the_codes_is_as_far_as_one_changed_code_reaches(codec: VQ
 
 @pytest.mark.parametrize("seen", [5, 1000])
 def test_a_picture_does_not_depend_on_how_it_is_cut(codec: VQGAN, seen: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "ALL", 20)
-    monkeypatch.setattr(decoding, "SEEN", seen)
+    monkeypatch.setattr(decoding, "FULL_CELLS", 20)
+    monkeypatch.setattr(decoding, "SAMPLE_CELLS", seen)
     codes = drawn(codec, 1, 30, 44)
     patches = [Box(2, 3, 5, 6), Box(0, 38, 5, 6), Box(25, 20, 5, 6)]
     for count in range(len(stages(codec))):
@@ -149,8 +149,8 @@ def test_patches_are_measured_as_they_lie_in_the_picture(monkeypatch: pytest.Mon
 
 
 def test_shares_weigh_patches_as_if_they_were_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "ALL", 0)
-    monkeypatch.setattr(decoding, "SEEN", 600)
+    monkeypatch.setattr(decoding, "FULL_CELLS", 0)
+    monkeypatch.setattr(decoding, "SAMPLE_CELLS", 600)
     codec = uneven(CODEC)
     codes = drawn(codec, 1, 40, 36)
     one, other, part = Box(0, 0, 10, 10), Box(25, 20, 10, 10), Box(10, 10, 15, 15)
@@ -184,7 +184,7 @@ def test_every_cell_is_in_one_tile_and_every_tile_in_the_budget(codec: VQGAN) ->
         plan = tiles.DecodePlan.of(run, height, width, budget)
         if plan.exact:
             assert plan.at_once * boxes.memory(run, (height, width), (height, width)) <= budget
-            assert height * width <= global_layers.ALL
+            assert height * width <= global_layers.FULL_CELLS
             continue
         count = torch.zeros(height, width, dtype=torch.int64)
         for box in plan.tiles:

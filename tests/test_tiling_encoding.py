@@ -143,8 +143,8 @@ def test_logits_of_a_gumbel_codebook_are_counted() -> None:
 def test_attention_to_some_cells_does_not_depend_on_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     codec = exact(DEEP)
     x = shown(codec, 20, 24)
-    monkeypatch.setattr(encoding, "ALL", 100)
-    monkeypatch.setattr(encoding, "SEEN", 60)
+    monkeypatch.setattr(encoding, "FULL_CELLS", 100)
+    monkeypatch.setattr(encoding, "SAMPLE_CELLS", 60)
     codec.register_module("quantize", Bare())
     one, *others = [
         encoding.encode(codec, x, to_input, budget_for(codec, 20, 24, n) if n else 2**40) for n in (0, 2, 4)
@@ -164,8 +164,8 @@ def test_attention_sees_each_cell_or_an_even_sample() -> None:
                 place = Window((top,), (left,), tall, wide)
                 picked = encoding._pick(global_layers.Region(picture, place, inner=place, shares=[1]))
                 counts[top + picked // wide, left + picked % wide] += 1
-        whole = picture[0] * picture[1] <= global_layers.ALL
-        assert counts.sum() == (picture[0] * picture[1] if whole else global_layers.SEEN)
+        whole = picture[0] * picture[1] <= global_layers.FULL_CELLS
+        assert counts.sum() == (picture[0] * picture[1] if whole else global_layers.SAMPLE_CELLS)
         assert counts.max() == 1
         for axis in (0, 1):
             along = counts.sum(axis).float()

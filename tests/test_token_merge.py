@@ -145,10 +145,10 @@ def test_merge_names_a_part_that_is_missing_doubled_foreign_short_or_no_part(tmp
     for paths, words in (
         ([one, last], "part 2/3 is missing; write it with --shard 2/3"),
         ([one, two, two, last], r"2-of-3\.h5: is part 2/3, as is .*2-of-3\.h5; leave one of them out"),
-        ([one, tmp_path / "foreign.h5", last], r"foreign\.h5: is part 2/3 of another work than .*1-of-3\.h5"),
-        ([one, tmp_path / "four.h5", last], r"four\.h5: is part 2/4 of another work than .*1-of-3\.h5, part 1/3"),
-        ([one, tmp_path / "whole.h5", last], r"whole\.h5: is not a part of a work, unlike .*1-of-3\.h5;"),
-        ([tmp_path / "whole.h5", last], r"whole\.h5: is not a part of a work, unlike .*3-of-3\.h5;"),
+        ([one, tmp_path / "foreign.h5", last], r"foreign\.h5: is part 2/3 of another job than .*1-of-3\.h5"),
+        ([one, tmp_path / "four.h5", last], r"four\.h5: is part 2/4 of another job than .*1-of-3\.h5, part 1/3"),
+        ([one, tmp_path / "whole.h5", last], r"whole\.h5: is not a part of a job, unlike .*1-of-3\.h5;"),
+        ([tmp_path / "whole.h5", last], r"whole\.h5: is not a part of a job, unlike .*3-of-3\.h5;"),
         ([one, tmp_path / "short.h5", last], r"short\.h5: holds 15 of the 17 items of part 2/3; write it again"),
         ([one, cut, last], r"cut\.h5: "),
     ):

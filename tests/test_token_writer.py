@@ -251,7 +251,7 @@ def test_a_restart_goes_on_at_the_next_shard(tmp_path: Path) -> None:
     assert_equal_datasets(path, tmp_path / "reference.h5")
 
 
-def test_a_finished_job_is_done_and_says_the_same_again(tmp_path: Path) -> None:
+def test_a_finished_job_is_done_and_returns_the_same_again(tmp_path: Path) -> None:
     path = tmp_path / "tokens.h5"
     first = run(path)
     before = path.stat()
@@ -379,7 +379,7 @@ with t.job_at(Path(sys.argv[1])) as job:
 """
 
 
-def test_a_second_process_is_told_who_writes_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
+def test_a_second_process_learns_who_writes_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
     path = tmp_path / "tokens.h5"
     with in_child(HOLD, path) as holder:
         assert holder.stdout is not None

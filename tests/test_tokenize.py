@@ -78,7 +78,7 @@ def test_codes_are_what_the_codec_makes_of_each_centre_crop(
             assert same.mean() > 0.99, item.name  # a tie may fall to the other side in another batch
 
 
-def test_the_file_says_which_codec_made_it_and_how(
+def test_the_file_records_which_codec_made_it_and_how(
     codec: VQGAN, ckpt: Path, pictures: Path, made: Callable[..., Finished]
 ) -> None:
     finished = made(list_items([pictures]).items, views=2)
@@ -214,7 +214,7 @@ def test_a_signal_stops_it_and_the_same_again_goes_on_at_the_next_shard(
         if done == 5:
             os.kill(os.getpid(), number)
 
-    with pytest.raises(Interrupted, match="run the same command again") as caught:
+    with pytest.raises(Interrupted, match="repeat the command to continue") as caught:
         made(items, batch_size=1, on_item=stop)
     assert caught.value.exit_code == 128 + number
     assert not (tmp_path / "t.h5").exists()

@@ -368,7 +368,7 @@ def test_text_attributes_are_strings_to_who_reads_them_with_h5py(tmp_path: Path)
         assert type(file["label_names"].asstr()[0]) is type(file["names"].asstr()[0]) is str
 
 
-def test_files_of_the_version_before_are_read_merged_and_gone_on_with(tmp_path: Path) -> None:
+def test_files_of_the_version_before_are_read_merged_and_continued_from(tmp_path: Path) -> None:
     old, new = tmp_path / "old.h5", tmp_path / "new.h5"
     written(old)
     summary = verify(old)
@@ -459,7 +459,7 @@ def test_who_adds_attributes_breaks_nothing_and_who_changes_ours_is_found_out(tm
         verify(path)
 
 
-def test_a_file_that_another_program_wrote_anew_is_read(tmp_path: Path) -> None:
+def test_a_file_that_another_program_rewrote_is_read(tmp_path: Path) -> None:
     path, copy = tmp_path / "tokens.h5", tmp_path / "copy.h5"
     written(path)
     with h5py.File(path) as file, h5py.File(copy, "w") as other:

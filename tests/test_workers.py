@@ -54,6 +54,6 @@ def _until(ready: Callable[[], bool], folder: Path):
     raise KeyboardInterrupt
 
 
-def test_a_process_that_is_gone_is_said(tmp_path: Path) -> None:
+def test_a_process_that_is_gone_is_reported(tmp_path: Path) -> None:
     with pytest.raises(TamingError, match="killed from outside, perhaps for lack of memory; use fewer --workers"):
         list(in_order(processes(1), dies, range(5), ahead=2))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from taming_cli.config.codec import CodecTrainConfig
 from taming_cli.config.fields import Kind, kinds
-from taming_cli.config.kinds import MADE, RULES, CodecKind
+from taming_cli.config.kinds import COMPUTED, RULES, CodecKind
 from taming_cli.config.presets import PRESETS
 from taming_cli.data.images import EXTENSIONS
 from taming_cli.pretrained import catalogue
@@ -100,7 +100,7 @@ BY_NAME = {
     "info --config": Value(suffixes=YAML),
     "info FILE": Value(suffixes=(*CHECKPOINTS, *TOKENS)),
     "sample --cond": Value(keys=WITH_MAPS, suffixes=MAPS),
-    "tokenize --cond": Value(keys=WITH_MAPS, words=MADE, suffixes=FOLDERS, bare=False),
+    "tokenize --cond": Value(keys=WITH_MAPS, words=COMPUTED, suffixes=FOLDERS, bare=False),
     "tokenize --out": Value(suffixes=TOKENS),
     "tokens merge --out": Value(suffixes=TOKENS),
     "train-prior --cond": Value(words=CONDITIONS),

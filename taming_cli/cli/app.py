@@ -1,4 +1,4 @@
-"""The executable: lists the commands, and is the one place where errors become lines and exit codes."""
+"""The executable: lists the commands, and turns errors into lines and exit codes."""
 
 import os
 import sys
@@ -40,7 +40,7 @@ COMMANDS = {
 """The commands by panel of `taming --help`, which lists groups after commands."""
 
 _FIRST_PRINTS = 5.0
-"""Seconds that another process leaves the first one to print an error that all have."""
+"""Seconds that another process waits for the first one to print an error that all raise."""
 
 
 app = typer.Typer(
@@ -75,7 +75,7 @@ for _panel, _entries in COMMANDS.items():
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command. -> The exit code: 0 done, 1 failed, 2 usage, 3 some inputs skipped, 130 interrupted, 143
+    """Run one command and return the exit code: 0 done, 1 failed, 2 usage, 3 some inputs skipped, 130 interrupted, 143
     terminated."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int, debug: bool = False) -> int:
-    """Print an error on one line. -> The exit code."""
+    """Print an error on one line, and return the exit code."""
     if debug:
         traceback.print_exc()
     sys.stderr.write(f"taming: {' '.join(message.split())}\n")
@@ -120,12 +120,12 @@ def _fail(message: str, code: int, debug: bool = False) -> int:
 
 
 def _after_the_first(error: OfOneProcessError, debug: bool) -> int:
-    """The first process prints an error that all have, and its launcher then ends the others. If this process is still
-    alive later, the error is its own."""
+    """Give the first process time to print an error that all raise; its launcher then ends the others. If this process
+    is still alive afterwards, the error is its own."""
     if error.stopped:
         return 0
     time.sleep(_FIRST_PRINTS)
-    return error.exit_code if error.told else _fail(str(error), error.exit_code, debug)
+    return error.exit_code if error.reported else _fail(str(error), error.exit_code, debug)
 
 
 def _usage_message(error: TyperException) -> str:
@@ -148,6 +148,7 @@ def _file_message(error: OSError) -> str:
 
 
 def _closed_pipe() -> int:
-    """The reader has closed its end, as in `| head`: this is no error, and nothing may report one at exit."""
+    """End quietly after the reader has closed its end, as in `| head`: that is no error, and nothing may report one at
+    exit."""
     discard()
     return 0

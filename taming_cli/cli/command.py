@@ -1,4 +1,4 @@
-"""How a command declares its arguments and options, and the one place where the signature that typer reads is built.
+"""How a command declares its arguments and options, from which the signature that typer reads is built.
 
 A command is a function under `@command("NAME")`. Each of its parameters is one of these:
 
@@ -10,7 +10,7 @@ A command is a function under `@command("NAME")`. Each of its parameters is one 
 - `config: Annotated[EdgesConfig, Panel("Edges")]`: a config class. Its fields become options in a panel of that title,
   and the command gets the resolved instance.
 - `settings: Annotated[Settings, Panel("Training", CodecTrainConfig), ...]`: the same for a command that resolves its
-  settings itself, because a resumed run or a model file has a say in them.
+  settings itself, because they also depend on a resumed run or a model file.
 - `context: typer.Context`.
 
 `--help` lists arguments, then the options named in `first`, the other own options, the config panels in order, and the
@@ -32,13 +32,13 @@ from taming_cli.cli import options as o
 from taming_cli.cli.lifecycle import running
 from taming_cli.cli.settings import Settings
 from taming_cli.config.fields import Kind, flag_name, kinds
-from taming_cli.config.resolve import COMMANDS
+from taming_cli.config.presets import CONFIGS
 from taming_cli.config.size import Size
 
 WIDEST_METAVAR = 24
 """Characters of choices shown as a metavar. A longer list of choices goes into the help text."""
 _SETTINGS = "settings of config classes"
-"""Where the values of a command hold its `Settings`; no parameter has such a name."""
+"""The key of a command's `Settings` among its values; no parameter has such a name."""
 
 
 class Panel(NamedTuple):
@@ -134,13 +134,13 @@ class _Signature:
         )
 
     def caller(self, function: Callable[..., Any]) -> Callable[[Mapping[str, Any]], Any]:
-        """Add the options of each parameter of a function or constructor. -> A function that calls it with its
+        """Add the options of each parameter of a function or constructor. Returns a function that calls it with its
         arguments, given the values of all options."""
         takers = {name: self._taker(each) for name, each in inspect.signature(function).parameters.items()}
         return lambda values: function(**{name: take(values) for name, take in takers.items()})
 
     def _taker(self, parameter: inspect.Parameter) -> Callable[[Mapping[str, Any]], Any]:
-        """Add the options of one parameter. -> A function from the values of all options to its argument."""
+        """Add the options of one parameter. Returns a function from the values of all options to its argument."""
         hint: Any = parameter.annotation
         extras: list[Any] = []
         if get_origin(hint) is Annotated:
@@ -160,14 +160,14 @@ class _Signature:
     def _add_panel(self, panel: Panel) -> None:
         assert panel.config is not None
         self.panels.append(panel)
-        if self.name in COMMANDS:
+        if self.name in CONFIGS:
             self.add("preset", o.PresetName, None)
         for field, kind in zip(fields(panel.config), kinds(panel.config).values(), strict=True):
             if not field.metadata["hidden"]:
                 self.add(field.name, _field_option(kind, field, panel.title), None)
 
     def ordered(self, first: Sequence[str]) -> list[inspect.Parameter]:
-        """All options in the order of `--help`, which prints each panel where its first option comes."""
+        """All options in the order of `--help`, which orders panels by their first option."""
         panels = [None, *(panel.title for panel in self.panels), o.SHARED, o.CONSOLE]
         rest = [parameter for name, parameter in self._options.items() if name not in first]
         rest.sort(key=lambda parameter: panels.index(_panel(parameter)))

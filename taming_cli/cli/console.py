@@ -37,7 +37,7 @@ class Output:
         self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def mute(self) -> None:
-        """Print nothing at all from now on, as all but the first of several processes."""
+        """Print nothing from now on, as do all but the first of several processes."""
         self.quiet = self.silent = True
 
     @property
@@ -69,12 +69,12 @@ class Output:
         else:
             print_line(short if self.quiet and short is not None else line)
 
-    def bar(self, what: str, total: float | None = None, unit: str | None = None) -> "Bar":
+    def bar(self, label: str, total: float | None = None, unit: str | None = None) -> "Bar":
         """Progress: a bar on a terminal, plain lines every few seconds elsewhere, nothing if quiet. Items counted in a
         `unit`, such as pictures, have a rate."""
         from taming_cli.cli.progress import Bar
 
-        return Bar(self.errors, self.note, what, total, unit, live=self.live, verbose=self.verbose)
+        return Bar(self.errors, self.note, label, total, unit, live=self.live, verbose=self.verbose)
 
     def skipped(self, reasons: Mapping[str, str]) -> None:
         """List the inputs that were skipped, each with its reason."""
@@ -88,7 +88,7 @@ class Output:
 def print_line(line: str) -> None:
     """Print a line on stdout and flush it. DiskError if stdout is a file that cannot be written."""
     with flushed():
-        # A file name may hold bytes that are not UTF-8. Their escapes are those of JSON, too.
+        # A file name may hold bytes that are not UTF-8; they are escaped, in a form that is also valid JSON.
         sys.stdout.write(line.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
 
 
@@ -106,5 +106,5 @@ def flushed() -> Iterator[None]:
 
 
 def discard() -> None:
-    """Discard whatever is still written to stdout, at exit too, because its reader or its disk is gone."""
+    """Discard all further output on stdout, also at exit, because its reader or its disk is gone."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""`--dry-run`: what a command would do, printed instead of doing it."""
+"""`--dry-run`: print what a command would do, instead of doing it."""
 
 import math
 from collections.abc import Mapping
@@ -29,8 +29,8 @@ def print_estimate(
     dtype: "torch.dtype",
     nproc: int = 1,
 ) -> int:
-    """The cost of a training: `inputs` and `values` describe its inputs. Memory and operations are those of a single
-    process that trains alone."""
+    """Print the cost of a training; `inputs` and `values` describe its inputs. Memory and operations are those of a
+    single process that trains alone."""
     step = cost.seconds(device, dtype)
     steps = train.steps or max(1, round(60 * train.minutes / step))
     hours = steps * step / 3600 if train.steps else train.minutes / 60
@@ -55,7 +55,7 @@ def print_estimate(
 
 
 def would_tokenize(output: Output, listing: "Listing", part: Shard, prepared: "Prepared") -> int:
-    """The token file that `tokenize` would write."""
+    """Print the token file that `tokenize` would write."""
     job, header = prepared.job, prepared.job.header
     pictures = len(part.stretch(len(listing.items)))
     grid, kinds = Size(header.width, header.height), list(header.conditions)
@@ -74,14 +74,14 @@ def would_tokenize(output: Output, listing: "Listing", part: Shard, prepared: "P
     }
     views = f" in {header.views} views" if header.views > 1 else ""
     text = f"{pictures} pictures of {prepared.size}{views} would become {grid} codes of {header.codebook_size} each"
-    beside = f", with codes of {', '.join(kinds)}" if kinds else ""
+    conditions = f", with codes of {', '.join(kinds)}" if kinds else ""
     state = "exists already, with these settings" if job.done else f"at most {size / 1e6:.3g} MB"
-    output.result(f"{text}{beside}\n{job.path}: {state}", values, short=str(pictures))
+    output.result(f"{text}{conditions}\n{job.path}: {state}", values, short=str(pictures))
     return 0
 
 
 def would_write(output: Output, written: "Written", part: Shard) -> int:
-    """How many pictures `reconstruct` or `decode` would write."""
+    """Print how many pictures `reconstruct` or `decode` would write."""
     output.result(
         f"{written.folder}: {written.count} pictures would be written{part_text(part)}",
         {"path": str(written.folder), "count": written.count},
@@ -91,14 +91,14 @@ def would_write(output: Output, written: "Written", part: Shard) -> int:
 
 
 def would_sample(output: Output, request: "Request") -> int:
-    """What `sample` would draw, and its cost."""
-    from taming_cli.prior.estimate import drawing
+    """Print what `sample` would draw, and its cost."""
+    from taming_cli.prior.estimate import sampling_cost
 
     settings, prior, folder = request.config, request.model.gpt.config, request.folder
     pictures = len(request.samples[request.shard.places])
     drawn = math.ceil(pictures / settings.accept_rate) * settings.candidates
     grid, size, stride = request.grid, request.frame.size, request.stride
-    cost = drawing(prior, grid, stride, settings.sample_steps, guided=settings.guidance != 1)
+    cost = sampling_cost(prior, grid, stride, settings.sample_steps, guided=settings.guidance != 1)
     any_order = prior.arch == "any-order"
     how = {"sample_steps": cost.forwards} if any_order else {"window": str(prior.window), "stride": stride}
     parts = f"in {cost.forwards} groups" if any_order else f"windows of {prior.window}, stride {stride}"

@@ -1,4 +1,4 @@
-"""What all measurements share: their options, device, progress and sides, and how a result is printed."""
+"""The base of all measurements: options, device, progress and sides, and how a result is printed."""
 
 import time
 from collections.abc import Callable
@@ -52,7 +52,7 @@ class Paths:
 
 
 class Evaluation:
-    """One measurement on the command line: a context manager that holds the device and the processes it runs on."""
+    """One measurement on the command line: a context manager with the device and the processes that it runs on."""
 
     def __init__(
         self,
@@ -90,10 +90,10 @@ class Evaluation:
     def __exit__(self, *error: Any) -> None:
         self._open.__exit__(*error)
 
-    def progress(self, what: str, unit: str = "pictures") -> Callable[[int, int], None]:
+    def progress(self, label: str, unit: str = "pictures") -> Callable[[int, int], None]:
         """A callback (done, total) that moves a bar. There is one bar at a time: a new one replaces the last."""
         self.end_bar()
-        bar = self._bar.enter_context(self.output.bar(what, unit=unit))
+        bar = self._bar.enter_context(self.output.bar(label, unit=unit))
 
         def on_item(done: int, total: int) -> None:
             bar.update(done, total=total)
@@ -101,11 +101,11 @@ class Evaluation:
         return on_item
 
     def end_bar(self) -> None:
-        """Remove the bar, because what follows is other work."""
+        """Remove the bar."""
         self._bar.close()
 
     def finish(self, measured: "Measurement") -> int:
-        """Print the result, in the first process. -> The exit code: 3 if pictures were skipped."""
+        """Print the result, in the first process, and return the exit code: 3 if pictures were skipped."""
         from taming_cli.runtime.device import peak_memory
 
         self._open.close()
@@ -137,20 +137,30 @@ class Evaluation:
 
     def sides(self, features: FeatureConfig, paths: Paths) -> "Sides":
         """Both sides: by default the newest samples, and the training pictures of their codec, cropped to the samples'
-        size, which are printed on stderr. Stored statistics count only where the network would compute the same."""
+        size; defaults are printed on stderr. Stored statistics are used only where the network would compute the
+        same."""
         from taming_cli.evaluate.defaults import trained_on
         from taming_cli.evaluate.image_sets import ImageSet, open_image_set
 
         published = features.features == "inception-v3-compat" and features.resize == "tf1" and features.size is None
         read = partial(open_image_set, device=self.device, memory=self.memory)
         stored = partial(read, codec=paths.codec, statistics=published)
-        made = stored(self.newest(paths.generated))
+        generated = stored(self.newest(paths.generated))
         if paths.reference is not None:
-            return Sides(made, stored(paths.reference), features)
-        training = trained_on(Path(made.name))
-        size = features.size or (made.first_size() if isinstance(made, ImageSet) else None)
+            return Sides(generated, stored(paths.reference), features)
+        training = trained_on(Path(generated.name))
+        size = features.size or (generated.first_size() if isinstance(generated, ImageSet) else None)
         self.output.note(f"reference: {training.pictures}, training pictures of {training.codec}, cropped to {size}")
-        return Sides(made, read(training.pictures), replace(features, size=size))
+        return Sides(generated, read(training.pictures), replace(features, size=size))
+
+    def picture_sides(
+        self, features: FeatureConfig, paths: Paths, pretrained: o.Pretrained
+    ) -> tuple["ImageSet", "ImageSet", "Extractor"]:
+        """Generated pictures, reference pictures, and how the features of each picture are extracted. UsageError for
+        stored statistics."""
+        sides = self.sides(features, paths)
+        pair = pictures_of(sides.generated), pictures_of(sides.reference)
+        return (*pair, self.extractor(sides.features, pretrained, *pair))
 
     def pictures(self, path: Path, codec: Path | None) -> "ImageSet":
         """The pictures at a path. UsageError for stored statistics."""
@@ -181,7 +191,8 @@ class Evaluation:
         *kept: "ImageSet",
         keep: Literal["features", "logits"] = "features",
     ) -> "Extractor":
-        """How features are extracted. Of sides that are `kept`, the memory for what to `keep` is printed on stderr."""
+        """How features are extracted. For sides whose features (or logits: `keep`) are `kept`, the memory that they
+        take is printed on stderr."""
         from taming_cli.evaluate.distance import kept_bytes
         from taming_cli.evaluate.extraction import Extractor
 

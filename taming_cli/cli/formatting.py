@@ -18,7 +18,7 @@ def figure(value: float) -> str:
 
 
 def printable(text: str) -> str:
-    """A file name with its undecodable bytes escaped, which any terminal can print."""
+    """A file name that any terminal can print: its undecodable bytes are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -30,7 +30,7 @@ def prior_path(output: Output, given: Path | None) -> Path:
     return _model_path(output, given, "train-prior", "prior")
 
 
-def _model_path(output: Output, given: Path | None, command: str, what: str) -> Path:
+def _model_path(output: Output, given: Path | None, command: str, noun: str) -> Path:
     """The model file to use; a default is printed on stderr."""
     from taming_cli.runtime import model_files
     from taming_cli.runtime.run.folder import newest
@@ -38,17 +38,17 @@ def _model_path(output: Output, given: Path | None, command: str, what: str) -> 
     if given is not None:
         return model_files.named(given)
     if variable := os.environ.get("TAMING_CKPT"):
-        output.note(f"{what}: {variable} ($TAMING_CKPT)")
+        output.note(f"{noun}: {variable} ($TAMING_CKPT)")
         return model_files.named(Path(variable))
     for name in model_files.MODELS:
         if (path := newest(command, name, suitable=_of_pictures)) is not None:
-            output.note(f"{what}: {path} (the newest run)")
+            output.note(f"{noun}: {path} (the newest run)")
             return path
     path = model_files.path()
     if not path.is_file():
-        raise UsageError(f"no {what} was given, and there is no run of {command} under runs; give --ckpt, or train one")
+        raise UsageError(f"no {noun} was given, and there is no run of {command} under runs; give --ckpt, or train one")
     output.note(
-        f"{what}: {model_files.BUILTIN}, trained on drawn landscapes; there is no run of {command} under runs, and "
+        f"{noun}: {model_files.BUILTIN}, trained on drawn landscapes; there is no run of {command} under runs, and "
         "--ckpt was not given"
     )
     return path
@@ -97,7 +97,7 @@ def stdin_as_list(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(*, images: Sequence[Path] | None, nul: bool, **arguments: Any) -> Any:
         if not from_stdin(images, nul):
             return command(images=images, nul=nul, **arguments)
-        from taming_cli.data.lists import read_paths, written
+        from taming_cli.data.lists import list_bytes, read_paths
         from taming_cli.runtime.processes import several
 
         if several():
@@ -107,7 +107,7 @@ def stdin_as_list(command: Callable[..., Any]) -> Callable[..., Any]:
             raise UsageError("stdin names no picture; pipe paths into it, for example from `find`")
         with tempfile.TemporaryDirectory(prefix="taming-") as folder:
             spooled = Path(folder, LIST_NAME)
-            spooled.write_bytes(written(paths))
+            spooled.write_bytes(list_bytes(paths))
             return command(images=[spooled], nul=nul, **arguments)
 
     return wrapper

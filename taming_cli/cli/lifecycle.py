@@ -1,4 +1,4 @@
-"""What surrounds every command: the log of `-v`, a clean end on Ctrl-C and TERM, and the limit on picture sizes."""
+"""The context of every command: the log of `-v`, a clean end on Ctrl-C and TERM, and the limit on picture sizes."""
 
 import logging
 import os
@@ -28,8 +28,8 @@ _ORIGINS = {"COMMANDLINE": "flag", "ENVIRONMENT": "environment", "DEFAULT_MAP": 
 
 @contextmanager
 def running(values: Mapping[str, Any], settled: Set[str]) -> Iterator[None]:
-    """The surroundings of a command. `values` are those of all its options, with typer's `context`; those named in
-    `settled` belong to config classes, which log themselves. UsageError for `-q` with `-v`."""
+    """The context in which a command runs. `values` are those of all its options, with typer's `context`; options named
+    in `settled` belong to config classes and are logged by `Settings`. UsageError for `-q` with `-v`."""
     verbose, quiet = bool(values["verbose"]), bool(values.get("quiet"))
     if verbose and quiet:
         raise UsageError("-q prints less and -v prints more; leave one of them out")
@@ -50,7 +50,7 @@ class _Terminated(KeyboardInterrupt):
 def stoppable() -> Iterator[None]:
     """Turn Ctrl-C and TERM into `Interrupted`, unless something else handles them, so that everything is cleaned up.
 
-    A launcher ends each of several processes by itself: there TERM ends the process at once, as without this context.
+    Where a launcher controls several processes, TERM ends the process at once, as without this context.
     """
     from taming_cli.runtime.processes import several
 
@@ -91,7 +91,7 @@ def logged(level: int) -> Iterator[None]:
 
 @contextmanager
 def limited(pixels: int | None) -> Iterator[None]:
-    """Limit the pixels of a picture, here and in the processes started meanwhile: an environment variable holds it."""
+    """Limit the pixels of a picture here and, by an environment variable, in processes started within the context."""
     before = os.environ.get(LIMIT)
     if pixels is not None:
         os.environ[LIMIT] = str(pixels)
@@ -105,7 +105,7 @@ def limited(pixels: int | None) -> Iterator[None]:
 
 
 def _log_options(values: Mapping[str, Any], settled: Set[str]) -> None:
-    """The values of the options that belong to no config class, with their origins."""
+    """Log the values of the options that belong to no config class, with their origins."""
     settings = {}
     for name, value in values.items():
         source = values["context"].get_parameter_source(name)
@@ -123,7 +123,7 @@ def _used(seconds: float) -> str:
 
 
 class _StderrHandler(logging.Handler):
-    """Writes to the current sys.stderr, which is above any progress bar. Drops repeated lines."""
+    """Writes to the current sys.stderr, so that lines appear above a progress bar. Drops repeated lines."""
 
     last = ""
 

@@ -1,4 +1,5 @@
-"""Markdown on a terminal, by rich. Imported only for that: rich's Markdown takes as long to import as all commands."""
+"""Markdown on a terminal, by rich. Imported only where it is needed: rich's Markdown takes as long to import as all
+commands together."""
 
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ from rich.table import Table
 from rich.theme import Theme
 
 WIDEST = 100
-"""Columns of rendered text at the most."""
+"""Largest number of columns of rendered text."""
 _STYLES = Theme(
     {
         "markdown.code": "bold cyan",  # without colours, it is still bold

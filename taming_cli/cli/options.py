@@ -1,4 +1,5 @@
-"""The options that several commands share, each declared once: `device: o.Device = "auto"` requests one."""
+"""The options that several commands share, each declared once. A command has one by a parameter such as
+`device: o.Device = "auto"`."""
 
 import math
 from collections.abc import Callable

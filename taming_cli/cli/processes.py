@@ -12,11 +12,12 @@ from taming_cli.errors import UsageError
 
 
 def launched(nproc: int, device: str | None, dry_run: bool, images: Sequence[Path] = ()) -> int | None:
-    """Run this command line in `nproc` processes by torch's own launcher. -> Its exit code, or None if this process is
-    to run the command itself: as one of those processes, alone, or as a `dry_run`. UsageError for more processes than
-    GPUs, if there are any, for several processes on one GPU, and under torchrun or srun or their leftover variables.
+    """Run this command line in `nproc` processes by torch's launcher. Returns its exit code, or None if this process
+    has to run the command itself: as one of those processes, alone, or for a `dry_run`. UsageError for more processes
+    than GPUs, if there are any, for several processes on one GPU, and under torchrun or srun or their leftover
+    variables.
 
-    `images` are the inputs; where the command line requests paths from stdin, they are the list that holds those.
+    `images` are the inputs; where the command line requests paths from stdin, they are the list file of those paths.
     """
     if nproc <= 1:
         return None
@@ -43,7 +44,7 @@ def launched(nproc: int, device: str | None, dry_run: bool, images: Sequence[Pat
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # seconds for a save after Ctrl-C
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // nproc)))
     if sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all are local, whatever the machine's name resolves to
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all are local, and the machine's name need not resolve
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -77,8 +78,8 @@ def launched(nproc: int, device: str | None, dry_run: bool, images: Sequence[Pat
 
 
 def own_part(output: Output, shard: str | None) -> Shard:
-    """This process's part of the work: that of `--shard`, else the one that its rank under torchrun or srun gives it,
-    which is printed on stderr. UsageError for both at once."""
+    """This process's part of the work: that of `--shard`, else the one that follows from its rank under torchrun or
+    srun, which is printed on stderr. UsageError for both at once."""
     from taming_cli.runtime.processes import started
 
     together = started()
@@ -89,7 +90,7 @@ def own_part(output: Output, shard: str | None) -> Shard:
     part = Shard(together.rank + 1, together.size)
     if together.size > 1:
         names = "SLURM_PROCID, SLURM_STEP_NUM_TASKS" if together.by == "srun" else "RANK, WORLD_SIZE"
-        output.note(f"{part.spelled()} of the work, by {names} of {together.by}; the other processes do the others")
+        output.note(f"{part.spelled()} of the work, by {names} of {together.by}; other processes do the other parts")
     return part
 
 
@@ -104,8 +105,8 @@ def part_text(part: Shard, before: str = ", ") -> str:
 
 
 def skipped_code(skipped: object) -> int:
-    """Exit code 3 if inputs were skipped; but 0 for one of several processes, because torch's launcher would take 3 for
-    a failure and end the others."""
+    """Exit code 3 if inputs were skipped; 0 for one of several processes, because torch's launcher would treat 3 as a
+    failure and end the others."""
     from taming_cli.runtime.processes import started
 
     return 3 if skipped and started().size == 1 else 0

@@ -18,7 +18,7 @@ PLAIN_SECONDS = 5.0
 VERBOSE_SECONDS = 1.0
 """The same with -v, which prints these lines above a bar too."""
 RECENT_SECONDS = 60.0
-"""The remaining time is estimated from the rate over so many seconds: the phases of a training differ in speed."""
+"""The remaining time is estimated from the rate over this period, since the phases of a training differ in speed."""
 NARROWEST, WIDEST = 6, 30
 """Columns of the bar itself."""
 MARGIN = 3
@@ -33,14 +33,14 @@ class Bar:
         self,
         console: Console,
         note: Callable[[str], None],
-        what: str,
+        label: str,
         total: float | None,
         unit: str | None,
         *,
         live: bool,
         verbose: bool,
     ) -> None:
-        self.console, self.note, self.what, self.total, self.unit = console, note, what, total, unit
+        self.console, self.note, self.label, self.total, self.unit = console, note, label, total, unit
         self.done = 0.0
         self.words: Sequence[str] = ()
         self.pace, self._download = Pace(), Pace()
@@ -59,7 +59,7 @@ class Bar:
             self._line.stop()
 
     def update(self, done: float, *words: str, total: float | None = None) -> None:
-        """Show that `done` of the total is done. `words` are shown beside it, the most important first, until other
+        """Show that `done` of the total is done. `words` are shown beside that, the most important first, until other
         words replace them."""
         self.done, self.total = done, self.total if total is None else total
         self.words = words or self.words
@@ -71,7 +71,7 @@ class Bar:
         self.update(self.done, *([f"decoding {100 * done / total:.0f}%"] if done < total else [""]))
 
     def fetching(self, done: int, total: int | None) -> None:
-        """Show that `done` bytes of a network's weights have been downloaded, which the work waits for."""
+        """Show that `done` bytes of a network's weights, which the work needs, have been downloaded."""
         self._download.note(time.monotonic(), done)
         words = [f"weights {done / 1e6:.0f}{f'/{total / 1e6:.0f}' if total else ''} MB"]
         if (rate := self._download.rate()) is not None:
@@ -85,7 +85,7 @@ class Bar:
         now = time.monotonic()
         if self._plain and now - self._printed >= self._every:
             self._printed = now
-            self.note(f"{self.what}: {GAP.join(word.strip() for word in self.state())}")
+            self.note(f"{self.label}: {GAP.join(word.strip() for word in self.state())}")
 
     def line(self, *words: str) -> None:
         """Print a line that stays, above the bar: on a terminal as many of the words as fit."""
@@ -109,7 +109,7 @@ class Bar:
 
 
 class Pace:
-    """The rate over the last minute. One thread notes progress, another may ask for the rate."""
+    """The rate over the last minute. One thread may record progress while another reads the rate."""
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, float]] = deque()
@@ -153,7 +153,7 @@ class _Line(Progress):
             transient=True,
             redirect_stdout=sys.stdout.isatty(),  # output that another program reads is not for this terminal
         )
-        self.add_task(bar.what, total=None)
+        self.add_task(bar.label, total=None)
 
     def get_renderables(self) -> Iterable[RenderableType]:
         for task in self.tasks:
@@ -161,14 +161,14 @@ class _Line(Progress):
             yield self._drawn(task)
 
     def _drawn(self, task: Task) -> RenderableType:
-        what, width = self.bar.what, max(0, self.console.width - MARGIN)
+        label, width = self.bar.label, max(0, self.console.width - MARGIN)
         state = self.bar.state() if self.bar.done or self.bar.words else [*self.bar.state(), "starting"]
-        words = GAP.join(fitting(state, width - len(what) - NARROWEST - 2))
-        room = min(WIDEST, width - len(what) - 2 - len(words))
+        words = GAP.join(fitting(state, width - len(label) - NARROWEST - 2))
+        room = min(WIDEST, width - len(label) - 2 - len(words))
         if room < NARROWEST:
-            return Text(f"{what} {words}"[:width])
+            return Text(f"{label} {words}"[:width])
         line = Table.grid(padding=(0, 1))
-        line.add_row(Text(what), BarColumn(room).render(task), Text(words))
+        line.add_row(Text(label), BarColumn(room).render(task), Text(words))
         return line
 
 

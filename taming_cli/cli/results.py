@@ -1,6 +1,5 @@
 """How the result of a measurement is printed and written."""
 
-import json
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
@@ -29,8 +28,9 @@ def lines(measured: "Measurement") -> str:
 
 
 def save(measured: "Measurement", out: Path) -> Path:
-    """Write all of a result to `out/METRIC.json`, with its pictures beside it. A number is added to the names if a
-    result exists there already. -> The path of the JSON file."""
+    """Write a result to `out/METRIC.json`, with its pictures beside it, and return the path of the JSON file. A number
+    is added to the names if a result exists there already."""
+    from taming_cli.data.disk import write_json
     from taming_cli.data.images import write_png
 
     metric = measured.metric.replace("/", "-per-")
@@ -40,7 +40,7 @@ def save(measured: "Measurement", out: Path) -> Path:
         drawn = {out / f"{Path(name).stem}{mark}.png": picture for name, picture in measured.pictures.items()}
         if not any(each.exists() for each in (path, *drawn)):
             break
-    _write_json(path, measured.to_dict())
+    write_json(path, measured.to_dict())
     for each, picture in drawn.items():
         write_png(each, picture)
     return path
@@ -48,26 +48,16 @@ def save(measured: "Measurement", out: Path) -> Path:
 
 def save_all(results: Mapping[str, "Measurement"], run: Path) -> None:
     """Write results by name to a run's `eval.json` and their pictures to `eval/`, and rewrite the run's report."""
+    from taming_cli.data.disk import write_json
     from taming_cli.data.images import write_png
     from taming_cli.report.page import write_report
     from taming_cli.report.record import DRAWINGS, EVAL
 
-    _write_json(run / EVAL, {name: measured.to_dict() for name, measured in results.items()})
+    write_json(run / EVAL, {name: measured.to_dict() for name, measured in results.items()})
     drawn = {drawing: picture for measured in results.values() for drawing, picture in measured.pictures.items()}
     for drawing, picture in drawn.items():
         write_png(run / DRAWINGS / drawing, picture)
     write_report(run)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    from taming_cli.data.disk import write_atomically
-
-    text = json.dumps(value, indent=2) + "\n"  # ASCII, because a file name may hold bytes that are not UTF-8
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    write_atomically(path, write)
 
 
 def _protocol(protocol: Mapping[str, Any]) -> str:
@@ -88,7 +78,7 @@ def _protocol(protocol: Mapping[str, Any]) -> str:
 
 
 def _described(entry: Mapping[str, Any]) -> str:
-    """What was measured: its name, count, form and digest, as far as they are recorded."""
+    """An entry of a protocol as text: name, count, form and digest, as far as they are recorded."""
     digest = entry.get("list_sha256") or entry.get("sha256")
     count = entry.get("count")
     more = [str(count)] if count is not None else []

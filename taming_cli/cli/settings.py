@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from taming_cli.cli.console import LOG
 from taming_cli.config.fields import to_dict
-from taming_cli.config.presets import MAPS, preset
-from taming_cli.config.resolve import COMMANDS, Layer, Resolved, from_environment, from_file, from_flags, resolve
+from taming_cli.config.presets import CONFIGS, MAPS, preset
+from taming_cli.config.resolve import Layer, Resolved, from_environment, from_file, from_flags, resolve
 from taming_cli.errors import UsageError
 
 Config = TypeVar("Config")
@@ -52,16 +52,16 @@ class Settings:
         layers.append(from_environment(classes, os.environ))
         if self.config_file is not None:
             layers.append(_for(classes, from_file(self.config_file, self.command)))
-        if self.command in COMMANDS:
+        if self.command in CONFIGS:
             name = self.preset or os.environ.get("TAMING_PRESET") or _default_preset()
             layers += [_of_kind(layers), Layer(f"preset {name}", preset(name).of(self.command))]
         return _logged(resolve(classes, layers))
 
     def config(self, config: type[Config]) -> Config:
         """The resolved instance of one config class, for a command whose settings depend on no file."""
-        found = self._configs[config]
-        assert isinstance(found, config)
-        return found
+        resolved = self._configs[config]
+        assert isinstance(resolved, config)
+        return resolved
 
     @cached_property
     def _configs(self) -> Mapping[type[Any], Any]:
@@ -69,7 +69,7 @@ class Settings:
 
 
 def log_settings(settings: Mapping[str, tuple[Any, str]]) -> None:
-    """With `-v`, print (value, origin) of each setting: a line per origin, defaults last."""
+    """Log (value, origin) of each setting, which `-v` prints: a line per origin, defaults last."""
     by_origin: defaultdict[str, list[str]] = defaultdict(list)
     for name, (value, origin) in settings.items():
         if value not in (None, (), []) and (value is not False or origin != "default"):
@@ -91,7 +91,7 @@ def _logged(resolved: Resolved) -> Resolved:
 
 
 def _for(classes: Sequence[type[Any]], layer: Layer) -> Layer:
-    """A file's values for these classes; the option `--config` has used or refused the others."""
+    """A file's values for these classes; the option `--config` has handled the others."""
     known = {field.name for config in classes for field in fields(config)}
     return Layer(layer.origin, {name: value for name, value in layer.values.items() if name in known})
 

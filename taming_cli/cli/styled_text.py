@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.text import Text
 
 NARROWEST = 24
-"""Least columns for wrapped text. On a terminal that has fewer beside the beginning of the line, nothing is wrapped."""
+"""Smallest number of columns for wrapped text. If a terminal has fewer after the beginning of a line, nothing is
+wrapped."""
 _COMMAND = re.compile("`[^`]*`")
 _GLUE = "\0"
 
@@ -27,7 +28,7 @@ class StyledText:
         indent = cell_len(line.plain)
         width = self._console.width - indent - 1
         if self._console.is_terminal and width >= NARROWEST:
-            glued = _COMMAND.sub(lambda found: found[0].replace(" ", _GLUE), wrapped)
+            glued = _COMMAND.sub(lambda match: match[0].replace(" ", _GLUE), wrapped)
             lines = textwrap.wrap(glued, width, break_long_words=False, break_on_hyphens=False)
             wrapped = ("\n" + " " * indent).join(lines).replace(_GLUE, " ")
         self._lines.append(line.append(wrapped))

@@ -1,4 +1,4 @@
-"""What the two training commands share: starting or resuming a run, its progress, its result."""
+"""The common part of the two training commands: starting or resuming a run, its progress, its result."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from taming_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from taming_cli.cli.progress import Bar
-    from taming_cli.runtime.pacing import OnStep, Progress
+    from taming_cli.runtime.pacing import OnStep, Progress, Trained
     from taming_cli.runtime.run.folder import Place
 
 _PRINTED = {
     "nats_per_token": "{} nats/token",
     "val_nats_per_token": "{} nats/token",
     "psnr": "PSNR {} dB",
-    "accuracy": "{} right",
+    "accuracy": "{} correct",
     "l1": "L1 {}",
     "cross_entropy": "{} nats/pixel",
     "codes_used": "codes {}",
@@ -52,8 +52,8 @@ class Training:
         return Place(out=self.out, name=self.name, resume=self.resume)
 
     def start(self, command: str, inputs: Sequence[Path] | None, usage: str) -> "Start":
-        """With `--resume`, the inputs and settings in the run's config.json, else the inputs given. From here on, only
-        the first of several processes prints. UsageError, with the text `usage`, for no inputs."""
+        """With `--resume`, the inputs and settings in the run's config.json, else the given inputs. From this call on,
+        only the first of several processes prints. UsageError, with the text `usage`, for no inputs."""
         from taming_cli.runtime.processes import started
         from taming_cli.runtime.run.folder import find_run, read_settings
         from taming_cli.runtime.run.lists import check_lists, inputs_of
@@ -122,7 +122,7 @@ def progress_printer(bar: "Bar") -> "OnStep":
     return on_step
 
 
-def print_result(output: Output, trained: Any, **more: Any) -> None:
+def print_result(output: Output, trained: "Trained", **more: Any) -> None:
     """The best checkpoint's path, and the held-out figures of the best and the last checkpoint, each with its step."""
     best = {"step": trained.best_step, **trained.best_validation}
     last = {"step": trained.step, **trained.validation}

@@ -52,14 +52,15 @@ class AttnBlock(Recomputable):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        n = self.norm(x)
-        return self.attend(x, n, n)
+        normed = self.norm(x)
+        return self.attend(x, normed, normed)
 
-    def attend(self, x: Tensor, n: Tensor, seen: Tensor) -> Tensor:
-        """Attend from `n`, the normed `x`, to normed cells `seen`: (B, C, H, W), twice, (B or 1, C, H', W') -> as x."""
+    def attend(self, x: Tensor, normed: Tensor, context: Tensor) -> Tensor:
+        """Attend from `normed`, the input `x` (B, C, H, W) after the norm, to the normed cells `context`, (B or 1, C,
+        H', W') -> (B, C, H, W), with the residual."""
         q, k, v = (
             conv(y).flatten(2).transpose(1, 2).unsqueeze(1).expand(len(x), -1, -1, -1)  # (B, 1, cells, C)
-            for conv, y in ((self.q, n), (self.k, seen), (self.v, seen))
+            for conv, y in ((self.q, normed), (self.k, context), (self.v, context))
         )
         h = F.scaled_dot_product_attention(q, k, v)
         result: Tensor = x + self.proj_out(h.squeeze(1).transpose(1, 2).reshape(x.shape))

@@ -1,7 +1,7 @@
-"""From the map of a condition to codes on the picture's grid, by a codec of such maps or by a rule.
+"""Encodes condition maps as codes on the picture's grid, by a codec of such maps or by a rule.
 
-An encoder knows what the files of its kind hold, how a map is cropped with its picture, and how such crops become
-codes. Training data and sampling use the same three steps.
+An encoder defines how the files of its kind are read, how a map is cropped with its picture, and how the crops are
+encoded. Training data and sampling use the same three steps.
 """
 
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ from taming_cli.codec.locate import content_in, load_codec
 from taming_cli.codec.tiling import tiles
 from taming_cli.codec.vqgan import VQGAN, codec_from, ready
 from taming_cli.config.fields import one_of
-from taming_cli.config.kinds import KINDS, MADE, RULES
+from taming_cli.config.kinds import COMPUTED, KINDS, RULES
 from taming_cli.config.size import Size
 from taming_cli.data.conditions.pairs import partners
 from taming_cli.data.conditions.rules import LOWRES_CODES, coords, lowres, lowres_picture
@@ -35,12 +35,12 @@ COORDS_LEVELS = 1024
 
 
 class ConditionEncoder(ABC):
-    """Encodes one kind of condition. Its `map` is the content of a file, or the picture itself where the condition is
-    computed from that."""
+    """Encodes one kind of condition. The map is read from a file, or is the picture itself where the condition is
+    computed from it."""
 
     kind: str
     reads: Content | None
-    """The content of its files; None where it needs none."""
+    """The content of its files; None for a condition without files."""
 
     @property
     @abstractmethod
@@ -53,8 +53,8 @@ class ConditionEncoder(ABC):
 
     @abstractmethod
     def cut(self, image: Image | None, crop: Crop, source: Size, grid: Size) -> Tensor:
-        """The part of a map of size `source` under a picture's `crop`, for a grid of `grid` cells: a small tensor on
-        the CPU."""
+        """Cut out the part of a map of size `source` under a picture's `crop`, for a grid of `grid` cells -> a small
+        tensor on the CPU."""
 
     @abstractmethod
     def encode(self, cuts: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ class Condition:
     def _read(self, file: Item, item: Item, size: Size) -> Image:
         assert self.encoder.reads is not None
         try:
-            image = self.encoder.reads.read(file.read(), file.name, beside=size)
+            image = self.encoder.reads.read(file.read(), file.name, picture_size=size)
         except BadImageError as error:
             raise BadImageError(f"{item.name}: its {self.encoder.kind} map: {error}") from error
         if Size(*image.size) != size:
@@ -176,20 +176,22 @@ def encoders(model: ModelFile, codec: VQGAN, where: str) -> dict[str, ConditionE
             continue
         kind, networks = spec["kind"], model.config.get("conditions", {})
         if kind in networks:
-            mine = any(name.startswith(f"condition.{kind}.") for name in model.tensors)
-            network = codec_from(model, where, part=f"condition.{kind}") if mine else codec
+            separate = any(name.startswith(f"condition.{kind}.") for name in model.tensors)
+            network = codec_from(model, where, part=f"condition.{kind}") if separate else codec
             about = model.about.get("conditions", {}).get(kind, {"content": kind})
             result[kind] = MapCodec(kind, content_of(about, network.config.in_channels), network)
         else:
-            result[kind] = _rule(kind, spec["vocabulary"])
+            result[kind] = _rule_encoder(kind, spec["vocabulary"])
     return result
 
 
-def conditions(requested: Mapping[str, Path | None], codecs: Sequence[Path], items: Sequence[Item]) -> list[Condition]:
-    """The conditions that `tokenize` is to encode.
+def build_conditions(
+    requested: Mapping[str, Path | None], codecs: Sequence[Path], items: Sequence[Item]
+) -> list[Condition]:
+    """The conditions that `tokenize` encodes.
 
     `requested` maps kinds to the folders of their maps, or to None for maps that are computed from the pictures.
-    `codecs` are the model files of their codecs, each of which knows its kind. UsageError where these do not fit
+    `codecs` are the model files of their codecs, each of which records its kind. UsageError where these do not fit
     together.
     """
     networks: dict[str, MapCodec] = {}
@@ -205,13 +207,13 @@ def conditions(requested: Mapping[str, Path | None], codecs: Sequence[Path], ite
     for kind, maps in requested.items():
         if kind not in KINDS:
             raise UsageError(f"no condition is called {kind!r}; {one_of(KINDS, kind)}")
-        encoder = _rule(kind) if kind in RULES else networks.pop(kind, None)
+        encoder = _rule_encoder(kind) if kind in RULES else networks.pop(kind, None)
         if encoder is None:
             raise UsageError(
                 f"condition {kind!r} needs a codec: train one with --kind {kind}, and name it: --cond-ckpt; "
                 "see: taming guide conditions"
             )
-        if maps is None and kind not in MADE:
+        if maps is None and kind not in COMPUTED:
             raise UsageError(
                 f"condition {kind!r} cannot be computed from a picture; name the folder of its maps: {kind}=FOLDER"
             )
@@ -220,7 +222,7 @@ def conditions(requested: Mapping[str, Path | None], codecs: Sequence[Path], ite
         pairs = None
         if maps is not None:
             assert encoder.reads is not None
-            pairs = partners(items, maps, encoder.reads.extensions).found
+            pairs = partners(items, maps, encoder.reads.extensions).maps
         result.append(Condition(encoder=encoder, folder=maps, maps=pairs))
     if networks:
         kind = next(iter(networks))
@@ -233,8 +235,8 @@ def conditions(requested: Mapping[str, Path | None], codecs: Sequence[Path], ite
 def renders(
     conditions: Mapping[str, ConditionHeader], codecs: Mapping[str, ModelFile]
 ) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Functions that render a token file's condition codes (n, h, w) as pictures, uint8 (n, 3, H, W) on the CPU, by
-    kind: with the codec of the codes, or by the rule. `coords` has none."""
+    """Functions, by kind, that render a token file's condition codes (n, h, w) as pictures, uint8 (n, 3, H, W) on the
+    CPU: with the codec of the codes, or by the rule. There is none for `coords`."""
     result: dict[str, Callable[[Tensor], Tensor]] = {}
     for kind in conditions:
         if kind in codecs:
@@ -245,11 +247,11 @@ def renders(
 
 
 def _decoded(model: ModelFile, kind: str, codes: Tensor) -> Tensor:
-    """The codec is built here and freed again, since pictures of conditions are rendered once."""
+    """Decode with a codec that is built for this call and freed again, since conditions are rendered once."""
     return tiles.decode(codec_from(model, f"the {kind} codec"), codes.cpu(), finish=content_in(model).show)
 
 
-def _rule(kind: str, vocabulary: int = 0) -> ConditionEncoder:
+def _rule_encoder(kind: str, vocabulary: int = 0) -> ConditionEncoder:
     if kind == "lowres":
         return Lowres()
     if kind == "coords":

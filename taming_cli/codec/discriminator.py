@@ -66,7 +66,9 @@ class BatchNorm(nn.BatchNorm2d):
             variance = self._mean((values - mean).square())  # both (1, C, 1, 1)
             y = (values - mean) * (variance + self.eps).rsqrt()
             y = y * self.weight[:, None, None] + self.bias[:, None, None]
-        self._follow(mean.detach().flatten(), variance.detach().flatten(), x.numel() // x.shape[1] * self.world.size)
+        self._update_running_statistics(
+            mean.detach().flatten(), variance.detach().flatten(), x.numel() // x.shape[1] * self.world.size
+        )
         return y.to(x.dtype)
 
     def _mean(self, values: Tensor) -> Tensor:
@@ -74,7 +76,7 @@ class BatchNorm(nn.BatchNorm2d):
         return total / self.world.size
 
     @torch.no_grad()
-    def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
+    def _update_running_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
         """Update the running statistics as torch does, with the unbiased variance."""
         assert self.running_mean is not None
         assert self.running_var is not None

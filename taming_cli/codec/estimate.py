@@ -3,18 +3,18 @@
 import torch
 
 from taming_cli.codec.discriminator import Discriminator
-from taming_cli.codec.state import arranged
+from taming_cli.codec.state import initial_state
 from taming_cli.codec.step import PartTask, Phase, backward
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.errors import UsageError
 from taming_cli.pretrained.perceptual import Perceptual
-from taming_cli.runtime.cost import Estimate, cost, pretending
+from taming_cli.runtime.cost import Estimate, cost, fake_tensors
 from taming_cli.runtime.device import pick_precision
 from taming_cli.runtime.memory import free_bytes
 
 _COPIES = 4
-"""Smallest number of arrays of the size of a codec's input that a step on label maps holds at once."""
+"""A lower bound on the arrays of the size of a codec's input that a step on label maps holds at once."""
 
 
 def estimate(
@@ -24,21 +24,21 @@ def estimate(
     perceptual: Perceptual | None,
     precision: torch.dtype,
 ) -> Estimate:
-    """The cost of training on pictures or label maps, in its last phase, when all terms count."""
+    """The cost of training on pictures or label maps, in its last phase, when all loss terms are computed."""
     parts = min(train.accumulate, train.batch_size)
     shape = (-(-train.batch_size // parts), codec.in_channels, train.size.height, train.size.width)
     now = Phase(discriminator=bool(train.disc_weight), adversarial=1.0 if train.disc_weight else 0.0)
     trained = list[int]()
 
     def run() -> None:
-        state = arranged(VQGAN(codec), VQGAN(codec), Discriminator(discriminator, codec.out_ch), train, precision)
+        state = initial_state(VQGAN(codec), VQGAN(codec), Discriminator(discriminator, codec.out_ch), train, precision)
         own = [parameter for parameter in state.codec.parameters() if parameter.requires_grad]
         trained.extend(parameter.numel() for parameter in [*own, *state.discriminator.parameters()])
         x = torch.rand(shape).contiguous(memory_format=torch.channels_last)
         maps = train.kind == "segmentation"
         backward(state, x, PartTask(own, train, now, maps, perceptual, share=1 / parts, first=0))
 
-    with pretending():
+    with fake_tensors():
         step = cost(run)
         parameters = sum(parameter.numel() for parameter in VQGAN(codec).parameters())
     frozen = 0 if perceptual is None else sum(parameter.numel() for parameter in perceptual.parameters())
@@ -51,8 +51,8 @@ def estimate(
 def check_memory(
     codec: CodecConfig, discriminator: DiscriminatorConfig, train: CodecTrainConfig, labels: str, device: torch.device
 ) -> None:
-    """UsageError where training on label maps needs more memory than is free; `labels` describes them in the message.
-    Nothing is allocated."""
+    """Raise UsageError where training on label maps needs more memory than is free; `labels` describes the labels in
+    the message. Nothing is allocated."""
     free = free_bytes(device)
     pictures = -(-train.batch_size // min(train.accumulate, train.batch_size))
     one_hot = 4 * codec.in_channels * pictures * train.size.width * train.size.height

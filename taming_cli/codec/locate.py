@@ -18,7 +18,7 @@ def load_codec(path: Path) -> tuple[VQGAN, ModelFile]:
 
 
 def picture_codec(path: Path) -> tuple[VQGAN, ModelFile]:
-    """As `load_codec`; UsageError where it is a codec of condition maps."""
+    """As `load_codec`; UsageError for a codec of condition maps."""
     codec, model = load_codec(path)
     if (kind := content_in(model).kind) != "image":
         raise UsageError(f"{path} is a codec of condition maps ({kind}); a codec of pictures is needed here")
@@ -26,7 +26,7 @@ def picture_codec(path: Path) -> tuple[VQGAN, ModelFile]:
 
 
 def content_in(model: ModelFile) -> Content:
-    """The content that the codec in a codec's or a prior's model file takes: pictures, or the maps of a condition."""
+    """What the codec in a codec's or a prior's model file encodes: pictures, or the maps of a condition."""
     about = model.about if model.format == "taming-codec" else {}
     return content_of(about, int(model.config["codec"]["in_channels"]))
 
@@ -59,14 +59,14 @@ def codec_for(header: TokenHeader, tokens: Path, given: Path | None) -> tuple[VQ
 def condition_codecs(
     header: TokenHeader, tokens: Path, given: Sequence[Path], kinds: Sequence[str] = ()
 ) -> dict[str, ModelFile]:
-    """The codecs that made the conditions of `tokens`, by kind, searched for as by `codec_for`. Conditions made by a
-    rule have none.
+    """The codecs that made the conditions of `tokens`, by kind, searched for as by `codec_for`. Conditions that a rule
+    computes have no codec.
 
-    `kinds` restricts the kinds; empty means all. UsageError where one of `given` made none of them, BadFileError where
-    one is not found.
+    `kinds` restricts the kinds; empty means all. UsageError where one of the `given` codecs made none of them,
+    BadFileError where a codec is not found.
     """
     given = [named(path) for path in given]
-    found: dict[str, ModelFile] = {}
+    codecs: dict[str, ModelFile] = {}
     used: set[Path] = set()
     for kind, condition in header.conditions.items():
         if condition.codec_sha256.startswith(RULE) or (kinds and kind not in kinds):
@@ -81,11 +81,11 @@ def condition_codecs(
                 f"the {kind} codec of {tokens} (hash {condition.codec_sha256[:12]}) is neither at "
                 f"{condition.codec_path} nor in the folder of the token file; name it with --cond-ckpt FILE"
             )
-        found[kind] = located[1]
+        codecs[kind] = located[1]
     for path in given:
         if path not in used:
             raise UsageError(f"{path} made no condition of {tokens}; leave it out")
-    return found
+    return codecs
 
 
 def _search(sha256: str, recorded: str, tokens: Path) -> tuple[VQGAN, ModelFile, Path] | None:

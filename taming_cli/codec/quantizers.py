@@ -1,4 +1,4 @@
-"""Quantizers: the nearest entry of a codebook, how a codebook learns, and how unused entries are revived."""
+"""Quantizers: they find the nearest entry of a codebook, learn the codebook, and revive unused entries."""
 
 from typing import NamedTuple
 
@@ -11,12 +11,12 @@ from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.fp32 import exact
 
 _DISTANCES = 2**23
-"""Distances that are held at once, which bounds the number of vectors that are compared at a time."""
+"""Largest number of distances in memory at once; it bounds the number of vectors that are compared at a time."""
 
 
 class Quantized(NamedTuple):
-    """`z_e` (B, D, h, w) as it is compared; `z_q` (B, D, h, w), its nearest entries, with a graph to the codebook;
-    `codes` (B, h, w) int64."""
+    """`z_e` (B, D, h, w) as it is compared with the codebook; `z_q` (B, D, h, w), its nearest entries, differentiable
+    with respect to the codebook; `codes` (B, h, w) int64."""
 
     z_e: Tensor
     z_q: Tensor
@@ -103,8 +103,8 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
 
 
 class CodebookUse(NamedTuple):
-    """How a batch uses a codebook: `counts` (K,) fp32 of each code, `uses` (K,) fp32, their moving averages including
-    this batch, and `dead` (K,) bool, the entries whose use has fallen below the threshold."""
+    """How a batch uses a codebook: `counts` (K,) fp32 of each code; `uses` (K,) fp32, their moving averages including
+    this batch; `dead` (K,) bool, true for entries whose use has fallen below the threshold."""
 
     counts: Tensor
     uses: Tensor
@@ -116,7 +116,7 @@ class CodebookAverages:
 
     Averages: van den Oord et al. 2017, appendix A.1. The state is kept outside the quantizer, so that the keys of the
     model stay the published ones. With `learn=False`, only the use of each entry is tracked, for revival. `trained`
-    keeps the entries of a trained codebook, which would otherwise be placed on vectors of the first batch.
+    keeps the entries of a trained codebook; those of a new one are placed on vectors of the first batch.
     """
 
     def __init__(

@@ -82,8 +82,8 @@ def reconstruct(
     targets = dict(zip(items, paths, strict=True))
     where = pick_device(device)
     dtype = pick_precision(precision, where)
-    made = _made(codec, size=str(size), precision=precision_name(dtype))
-    stamps = {item: made | {"of": _hidden(item.path, item.member or "")} for item in items}
+    provenance = _provenance(codec, size=str(size), precision=precision_name(dtype))
+    stamps = {item: provenance | {"of": _source_key(item.path, item.member or "")} for item in items}
     _refuse_others({targets[item]: stamp for item, stamp in stamps.items()})
     items = items[(shard or Shard()).places]
     if dry_run:
@@ -101,10 +101,10 @@ def reconstruct(
                     total += (rebuilt == batch.images).double().mean((1, 2, 3)).sum().item()
                 else:
                     total += psnr(_shown(batch.images, content), rec, data_range=255).sum().item()
-                whole = tiles.exact(codec, codes.shape[1], codes.shape[2], space.decode)
-                estimated += 0 if whole else len(batch.items)
+                exact = tiles.exact(codec, codes.shape[1], codes.shape[2], space.decode)
+                estimated += 0 if exact else len(batch.items)
                 for item, picture in zip(batch.items, rec, strict=True):
-                    write_png(targets[item], picture, {SETTINGS: _text(stamps[item], whole)})
+                    write_png(targets[item], picture, {SETTINGS: _text(stamps[item], exact)})
             skipped += batch.skipped
             count += len(batch.items)
             if on_item is not None:
@@ -143,30 +143,31 @@ def decode(
     targets = _targets(out, file.names(), views=views)
     where = pick_device(device)
     dtype = pick_precision(precision, where)
-    made = _made(codec, of=_hidden(tokens), precision=precision_name(dtype))
+    provenance = _provenance(codec, of=_source_key(tokens), precision=precision_name(dtype))
     budget = room(where, memory).decode
-    whole = tiles.exact(codec, file.header.height, file.header.width, budget)
-    _refuse_others({_view(path, view): made for path in targets for view in range(views)})
-    mine = (shard or Shard()).stretch(len(file))
+    exact = tiles.exact(codec, file.header.height, file.header.width, budget)
+    _refuse_others({_view(path, view): provenance for path in targets for view in range(views)})
+    selected = (shard or Shard()).stretch(len(file))
     if dry_run:
-        return Written(folder=out, count=len(mine) * views)
+        return Written(folder=out, count=len(selected) * views)
     codec = ready(codec, where, dtype)
     batch_size = tiles.at_once(codec, file.header.height * views, file.header.width, batch_size)
-    for start in range(mine.start, mine.stop, batch_size):
-        rows = slice(start, min(start + batch_size, mine.stop))
+    for start in range(selected.start, selected.stop, batch_size):
+        rows = slice(start, min(start + batch_size, selected.stop))
         codes = torch.from_numpy(file.codes(rows)).flatten(0, 1).to(where)
         with autocast(where, dtype):
             decoded = tiles.pictures(codec, codes, budget=budget, on_progress=on_decode)[:, :, place[0], place[1]]
         for index, picture in enumerate(decoded):
-            write_png(_view(targets[start + index // views], index % views), picture, {SETTINGS: _text(made, whole)})
+            target = _view(targets[start + index // views], index % views)
+            write_png(target, picture, {SETTINGS: _text(provenance, exact)})
         if on_item is not None:
-            on_item(rows.stop - mine.start, len(mine))
-    return Written(folder=out, count=len(mine) * views, estimated=0 if whole else len(mine) * views)
+            on_item(rows.stop - selected.start, len(selected))
+    return Written(folder=out, count=len(selected) * views, estimated=0 if exact else len(selected) * views)
 
 
-def decoding(whole: bool) -> str:
-    """The value of DECODING: whether the statistics of a picture were taken over the whole of it."""
-    return "exact" if whole else "estimated"
+def decoding(exact: bool) -> str:
+    """The value of DECODING: `exact` if the statistics of a picture were taken over all of its pixels."""
+    return "exact" if exact else "estimated"
 
 
 class RoundTrip(NamedTuple):
@@ -202,18 +203,18 @@ def _shown(images: Tensor, content: Content) -> Tensor:
     return torch.cat([content.show(content.to_input(strip)) for strip in strips], 2)
 
 
-def _made(codec: VQGAN, **how: str) -> dict[str, str]:
-    """How a picture was made, for its text chunk."""
-    return {"codec_sha256": tensors_sha256(codec.state_dict(), to_dict(codec.config)), **how}
+def _provenance(codec: VQGAN, **settings: str) -> dict[str, str]:
+    """The codec and the settings that a picture was decoded with, for its text chunk."""
+    return {"codec_sha256": tensors_sha256(codec.state_dict(), to_dict(codec.config)), **settings}
 
 
-def _hidden(path: Path, member: str = "") -> str:
-    """Identifies a source without revealing the folders that it lies in, since pictures are passed on."""
+def _source_key(path: Path, member: str = "") -> str:
+    """A hash of a source's path: it identifies the source in a picture that is passed on, without revealing folders."""
     return hashlib.sha256(f"{path.resolve()} {member}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def _text(stamp: Mapping[str, str], whole: bool) -> str:
-    return json.dumps({**stamp, DECODING: decoding(whole)}, sort_keys=True)
+def _text(stamp: Mapping[str, str], exact: bool) -> str:
+    return json.dumps({**stamp, DECODING: decoding(exact)}, sort_keys=True)
 
 
 def _refuse_others(stamps: Mapping[Path, Mapping[str, str]]) -> None:

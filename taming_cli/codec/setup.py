@@ -1,5 +1,5 @@
-"""What a codec is trained on and starts from, resolved and checked before anything is written: its pictures or maps,
-how they are read, its settings, and the codec with its initial weights."""
+"""The setup of a codec's training, resolved and checked before anything is written: pictures or maps, how they are
+read, settings, and the codec with its initial weights."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -70,27 +70,27 @@ def set_up(
     train = replace(train, pictures=absolute(train.pictures))
     _check_size(codec, discriminator, train)
     pictures, keys = _split(images, train, run)
-    holds = _content(train, run)
+    files = _content(train, run)
     labels = None
-    if isinstance(holds, Segmentation):
+    if isinstance(files, Segmentation):
         known = train.labels or (codec.in_channels if train.init else 0)
         labels = count_labels(
             [*pictures.train, *pictures.held],
             labels=known,
-            unlabelled=holds.unlabelled,
-            colours=holds.colours,
-            values=holds.values,
+            unlabelled=files.unlabelled,
+            colours=files.colours,
+            values=files.values,
         )
-        holds = replace(holds, labels=labels.labels)
+        files = replace(files, labels=labels.labels)
         train = replace(train, labels=labels.labels)
-    codec = replace(codec, in_channels=holds.channels, out_ch=holds.channels)
+    codec = replace(codec, in_channels=files.channels, out_ch=files.channels)
     if labels is not None:
         device = pick_device(train.device)
         own = -(-train.batch_size // processes) if device.type == "cuda" else train.batch_size  # each has its own GPU
         check_memory(codec, discriminator, replace(train, batch_size=own), str(labels), device)
         for line in (str(labels), *(f"warning: {warning}" for warning in labels.warnings)):
             _log.warning("%s", line)
-    return Setup(pictures, codec, train, holds, labels, keys)
+    return Setup(pictures, codec, train, files, labels, keys)
 
 
 def identity(images: Sequence[Path], discriminator: DiscriminatorConfig, setup: Setup) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def identity(images: Sequence[Path], discriminator: DiscriminatorConfig, setup: 
 
 
 def picture_counts(pictures: Split, train: CodecTrainConfig) -> dict[str, object]:
-    """What the model file records of the pictures: how many, and hashes of which."""
+    """The record of the pictures in the model file: their numbers, and digests of their listings."""
     return {
         "train": len(pictures.train),
         "held": len(pictures.held),
@@ -156,11 +156,11 @@ def _split(images: Sequence[Path], train: CodecTrainConfig, run: Path | None) ->
 
 def _listed(paths: Sequence[Path], train: CodecTrainConfig) -> tuple[Item, ...]:
     listing = list_items(paths, extensions=content(train.kind).extensions)
-    beside = [end for end in listing.others if end.count(".") > 1]
-    if beside and train.kind in ("segmentation", "depth", "pose"):
+    companions = [end for end in listing.others if end.count(".") > 1]
+    if companions and train.kind in ("segmentation", "depth", "pose"):
         raise UsageError(
-            f"{paths[0]}: the maps ({beside[0]}) lie beside their pictures, which would be read as maps; put the maps "
-            "into a folder of their own"
+            f"{paths[0]}: the maps ({companions[0]}) lie beside their pictures, which would be read as maps; put the "
+            "maps into a folder of their own"
         )
     items = each_picture(listing.items)
     return items if train.pictures is None else with_pictures(items, Path(train.pictures), paths[0])
@@ -169,10 +169,10 @@ def _listed(paths: Sequence[Path], train: CodecTrainConfig) -> tuple[Item, ...]:
 def _content(train: CodecTrainConfig, run: Path | None) -> Content:
     """How the files of a training are read.
 
-    What the settings leave open follows from the codec that the training starts from. For a resumed run that is its
-    last model, so that the file of `train.init` may be gone. UsageError for a codec of another kind.
+    Settings that are not given are taken from the codec that the training starts from. For a resumed run that is its
+    last model, so that the file of `train.init` need not exist any more. UsageError for a codec of another kind.
     """
-    holds = content(
+    requested = content(
         train.kind,
         labels=train.labels,
         unlabelled=train.unlabelled,
@@ -184,31 +184,31 @@ def _content(train: CodecTrainConfig, run: Path | None) -> Content:
     last = None if run is None else run / "checkpoints" / "last.safetensors"
     start = last if last is not None and last.exists() else Path(train.init or "")
     if train.init is None or (last is not None and not start.exists()):
-        return holds
+        return requested
     before = content_in(read_header(start))
     if before.kind != train.kind:
         raise UsageError(
             f"{train.init} is a codec of kind {before.kind!r}, not {train.kind!r}; use --kind {before.kind}"
         )
-    return _completed(holds, before)
+    return _completed(requested, before)
 
 
-def _completed(holds: Content, before: Content) -> Content:
-    """`holds`, with how another codec's maps were read where the settings leave that open."""
-    if isinstance(holds, Segmentation) and isinstance(before, Segmentation):
-        given = holds.unlabelled or holds.colours is not None or holds.values
-        return holds if given else replace(before, labels=holds.labels)
-    if isinstance(holds, Depth) and isinstance(before, Depth):
-        percentiles = before.percentiles if holds.percentiles == WHOLE else holds.percentiles
-        return Depth(holds.missing or before.missing, percentiles)
-    return holds
+def _completed(requested: Content, before: Content) -> Content:
+    """The requested content; settings that were not given are those of the codec `before`."""
+    if isinstance(requested, Segmentation) and isinstance(before, Segmentation):
+        given = requested.unlabelled or requested.colours is not None or requested.values
+        return requested if given else replace(before, labels=requested.labels)
+    if isinstance(requested, Depth) and isinstance(before, Depth):
+        percentiles = before.percentiles if requested.percentiles == WHOLE else requested.percentiles
+        return Depth(requested.missing or before.missing, percentiles)
+    return requested
 
 
 def _data_of(setup: Setup, inputs: Sequence[str]) -> Data:
-    """What a run records of its pictures.
+    """The data by which a run recognises its pictures.
 
-    Where their content keys are known, the same contents under other names are the same pictures. Where they are not, a
-    picture is its name and its size, since reading the start of each file serves no other purpose.
+    Where content keys are known, the same contents under other names are the same pictures. Otherwise a picture is
+    identified by its name and size, since the start of each file would be read for this purpose alone.
     """
     pictures, train, keys = setup.pictures, setup.train, setup.keys
     if train.val is None:
@@ -220,7 +220,7 @@ def _data_of(setup: Setup, inputs: Sequence[str]) -> Data:
         listings["pictures"] = _fingerprints(of_maps, {})
     settings = to_dict(train)
     return Data(
-        what="pictures",
+        noun="pictures",
         listings=listings,
         places={
             "inputs": " ".join(inputs),
@@ -252,9 +252,9 @@ def _size(item: Item) -> bytes:
 def _whiten(weight: Tensor, content: Content) -> None:
     """Scale the first layer's initial weights, (ch, C, 3, 3), as if all channels of its input had the same variance.
 
-    Of one-hot channels one is 1 and the others 0, so their sum is sqrt(C) smaller than the initialisation assumes. The
-    colours of pictures vary several times less than their brightness. What starts small is lost among the residual
-    branches and is learned late.
+    Of one-hot channels one is 1 and the others 0, so their weighted sum is sqrt(C) times smaller than the
+    initialisation assumes. The colours of pictures vary several times less than their brightness. A signal that starts
+    small is lost among the residual branches and is learned late.
     """
     if content.categorical:
         weight.mul_(content.channels**0.5)

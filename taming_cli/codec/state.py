@@ -1,4 +1,4 @@
-"""The state of a codec's training, what its forward passes are, and how it is saved and restored."""
+"""The state of a codec's training: its networks and their forward passes, and how it is saved and restored."""
 
 import copy
 import math
@@ -19,7 +19,7 @@ from taming_cli.runtime.gradient_checkpointing import recompute
 
 
 class Criterion(NamedTuple):
-    """The sum of figures by which models are compared, smaller is better; `by` names the figures."""
+    """A sum of figures by which models are compared; smaller is better. `by` names the figures."""
 
     by: str
     value: float
@@ -58,7 +58,8 @@ class RealAndFake(nn.Module):
 
 @dataclass(kw_only=True)
 class CodecState:
-    """Networks, optimisers, averages and counters. `average` is the codec to use: the moving average of the weights.
+    """Networks, optimisers, averages and counters. `average` holds the moving average of the codec's weights, which is
+    the codec to use.
 
     `reconstruct` and `discriminate` are the forward passes of codec and discriminator. With several processes they
     average gradients; everything else is the same in each process. `best` is the criterion of the best model so far,
@@ -150,10 +151,10 @@ def start(
     """The state before the first step, on `device`; `codec` is new or read from a file, the same in all processes."""
     network = Discriminator(discriminator, codec.config.out_ch).to(device).to(memory_format=torch.channels_last)
     codec = codec.to(device).to(memory_format=torch.channels_last)
-    return arranged(codec, copy.deepcopy(codec), network, config, precision, world)
+    return initial_state(codec, copy.deepcopy(codec), network, config, precision, world)
 
 
-def arranged(
+def initial_state(
     codec: VQGAN,
     average: VQGAN,
     discriminator: Discriminator,
@@ -161,7 +162,7 @@ def arranged(
     precision: torch.dtype,
     world: World = ALONE,
 ) -> CodecState:
-    """The state before the first step, of networks that are on their device already; `average` is the codec's twin."""
+    """The state before the first step, from networks on their device; `average` is a copy of `codec`."""
     codec, discriminator = codec.train().requires_grad_(True), discriminator.train()
     if config.train == "decoder":
         for part in (codec.encoder, codec.quant_conv, codec.quantize):

@@ -121,8 +121,8 @@ def codec_step(
 
 
 class PartTask(NamedTuple):
-    """What to compute for a part of a step's pictures: `share` is its share of the pictures, `first` the index of its
-    first picture in the batch, and `trained` the codec's parameters that are trained."""
+    """What to compute for a part of a step's pictures: `share` is its share of the pictures, 0 to 1, `first` the index
+    of its first picture in the batch, and `trained` the parameters of the codec that are trained."""
 
     trained: list[nn.Parameter]
     config: CodecTrainConfig
@@ -142,21 +142,21 @@ class PartResult(NamedTuple):
 
 
 def backward(state: CodecState, x: Tensor, task: PartTask) -> PartResult:
-    """Forward and backward pass of a part, which adds its share to the gradients of codec and discriminator."""
+    """Run a part forward and backward, and add its share to the gradients of codec and discriminator."""
     config, now = task.config, task.now
     x_rec, quantized = state.reconstruct(x, state.precision)
-    seen = x_rec.detach().requires_grad_()  # a leaf at which the gradients of the losses end
+    leaf = x_rec.detach().requires_grad_()  # where the gradients of the losses end
 
     if task.categorical:
-        terms = {"cross_entropy": losses.cross_entropy(x, seen)}
+        terms = {"cross_entropy": losses.cross_entropy(x, leaf)}
         terms["reconstruction"] = terms["cross_entropy"]
     else:
-        terms = _reconstruction(x, seen, state, task)
-    (gradient,) = torch.autograd.grad(terms["reconstruction"], seen)
+        terms = _reconstruction(x, leaf, state, task)
+    (gradient,) = torch.autograd.grad(terms["reconstruction"], leaf)
     if now.discriminator:
-        terms |= _discriminator(x, seen, state)
+        terms |= _discriminator(x, leaf, state)
     if now.adversarial:
-        (grad_gen,) = torch.autograd.grad(terms["generator"], seen, retain_graph=True)
+        (grad_gen,) = torch.autograd.grad(terms["generator"], leaf, retain_graph=True)
         last = state.codec.decoder.last_layer
         at_last = [
             state.world.mean(torch.autograd.grad(x_rec, last, g, retain_graph=True)[0]) for g in (gradient, grad_gen)
@@ -178,27 +178,27 @@ def backward(state: CodecState, x: Tensor, task: PartTask) -> PartResult:
     return PartResult(task.share, {name: term.detach() for name, term in terms.items()}, detached)
 
 
-def _reconstruction(x: Tensor, seen: Tensor, state: CodecState, task: PartTask) -> dict[str, Tensor]:
+def _reconstruction(x: Tensor, x_rec: Tensor, state: CodecState, task: PartTask) -> dict[str, Tensor]:
     """The pixel and perceptual terms, and `reconstruction`, their weighted sum."""
     config, perceptual = task.config, task.perceptual
-    terms = {"l1": losses.l1(x, seen)}
+    terms = {"l1": losses.l1(x, x_rec)}
     total = config.l1_weight * terms["l1"]
     if config.l2_weight:
-        terms["l2"] = losses.l2(x, seen)
+        terms["l2"] = losses.l2(x, x_rec)
         total = total + config.l2_weight * terms["l2"]
     if perceptual is not None and config.perceptual_weight:
         with autocast(x.device, state.precision):
             with torch.no_grad():
                 real = perceptual.features(x, state.step + task.first)
-            terms["perceptual"] = perceptual.distance(real, seen).mean()
+            terms["perceptual"] = perceptual.distance(real, x_rec).mean()
         total = total + config.perceptual_weight * terms["perceptual"]
     terms["reconstruction"] = total
     return terms
 
 
-def _discriminator(x: Tensor, seen: Tensor, state: CodecState) -> dict[str, Tensor]:
+def _discriminator(x: Tensor, x_rec: Tensor, state: CodecState) -> dict[str, Tensor]:
     """Both adversarial losses, from one pass of the discriminator over real and one over generated pictures."""
-    logits = state.discriminate(x, seen, state.precision)
+    logits = state.discriminate(x, x_rec, state.precision)
     return {
         "discriminator": losses.discriminator_loss(logits, state.discriminator.config.disc_loss),
         "generator": losses.generator_loss(logits.fake),
@@ -211,8 +211,8 @@ _OF_DISCRIMINATOR = ("discriminator", "logits_real", "logits_fake", "disc_gradie
 
 
 def _non_finite(names: Sequence[str], values: Sequence[Tensor]) -> str:
-    """A message that names the first of the values, scalars on the CPU, that is not finite, and the remedy; empty where
-    all are finite."""
+    """A message about the first value, a scalar on the CPU, that is not finite, with the remedy; empty if all are
+    finite."""
     for name, value in zip(names, values, strict=True):
         if not math.isfinite(value):
             rate = "--disc-learning-rate or --learning-rate" if name in _OF_DISCRIMINATOR else "--learning-rate"

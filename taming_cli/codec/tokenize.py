@@ -12,7 +12,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 import taming_cli
-from taming_cli.codec.condition import Condition, MapCodec, conditions
+from taming_cli.codec.condition import Condition, MapCodec, build_conditions
 from taming_cli.codec.locate import picture_codec
 from taming_cli.codec.tiling import tiles
 from taming_cli.codec.vqgan import VQGAN, ready
@@ -33,10 +33,10 @@ from taming_cli.runtime.model_files import named
 
 PICTURE = ""
 """The key of the pictures' own codes among those of their conditions."""
-_READ = ("label_values", "missing", "depth_range")
+_MAP_SETTINGS = ("label_values", "missing", "depth_range")
 """The settings recorded in a codec's file that change how maps are read."""
 SHARD_IMAGES = 256
-"""Pictures per shard: the most that a kill can lose."""
+"""Pictures per shard: a kill loses at most this much work."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +62,11 @@ class Views:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What is resolved before the first picture is read: the networks, the `size` of the crops in pixels, and the job
-    that writes the token file, whose header has the size of the grid."""
+    """Everything that is resolved before the first picture is read: the networks, the `size` of the crops in pixels,
+    and the job that writes the token file, whose header has the size of the grid."""
 
     codec: VQGAN
-    beside: Sequence[Condition]
+    conditions: Sequence[Condition]
     size: Size
     precision: torch.dtype
     job: TokenJob
@@ -89,15 +89,15 @@ def tokenize(
     shard: Shard | None = None,
     on_item: Callable[[int, int], None] | None = None,
 ) -> Finished:
-    """Encode `views` crops of `size` of each picture into the token file `out`. The default size is that on which the
-    codec was trained.
+    """Encode `views` crops of `size` of each picture into the token file `out`. The default size is the codec's
+    training size.
 
     `cond` maps the conditions to encode as well to the folders of their maps, or to None where they are computed from
     the picture; `cond_ckpts` are the codecs of the maps. A picture whose map is missing or unreadable is skipped.
 
-    Work is kept in shards of 256 pictures: the same call continues where a killed one stopped, and leaves a finished
-    file as it is. `shard` writes one part of the file, to be joined with the others by `merge`. `on_item` receives
-    (done, total), first with what was done before.
+    Work is saved in shards of 256 pictures: the same call continues where a killed one stopped, and leaves a finished
+    file unchanged. `shard` writes one part of the file; `merge` joins the parts. `on_item` receives (done, total); the
+    first call counts the pictures of earlier calls.
 
     fp32 gives the same codes on every machine, up to ties; bf16 is faster. `memory` is in GiB. A picture that does not
     fit is encoded in parts, with the statistics of the whole, which changes codes no more than rounding does. The
@@ -122,20 +122,20 @@ def tokenize(
     job, dtype, header, chosen = prepared.job, prepared.precision, prepared.job.header, prepared.size
     latent = Size(header.width, header.height)
     codec = ready(prepared.codec, where, dtype)
-    beside = [
+    conditions = [
         replace(each, encoder=each.encoder.to(where, budget)) if isinstance(each.encoder, MapCodec) else each
-        for each in prepared.beside
+        for each in prepared.conditions
     ]
 
     def cut(item: Item, picture: Image, crops: Sequence[Crop]) -> dict[str, Tensor]:
-        return {each.encoder.kind: each.cuts(item, picture, crops, latent) for each in beside}
+        return {each.encoder.kind: each.cuts(item, picture, crops, latent) for each in conditions}
 
     with job, StopRequest() as stop:
         pending = job.pending()
-        mine = len((shard or Shard()).stretch(len(items)))
-        done = mine - sum(each.stop - each.start for each in pending)
+        total = len((shard or Shard()).stretch(len(items)))
+        done = total - sum(each.stop - each.start for each in pending)
         if on_item is not None:
-            on_item(done, mine)
+            on_item(done, total)
         for each_slice in pending:
             codes: dict[str, list[Tensor]] = {name: [] for name in (PICTURE, *header.conditions)}
             kept, skipped = list[Item](), list[Skipped]()
@@ -144,29 +144,29 @@ def tokenize(
                 views=Views(size=chosen, count=views),
                 batch_size=max(1, batch_size // views),
                 workers=workers,
-                beside=cut if beside else None,
+                extras=cut if conditions else None,
             )
             with closing(batches):
                 for batch in batches:
                     if batch.items:
                         with autocast(where, dtype):
                             codes[PICTURE].append(tiles.encode(codec, batch.images, budget=budget).cpu())
-                            for each in beside:
-                                cuts = batch.beside[each.encoder.kind]
+                            for each in conditions:
+                                cuts = batch.extras[each.encoder.kind]
                                 codes[each.encoder.kind].append(each.encoder.encode(cuts))
                     kept += batch.items
                     skipped += batch.skipped
                     done += len(batch.items) + len(batch.skipped)
                     if on_item is not None:
-                        on_item(done, mine)
+                        on_item(done, total)
                     if stop.requested:
                         raise stop.interrupted(
-                            f"stopped; finished shards are in {out}.parts: run the same command again to continue"
+                            f"stopped; finished shards are in {out}.parts: repeat the command to continue"
                         )
             empty = torch.empty((0, latent.height, latent.width), dtype=torch.int64)
             columns = {
-                name: torch.cat([empty, *found]).numpy().reshape(-1, views, latent.height, latent.width)
-                for name, found in codes.items()
+                name: torch.cat([empty, *parts]).numpy().reshape(-1, views, latent.height, latent.width)
+                for name, parts in codes.items()
             }
             job.write(
                 each_slice,
@@ -197,7 +197,7 @@ def prepare(
     codec, model = picture_codec(ckpt)
     chosen = size or training_size(model.about, codec)
     latent = codec.config.latent(chosen)
-    beside = conditions(cond or {}, cond_ckpts, items)
+    conditions = build_conditions(cond or {}, cond_ckpts, items)
     header = TokenHeader(
         codec_sha256=codec.sha256(),
         codec_path=str(ckpt.resolve()),
@@ -210,26 +210,28 @@ def prepare(
             "range": [-1, 1],
             "precision": str(precision),
             **({} if memory is None else {"memory_gib": memory}),
-            **_maps_read(beside),
+            **_map_settings(conditions),
         },
         created_by=f"taming {taming_cli.__version__}",
         views=views,
         height=latent.height,
         width=latent.width,
-        conditions={each.encoder.kind: each.encoder.header for each in beside},
+        conditions={each.encoder.kind: each.encoder.header for each in conditions},
     )
     plan = {"items": digest(items), "order": hashlib.sha256(repr([item.name for item in items]).encode()).hexdigest()}
-    maps = {each.encoder.kind: digest(each.maps.values()) for each in beside if each.maps is not None}
+    maps = {each.encoder.kind: digest(each.maps.values()) for each in conditions if each.maps is not None}
     if maps:
         plan["maps"] = hashlib.sha256(repr(sorted(maps.items())).encode()).hexdigest()
     job = TokenJob(out, header=header, plan=plan, total=len(items), shard_size=SHARD_IMAGES, part=shard)
-    return Prepared(codec=codec, beside=beside, size=chosen, precision=precision, job=job)
+    return Prepared(codec=codec, conditions=conditions, size=chosen, precision=precision, job=job)
 
 
-def _maps_read(beside: Sequence[Condition]) -> dict[str, object]:
-    """How maps are read, where their codecs differ from the default."""
-    about = {each.encoder.kind: each.encoder.reads.about() for each in beside if each.encoder.reads is not None}
-    settings = {kind: {name: values[name] for name in _READ if name in values} for kind, values in about.items()}
+def _map_settings(conditions: Sequence[Condition]) -> dict[str, object]:
+    """The settings by which maps are read, where their codecs differ from the default."""
+    about = {each.encoder.kind: each.encoder.reads.about() for each in conditions if each.encoder.reads is not None}
+    settings = {
+        kind: {name: values[name] for name in _MAP_SETTINGS if name in values} for kind, values in about.items()
+    }
     maps = {kind: values for kind, values in settings.items() if values}
     return {"maps": maps} if maps else {}
 
@@ -237,8 +239,6 @@ def _maps_read(beside: Sequence[Condition]) -> dict[str, object]:
 def training_size(about: object, codec: VQGAN) -> Size:
     """The picture size that a codec was trained on, as its file records it, or else its nominal resolution."""
     recorded = about.get("size") if isinstance(about, dict) else None
-    if recorded is None:
-        return Size(codec.config.resolution, codec.config.resolution)
     try:
         return Size.parse(str(recorded))
     except UsageError:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from taming_cli.pretrained.perceptual import Perceptual
 from taming_cli.pretrained.perceptual import build as build_perceptual
 from taming_cli.runtime.device import pick_device, pick_precision, to_device, to_host
 from taming_cli.runtime.distributed import ALONE, World
-from taming_cli.runtime.pacing import Checkpoint, OnStep, Pacing, cosine
+from taming_cli.runtime.pacing import Checkpoint, OnStep, Pacing, Trained, cosine
 from taming_cli.runtime.run import lists
-from taming_cli.runtime.run.folder import Place, Run, WriteReport, best_of, inspect_run, open_run, saved_run
+from taming_cli.runtime.run.folder import Place, Run, WriteReport, inspect_run, open_run, saved_run
 from taming_cli.runtime.run.resume import load_state, read_trainer
 from taming_cli.runtime.run.tensorboard import check_installed
 from taming_cli.runtime.weights import OnBytes
@@ -34,21 +35,13 @@ COMMAND = "train-vqgan"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedCodec:
-    """The model files of a trained codec, its validations, and the training pictures that could not be read.
+class TrainedCodec(Trained):
+    """A trained codec, and the training pictures that could not be read: `skipped` maps their names to reasons.
 
-    `step` and `validation` are those of the last model, `best_step` and `best_validation` those of the best one. The
-    best model has the smallest texture distance among the validations with the largest weight of the adversarial term,
-    or, before that term counts, the smallest sum of L1 and perceptual distance. `skipped` maps names to reasons.
+    The best model has the smallest texture distance among the validations with the largest weight of the adversarial
+    term, or, before that term counts, the smallest sum of L1 and perceptual distance.
     """
 
-    run: Path
-    last: Path
-    best: Path
-    step: int
-    validation: Mapping[str, float]
-    best_step: int
-    best_validation: Mapping[str, float]
     skipped: Mapping[str, str]
 
 
@@ -126,32 +119,15 @@ def fit(
             part=part,
         )
         pacing = Pacing(
-            run,
-            state,
-            train,
-            command=COMMAND,
-            checkpoint=lambda: _checkpoint(session),
-            started=began,
-            on_step=on_step,
-            write_report=write_report,
+            run, state, train, partial(_checkpoint, session), started=began, on_step=on_step, write_report=write_report
         )
         skipped = {**large, **_loop(session, pacing, pictures.train)}
-        best = best_of(run, world)
-        return TrainedCodec(
-            run=run.folder,
-            last=run.last,
-            best=best.path,
-            step=state.step,
-            validation=state.validation,
-            best_step=best.step,
-            best_validation=best.validation,
-            skipped=skipped,
-        )
+        return TrainedCodec.of(run, state, skipped=skipped)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Session:
-    """What the loop, its validations and its saves share."""
+    """The values that the loop, its validations and its saves share."""
 
     run: Run
     state: CodecState

@@ -51,7 +51,7 @@ class Validation:
     pictures: Tensor
 
     def criterion(self, *, adversarial: bool) -> Criterion:
-        """What the best model is chosen by: the texture distance for a model trained with the `adversarial` term, which
+        """The criterion for the best model: the texture distance for a model trained with the `adversarial` term, which
         trades L1 and perceptual distance for texture; otherwise, and where no texture distance was measured, the
         cross-entropy or the sum of L1 and perceptual distance.
         """
@@ -80,19 +80,19 @@ class Textures:
     between the perceptual network's local features of both, averaged over its stages.
 
     The features of each stage, normalised to length 1, are averaged over the cells of a grid of at most CELLS a side,
-    and the cells of all pictures are the samples. A few pictures are then enough for a covariance, which the features
-    of whole pictures would not be. The distance responds to blur, and hardly to a shift by a pixel: it measures what a
-    PatchGAN is for.
+    and the cells of all pictures are the samples. So a few pictures suffice for a covariance, for which the features of
+    whole pictures would be too few. The distance responds to blur, and hardly to a shift by a pixel, as a PatchGAN
+    does.
     """
 
     def __init__(self) -> None:
         self._real: list[Moments] = []
-        self._seen: list[Moments] = []
+        self._rebuilt: list[Moments] = []
 
-    def add(self, real: Features, seen: Features) -> None:
+    def add(self, real: Features, rebuilt: Features) -> None:
         """Add a batch of originals and its reconstructions."""
         self._real = _merged(self._real, real)
-        self._seen = _merged(self._seen, seen)
+        self._rebuilt = _merged(self._rebuilt, rebuilt)
 
     def distance(self) -> float | None:
         """The distance, at least 0; NaN where a feature was not finite, and None where nothing was added."""
@@ -100,8 +100,8 @@ class Textures:
             return None
         try:
             distances = [
-                frechet_distance(seen.mean, seen.sigma, real.mean, real.sigma)
-                for real, seen in zip(self._real, self._seen, strict=True)
+                frechet_distance(rebuilt.mean, rebuilt.sigma, real.mean, real.sigma)
+                for real, rebuilt in zip(self._real, self._rebuilt, strict=True)
             ]
         except BadFileError:
             return math.nan
@@ -192,8 +192,8 @@ def _compare(
     }
     if perceptual is not None:
         with autocast(x.device, precision):
-            real, seen = perceptual.features(x), perceptual.features(x_rec)
-            figures["perceptual"] = perceptual.between(real, seen).float()
+            real, rebuilt = perceptual.features(x), perceptual.features(x_rec)
+            figures["perceptual"] = perceptual.between(real, rebuilt).float()
         if textures is not None:
-            textures.add(real, seen)
+            textures.add(real, rebuilt)
     return figures

@@ -11,15 +11,14 @@ from taming_cli.codec.autoencoder import Decoder, Encoder
 from taming_cli.codec.quantizers import GumbelQuantizer, Quantized, Quantizer
 from taming_cli.config.codec import CodecConfig
 from taming_cli.config.fields import from_dict, to_dict
-from taming_cli.errors import BadFileError
-from taming_cli.runtime.checkpoint import ModelFile, load_model, tensors_sha256
+from taming_cli.runtime.checkpoint import ModelFile, fill, load_model, tensors_sha256
 from taming_cli.runtime.fp32 import ieee
 from taming_cli.runtime.model_files import named
 from taming_cli.runtime.stored import Stored
 
 _DECODER = ("decoder.", "post_quant_conv.")
 _LATER = ("codebook",)
-"""Fields of the architecture that are newer than the hash."""
+"""Fields of the architecture that did not exist when the hash was defined."""
 
 
 class VQGANOutput(NamedTuple):
@@ -86,7 +85,7 @@ class VQGAN(nn.Module):
 
 
 def codec_sha256(config: CodecConfig, tensors: Mapping[str, Tensor | Stored]) -> str:
-    """The hash of a codec with these tensors. It covers what codes depend on, and so not the weights of the decoder."""
+    """The hash of a codec with these tensors. It covers what codes depend on, which excludes the decoder's weights."""
     encoding = {name: tensor for name, tensor in tensors.items() if not name.startswith(_DECODER)}
     values, defaults = to_dict(config), to_dict(CodecConfig())
     for name in _LATER:  # so that older codecs keep their hash
@@ -123,24 +122,12 @@ def codec_file(codec: VQGAN, about: Mapping[str, object]) -> ModelFile:
 
 
 def codec_from(model: ModelFile, where: str, part: str = "codec") -> VQGAN:
-    """The codec of a codec's or a prior's model file, in eval mode on the CPU. BadFileError names `where`.
+    """The codec of a codec's or a prior's model file, frozen and in eval mode on the CPU. BadFileError names `where`.
 
     `part` selects among the codecs of a prior: "codec" is that of its pictures, "condition.KIND" that of a condition.
-    Tensors whose names begin with `extra.`, which an import keeps for an export, are skipped.
     """
-    prefix = "" if model.format == "taming-codec" else f"{part}."
     values = model.config["codec"] if part == "codec" else model.config["conditions"][part.removeprefix("condition.")]
     config = from_dict(CodecConfig, values, where)
     with torch.device("meta"):
         codec = VQGAN(config)
-    tensors = {
-        name[len(prefix) :]: tensor.float()  # a file may hold half precision
-        for name, tensor in model.tensors.items()
-        if name.startswith(prefix) and not name.startswith("extra.")
-    }
-    try:
-        codec.load_state_dict(tensors, strict=True, assign=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise BadFileError(f"{where} does not hold the codec that its config describes: {reason}") from None
-    return codec.eval().requires_grad_(False)
+    return fill(codec, model, "" if model.format == "taming-codec" else f"{part}.", where, "codec")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from taming_cli.config.fields import check, option
+from taming_cli.config.fields import check, check_training, option
 from taming_cli.config.kinds import CodecKind
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
@@ -189,11 +189,7 @@ class CodecTrainConfig:
     )
 
     def __post_init__(self) -> None:
-        check(self)
-        if not self.steps and not self.minutes:
-            raise UsageError("steps and minutes are both 0; limit the training with --steps or --minutes")
-        if len(self.betas) != 2:
-            raise UsageError(f"betas is {self.betas}; give two, like 0.5,0.9")
+        check_training(self)
         if len(self.crop_scale) != 2 or self.crop_scale[0] > self.crop_scale[1]:
             raise UsageError(f"crop_scale is {self.crop_scale}; give smallest and largest, like 0.4,1")
         if self.kind != "image" and (self.perceptual != "none" or self.disc_weight):

@@ -1,5 +1,5 @@
-"""Config fields: each is declared once, with its default, help text and limits, and is checked and converted to JSON
-here.
+"""Config fields: each is declared once, with its default, help text and limits. This module checks them and converts
+them to and from JSON.
 
 A config is a frozen keyword-only dataclass whose fields are created by `option` and whose `__post_init__` calls
 `check`. Flags, `TAMING_*` variables, `--config` files and `config.json` all go through `parse` and `from_dict`, so a
@@ -38,7 +38,7 @@ def option(
 
     `flag` replaces the default name of the flag, such as `--learning-rate` for `learning_rate`. A `hidden` field has no
     flag; its value can come from a preset or a config file only. A `live` field may change when a run is resumed: it
-    affects how long or on which hardware the run computes, but not what.
+    affects how long or on which hardware the run computes, but not its result.
     """
     metadata = {
         "help": help,
@@ -130,6 +130,16 @@ def check(config: Any) -> None:
             raise UsageError(f"{field.name} is {value!r}; give a list")
         for one in value if kind.many else (value,):
             _check_one(field, kind, one)
+
+
+def check_training(config: Any) -> None:
+    """UsageError for a training without a limit of its length, or with other than two betas."""
+    check(config)
+    if not config.steps and not config.minutes:
+        raise UsageError("steps and minutes are both 0; limit the training with --steps or --minutes")
+    if len(config.betas) != 2:
+        usual = ",".join(map(str, type(config).betas))
+        raise UsageError(f"betas is {config.betas}; give two, like {usual}")
 
 
 def _check_one(field: dataclasses.Field[Any], kind: Kind, value: Any) -> None:

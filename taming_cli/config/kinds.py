@@ -11,5 +11,5 @@ RULES = ("lowres", "coords")
 KINDS = (*get_args(CodecKind)[1:], *RULES)
 """All conditions but the class."""
 
-MADE = ("edges", *RULES)
-"""Conditions that can be computed from the picture; the others need a map."""
+COMPUTED = ("edges", *RULES)
+"""Conditions that are computed from the picture if there is no map; the others need maps."""

@@ -1,4 +1,5 @@
-"""Presets: named sets of settings. A preset lists what differs from the fields' defaults, which are those of `tiny`.
+"""Presets: named sets of settings. A preset lists the settings that differ from the fields' defaults, which are those
+of `tiny`.
 
 `f16-1024` and `f16-16384` are the codecs of the paper, and the prior of `f16-1024` is its 24-layer transformer (Esser,
 Rombach, Ommer 2021, appendix A, tables 6 and 8), with the corrections listed in the changelog.
@@ -9,9 +10,19 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.fields import one_of
+from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
+
+CONFIGS: Mapping[str, Mapping[str, type[Any]]] = MappingProxyType(
+    {
+        "train-vqgan": {"codec": CodecConfig, "discriminator": DiscriminatorConfig, "train": CodecTrainConfig},
+        "train-prior": {"prior": PriorConfig, "train": PriorTrainConfig},
+    }
+)
+"""The config classes of each training command, by their group in a run's config.json. Presets have values for these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +75,22 @@ _PAPER_CODEC = MappingProxyType(
     }
 )
 
+_PAPER_PRIOR = MappingProxyType(
+    {
+        "arch": "published",
+        "batch_size": 16,
+        "steps": 500_000,
+        "minutes": 0.0,
+        "learning_rate": 7.2e-5,
+        "weight_decay": 0.01,
+        "warmup": 0,
+        "final_lr": 1.0,
+        "dropout": 0.0,
+        "condition_dropout": 0.0,
+        "ema": 0.0,
+    }
+)
+
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "tiny": Preset(about="two CPU cores, minutes, no download; f8, 3.1 M parameters", codec={}, prior={}),
@@ -102,42 +129,12 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "f16-1024": Preset(
             about="the paper's codec with 1,024 codes; days on several GPUs; needs the weights of lpips-vgg",
             codec=_PAPER_CODEC,
-            prior={
-                "arch": "published",
-                "n_layer": 24,
-                "n_head": 16,
-                "n_embd": 1024,
-                "batch_size": 16,
-                "steps": 500_000,
-                "minutes": 0.0,
-                "learning_rate": 7.2e-5,
-                "weight_decay": 0.01,
-                "warmup": 0,
-                "final_lr": 1.0,
-                "dropout": 0.0,
-                "condition_dropout": 0.0,
-                "ema": 0.0,
-            },
+            prior={**_PAPER_PRIOR, "n_layer": 24, "n_head": 16, "n_embd": 1024},
         ),
         "f16-16384": Preset(
             about="the paper's codec with 16,384 codes; days on several GPUs; needs the weights of lpips-vgg",
             codec={**_PAPER_CODEC, "codebook_size": 16384},
-            prior={
-                "arch": "published",
-                "n_layer": 48,
-                "n_head": 24,
-                "n_embd": 1536,
-                "batch_size": 16,
-                "steps": 500_000,
-                "minutes": 0.0,
-                "learning_rate": 7.2e-5,
-                "weight_decay": 0.01,
-                "warmup": 0,
-                "final_lr": 1.0,
-                "dropout": 0.0,
-                "condition_dropout": 0.0,
-                "ema": 0.0,
-            },
+            prior={**_PAPER_PRIOR, "n_layer": 48, "n_head": 24, "n_embd": 1536},
         ),
     }
 )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from taming_cli.config.fields import check, option
+from taming_cli.config.fields import check, check_training, option
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 
@@ -14,7 +14,7 @@ Order = Literal["raster", "z-curve", "spiral-out", "spiral-in", "alternating"]
 class ConditionSpec:
     """One condition before the image tokens: its kind, its number of codes, and its tokens per window.
 
-    A new kind is a new value of this class; neither the network nor the sampler knows kinds by name.
+    A new kind needs only a new value of this class: neither the network nor the sampler depends on the names of kinds.
     """
 
     kind: str = option("class", "Kind of the condition: class, segmentation, depth, ...")
@@ -176,8 +176,4 @@ class PriorTrainConfig:
     init: str | None = option(None, "Start from the weights and architecture of this prior.", metavar="FILE")
 
     def __post_init__(self) -> None:
-        check(self)
-        if not self.steps and not self.minutes:
-            raise UsageError("steps and minutes are both 0; limit the training with --steps or --minutes")
-        if len(self.betas) != 2:
-            raise UsageError(f"betas is {self.betas}; give two, like 0.9,0.95")
+        check_training(self)

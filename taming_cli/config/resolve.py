@@ -8,10 +8,8 @@ from typing import Any
 
 from taming_cli.config import former
 from taming_cli.config.fields import flag_name, kinds, one_of, parse, revive
+from taming_cli.config.presets import CONFIGS
 from taming_cli.errors import UsageError
-
-COMMANDS = ("train-vqgan", "train-prior")
-"""The commands for which presets have values."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def from_file(path: Path, command: str = "") -> Layer:
         raise UsageError(f"config file {path} holds no settings; write them as name = value")
     if isinstance(values.get("config"), dict):  # a run's config.json
         values = values["config"]
-    values |= {name: {} for name in values if name in COMMANDS and name != command}
+    values |= {name: {} for name in values if name in CONFIGS and name != command}
     return Layer(f"config file {path}", former.renamed(flatten(values), former.SETTINGS))
 
 

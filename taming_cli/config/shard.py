@@ -8,8 +8,8 @@ from taming_cli.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Part `index` (from 1) of `count`: every `count`-th item, so that parts take about the same time, or a contiguous
-    range, for parts that are joined in order."""
+    """Part `index` (from 1) of `count`: either every `count`-th item, so that parts take about the same time, or a
+    contiguous range, so that parts can be joined in order."""
 
     index: int = 1
     count: int = 1
@@ -36,7 +36,7 @@ class Shard:
         return range((self.index - 1) * total // self.count, self.index * total // self.count)
 
     def spelled(self) -> str:
-        """The text for results: `part 2 of 4`."""
+        """The part in words: `part 2 of 4`."""
         return f"part {self.index} of {self.count}"
 
     def __str__(self) -> str:

@@ -46,8 +46,8 @@ class Frame:
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], f: int, grid: Size) -> "Frame":
-        """The inverse of `to_values`; among `values` may be others. Without those of a frame on this grid, the picture
-        fills the grid."""
+        """The inverse of `to_values`; other values are ignored. Without a frame on this grid, the picture fills the
+        grid."""
         try:
             x, y = values["corner"]
             frame = cls(Size.parse(values["size"]), f, (int(x), int(y)))

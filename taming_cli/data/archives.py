@@ -4,7 +4,7 @@ Archives are opened once per process, at the first read, and the most recent one
 
 - zip, and tar without compression: members are read in any order at the same cost;
 - compressed tar (gz, bz2, xz): the first read unpacks the whole archive into a nameless temporary file (in `$TMPDIR`),
-  once per process. Unpack large sets before, or pack them as plain tar.
+  once per process. Unpack large sets beforehand, or pack them as plain tar.
 """
 
 import bz2
@@ -52,7 +52,7 @@ class Contents(NamedTuple):
 
 
 def suffix(path: Path) -> str:
-    """Return the suffix by which a file name is an archive's, `""` if there is none."""
+    """Return the archive suffix of a file name, `""` if it has none."""
     return next((each for each in _SUFFIXES if path.name.lower().endswith(each)), "")
 
 
@@ -82,7 +82,7 @@ def contents(path: Path, wanted: Callable[[str], int] = lambda name: 0) -> Conte
                     replaced.append((name, members[name]))
                 members[name] = member
     except Exception as error:  # OSError, and exceptions of each archive library
-        raise BadFileError(f"{path}: the archive is damaged, or of another kind than its name says: {error}") from error
+        raise BadFileError(f"{path}: the archive is damaged, or its suffix is wrong: {error}") from error
     return Contents(members, replaced)
 
 

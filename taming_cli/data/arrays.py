@@ -57,8 +57,8 @@ def read_pictures(path: Path) -> Iterator[Picture]:
             yield np.frombuffer(data, np.uint8).reshape(shape[1:])
 
 
-def made_of(path: Path) -> str | None:
-    """Return the `made` of `write_pictures`; None for files of other programs and missing ones."""
+def origin_of(path: Path) -> str | None:
+    """Return the `origin` that `write_pictures` recorded; None for files of other programs and missing ones."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.comment.decode() or None
@@ -67,14 +67,14 @@ def made_of(path: Path) -> str | None:
 
 
 def write_pictures(
-    path: Path, pictures: Iterable[Picture], count: int, classes: Sequence[int] | None = None, *, made: str = ""
+    path: Path, pictures: Iterable[Picture], count: int, classes: Sequence[int] | None = None, *, origin: str = ""
 ) -> None:
     """Write `count` pictures (H, W, 3) of one size, and their classes if given.
 
-    `made` records what they were made from, in the archive's comment, which readers of arrays ignore.
+    `origin` identifies what the pictures depend on; the archive's comment records it, which readers of arrays ignore.
     """
     with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
-        archive.comment = made.encode()
+        archive.comment = origin.encode()
         with archive.open(PICTURES, "w", force_zip64=True) as stream:
             shape: tuple[int, ...] = ()
             for picture in pictures:
@@ -98,7 +98,7 @@ class ArrayHeader(NamedTuple):
 
 
 def read_header(stream: BinaryIO | IO[bytes]) -> ArrayHeader:
-    """Read the header of an .npy array, at whose values the stream then stands. Raises what numpy raises."""
+    """Read the header of an .npy array; the stream is then at its values. Raises what numpy raises."""
     version = np.lib.format.read_magic(stream)
     # Later versions are for long headers.
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -1,4 +1,4 @@
-"""Load pictures as batches of tensors, with prefetching.
+"""Loads pictures as batches of tensors, with prefetching.
 
 For training, a batch is a pure function of items, seed and position: position p, counted in samples over the whole run,
 is index `p mod N` of the permutation of epoch `p div N`, with a crop drawn for p alone. So the samples depend neither
@@ -190,8 +190,8 @@ def train_batches(
 
     Each batch begins `stride` positions after the one before, by default at its end. `workers` is the number of loading
     processes; with 0 a thread of this process loads the same batches. Each process gets an equal part of `cache_bytes`
-    and loads any picture: if all pictures fit in memory, a thread is faster after the first epoch. The iterator raises
-    BadImageError if no picture can be read.
+    and may load any picture: if all pictures fit in memory, a thread is faster after the first epoch. The iterator
+    raises BadImageError if no picture can be read.
     """
     assert batch_size >= 1
     share = cache_bytes // max(workers, 1)
@@ -257,11 +257,11 @@ class Batch(NamedTuple):
 
     skipped: list[Skipped]
 
-    beside: dict[str, Tensor]
-    """The results of `beside`, each (B * V, ...)."""
+    extras: dict[str, Tensor]
+    """The tensors that `extras` computed, each (B * V, ...)."""
 
 
-Beside = Callable[[Item, Image, Sequence[Crop]], Mapping[str, Tensor]]
+Extras = Callable[[Item, Image, Sequence[Crop]], Mapping[str, Tensor]]
 """A function of a picture and its V crops that returns tensors (V, ...) by name."""
 
 
@@ -273,14 +273,14 @@ def eval_batches(
     batch_size: int,
     workers: int = 1,
     content: Content = _PICTURES,
-    beside: Beside | None = None,
+    extras: Extras | None = None,
 ) -> Generator[Batch, None, None]:
     """Yield every picture once, in order: its centre crop of `size`, or its `views`, or, with neither, all of it.
 
-    `views` maps an item and its picture's size to crops, all scaled to one size. It and `beside`, which computes
-    tensors for the crops, may raise BadImageError to skip the picture. Pictures whose views differ in size or number
-    from the ones before begin a new batch, so a batch holds 1 to `batch_size` pictures. Unreadable pictures are skipped
-    and reported in the batch before (at the beginning: the first); only if no picture can be read is a batch empty.
+    `views` maps an item and its picture's size to crops, all scaled to one size. It and `extras`, which computes
+    tensors for the crops, may raise BadImageError to skip the picture. A picture whose views differ in size or number
+    from those before begins a new batch, so a batch holds 1 to `batch_size` pictures. Unreadable pictures are skipped
+    and reported in the batch before them, or in the first one. A batch is empty only if no picture can be read.
     `workers` threads decode ahead; closing the generator ends them.
     """
     assert size is None or views is None
@@ -291,7 +291,7 @@ def eval_batches(
         try:
             picture = content.load(item)
             crops = cut(item, Size(*picture.size))
-            more = beside(item, picture, crops) if beside is not None else {}
+            more = extras(item, picture, crops) if extras is not None else {}
         except BadImageError as error:
             return Skipped(item.name, _reason(item, error))
         tensors = [content.cut(picture, crop) for crop in crops]
@@ -318,14 +318,14 @@ class _Viewed(NamedTuple):
     views: Tensor
     """(V, C, H, W)"""
 
-    beside: Mapping[str, Tensor]
+    extras: Mapping[str, Tensor]
 
 
 def _batch(group: list[_Viewed], skipped: list[Skipped]) -> Batch:
     images = torch.cat([each.views for each in group]) if group else torch.empty((0, 3, 0, 0), dtype=torch.uint8)
-    names = group[0].beside if group else {}
-    beside = {name: torch.cat([each.beside[name] for each in group]) for name in names}
-    return Batch(images, [each.item for each in group], skipped, beside)
+    names = group[0].extras if group else {}
+    extras = {name: torch.cat([each.extras[name] for each in group]) for name in names}
+    return Batch(images, [each.item for each in group], skipped, extras)
 
 
 def _reason(item: Item, error: BadImageError) -> str:

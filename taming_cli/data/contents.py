@@ -1,4 +1,4 @@
-"""The content of files, pictures or condition maps, converted to a codec's input and back to something visible.
+"""The content of files, pictures or condition maps, converted to a codec's input and back to pictures.
 
 A content reads a file as a Pillow image, which is cropped and scaled like any other; converts that to a small tensor,
 and a batch of those to a codec's input; and paints a codec's output.
@@ -42,19 +42,19 @@ class Content(ABC):
         """Channels of a codec's input and output."""
 
     @abstractmethod
-    def read(self, data: bytes, name: str, *, min_size: Size | None = None, beside: Size | None = None) -> Image:
+    def read(self, data: bytes, name: str, *, min_size: Size | None = None, picture_size: Size | None = None) -> Image:
         """Read an upright image; `min_size` as for `read_rgb`. Raises BadImageError, which names the file.
 
-        `beside` is the size of the picture that a map belongs to, for keypoints, which may not state it.
+        `picture_size` is the size of the picture that a map belongs to, for keypoints, which may not state it.
         """
 
     def load(self, item: Item, *, min_size: Size | None = None) -> Image:
-        """Read an item's file; for a map with a known picture, `beside` is the size of the picture."""
-        beside = None if item.picture is None else size_of(item.picture)
-        return self.read(item.read(), item.name, min_size=min_size, beside=beside)
+        """Read an item's file; for a map whose picture is known, `picture_size` is that picture's size."""
+        picture_size = None if item.picture is None else size_of(item.picture)
+        return self.read(item.read(), item.name, min_size=min_size, picture_size=picture_size)
 
     def cut(self, image: Image, crop: Crop) -> Tensor:
-        """Crop, scale and mirror an image, with all that mirroring means for its content -> as `tensor`."""
+        """Crop, scale and mirror an image -> the result of `tensor`. Mirroring swaps the marks of left and right."""
         # Sides are swapped at full size: the colours of limbs mix when they are scaled down.
         return self.tensor(apply(self.swap_sides(image) if crop.flip else image, crop, self.resample))
 
@@ -75,7 +75,7 @@ class Content(ABC):
         """Paint a codec's input or output (B, channels, H, W) as uint8 (B, 3, H, W)."""
 
     def about(self) -> dict[str, Any]:
-        """Return what a codec's file records of its content; the inverse of `content_of`."""
+        """Return the record of the content in a codec's file; the inverse of `content_of`."""
         return {"content": self.kind}
 
 
@@ -89,7 +89,7 @@ class Pictures(Content):
     def channels(self) -> int:  # noqa: D102 - see Content
         return 3
 
-    def read(self, data: bytes, name: str, *, min_size: Size | None = None, beside: Size | None = None) -> Image:  # noqa: D102
+    def read(self, data: bytes, name: str, *, min_size: Size | None = None, picture_size: Size | None = None) -> Image:  # noqa: D102
         return read_rgb(data, name, min_size=min_size)
 
     def tensor(self, image: Image) -> Tensor:  # noqa: D102
@@ -109,8 +109,8 @@ class Poses(Pictures):
     kind: ClassVar[CodecKind] = "pose"
     extensions: ClassVar[frozenset[str]] = EXTENSIONS | {".json"}
 
-    def read(self, data: bytes, name: str, *, min_size: Size | None = None, beside: Size | None = None) -> Image:  # noqa: D102
-        return read_pose(data, name, size=beside)
+    def read(self, data: bytes, name: str, *, min_size: Size | None = None, picture_size: Size | None = None) -> Image:  # noqa: D102
+        return read_pose(data, name, size=picture_size)
 
     def swap_sides(self, image: Image) -> Image:  # noqa: D102
         return swap_sides(image)
@@ -134,7 +134,7 @@ class Depth(Content):
     def channels(self) -> int:  # noqa: D102
         return 1
 
-    def read(self, data: bytes, name: str, *, min_size: Size | None = None, beside: Size | None = None) -> Image:  # noqa: D102
+    def read(self, data: bytes, name: str, *, min_size: Size | None = None, picture_size: Size | None = None) -> Image:  # noqa: D102
         return read_depth(data, name, missing=[float(each) for each in self.missing], percentiles=self.percentiles)
 
     def tensor(self, image: Image) -> Tensor:  # noqa: D102
@@ -172,7 +172,7 @@ class Segmentation(Content):
     def channels(self) -> int:  # noqa: D102
         return self.labels
 
-    def read(self, data: bytes, name: str, *, min_size: Size | None = None, beside: Size | None = None) -> Image:  # noqa: D102
+    def read(self, data: bytes, name: str, *, min_size: Size | None = None, picture_size: Size | None = None) -> Image:  # noqa: D102
         image = read_labels(data, name, colours=self.colours, unlabelled=self.unlabelled, values=self.values)
         largest = int(np.asarray(image).max())
         if largest >= self.labels:
@@ -212,7 +212,7 @@ class Edges(Content):
     def channels(self) -> int:  # noqa: D102
         return 2
 
-    def read(self, data: bytes, name: str, *, min_size: Size | None = None, beside: Size | None = None) -> Image:  # noqa: D102
+    def read(self, data: bytes, name: str, *, min_size: Size | None = None, picture_size: Size | None = None) -> Image:  # noqa: D102
         return read_edges(data, name)
 
     def tensor(self, image: Image) -> Tensor:  # noqa: D102

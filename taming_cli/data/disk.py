@@ -1,9 +1,10 @@
-"""Atomic writes, and one-line errors for a disk that refuses a file: which file, which disk, how much space the file
-needs, and how much is free."""
+"""Atomic writes, and one-line errors for a disk that refuses a file. They name the file, the disk, the space that the
+file needs, and the free space."""
 
 import contextlib
 import errno
 import io
+import json
 import os
 import re
 import resource
@@ -25,7 +26,7 @@ _TORCHS = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs|file wri
 _PROBE = 2**16
 """Bytes written as a test where a library does not report why its write failed."""
 _NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF})
-"""Errors of file systems that cannot sync a folder; its files are synced all the same."""
+"""Errors of file systems that cannot sync a folder; its files are synced nevertheless."""
 
 
 class RefusedError(OSError):
@@ -85,7 +86,7 @@ class Disk(io.FileIO):
 def write_atomically(
     path: Path, write: Callable[[Path], object], *, size: int | None = None, durable: bool = True
 ) -> None:
-    """Call `write(temporary)` and rename the file to `path`, which is at any time the old file or the whole new one.
+    """Call `write(temporary)` and rename the file to `path`, which is always the old file or the complete new one.
 
     The folder is created if it is missing. A `durable` file survives a power failure once this returns. Raises
     DiskError where the disk refuses the file; `size` is what the file takes, in bytes, where that is known.
@@ -100,8 +101,13 @@ def write_atomically(
             temporary.replace(path)
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically. It is ASCII, since a file name may hold bytes that are not UTF-8."""
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(value, indent=2) + "\n"))
+
+
 def publish(temporary: Path, path: Path) -> None:
-    """Rename a written file to `path` so that it is whole under that name even after a power failure."""
+    """Rename a written file to `path` so that it is complete under that name even after a power failure."""
     _sync(temporary)
     temporary.replace(path)
     sync_folder(path.parent)
@@ -136,7 +142,8 @@ def write_stream(temporary: Path, write: Callable[[Disk], object]) -> None:
 
 @contextmanager
 def refusals(path: Path, temporary: Path | None = None, *, size: int | None = None) -> Iterator[None]:
-    """Turn an error of the disk, while `path` is written under the name `temporary`, into a DiskError about `path`.
+    """A context in which `path` is written under the name `temporary`: it turns errors of the disk into a DiskError
+    about `path`.
 
     The temporary file is removed after any error. `size` is the size of the whole file in bytes.
     """
@@ -155,7 +162,8 @@ def refusals(path: Path, temporary: Path | None = None, *, size: int | None = No
 
 @contextmanager
 def appending(path: Path) -> Iterator[None]:
-    """While data is appended to a file, turn an error of the disk into a DiskError, and restore the file."""
+    """A context in which data is appended to a file: it turns errors of the disk into a DiskError, and restores the
+    file."""
     before = _size(path)
     try:
         with refusals(path):
@@ -168,14 +176,14 @@ def appending(path: Path) -> Iterator[None]:
 
 def refusal_message(path: Path, reason: OSError, *, size: int | None = None, written: int | None = None) -> str:
     """Describe in one line why the disk refused a file."""
-    why = os.strerror(reason.errno) if reason.errno else " ".join(str(reason).split())
+    text = os.strerror(reason.errno) if reason.errno else " ".join(str(reason).split())
     if reason.errno not in FULL:
-        return f"{path}: cannot be written ({why}); choose another place, or remove what is in the way"
+        return f"{path}: cannot be written ({text}); choose another place, or remove what is in the way"
     size = reason.size if isinstance(reason, RefusedError) else size
     need = f"it needs {amount(size)}, and " if size else ""
     if written and not size:
         need = f"it needs more than {amount(written)}, and "
-    return f"{path}: cannot be written ({why}): {need}{_room(path, reason)}; free some space, or choose another place"
+    return f"{path}: cannot be written ({text}): {need}{_room(path, reason)}; free some space, or choose another place"
 
 
 def _room(path: Path, reason: OSError) -> str:
@@ -183,11 +191,11 @@ def _room(path: Path, reason: OSError) -> str:
     if reason.errno == errno.EFBIG:
         most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         return "its disk has a limit for one file" if most < 0 else f"a file may have {amount(most)} here (ulimit -f)"
-    here = next(folder for folder in path.resolve().parents if folder.exists())
-    mount = next(folder for folder in (here, *here.parents) if folder.is_mount() or folder == folder.parent)
+    existing = next(folder for folder in path.resolve().parents if folder.exists())
+    mount = next(folder for folder in (existing, *existing.parents) if folder.is_mount() or folder == folder.parent)
     disk = f"the disk at {mount}"
     try:
-        usage, inodes = shutil.disk_usage(here), os.statvfs(here)
+        usage, inodes = shutil.disk_usage(existing), os.statvfs(existing)
     except OSError:
         return disk
     if inodes.f_files and not inodes.f_favail:

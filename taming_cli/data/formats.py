@@ -1,4 +1,4 @@
-"""Image formats: which decoders may read a file, its format by its first bytes, and how many pixels it may have.
+"""Image formats: the allowed decoders, the format of a file by its first bytes, and the limit on its pixels.
 
 Pillow's registry and settings stay unchanged for other users in the same process. HEIF files are opened by
 pillow-heif's class directly.
@@ -156,7 +156,7 @@ def declared_size(stream: BinaryIO) -> tuple[int, int] | None:
     kind = format_of(head)
     if kind in ("HEIF", "AVIF"):  # the largest: a picture may consist of tiles and have thumbnails
         head += stream.read(_FAR)
-        sizes = [cast(tuple[int, int], struct.unpack(">II", found)) for found in _ISPE.findall(head)]
+        sizes = [cast(tuple[int, int], struct.unpack(">II", sides)) for sides in _ISPE.findall(head)]
         return max(sizes, key=lambda size: size[0] * size[1], default=None)
     if kind == "WEBP":
         return _size_of_webp(head)
@@ -181,7 +181,7 @@ def _size_of_webp(head: bytes) -> tuple[int, int] | None:
 
 
 def _open(stream: BinaryIO) -> ImageFile:
-    """Do what `Image.open` does, without its limit of pixels, which is a setting of the whole process."""
+    """As `Image.open`, without its limit on pixels, which is a setting of the whole process."""
     Image.init()
     prefix = stream.read(16)
     for name in FORMATS:
@@ -217,7 +217,7 @@ class _Sips(BytesIO):
 
 
 class _Tiff(TiffImagePlugin.TiffImageFile):
-    """Pillow's class, without its limit of pixels; `open_picture` has checked the size."""
+    """Pillow's class, without its limit on pixels; `open_picture` has checked the size."""
 
     def load_prepare(self) -> None:
         if self._im is None and (size := getattr(self, "_tile_size", None)) is not None:

@@ -86,8 +86,8 @@ def read_paths(stream: BinaryIO, *, nul: bool) -> list[Path]:
     return [Path(os.fsdecode(part)) for part in _parts(data, nul=nul)]
 
 
-def written(paths: Sequence[Path]) -> bytes:
-    """Return the content of a list of these paths, valid in any working directory; the inverse of `read_list`."""
+def list_bytes(paths: Sequence[Path]) -> bytes:
+    """Return the bytes of a list of these paths, valid in any working directory; the inverse of `read_list`."""
     absolute = [os.fsencode(os.path.abspath(path)) for path in paths]  # noqa: PTH100 - Path.absolute keeps ".."
     end = b"\0" if any(b"\n" in path or b"\r" in path for path in absolute) else b"\n"
     return b"".join(path + end for path in absolute)

@@ -1,4 +1,4 @@
-"""File locks that keep a second process from writing where one writes already."""
+"""File locks that prevent a second process from writing to the same place."""
 
 import errno
 import fcntl
@@ -17,15 +17,15 @@ NONE = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, e
 Flock = Callable[[int, int], object]
 
 
-def lock(file: int, path: Path, how: Flock | None = None) -> bool:
+def lock(file: int, path: Path, function: Flock | None = None) -> bool:
     """Lock an open file, whose name is `path`, for this process; returns whether the file system has locks.
 
-    `how` is `fcntl.flock`, whose locks forked processes inherit, or `fcntl.lockf`, whose locks they do not. Where the
-    file system has no locks, a warning is logged once per folder. Raises BlockingIOError where another process holds
-    the lock, TamingError where locking fails for any other reason.
+    `function` is `fcntl.flock` (the default), whose locks forked processes inherit, or `fcntl.lockf`, whose locks they
+    do not. Where the file system has no locks, a warning is logged once per folder. Raises BlockingIOError where
+    another process holds the lock, TamingError where locking fails for any other reason.
     """
     try:
-        (how or fcntl.flock)(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        (function or fcntl.flock)(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in HELD:
             raise BlockingIOError(error.errno, error.strerror) from error
@@ -37,9 +37,9 @@ def lock(file: int, path: Path, how: Flock | None = None) -> bool:
 
 
 @cache
-def _warn(folder: Path, why: str) -> None:
+def _warn(folder: Path, reason: str) -> None:
     _log.warning(
         "files in %s cannot be locked (%s): continuing without locks; do not start a second process there",
         folder,
-        why,
+        reason,
     )

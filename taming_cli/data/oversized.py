@@ -1,4 +1,4 @@
-"""Which pictures have more pixels than may be decoded, from their headers."""
+"""Finds pictures with more pixels than may be decoded, by their headers."""
 
 import logging
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Which pictures are held out: a split that follows from the pictures' contents; and whether a listing has changed."""
+"""The split into training and held-out pictures, which follows from their contents; and digests of listings."""
 
 import hashlib
 import os
@@ -22,11 +22,12 @@ def split(
 ) -> Split:
     """Hold out about `held_fraction` of the pictures.
 
-    A picture's side depends on its own bytes (BLAKE2b over its size and first 64 KiB), not on its name or on the other
-    pictures: copies of a picture are on the same side, and added pictures move no others. Only where fewer than
-    `at_least` distinct pictures would be held out, or none would remain for training, the ones with the smallest (for
-    training: the largest) hashes change sides. With fewer than two distinct pictures nothing is held out. Unreadable
-    pictures stay on the training side, which reports them. `keys` are the items' content keys, if known.
+    Whether a picture is held out depends on its own bytes (BLAKE2b over its size and first 64 KiB), not on its name or
+    on the other pictures: copies of a picture stay together, and adding pictures does not move the others. There are
+    two exceptions: where fewer than `at_least` distinct pictures would be held out, those with the smallest hashes are;
+    and the one with the largest hash always remains for training. With fewer than two distinct pictures nothing is held
+    out. Unreadable pictures belong to the training pictures, whose reader reports them. `keys` are the items' content
+    keys, if known.
     """
     keys = content_keys(items) if keys is None else keys
     distinct = sorted({key for key in keys if key is not None})

@@ -1,4 +1,4 @@
-"""WebDataset's naming: which label file belongs to which picture, and which pictures are companions of another.
+"""WebDataset's naming: matches label files with pictures, and finds pictures that are companions of another.
 
 A sample's files share a key, which is followed by a field: `0001.jpg`, `0001.cls`, `0001.seg.png`. WebDataset ends the
 key at the first dot of the file name. In practice keys contain dots (`scan_v1.5_0000.png`), so names are matched by
@@ -11,7 +11,7 @@ the longest stem that they share:
   (`a.cls`, `a.json`, `a.txt`), any word that begins with a letter. A picture with a label file of its own stem is not
   a companion.
 
-Files that contradict each other are an error that names both; the order of the files has no effect.
+Files that contradict each other raise an error that names both. The order of the files has no effect.
 """
 
 import codecs
@@ -197,6 +197,6 @@ def _is_map(field: str) -> bool:
 
 
 def _stem(name: str) -> str:
-    """Remove the part from the last dot of the file name on; a dot at its beginning does not count."""
+    """Remove the last dot of the file name and everything after it; a dot at its beginning does not count."""
     dot = name.rfind(".")
     return name[:dot] if dot > name.rfind("/") + 1 else name

@@ -38,8 +38,8 @@ def threads(count: int) -> Begin:
 def processes(count: int, first: Callable[..., None] | None = None, *arguments: Any) -> Begin:
     """Return an executor factory for processes, each of which calls `first(*arguments)` at its start.
 
-    Spawned: a fork of a process that has threads, or uses a GPU, may hang. Not torch's DataLoader: when one of its
-    workers dies, it raises an error wherever the main thread then is, be it in the middle of saving.
+    They are spawned, since a fork of a process that has threads or uses a GPU may hang. torch's DataLoader is not used:
+    when one of its workers dies, it raises an error in the main thread at any point, even in the middle of a save.
     """
     return partial(
         ProcessPoolExecutor,
@@ -101,7 +101,7 @@ def _begin(first: Callable[..., None] | None, arguments: tuple[Any, ...]) -> Non
 
 
 def _end_with_the_parent() -> None:
-    """End this worker with its parent; workers of a killed parent would wait for work for ever."""
+    """End this worker when its parent ends; workers of a killed parent would wait for work forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -30,8 +30,8 @@ class Check:
 
 
 class CommandLine(NamedTuple):
-    """What only the command line knows: the parser of each environment variable of a flag, and `settle`, which
-    resolves the settings of a command with given config classes. Both raise UsageError for invalid values."""
+    """Functions of the command line: the parser of each environment variable of a flag, and `settle`, which resolves
+    the settings of a command with given config classes. Both raise UsageError for invalid values."""
 
     flags: Mapping[str, Callable[[str], object]]
     settle: Callable[[Sequence[type[Any]], str], object]
@@ -65,7 +65,7 @@ def examine(checks: Sequence[Check], on_check: Callable[[str], object] | None = 
 
 
 def _safely(check: Check, earlier: Sequence[str]) -> Iterator[Finding]:
-    """The check's findings until it raises. A reason that an earlier check failed for is only a note."""
+    """The check's findings until it raises. If an earlier check failed for the same reason, that is only a note."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

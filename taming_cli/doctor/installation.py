@@ -60,7 +60,7 @@ class Project(NamedTuple):
 
 
 def versions() -> Iterator[Finding]:
-    """Python, this package, torch and torchvision; then the other packages in one line, faulty ones apart."""
+    """Python, this package, torch and torchvision; then the other packages in one line, and faulty ones separately."""
     project = _project()
     requirements, specifier = ([], "") if project is None else project
     python = platform.python_version()

@@ -28,11 +28,11 @@ TOLERANCES = {"fp32": 2e-3, "bf16": 3e-2, "fp16": 1e-2}
 
 def devices() -> Iterator[Finding]:
     """Processors, memory, loader processes, CUDA devices, Apple's GPU, and the device that commands use."""
-    usable, there = cores(), os.cpu_count() or 1
-    named = f"{usable} of {there} cores" if usable != there else f"{there} core{'s' * (there > 1)}"
+    usable, total = cores(), os.cpu_count() or 1
+    counted = f"{usable} of {total} cores" if usable != total else f"{total} core{'s' * (total > 1)}"
     threads = torch.get_num_threads()
     used = f"torch uses {threads} thread{'s' * (threads > 1)}"
-    yield Finding("ok", "cpu", f"{named}, {torch.backends.cpu.get_cpu_capability()}; {used}", {"cores": usable})
+    yield Finding("ok", "cpu", f"{counted}, {torch.backends.cpu.get_cpu_capability()}; {used}", {"cores": usable})
     yield _memory()
     yield _processes()
     yield from _cuda()
@@ -48,8 +48,8 @@ def precision() -> Iterator[Finding]:
     """The numerical error of a small network on each device, in each precision that is used there."""
     for device in _devices():
         auto = pick_precision("auto", device)
-        wanted = {torch.float32, auto} | ({torch.float16} if device.type == "cuda" else set())
-        for dtype in sorted(wanted, key=lambda each: (each != auto, str(each))):
+        dtypes = {torch.float32, auto} | ({torch.float16} if device.type == "cuda" else set())
+        for dtype in sorted(dtypes, key=lambda each: (each != auto, str(each))):
             name = precision_name(dtype)
             chosen = "; auto selects this" if dtype == auto else ""
             label = f"{device} {name}"

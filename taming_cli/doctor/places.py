@@ -46,26 +46,26 @@ def folders() -> Iterator[Finding]:
 def _check(place: CheckedFolder) -> Finding:
     """Create, lock and remove a file in the folder, or in its nearest existing parent."""
     fault: Mark = "FAIL" if place.needed else "note"
-    here = next(folder for folder in (place.folder, *place.folder.parents) if folder.exists())
+    existing = next(folder for folder in (place.folder, *place.folder.parents) if folder.exists())
     values: dict[str, str | int] = {"path": str(place.folder)}
     try:
-        with tempfile.NamedTemporaryFile(dir=here, prefix=".taming-doctor-") as file:
+        with tempfile.NamedTemporaryFile(dir=existing, prefix=".taming-doctor-") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if place.name == "runs":
-                    message = f"files in {here} cannot be locked ({error.strerror}), which training needs"
+                    message = f"files in {existing} cannot be locked ({error.strerror}), which training needs"
                     if error.errno in NONE:
                         message = f"{message}: start only one process in a run, or {place.remedy}"
                         return Finding("note", place.name, message, values)
                     return Finding(fault, place.name, f"{message}; {place.remedy}", values)
     except OSError as error:
-        return Finding(fault, place.name, f"{here} cannot be written ({error.strerror}); {place.remedy}", values)
-    room = shutil.disk_usage(here).free
+        return Finding(fault, place.name, f"{existing} cannot be written ({error.strerror}); {place.remedy}", values)
+    room = shutil.disk_usage(existing).free
     values |= {"free_bytes": room}
     message = f"{room / 2**30:.1f} GiB free in {place.folder}"
-    if os.statvfs(here).f_files and not os.statvfs(here).f_favail:
-        return Finding(fault, place.name, f"no more files fit into {here} (inodes); {place.remedy}", values)
+    if os.statvfs(existing).f_files and not os.statvfs(existing).f_favail:
+        return Finding(fault, place.name, f"no more files fit into {existing} (inodes); {place.remedy}", values)
     if room < LEAST_ROOM:
         return Finding(fault, place.name, f"{message}: too little; free some space, or {place.remedy}", values)
     if room < LITTLE_ROOM and place.needed:

@@ -11,11 +11,9 @@ from typing import Any
 import torch
 
 from taming_cli.config.annotate import DepthConfig, PoseConfig, SegmentationConfig
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.evaluate import FeatureConfig, InceptionScoreConfig, KernelConfig, ManifoldConfig
 from taming_cli.config.fields import kinds
-from taming_cli.config.presets import preset
-from taming_cli.config.prior import PriorConfig, PriorTrainConfig
+from taming_cli.config.presets import CONFIGS, preset
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.shard import Shard
 from taming_cli.config.size import Size
@@ -26,8 +24,7 @@ from taming_cli.runtime.weights import FOLDER_VARIABLE
 
 PREFIX = "TAMING_"
 SETTINGS: dict[str, tuple[type[Any], ...]] = {
-    "train-vqgan": (CodecConfig, DiscriminatorConfig, CodecTrainConfig),
-    "train-prior": (PriorConfig, PriorTrainConfig),
+    **{command: tuple(groups.values()) for command, groups in CONFIGS.items()},
     "sample": (SampleConfig,),
     "annotate segmentation": (SegmentationConfig,),
     "annotate depth": (DepthConfig,),

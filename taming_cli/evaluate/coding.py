@@ -26,10 +26,10 @@ from taming_cli.runtime.fp32 import exact
 from taming_cli.runtime.memory import USUAL, Room, room
 
 CHUNK = 8
-"""Images of one size that the codec processes together. A shorter chunk is padded with its last image: convolutions
-round differently for another batch size (by 1e-7), which changes single codes and pixel values."""
+"""Number of images of one size that the codec processes together. A shorter chunk is padded with its last image:
+convolutions round differently for another batch size (by 1e-7), which changes single codes and pixel values."""
 CHUNK_PIXELS = CHUNK * 256 * 256
-"""Pixels in a chunk, at most."""
+"""Largest number of pixels in a chunk."""
 
 
 class CodedBatch(NamedTuple):
@@ -84,7 +84,7 @@ class CodecRun:
     def run(self, *metrics: Metric) -> None:
         """Code this process's share of the images once and pass every batch to all metrics."""
         decodes = any(metric.decodes for metric in metrics)
-        previous_shape, whole = torch.Size(), True
+        previous_shape, exactly = torch.Size(), True
         for batch in self._batches():
             for metric in metrics:
                 metric.skipped += batch.skipped
@@ -93,11 +93,11 @@ class CodecRun:
                 previous_shape = batch.images.shape[1:]
                 with exact(self.codec.quant_conv.weight.device):
                     coded = CodedBatch(batch.items, batch.images, *self._coded(batch.images, decodes, alone))
-                    whole &= tiles.exact(self.codec, coded.codes.shape[1], coded.codes.shape[2], self.space.decode)
+                    exactly &= tiles.exact(self.codec, coded.codes.shape[1], coded.codes.shape[2], self.space.decode)
                     for metric in metrics:
                         metric.add(coded)
         if decodes:
-            self.protocol[DECODING] = decoding(all(self.world.gather(whole)))
+            self.protocol[DECODING] = decoding(all(self.world.gather(exactly)))
 
     def measure(self, metric: Metric) -> Measurement:
         """Run a single metric and return its result."""
@@ -105,7 +105,7 @@ class CodecRun:
         return metric.result(self)
 
     def too_few(self, skipped: Sequence[Skipped], *, minimum: int = 1) -> UsageError:
-        """The error for fewer than `minimum` readable images, with the first reason."""
+        """The error for fewer than `minimum` readable images; it names the first unreadable one."""
         first = f"; {skipped[0].name}: {skipped[0].reason}" if skipped else ""
         read, count = len(self.items) - len(skipped), len(self.items)
         return UsageError(f"{read} of {count} pictures can be measured, at least {minimum} are needed{first}")
@@ -124,15 +124,15 @@ class CodecRun:
         return torch.cat(codes)[:count], torch.cat(rebuilt)[:count]
 
     def _batches(self) -> Iterator[Batch]:
-        mine = self.items[self.world.rank :: self.world.size]
+        items = self.items[self.world.rank :: self.world.size]
         done = 0
-        reader = eval_batches(mine, size=self.size, batch_size=CHUNK, workers=self.workers)
+        reader = eval_batches(items, size=self.size, batch_size=CHUNK, workers=self.workers)
         with closing(reader):
             for batch in reader:
                 yield batch
                 done += len(batch.items) + len(batch.skipped)
                 if self.on_item is not None:
-                    self.on_item(done, len(mine))
+                    self.on_item(done, len(items))
 
 
 def codec_run(

@@ -43,7 +43,7 @@ def drawn_by(samples: Path) -> str:
 
 
 def trained_on(generated: Path, root: Path = Path("runs")) -> TrainedOn:
-    """The training images behind generated images: those of the codec whose codes the prior learned.
+    """The training images that generated images imitate: those of the codec whose codes the prior learned.
 
     The PNG of a sample records the prior that drew it; a token file records its codec, or the prior that contains it.
     UsageError, asking for an explicit reference, if the chain cannot be followed.
@@ -71,10 +71,10 @@ def _prior(samples: Path, root: Path) -> Path:
     """The prior that drew a folder of samples, among the runs under `root`."""
     if not samples.is_dir():
         raise ValueError("it is not a folder of samples")
-    wanted = drawn_by(samples)
+    prior_sha256 = drawn_by(samples)
     for run in runs_below(root, "train-prior"):
         for path in sorted(run.glob("checkpoints/*.safetensors")):
-            if sha256(path) == wanted:
+            if sha256(path) == prior_sha256:
                 return path
     raise ValueError(f"its prior is in no run under {root}")
 

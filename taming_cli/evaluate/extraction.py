@@ -51,7 +51,7 @@ Keep = Literal["features", "logits"]
 
 @dataclass(frozen=True)
 class Extraction:
-    """What a network extracted from an image set; `moments` is None if `kept` has the individual values instead."""
+    """The features of an image set; `moments` is None if `kept` has the individual values instead."""
 
     count: int
     smallest: Size | None
@@ -78,13 +78,13 @@ def extract_features(images: ImageSet, extractor: Extractor, *, keep: Keep | Non
     """
     network, world = extractor.network, extractor.world
     device = next(network.parameters()).device
-    mine = slice(world.rank, None, world.size)
-    total = len(range(len(images))[mine])
+    every = slice(world.rank, None, world.size)
+    total = len(range(len(images))[every])
     share, running = _Share(), RunningMoments(network.dimensions)
     if keep is not None:
         share.kept = torch.empty(total, network.width(keep), dtype=torch.float64)
     for batch in images.batches(
-        network.prepare, size=extractor.size, every=mine, batch_size=extractor.batch_size, workers=extractor.workers
+        network.prepare, size=extractor.size, every=every, batch_size=extractor.batch_size, workers=extractor.workers
     ):
         share.skipped += batch.skipped
         share.sizes |= set(batch.sizes)
@@ -130,12 +130,12 @@ def _merged(images: ImageSet, shares: list[_Share]) -> Extraction:
     kept = [share.kept for share in shares if share.kept is not None]
     if not kept:
         return replace(extraction, moments=Moments.together(share.moments for share in shares if share.moments))
-    whole = kept[0]
+    merged = kept[0]
     if len(kept) > 1:
-        whole = torch.empty(len(images), whole.shape[1], dtype=whole.dtype)
+        merged = torch.empty(len(images), merged.shape[1], dtype=merged.dtype)
         for rank, rows in enumerate(kept):
-            whole[rank :: len(kept)] = rows
-    return replace(extraction, kept=whole if len(numbers) == len(whole) else whole[sorted(numbers)])
+            merged[rank :: len(kept)] = rows
+    return replace(extraction, kept=merged if len(numbers) == len(merged) else merged[sorted(numbers)])
 
 
 def cached_features(images: ImageSet, extractor: Extractor) -> Extraction:

@@ -36,6 +36,7 @@ from taming_cli.data.split import digest
 from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import BadFileError, BadImageError, UsageError
 from taming_cli.runtime.memory import BUDGET, room
+from taming_cli.runtime.weights import sha256
 
 Prepare = Callable[[Tensor], Tensor]
 """Image uint8 (3, H, W) -> network input, of the same shape for all images."""
@@ -150,7 +151,7 @@ class FileImages(ImageSet):
             batch_size=batch_size,
             workers=workers,
             content=_PreparedContent(prepare),
-            beside=record_size,
+            extras=record_size,
         )
         with closing(reader):
             for batch in reader:
@@ -169,8 +170,7 @@ class _ArrayBacked(ImageSet):
         return self.content_sha256()
 
     def content_sha256(self) -> str:
-        with self.path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sha256(self.path)
 
     @abstractmethod
     def chunks(self, every: slice, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
@@ -226,9 +226,9 @@ class TokenImages(_ArrayBacked):
         codec = ready(codec, self.device, torch.float32)
         header = self.file.header
         at_once = tiles.at_once(codec, header.height, header.width, batch_size)
-        wanted = range(len(self.file))[every]
-        for start in range(0, len(wanted), at_once):
-            numbers = list(wanted[start : start + at_once])
+        positions = range(len(self.file))[every]
+        for start in range(0, len(positions), at_once):
+            numbers = list(positions[start : start + at_once])
             codes = torch.from_numpy(self.file.codes(numbers)[:, 0]).to(self.device)
             rows, columns = header.frame.place
             yield numbers, tiles.pictures(codec, codes, budget=self.budget)[:, :, rows, columns].contiguous()
@@ -247,11 +247,11 @@ class ArrayImages(_ArrayBacked):
 
     def chunks(self, every: slice, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
         """Positions and images; the file is streamed, so that at most a batch is in memory."""
-        wanted = range(len(self))[every]
+        positions = range(len(self))[every]
         numbers: list[int] = []
         images: list[npt.NDArray[np.uint8]] = []
         for number, image in enumerate(arrays.read_pictures(self.path)):
-            if number in wanted:
+            if number in positions:
                 numbers.append(number)
                 images.append(image)
             if images and (len(images) == batch_size or number == len(self) - 1):
@@ -270,9 +270,7 @@ class FeatureStatistics:
 
     def protocol(self) -> dict[str, Any]:
         """The fields that a result records."""
-        with self.path.open("rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        return {"name": self.name, "form": "statistics", "list_sha256": sha256}
+        return {"name": self.name, "form": "statistics", "list_sha256": sha256(self.path)}
 
 
 def open_image_set(
@@ -285,7 +283,7 @@ def open_image_set(
 ) -> ImageSet | FeatureStatistics:
     """Open a folder, archive, image, token file or .npz.
 
-    `codec` is the codec of a token file that does not find its own; decoding takes at most `memory` GiB
+    `codec` is needed for a token file whose codec is not at the recorded path; decoding takes at most `memory` GiB
     (`runtime.memory.room`). An .npz with both images and statistics, such as the ADM references, is read as statistics
     if `statistics` is true. UsageError for a path that does not exist or holds no images, BadFileError for a damaged
     file.

@@ -76,15 +76,15 @@ def nll(
     size = (header.height, header.width)
     log_likelihood, procedure = _reader(gpt, size, stride, order, sample_steps, batch_size)
     sums = _Sums(torch.zeros(header.height, header.width, dtype=torch.float64), {}, {}, 0)
-    mine = (range(len(file)) if rows is None else rows)[world.rank :: world.size]
-    cells = len(mine) * header.height * header.width
+    selected = (range(len(file)) if rows is None else rows)[world.rank :: world.size]
+    cells = len(selected) * header.height * header.width
 
     def report(before: int, done: int, _: int) -> None:
         if on_item is not None:
             on_item(before + done, cells)
 
-    for start in range(0, len(mine), batch_size):
-        batch = list(mine[start : start + batch_size])
+    for start in range(0, len(selected), batch_size):
+        batch = list(selected[start : start + batch_size])
         conditions: dict[str, Tensor] = {
             kind: torch.from_numpy(file.condition(kind, batch)[:, 0]) for kind in kinds if kind != "class"
         }
@@ -146,7 +146,7 @@ def _classes(file: TokenFile, names: list[str], count: int) -> dict[int, int]:
     classes = {-1: NOT_GIVEN}
     for label, name in enumerate(file.label_names):
         if count and name not in known:
-            raise UsageError(f"{file.path} has the class {name!r}, which the prior does not know")
+            raise UsageError(f"{file.path} has the class {name!r}, which the prior does not have")
         classes[label] = known.get(name, NOT_GIVEN)
     return classes
 

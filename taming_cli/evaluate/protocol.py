@@ -14,7 +14,7 @@ from taming_cli.config.size import Size
 from taming_cli.data.batches import Skipped
 
 MANY = 10_000
-"""Images below which a distance between distributions is unreliable: its bias falls with their number."""
+"""Number of images below which a distance between distributions is unreliable: its bias falls with their number."""
 
 _PACKAGES = ("torch", "torchvision", "torch-fidelity", "timm", "pillow", "numpy")
 

@@ -196,13 +196,13 @@ def _remap(tensors: dict[str, Stored], where: str) -> dict[str, Stored]:
     If the nearest entry is unused, the published code draws a random one; here the nearest used entry applies.
     """
     used = tensors.pop("quantize.used")
-    whole = {name: tensor for name, tensor in tensors.items() if name.startswith("quantize.")}
+    original = {name: tensor for name, tensor in tensors.items() if name.startswith("quantize.")}
     index = used.load().long()
-    for name, tensor in whole.items():
+    for name, tensor in original.items():
         if index.ndim != 1 or not len(index) or int(index.min()) < 0 or int(index.max()) >= tensor.shape[0]:
             raise BadFileError(f"{where} has a quantize.used that does not fit its {name}")
         tensors[name] = tensor._replace(shape=(len(index), *tensor.shape[1:]), load=partial(_rows, tensor, index))
-    return {**whole, "quantize.used": used}
+    return {**original, "quantize.used": used}
 
 
 def _rows(tensor: Stored, index: Tensor) -> Tensor:

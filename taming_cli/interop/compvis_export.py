@@ -30,11 +30,13 @@ def export_checkpoint(model: ModelFile, path: Path) -> Path:
     if model.format == "taming-codec":
         config = from_dict(CodecConfig, model.config["codec"], str(path))
         own = {name: tensor for name, tensor in model.tensors.items() if not name.startswith("extra.")}
-        state, whole = _codec_state(config, own), _codec_params(config, str(model.about.get("content", "image")))
-        remapped = {"": whole}
+        state, exported = _codec_state(config, own), _codec_params(config, str(model.about.get("content", "image")))
+        remapped = {"": exported}
     else:
-        state, whole = _prior_state(model, str(path))
-        remapped = {f"{part}_model.": whole["params"].get(f"{part}_config") for part in ("first_stage", "cond_stage")}
+        state, exported = _prior_state(model, str(path))
+        remapped = {
+            f"{part}_model.": exported["params"].get(f"{part}_config") for part in ("first_stage", "cond_stage")
+        }
     for prefix, part in remapped.items():
         if (used := kept.get(f"{prefix}quantize.used")) is not None:
             listed = path.with_name(f"{path.stem}.{prefix}used.npy")
@@ -44,7 +46,7 @@ def export_checkpoint(model: ModelFile, path: Path) -> Path:
     training = {"global_step": model.about.get("step", 0), "epoch": model.about.get("epoch", 0)}
     write_atomically(path, lambda temporary: save_torch(temporary, {**training, "state_dict": state | kept}))
     written = path.with_suffix(".yaml")
-    write_atomically(written, lambda temporary: temporary.write_text(yaml.safe_dump({"model": whole})))
+    write_atomically(written, lambda temporary: temporary.write_text(yaml.safe_dump({"model": exported})))
     return written
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from taming_cli.config.codec import CodecConfig
 from taming_cli.config.fields import from_dict
-from taming_cli.data.disk import write_atomically
+from taming_cli.data.disk import write_atomically, write_json
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.interop.ledger import ImportedModel
 from taming_cli.interop.names import DIFFUSERS, OLD_DIFFUSERS, from_published, to_published
@@ -86,7 +86,7 @@ def export_folder(model: ModelFile, folder: Path) -> Path:
     renamed = {names[name]: _as_matrix(name, tensor) for name, tensor in tensors.items()}
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / WEIGHTS[0], lambda path: write_safetensors(path, renamed, {"format": "pt"}))
-    write_atomically(folder / "config.json", lambda path: path.write_text(json.dumps(written, indent=2) + "\n"))
+    write_json(folder / "config.json", written)
     return folder
 
 

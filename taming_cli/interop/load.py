@@ -29,8 +29,8 @@ def import_file(path: Path, config: Path | None = None, *, allow_non_finite: boo
     """Import a published checkpoint; its tensors stay in the file. `config` is the yaml published with it.
 
     BadFileError, in one line, if the file is damaged, of an unknown kind, or has tensors that cannot be accounted for.
-    A tensor with NaN or infinite values raises it when it is loaded; with `allow_non_finite`, the model's `about` lists
-    such tensors instead, and the converted file can be loaded.
+    Loading a tensor with NaN or infinite values raises it too. With `allow_non_finite`, the model's `about` lists such
+    tensors instead, and the converted file can be loaded.
     """
     imported = _imported(path, config)
     if not allow_non_finite:
@@ -67,7 +67,7 @@ def _convert(
 
 
 def describe(path: Path, config: Path | None = None) -> dict[str, Any]:
-    """Describe a checkpoint: kind, config, parameters, step; of a prior without `config`, what its shapes tell."""
+    """Describe a checkpoint: kind, config, parameters, step; for a prior without `config`, what shapes determine."""
     if config is None and not path.is_dir():
         tensors, about = _open(path)
         if PRIOR in tensors:
@@ -107,7 +107,7 @@ def _open(path: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
 
 
 def _tensors(value: Any, path: Path) -> dict[str, Stored]:
-    """The weights by name, from whatever key holds them, without the prefixes of training wrappers."""
+    """The weights by name, from the key that holds them, without the prefixes of training wrappers."""
     if isinstance(value, Mapping):
         for _ in range(_DEPTH):
             value = next((value[key] for key in STATES if isinstance(value.get(key), Mapping)), value)

@@ -48,7 +48,7 @@ def read(path: Path) -> Any:
 
 @contextmanager
 def _one_line_errors(path: Path) -> Iterator[None]:
-    """Convert errors to a BadFileError of one printable line, whatever names the file contains."""
+    """Convert errors to a BadFileError of one printable line, regardless of the names in the file."""
     try:
         yield
     except (DamagedError, OSError) as error:

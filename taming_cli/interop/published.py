@@ -20,8 +20,8 @@ Config = TypeVar("Config")
 
 
 class OtherConfigError(BadFileError):
-    """A config that belongs to another checkpoint. The message starts with a verb, for the name of the config file to
-    precede it: `specifies n_embed 1024, but ...`."""
+    """A config that belongs to another checkpoint. The message starts with a verb, since the name of the config file
+    precedes it: `specifies n_embed 1024, but ...`."""
 
 
 class CodecParts(NamedTuple):

@@ -2,7 +2,7 @@
 
 A pickle is a program that may call any function of any module. This unpickler implements the few names that build
 tensors and plain containers, and replaces all others (callbacks of a trainer, OmegaConf nodes, numpy scalars) by an
-inert `Placeholder`. Time and memory are proportional to the bytes in the file, whatever sizes the file claims.
+inert `Placeholder`. Time and memory are proportional to the bytes in the file, regardless of the sizes that it claims.
 
 `torch.load(weights_only=True)` with placeholders for unknown globals does not replace it: it refuses pickle protocols
 1, 4 and 5, items set on a placeholder, and globals of blocked modules such as os. It loads all tensors of old files at

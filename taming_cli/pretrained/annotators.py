@@ -1,4 +1,4 @@
-"""Annotators: frozen networks that make condition maps of images, behind one interface.
+"""Annotators: frozen networks that compute condition maps of images, behind one interface.
 
 The networks are torchvision's, with the resize and normalisation published with their weights. For depth, see
 `pretrained.depth`.
@@ -47,7 +47,7 @@ _MOST_LABELS = 256  # a map has one byte per pixel
 
 
 class Stamp(NamedTuple):
-    """The record of the network in a map: name, sha256 of its weights, whether they are published ones."""
+    """The record of the network in a map: its name, the sha256 of its weights, and whether they are published ones."""
 
     name: str
     sha256: str

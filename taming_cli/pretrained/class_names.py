@@ -52,15 +52,15 @@ def match(
     if numbered and max(matched, default=-1) < 0 and not classifier.wordnet:
         matched = list(range(len(labels)))
 
-    must = range(len(labels)) if needed is None else sorted(set(needed))
-    without = [number for number in must if matched[number] < 0]
+    requested = range(len(labels)) if needed is None else sorted(set(needed))
+    without = [number for number in requested if matched[number] < 0]
     if without:
         first = labels[without[0]]
         unclear = [classifier.classes[index] for index in sorted(names.find(first, numbers=numbers))]
         several = f" (it can be {' or '.join(map(repr, unclear))})" if unclear else ""
         raise UsageError(
-            f"{len(without)} of the {len(must)} requested classes are not classes of the classifier {classifier.name},"
-            f" which has {len(classifier.classes)}; the first is {first!r}{several}: map it with"
+            f"{len(without)} of the {len(requested)} requested classes are not classes of the classifier"
+            f" {classifier.name}, which has {len(classifier.classes)}; the first is {first!r}{several}: map it with"
             f' --class-map FILE, JSON like {{{json.dumps(first)}: "{classifier.classes[0]}"}}; see: '
             "taming guide any-size"
         )
@@ -90,7 +90,7 @@ def read_mapping(path: Path) -> dict[str, str | int]:
 
 
 class _Names:
-    """The words for each class, from the surest to the loosest, each a table from a word to the classes it may mean."""
+    """The names of classes as tables from a word to the classes it may mean, from the strictest to the loosest."""
 
     def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
@@ -161,7 +161,7 @@ def _resolve(mapping: Mapping[str, str | int], labels: Sequence[str], names: _Na
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of these pairs; ValueError for a label that stands twice, of which JSON would keep the last."""
+    """The object of these pairs. ValueError for a label that occurs twice, of which JSON would keep the last."""
     content: dict[str, Any] = {}
     for label, value in pairs:
         if label in content:

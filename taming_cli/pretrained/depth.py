@@ -173,12 +173,12 @@ def fetch(model: str, folder: Path | None = None, *, offline: bool = False, bars
     _digest(files)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{target.name}.") as unfinished:
-        whole = Path(unfinished) / target.name
-        whole.mkdir()
+        copied = Path(unfinished) / target.name
+        copied.mkdir()
         for file in (*(source / name for name in (*_SETTINGS, _INDEX)), *files):
             if file.is_file():
-                shutil.copyfile(file, whole / file.name)
-        whole.replace(target)
+                shutil.copyfile(file, copied / file.name)
+        copied.replace(target)
     return FetchResult(target, created=True)
 
 

@@ -78,18 +78,18 @@ def load_in_order(network: nn.Module, tensors: Mapping[str, Tensor], path: Path)
     The last part of each name (`weight`, `running_var`, ...) and each shape must be equal. BadFileError names the first
     tensor that differs. Batch counters, which some files do not have, are ignored.
     """
-    wanted = {name: value for name, value in network.state_dict().items() if not name.endswith("num_batches_tracked")}
+    expected = {name: value for name, value in network.state_dict().items() if not name.endswith("num_batches_tracked")}
     offered = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
-    for (ours, place), (theirs, value) in zip(wanted.items(), offered.items(), strict=False):
+    for (ours, place), (theirs, value) in zip(expected.items(), offered.items(), strict=False):
         if ours.rpartition(".")[2] != theirs.rpartition(".")[2] or place.shape != value.shape:
             raise BadFileError(
                 f"{path}: tensor {theirs} {tuple(value.shape)} is in place of {ours} {tuple(place.shape)};"
                 " these are not the weights of efficientnet-lite0"
             )
-    if len(wanted) != len(offered):
-        raise BadFileError(f"{path} holds {len(offered)} tensors; efficientnet-lite0 has {len(wanted)}")
+    if len(expected) != len(offered):
+        raise BadFileError(f"{path} holds {len(offered)} tensors; efficientnet-lite0 has {len(expected)}")
     with torch.no_grad():
-        for place, value in zip(wanted.values(), offered.values(), strict=True):
+        for place, value in zip(expected.values(), offered.values(), strict=True):
             place.copy_(value)
 
 

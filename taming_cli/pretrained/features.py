@@ -168,7 +168,7 @@ class LiteFeatures(FeatureNetwork):
 
 
 class DINOv2(FeatureNetwork):
-    """DINOv2's class token (Oquab et al. 2023); the file determines whether small, base, large or giant.
+    """DINOv2's class token (Oquab et al. 2023); the file determines the size: small, base, large or giant.
 
     Position embeddings are interpolated from 37 x 37 to 16 x 16, as in the authors' code.
     """
@@ -192,11 +192,11 @@ class DINOv2(FeatureNetwork):
         self.layer = f"class token, {size}"
         with torch.random.fork_rng(devices=[]):
             network: Any = timm.create_model(f"vit_{size}_patch14_dinov2", img_size=self.side, num_classes=0)
-        wanted = {**tensors, "pos_embed": _positions(positions, self.side // 14)}
-        wanted.pop("mask_token", None)
+        renamed = {**tensors, "pos_embed": _positions(positions, self.side // 14)}
+        renamed.pop("mask_token", None)
         for ours, theirs in (("fc1", "w12"), ("fc2", "w3")):  # the giant's gated layers
-            wanted = {key.replace(f"mlp.{theirs}.", f"mlp.{ours}."): value for key, value in wanted.items()}
-        self.network = _built(file, lambda: (network.load_state_dict(wanted), network)[1])
+            renamed = {key.replace(f"mlp.{theirs}.", f"mlp.{ours}."): value for key, value in renamed.items()}
+        self.network = _built(file, lambda: (network.load_state_dict(renamed), network)[1])
         self.freeze()
 
     def compute(self, prepared: Tensor) -> FeatureOutput:  # noqa: D102
@@ -272,9 +272,9 @@ def _built(file: LocalWeights, make: Callable[[], Any]) -> Any:
 
 def _positions(published: Tensor, side: int) -> Tensor:
     """(1, 1 + 37 x 37, D) -> (1, 1 + side x side, D), bicubic with an offset of 0.1, as in the authors' code."""
-    whole = int((published.shape[1] - 1) ** 0.5)
-    grid = published[:, 1:].reshape(1, whole, whole, -1).permute(0, 3, 1, 2)
-    scale = (side + 0.1) / whole
+    published_side = int((published.shape[1] - 1) ** 0.5)
+    grid = published[:, 1:].reshape(1, published_side, published_side, -1).permute(0, 3, 1, 2)
+    scale = (side + 0.1) / published_side
     scaled = F.interpolate(grid, scale_factor=(scale, scale), mode="bicubic")
     return torch.cat([published[:, :1], scaled.permute(0, 2, 3, 1).flatten(1, 2)], 1)
 

@@ -39,7 +39,8 @@ _EFFICIENTNET_WEIGHTS = (0.73, 0.55, 0.22, 0.27, 0.24)
 
 
 class Features(NamedTuple):
-    """Activations of a batch: per stage (B, C, h, w) in fp32, normalised over C; and the `step` they were taken at."""
+    """Activations of a batch: per stage (B, C, h, w) in fp32, normalised over C; and the training step they belong
+    to."""
 
     stages: tuple[Tensor, ...]
     step: int | None
@@ -84,8 +85,8 @@ class Perceptual(StampedNetwork, ABC):
         """Features of two batches -> (B,) distances, 0 for equal features."""
         with torch.autocast(generated.stages[0].device.type, enabled=False):
             terms = [
-                (mine - theirs).square().mean((2, 3)) @ weight
-                for mine, theirs, weight in zip(generated.stages, real.stages, self.channel_weights, strict=True)
+                (a - b).square().mean((2, 3)) @ weight
+                for a, b, weight in zip(generated.stages, real.stages, self.channel_weights, strict=True)
             ]
             return torch.stack(terms).sum(0)
 
@@ -104,12 +105,12 @@ class LPIPS(Perceptual):
 
             # lpips uses a deprecated torchvision argument; its random backbone is overwritten below
             warnings.simplefilter("ignore", UserWarning)
-            whole = lpips.LPIPS(net=_LPIPS[name][0], pnet_rand=True, verbose=False)
+            model = lpips.LPIPS(net=_LPIPS[name][0], pnet_rand=True, verbose=False)
         # lpips cuts torchvision's `features` into slices: `features.5.weight` is `slice2.5.weight`
-        targets = {f"features.{key.partition('.')[2]}": target for key, target in whole.net.state_dict().items()}
+        targets = {f"features.{key.partition('.')[2]}": target for key, target in model.net.state_dict().items()}
         copy_strictly(targets, load(file), _LPIPS[name][1], file.path, without=("classifier.",))
-        self.scaling, self.network = whole.scaling_layer, whole.net
-        self.channel_weights = nn.ParameterList(head.model[-1].weight.detach().flatten() for head in whole.lins)
+        self.scaling, self.network = model.scaling_layer, model.net
+        self.channel_weights = nn.ParameterList(head.model[-1].weight.detach().flatten() for head in model.lins)
         self.freeze()
 
     def activations(self, pictures: Tensor, step: int | None) -> Sequence[Tensor]:

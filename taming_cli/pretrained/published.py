@@ -16,7 +16,7 @@ _DOTTED = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
 class Version(NamedTuple):
-    """One of torchvision's published weights of a network. `known` is False if the file is none of them."""
+    """One of torchvision's published versions of a network's weights. `known` is False if the file is none of them."""
 
     weights: Any
     known: bool
@@ -43,8 +43,8 @@ def fill(
 ) -> None:
     """Load a state dict into a torchvision network, strictly by name and shape.
 
-    Ignored are batch counters, which old files do not have, and tensors of the file whose names start with one of
-    `without` (auxiliary heads). BadFileError names the first tensor that is missing, unexpected or of another shape.
+    Batch counters, which old files do not have, are ignored, and so are tensors of the file whose names start with one
+    of `without` (auxiliary heads). BadFileError names the first tensor that is missing, unexpected or of another shape.
     """
     renamed = {_DOTTED.sub(r"\1\2", key): value for key, value in tensors.items()}
     copy_strictly(network.state_dict(), renamed, name, path, without=without)
@@ -59,11 +59,11 @@ def copy_strictly(
     without: Sequence[str] = (),
 ) -> None:
     """Copy tensors into `targets` of the same names and shapes; see `fill`. `path` is the file of network `name`."""
-    wanted, offered = (
+    expected, offered = (
         {key: value for key, value in each.items() if not key.endswith("num_batches_tracked")}
         for each in (targets, tensors)
     )
-    for key, target in wanted.items():
+    for key, target in expected.items():
         shape = str(tuple(offered[key].shape)) if key in offered else "missing"
         if shape != str(tuple(target.shape)):
             raise BadFileError(
@@ -71,8 +71,8 @@ def copy_strictly(
                 f" give a state dict of torchvision's {name}"
             )
     for key in offered:
-        if key not in wanted and not key.startswith(tuple(without)):
+        if key not in expected and not key.startswith(tuple(without)):
             raise BadFileError(f"{path}: tensor {key} is not part of {name}; these are the weights of another network")
     with torch.no_grad():
-        for key, target in wanted.items():
+        for key, target in expected.items():
             target.copy_(offered[key])

@@ -49,8 +49,8 @@ class Windows(NamedTuple):
 class TokenSet:
     """The samples of one or more token files of one codec, numbered consecutively in the order of the files.
 
-    `kinds` are the conditions to use: by default all that the files have, and none for NONE alone. Raises UsageError
-    where the files do not belong together, BadFileError where one cannot be read.
+    `kinds` are the conditions to use: by default all that the files have, or none if it is NONE alone. Raises
+    UsageError where the files do not belong together, BadFileError where one cannot be read.
     """
 
     def __init__(self, paths: Sequence[Path], kinds: Sequence[str] = ()) -> None:
@@ -68,7 +68,7 @@ class TokenSet:
         else:
             self.label_names = tuple(sort_labels(name for file in self.files for name in file.label_names))
         self.kinds = self._kinds(kinds)
-        self.conditions = {kind: made for kind, made in self.header.conditions.items() if kind in self.kinds}
+        self.conditions = {kind: header for kind, header in self.header.conditions.items() if kind in self.kinds}
         """The grid conditions in use."""
         self._labels = np.concatenate([self._renumbered(file) for file in self.files])
         self._kept: dict[tuple[int, str], npt.NDArray[Any]] = {}
@@ -121,8 +121,8 @@ class TokenSet:
     def split(self, held: float) -> tuple[Rows, Rows]:
         """The numbers of training and of held-out samples, the latter in the order of the hashes of their names.
 
-        Whether a sample is held out follows from its name alone, so that adding pictures changes no other one. With two
-        or more different names, at least one is held out and one is not; otherwise none is held out.
+        Whether a sample is held out depends on its name alone, so adding pictures does not move the others. With two or
+        more different names, at least one is held out and one is not; otherwise none is held out.
         """
         names = [name for file in self.files for name in file.names()]
         keys = np.array([_key(name) for name in names], dtype=np.uint64)
@@ -160,39 +160,38 @@ class TokenSet:
         """The origin of the codes, as text: their codecs and labels and, for files too large to be kept in memory, all
         that the codes follow from."""
         header = self.header
-        maps = [(kind, made.codec_sha256, made.codebook_size) for kind, made in self.conditions.items()]
+        maps = [(kind, condition.codec_sha256, condition.codebook_size) for kind, condition in self.conditions.items()]
         origin: list[Any] = [header.codec_sha256, header.codebook_size, self.label_names, maps]
         if not self._kept:
             origin += [(dict(file.header.preprocess), file.plan_sha256) for file in self.files]
         return repr(origin)
 
     def windows(self, rows: Rows, draws: Tensor, prior: PriorConfig) -> Windows:
-        """The samples `rows` (n,), cropped to the prior's window, with those of its conditions that the files have.
-
-        `draws` (n, 3) are random words that select view, row and column.
+        """The samples `rows` (n,), cropped to the prior's window, with the prior's conditions as far as the files have
+        them. `draws` (n, 3) are random words that select view, row and column.
         """
         window, kinds = prior.window, [spec.kind for spec in prior.conditions]
         out = torch.empty(len(rows), window.height, window.width, dtype=torch.int64)
         grids = {kind: torch.empty_like(out) for kind in self.conditions if kind in kinds}
         owner = np.searchsorted(self.starts, rows, side="right") - 1
         for number in np.unique(owner):
-            here = np.flatnonzero(owner == number)
-            header, local = self.files[number].header, rows[here] - self.starts[number]
+            places = np.flatnonzero(owner == number)
+            header, local = self.files[number].header, rows[places] - self.starts[number]
             view, top, left = (
-                below(limit, draws[here, n]).numpy()[:, None, None]
+                below(limit, draws[places, n]).numpy()[:, None, None]
                 for n, limit in enumerate(
                     (header.views, header.height - window.height + 1, header.width - window.width + 1)
                 )
             )
             place = (
-                np.arange(len(here))[:, None, None],
+                np.arange(len(places))[:, None, None],
                 view,
                 top + np.arange(window.height)[:, None],
                 left + np.arange(window.width),
             )
-            out[here] = torch.from_numpy(self._codes(int(number), "codes", local)[place].astype(np.int64))
+            out[places] = torch.from_numpy(self._codes(int(number), "codes", local)[place].astype(np.int64))
             for kind, grid in grids.items():
-                grid[here] = torch.from_numpy(self._codes(int(number), kind, local)[place].astype(np.int64))
+                grid[places] = torch.from_numpy(self._codes(int(number), kind, local)[place].astype(np.int64))
         conditions = dict(grids)
         if "class" in self.kinds and "class" in kinds:
             conditions["class"] = torch.from_numpy(self._labels[rows][:, None])
@@ -219,8 +218,8 @@ def train_batch(
     positions = torch.arange(position, position + (train.batch_size if count is None else count))
     major, minor = positions >> 32, positions & WORD
     chosen = rows[[_order(len(rows), p // len(rows), train.seed)[p % len(rows)] for p in positions.tolist()]]
-    found = tokens.windows(chosen, words(train.seed, Stream.CROP, major, minor, 3), prior)
-    targets, conditions = in_order(prior, found.codes), found.conditions
+    windows = tokens.windows(chosen, words(train.seed, Stream.CROP, major, minor, 3), prior)
+    targets, conditions = in_order(prior, windows.codes), windows.conditions
     if train.condition_dropout:
         draws = uniform(train.seed, Stream.CONDITION, major, minor, 1 + len(conditions))
         every = draws[:, 0] < train.condition_dropout
@@ -290,10 +289,10 @@ def _refuse_other(first: Path, one: TokenHeader, path: Path, other: TokenHeader)
 
 
 def data_of(tokens: TokenSet, train: PriorTrainConfig, inputs: Sequence[str]) -> Data:
-    """What a run records of its tokens. Names are included, since they determine which samples are held out."""
+    """The data by which a run recognises its tokens. Names count, since they determine which samples are held out."""
     place = " ".join(inputs)
     return Data(
-        what="tokens",
+        noun="tokens",
         listings={"inputs": tokens.listing()},
         places={"inputs": place, "codec or vocabulary": place},
         about={"data": {"sha256": tokens.sha256()}},

@@ -10,8 +10,8 @@ from taming_cli.prior.any_order.plan import group_plan
 from taming_cli.prior.model import new_network
 from taming_cli.prior.predictions import TokenBatch
 from taming_cli.prior.raster.windows import plan
-from taming_cli.prior.state import arranged, nats
-from taming_cli.runtime.cost import Estimate, cost, pretending
+from taming_cli.prior.state import initial_state, nats
+from taming_cli.runtime.cost import Estimate, cost, fake_tensors
 
 
 def estimate(prior: PriorConfig, train: PriorTrainConfig, precision: torch.dtype) -> Estimate:
@@ -21,30 +21,30 @@ def estimate(prior: PriorConfig, train: PriorTrainConfig, precision: torch.dtype
 
     def run() -> None:
         gpt, average = (new_network(prior, dropout=train.dropout) for _ in range(2))
-        state = arranged(gpt, average, train, precision)
+        state = initial_state(gpt, average, train, precision)
         codes = torch.zeros(batch, prior.cells, dtype=torch.int64)
         groups = torch.ones(batch, prior.window.height, prior.window.width, dtype=torch.int64)
         nats(state.gpt, TokenBatch(codes, codes, {}, groups, groups), precision).backward()  # type: ignore[no-untyped-call]
 
-    with pretending():
+    with fake_tensors():
         step = cost(run)
         parameters = sum(parameter.numel() for parameter in new_network(prior).parameters())
     memory = step.peak + 2 * 4 * parameters
     return Estimate(parameters, memory, step.flops * parts, step.moved * parts, 4 * parameters)
 
 
-class Drawing(NamedTuple):
-    """The cost of one picture: sequential forward passes, and tokens that run through the network."""
+class SamplingCost(NamedTuple):
+    """The cost of one picture: sequential forward passes, and tokens that pass through the network."""
 
     forwards: int
     tokens: int
 
 
-def drawing(prior: PriorConfig, latent: Size, stride: int, steps: int, *, guided: bool) -> Drawing:
+def sampling_cost(prior: PriorConfig, latent: Size, stride: int, steps: int, *, guided: bool) -> SamplingCost:
     """The cost of a picture of `latent` codes: of a raster prior, through windows that move `stride` columns at a time;
     of a prior for any order, in `steps` steps. With guidance, each token runs with its condition and without."""
     if prior.arch == "any-order":
         groups = group_plan(latent.height, latent.width, steps)
-        return Drawing(groups.steps, groups.tokens_run() * (1 + guided))
+        return SamplingCost(groups.steps, groups.tokens_run() * (1 + guided))
     windows = plan(latent.height, latent.width, (prior.window.height, prior.window.width), stride)
-    return Drawing(windows.sequential_forwards, windows.tokens_run(prior.prefix_length) * (1 + guided))
+    return SamplingCost(windows.sequential_forwards, windows.tokens_run(prior.prefix_length) * (1 + guided))

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 _FSDP = "torch.distributed.fsdp"
-"""Takes a second to import, which a training that shards nothing does not wait for."""
+"""Imported only where something is sharded, since that takes a second."""
 _GATHER: dict[str, Any] = {"full_state_dict": True, "cpu_offload": True}
 _SCATTER: dict[str, Any] = {"full_state_dict": True, "broadcast_from_rank0": True}
 
 
 def shard(module: nn.Module, blocks: nn.ModuleList, device: torch.device, processes: int) -> None:
-    """Shard a module among processes, on their devices: block by block, so that the whole need not fit on one.
+    """Shard a module among processes, on their devices: block by block, so that one device need not hold all of it.
     Collective."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -61,8 +61,8 @@ def scatter(module: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 
 def gather_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The full state of a module's optimiser in the form of its own `state_dict`, with parameters by number: on the CPU
-    of the first process, empty in the others. Collective."""
+    """The full state of a module's optimiser, in the form of its `state_dict` with numbered parameters: on the CPU of
+    the first process, empty in the others. Collective."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 
     named: dict[str, Any] = get_optimizer_state_dict(module, optimizer, options=StateDictOptions(**_GATHER))

@@ -1,4 +1,4 @@
-"""From codes to tokens: the rows of each vocabulary in the token table, and the prefix before a window.
+"""How codes become tokens: the rows of each vocabulary in the token table, and the prefix before a window.
 
 With separate vocabularies, the table holds the image codes, then for each condition its codes and one row for "not
 given", then, if there is no condition, one row for "start". In a shared table, as published, each code is its own row;
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from taming_cli.config.fields import one_of
-from taming_cli.config.prior import ConditionSpec, PriorConfig
+from taming_cli.config.prior import PriorConfig
 from taming_cli.errors import UsageError
 
 NOT_GIVEN = -1
@@ -71,32 +71,20 @@ def check_conditions(config: PriorConfig, conditions: Mapping[str, Tensor], coun
     for kind in conditions:
         if kind not in specs:
             has = one_of(specs, kind) if specs else "it has no condition; leave it out"
-            raise UsageError(f"this prior does not know the condition {kind!r}; {has}")
+            raise UsageError(f"this prior has no condition {kind!r}; {has}")
     for spec in config.conditions:
         if spec.kind in conditions:
-            _check_condition(spec, conditions[spec.kind], count, size)
+            _check_codes(spec, conditions[spec.kind], count, size)
         given = spec.kind in conditions and bool((conditions[spec.kind] != NOT_GIVEN).all())
         if config.vocabulary == "shared" and not given:
             raise UsageError(f"this prior has no token for 'no {spec.kind}'; give it, and leave guidance at 1")
 
 
-def check_codes(codes: Tensor, codebook_size: int) -> None:
-    """UsageError for codes that are not among `codebook_size`. Reads the values, and so waits for the device."""
+def check_range(codes: Tensor, count: int, name: str, *, lowest: int = 0, remedy: str = "") -> None:
+    """UsageError for codes below `lowest` or from `count` on; `name` and `remedy` are for the message. Reads the
+    values, and so waits for the device."""
     if codes.numel():
         low, high = int(codes.min()), int(codes.max())
-        if low < 0 or high >= codebook_size:
-            wrong = low if low < 0 else high
-            raise UsageError(
-                f"code {wrong} is not among this prior's {codebook_size}, counted from 0; give tokens of its own codec"
-            )
-
-
-def _check_condition(spec: ConditionSpec, codes: Tensor, count: int, size: tuple[int, int]) -> None:
-    expected = (count, *size) if spec.form == "grid" else (count, spec.length)
-    if tuple(codes.shape) != expected:
-        raise UsageError(f"condition {spec.kind} has shape {tuple(codes.shape)}; {expected} is needed here")
-    if codes.numel():
-        low, high = int(codes.min()), int(codes.max())
-        if low < NOT_GIVEN or high >= spec.vocabulary:
-            wrong = low if low < NOT_GIVEN else high
-            raise UsageError(f"{spec.kind} {wrong} is not among this prior's {spec.vocabulary}, counted from 0")
+        if low < lowest or high >= count:
+            wrong = low if low < lowest else high
+            raise UsageError(f"{name} {wrong} is out of range; this prior has 0 to {count - 1}{remedy}")

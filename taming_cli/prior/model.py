@@ -1,4 +1,4 @@
-"""The model file of a prior: network, codecs and labels, so that one file is enough to draw pictures."""
+"""The model file of a prior: network, codecs and labels, so that one file suffices to draw pictures."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -9,10 +9,9 @@ from torch import Tensor
 
 from taming_cli.config.fields import from_dict, to_dict
 from taming_cli.config.prior import PriorConfig
-from taming_cli.errors import BadFileError
 from taming_cli.prior.networks.any_order import AnyOrder
 from taming_cli.prior.networks.gpt import GPT
-from taming_cli.runtime.checkpoint import ModelFile
+from taming_cli.runtime.checkpoint import ModelFile, fill
 from taming_cli.runtime.finite import MARK, marked
 
 Network = GPT | AnyOrder
@@ -30,24 +29,24 @@ def prior_file(
     """A prior as a model file, with the codec from a codec's or another prior's file, and the codecs of its conditions.
 
     Tensors: `prior.*`, `codec.*`, `condition.KIND.*`. Config: `prior`, `codec`, `conditions`. About: the given values,
-    the codec's hash, and under `conditions` what the file of each condition's codec records of its content.
+    the codec's hash, and under `conditions` the facts that each condition's codec records about its content.
     """
     kinds = {spec.kind for spec in gpt.config.conditions}
-    beside = {kind: model for kind, model in conditions.items() if kind in kinds}
+    used = {kind: model for kind, model in conditions.items() if kind in kinds}
     config: dict[str, Any] = {"prior": to_dict(gpt.config), "codec": codec.config["codec"]}
     facts: dict[str, Any] = {**about, "codec_sha256": codec.about["codec_sha256"]}
-    if beside:
-        config["conditions"] = {kind: model.config["codec"] for kind, model in beside.items()}
+    if used:
+        config["conditions"] = {kind: model.config["codec"] for kind, model in used.items()}
         facts["conditions"] = {
-            kind: {name: model.about[name] for name in CONTENT if name in model.about} for kind, model in beside.items()
+            kind: {name: model.about[name] for name in CONTENT if name in model.about} for kind, model in used.items()
         }
     names = _allowed("codec.", codec)
-    for kind, model in beside.items():
+    for kind, model in used.items():
         names += _allowed(f"condition.{kind}.", model)
     if names:
         facts[MARK] = names
     parts = {"prior": gpt.state_dict(), "codec": _codec_tensors(codec)}
-    parts |= {f"condition.{kind}": _codec_tensors(model) for kind, model in beside.items()}
+    parts |= {f"condition.{kind}": _codec_tensors(model) for kind, model in used.items()}
     return ModelFile(
         format="taming-prior",
         config=config,
@@ -64,19 +63,10 @@ def prior_from(model: ModelFile, where: str, *, dropout: float = 0.0) -> Network
     """The network of a prior's model file, frozen and in eval mode on the CPU. BadFileError names `where`."""
     with torch.device("meta"):
         gpt = new_network(from_dict(PriorConfig, model.config["prior"], where), dropout=dropout)
-    tensors = {  # a file may hold half precision
-        name.removeprefix("prior."): tensor.float()
-        for name, tensor in model.tensors.items()
-        if name.startswith("prior.")
-    }
-    try:
-        gpt.load_state_dict(tensors, strict=True, assign=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise BadFileError(f"{where} does not hold the prior that its config describes: {reason}") from None
+    fill(gpt, model, "prior.", where, "prior")
     if isinstance(gpt, GPT):
         gpt.build_tables()
-    return gpt.eval().requires_grad_(False)
+    return gpt
 
 
 def _allowed(prefix: str, codec: ModelFile) -> list[str]:

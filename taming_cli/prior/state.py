@@ -44,7 +44,8 @@ from taming_cli.runtime.run.resume import read_trainer
 
 @dataclass(kw_only=True)
 class PriorState:
-    """Network, optimiser, average and counters. `average` is the prior to use: the moving average of the weights.
+    """Network, optimiser, average and counters. `average` holds the moving average of the weights, which is the prior
+    to use.
 
     `likelihood` is the forward pass of the network to its loss, `average_likelihood` that of the average. With several
     processes, either the gradients of the former are averaged and everything else is the same in each process, or both
@@ -73,8 +74,8 @@ class PriorState:
         counters = {name: getattr(self, name) for name in _COUNTERS}
         if is_sharded(self.likelihood):
             modules = {
-                "gpt": _unnamed(gather(self.likelihood)),
-                "average": _unnamed(gather(self.average_likelihood)),
+                "gpt": _without_prefix(gather(self.likelihood)),
+                "average": _without_prefix(gather(self.average_likelihood)),
             }
             modules["optimizer"] = gather_optimizer(self.likelihood, self.optimizer)
         else:
@@ -84,8 +85,8 @@ class PriorState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the contents of a trainer file."""
         if is_sharded(self.likelihood):
-            scatter(self.likelihood, _named(state["gpt"]))
-            scatter(self.average_likelihood, _named(state["average"]))
+            scatter(self.likelihood, _with_prefix(state["gpt"]))
+            scatter(self.average_likelihood, _with_prefix(state["average"]))
             scatter_optimizer(self.likelihood, self.optimizer, state["optimizer"])
         else:
             for name in _STATEFUL:
@@ -94,11 +95,11 @@ class PriorState:
             setattr(self, name, state[name])
 
     def whole_average(self) -> Network:
-        """The prior to use, in full. If it is sharded, every process has to call this, and the others than the first
-        one get a prior without weights."""
+        """The prior to use, in full. If it is sharded, every process has to call this, and all but the first one get a
+        prior without weights."""
         if not is_sharded(self.average_likelihood):
             return self.average
-        tensors = _unnamed(gather(self.average_likelihood))
+        tensors = _without_prefix(gather(self.average_likelihood))
         with torch.device("meta"):
             gpt = new_network(self.gpt.config)
         if tensors:
@@ -107,7 +108,7 @@ class PriorState:
 
 
 LOGITS = 2**24
-"""Largest number of logits of a batch that are held at once."""
+"""Largest number of logits in memory at once."""
 
 _STATEFUL = ("gpt", "average", "optimizer")
 _COUNTERS = ("step", "images_seen", "seconds", "best", "best_step", "waited", "validation")
@@ -115,7 +116,7 @@ _COUNTERS = ("step", "images_seen", "seconds", "best", "best_step", "waited", "v
 
 def read_state(path: Path, world: World, *, sharded: bool) -> dict[str, Any]:
     """Read a trainer file; if the networks will be `sharded`, only the first process reads its tensors. Every process
-    has to call it. BadFileError where the file is damaged, or of another training."""
+    has to call this. BadFileError where the file is damaged, or of another training."""
 
     def read() -> dict[str, Any]:
         return read_trainer(path, (*_STATEFUL, "prior", "data"))
@@ -132,12 +133,12 @@ def read_state(path: Path, world: World, *, sharded: bool) -> dict[str, Any]:
     return {**world.by_first(read_without_tensors), **tensors}
 
 
-def _named(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename a network's tensors as in `_Likelihood`, which wraps it."""
     return {f"gpt.{name}": tensor for name, tensor in tensors.items()}
 
 
-def _unnamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("gpt."): tensor for name, tensor in tensors.items()}
 
 
@@ -191,8 +192,8 @@ def saved_prior(state: dict[str, Any], train: PriorTrainConfig, where: str) -> N
 def _refuse_other_conditions(prior: PriorConfig, model: ModelFile, train: PriorTrainConfig, data: TokenSet) -> None:
     offered = {spec.kind: spec for spec in data.specs()}
     for spec in prior.conditions:
-        there = model.about.get("conditions", {}).get(spec.kind, {}).get("codec_sha256")
-        if there and spec.kind in data.conditions and there != data.conditions[spec.kind].codec_sha256:
+        learned = model.about.get("conditions", {}).get(spec.kind, {}).get("codec_sha256")
+        if learned and spec.kind in data.conditions and learned != data.conditions[spec.kind].codec_sha256:
             raise UsageError(f"{train.init} was trained on {spec.kind} codes of another codec than the tokens have")
         same = offered.get(spec.kind, spec) == spec
         if not same or (spec.kind == "class" and model.about["label_names"] != list(data.label_names)):
@@ -215,11 +216,11 @@ def start(
     """The state before the first step, on `device`; `gpt` is new or read from a file, the same in all processes."""
     average = copy.deepcopy(gpt)
     if train.fsdp and world.size > 1:
-        return arranged(gpt, average, train, precision, world, sharded=device)
-    return arranged(gpt.to(device), average.to(device), train, precision, world)
+        return initial_state(gpt, average, train, precision, world, sharded=device)
+    return initial_state(gpt.to(device), average.to(device), train, precision, world)
 
 
-def arranged(
+def initial_state(
     gpt: Network,
     average: Network,
     train: PriorTrainConfig,
@@ -227,8 +228,8 @@ def arranged(
     world: World = ALONE,
     sharded: torch.device | None = None,
 ) -> PriorState:
-    """The state before the first step, of a network that is on its device already, or that is to be sharded over
-    devices such as `sharded`; `average` is its twin."""
+    """The state before the first step, from networks on their device, or from networks to be sharded over devices such
+    as `sharded`; `average` is a copy of `gpt`."""
     gpt, average = gpt.train().requires_grad_(True), average.eval().requires_grad_(False)
     if train.gradient_checkpointing:
         recompute(gpt)
@@ -269,7 +270,7 @@ class _Likelihood(nn.Module):
 def nats(gpt: Network, batch: TokenBatch, precision: torch.dtype) -> Tensor:
     """Mean negative log-likelihood of the predicted cells in nats/token, fp32.
 
-    Above LOGITS logits, they are computed part by part, and recomputed in the backward pass: for a codebook of 16,384
+    More than LOGITS logits are computed part by part, and recomputed in the backward pass: for a codebook of 16,384,
     they would take most of the memory of a step.
     """
     rows = max(1, LOGITS // gpt.config.codebook_size)
@@ -316,9 +317,9 @@ def prior_step(
     total = torch.zeros((), device=device)
     parts = torch.arange(count).tensor_split(min(config.accumulate, count))
     for number, part in enumerate(parts, 1):
-        here = slice(int(part[0]), int(part[-1]) + 1)
+        rows = slice(int(part[0]), int(part[-1]) + 1)
         with apart([state.likelihood], last=number == len(parts)), ieee_for(state.precision):
-            loss = state.likelihood(batch.take(here), state.precision)
+            loss = state.likelihood(batch.take(rows), state.precision)
             loss = loss * (len(part) / count)
             loss.backward()
         total += loss.detach()

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -26,32 +26,21 @@ from taming_cli.runtime.checkpoint import ModelFile
 from taming_cli.runtime.device import pick_device, pick_precision
 from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.model_files import recorded
-from taming_cli.runtime.pacing import Checkpoint, OnStep, Pacing
-from taming_cli.runtime.run.folder import Place, Run, WriteReport, best_of, inspect_run, open_run
+from taming_cli.runtime.pacing import Checkpoint, OnStep, Pacing, Trained
+from taming_cli.runtime.run.folder import Place, Run, WriteReport, inspect_run, open_run
 from taming_cli.runtime.run.resume import load_state, new_run_from
 from taming_cli.runtime.run.sheets import CONDITION, Layout, stamp
 from taming_cli.runtime.run.tensorboard import check_installed
 
 COMMAND = "train-prior"
 Render = Callable[[Tensor], Tensor]
-"""Codes (n, h, w) -> pictures (n, 3, H, W) uint8, by a codec, which this module does not know."""
+"""Codes (n, h, w) -> pictures uint8 (n, 3, H, W). Passed in, since priors do not import codecs."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedPrior:
-    """The model files of a trained prior, its validations, and `notes` for the user.
+class TrainedPrior(Trained):
+    """A trained prior, and `notes` for the user. The best model has the fewest nats/token on held-out pictures."""
 
-    `step` and `validation` are those of the last model, `best_step` and `best_validation` those of the best one, which
-    has the fewest nats/token on held-out pictures.
-    """
-
-    run: Path
-    last: Path
-    best: Path
-    step: int
-    validation: Mapping[str, float]
-    best_step: int
-    best_validation: Mapping[str, float]
     notes: tuple[str, ...]
 
 
@@ -134,28 +123,10 @@ def fit(
             part=part,
         )
         pacing = Pacing(
-            run,
-            state,
-            train,
-            command=COMMAND,
-            checkpoint=lambda: _checkpoint(session),
-            started=began,
-            finished=lambda: _out_of_patience(session),
-            on_step=on_step,
-            write_report=write_report,
+            run, state, train, partial(_checkpoint, session), started=began, on_step=on_step, write_report=write_report
         )
         _loop(session, pacing)
-        best = best_of(run, world)
-        return TrainedPrior(
-            run=run.folder,
-            last=run.last,
-            best=best.path,
-            step=state.step,
-            validation=state.validation,
-            best_step=best.step,
-            best_validation=best.validation,
-            notes=_notes(session),
-        )
+        return TrainedPrior.of(run, state, notes=_notes(session))
 
 
 def identity(tokens: Sequence[Path], prior: PriorConfig, train: PriorTrainConfig, data: TokenSet) -> dict[str, Any]:
@@ -168,7 +139,9 @@ def identity(tokens: Sequence[Path], prior: PriorConfig, train: PriorTrainConfig
 def _refuse_other_codecs(codec: ModelFile, conditions: Mapping[str, ModelFile], data: TokenSet, path: Path) -> None:
     needed = {"": data.header.codec_sha256}
     needed |= {
-        kind: made.codec_sha256 for kind, made in data.conditions.items() if not made.codec_sha256.startswith(RULE)
+        kind: condition.codec_sha256
+        for kind, condition in data.conditions.items()
+        if not condition.codec_sha256.startswith(RULE)
     }
     given = {"": codec, **conditions}
     for kind, sha256 in needed.items():
@@ -181,7 +154,7 @@ def _refuse_other_codecs(codec: ModelFile, conditions: Mapping[str, ModelFile], 
 
 @dataclass(frozen=True, kw_only=True)
 class _Session:
-    """What the loop, its validations and its saves share."""
+    """The values that the loop, its validations and its saves share."""
 
     run: Run
     state: PriorState
@@ -216,6 +189,8 @@ def _loop(session: _Session, pacing: Pacing) -> None:
     state, train, world = session.state, session.train, session.state.world
     with pacing:
         for _ in pacing:
+            if _out_of_patience(session):
+                break
             with pacing.waiting():
                 position = state.images_seen + world.rank * session.part
                 batch = train_batch(session.data, session.rows, state.gpt.config, train, position, session.part)
@@ -240,11 +215,11 @@ def _validate(session: _Session, pacing: Pacing) -> None:
         return
     device, total = state.average.head.weight.device, 0.0
     chosen = session.held[: train.val_windows]
-    for begin in range(0, len(chosen), train.batch_size):  # equally often in each process: a sharded forward needs all
-        mine = chosen[begin + world.rank * session.part :][: session.part]
-        windows = fixed_windows(session.data, mine if len(mine) else chosen[:1], config)
+    for begin in range(0, len(chosen), train.batch_size):  # as often in each process, since a sharded forward needs all
+        rows = chosen[begin + world.rank * session.part :][: session.part]
+        windows = fixed_windows(session.data, rows if len(rows) else chosen[:1], config)
         batch = moved(validation_batch(windows, config), device)
-        total += state.average_likelihood(batch, state.precision).item() * len(mine)
+        total += state.average_likelihood(batch, state.precision).item() * len(rows)
     mean = sum(world.gather(total)) / len(chosen)
     state.validation = {"val_nats_per_token": mean, "windows": len(chosen)}
     if mean < state.best:
@@ -262,9 +237,9 @@ def _draw_samples(session: _Session) -> None:
     state, train, render = session.state, session.train, session.render
     if render is None or not train.samples:
         return
-    among = session.held if len(session.held) else session.rows
-    places = [n % len(among) for n in range(train.samples)]
-    given = fixed_windows(session.data, among[places], state.gpt.config).conditions
+    rows = session.held if len(session.held) else session.rows
+    places = [n % len(rows) for n in range(train.samples)]
+    given = fixed_windows(session.data, rows[places], state.gpt.config).conditions
     classes = given["class"][:, 0].tolist() if "class" in given else [0] * train.samples
     order = sorted(range(train.samples), key=lambda n: (classes[n], places[n]))
     given = {kind: codes[order] for kind, codes in given.items()}

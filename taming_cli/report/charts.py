@@ -148,9 +148,9 @@ def numbered_line(index: int, name: str, points: Points, *, dots: bool = False) 
 
 def linear_axis(low: float, high: float, most: int) -> Axis:
     """An axis from `low` to a larger `high`, with at most `most` intervals of 1, 2 or 5 times 10^n."""
-    wanted = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(wanted))
-    step = next(power * nice for nice in (1, 2, 5, 10, 20) if power * nice >= wanted * (1 - 1e-9))
+    least_step = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(least_step))
+    step = next(power * nice for nice in (1, 2, 5, 10, 20) if power * nice >= least_step * (1 - 1e-9))
     ticks = [n * step for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
     return Axis(low=low, high=high, ticks=ticks)
 

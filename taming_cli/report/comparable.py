@@ -1,4 +1,4 @@
-"""Which values of several runs are comparable: those measured under the same conditions. The best of them, and why the
+"""Compares the values of several runs that were measured under the same conditions: finds the best of them, and why the
 others are not comparable."""
 
 import hashlib
@@ -9,10 +9,10 @@ from taming_cli.report.figures import Better, figure, in_order, validated
 from taming_cli.report.record import RunRecord
 
 Conditions = Mapping[str, str]
-"""What a value was measured on, by name; long lists are replaced by their sha256."""
+"""The conditions of a measurement by name; long lists are replaced by their sha256."""
 UNKNOWN = "not known"
 _SUBJECT = ("codec", "prior", "versions")
-"""Parts of a protocol that name what was measured, and with which packages, rather than on what."""
+"""Parts of a protocol that name the measured model and the packages, not the conditions."""
 
 
 class Ranking(NamedTuple):
@@ -117,11 +117,11 @@ def _split(record: RunRecord) -> str:
     return hashlib.sha256(repr(split).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _difference(mine: Conditions, theirs: Conditions) -> str:
+def _difference(ours: Conditions, theirs: Conditions) -> str:
     """`size 64x64, not 128x128; other held-out pictures`: the latter for a sha256, 64 characters long."""
     differences = []
-    for name in dict.fromkeys((*mine, *theirs)):
-        own, other = mine.get(name, UNKNOWN), theirs.get(name, UNKNOWN)
+    for name in dict.fromkeys((*ours, *theirs)):
+        own, other = ours.get(name, UNKNOWN), theirs.get(name, UNKNOWN)
         if own != other:
             differences.append(f"other {name}" if 64 in (len(own), len(other)) else f"{name} {own}, not {other}")
     return "; ".join(differences)

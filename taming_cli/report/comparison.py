@@ -1,4 +1,4 @@
-"""`taming report`: writes the page of one run anew, or one page that compares several runs."""
+"""`taming report`: writes the page of one run again, or one page that compares several runs."""
 
 import os
 import re
@@ -22,7 +22,7 @@ from taming_cli.runtime.run.metrics import figures_in, is_number
 
 SHA256 = re.compile("([0-9a-f]{12})[0-9a-f]{52}")
 MAPS = {"image": "pictures", "edges": "edge maps", "pose": "poses"}
-"""What a codec encodes, by kind; of other kinds, `depth maps`."""
+"""The content of a codec by kind; other kinds are named like `depth maps`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +174,7 @@ def _texts(values: Iterable[float | None]) -> list[str]:
 
 
 def _data(record: RunRecord) -> dict[str, str]:
-    """The run folder and its data; a sha256 is cut to what distinguishes it."""
+    """The run folder and its data; a sha256 is cut to its first digits."""
     data = {"Run folder": str(record.folder), **facts.data(record)}
     return {name: SHA256.sub(r"\1", value) for name, value in data.items()}
 

@@ -1,4 +1,4 @@
-"""The charts of what was logged, in groups: of one run, or of several runs overlaid."""
+"""The charts of the logged figures, in groups: of one run, or of several runs overlaid."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace

@@ -2,18 +2,12 @@
 
 import json
 import shlex
-from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.fields import to_dict
-from taming_cli.config.prior import PriorConfig, PriorTrainConfig
+from taming_cli.config.presets import CONFIGS
 from taming_cli.report.record import RunRecord
 
-CONFIGS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
-    "train-vqgan": {"codec": CodecConfig, "discriminator": DiscriminatorConfig, "train": CodecTrainConfig},
-    "train-prior": {"prior": PriorConfig, "train": PriorTrainConfig},
-}
 NOUNS = {"train-vqgan": "Codec", "train-prior": "Prior"}
 MOST_CLASSES = 40
 """Classes listed by name; the others are counted."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from taming_cli.config.presets import CONFIGS
 from taming_cli.errors import UsageError
 from taming_cli.metrics import use_by_rank
 from taming_cli.report import facts
@@ -97,7 +98,7 @@ def measured_use(record: RunRecord) -> Chart | None:
 
 def commands(record: RunRecord) -> Iterator[tuple[str, list[str]]]:
     """The commands to type next, each with its purpose."""
-    if record.command is None or record.command not in facts.CONFIGS:
+    if record.command is None or record.command not in CONFIGS:
         return
     resume = ["taming", record.command, "--resume", "--out", str(record.folder)]
     spent = record.spent()

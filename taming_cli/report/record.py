@@ -1,4 +1,4 @@
-"""What a run folder records of a training, at any moment of it. Missing parts are empty, damaged ones are noted."""
+"""The record of a training in its run folder, readable at any time. Missing parts are empty; damaged ones are noted."""
 
 import json
 import re
@@ -27,8 +27,8 @@ class RunRecord:
 
     `folder` is absolute; `train` and `validation` are the lines of metrics.jsonl by kind; `sheets` are in order of
     step, `conditions` the maps that the samples follow, by kind; `model` and `best` are the headers of the last and
-    the best model; `measured` holds eval.json, results by name, and `drawings` what `taming eval all` drew; `notes`
-    names what cannot be read.
+    the best model; `measured` holds eval.json, results by name, and `drawings` the pictures of `taming eval all`;
+    `notes` names the files that cannot be read.
     """
 
     folder: Path
@@ -166,7 +166,7 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def _read(path: Path, read: Callable[[Path], T], notes: list[str]) -> T | None:
-    """What `read` makes of a file; None if there is no file, or if it cannot be read, which is noted."""
+    """The result of `read` for a file; None if there is no file, or if it cannot be read, which is noted."""
     try:
         return read(path) if path.exists() else None
     except BadFileError as error:

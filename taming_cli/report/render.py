@@ -26,8 +26,8 @@ HEAD = 65536
 
 
 def render(template: str, *, about: Mapping[str, Any] | None = None, **values: Any) -> bytes:
-    """The page in UTF-8. Stray bytes of file names become question marks. `about_of` reads `about`, plain data, back
-    from the page."""
+    """The page in UTF-8. Undecodable bytes of file names become question marks. `about` is plain data, which `about_of`
+    reads back from the page."""
     text = templates().get_template(template).render(values, about=about, about_name=ABOUT)
     return text.encode("utf-8", "replace")
 
@@ -58,7 +58,7 @@ def templates() -> Environment:
 
 
 def write_page(path: Path, content: bytes) -> None:
-    """Write a page atomically. DiskError if the disk does not take it."""
+    """Write a page atomically. DiskError if it cannot be written."""
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 

@@ -1,5 +1,5 @@
 """Settings of glibc's allocator, for the executable only: nothing is changed until `keep_freed_memory` is called, which
-`taming` does at its start. A library leaves the allocator of its host program alone."""
+`taming` does at its start. The library does not change the allocator of its host program."""
 
 import contextlib
 import ctypes

@@ -1,4 +1,4 @@
-"""How the processes of one command find each other. A process that has to wait reports for which others."""
+"""How the processes of one command find each other. A process that has to wait logs which others it waits for."""
 
 import logging
 import os
@@ -31,7 +31,7 @@ def assembled(this: Started) -> Store:
     agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and this.by == "torchrun"
     serves, end = this.first and not agent, time.monotonic() + ASSEMBLY
     if not serves:
-        _wait(this, end, lambda: _unreached(this, "torchrun" if agent else "process 0"), says=True)
+        _wait(this, end, lambda: _unreached(this, "torchrun" if agent else "process 0"), reports=True)
     try:
         store: Store = dist.TCPStore(  # type: ignore[attr-defined] # documented by torch, but not exported
             "localhost" if serves else this.address,  # the server listens on all addresses of this machine
@@ -50,13 +50,13 @@ def assembled(this: Started) -> Store:
         ) from None
     keys = [f"taming/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{rank}" for rank in range(this.size)]
     store.set(keys[this.rank], "here")
-    _wait(this, end, lambda: _missing(store, keys), says=this.first)
+    _wait(this, end, lambda: _missing(store, keys), reports=this.first)
     return store
 
 
-def _wait(this: Started, end: float, awaited: Callable[[], str], *, says: bool) -> None:
-    """Wait until `awaited` returns an empty name. With `says`, report the name on stderr after NOTICE seconds, and then
-    every AGAIN seconds; of several processes that wait for the same one, only the first does."""
+def _wait(this: Started, end: float, awaited: Callable[[], str], *, reports: bool) -> None:
+    """Wait until `awaited` returns an empty name. With `reports`, log the name after NOTICE seconds, and then every
+    AGAIN seconds; of several processes that wait for the same one, only the first does so."""
     began = time.monotonic()
     notice = began + NOTICE
     while name := awaited():
@@ -67,7 +67,7 @@ def _wait(this: Started, end: float, awaited: Callable[[], str], *, says: bool) 
                 f"{this.address}:{this.port}; start all of them together with torchrun, or run a single process: "
                 f"{to_run_alone(this)}"
             )
-        if says and now >= notice:
+        if reports and now >= notice:
             # An error, so that it is shown with --quiet too: nothing else explains why nothing happens.
             _log.error(
                 f"process {this.rank} of {this.size} is waiting for {name} at {this.address}:{this.port}, for at "

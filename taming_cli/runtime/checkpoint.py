@@ -12,11 +12,11 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from taming_cli.data.disk import write_atomically, write_stream
 from taming_cli.errors import BadFileError, NonFiniteLossError
@@ -25,6 +25,7 @@ from taming_cli.runtime.model_files import named
 from taming_cli.runtime.stored import Stored
 
 _log = logging.getLogger(__name__)
+Network = TypeVar("Network", bound=nn.Module)
 FORMAT_VERSION = 1
 SAFETENSORS = {
     torch.float64: "F64",
@@ -53,7 +54,7 @@ class ModelFile:
 
 
 def save_model(path: Path, model: ModelFile, tensors: Mapping[str, Tensor | Stored] | None = None) -> None:
-    """Write a model file atomically, with the model's tensors, or else `tensors`, which may be in another file."""
+    """Write a model file atomically, with `tensors`, which may still be in another file, or else the model's own."""
     metadata = {
         "format": model.format,
         "format_version": str(FORMAT_VERSION),
@@ -72,7 +73,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor | Stored], metada
     The format: the length of the header (8 bytes, little-endian), the header (JSON, padded with spaces), then the
     values of each tensor at the offsets in the header.
     """
-    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))  # so that all are aligned
+    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))  # keeps all aligned
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
     for name in order:
@@ -133,6 +134,25 @@ def load_model(path: Path, format: str | None = None) -> ModelFile:
     kind, step = model.format.removeprefix("taming-"), model.about.get("step")
     _log.info("read %s: a %s%s, %.1f MB", path, kind, f" of step {step}" if step else "", path.stat().st_size / 1e6)
     return model
+
+
+def fill(network: Network, model: ModelFile, prefix: str, where: str, noun: str) -> Network:
+    """Assign the tensors of a model file whose names begin with `prefix` to a network on torch's meta device, in fp32;
+    the result is frozen and in eval mode. Tensors `extra.*`, which an import keeps for an export, are skipped.
+
+    BadFileError, which names the file `where` and the network `noun`, if tensors and network do not match.
+    """
+    tensors = {
+        name[len(prefix) :]: tensor.float()  # a file may hold half precision
+        for name, tensor in model.tensors.items()
+        if name.startswith(prefix) and not name.startswith("extra.")
+    }
+    try:
+        network.load_state_dict(tensors, strict=True, assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise BadFileError(f"{where} does not hold the {noun} that its config describes: {reason}") from None
+    return network.eval().requires_grad_(False)
 
 
 def _read(path: Path, *, with_tensors: bool) -> ModelFile:

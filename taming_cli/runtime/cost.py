@@ -1,5 +1,5 @@
-"""The cost of a computation before it runs: operations and bytes as torch counts them, and how many of them this
-machine executes per second. `--dry-run` and `scripts/bench` use the same numbers.
+"""The cost of a computation before it runs: operations and bytes as torch counts them, and the rates of this machine.
+`--dry-run` and `scripts/bench` use the same numbers.
 """
 
 import time
@@ -52,16 +52,16 @@ SWEEPS = 14
 
 
 def cost(run: Callable[[], object]) -> Cost:
-    """The cost of one call, not in inference mode, where products are hidden in larger operations. See `pretending`."""
+    """The cost of one call; see `fake_tensors`. Not in inference mode, which hides products in larger operations."""
     counting = _Counting()  # type: ignore[no-untyped-call]
     with counting:
         run()
     return Cost(counting.flops, counting.peak, counting.moved)
 
 
-def pretending() -> FakeTensorMode:
-    """A context in which nothing is computed and no memory is allocated, except on existing tensors. `copy.deepcopy` of
-    a tensor created in it would copy memory that does not exist; create the tensor twice instead."""
+def fake_tensors() -> FakeTensorMode:
+    """A context in which nothing is computed and no memory is allocated, except for tensors that exist already.
+    `copy.deepcopy` of a tensor created in it would copy memory that does not exist; create the tensor twice instead."""
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 

@@ -75,14 +75,14 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     other names.
     """
     if name == "auto":
-        name = "bf16" if _multiplies_bf16(device) else "fp32"
+        name = "bf16" if _supports_bf16(device) else "fp32"
     if name not in _DTYPES:
         raise UsageError(f"precision {name!r} is unknown; {one_of(['auto', *_DTYPES], name)}")
     _log.info("precision: %s", name)
     return _DTYPES[name]
 
 
-def _multiplies_bf16(device: torch.device) -> bool:
+def _supports_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
@@ -105,7 +105,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
 
 
 def full_precision(device: torch.device) -> torch.autocast:
-    """A context without autocast: for quantisation, losses, and whatever is computed in the dtype of its input."""
+    """A context without autocast: for quantisation, losses, and other computations in the dtype of their input."""
     return torch.autocast(device.type, enabled=False)
 
 
@@ -117,7 +117,7 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def to_host(tensor: torch.Tensor) -> torch.Tensor:
-    """`tensor` on the CPU, which waits for all work queued on its device. Training loops read values only by this."""
+    """`tensor` on the CPU. This waits for all work queued on its device; training loops read values only by this."""
     return tensor.cpu()
 
 

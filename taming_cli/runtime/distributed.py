@@ -18,8 +18,8 @@ from taming_cli.runtime.processes import started
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=1)
-"""How long a process waits for another one that is working: a validation is done by one process alone. A process that
-has ended is noticed at once."""
+"""How long a process waits for another one that is working, such as the one that validates. A process that has ended is
+noticed at once."""
 
 _NAMES = inspect.signature(DistributedDataParallel).parameters
 _SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers"  # before torch 2.13
@@ -27,9 +27,9 @@ _SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of one command: this is number `rank`, counted from 0, of `size`.
+    """The processes of one command: this one is number `rank`, counted from 0, of `size`.
 
-    Collective methods have to be called by all processes in the same order. With a single process they cost nothing.
+    All processes have to call collective methods in the same order. With a single process they cost nothing.
     """
 
     rank: int = 0
@@ -60,7 +60,7 @@ class World:
                 outcome[1] = error
         dist.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
-            raise outcome[1] if self.first else OfOneProcessError(outcome[1], told=True)
+            raise outcome[1] if self.first else OfOneProcessError(outcome[1], reported=True)
         value: T = outcome[0]
         return value
 

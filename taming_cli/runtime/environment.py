@@ -1,4 +1,4 @@
-"""The machine and the versions that a run was made with."""
+"""The machine and the versions that a run records."""
 
 import os
 import platform

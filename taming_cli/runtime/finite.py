@@ -1,4 +1,4 @@
-"""Detection of NaN and infinite weights, with which a network computes nonsense, mostly without an error."""
+"""Detection of NaN and infinite weights, with which a network computes wrong results, mostly without an error."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -24,8 +24,8 @@ def non_finite(tensors: Mapping[str, Tensor | Stored]) -> list[str]:
     flags = {name: _finite(tensor if isinstance(tensor, Tensor) else tensor.load()) for name, tensor in tensors.items()}
     finite: dict[str, bool] = {}
     for device in {flag.device for flag in flags.values()}:
-        here = [name for name, flag in flags.items() if flag.device == device]
-        finite |= zip(here, torch.stack([flags[name] for name in here]).tolist(), strict=True)
+        names = [name for name, flag in flags.items() if flag.device == device]
+        finite |= zip(names, torch.stack([flags[name] for name in names]).tolist(), strict=True)
     return [name for name in tensors if not finite[name]]
 
 
@@ -41,7 +41,7 @@ def _finite(tensor: Tensor) -> Tensor:
 
 
 def refuse(names: Sequence[str], where: str, remedy: str) -> None:
-    """BadFileError that names the first of these tensors and counts the others; nothing where there are none."""
+    """Raise BadFileError, which names the first of these tensors and counts the others, if there are any."""
     if names:
         others = len(names) - 1
         more = f", as {'does' if others == 1 else 'do'} {others} other{'s' * (others > 1)}" if others else ""
@@ -51,7 +51,7 @@ def refuse(names: Sequence[str], where: str, remedy: str) -> None:
 
 
 def refuse_tensors(tensors: Mapping[str, Tensor], where: str, remedy: str) -> None:
-    """BadFileError where a tensor is not finite."""
+    """Raise BadFileError if a tensor is not finite."""
     refuse(non_finite(tensors), where, remedy)
 
 

@@ -12,7 +12,7 @@ import torch
 
 
 class _Shared:
-    """What all contexts of the process share: how many are open, and how torch's settings are restored."""
+    """The state that all contexts of the process share: how many are open, and how to restore torch's settings."""
 
     def __init__(self) -> None:
         self.lock, self.open = threading.Lock(), 0

@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 
 
 class StopRequest:
-    """A context in which the first SIGINT or SIGTERM sets `requested`; the second one acts as outside of it.
+    """A context in which the first SIGINT or SIGTERM sets `requested`; the second one acts as outside of the context.
 
     A signal that was ignored stays ignored, as Ctrl-C is for the background jobs of a script. Outside the main thread,
     where signals cannot be handled, the context does nothing.

@@ -1,4 +1,4 @@
-"""How much memory is free, and how much of it encoding and decoding a picture may use."""
+"""The free memory, and the part of it that encoding and decoding a picture may use."""
 
 import os
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class Room(NamedTuple):
 
 
 USUAL = Room()
-"""The default without regard to the free memory."""
+"""The default regardless of the free memory."""
 
 
 def room(device: torch.device, memory: float | None = None) -> Room:

@@ -1,4 +1,5 @@
-"""The pace of a training: its budget and learning rate, its log, and when it validates, saves, stops and resumes.
+"""The pace of a training: its budget and learning rate, its log, and when it validates, saves, stops and resumes; and
+its result.
 
 A training loop iterates over a `Pacing`, computes one step per iteration and reports its terms:
 
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ from taming_cli.errors import UsageError
 from taming_cli.runtime.checkpoint import ModelFile, read_header, save_model, save_trainer
 from taming_cli.runtime.distributed import World
 from taming_cli.runtime.interrupt import StopRequest
-from taming_cli.runtime.run.folder import Run, WriteReport
+from taming_cli.runtime.run.folder import Run, WriteReport, best_of
 
 LOG_EVERY = 10
 """Steps between two lines of metrics.jsonl; their values are means over those steps."""
@@ -128,8 +129,37 @@ class TrainingState(Protocol):
     validation: dict[str, float]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """The model files of a finished training and their validations: `step` and `validation` are those of the last
+    model, `best_step` and `best_validation` those of the best one."""
+
+    run: Path
+    last: Path
+    best: Path
+    step: int
+    validation: Mapping[str, float]
+    best_step: int
+    best_validation: Mapping[str, float]
+
+    @classmethod
+    def of(cls, run: Run, state: TrainingState, **more: Any) -> Self:
+        """The result of a saved run; `more` are the fields of a subclass."""
+        best = best_of(run, state.world)
+        return cls(
+            run=run.folder,
+            last=run.last,
+            best=best.path,
+            step=state.step,
+            validation=state.validation,
+            best_step=best.step,
+            best_validation=best.validation,
+            **more,
+        )
+
+
 class Checkpoint(NamedTuple):
-    """The files of one save: the trainer file, the last model, and the same model as `best` describes it."""
+    """The contents of one save: the trainer file, the last model, and the same model with the metadata of the best."""
 
     trainer: Mapping[str, Any]
     last: ModelFile
@@ -137,12 +167,12 @@ class Checkpoint(NamedTuple):
 
 
 class Pacing:
-    """Iterates over the steps of a training, and does what lies between two of them. A context manager.
+    """Iterates over the steps of a training, and does the work between two steps. A context manager.
 
-    Yields the share of the budget that is spent before each step, until it is 1 or `finished` returns true. Between
-    two steps it saves `checkpoint()`: after each validation, every `save_every` minutes, and when a signal requests a
-    stop, for which it then raises Interrupted. On entry it completes the files of a run that was killed between two of
-    them, and drops from the log what the run will log again.
+    Yields the share of the budget that is spent before each step, until it is 1. Between two steps it saves
+    `checkpoint()`: after each validation, every `save_every` minutes, and when a signal requests a stop, for which it
+    then raises Interrupted. On entry it writes the files that a killed run has left unwritten, and drops the lines of
+    the log that the run will log again.
 
     Every process iterates; the first one logs, calls `on_step`, writes files and calls `write_report` after each save.
     `started` is the time.monotonic() at which the session began.
@@ -153,17 +183,14 @@ class Pacing:
         run: Run,
         state: TrainingState,
         config: CodecTrainConfig | PriorTrainConfig,
-        *,
-        command: str,
         checkpoint: Callable[[], Checkpoint],
+        *,
         started: float,
-        finished: Callable[[], bool] = lambda: False,
         on_step: OnStep | None = None,
         write_report: WriteReport | None = None,
     ) -> None:
         self._run, self._state, self._config, self._world = run, state, config, state.world
-        self._command, self._checkpoint, self._finished = command, checkpoint, finished
-        self._on_step, self._write_report = on_step, write_report
+        self._checkpoint, self._on_step, self._write_report = checkpoint, on_step, write_report
         self._began = started - state.seconds
         self._budget = Budget(steps=config.steps, minutes=config.minutes)
         self._spent = self._budget.spent(state.step, state.seconds)
@@ -188,7 +215,7 @@ class Pacing:
 
     def __iter__(self) -> Iterator[float]:
         state, config = self._state, self._config
-        while self._spent < 1 and not self._finished():
+        while self._spent < 1:
             schedule = warm_up(state.step, config.warmup) * cosine(self._spent, config.final_lr)
             self.learning_rate = config.learning_rate * schedule
             yield self._spent
@@ -200,8 +227,8 @@ class Pacing:
                 self._save()
             if any(self._world.most(float(self._stop.requested is not None))) and self._spent < 1:
                 self._save()
-                self._world.wait()  # a process that ended before the first one has written would end that one too
-                resume = f"taming {self._command} --resume --out {shlex.quote(str(self._run.folder))}"
+                self._world.wait()  # if a process ended before the first one has saved, that one would end too
+                resume = f"taming {self._run.command} --resume --out {shlex.quote(str(self._run.folder))}"
                 raise self._stop.interrupted(
                     f"stopped after step {state.step}, everything is saved; resume with: {resume}"
                 )
@@ -264,7 +291,7 @@ class Pacing:
             self._write_report(self._run.folder)
 
     def _complete_files(self) -> None:
-        """Write the models that a kill just after their trainer file has left unwritten."""
+        """Write the models that are missing because the run was killed just after it wrote their trainer file."""
         if not self._world.by_first(lambda: any(self._outdated(path) for path in self._model_paths())):
             return
         files = self._checkpoint()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from taming_cli.errors import UsageError
 
 LAUNCH_ID = "taming-"
-"""Prefix of the id of a launch by `--nproc`, which torch's launcher passes on as TORCHELASTIC_RUN_ID."""
+"""Prefix of the id of a launch by `--nproc`, which torch's launcher passes to its processes as TORCHELASTIC_RUN_ID."""
 PART_OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _REQUIRED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -45,7 +45,8 @@ def started(environment: Mapping[str, str] = os.environ) -> Started:
     The variables of torchrun take precedence, and may be completed by Slurm's where both state the same number of
     processes. Empty variables count as unset. MASTER_ADDR, MASTER_PORT and LOCAL_RANK by themselves, and the variables
     of a batch script or of MPI, do not indicate several processes. UsageError where a set is incomplete or
-    contradictory: with variables left over in a shell, a command would do a part of the work and report it as complete.
+    contradictory: with variables left over in a shell, a command would otherwise do a part of the work and report it as
+    complete.
     """
     size = _number(environment, "WORLD_SIZE", low=1)
     rank = _number(environment, "RANK", low=0)
@@ -79,9 +80,9 @@ def started(environment: Mapping[str, str] = os.environ) -> Started:
     return Started(rank, size, local, _given(environment, "MASTER_ADDR") or "", port, "torchrun")
 
 
-def to_run_alone(found: Started, environment: Mapping[str, str] = os.environ) -> str:
+def to_run_alone(this: Started, environment: Mapping[str, str] = os.environ) -> str:
     """The shell command after which the command runs as a single process."""
-    return _unset(environment) if found.by == "torchrun" else "unset SLURM_STEP_NUM_TASKS"
+    return _unset(environment) if this.by == "torchrun" else "unset SLURM_STEP_NUM_TASKS"
 
 
 def _unset(environment: Mapping[str, str]) -> str:
@@ -90,15 +91,15 @@ def _unset(environment: Mapping[str, str]) -> str:
 
 def launched_here(nproc: int, environment: Mapping[str, str] = os.environ) -> bool:
     """Whether `--nproc` of this command started this process. UsageError where another launcher did."""
-    found = started(environment)
-    if found.size == 1:
+    this = started(environment)
+    if this.size == 1:
         return False
-    if environment.get("TORCHELASTIC_RUN_ID", "").startswith(LAUNCH_ID) and found.size == nproc:
+    if environment.get("TORCHELASTIC_RUN_ID", "").startswith(LAUNCH_ID) and this.size == nproc:
         return True
-    by = "torchrun (RANK, WORLD_SIZE)" if found.by == "torchrun" else "srun (SLURM_PROCID, SLURM_STEP_NUM_TASKS)"
+    by = "torchrun (RANK, WORLD_SIZE)" if this.by == "torchrun" else "srun (SLURM_PROCID, SLURM_STEP_NUM_TASKS)"
     raise UsageError(
-        f"--nproc is {nproc}, but this is already process {found.rank} of {found.size} by the variables of {by}; "
-        f"leave --nproc out, or unset the variables: {to_run_alone(found, environment)}"
+        f"--nproc is {nproc}, but this is already process {this.rank} of {this.size} by the variables of {by}; "
+        f"leave --nproc out, or unset the variables: {to_run_alone(this, environment)}"
     )
 
 

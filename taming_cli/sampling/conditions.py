@@ -54,7 +54,7 @@ def map_paths(kinds: Sequence[str], maps: Maps | None) -> dict[str, Path]:
     for kind, path in pairs:
         if kind not in kinds:
             hint = one_of(kinds, kind) if kinds else "it takes no map: leave it out"
-            raise UsageError(f"this prior does not know the condition {kind!r}; {hint}")
+            raise UsageError(f"this prior has no condition {kind!r}; {hint}")
         if kind in paths:
             raise UsageError(f"{kind} maps are given twice: {paths[kind]} and {path}")
         if not chosen(Path(path)).file.exists():
@@ -82,7 +82,8 @@ def encode_maps(
     Without a frame, pictures have the size of the map (a low-resolution picture has one pixel per code), or that of the
     grid `default` if there is no map. A map of another aspect ratio is cropped around its centre to that of the
     pictures, and scaled. Where the grid extends beyond the picture, the map's pixels there are used, then its edge is
-    repeated. Conditions that need no map are added. Keypoints that do not record their picture's size have the frame's.
+    repeated. Conditions that need no map are added. Keypoints that do not record the size of their picture are drawn at
+    that of the frame.
 
     Raises UsageError for maps that cannot be paired, for maps whose sizes need different grids if there is no frame,
     and for a file of keypoints of several pictures of which none is named; BadImageError for one that cannot be read.
@@ -112,7 +113,7 @@ def encode_maps(
 
 
 def _one_size(sizes: set[Size], f: int) -> Size:
-    """The size of all pictures: that of all maps, or that of the one grid that is nearest to each map."""
+    """The size of all pictures: that of the maps if they agree, else that of their nearest grid if it is the same."""
     if len(sizes) == 1:
         return next(iter(sizes))
     grids = {Size(*(f * max(1, round(side / f)) for side in (size.width, size.height))) for size in sizes}
@@ -122,14 +123,11 @@ def _one_size(sizes: set[Size], f: int) -> Size:
 
 
 def _extended(image: Image, crop: Crop, frame: Frame) -> tuple[Image, Crop]:
-    """Extend a map, and the crop of it that lies under a picture, to the picture's grid; beyond the map, its edge is
-    repeated."""
+    """Extend a map, and its crop that lies under a picture, to the picture's grid. The map's edge is repeated."""
     if frame.whole == frame.size:
         return image, crop
-    across, down = (
-        crop.width / frame.size.width,
-        crop.height / frame.size.height,
-    )  # map pixels per picture pixel
+    # map pixels per picture pixel
+    across, down = crop.width / frame.size.width, crop.height / frame.size.height
     left, top = crop.left - frame.corner[0] * across, crop.top - frame.corner[1] * down
     width, height = frame.whole.width * across, frame.whole.height * down
     before = (max(0, math.ceil(-top)), max(0, math.ceil(-left)))
@@ -156,12 +154,12 @@ def _items(encoders: Mapping[str, ConditionEncoder], paths: Mapping[str, Path]) 
             pairs = partners(first, path, reads.extensions)
             if pairs.missing:
                 raise UsageError(f"{path} has no {kind} map for {pairs.missing[0]}")
-            items[kind] = [pairs.found[item.name] for item in first]
+            items[kind] = [pairs.maps[item.name] for item in first]
     return items
 
 
 def _one_map(path: Path) -> Item:
-    """A map's file; or the part for the chosen picture, of a file of keypoints of several pictures."""
+    """A map's file, or the part for one picture of a file of keypoints of several."""
     file, name = chosen(path)
     parts = each_picture([Item(file.name, file)])
     if name is None:
@@ -179,4 +177,4 @@ def _one_map(path: Path) -> Item:
 def _read(encoder: ConditionEncoder, item: Item, size: Size | None) -> Image:
     assert encoder.reads is not None
     where = str(item.path) if item.member is None else f"{item.path}:{item.member}"
-    return encoder.reads.read(item.read(), where, beside=size)
+    return encoder.reads.read(item.read(), where, picture_size=size)

@@ -11,12 +11,12 @@ from taming_cli.sampling.model import OnProgress
 from taming_cli.sampling.request import Request
 
 CHUNK = 64
-"""Samples drawn, decoded and written together, at most: the work that a kill can cost."""
+"""Largest number of samples drawn, decoded and written together: a kill loses at most this much work."""
 
 
 class Samples(NamedTuple):
-    """`images` uint8 (n, 3, H, W) and `codes` int64 (n, h, w), both on the CPU; `classes`, a name or None for each; and
-    whether they were decoded with `exact` statistics, or with estimates for want of memory."""
+    """`images` uint8 (n, 3, H, W) in [0, 255] and `codes` int64 (n, h, w), both on the CPU; `classes`, a name or None
+    for each. `exact` is false where memory was short and decoding used estimated statistics."""
 
     images: Tensor
     codes: Tensor
@@ -25,7 +25,8 @@ class Samples(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Consecutive samples, by their `numbers`, from place `start` of the list; the `missing` ones are drawn now."""
+    """Consecutive samples with these `numbers`, which begin at index `start` of the list; `drawn` holds the `missing`
+    ones."""
 
     start: int
     numbers: Sequence[int]
@@ -40,9 +41,9 @@ def draw(
     on_progress: OnProgress | None = None,
     on_decode: OnProgress | None = None,
 ) -> Samples:
-    """Draw samples by their numbers, which are among `request.numbers`.
+    """Draw samples by their numbers, which must be in `request.numbers`.
 
-    A picture depends on the model, the settings, its map and its number alone, not on the samples drawn with it.
+    A picture depends only on the model, the settings, its map and its number, not on the samples drawn with it.
     `on_progress` receives (cells drawn, cells in total), then `on_decode` (cells decoded, cells in total). Raises
     UsageError for settings that do not fit the prior.
     """
@@ -83,8 +84,8 @@ def draw_chunks(
     on_progress: OnProgress | None = None,
     on_decode: OnProgress | None = None,
 ) -> Iterator[Chunk]:
-    """Draw samples chunk by chunk. `find_missing` receives the place and the numbers of a chunk, and returns those
-    to draw. `on_progress` counts the cells of all chunks."""
+    """Draw samples chunk by chunk. `find_missing` receives the start and the numbers of a chunk, and returns the
+    numbers to draw. `on_progress` counts the cells of all chunks."""
     cells, size = request.grid.width * request.grid.height, chunk_size(request)
     for start in range(0, len(numbers), size):
         chunk = numbers[start : start + size]

@@ -13,7 +13,7 @@ import torch
 import taming_cli
 from taming_cli.codec.reconstruct import DECODING, decoding
 from taming_cli.config.size import Size
-from taming_cli.data.arrays import made_of, write_pictures
+from taming_cli.data.arrays import origin_of, write_pictures
 from taming_cli.data.disk import write_atomically
 from taming_cli.data.images import SETTINGS, SHEET, grid, png_settings, read_image, write_png
 from taming_cli.data.tokens.header import TokenHeader
@@ -27,7 +27,7 @@ from taming_cli.sampling.rejection import Scorer, accepted, load_scorer
 from taming_cli.sampling.request import Request
 
 LARGEST_GRID = 100
-"""Pictures in the grid, at most; more would be too small to see."""
+"""Largest number of pictures in the grid; more would be too small to see."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def write_samples(
 
     Each picture is `NNNNNN.png` with its settings in the text chunk `taming`; `grid.png` shows up to 100 of them;
     `request.tokens` receives the codes, and `request.npz` all pictures as one array. Pictures that are present with the
-    same settings are kept, so an interrupted job resumes when it is repeated.
+    same settings are kept, so an interrupted call resumes when it is repeated.
 
     `on_sample` is called for each picture once it is written; `on_progress` receives (cells drawn, cells in total) of
     the candidates, if any, and then of the samples; `on_decode` (cells decoded, cells in total) of a large picture;
@@ -120,8 +120,8 @@ def _write_pictures(
         stop = stack.enter_context(StopRequest())
 
         def find_missing(start: int, chunk: Sequence[int]) -> Sequence[int]:
-            there = all(file.path.exists() for file in files[start : start + len(chunk)])
-            return () if there and start not in pending else chunk
+            present = all(file.path.exists() for file in files[start : start + len(chunk)])
+            return () if present and start not in pending else chunk
 
         for chunk in draw_chunks(request, numbers, find_missing, on_progress=on_progress, on_decode=on_decode):
             done = files[chunk.start : chunk.start + len(chunk.numbers)]
@@ -142,7 +142,7 @@ def _write_pictures(
                     on_sample(file)
             if stop.requested and done[-1] is not files[-1]:
                 written = chunk.start + len(done)
-                raise stop.interrupted(f"stopped; {written} pictures are in {folder}: run the same again")
+                raise stop.interrupted(f"stopped; {written} pictures are in {folder}: repeat the command to continue")
         if job is not None:
             job.finish()
     if files:
@@ -156,7 +156,7 @@ def write_npz(path: Path, pictures: Sequence[Path], classes: Sequence[int | None
     one. `plan` is recorded in the file, which is replaced atomically."""
     known = None if None in classes else [index for index in classes if index is not None]
     rows = (read_image(each.read_bytes(), str(each)).permute(1, 2, 0).numpy() for each in pictures)
-    write_atomically(path, lambda temporary: write_pictures(temporary, rows, len(pictures), known, made=plan))
+    write_atomically(path, lambda temporary: write_pictures(temporary, rows, len(pictures), known, origin=plan))
 
 
 def _npz_plan(request: Request, path: Path, scorer: Scorer | None) -> str:
@@ -165,7 +165,7 @@ def _npz_plan(request: Request, path: Path, scorer: Scorer | None) -> str:
     digest = sha256(json.dumps(plan).encode()).hexdigest()
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a file for the array")
-    if path.exists() and made_of(path) != digest:
+    if path.exists() and origin_of(path) != digest:
         raise UsageError(f"{path} exists and holds other pictures; name another file or remove it")
     return digest
 

@@ -1,4 +1,4 @@
-"""Completion of a picture: its known cells and pixels, and the known pixels restored after decoding."""
+"""Completion of a picture: its known cells and pixels, and how known pixels are restored after decoding."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -20,11 +20,11 @@ from taming_cli.errors import UsageError
 from taming_cli.prior.layout import KnownCells
 
 UPPER_HALF = "upper-half"
-"""In place of a mask: the upper half is known, the lower half is drawn."""
+"""A value in place of a mask: the upper half is known, the lower half is drawn."""
 WHITE = 128
-"""Grey value of a mask from which on a pixel is drawn."""
+"""Smallest grey value of a mask at which a pixel is drawn."""
 LARGEST_ERROR = 32.0
-"""Grey levels by which the codec's colours are corrected at most: twice the root mean square error at 24 dB."""
+"""Largest correction of the codec's colours, in grey levels: twice the root mean square error at 24 dB."""
 
 
 class KnownPicture(NamedTuple):
@@ -48,12 +48,12 @@ def read_known(
 ) -> KnownPicture:
     """Read a picture to complete, on a canvas of any `size`; by default of its own size.
 
-    `mask` is an image of the picture's size, white where pixels are to be drawn, or `UPPER_HALF`. On a larger canvas
-    the picture's upper left corner is `at` (x, y), by default such that it is centred; its surroundings are drawn.
-    The grid is the smallest that covers the canvas. If it is larger than the canvas, cells start at the picture's
-    corner where possible. A cell with any unknown pixel of the canvas is unknown. Before encoding, pixels that are
-    unknown or outside the canvas take the colour of the nearest known pixel, so that they do not affect known cells.
-    Encoding uses `budget` bytes.
+    `mask` is an image of the picture's size, white where pixels are to be drawn, or `UPPER_HALF`. On a larger canvas,
+    the picture's upper left corner is `at` (x, y), centred by default; its surroundings are drawn. The grid is the
+    smallest that covers the canvas. If it is larger than the canvas, cells start at the picture's corner where
+    possible. A cell with any unknown pixel of the canvas is unknown. Before encoding, pixels that are unknown or
+    outside the canvas take the colour of the nearest known pixel, so that they do not affect known cells. Encoding uses
+    `budget` bytes.
 
     Raises BadImageError for files that cannot be read, and UsageError for a mask of another size, a mask that leaves
     nothing to draw or nothing known, and a canvas that does not contain the picture.
@@ -92,7 +92,8 @@ def restore_pixels(images: Tensor, known: KnownPicture) -> Tensor:
 
     The codec does not reproduce colours exactly, so pasting alone would leave an edge. The codec's error at the known
     pixels, blurred over a cell, is subtracted from the drawn pixels nearby and fades out over another cell. Errors are
-    clipped to LARGEST_ERROR: a larger difference is another content, whose colour would bleed into its surroundings.
+    clipped to LARGEST_ERROR: a larger difference means different content, whose colour would bleed into its
+    surroundings.
     """
     mask = known.mask.numpy().astype(np.float32)
     original, sigma = known.pixels.permute(1, 2, 0).numpy().astype(np.float32), known.frame.f / 2

@@ -1,6 +1,5 @@
 """A prior's model file, loaded for sampling: its networks on a device, and the facts that the file records."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,11 +25,12 @@ from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.device import autocast, pick_device, pick_precision
 from taming_cli.runtime.memory import USUAL, Room, room
 from taming_cli.runtime.model_files import BUILTIN, named
+from taming_cli.runtime.weights import sha256
 
 WIDE = 1024
-"""Channels of a prior from which on bf16 is the default, on devices that multiply it. A step of a wide prior is bound
-by reading weights, which take half the bytes in bf16. Narrow priors gain nothing, and draw the same pictures on every
-machine in fp32."""
+"""Smallest width of a prior, in channels, at which bf16 is the default, on devices that support it. A step of a wide
+prior is bound by reading weights, which take half the bytes in bf16. Narrow priors gain nothing, and in fp32 draw the
+same pictures on every machine."""
 OnProgress = Callable[[int, int], None]
 """A callback that receives (done, total)."""
 SUGGESTED, WITH_MAPS = "sampling", "sampling_with_maps"
@@ -68,11 +68,11 @@ class LoadedModel:
     ) -> Self:
         """Load a prior's model file onto `device`; without a path, or with `builtin`, the model of the package.
 
-        `codec` is a file whose codec decodes the pictures in place of the prior's own: one with another decoder
+        `codec` is a file whose codec decodes the pictures in place of the prior's own; only its decoder may differ
         (`train-vqgan --train decoder`). `memory` is GiB for coding a picture, by default half of the memory that is
         free now for decoding; a picture that fits is decoded exactly. `precision` is `fp32`, `bf16`, `fp16`, or `auto`:
-        bf16 for a prior of 1024 channels or more on a device that multiplies it, else fp32. Raises BadFileError if the
-        file is not a prior's, UsageError for a codec of other codes.
+        bf16 for a prior of 1024 channels or more on a device that supports it, else fp32. Raises BadFileError if the
+        file is not a prior's, UsageError for a codec with other codes.
         """
         path = named(Path(BUILTIN if path is None else path))
         codec = None if codec is None else named(Path(codec))
@@ -94,11 +94,11 @@ class LoadedModel:
             },
             about=dict(model.about),
             path=path,
-            sha256=_sha256(path),
+            sha256=sha256(path),
             device=where,
             precision=dtype,
             labels=tuple(model.about.get("label_names", ())),
-            tuned="" if codec is None else _sha256(codec),
+            tuned="" if codec is None else sha256(codec),
             space=space,
         )
 
@@ -151,7 +151,8 @@ class LoadedModel:
         return tuple(kind for kind, encoder in self.encoders.items() if encoder.reads is not None)
 
     def class_index(self, name: str) -> int:
-        """The index of a class, given by its name, or by `#` and its index from 0, or, without a name, by the index.
+        """The index of a class, given by its name, by `#` and its index from 0, or, where classes have no names, by the
+        index alone.
 
         Folders may be named by numbers, so a number is never an index where classes have names. Raises UsageError with
         the nearest name for an unknown class, and for a prior without classes.
@@ -184,8 +185,3 @@ def _with_same_codes(file: Path, own: VQGAN, prior: Path) -> VQGAN:
             "train-vqgan --train decoder"
         )
     return codec
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

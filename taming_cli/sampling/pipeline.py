@@ -44,7 +44,7 @@ class Pipeline(LoadedModel):
         takes several kinds. `settings` are those of `SampleConfig`, above all `seed`, `class_name` and `size`
         ("1280x832", by default that of the map or of the training pictures); the model file's suggestions replace
         defaults. Samples are numbered from `first`, and depend on their number alone, not on the others. `on_progress`
-        receives (cells drawn, cells in total). Raises UsageError for whatever does not fit the prior.
+        receives (cells drawn, cells in total). Raises UsageError for settings or maps that do not fit the prior.
         """
         request = resolve_request(self, {"n": n, **settings}, cond=cond, first=first)
         return _in_memory(request, on_progress)
@@ -61,9 +61,9 @@ class Pipeline(LoadedModel):
         **settings: Any,
     ) -> Samples:
         """Draw the pixels of a picture that are white in `mask` (an image of its size, or "upper-half" to keep that
-        half). With a larger `size`, draw the surroundings of the picture, whose upper left corner is `at` (x, y), by
-        default such that it is centred. Other pixels are unchanged; with `keep="codes"` their codes are, and all is
-        decoded.
+        half). With a larger `size`, draw the surroundings of the picture, whose upper left corner is `at` (x, y),
+        centred by default. Other pixels are unchanged; with `keep="codes"` their codes are unchanged instead, and the
+        whole picture is decoded.
 
         Other arguments as in `sample`. Raises BadImageError for files that cannot be read.
         """

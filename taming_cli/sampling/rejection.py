@@ -59,7 +59,7 @@ def accepted(request: Request, folder: Path, scorer: Scorer, on_progress: OnProg
     """The numbers of the `config.n` samples to keep, of all `request.numbers`, in ascending order.
 
     Each candidate is drawn and scored once. Scores are recorded in `folder`, from which the same call resumes.
-    Candidates of several classes compete within their class: the same share of each is accepted, as far as whole
+    Candidates of several classes compete within their class: the same share of each is accepted, as far as complete
     numbers allow. `on_progress` receives (cells drawn, cells in total). Raises UsageError if the folder holds
     candidates drawn with other settings; Interrupted after a signal.
     """
@@ -77,13 +77,13 @@ def accepted(request: Request, folder: Path, scorer: Scorer, on_progress: OnProg
         )
         for chunk in chunks:
             if chunk.drawn is not None:
-                wanted = scorer.classes[classes[[number - numbers.start for number in chunk.missing]]]
-                values = _log_probs(scorer.classifier, chunk.drawn.images, wanted)
+                targets = scorer.classes[classes[[number - numbers.start for number in chunk.missing]]]
+                values = _log_probs(scorer.classifier, chunk.drawn.images, targets)
                 scores |= zip(chunk.missing, values, strict=True)
                 _append(stream, [json.dumps([number, scores[number]]) for number in chunk.missing])
             if stop.requested and chunk.numbers[-1] != numbers[-1]:
                 raise stop.interrupted(
-                    f"stopped; {len(scores)} candidates are recorded in {folder}: run the same again"
+                    f"stopped; {len(scores)} candidates are recorded in {folder}: repeat the command to continue"
                 )
     in_order = torch.tensor([scores[number] for number in numbers], dtype=torch.float64)
     best = best_of_classes(in_order, classes, request.config.n)
@@ -91,8 +91,8 @@ def accepted(request: Request, folder: Path, scorer: Scorer, on_progress: OnProg
 
 
 def best_of_classes(scores: Tensor, classes: Tensor, count: int) -> Tensor:
-    """The indices of the `count` best of N candidates, given scores and classes (N,), in ascending order: those of the
-    smallest rank relative to the size of their class; of equal ranks the first."""
+    """The indices of the `count` best of N candidates, given scores and classes (N,), in ascending order. The best have
+    the smallest rank relative to the size of their class; the first of equal ranks counts as better."""
     share = torch.empty(len(scores), dtype=torch.float64)
     for index in sorted(set(classes.tolist())):
         members = torch.nonzero(classes == index)[:, 0]
@@ -105,8 +105,8 @@ def _log_probs(classifier: "Classifier", images: Tensor, classes: Tensor, batch_
     """Log-probability of each picture's class: images (n, 3, H, W), classes (n,)."""
     with torch.inference_mode():
         parts = [
-            classifier(part).cpu().gather(1, of[:, None])[:, 0]
-            for part, of in zip(torch.split(images, batch_size), torch.split(classes, batch_size), strict=True)
+            classifier(part).cpu().gather(1, targets[:, None])[:, 0]
+            for part, targets in zip(torch.split(images, batch_size), torch.split(classes, batch_size), strict=True)
         ]
     return [float(value) for value in torch.cat(parts)]
 
@@ -116,12 +116,12 @@ def _recorded(path: Path, settings: object) -> dict[int, float]:
     if not path.exists():
         return {}
     text = path.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    lines = [json.loads(line) for line in whole.splitlines()]
+    complete = text[: text.rfind("\n") + 1]
+    lines = [json.loads(line) for line in complete.splitlines()]
     if lines and lines[0] != json.loads(json.dumps(settings)):
         raise UsageError(f"{path} holds candidates drawn with other settings; give another --out")
-    if whole != text:
-        os.truncate(path, len(whole.encode()))
+    if complete != text:
+        os.truncate(path, len(complete.encode()))
     return dict(lines[1:])
 
 

@@ -37,15 +37,15 @@ class Request:
 
     model: LoadedModel
     config: SampleConfig
-    """The settings, over those that the model file suggests."""
+    """The settings; the model file's suggestions have replaced defaults."""
     maps: EncodedMaps
-    """Condition codes, and the frame of the pictures; without codes where the prior takes none."""
+    """Condition codes, none where the prior takes none, and the frame of the pictures."""
     known: KnownPicture | None
     """The known part of a picture to complete."""
     stride: int
     """Columns that share a window."""
     numbers: range
-    """The numbers of the samples to draw: with `accept_rate` below 1 those of all candidates."""
+    """The numbers of the samples to draw; with `accept_rate` below 1, those of all candidates."""
     classes: Sequence[int | None]
     """The class of each of `numbers`."""
     shard: Shard = WHOLE
@@ -71,7 +71,7 @@ class Request:
 
     @property
     def samples(self) -> range:
-        """The numbers of the samples to write, where all that are drawn are accepted."""
+        """The numbers of the samples to write, if every drawn sample is accepted."""
         return self.numbers[: self.config.n]
 
     @property
@@ -184,7 +184,7 @@ def resolve_request(
     a picture to complete (see `inpainting.read_known`). Samples are numbered from `first`. The size is that of
     `settings`, else of the picture to complete, else of the maps, else of the training pictures.
 
-    Raises UsageError for whatever does not fit the prior or another argument, and for an unknown setting, class or
+    Raises UsageError for arguments that do not fit the prior or each other, and for an unknown setting, class or
     condition; BadImageError for a map or picture that cannot be read.
     """
     if not isinstance(settings, Resolved):

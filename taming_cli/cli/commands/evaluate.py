@@ -8,7 +8,7 @@ import typer
 
 from taming_cli.cli import options as o
 from taming_cli.cli.command import Group, Panel
-from taming_cli.cli.evaluation import Evaluation, Generated, Paths, measurement, pictures_of
+from taming_cli.cli.evaluation import Evaluation, Generated, Paths, measurement
 from taming_cli.cli.results import save, save_all, values
 from taming_cli.config.evaluate import FeatureConfig, InceptionScoreConfig, KernelConfig, ManifoldConfig
 from taming_cli.config.size import Size
@@ -71,9 +71,7 @@ def kernel(
     """Kernel distance between two sets of pictures, with its standard deviation over subsets."""
     from taming_cli.evaluate import distance
 
-    sides = evaluation.sides(features, paths)
-    pair = pictures_of(sides.generated), pictures_of(sides.reference)
-    return distance.kernel(*pair, evaluation.extractor(sides.features, pretrained, *pair), config)
+    return distance.kernel(*evaluation.picture_sides(features, paths, pretrained), config)
 
 
 @measurement("prc")
@@ -87,9 +85,7 @@ def manifold(
     """Improved precision and recall of generated pictures; first published with --features vgg16."""
     from taming_cli.evaluate import distance
 
-    sides = evaluation.sides(features, paths)
-    pair = pictures_of(sides.generated), pictures_of(sides.reference)
-    return distance.manifold(*pair, evaluation.extractor(sides.features, pretrained, *pair), config)
+    return distance.manifold(*evaluation.picture_sides(features, paths, pretrained), config)
 
 
 @measurement("rfid")

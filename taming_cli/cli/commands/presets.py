@@ -6,7 +6,7 @@ import typer
 
 from taming_cli.cli.command import Group, command
 from taming_cli.cli.console import Output
-from taming_cli.config.presets import PRESETS, preset
+from taming_cli.config.presets import CONFIGS, PRESETS, preset
 
 
 @command("ls")
@@ -23,24 +23,19 @@ def ls(output: Output) -> int:
 @command("show")
 def show(output: Output, name: Annotated[str, typer.Argument(metavar="NAME", help="|".join(PRESETS))]) -> int:
     """Print all settings of a preset, as a file for --config."""
-    from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
     from taming_cli.config.fields import to_dict
-    from taming_cli.config.prior import PriorConfig, PriorTrainConfig
     from taming_cli.config.resolve import Layer, resolve
 
     chosen = preset(name)
-    stages = {
-        "train-vqgan": ((CodecConfig, DiscriminatorConfig, CodecTrainConfig), chosen.codec),
-        "train-prior": ((PriorConfig, PriorTrainConfig), chosen.prior),
-    }
     values: dict[str, dict[str, Any]] = {}
-    for stage, (classes, layer) in stages.items():
-        values[stage] = {}
-        for config in resolve(classes, [Layer(f"preset {name}", layer)]).configs:
-            values[stage] |= to_dict(config)
+    for command_name, groups in CONFIGS.items():
+        values[command_name] = {}
+        layer = Layer(f"preset {name}", chosen.of(command_name))
+        for config in resolve([*groups.values()], [layer]).configs:
+            values[command_name] |= to_dict(config)
     lines = []
-    for stage, settings in values.items():
-        lines.append(f"[{stage}]")
+    for command_name, settings in values.items():
+        lines.append(f"[{command_name}]")
         lines += [f"{key} = {_toml(value)}" for key, value in settings.items() if value is not None]
     output.result("\n".join(lines), values, short="\n".join(lines))
     return 0

@@ -36,15 +36,15 @@ def ls(
     from taming_cli.pretrained import catalogue
 
     table = catalogue.every() if every else catalogue.usual()
-    found = {name: one.locate(given=_given(weights, one, table)) for name, one in table.items()}
+    locations = {name: entry.locate(given=_given(weights, entry, table)) for name, entry in table.items()}
     text = StyledText()
-    for name, one in table.items():
-        _block(text, one, found[name])
-    here = [str(each.path) for each in found.values() if each.path is not None]
-    values = {name: _values(one, found[name]) for name, one in table.items()}
-    output.result(str(text), values, short="\n".join(here))
+    for name, entry in table.items():
+        _block(text, entry, locations[name])
+    present = [str(each.path) for each in locations.values() if each.path is not None]
+    values = {name: _values(entry, locations[name]) for name, entry in table.items()}
+    output.result(str(text), values, short="\n".join(present))
     more = "" if every else "; --all lists torchvision's other networks too"
-    output.note(f"{len(here)} of {len(table)} are on this machine; `taming weights fetch NAME` downloads one{more}")
+    output.note(f"{len(present)} of {len(table)} are on this machine; `taming weights fetch NAME` downloads one{more}")
     return 0
 
 
@@ -58,16 +58,16 @@ def verify(output: Output, names: Names = None, weights: o.Weights = None) -> in
     common = catalogue.usual()
     failed = False
     with output.bar("reading", len(chosen), "files") as bar:
-        for number, (name, one) in enumerate(chosen.items()):
+        for number, (name, entry) in enumerate(chosen.items()):
             bar.update(number, name)
-            found = one.locate(given=_given(weights, one, chosen), verify=True)
-            if found.state == "missing" and not names and name not in common:
+            location = entry.locate(given=_given(weights, entry, chosen), verify=True)
+            if location.state == "missing" and not names and name not in common:
                 continue
-            _print_verified(output, one, found)
-            wrong = found.state == "wrong sha256" or (found.state == "missing" and names is not None)
+            _print_verified(output, entry, location)
+            wrong = location.state == "wrong sha256" or (location.state == "missing" and names is not None)
             failed |= wrong
             if wrong:
-                output.warn(f"{name} {_remedy(one, found)}")
+                output.warn(f"{name} {_remedy(entry, location)}")
     return 1 if failed else 0
 
 
@@ -97,18 +97,18 @@ def fetch(
     table = catalogue.usual() if every else catalogue.every()
     chosen = [catalogue.named(name, table) for name in names or table]
     failures: dict[str, TamingError] = {}
-    for one in chosen:
-        if every and isinstance(one, catalogue.ManualWeights):
-            output.note(f"{one.name} is left out: it has no published checksum, and is used by --weights FILE only")
+    for entry in chosen:
+        if every and isinstance(entry, catalogue.ManualWeights):
+            output.note(f"{entry.name} is left out: it has no published checksum, and is used by --weights FILE only")
             continue
         try:
-            fetched = _fetch(output, one, out, offline)
+            fetched = _fetch(output, entry, out, offline)
         except (MissingWeightsError, BadFileError) as error:
-            failures[one.name] = error
+            failures[entry.name] = error
             continue
         text = f"{fetched.path}: {'downloaded and verified' if fetched.created else 'exists already'}"
         output.result(
-            text, {"name": one.name, "path": str(fetched.path), "made": fetched.created}, short=str(fetched.path)
+            text, {"name": entry.name, "path": str(fetched.path), "made": fetched.created}, short=str(fetched.path)
         )
     if len(failures) > 1:
         first = next(iter(failures.values()))
@@ -118,22 +118,22 @@ def fetch(
     return 0
 
 
-def _fetch(output: Output, one: "Weights", out: Path | None, offline: bool) -> "FetchResult":
+def _fetch(output: Output, entry: "Weights", out: Path | None, offline: bool) -> "FetchResult":
     """Download one file, with a bar."""
-    if one.own_bars:
+    if entry.own_bars:
         shown = output.errors.is_terminal and not output.quiet
-        return one.fetch(out, offline=offline, on_bytes=(lambda done, total: None) if shown else None)
-    with output.bar(f"fetching {one.name}", unit="MB") as bar:
-        return one.fetch(
+        return entry.fetch(out, offline=offline, on_bytes=(lambda done, total: None) if shown else None)
+    with output.bar(f"fetching {entry.name}", unit="MB") as bar:
+        return entry.fetch(
             out,
             offline=offline,
             on_bytes=lambda done, total: bar.update(done / 1e6, total=None if total is None else total / 1e6),
         )
 
 
-def _given(weights: Path | None, one: "Weights", chosen: Mapping[str, "Weights"]) -> Path | None:
-    """The path of `--weights` for one of `chosen`: a folder is for all, a file for the only one or the one of its name.
-    UsageError for a file of no such name."""
+def _given(weights: Path | None, entry: "Weights", chosen: Mapping[str, "Weights"]) -> Path | None:
+    """The path of `--weights` for one of the `chosen` entries: a folder applies to all, a file to the only entry or to
+    the one with its name. UsageError for a file with another name."""
     if weights is None:
         return None
     if not weights.exists():
@@ -145,49 +145,49 @@ def _given(weights: Path | None, one: "Weights", chosen: Mapping[str, "Weights"]
             f"--weights {weights} has the name of none of the files; say which it is: "
             f"taming weights verify NAME --weights {weights}"
         )
-    return weights if weights.name == one.file else None
+    return weights if weights.name == entry.file else None
 
 
-def _block(text: StyledText, one: "Weights", found: "Location") -> None:
+def _block(text: StyledText, entry: "Weights", location: "Location") -> None:
     """Three lines: name, size and state; use; the file, or its source."""
-    state: str = found.state
-    where = f" in {_PLACES[found.origin]}" if found.origin in ("cache", "package") else ""
-    if found.origin in ("given", "folder"):
-        where = f" by {_PLACES[found.origin]}"
-    text.line((f"{one.name:<{_NAME}}", "bold"), f"{_megabytes(one.size):>8}  ", (state, STYLES[state]), where)
-    text.line("    for ", wrapped="; ".join(one.used_for))
-    source = one.source if one.source.endswith(one.file) else f"{one.file}: {one.source}"
-    text.line("    ", (str(found.path or source), "dim"))
+    state: str = location.state
+    where = f" in {_PLACES[location.origin]}" if location.origin in ("cache", "package") else ""
+    if location.origin in ("given", "folder"):
+        where = f" by {_PLACES[location.origin]}"
+    text.line((f"{entry.name:<{_NAME}}", "bold"), f"{_megabytes(entry.size):>8}  ", (state, STYLES[state]), where)
+    text.line("    for ", wrapped="; ".join(entry.used_for))
+    source = entry.source if entry.source.endswith(entry.file) else f"{entry.file}: {entry.source}"
+    text.line("    ", (str(location.path or source), "dim"))
 
 
-def _print_verified(output: Output, one: "Weights", found: "Location") -> None:
-    state: str = found.state
+def _print_verified(output: Output, entry: "Weights", location: "Location") -> None:
+    state: str = location.state
     text = StyledText()
-    path = str(found.path or one.file)
-    if found.state == "present":
+    path = str(location.path or entry.file)
+    if location.state == "present":
         path += " (no published checksum to compare with)"
-    text.line((f"{state:<12}", STYLES[state]), f"  {one.name:<{_NAME}}  ", wrapped=path)
-    quietly = str(found.path) if found.state in ("verified", "present") else None
+    text.line((f"{state:<12}", STYLES[state]), f"  {entry.name:<{_NAME}}  ", wrapped=path)
+    quietly = str(location.path) if location.state in ("verified", "present") else None
     if not output.quiet or output.json or quietly:
-        output.result(str(text), {"name": one.name, **_values(one, found)}, short=quietly)
+        output.result(str(text), {"name": entry.name, **_values(entry, location)}, short=quietly)
 
 
-def _remedy(one: "Weights", found: "Location") -> str:
+def _remedy(entry: "Weights", location: "Location") -> str:
     """What to do about wrong or missing weights."""
-    if found.state == "missing":
-        return f"is missing; `taming weights fetch {one.name}` downloads it"
-    return f"differs from the published file: remove {found.path}, then run `taming weights fetch {one.name}`"
+    if location.state == "missing":
+        return f"is missing; `taming weights fetch {entry.name}` downloads it"
+    return f"differs from the published file: remove {location.path}, then run `taming weights fetch {entry.name}`"
 
 
-def _values(one: "Weights", found: "Location") -> dict[str, Any]:
+def _values(entry: "Weights", location: "Location") -> dict[str, Any]:
     return {
-        "state": found.state,
-        "path": None if found.path is None else str(found.path),
-        "origin": found.origin,
-        "file": one.file,
-        "bytes": one.size,
-        "used_for": list(one.used_for),
-        "source": one.source,
+        "state": location.state,
+        "path": None if location.path is None else str(location.path),
+        "origin": location.origin,
+        "file": entry.file,
+        "bytes": entry.size,
+        "used_for": list(entry.used_for),
+        "source": entry.source,
     }
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 LIVE = 5.5
 """Tensors of the widest level that are alive at once: 5.2 to 5.4 measured (torch 2.15, CPU, channels last)."""
 State = tuple[Tensor, ...]
-"""Between two operations: the tensor that the next one reads, last, after the one that a residual block adds to it."""
+"""The tensors between two operations: last, the input of the next one; before it, the shortcut of a residual block."""
 Operation = Callable[[State], State]
 
 
@@ -49,7 +49,7 @@ class Stage(NamedTuple):
         return max(self.before, self.after)
 
     def run(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', H', W'), without cropping; all layers that look at the whole picture are frozen."""
+        """(B, C, H, W) -> (B, C', H', W'), without cropping; all global layers must be frozen."""
         state: State = (x,)
         for operation in self.operations:
             state = operation(state)
@@ -106,7 +106,8 @@ def memory(stages: Sequence[Stage], size: tuple[int, int], part: tuple[int, int]
 
 
 def divided(stages: Sequence[Stage], size: tuple[int, int], budget: int) -> Iterator[Box]:
-    """Divide a grid into few, nearly square parts of one size that fit the budget; each cell is in exactly one."""
+    """Divide a grid into few, nearly square parts of about the same size that fit the budget; each cell is in exactly
+    one part."""
     down, across = 1, 1
     rows, columns = size
     while memory(stages, size, (rows, columns)) > budget and rows * columns > 1:

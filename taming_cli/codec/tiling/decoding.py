@@ -1,4 +1,4 @@
-"""Decode any part of a picture by itself, after the layers that look at the whole picture have been frozen.
+"""Decodes any part of a picture by itself, after the layers that depend on the whole picture have been frozen.
 
 `LocalDecoder` freezes norms and attention (see `global_layers`) for one picture. The first stages, whose resolution is
 low, run on the whole picture. The later ones run on patches spread over the picture, all in one batch: each norm takes
@@ -16,8 +16,8 @@ from torch import Tensor
 from taming_cli.codec.autoencoder import Level
 from taming_cli.codec.tiling.boxes import Box, Stage
 from taming_cli.codec.tiling.global_layers import (
-    ALL,
-    SEEN,
+    FULL_CELLS,
+    SAMPLE_CELLS,
     Activation,
     GlobalNorm,
     Region,
@@ -63,8 +63,8 @@ class LocalDecoder:
     """Decodes parts of one picture, with statistics that are frozen when the decoder is created.
 
     `codes` (h, w) are those of the picture. The first `whole` stages run on all of it; the statistics of the others are
-    taken on `patches`, all of one size, of which each represents as many cells as its number in `shares`, by default
-    all the same. Uses the codec's weights and leaves the codec unchanged.
+    taken on `patches`, all of one size. Each patch represents as many cells as its number in `shares`, by default all
+    the same. Uses the codec's weights and leaves the codec unchanged.
     """
 
     @torch.no_grad()
@@ -89,6 +89,6 @@ class LocalDecoder:
 def _pick(region: Region) -> Tensor:
     """Cells of all patches, evenly spread over what the patches represent."""
     each, shares = region.inner.height * region.inner.width, torch.tensor(region.shares, dtype=torch.float64)
-    upto = shares.repeat_interleave(each).cumsum(0)
-    count = len(upto) if len(upto) <= ALL else SEEN
-    return torch.searchsorted(upto, (torch.arange(count) + 0.5) * upto[-1] / count)
+    cumulative = shares.repeat_interleave(each).cumsum(0)
+    count = len(cumulative) if len(cumulative) <= FULL_CELLS else SAMPLE_CELLS
+    return torch.searchsorted(cumulative, (torch.arange(count) + 0.5) * cumulative[-1] / count)

@@ -1,12 +1,12 @@
-"""The codec's networks as lists of operations, some of which look at the whole picture.
+"""The codec's networks as lists of operations, some of which are global: they depend on the whole picture.
 
-Two kinds of layer do: GroupNorm takes its statistics over the whole picture, and attention lets each cell attend to all
-others. `GlobalNorm` and `GlobalAttention` stand for them. Each observes the picture, in one part or in several, and is
-then frozen: from there on, any part of the picture can be computed by itself. All other operations are convolutions,
-which need a margin only (see `boxes`).
+Two kinds of layer are global: GroupNorm takes its statistics over the whole picture, and attention lets each cell
+attend to all others. `GlobalNorm` and `GlobalAttention` replace them. Each observes the picture, in one part or in
+several, and is then frozen. Any part of the picture can then be computed by itself. All other operations are
+convolutions, which only need a margin (see `boxes`).
 
-Attention is to a sample of cells where there are many. It has no positional weights, so it is a mean over cells, which
-a sample estimates.
+Where there are many cells, attention is to a sample of them. It has no positional weights, so it is a mean over cells,
+which a sample estimates.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,19 +20,19 @@ from taming_cli.codec.autoencoder import AttnBlock, Level, Middle, ResnetBlock
 from taming_cli.codec.norm import GroupNorm
 from taming_cli.codec.tiling.boxes import Box, Operation, Stage, State, Window
 
-ALL = 128 * 128
+FULL_CELLS = 128 * 128
 """Largest number of cells for which attention is computed in full: its time grows with their square."""
-SEEN = 2048
-"""Cells that each cell attends to where there are more than ALL."""
+SAMPLE_CELLS = 2048
+"""Number of cells that each cell attends to where there are more than FULL_CELLS."""
 STRIPS = 4
-"""Strips of rows in which attention is computed, to bound its memory."""
+"""Number of strips of rows in which attention is computed, to bound its memory."""
 
 
 class Region(NamedTuple):
-    """What a layer's input shows of the pictures of a batch.
+    """The part of each picture of a batch that a layer observes.
 
     `picture` is the height and width of a picture at the layer's resolution, `place` the part of it that is observed,
-    and `inner` the position of that part in the layer's input, whose margins are not. The picture b of the batch counts
+    and `inner` the position of that part in the layer's input, without its margins. Picture b of the batch counts
     `shares[b]` times.
     """
 
@@ -43,7 +43,7 @@ class Region(NamedTuple):
 
 
 Pick = Callable[[Region], Tensor]
-"""The numbers (n,) of a region's observed pixels that attention sees."""
+"""A function that selects the observed pixels to attend to: their numbers, (n,)."""
 
 
 class GlobalNorm:
@@ -62,7 +62,7 @@ class GlobalNorm:
         return self._mean is not None
 
     def observe(self, state: State, region: Region) -> None:
-        """Take in mean and variance of each channel of a part."""
+        """Record mean and variance of each channel of a part."""
         x = region.inner.crop(state[-1])
         self._moments.append(torch.var_mean(x.to(torch.promote_types(x.dtype, torch.float32)), (2, 3), correction=0))
         self._shares += region.shares
@@ -86,34 +86,34 @@ class GlobalNorm:
 
 
 class GlobalAttention:
-    """The attention of a block to observed cells. It reads the block's input, and the same after the block's norm."""
+    """The attention of a block to observed cells. Its state is the block's input, and that input after the norm."""
 
     def __init__(self, block: AttnBlock, pick: Pick) -> None:
         self._block, self._pick = block, pick
         self._cells: list[Tensor] = []
-        self._seen: Tensor | None = None
+        self._context: Tensor | None = None
 
     @property
     def frozen(self) -> bool:
         """Whether the cells that are attended to are fixed."""
-        return self._seen is not None
+        return self._context is not None
 
     def observe(self, state: State, region: Region) -> None:
-        """Take in the cells of a part that were picked."""
+        """Record the selected cells of a part."""
         cells = region.inner.crop(state[-1]).transpose(0, 1).flatten(1)  # (C, cells)
         self._cells.append(cells[:, self._pick(region).to(cells.device)])
 
     def freeze(self) -> None:
         """Attend to all cells that were observed, (1, C, cells, 1)."""
-        self._seen = torch.cat(self._cells, 1)[None, :, :, None]
+        self._context = torch.cat(self._cells, 1)[None, :, :, None]
         self._cells.clear()
 
     def __call__(self, state: State) -> State:
         """(B, C, H, W), twice -> (B, C, H, W)."""
         x, normed = state
-        assert self._seen is not None
+        assert self._context is not None
         strips = zip(torch.chunk(x, STRIPS, 2), torch.chunk(normed, STRIPS, 2), strict=True)
-        return (torch.cat([self._block.attend(part, n, self._seen) for part, n in strips], 2),)
+        return (torch.cat([self._block.attend(part, n, self._context) for part, n in strips], 2),)
 
 
 GlobalLayer = GlobalNorm | GlobalAttention
@@ -161,7 +161,7 @@ def middle_operations(middle: Middle, pick: Pick) -> list[Operation]:
 
 
 def global_layers(stages: Sequence[Stage]) -> Iterator[GlobalLayer]:
-    """The layers of some stages that look at the whole picture, in order of execution."""
+    """The global layers of some stages, in order of execution."""
     for stage in stages:
         for operation in stage.operations:
             if isinstance(operation, GlobalLayer):
@@ -179,7 +179,7 @@ class Activation(NamedTuple):
 def run_boxes(whole: Activation, stages: Sequence[Stage], boxes: Sequence[Box], shares: Sequence[float]) -> Tensor:
     """Run boxes of one size through stages, all in one batch -> (boxes, C, H, W), without margins.
 
-    A global layer that is not frozen yet is frozen by what the boxes show of the picture; `shares` are their weights.
+    A global layer that is not frozen yet observes the boxes, weighted by `shares`, and is then frozen.
     """
     result = _run(whole, stages, boxes, shares, None)
     assert result is not None
@@ -187,14 +187,14 @@ def run_boxes(whole: Activation, stages: Sequence[Stage], boxes: Sequence[Box], 
 
 
 def observe(whole: Activation, stages: Sequence[Stage], box: Box, layer: GlobalLayer) -> None:
-    """Run a box through stages as far as `layer`, which observes it. All global layers before that must be frozen."""
+    """Run a box through stages as far as `layer`, which observes it. All earlier global layers must be frozen."""
     _run(whole, stages, [box], [box.height * box.width], layer)
 
 
 def _run(
     whole: Activation, stages: Sequence[Stage], boxes: Sequence[Box], shares: Sequence[float], last: GlobalLayer | None
 ) -> Tensor | None:
-    """What the last stage returns; None where the run ends at the layer `last`."""
+    """The output of the last stage; None where the run ends at the layer `last`."""
     size, scale = whole.size, whole.scale
     state: State = (whole.x.expand(len(boxes), -1, -1, -1),)
     window = Window.of([Box(0, 0, *size)] * len(boxes), size, scale)

@@ -1,12 +1,12 @@
-"""Codes of any size to pictures, and pictures to codes, in bounded memory: small ones whole, large ones in tiles.
+"""Encodes and decodes pictures of any size in bounded memory: small ones whole, large ones in tiles.
 
 A picture that fits the memory budget is coded whole, exactly as `VQGAN` does. The result of decoding depends on that
 budget: callers pass a share of the free memory (see `runtime.memory`) and record whether the result was `exact`.
 
-Tiles with their own statistics and attention come out in different tints, and blending them only spreads the steps.
-Here all tiles of a picture share them and include the margin that their borders depend on, and each pixel is written
-once, by the tile that contains it. Decoding estimates the statistics on patches (see `decoding`). Encoding, whose
-result is sensitive to them, takes them over all pixels (see `encoding`).
+Tiles with statistics and attention of their own get different tints, and blending them only spreads the steps. Here
+all tiles of a picture share statistics and attention and include the margin that their borders depend on, and each
+pixel is written once, by the tile that contains it. Decoding estimates the statistics on patches (see `decoding`).
+Encoding, which is sensitive to them, takes them over all pixels (see `encoding`).
 
 Measured with `tiny`, f8, on two busy cores: decoding 8192 x 8192 pixels takes 6 minutes, and 2.8 GiB beside the model,
 the picture included. A 4096 x 3072 mosaic of photographs differs by 0.8 grey levels, 4 at most, from the same decoded
@@ -27,7 +27,7 @@ from torch import Tensor
 from taming_cli.codec.tiling import encoding
 from taming_cli.codec.tiling.boxes import Box, Stage, divided, memory
 from taming_cli.codec.tiling.decoding import LocalDecoder, stages
-from taming_cli.codec.tiling.global_layers import ALL
+from taming_cli.codec.tiling.global_layers import FULL_CELLS
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.data.images import to_float, to_uint8
 from taming_cli.runtime.allocator import returning_freed_memory
@@ -41,7 +41,7 @@ PATCH = 32
 """Side in pixels of the patches of a large picture on which statistics are taken: many places matter more than many
 pixels. At least 4 cells, so that patches at the border include what the border changes."""
 MEMORY = 2**28
-"""Bytes of finished pictures that are held at once, where that is more than one picture."""
+"""Bytes of finished pictures in memory at once, where that is more than one picture."""
 
 
 def at_once(codec: VQGAN, height: int, width: int, most: int) -> int:
@@ -93,10 +93,10 @@ def decode(
         part = finish(piece.x)
         if result is None:
             result = part.new_empty(batch, part.shape[1], f * height, f * width)
-        some, tall, wide = part.shape[0], part.shape[2], part.shape[3]
-        place = result[piece.first : piece.first + some, :, piece.top : piece.top + tall]
+        count, tall, wide = part.shape[0], part.shape[2], part.shape[3]
+        place = result[piece.first : piece.first + count, :, piece.top : piece.top + tall]
         place[..., piece.left : piece.left + wide] = part
-        done += some * tall * wide // f**2
+        done += count * tall * wide // f**2
         if on_progress is not None:
             on_progress(done, codes.numel())
     assert result is not None, "no codes"
@@ -118,11 +118,11 @@ def encode(codec: VQGAN, pictures: Tensor, *, to_input: encoding.ToInput = to_fl
         with returning_freed_memory():
             return torch.cat([encoding.encode(codec, one, to_input, budget) for one in torch.split(pictures, 1)])
 
-    def whole(some: Tensor) -> Tensor:
-        x = to_input(some.to(codec.quant_conv.weight.device))
+    def encode_whole(batch: Tensor) -> Tensor:
+        x = to_input(batch.to(codec.quant_conv.weight.device))
         return codec.encode(x.contiguous(memory_format=torch.channels_last))
 
-    return torch.cat([whole(some) for some in torch.split(pictures, max(1, min(budget, BUDGET) // each))])
+    return torch.cat([encode_whole(batch) for batch in torch.split(pictures, max(1, min(budget, BUDGET) // each))])
 
 
 def _finished(x: Tensor) -> Tensor:
@@ -143,11 +143,11 @@ def _pieces(codec: VQGAN, codes: Tensor, budget: int, batch_size: int) -> Iterat
     plan = DecodePlan.of(stages(codec), codes.shape[1], codes.shape[2], budget)
     if plan.exact:
         at_once = min(plan.at_once, batch_size)
-        for number, some in enumerate(torch.split(codes, at_once)):
-            yield _Piece(number * at_once, 0, 0, codec.decode(some))
+        for number, batch in enumerate(torch.split(codes, at_once)):
+            yield _Piece(number * at_once, 0, 0, codec.decode(batch))
         return
     size = (codes.shape[1], codes.shape[2])
-    if size[0] * size[1] <= ALL:
+    if size[0] * size[1] <= FULL_CELLS:
         needed = memory(stages(codec), size, size)
         _log.warning(
             "a picture of %d x %d codes takes %.1f GiB to decode, more than the limit of %.1f GiB: its statistics "
@@ -177,7 +177,7 @@ class DecodePlan:
         """The plan for a latent of height x width cells through these stages."""
         size = (height, width)
         each = memory(run, size, size)
-        if height * width <= ALL and each <= budget:
+        if height * width <= FULL_CELLS and each <= budget:
             return cls(True, max(1, min(budget, BUDGET) // each), len(run), (), (), ())
         whole, kept = 0, 0
         for stage in run:
@@ -212,9 +212,9 @@ def _patches(run: Sequence[Stage], size: tuple[int, int], budget: int) -> Iterat
 def _spread(count: int, length: int, end: int) -> Iterator[tuple[int, float]]:
     """Starts of `count` intervals of `length` within 0 to `end`, and the length that each represents.
 
-    The borders of a picture differ from the rest, since convolutions see zeros beyond them, and could dominate a
-    variance. So the outer two intervals lie at the ends and represent themselves alone, and the others represent what
-    lies between in equal shares.
+    The borders of a picture differ from the rest, since convolutions read zeros beyond them, and could dominate a
+    variance. So the outer two intervals lie at the ends and represent only themselves. The others represent the rest in
+    equal shares.
     """
     if count < 3 or count * length >= end:
         for part in range(count):

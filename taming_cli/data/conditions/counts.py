@@ -1,4 +1,4 @@
-"""Count the labels in segmentation maps, and detect how the maps are stored.
+"""Counts the labels in segmentation maps, and detects how the maps are stored.
 
 Labels are counted before a codec is built for them, because its first and last layer have a channel per label. A mask
 of 0 and 255, or 255 for unlabelled pixels, would make a codec of 256 labels of which few occur.
@@ -18,7 +18,7 @@ from taming_cli.data.sources import Item
 from taming_cli.errors import BadImageError, UsageError
 
 SAMPLED = 1000
-"""Maps that are read if the number of labels is known."""
+"""Number of maps that are read if the number of labels is known."""
 
 _VOID = 255
 _SPARSE = 8
@@ -134,53 +134,53 @@ def _beyond(maps: Sequence[_Map], labels: int, unlabelled: bool) -> list[str]:
     return [f"{len(beyond)} of {len(maps)} maps will be skipped: {example}{remedy}"]
 
 
-def _refuse_void(found: Counted, pixels: NDArray[np.int64], unlabelled: bool) -> None:
+def _refuse_void(summary: Counted, pixels: NDArray[np.int64], unlabelled: bool) -> None:
     """Raise UsageError for masks of 0 and 255, sharp or smoothed, and if 255 probably means unlabelled."""
-    if found.labels != _VOID + 1 or unlabelled:
+    if summary.labels != _VOID + 1 or unlabelled:
         return
-    as_they_are = f"(--labels {found.labels} trains on them as they are); see: taming guide conditions"
-    others = found.occurring[:-1]
+    as_they_are = f"(--labels {summary.labels} trains on them as they are); see: taming guide conditions"
+    others = summary.occurring[:-1]
     if others in ((), (0,)):
         raise UsageError(
-            f"{found}. These are masks of 0 and 255: --label-values 0,255 makes two labels of them, 0 and 1 "
+            f"{summary}. These are masks of 0 and 255: --label-values 0,255 makes two labels of them, 0 and 1 "
             f"{as_they_are}"
         )
     if pixels[[0, _VOID]].sum() >= _ENDS * pixels.sum() and len(others) > _LISTED and pixels[_VOID - 1]:
         raise UsageError(
-            f"{found}. But {pixels[[0, _VOID]].sum() / pixels.sum():.0%} of the pixels are 0 or 255: masks whose edges "
-            f"were smoothed. Save them with 0 and 255 alone, and give --label-values 0,255 {as_they_are}"
+            f"{summary}. But {pixels[[0, _VOID]].sum() / pixels.sum():.0%} of the pixels are 0 or 255: masks whose "
+            f"edges were smoothed. Save them with 0 and 255 alone, and give --label-values 0,255 {as_they_are}"
         )
     if pixels[_VOID - 1]:
         return
     usual = "--unlabelled makes it label 0 and moves the others up"
     if others[-1] > _SPARSE * len(others) + _SPARSE:  # neither from 0 nor from 1 on
-        usual = f"{_renumber(found)}, and --unlabelled makes 255 label 0 and moves the others up"
-    raise UsageError(f"{found}. In many data sets 255 marks unlabelled pixels: {usual} {as_they_are}")
+        usual = f"{_renumber(summary)}, and --unlabelled makes 255 label 0 and moves the others up"
+    raise UsageError(f"{summary}. In many data sets 255 marks unlabelled pixels: {usual} {as_they_are}")
 
 
-def _renumber(found: Counted) -> str:
-    if len(found.occurring) > _LISTED:
-        return f"--label-values lists those that count (--labels {found.labels} takes them as they are)"
-    listed = ",".join(map(str, found.occurring))
-    return f"--label-values {listed} makes {len(found.occurring)} labels of them"
+def _renumber(summary: Counted) -> str:
+    if len(summary.occurring) > _LISTED:
+        return f"--label-values lists those that count (--labels {summary.labels} takes them as they are)"
+    listed = ",".join(map(str, summary.occurring))
+    return f"--label-values {listed} makes {len(summary.occurring)} labels of them"
 
 
-def _refuse_mixed(maps: Sequence[_Map], found: Counted) -> None:
-    """Raise UsageError if maps of instance numbers are among label maps, by the last word of their names or by their
-    folders, as data sets distinguish them."""
-    if found.labels <= _VOID + 1:
+def _refuse_mixed(maps: Sequence[_Map], summary: Counted) -> None:
+    """Raise UsageError if maps of instance numbers are among label maps. The two are told apart by the last word of
+    their names, or by their folders."""
+    if summary.labels <= _VOID + 1:
         return
     for series in (_last_word, _folder):
         names = {series(each.name) for each in maps}
         numbered = {series(each.name) for each in maps if each.largest > _VOID}
         if numbered == names or len(names) > max(2, len(maps) // 2):  # a series has several maps
             continue
-        one = min((each for each in maps if each.largest > _VOID), key=_named)
+        one = min((each for each in maps if each.largest > _VOID), key=_name_of)
         other = [each for each in maps if series(each.name) not in numbered]
         raise UsageError(
-            f"{found}. {one.name} holds numbers up to {one.largest}, {min(other, key=_named).name} none above "
+            f"{summary}. {one.name} holds numbers up to {one.largest}, {min(other, key=_name_of).name} none above "
             f"{max(each.largest for each in other)}: maps of instances among label maps? Give the label maps alone, in "
-            f"a folder of their own (--labels {found.labels} takes all as label maps)"
+            f"a folder of their own (--labels {summary.labels} takes all as label maps)"
         )
 
 
@@ -202,5 +202,5 @@ def _ranges(numbers: Sequence[int], most: int = 8) -> str:
     return ", ".join(ranges + (["..."] if len(runs) > most else []))
 
 
-def _named(each: _Map) -> str:
+def _name_of(each: _Map) -> str:
     return each.name

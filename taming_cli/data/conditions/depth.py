@@ -27,9 +27,9 @@ def read_depth(
 ) -> Image.Image:
     """Read a depth map -> mode F, upright, its smallest value at -1 and its largest at 1; a constant map is 0.
 
-    Pixels with one of the values `missing` (which may include nan and infinities) were not measured: they do not count
-    for the range, and get the value of the nearest measured pixel. The `percentiles` of the measured values become -1
-    and 1, and values beyond them are clipped; where the two are equal, minimum and maximum are used.
+    Pixels with one of the values `missing` (which may include nan and infinities) were not measured: they do not affect
+    the range, and get the value of the nearest measured pixel. The `percentiles` of the measured values become -1 and
+    1, and values beyond them are clipped; where the two are equal, minimum and maximum are used.
 
     Supported are grey pictures of any depth (16-bit and 8-bit PNG, floating-point TIFF), arrays in numpy's .npy format
     of shape (H, W), (1, H, W) or (H, W, 1), and PNGs whose four channels R, G, B, A are the bytes of a little-endian

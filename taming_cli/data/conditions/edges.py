@@ -11,8 +11,8 @@ RULE = f"canny {_WEAK} {_STRONG}"
 """The method, as recorded in an edge map."""
 
 _DARK, _BRIGHT = 30, 225
-_CLEAR = 0.995  # share of dark or bright pixels of an edge map; smoothed lines and JPEG add a few others
-_LINES = 2 / 3  # largest share of edges; a drawing in black on white has more bright pixels
+_CLEAR = 0.995  # least share of dark or bright pixels in an edge map; smoothed lines and JPEG add a few others
+_LINES = 2 / 3  # largest share of bright pixels; a drawing in black on white has more
 
 
 def edges(image: Image.Image) -> Image.Image:

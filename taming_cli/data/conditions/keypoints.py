@@ -203,7 +203,7 @@ def _coco(content: Mapping[str, Any]) -> list[Sheet]:
         inner = picture.get("annotations")
         annotations += [{"image_id": _id(picture), **each} for each in inner or [] if isinstance(each, dict)]
     known = [each for each in annotations if isinstance(each, dict)]
-    # Objects without keypoints may be annotated beside people.
+    # Objects without keypoints may be annotated as well as people.
     if any(each is not None for each in annotations) and not any("keypoints" in each for each in known):
         raise BadImageError("JSON, but no keypoints in it: neither COCO's `keypoints` nor OpenPose's `people`")
     of_category = {each.get("id"): each.get("keypoints") for each in _dicts(content.get("categories"))}

@@ -22,7 +22,7 @@ from taming_cli.errors import BadImageError, UsageError
 _FORMATS = ("PNG", "TIFF", "BMP")  # not GIF, whose writers reorder palettes and with them the indices
 _LARGEST = 65535
 
-# Storage of grey pictures of less than a byte a pixel, in Pillow's terms -> the factor that it applies.
+# How grey pictures with less than a byte per pixel are stored, in Pillow's terms -> the factor that it applies.
 _SPREAD = {"L;2": 85, "L;4": 17}
 
 _COLOUR = re.compile(r"#([0-9a-fA-F]{6})(?:\s+(.*))?")
@@ -189,20 +189,20 @@ def _numbered(stored: NDArray[np.int64], values: Sequence[int]) -> NDArray[np.in
 def _look_up(pixels: NDArray[np.uint8], colours: Colours) -> NDArray[np.int64]:
     """Return the index in the table of each pixel of (H, W, 3). Raises BadImageError for other colours."""
     weights = np.array([65536, 256, 1])
-    wanted = pixels @ weights
-    index, missing = _find(wanted, colours.rgb @ weights)
+    stored = pixels @ weights
+    index, missing = _find(stored, colours.rgb @ weights)
     for y, x in np.argwhere(missing)[:1]:
         raise BadImageError(
-            f"the colour #{wanted[y, x]:06x} at ({x}, {y}) is not one of the table's {len(colours.rgb)}; add it there"
+            f"the colour #{stored[y, x]:06x} at ({x}, {y}) is not one of the table's {len(colours.rgb)}; add it there"
         )
     return index
 
 
-def _find(wanted: NDArray[np.int64], known: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the index in `known` of each number, and where there is none."""
+def _find(values: NDArray[np.int64], known: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the index in `known` of each value, and where there is none."""
     order = np.argsort(known)
-    index = order[np.searchsorted(known[order], wanted).clip(max=len(known) - 1)]
-    return np.asarray(index, np.int64), np.asarray(known[index] != wanted)
+    index = order[np.searchsorted(known[order], values).clip(max=len(known) - 1)]
+    return np.asarray(index, np.int64), np.asarray(known[index] != values)
 
 
 def _as_picture(labels: NDArray[np.int64]) -> Image.Image:

@@ -18,7 +18,7 @@ _KEYPOINTS = "_keypoints"  # OpenPose writes the keypoints of b.jpg to b_keypoin
 class Pairs(NamedTuple):
     """Pictures and their maps."""
 
-    found: dict[str, Item]
+    maps: dict[str, Item]
     """Name of a picture -> its map, in the order of the pictures."""
 
     missing: tuple[str, ...]
@@ -44,12 +44,12 @@ def with_pictures(maps: Sequence[Item], folder: Path, where: Path) -> tuple[Item
     Pictures of a file of many that are not in `folder` are left out. Raises UsageError as `partners` does.
     """
     pictures = list_items([folder]).items
-    of = {paired.name: name for name, paired in _pair(pictures, maps, where).found.items()}
+    picture_of = {paired.name: name for name, paired in _pair(pictures, maps, where).maps.items()}
     named = {item.name: item for item in pictures}
     return tuple(
-        replace(each, picture=named[of[each.name]]) if each.name in of and _is_json(each) else each
+        replace(each, picture=named[picture_of[each.name]]) if each.name in picture_of and _is_json(each) else each
         for each in maps
-        if each.name in of or each.content is None
+        if each.name in picture_of or each.content is None
     )
 
 

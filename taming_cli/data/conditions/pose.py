@@ -26,8 +26,8 @@ def read_pose(data: bytes, name: str, *, size: Size | None = None) -> Image.Imag
     `height`, `canvas_width` and `canvas_height`, or those of the only one of its `images`), else `size`. Coordinates
     that are all at most 1.5 are shares of the picture's sides.
 
-    Raises BadImageError for what `read_rgb` refuses, other JSON, keypoints of several pictures, where no size is known,
-    and where most joints lie outside of `size`.
+    Raises BadImageError for files that `read_rgb` refuses, JSON without keypoints, keypoints of several pictures, where
+    no size is known, and where most joints lie outside of `size`.
     """
     text = data.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text[:1] not in (b"{", b"["):  # no image format begins with either
@@ -64,7 +64,7 @@ def _in_pixels(figures: list[dict[str, Point]], size: Size) -> list[dict[str, Po
 
 
 def _check_inside(figures: Sequence[Mapping[str, Point]], size: Size) -> None:
-    """Refuse a size that cannot be the picture's: joints may lie outside of it, but not most of them."""
+    """Raise BadImageError for a size that cannot be the picture's: most joints lie outside of it."""
     places = np.array([place for figure in figures for place in figure.values()]).reshape(-1, 2)
     outside = (places < 0).any(1) | (places > (size.width, size.height)).any(1)
     if outside.sum() > len(places) / 2:

@@ -53,7 +53,7 @@ def paint_skeletons(
 def paint_figures(
     figures: Sequence[Mapping[str, Point]], width: int, height: int, sizes: Sequence[float] | None = None
 ) -> NDArray[np.uint8]:
-    """Draw the same from joints by name, of which any may be missing."""
+    """As `paint_skeletons`, from joints by name, any of which may be missing."""
     if sizes is None:
         sizes = [_body_height(joints) for joints in figures]
     picture = np.zeros((height, width, 3), np.float32)
@@ -118,7 +118,7 @@ def swap_sides(skeletons: Image.Image) -> Image.Image:
     hue = np.where(value == red, (green - blue) / chroma % 6, hue)
     nearest = np.floor(hue * _HUES / 6 + 0.5).astype(int) % _HUES
     turns = _LIMB_TURNS[nearest]
-    # A third is more than in any drawing of ours, and less than in ControlNet's down to a third of their size.
+    # Our drawings have fewer such pixels than a third; ControlNet's have more, down to a third of their size.
     if (np.abs(value - _DIM) <= 12).sum() > len(value) / 3:
         turns = np.where(value > _BRIGHT, _JOINT_TURNS[nearest], turns)
     away = (np.array([5, 3, 1], np.float32) + (hue + turns)[:, None]) % 6

@@ -1,4 +1,4 @@
-"""Write token files: whole checksummed chunks, in an order that depends only on the content."""
+"""Writes token files in complete, checksummed chunks, in an order that depends only on the content."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +25,8 @@ Pieces = Iterable[npt.NDArray[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class TokenContent:
-    """The content of a token file; codes are (n, V, h, w), names and labels (n,), where n sum up to `count`."""
+    """The content of a token file; codes are (n, V, h, w), names and labels (n,), in pieces whose n add up to
+    `count`."""
 
     header: TokenHeader
     count: int

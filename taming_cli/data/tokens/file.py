@@ -22,7 +22,8 @@ Rows = slice | Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
 class TokenFile:
-    """A token file of N samples of V views of (h, w) codes; the header is checked at once, samples are read lazily.
+    """A token file of N samples, each with V views of (h, w) codes. The header is checked at once; samples are read
+    lazily.
 
     Only the path is pickled: each process opens the file at its first read, so an instance can be sent to other
     processes and used on both sides of a fork. Raises `BadFileError` for a file that is missing, damaged, truncated or
@@ -33,7 +34,7 @@ class TokenFile:
         self.path = Path(path)
         self._file: Any = None
         self._pid = -1
-        with self._blame("cannot be read as a token file"), _open(self.path) as file:
+        with self._bad_file_errors("cannot be read as a token file"), _open(self.path) as file:
             try:
                 self.header = read_header(file)
             except BadFileError as error:
@@ -71,7 +72,7 @@ class TokenFile:
 
     def names(self, rows: Rows = slice(None)) -> list[str]:
         """Return the names of the samples at `rows`, decoded, as for functions of `os`."""
-        with self._blame("damaged: names cannot be read"):
+        with self._bad_file_errors("damaged: names cannot be read"):
             return list(_text(self._read("names", rows)))
 
     def close(self) -> None:
@@ -90,7 +91,7 @@ class TokenFile:
         return TokenFile, (self.path,)
 
     @contextmanager
-    def _blame(self, problem: str) -> Iterator[None]:
+    def _bad_file_errors(self, problem: str) -> Iterator[None]:
         """Turn exceptions of h5py and numpy for a damaged file into a BadFileError of one line."""
         try:
             yield
@@ -109,26 +110,26 @@ class TokenFile:
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
             if step == 1:
-                with self._blame(f"damaged: samples {start} to {stop - 1} of /{name} cannot be read"):
+                with self._bad_file_errors(f"damaged: samples {start} to {stop - 1} of /{name} cannot be read"):
                     values: npt.NDArray[Any] = self._opened()[name][start : max(start, stop)]
                     return values
             rows = np.arange(start, stop, step)
-        wanted = np.asarray(rows, dtype=np.int64 if len(rows) == 0 else None)
-        assert wanted.ndim == 1, wanted.shape
-        assert np.issubdtype(wanted.dtype, np.integer), wanted.dtype
-        if wanted.size and not -len(self) <= wanted.min() <= wanted.max() < len(self):
-            raise IndexError(f"row {wanted.min()} or {wanted.max()} of {self.path}, which has {len(self)}")
-        wanted = np.where(wanted < 0, wanted + len(self), wanted)
+        indices = np.asarray(rows, dtype=np.int64 if len(rows) == 0 else None)
+        assert indices.ndim == 1, indices.shape
+        assert np.issubdtype(indices.dtype, np.integer), indices.dtype
+        if indices.size and not -len(self) <= indices.min() <= indices.max() < len(self):
+            raise IndexError(f"row {indices.min()} or {indices.max()} of {self.path}, which has {len(self)}")
+        indices = np.where(indices < 0, indices + len(self), indices)
         # HDF5 reads single rows slowly, and inflates a whole chunk for each: visit every chunk once.
-        with self._blame(f"damaged: /{name} cannot be read"):
+        with self._bad_file_errors(f"damaged: /{name} cannot be read"):
             dataset = self._opened()[name]
             rows_per_chunk = (dataset.chunks or (1,))[0]
-            values = np.empty((len(wanted), *dataset.shape[1:]), dataset.dtype)
-            order = np.argsort(wanted, kind="stable")
-            chunks, begins = np.unique(wanted[order] // rows_per_chunk, return_index=True)
+            values = np.empty((len(indices), *dataset.shape[1:]), dataset.dtype)
+            order = np.argsort(indices, kind="stable")
+            chunks, begins = np.unique(indices[order] // rows_per_chunk, return_index=True)
             for chunk, places in zip(chunks, np.split(order, begins[1:]), strict=False):
                 first = chunk * rows_per_chunk
-                values[places] = dataset[first : first + rows_per_chunk][wanted[places] - first]
+                values[places] = dataset[first : first + rows_per_chunk][indices[places] - first]
         return values
 
     def _opened(self) -> Any:

@@ -2,7 +2,7 @@
 
     attributes        format, format_version, codec_sha256, codec_path, codebook_size, downsample_factor,
                       preprocess (JSON), created_by, plan_sha256 in files written by a job, and part (JSON) in files
-                      that hold one part of the work of several jobs
+                      that hold one part of a job
     /codes            (N, V, h, w)  uint16 when codebook_size <= 65536, else uint32
     /names            (N,)          relative paths, utf-8, percent-encoded by `encode_name`
     /labels           (N,)          int32, an index into /label_names (sorted), or -1 for none
@@ -67,8 +67,8 @@ class ConditionHeader:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenPart:
-    """The part of a work that a token file holds: number `index` (from 1) of `count`, of `total` items in all; `of` is
-    the plan_sha256 of the whole."""
+    """The part of a job that a token file holds: number `index` (from 1) of `count`, of `total` items in all; `of` is
+    the plan_sha256 of the whole job."""
 
     index: int
     count: int

@@ -1,4 +1,4 @@
-"""Join token files into one: the shards of a job, the parts of several jobs, or files of the same kind."""
+"""Joins token files into one: the shards of a job, its parts from several machines, or files of the same kind."""
 
 import json
 import os
@@ -32,9 +32,9 @@ class Finished:
 def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Finished:
     """Join token files of one codec, latent size and preprocessing into `out`, in the given order.
 
-    Parts of one work are joined in the order of their numbers, and the result equals that of one job. Raises
+    Parts of one job are joined in the order of their numbers, and the result equals that of the undivided job. Raises
     `UsageError` if `out` exists or no file is given, `BadFileError` for a file that is damaged, differs from the first,
-    repeats a name of an earlier one, or belongs to another work, and for a missing part.
+    repeats a name of an earlier one, or belongs to another job, and for a missing part.
     """
     sources, target = [Path(path) for path in paths], Path(out)
     if not sources:
@@ -45,13 +45,13 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
     holder: dict[str, int] = {}
     for number, source in enumerate(sources):
         with TokenFile(source) as file:
-            if different := "; ".join(differences(deciding(file.header), deciding(first))):
+            if different := "; ".join(differences(identity(file.header), identity(first))):
                 raise BadFileError(f"{source}: does not fit {sources[0]} ({different}); merge files of one kind")
-            for name in file.names() if file.part is None else ():  # the whole may repeat names, and so may its parts
+            for name in file.names() if file.part is None else ():  # a job may repeat names, and so may its parts
                 if (earlier := holder.setdefault(name, number)) != number:
                     raise BadFileError(f"{source}: holds {name!r}, as does {sources[earlier]}; leave one of them out")
-    whole = next((part.of for part in (TokenFile(source).part for source in sources) if part is not None), None)
-    if whole is not None:
+    job_sha256 = next((part.of for part in (TokenFile(source).part for source in sources) if part is not None), None)
+    if job_sha256 is not None:
         sources = _in_order(sources)
     parts = PartsFolder(target)
     parts.lock()
@@ -60,7 +60,7 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
             raise UsageError(f"{target}: exists, or a job is writing it in {parts.folder}; give another -o")
         try:
             parts.clear_temporaries()
-            return join(sources, parts, first, whole)
+            return join(sources, parts, first, job_sha256)
         finally:
             parts.remove()
     finally:
@@ -68,16 +68,16 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
 
 
 def _in_order(paths: Sequence[Path]) -> list[Path]:
-    """Sort the parts of a work by their numbers. Raises BadFileError for other files, and for repeated, incomplete or
+    """Sort the parts of a job by their numbers. Raises BadFileError for other files, and for repeated, incomplete or
     missing parts."""
     parts = [(path, TokenFile(path).part) for path in paths]
     first, known = next((path, part) for path, part in parts if part is not None)
     by_number: dict[int, Path] = {}
     for path, part in parts:
         if part is None:
-            raise BadFileError(f"{path}: is not a part of a work, unlike {first}; merge parts by themselves")
+            raise BadFileError(f"{path}: is not a part of a job, unlike {first}; merge parts by themselves")
         if part.of != known.of or part.count != known.count:
-            raise BadFileError(f"{path}: is part {part} of another work than {first}, part {known}; leave it out")
+            raise BadFileError(f"{path}: is part {part} of another job than {first}, part {known}; leave it out")
         if part.index in by_number:
             raise BadFileError(f"{path}: is part {part}, as is {by_number[part.index]}; leave one of them out")
         with TokenFile(path) as file:
@@ -148,21 +148,21 @@ def join(
     return Finished(parts.target, count, tuple(skipped))
 
 
-def deciding(header: TokenHeader) -> dict[str, Any]:
-    """Return the part of a header that must agree: all but the paths of codecs and the program's version."""
+def identity(header: TokenHeader) -> dict[str, Any]:
+    """Return the values that identify a header's content: all but the paths of codecs and the program's version."""
     values = {name: value for name, value in asdict(header).items() if name not in ("codec_path", "created_by")}
     for condition in values["conditions"].values():
         del condition["codec_path"]
     return values
 
 
-def differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
+def differences(theirs: Any, ours: Any, name: str = "") -> Iterator[str]:
     """Yield the values in which two JSON objects differ, as 'plan.size: 128 there, 256 here'."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in sorted(there.keys() | here.keys()):
-            yield from differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)
-    elif there != here:
-        yield f"{name}: {_short(there)} there, {_short(here)} here"
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in sorted(theirs.keys() | ours.keys()):
+            yield from differences(theirs.get(key), ours.get(key), f"{name}.{key}" if name else key)
+    elif theirs != ours:
+        yield f"{name}: {_short(theirs)} there, {_short(ours)} here"
 
 
 def _short(value: Any) -> str:

@@ -16,8 +16,8 @@ from taming_cli.errors import TamingError
 class PartsFolder:
     """The folder `FILE.parts/`: its lock, plan, shards and temporary files.
 
-    The lock ends with the process, regardless of how it ends, and even if forked workers continue (they would inherit
-    `flock`). Two users of the folder within one process do not exclude each other.
+    The lock is released when the process ends, regardless of how, and even if forked workers continue (they would
+    inherit a `flock`). Two users of the folder within one process do not exclude each other.
     """
 
     def __init__(self, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""Write token files so that a kill at any moment loses no finished work and leaves no broken file at the target.
+"""Writes token files so that a kill at any moment loses no finished work and leaves no broken file at the target.
 
 A job's items are divided into fixed slices. Each becomes a shard, a small token file under `FILE.parts/`, which is
 written under a temporary name, flushed to the disk and renamed; at the end the shards are merged in the same way. So
@@ -15,18 +15,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from taming_cli.config.shard import Shard
 from taming_cli.data.disk import publish, refusals
 from taming_cli.data.tokens.columns import Skipped, TokenContent, sort_labels, stored_text, write_tokens
 from taming_cli.data.tokens.file import TokenFile, verify
 from taming_cli.data.tokens.header import TokenHeader, TokenPart
-from taming_cli.data.tokens.merge import Finished, deciding, differences, join
+from taming_cli.data.tokens.merge import Codes, Finished, differences, identity, join
 from taming_cli.data.tokens.parts import PartsFolder
 from taming_cli.errors import BadFileError, UsageError
-
-Codes = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
@@ -43,8 +40,8 @@ class TokenJob:
 
     `plan` is a JSON object of everything that determines the content (settings, a digest of the item names in order).
     A restarted job recognises its work by `plan`, `header` (except `codec_path` and `created_by`) and `total`, the
-    number of items. `shard_size` is the number of items of a shard. With `part`, this is the job of one of several
-    machines: its slices cover its own stretch of the items, and `merge` joins the results.
+    number of items. `shard_size` is the number of items of a shard. With `part`, this is one machine's part of the job:
+    its slices cover its own range of the items, and `merge` joins the results.
 
         with TokenJob(path, header=header, plan=plan, total=len(items), shard_size=256) as job:
             for shard in job.pending():
@@ -71,21 +68,21 @@ class TokenJob:
         self.header = header
         if total < 1:
             raise UsageError(f"{self.path}: there are no items for it; name at least one")
-        content = {"header": deciding(header), "plan": dict(plan), "total": total}
+        content = {"header": identity(header), "plan": dict(plan), "total": total}
         self._plan = json.loads(json.dumps(content | {"shard_size": shard_size}))
-        self._plan_sha256 = whole = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        self._plan_sha256 = job_sha256 = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         self._part, items = None, range(total)
         if part is not None and part.count > 1:
-            self._part = TokenPart(index=part.index, count=part.count, total=total, of=whole)
+            self._part = TokenPart(index=part.index, count=part.count, total=total, of=job_sha256)
             self._plan |= {"part": str(part)}
-            self._plan_sha256 = hashlib.sha256(f"{whole} {part}".encode()).hexdigest()
+            self._plan_sha256 = hashlib.sha256(f"{job_sha256} {part}".encode()).hexdigest()
             items = part.stretch(total)
             if not items:
                 raise UsageError(f"{self.path}: part {part} of {total} items is empty; use fewer parts")
         starts = range(items.start, items.stop, shard_size)
         self._slices = [ShardSlice(k, start, min(start + shard_size, items.stop)) for k, start in enumerate(starts)]
         self._parts = PartsFolder(self.path)
-        self._whole: set[int] = set()
+        self._complete: set[int] = set()
         self.done = self._target_is_ours()
 
     def __enter__(self) -> Self:
@@ -108,7 +105,7 @@ class TokenJob:
 
     def pending(self) -> list[ShardSlice]:
         """Return the slices without a complete shard, in order."""
-        return [] if self.done else [shard for shard in self._slices if shard.index not in self._whole]
+        return [] if self.done else [shard for shard in self._slices if shard.index not in self._complete]
 
     def write(
         self,
@@ -152,7 +149,7 @@ class TokenJob:
         with refusals(self.path, self._parts.temporary(path)):
             write_tokens(self._parts.temporary(path), content)
             publish(self._parts.temporary(path), path)
-        self._whole.add(shard.index)
+        self._complete.add(shard.index)
 
     def finish(self) -> Finished:
         """Merge the shards into the target, in order, and remove them; nothing may be pending.
@@ -201,9 +198,9 @@ class TokenJob:
                     "use those again, give another -o, or remove that folder"
                 )
             self._parts.write_plan(self._plan)
-        self._whole = {shard.index for shard in self._slices if self._is_whole(shard)}
+        self._complete = {shard.index for shard in self._slices if self._is_complete(shard)}
 
-    def _is_whole(self, shard: ShardSlice) -> bool:
+    def _is_complete(self, shard: ShardSlice) -> bool:
         try:
             return verify(self._shard_path(shard)).plan_sha256 == self._shard_sha256(shard)
         except BadFileError:

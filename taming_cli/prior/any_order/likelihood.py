@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from taming_cli.prior.any_order.plan import GroupPlan
-from taming_cli.prior.layout import check_codes, check_conditions
+from taming_cli.prior.layout import check_conditions, check_range
 from taming_cli.prior.networks.any_order import AnyOrder
 from taming_cli.prior.networks.group_attention import GroupCache
 
@@ -35,7 +35,7 @@ def log_likelihood(
     """
     assert not network.training
     device, (samples, height, width) = network.head.weight.device, codes.shape
-    check_codes(codes, network.config.codebook_size)
+    check_range(codes, network.config.codebook_size, "code", remedy=": give tokens of its own codec")
     given = {kind: of.to(device) for kind, of in (conditions or {}).items()}
     check_conditions(network.config, given, samples, (height, width))
     unknown = torch.from_numpy(plan.groups > 0)

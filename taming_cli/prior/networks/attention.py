@@ -16,7 +16,8 @@ from torch.autograd.function import once_differentiable
 from taming_cli.runtime.device import full_precision
 
 ROWS = 256
-"""Queries whose scores are held at once. Keys after the last one are not read, which saves up to half the work."""
+"""Number of queries whose scores are in memory at once. Keys after the last of them are not read, which saves up to
+half the work."""
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
@@ -46,15 +47,15 @@ class _Causal(torch.autograd.Function):
         with full_precision(q.device):
             for start in range(0, q.shape[1], ROWS):
                 end = min(start + ROWS, q.shape[1])
-                rows, seen = slice(start, end), slice(0, end)
+                rows, keys = slice(start, end), slice(0, end)
                 later = torch.full((end - start, end), -math.inf, dtype=q.dtype, device=q.device).triu(start + 1)
-                scores = torch.baddbmm(later.expand(len(q), -1, -1), q[:, rows], k[:, seen].mT, alpha=scale)
+                scores = torch.baddbmm(later.expand(len(q), -1, -1), q[:, rows], k[:, keys].mT, alpha=scale)
                 weights = scores.softmax(-1)
-                of_weights = torch.bmm(g[:, rows], v[:, seen].mT)
-                of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-                torch.mul(torch.bmm(of_scores, k[:, seen]), scale, out=dq[:, rows])
-                dk[:, seen].baddbmm_(of_scores.mT, q[:, rows], alpha=scale)
-                dv[:, seen].baddbmm_(weights.mT, g[:, rows])
+                d_weights = torch.bmm(g[:, rows], v[:, keys].mT)
+                d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+                torch.mul(torch.bmm(d_scores, k[:, keys]), scale, out=dq[:, rows])
+                dk[:, keys].baddbmm_(d_scores.mT, q[:, rows], alpha=scale)
+                dv[:, keys].baddbmm_(weights.mT, g[:, rows])
         dq, dk, dv = (each.view(grad.shape) for each in (dq, dk, dv))
         return dq, dk, dv
 

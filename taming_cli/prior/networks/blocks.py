@@ -56,7 +56,8 @@ class SwiGLU(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention: causal among the tokens of the input, or as a context has it.
 
-    `norm` makes the norms of queries and keys from the size of a head. `weight_dropout` is that of attention weights.
+    `norm` builds the norms of queries and keys, given the size of a head. `weight_dropout` applies to attention
+    weights.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Attention(nn.Module):
 
 
 class Block(Recomputable):
-    """What both forms share: pre-norm attention and feed-forward, each added to its input."""
+    """The base of both forms: pre-norm attention and feed-forward, each added to its input."""
 
     ln1: nn.Module
     ln2: nn.Module
@@ -157,7 +158,7 @@ def initialise(network: nn.Module, layers: int) -> None:
 
 
 def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Parameter groups for AdamW: the weights of linear layers decay, and nothing else does, as published."""
+    """Parameter groups for AdamW: only the weights of linear layers decay, as published."""
     decayed = {id(module.weight) for module in network.modules() if isinstance(module, nn.Linear)}
     return [
         {"params": [p for p in network.parameters() if id(p) in decayed], "weight_decay": weight_decay},

@@ -1,4 +1,4 @@
-"""The key/value cache: what a new token attends to."""
+"""The key/value cache: the tokens that a new token attends to."""
 
 from collections.abc import Sequence
 
@@ -13,8 +13,8 @@ from taming_cli.prior.networks.attention import causal_attention
 class KVCache:
     """Keys and values of up to `batch` sequences of up to `length` tokens.
 
-    Row b holds tokens 0 to lengths[b] - 1. What lies behind them is masked, and overwritten later. The lengths are kept
-    on the host too, so that no step waits for the device; where all rows are equally long there is no mask.
+    Row b holds tokens 0 to lengths[b] - 1. Entries behind them are masked, and overwritten later. The lengths are kept
+    on the host too, so that no step waits for the device. Where all rows have the same length there is no mask.
 
     A forward pass begins with `start`, `append` or `append_at`, which return the sequence indices of its new tokens.
     Its layers then call `attend`.
@@ -61,13 +61,13 @@ class KVCache:
         return max(self.lengths[:rows])
 
     def even(self, rows: int) -> bool:
-        """Whether the first `rows` rows are equally long."""
+        """Whether the first `rows` rows have the same length."""
         return min(self.lengths[:rows]) == self.longest(rows)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store the keys and values of the new tokens, and attend from each of them to itself and all tokens before it.
+        """Store the keys and values of the new tokens, and let each attend to itself and to all tokens before it.
 
-        (B, heads, T, head_size), three times -> once.
+        Queries, keys and values (B, heads, T, head_size) -> (B, heads, T, head_size).
         """
         keys, values, index = self.keys[layer, : len(k)], self.values[layer, : len(k)], self._index
         if isinstance(index, Tensor):
@@ -78,7 +78,7 @@ class KVCache:
         return F.scaled_dot_product_attention(q, keys[:, :, : index.stop], values[:, :, : index.stop])
 
     def _attend_masked(self, keys: Tensor, values: Tensor, lengths: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Read `reach` tokens of each row, and mask those that are not there yet."""
+        """Attend to `reach` tokens of each row; those beyond its length are masked."""
         rows = torch.arange(len(k), device=k.device)
         keys[rows, :, lengths], values[rows, :, lengths] = k[:, :, 0].to(keys.dtype), v[:, :, 0].to(keys.dtype)
         mask = (torch.arange(self._reach, device=k.device) <= lengths[:, None])[:, None, None]  # (B, 1, 1, reach)

@@ -105,7 +105,7 @@ class GPT(nn.Module):
         return self.logits(self._run(codes[:, None], cache.append_at(lengths, reach), cache)[:, 0])
 
     def build_tables(self) -> None:
-        """Compute the kinds and angles of the modern form, which follow from the config and are in no file. Needed for
+        """Compute the kinds and angles of the modern form, which follow from the config and are in no file. Call it for
         a network that was created on torch's meta device."""
         if not self.modern:
             return

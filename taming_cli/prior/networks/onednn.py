@@ -1,8 +1,8 @@
 """Linear layers in bf16 on a CPU, with weights packed once into the layout of oneDNN.
 
-torch packs them again for each product of a few rows, which is what sampling consists of: a step of sixteen windows
-takes half the time without that. The operators are those of torch's own compiler and not a public interface. They are
-tried once; where they are missing or do not agree with `nn.Linear`, networks stay unpacked.
+torch itself packs them again for each product of a few rows, and sampling consists of such products: without that, a
+step of sixteen windows takes half the time. The operators belong to torch's compiler and are not a public interface.
+They are tried once; where they are missing or do not agree with `nn.Linear`, networks stay unpacked.
 """
 
 import functools

@@ -19,12 +19,13 @@ from taming_cli.prior.networks.cache import KVCache
 from taming_cli.prior.networks.gpt import GPT
 
 REACH = 128
-"""The number of tokens attended to is a multiple of this: a graph for each number would be hundreds of graphs."""
+"""The number of tokens attended to is rounded up to a multiple of this, since hundreds of numbers would need as many
+graphs."""
 
 
 class DecodingBuffers:
-    """Buffers for up to `windows` windows at once, with twice as many rows under guidance. `recorded` steps have fixed
-    shapes; by default they are used on CUDA devices."""
+    """Buffers for up to `windows` windows at once, with twice as many rows under guidance. With `recorded`, steps have
+    fixed shapes and run as CUDA graphs; this is the default on CUDA devices."""
 
     def __init__(self, gpt: GPT, decoding: DecodingConfig, windows: int, *, recorded: bool | None = None) -> None:
         self.gpt, self.decoding, self.windows = gpt, decoding, windows

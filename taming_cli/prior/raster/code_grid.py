@@ -1,4 +1,4 @@
-"""The codes and conditions of several samples on one grid, padded to the window plan, and what each window reads of it.
+"""The codes and conditions of several samples on one grid, padded to the window plan, and the input of each window.
 
 Sampling fills the codes in, cell by cell; likelihood starts with all of them. Both read windows through `CodeGrid`, so
 both see the same input.
@@ -97,7 +97,7 @@ class CodeGrid:
         return self._tensor([row.sample for row in rows])
 
     def inputs(self, rows: Sequence[BatchRow]) -> WindowInput:
-        """What the network reads for each row."""
+        """The network's input for each row."""
         config, device = self.config, self.codes.device
         sample = self.samples(rows)
         top, left = self._tensor([row.span.top for row in rows]), self._tensor([row.span.left for row in rows])
@@ -105,9 +105,9 @@ class CodeGrid:
         across = left[:, None, None] + torch.arange(config.window.width, device=device)
         window = (sample[:, None, None], down, across)  # (B, a, b) of a grid
         forms = {spec.kind: spec.form for spec in config.conditions}
-        here = {k: codes[window] if forms[k] == "grid" else codes[sample] for k, codes in self.conditions.items()}
+        cut = {k: codes[window] if forms[k] == "grid" else codes[sample] for k, codes in self.conditions.items()}
         known = [self.plan.known(row.span) for row in rows]
-        return WindowInput(prefix(config, here, len(rows), device), self.codes[window].flatten(1), known)
+        return WindowInput(prefix(config, cut, len(rows), device), self.codes[window].flatten(1), known)
 
     @cached_property
     def _order(self) -> Tensor:

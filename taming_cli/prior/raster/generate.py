@@ -19,7 +19,7 @@ from taming_cli.prior.raster.code_grid import BatchRow, CodeGrid
 from taming_cli.prior.raster.windows import Span
 
 NOISE_BLOCK = {"cpu": 2**18, "cuda": 2**23}
-"""Random numbers computed at once; other devices use the value of "cpu". Each call costs as much as a step of a small
+"""Random numbers computed in one call; other devices use the value of "cpu". A call costs as much as a step of a small
 network, so a block covers many steps. On a CPU it should fit into the cache. On a GPU, 2**23 numbers take 64 MiB: the
 noise of 32 steps for 16 windows of 16,384 codes."""
 
@@ -43,10 +43,10 @@ def generate(
     """Draw the samples numbered `samples`: codes (n, h, w), int64, on the prior's device. `size` is (h, w) in cells.
 
     `conditions` holds codes by kind for each sample, (n, length) or (n, h, w) on the samples' grid; a kind that is left
-    out, or `NOT_GIVEN`, is "none". `known` cells keep their codes. `attempts`, one number for each sample and 0 by
-    default, draws a sample with other noise. At most `batch_size` windows are computed at once (twice as many rows with
-    guidance). `buffers` are reused between calls and save the time to allocate them. `on_progress(done, total)` counts
-    cells. Raises UsageError if conditions, stride or guidance do not fit.
+    out, or `NOT_GIVEN`, means no condition of that kind. `known` cells keep their codes. `attempts`, one number for
+    each sample and 0 by default, draws a sample with other noise. At most `batch_size` windows are computed at once
+    (twice as many rows with guidance). `buffers` are reused between calls and save the time to allocate them.
+    `on_progress(done, total)` counts cells. Raises UsageError if conditions, stride or guidance do not fit.
     """
     assert not gpt.training
     config = gpt.config
@@ -66,9 +66,9 @@ def generate(
     waves = sampler.unknown_waves()
     total, done = len(samples) * sum(span.length for wave in waves for span in wave), 0
     widest = len(samples) * max((len(wave) for wave in waves), default=0)
-    own = (buffers or BufferCache()).get(gpt, decoding, max(1, min(batch_size, widest)))
+    allocated = (buffers or BufferCache()).get(gpt, decoding, max(1, min(batch_size, widest)))
     for wave in waves:
-        for cells in sampler.draw_wave(wave, own, batch_size):
+        for cells in sampler.draw_wave(wave, allocated, batch_size):
             done += cells
             if on_progress is not None:
                 on_progress(done, total)
@@ -101,13 +101,13 @@ class Sampler:
         self.mask = torch.zeros_like(grid.codes[0], dtype=torch.bool)
         self.any_known = known is not None
         if known is not None:
-            here = (slice(planned.height), slice(planned.width))
-            self.mask[here] = grid.by_place(known.mask[None].to(device))[0]
-            grid.codes[:, *here] = grid.by_place(known.codes.to(device)) * self.mask[here]
+            area = (slice(planned.height), slice(planned.width))
+            self.mask[area] = grid.by_place(known.mask[None].to(device))[0]
+            grid.codes[:, *area] = grid.by_place(known.codes.to(device)) * self.mask[area]
 
     def unknown_waves(self) -> list[list[Span]]:
-        """The plan's waves, each span cut to its unknown cells, from the first to the last; spans without any are left
-        out."""
+        """The plan's waves. Each span is cut to the stretch from its first to its last unknown cell; spans without
+        unknown cells are left out."""
         waves = self.grid.plan.waves
         if not self.any_known:
             return [list(wave) for wave in waves]
@@ -134,22 +134,22 @@ class Sampler:
         noise = torch.empty(0)
         for step in range(steps):
             active = sum(span.length > step for span in spans)
-            here = (sample[:active], rows[:active, step], cols[:active, step])
+            current = (sample[:active], rows[:active, step], cols[:active, step])
             if step % block == 0 and not greedy:
                 ahead = slice(step, step + block)
                 at = self.grid.raster(cells[:active, ahead])
                 places = cell(at // columns, at % columns)
-                number, attempt = (of[sample[:active], None] for of in (self.numbers, self.attempts))
+                number, attempt = (values[sample[:active], None] for values in (self.numbers, self.attempts))
                 noise = gumbel(self.seed, number, places, codebook_size, attempt=attempt)  # (B, block, K)
-            own = None if greedy else noise[:active, step % block]
+            step_noise = None if greedy else noise[:active, step % block]
             if step == 0:
-                token = buffers.steps.choose(self._prefill(buffers, batch), own)
+                token = buffers.steps.choose(self._prefill(buffers, batch), step_noise)
             else:
                 last = codes[sample[:active], rows[:active, step - 1], cols[:active, step - 1]]
-                token = buffers.steps.next(last, own)
+                token = buffers.steps.next(last, step_noise)
             if self.any_known:
-                token = torch.where(self.mask[here[1:]], codes[here], token)
-            codes[here] = token
+                token = torch.where(self.mask[current[1:]], codes[current], token)
+            codes[current] = token
             yield active
 
     def _prefill(self, buffers: DecodingBuffers, batch: Sequence[BatchRow]) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from taming_cli.prior.layout import check_codes
+from taming_cli.prior.layout import check_range
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.raster.code_grid import BatchRow, CodeGrid, repeat_edge
 from taming_cli.prior.raster.windows import Span, WindowPlan
@@ -35,7 +35,7 @@ def log_likelihood(
     """
     assert not gpt.training
     device, (samples, height, width) = gpt.head.weight.device, codes.shape
-    check_codes(codes, gpt.config.codebook_size)
+    check_range(codes, gpt.config.codebook_size, "code", remedy=": give tokens of its own codec")
     grid = CodeGrid.blank(
         gpt.config, size=(height, width), samples=samples, conditions=conditions or {}, stride=stride, device=device
     )
@@ -50,7 +50,7 @@ def log_likelihood(
     done, total = 0, samples * sum(counts.values())
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        _read(nats, gpt, grid, batch)
+        _evaluate(nats, gpt, grid, batch)
         done += sum(counts[row.span] for row in batch)
         if on_progress is not None:
             on_progress(done, total)
@@ -58,14 +58,14 @@ def log_likelihood(
 
 
 def _wanted_spans(planned: WindowPlan, wanted: Sequence[Sequence[bool]]) -> list[Span]:
-    """Each span of the plan, cut to its wanted cells. All are independent here, so they are sorted by the tokens that
-    they read and predict: batches then hold little padding."""
+    """Each span of the plan, cut to its wanted cells. All are independent here, so they are sorted by the number of
+    tokens that they read and predict: batches then contain little padding."""
     parts = [planned.part(span, wanted) for wave in planned.waves for span in wave]
     spans = [span for span in parts if span is not None]
     return sorted(spans, key=lambda span: (planned.known(span) + span.length, span.length), reverse=True)
 
 
-def _read(nats: Tensor, gpt: GPT, grid: CodeGrid, batch: list[BatchRow]) -> None:
+def _evaluate(nats: Tensor, gpt: GPT, grid: CodeGrid, batch: list[BatchRow]) -> None:
     """Write the log-probabilities of the cells of a batch into `nats`, which has the grid's shape."""
     device, lengths = nats.device, [row.span.length for row in batch]
     before, codes, known = grid.inputs(batch)
@@ -74,6 +74,6 @@ def _read(nats: Tensor, gpt: GPT, grid: CodeGrid, batch: list[BatchRow]) -> None
     at = at.clamp(max=end - 1)
     logits = gpt.logits_at(before, codes[:, :end], at).to(nats.dtype)  # (B, longest, K)
     loss = F.cross_entropy(logits.flatten(0, 1), codes.gather(1, at).flatten(), reduction="none").view(at.shape)
-    own = torch.arange(longest, device=device) < torch.tensor(lengths, device=device)[:, None]  # without the padding
+    valid = torch.arange(longest, device=device) < torch.tensor(lengths, device=device)[:, None]  # without the padding
     sample = grid.samples(batch)[:, None].expand_as(at)
-    nats.flatten(1)[sample[own], grid.numbers(batch, longest)[own]] = -loss[own]
+    nats.flatten(1)[sample[valid], grid.numbers(batch, longest)[valid]] = -loss[valid]

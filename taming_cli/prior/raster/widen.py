@@ -1,4 +1,4 @@
-"""Add conditions to a trained prior, so that it can be trained further with what it has learned."""
+"""Adds conditions to a trained prior, so that training can continue from its weights."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,13 +29,13 @@ def widened(gpt: GPT, specs: Sequence[ConditionSpec], *, dropout: float = 0.0) -
 
     for spec in specs:
         first = offsets(wide.config)[spec.kind]
-        mine = table[first : first + spec.vocabulary + 1]
+        new_rows = table[first : first + spec.vocabulary + 1]
         alike = [has for has in before.conditions if (has.form, has.length) == (spec.form, spec.length)]
         if alike:
-            mine += old_table[rows[alike[0].kind] + alike[0].vocabulary]
+            new_rows += old_table[rows[alike[0].kind] + alike[0].vocabulary]
             places[spans[spec.kind]] += old_places[old_spans[alike[0].kind]]
         elif not before.conditions:
-            mine += old_table[-1]
+            new_rows += old_table[-1]
             places[spans[spec.kind]] += old_places[-1] if before.arch == "modern" else old_places[0]
     table[: before.codebook_size] = old_table[: before.codebook_size]
     if before.conditions:

@@ -2,7 +2,7 @@
 
 A *span* is a stretch of consecutive cells that share a window: the prior reads the window up to the first cell of the
 span once, then one more token per further cell. A *wave* is a set of spans that do not depend on each other's cells, so
-one batch can hold them.
+they can be computed as one batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -62,7 +62,7 @@ class WindowPlan:
         return (span.row - span.top) * self.window_width + span.column - span.left
 
     def cells(self, span: Span) -> Iterator[tuple[int, int]]:
-        """(row, column) of each cell. A span longer than a row lies in a window as wide as the latent."""
+        """(row, column) of each cell. A span may be longer than a row if the window is as wide as the latent."""
         for offset in range(span.length):
             rows, column = divmod(span.column + offset, self.padded_width)
             yield span.row + rows, column

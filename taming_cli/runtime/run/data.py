@@ -1,5 +1,5 @@
-"""What a run was trained on, recorded in its folder with 16 bytes per picture, so that data are recognised after they
-were moved, and other data are refused with a count of the differences."""
+"""The record of a run's training data in its folder, 16 bytes per picture. By it, data are recognised after they were
+moved, and other data are refused with a count of the differences."""
 
 import hashlib
 import json
@@ -31,15 +31,15 @@ class Fingerprints(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """What the inputs of a training hold.
+    """The contents of a training's inputs; `noun` names them in messages.
 
     `listings` holds the fingerprints by role: "inputs", and "val" where held-out pictures are given separately;
-    `places` names where each role's files are. `hashes` covers what is compared as a whole, by its name in messages.
-    `init` is the model to start from. `by` holds the settings that decide what is listed, and `about` what the model
-    file records of the data. Unless `named`, the same contents under other names are the same data.
+    `places` are the locations of each role's files. `hashes` has the hashes of other inputs by their names in messages.
+    `init` is the model to start from. `by` holds the settings that decide which files are listed, and `about` the
+    model file's record of the data. Unless `named`, the same contents under other names are the same data.
     """
 
-    what: str
+    noun: str
     listings: Mapping[str, Fingerprints]
     places: Mapping[str, str]
     about: Mapping[str, Any]
@@ -80,18 +80,19 @@ def compare(folder: Path, settings: Mapping[str, Any], inputs: Sequence[str], da
     """Compare data with those of the run in a folder, whose config.json holds `settings`.
 
     Runs that recorded no listing are compared by the hash in their model file, or else by the paths of their inputs.
-    Where settings that decide what is listed differ, nothing is compared, since those settings are refused anyway.
+    Where settings that decide which files are listed differ, nothing is compared, since those settings are refused
+    anyway.
     """
     train = settings["config"].get("train", {})
-    apart = train.get("val") is not None
-    if apart != ("val" in data.listings) or any(train.get(name, value) != value for name, value in data.by.items()):
+    separate = train.get("val") is not None
+    if separate != ("val" in data.listings) or any(train.get(name, value) != value for name, value in data.by.items()):
         return DataDifference(None)
     before = _read(folder / DATA)
     if before is None or before.listings.keys() != data.listings.keys():
         return _by_hash(folder, settings, inputs, data)
     for role, listing in data.listings.items():
-        if how := _difference(before.listings[role], listing, data.named):
-            return DataDifference(_other(folder, data, f"{how} in {data.places[role]}"))
+        if difference := _difference(before.listings[role], listing, data.named):
+            return DataDifference(_other(folder, data, f"{difference} in {data.places[role]}"))
     for name, digest in data.hashes.items():
         if before.hashes.get(name, digest) != digest:
             return DataDifference(f"{folder} was trained with another {name} than {data.places[name]} holds now")
@@ -101,8 +102,8 @@ def compare(folder: Path, settings: Mapping[str, Any], inputs: Sequence[str], da
     return DataDifference(None, frozenset(moved))
 
 
-def _other(folder: Path, data: Data, how: str) -> str:
-    return f"{folder} was trained on other {data.what} than the files hold now ({how})"
+def _other(folder: Path, data: Data, difference: str) -> str:
+    return f"{folder} was trained on other {data.noun} than the files hold now ({difference})"
 
 
 def _by_hash(folder: Path, settings: Mapping[str, Any], inputs: Sequence[str], data: Data) -> DataDifference:

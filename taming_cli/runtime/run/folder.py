@@ -1,4 +1,4 @@
-"""The run folder of a training, `runs/<command>/<name>/`: its files, and when it may be resumed.
+"""The run folder of a training, `runs/<command>/<name>/`: its files, and the conditions for resuming it.
 
 The name is a counter by default. A given name resumes the run with the same config; with another config it is an error.
 Nothing is overwritten silently.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from taming_cli.config import former
 from taming_cli.config.fields import to_dict
-from taming_cli.data.disk import TEMPORARY, refusals, write_atomically
+from taming_cli.data.disk import TEMPORARY, refusals, write_atomically, write_json
 from taming_cli.data.images import write_png
 from taming_cli.data.locks import lock
 from taming_cli.errors import BadFileError, UsageError
@@ -40,7 +40,7 @@ DEEPEST = 4
 LOCK = ".lock"
 """The lock file of a run folder, held by the process that works in it."""
 RESUMED = "resumed run"
-"""The origin of a value that a resumed run keeps; config.json still records where the value came from at first."""
+"""The origin of a value that a resumed run keeps; config.json still records the original one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +57,13 @@ class Place:
 
 
 class Run:
-    """An open run folder, locked against other processes; a context manager. Created by `open_run`.
+    """An open run folder of `command`, locked against other processes; a context manager. Created by `open_run`.
 
     With `tensorboard`, log lines and sheets are written as event files too.
     """
 
-    def __init__(self, folder: Path, lock: IO[str] | None, *, tensorboard: bool = False) -> None:
-        self.folder = folder
+    def __init__(self, command: str, folder: Path, lock: IO[str] | None, *, tensorboard: bool = False) -> None:
+        self.command, self.folder = command, folder
         self.checkpoints = folder / "checkpoints"
         self.samples = folder / "samples"
         self.trainer = folder / "trainer.pt"
@@ -139,7 +139,7 @@ def best_of(run: Run, world: World = ALONE) -> Best:
 
 
 class ExistingRun(NamedTuple):
-    """What a place holds before anything is written there: the run's folder, None where a new one will be named, and
+    """The state of a place before anything is written there: the run's folder, None where a new one will be named, and
     the identity of its trainer file, None for a run that has never been saved."""
 
     folder: Path | None
@@ -159,7 +159,7 @@ def inspect_run(
     inputs: Sequence[str],
     data: Callable[[], Data] | None = None,
 ) -> ExistingRun:
-    """What `open_run` would find with the same arguments. Raises its errors, and writes nothing."""
+    """The run that `open_run` would open with the same arguments. Raises the same errors, and writes nothing."""
     folder = find_run(command, place)
     if folder is None or not folder.exists():
         return ExistingRun(folder, None)
@@ -194,8 +194,8 @@ def open_run(
     """Open the run folder for these settings: a new one, or one to resume, whose `trainer.pt` then exists.
 
     Of several processes, the first one creates and locks the folder, and it alone may write there. `groups` maps group
-    names to config dataclasses. `inputs` are the paths of the pictures or token files, and `data` returns what they
-    hold, by which a run recognises its data after they were moved. `origins` records where each value came from.
+    names to config dataclasses. `inputs` are the paths of the pictures or token files, and `data` returns a record of
+    their contents, by which a run recognises its data after they were moved. `origins` is the origin of each value.
     `existing` is the result of `inspect_run`, where it was called before. A run that was never saved starts over,
     regardless of its settings.
 
@@ -209,7 +209,7 @@ def open_run(
         return opened[0].folder
 
     folder = world.by_first(create)
-    return opened[0] if opened else Run(folder, None)
+    return opened[0] if opened else Run(command, folder, None)
 
 
 def _create_run(
@@ -226,11 +226,11 @@ def _create_run(
         existing = inspect_run(command, place, groups, inputs=inputs, data=data)
     folder = existing.folder or next_folder(place.root / command)
     folder.mkdir(parents=True, exist_ok=True)
-    run = Run(folder, _lock(folder), tensorboard=tensorboard)
+    run = Run(command, folder, _lock(folder), tensorboard=tensorboard)
     try:
         now = inspect_run(command, Place(out=folder), groups, inputs=inputs, data=data)
         if now.trainer != existing.trainer:  # changed before this process had the lock
-            raise UsageError(f"another process has just saved {folder}; run the same command again to resume it")
+            raise UsageError(f"another process has just saved {folder}; repeat the command to resume it")
         origins = dict(given)
         if existing.saved:
             before = read_settings(folder)
@@ -241,8 +241,8 @@ def _create_run(
             "config": {name: to_dict(config) for name, config in groups.items()},
             "origins": origins,
         }
-        _write_json(folder / "config.json", settings)
-        _write_json(folder / "env.json", environment())
+        write_json(folder / "config.json", settings)
+        write_json(folder / "env.json", environment())
         _prepare(run, resumed=existing.saved)
         if data is not None:
             write_data(folder / DATA, data(), resumed=existing.saved)
@@ -345,8 +345,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
         settings = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise BadFileError(f"{path} cannot be read: {error}") from None
-    whole = isinstance(settings, dict) and {"command", "inputs", "config"} <= set(settings)
-    if not whole or not isinstance(settings["config"], dict):
+    complete = isinstance(settings, dict) and {"command", "inputs", "config"} <= set(settings)
+    if not complete or not isinstance(settings["config"], dict):
         raise BadFileError(f"{path} is not a run's config")
     origins = former.renamed(settings.get("origins", {}), former.SETTINGS)
     return {**settings, "config": former.renamed_settings(settings["config"]), "origins": origins}
@@ -378,7 +378,3 @@ def _lock(folder: Path) -> IO[str]:
             raise UsageError(f"another process is working in {folder}; wait for it, or give another --name") from None
         raise
     return stream
-
-
-def _write_json(path: Path, value: Any) -> None:
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(value, indent=2) + "\n"))

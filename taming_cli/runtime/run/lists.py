@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taming_cli.data.disk import write_atomically
-from taming_cli.data.lists import is_list, read_list, written
+from taming_cli.data.lists import is_list, list_bytes, read_list
 from taming_cli.errors import UsageError
 from taming_cli.runtime.run.folder import read_settings
 
@@ -40,7 +40,7 @@ def keep(run: Path, inputs: Sequence[Path], val: str | None) -> None:
 
 
 def val_of(run: Path | None, val: str | None) -> str | None:
-    """What names the held-out pictures of a run: its copy of the list, unless there is none or `val` has changed."""
+    """The path of the held-out pictures of a run: its copy of the list, unless there is none or `val` has changed."""
     if run is None or val is None:
         return val
     copy = run / FOLDER / VAL / Path(val).name
@@ -49,7 +49,7 @@ def val_of(run: Path | None, val: str | None) -> str | None:
 
 
 def check_lists(run: Path, inputs: Sequence[str]) -> None:
-    """UsageError where none of the files exist that a list among the recorded inputs of a run names."""
+    """Raise UsageError if a list among the recorded inputs of a run names no existing file."""
     for path in inputs_of(run, inputs):
         if is_list(path):
             try:
@@ -68,6 +68,6 @@ def _distinct(inputs: Sequence[Path]) -> list[Path]:
 def _keep(path: Path, copy: Path) -> None:
     if not is_list(path) or (copy.exists() and copy.samefile(path)):
         return
-    content = written(read_list(path, quiet=True))
+    content = list_bytes(read_list(path, quiet=True))
     copy.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(copy, lambda temporary: temporary.write_bytes(content))

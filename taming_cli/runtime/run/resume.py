@@ -1,4 +1,4 @@
-"""When a run folder may be resumed, and how its trainer file is read."""
+"""Checks whether a run folder may be resumed, and reads its trainer file."""
 
 import dataclasses
 import shlex
@@ -31,7 +31,7 @@ def holds_work(folder: Path) -> bool:
 
 
 def refuse_lost(folder: Path) -> None:
-    """UsageError for a trained run without its trainer file."""
+    """Raise UsageError for a trained run without its trainer file."""
     if holds_work(folder) and not (folder / "trainer.pt").exists():
         raise UsageError(
             f"{folder} holds a trained run, but its trainer.pt is gone, so it cannot be resumed; {new_run_from(folder)}"
@@ -55,7 +55,7 @@ def check_same(
     inputs: Sequence[str],
     data: Callable[[], Data] | None,
 ) -> None:
-    """UsageError where a run, whose config.json holds `old`, has other settings or other data. Without `data`, the
+    """Raise UsageError if a run, whose config.json holds `old`, has other settings or other data. Without `data`, the
     paths of the inputs are compared instead."""
     if data is not None:
         difference = compare(folder, old, inputs, data())

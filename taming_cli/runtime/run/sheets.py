@@ -22,7 +22,7 @@ CONDITION = "condition_"
 GAP = 2
 """Pixels between two pictures of a sheet, as in `data.images.grid`."""
 MOST_PIXELS = 2**26
-"""Larger sheets are shown whole: cutting one would need too much memory."""
+"""Largest number of pixels of a sheet that is cut into pictures; cutting a larger one would need too much memory."""
 _SIGNATURE, _END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
@@ -115,13 +115,13 @@ def _picture_size(sheet: PngFile, layout: Layout) -> tuple[int, int]:
 def _cut(path: Path, boxes: Sequence[tuple[int, int, int, int]]) -> list[Picture]:
     """Boxes (left, top, right, bottom) of a PNG, each as a PNG; empty if the file is damaged."""
     try:
-        with Image.open(path) as picture:
-            whole = picture.convert("RGB")
+        with Image.open(path) as file:
+            sheet = file.convert("RGB")
     except (OSError, SyntaxError, ValueError):
         return []
-    cut = []
+    pictures = []
     for box in boxes:
         stream = BytesIO()
-        whole.crop(box).save(stream, "PNG")
-        cut.append(Picture(stream.getvalue(), box[2] - box[0], box[3] - box[1]))
-    return cut
+        sheet.crop(box).save(stream, "PNG")
+        pictures.append(Picture(stream.getvalue(), box[2] - box[0], box[3] - box[1]))
+    return pictures

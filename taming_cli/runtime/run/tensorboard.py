@@ -30,8 +30,8 @@ def check_installed() -> None:
 class Board:
     """Writes event files into `folder`: scalars as `train/l1` or `validation/psnr`, sheets as `samples`.
 
-    A training that is resumed after `step` logs again what it logged after that step, so TensorBoard is told to discard
-    those events. In a new folder, the lines `logged` so far are written first.
+    A training that is resumed after `step` logs the later steps again, so the file begins with an event that makes
+    TensorBoard discard them. In a new folder, the lines `logged` so far are written first.
     """
 
     def __init__(self, folder: Path, step: int, logged: Sequence[Mapping[str, Any]] = ()) -> None:
