@@ -80,6 +80,13 @@ def check_conditions(config: PriorConfig, conditions: Mapping[str, Tensor], coun
             raise UsageError(f"this prior has no token for 'no {spec.kind}'; give it, and leave guidance at 1")
 
 
+def _check_codes(spec: ConditionSpec, codes: Tensor, count: int, size: tuple[int, int]) -> None:
+    expected = (count, *size) if spec.form == "grid" else (count, spec.length)
+    if tuple(codes.shape) != expected:
+        raise UsageError(f"condition {spec.kind} has shape {tuple(codes.shape)}; {expected} is needed here")
+    check_range(codes, spec.vocabulary, spec.kind, lowest=NOT_GIVEN)
+
+
 def check_range(codes: Tensor, count: int, name: str, *, lowest: int = 0, remedy: str = "") -> None:
     """UsageError for codes below `lowest` or from `count` on; `name` and `remedy` are for the message. Reads the
     values, and so waits for the device."""
