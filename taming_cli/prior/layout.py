@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from taming_cli.config.fields import one_of
-from taming_cli.config.prior import PriorConfig
+from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.errors import UsageError
 
 NOT_GIVEN = -1
