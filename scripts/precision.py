@@ -69,7 +69,7 @@ def main(prior: str, images: str, count: str = "100") -> None:
     cells, numbers = cell(rows, columns).flatten(), torch.arange(SAMPLES, device=device)[:, None]
     noise = gumbel(SEED, numbers, cells, fp32.config.codebook_size)
     before, tokens = prefix(fp32.config, {}, SAMPLES, device), drawn[0].flatten(1)
-    chosen = [choose(gpt(before, tokens).flatten(0, 1), noise.flatten(0, 1), decoding) for gpt in (fp32, bf16)]
+    chosen = [choose(gpt(before, tokens).flatten(0, 1), noise.flatten(0, 1), decoding.at(0)) for gpt in (fp32, bf16)]
     print(f"{SAMPLES} samples: {(chosen[0] != chosen[1]).double().mean():.2%} of the tokens differ on equal codes")
     print(f"and {(drawn[0] != drawn[1]).double().mean():.2%} when each precision continues from its own codes")
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from taming_cli.config.prior import ConditionSpec, PriorConfig
+from taming_cli.config.ramp import Ramp
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
@@ -81,21 +82,21 @@ def by_teacher_forcing(
         codes = torch.where(known.mask, known.codes, codes)
     places = cell(torch.arange(height)[:, None], torch.arange(width))
     for step in range(1, plan.steps + 1):
-        logits = net(codes, given, groups, levels)
-        if decoding.guidance != 1:
-            logits = guide(logits, net(codes, {}, groups, levels), decoding.guidance)
+        logits, now = net(codes, given, groups, levels), decoding.at((step - 1) / (plan.steps - 1))
+        if decoding.guided:
+            logits = guide(logits, net(codes, {}, groups, levels), now.guidance)
         for sample in range(samples):
             noise = gumbel(5, torch.tensor(sample), places.flatten(), 11)
-            chosen = choose(logits[sample], noise, decoding).view(height, width)
+            chosen = choose(logits[sample], noise, now).view(height, width)
             codes[sample] = torch.where(groups[0] == step, chosen, codes[sample])
     return codes
 
 
-@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@pytest.mark.parametrize("guidance", [1.0, 2.5, Ramp(1.0, 3.0)])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize(("size", "steps", "known"), [((5, 7), 8, 0.0), ((9, 4), 100, 0.0), ((6, 11), 12, 0.4)])
 def test_a_cache_draws_what_teacher_forcing_does(
-    size: tuple[int, int], steps: int, known: float, batch: int, guidance: float, monkeypatch: pytest.MonkeyPatch
+    size: tuple[int, int], steps: int, known: float, batch: int, guidance: float | Ramp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net, given = network(), conditions(3, size)
     cells = None
@@ -103,7 +104,7 @@ def test_a_cache_draws_what_teacher_forcing_does(
         generator = torch.Generator().manual_seed(2)
         mask = torch.rand(size, generator=generator) < known
         cells = KnownCells(torch.randint(0, 11, (3, *size), generator=generator), mask)
-    decoding = DecodingConfig(guidance=guidance, top_k=7, temperature=0.9)
+    decoding = DecodingConfig(guidance=guidance, top_k=7, temperature=0.9 if guidance == 2.5 else Ramp(0.6, 1.1))
     expected = by_teacher_forcing(net, size, 3, steps, decoding, given, cells)
     for scores in (reach.SCORES, 1):  # at once, and block by block
         monkeypatch.setattr(reach, "SCORES", scores)

@@ -10,6 +10,7 @@ import pytest
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.fields import check, flag_name, from_dict, kinds, one_of, option, parse, to_dict
 from taming_cli.config.prior import ConditionSpec, PriorConfig, PriorTrainConfig
+from taming_cli.config.ramp import Ramp
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
@@ -36,6 +37,7 @@ class Tree:
     text: str | None = option(None, "Any text.")
     size: Size | None = option(None, "A size.")
     many: tuple[int, ...] = option((1, 2), "Several.", low=1)
+    ramp: float | Ramp = option(1.0, "A number that may change.", low=0.1, high=5)
     leaves: tuple[Leaf, ...] = option((), "Inner ones.", hidden=True)
 
     def __post_init__(self) -> None:
@@ -61,6 +63,8 @@ class Tree:
         ("many", "4,5, 6", (4, 5, 6)),
         ("many", "4", (4,)),
         ("many", "", ()),
+        ("ramp", "0.5", 0.5),
+        ("ramp", "0.5 : 1e0", Ramp(0.5, 1.0)),
     ],
 )
 def test_text_becomes_the_fields_value(name: str, text: str, value: Any) -> None:
@@ -70,7 +74,8 @@ def test_text_becomes_the_fields_value(name: str, text: str, value: Any) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("whole", "1.5"), ("whole", "many"), ("real", "x"), ("on", "2"), ("on", ""), ("many", "1,b")]
+    ("name", "text"),
+    [("whole", "1.5"), ("whole", "many"), ("real", "x"), ("on", "2"), ("on", ""), ("many", "1,b"), ("ramp", "1:2:3")],
 )
 def test_text_that_is_no_value_is_refused_naming_its_origin(name: str, text: str) -> None:
     with pytest.raises(UsageError, match="--flag"):
@@ -92,6 +97,9 @@ def test_text_that_is_no_value_is_refused_naming_its_origin(name: str, text: str
         ({"size": "64x32"}, "size is '64x32'; it must be WIDTHxHEIGHT"),
         ({"many": [1]}, r"many is \[1\]; give a list"),
         ({"many": (1, 0)}, "many is 0; it must be at least 1"),
+        ({"ramp": Ramp(1.0, 9.0)}, "ramp is 9.0; it must be at most 5"),
+        ({"ramp": 0.01}, "ramp is 0.01; it must be at least 0.1"),
+        ({"ramp": "1:2"}, "ramp is '1:2'; it must be a number"),
         ({"whole": None}, "whole is None; it must be a whole number"),
     ],
 )
@@ -147,6 +155,7 @@ def test_kinds_take_types_apart() -> None:
         PriorConfig(conditions=(ConditionSpec(kind="class", vocabulary=9), ConditionSpec(kind="depth", form="grid"))),
         PriorTrainConfig(steps=3),
         SampleConfig(size=Size(8, 8), class_name="dog"),
+        SampleConfig(temperature=Ramp(0.7, 1.0), guidance=2),
     ],
     ids=lambda config: type(config).__name__,
 )

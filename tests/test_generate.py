@@ -74,10 +74,10 @@ def brute_force(
             at = (i - top) * b + j - left
             with torch.inference_mode():
                 logits = gpt(prefix(config, here, 1, window.device), window)[0, at]
-                if decoding.guidance != 1:
+                if decoding.guided:
                     free = gpt(prefix(config, {}, 1, window.device), window)[0, at]
-                    logits = free + decoding.guidance * (logits - free)
-            scores = [value / decoding.temperature for value in logits.tolist()]
+                    logits = free + decoding.at(0).guidance * (logits - free)
+            scores = [value / decoding.at(0).temperature for value in logits.tolist()]
             if decoding.top_k:
                 kth = sorted(scores)[-min(decoding.top_k, len(scores))]
                 scores = [s if s >= kth else -math.inf for s in scores]

@@ -24,7 +24,7 @@ from taming_cli.data.arrays import origin_of, read_pictures
 from taming_cli.data.images import png_settings, read_image, to_uint8
 from taming_cli.data.tokens.file import TokenFile, verify
 from taming_cli.errors import BadFileError, Interrupted, UsageError
-from taming_cli.prior.model import prior_file
+from taming_cli.prior.model import new_network, prior_file
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.raster.buffers import BufferCache
 from taming_cli.runtime.checkpoint import save_model
@@ -39,11 +39,12 @@ from tests.toys import CODEC, toy_codec
 LABELS = ("cat", "dog", "7")
 
 
-def saved(path: Path, *, classes: bool, **about: Any) -> Path:
+def saved(path: Path, *, classes: bool, arch: Any = "modern", **about: Any) -> Path:
     """A prior with random weights and its codec, as a model file. Weights are large, so that classes matter."""
     codec = toy_codec()
     conditions = (ConditionSpec(kind="class", vocabulary=3),) if classes else ()
-    gpt = GPT(PriorConfig(n_layer=1, n_head=2, n_embd=16, window=Size(4, 4), codebook_size=64, conditions=conditions))
+    sizes: dict[str, Any] = {"n_layer": 1, "n_head": 2, "n_embd": 16, "window": Size(4, 4), "codebook_size": 64}
+    gpt = new_network(PriorConfig(arch=arch, conditions=conditions, **sizes))
     with torch.no_grad():
         gpt.head.weight.normal_(std=0.5)
         gpt.tok_emb.weight.normal_(std=1.0)
@@ -52,9 +53,9 @@ def saved(path: Path, *, classes: bool, **about: Any) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved(tmp_path_factory.mktemp("prior") / "prior.safetensors", classes=True)
+@pytest.fixture(scope="module", params=["modern", "any-order"])
+def ckpt(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("prior") / "prior.safetensors", classes=True, arch=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +201,11 @@ def test_pngs_and_a_grid_are_written_with_all_settings_in_the_text_chunk(
             said = json.loads(image.text["taming"])  # type: ignore[attr-defined]
         assert said["prior_sha256"] == pipeline.sha256
         assert (said["sample"], said["seed"], said["class"], said["grid"]) == (one.sample, 7, "dog", "4x4")
-        assert (said["temperature"], said["top_k"], said["stride"], said["precision"]) == (0.9, 10, 2, "fp32")
+        assert (said["temperature"], said["top_k"], said["precision"]) == (0.9, 10, "fp32")
+        if pipeline.any_order:
+            assert (said["sample_steps"], said["forwards"], said["tokens"], "stride" in said) == (32, 16, 31, False)
+        else:
+            assert (said["stride"], "sample_steps" in said) == (2, False)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "000000.png",
         "000001.png",

@@ -33,6 +33,7 @@ from taming_cli.cli.lifecycle import running
 from taming_cli.cli.settings import Settings
 from taming_cli.config.fields import Kind, flag_name, kinds
 from taming_cli.config.presets import CONFIGS
+from taming_cli.config.ramp import Ramp
 from taming_cli.config.size import Size
 
 WIDEST_METAVAR = 24
@@ -205,7 +206,7 @@ def _field_option(kind: Kind, field: Field[Any], panel: str) -> Any:
     choices = "|".join(kind.choices)
     if len(choices) > WIDEST_METAVAR:
         choices, help_text = "NAME", f"{help_text} One of {', '.join(kind.choices)}."
-    base = {int: "N", float: "X", str: "TEXT", Size: "WxH"}.get(kind.base)
+    base = {int: "N", float: "X", str: "TEXT", Size: "WxH", Ramp: "X[:Y]"}.get(kind.base)
     metavar = field.metadata["metavar"] or choices or base or ""
     if kind.many:
         metavar = f"{metavar},..."

@@ -92,13 +92,11 @@ def would_write(output: Output, written: "Written", part: Shard) -> int:
 
 def would_sample(output: Output, request: "Request") -> int:
     """Print what `sample` would draw, and its cost."""
-    from taming_cli.prior.estimate import sampling_cost
-
     settings, prior, folder = request.config, request.model.gpt.config, request.folder
     pictures = len(request.samples[request.shard.places])
     drawn = math.ceil(pictures / settings.accept_rate) * settings.candidates
     grid, size, stride = request.grid, request.frame.size, request.stride
-    cost = sampling_cost(prior, grid, stride, settings.sample_steps, guided=settings.guidance != 1)
+    cost = request.cost
     any_order = prior.arch == "any-order"
     how = {"sample_steps": cost.forwards} if any_order else {"window": str(prior.window), "stride": stride}
     parts = f"in {cost.forwards} groups" if any_order else f"windows of {prior.window}, stride {stride}"

@@ -14,6 +14,7 @@ import typing
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union
 
+from taming_cli.config.ramp import Ramp
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 
@@ -77,8 +78,10 @@ def _kinds(config: Hashable) -> Mapping[str, Kind]:
 def _kind(hint: Any) -> Kind:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        (inner,) = (argument for argument in arguments if argument is not type(None))
-        return _kind(inner)._replace(optional=True)
+        inner = [argument for argument in arguments if argument is not type(None)]
+        if inner == [float, Ramp]:
+            return _kind(Ramp)
+        return _kind(*inner)._replace(optional=True)
     if origin is Literal:
         return Kind(str, arguments, many=False, optional=False)
     if origin is tuple:
@@ -110,6 +113,11 @@ def _parse_one(kind: Kind, text: str, where: str) -> Any:
         raise UsageError(f"{where}: {text!r} is neither true nor false")
     if kind.base is Size:
         return Size.parse(text)
+    if kind.base is Ramp:
+        try:
+            return Ramp.parse(text)
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from None
     if kind.base in (int, float):
         try:
             return kind.base(text)
@@ -147,7 +155,11 @@ def _check_one(field: dataclasses.Field[Any], kind: Kind, value: Any) -> None:
         if value not in kind.choices:
             raise UsageError(f"{field.name} is {value!r}; {one_of(kind.choices, str(value))}")
         return
-    accepted = (int, float) if kind.base is float else kind.base
+    if isinstance(value, Ramp) and kind.base is Ramp:
+        for end in (value.start, value.end):
+            _check_one(field, kind, end)
+        return
+    accepted = (int, float) if kind.base in (float, Ramp) else kind.base
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind.base is not bool):
         raise UsageError(f"{field.name} is {value!r}; it must be {_article(kind.base)}")
     low, high = field.metadata.get("low"), field.metadata.get("high")
@@ -160,10 +172,18 @@ def _check_one(field: dataclasses.Field[Any], kind: Kind, value: Any) -> None:
             raise UsageError(f"{field.name} is {value}; it must be at most {high}")
 
 
+_ARTICLES = {
+    int: "a whole number",
+    float: "a number",
+    Ramp: "a number",
+    bool: "true or false",
+    str: "text",
+    Size: "WIDTHxHEIGHT",
+}
+
+
 def _article(base: type) -> str:
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text", Size: "WIDTHxHEIGHT"}.get(
-        base, base.__name__
-    )
+    return _ARTICLES.get(base, base.__name__)
 
 
 def one_of(valid: Iterable[str], wrong: str) -> str:
@@ -182,7 +202,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Size):
+    if isinstance(value, Size | Ramp):
         return str(value)
     if dataclasses.is_dataclass(value):
         return to_dict(value)
@@ -215,10 +235,10 @@ def revive(config: type, name: str, value: Any, where: str) -> Any:
 
 
 def _revive_one(kind: Kind, value: Any, where: str) -> Any:
-    if kind.base is Size and isinstance(value, str):
-        return Size.parse(value)
+    if kind.base in (Size, Ramp) and isinstance(value, str):
+        return kind.base.parse(value)
     if dataclasses.is_dataclass(kind.base) and isinstance(value, Mapping):
         return from_dict(kind.base, value, where)
-    if kind.base is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind.base in (float, Ramp) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     return value

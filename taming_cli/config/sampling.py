@@ -1,9 +1,10 @@
 """Settings of sampling: what to draw from a prior, and how a code is chosen from its logits."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from taming_cli.config.fields import check, option
+from taming_cli.config.ramp import Ramp
 from taming_cli.config.size import Size
 
 
@@ -11,8 +12,12 @@ from taming_cli.config.size import Size
 class DecodingConfig:
     """From logits to a code; only `prior/decoding.py` reads these."""
 
-    temperature: float = option(
-        1.0, "Temperature of the logits: less variety below 1, more above 1.", low=0.01, high=100
+    temperature: float | Ramp = option(
+        1.0,
+        "Temperature of the logits: less variety below 1, more above 1. X:Y, with a prior for any order: from X in the "
+        "first step to Y in the last.",
+        low=0.01,
+        high=100,
     )
     top_k: int = option(0, "Sample from the k most likely codes; 0: all.", low=0)
     top_p: float = option(
@@ -21,13 +26,39 @@ class DecodingConfig:
     min_p: float = option(
         0.0, "Sample from codes at least this fraction as likely as the most likely one; 0: all.", low=0, high=1
     )
-    guidance: float = option(
-        1.0, "Classifier-free guidance: unconditional + guidance x (conditional - unconditional); 1: off.", low=0
+    guidance: float | Ramp = option(
+        1.0,
+        "Classifier-free guidance: unconditional + guidance x (conditional - unconditional); 1: off. X:Y as with "
+        "--temperature.",
+        low=0,
     )
     greedy: bool = option(False, "Always choose the most likely code.")
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def guided(self) -> bool:
+        """Whether logits without conditions are needed too."""
+        return self.guidance != 1
+
+    def at(self, share: float) -> "Decoding":
+        """The settings at a share of the steps, from 0 at the first to 1 at the last."""
+        temperature, guidance = (
+            value.at(share) if isinstance(value, Ramp) else float(value) for value in (self.temperature, self.guidance)
+        )
+        return Decoding(temperature, self.top_k, self.top_p, self.min_p, guidance, self.greedy)
+
+
+class Decoding(NamedTuple):
+    """The settings of `DecodingConfig` at one step."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    guidance: float
+    greedy: bool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from taming_cli.config.sampling import DecodingConfig
+from taming_cli.config.sampling import Decoding
 
 
 def guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
@@ -16,7 +16,7 @@ def guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor
     return conditional + (guidance - 1) * (conditional - unconditional)
 
 
-def scale_and_filter(logits: Tensor, decoding: DecodingConfig) -> Tensor:
+def scale_and_filter(logits: Tensor, decoding: Decoding) -> Tensor:
     """Logits (B, K) divided by the temperature, with minus infinity for the codes that the filters drop; at least one
     code is kept.
 
@@ -41,7 +41,7 @@ def scale_and_filter(logits: Tensor, decoding: DecodingConfig) -> Tensor:
     return logits.masked_fill(logits < lowest, -math.inf)
 
 
-def choose(logits: Tensor, noise: Tensor | None, decoding: DecodingConfig) -> Tensor:
+def choose(logits: Tensor, noise: Tensor | None, decoding: Decoding) -> Tensor:
     """Logits (B, K) and Gumbel noise (B, K) -> codes (B,), int64: a draw from the filtered distribution.
 
     By the Gumbel-max trick, argmax(logits / temperature + noise) is distributed as the softmax. Half-precision logits

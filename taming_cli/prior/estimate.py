@@ -40,11 +40,14 @@ class SamplingCost(NamedTuple):
     tokens: int
 
 
-def sampling_cost(prior: PriorConfig, latent: Size, stride: int, steps: int, *, guided: bool) -> SamplingCost:
+def sampling_cost(
+    prior: PriorConfig, latent: Size, stride: int, steps: int, known: Grid | None = None, *, guided: bool
+) -> SamplingCost:
     """The cost of a picture of `latent` codes: of a raster prior, through windows that move `stride` columns at a time;
-    of a prior for any order, in `steps` steps. With guidance, each token runs with its condition and without."""
+    of a prior for any order, in `steps` steps, of the cells that are not `known` (h, w). With guidance, each token
+    passes through the network twice: with its condition and without."""
     if prior.arch == "any-order":
-        groups = group_plan(latent.height, latent.width, steps)
+        groups = group_plan(latent.height, latent.width, steps, known)
         return SamplingCost(groups.steps, groups.tokens_run() * (1 + guided))
     windows = plan(latent.height, latent.width, (prior.window.height, prior.window.width), stride)
     return SamplingCost(windows.sequential_forwards, windows.tokens_run(prior.prefix_length) * (1 + guided))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from taming_cli.config.fields import one_of
 from taming_cli.config.prior import ConditionSpec, PriorConfig
+from taming_cli.config.sampling import DecodingConfig
 from taming_cli.errors import UsageError
 
 NOT_GIVEN = -1
@@ -85,6 +86,14 @@ def _check_codes(spec: ConditionSpec, codes: Tensor, count: int, size: tuple[int
     if tuple(codes.shape) != expected:
         raise UsageError(f"condition {spec.kind} has shape {tuple(codes.shape)}; {expected} is needed here")
     check_range(codes, spec.vocabulary, spec.kind, lowest=NOT_GIVEN)
+
+
+def check_guidance(config: PriorConfig, decoding: DecodingConfig) -> None:
+    """UsageError for guidance of a prior that was not trained without its conditions."""
+    if decoding.guided and (not config.conditions or config.vocabulary == "shared"):
+        raise UsageError(
+            f"guidance is {decoding.at(0).guidance:g}, but this prior was not trained without its condition; use 1"
+        )
 
 
 def check_range(codes: Tensor, count: int, name: str, *, lowest: int = 0, remedy: str = "") -> None:

@@ -19,8 +19,10 @@ from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.shard import Shard
 from taming_cli.config.size import Frame, Size
 from taming_cli.errors import UsageError
+from taming_cli.prior.estimate import SamplingCost, sampling_cost
 from taming_cli.prior.noise import Stream, uniform
 from taming_cli.prior.raster.code_grid import check_plan
+from taming_cli.prior.raster.generate import check_constant
 from taming_cli.prior.raster.windows import widest_stride
 from taming_cli.runtime.device import precision_name
 from taming_cli.sampling.conditions import EncodedMaps, Maps, encode_maps, map_paths
@@ -130,10 +132,17 @@ class Request:
                 "precision": precision_name(self.model.precision),
                 DECODING: decoding(self.model.exact(self.grid)),
                 **values,
-                **({} if self.model.any_order else {"stride": self.stride}),
+                **(self.cost._asdict() if self.model.any_order else {"stride": self.stride}),
             },
             sort_keys=True,
         )
+
+    @property
+    def cost(self) -> SamplingCost:
+        """The cost of one picture; with a raster prior, that of a whole one also where a picture is completed."""
+        steps, guided = self.config.sample_steps, self.config.guided
+        known = None if self.known is None else self.known.cells.mask.numpy()
+        return sampling_cost(self.model.gpt.config, self.grid, self.stride, steps, known, guided=guided)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -204,6 +213,7 @@ def resolve_request(
     maps = _encoded(model, cond, config.size, known)
     stride = config.stride or widest_stride(model.gpt.config.window.width)
     if not model.any_order:
+        check_constant(config)
         check_plan(model.gpt.config, (maps.frame.grid.height, maps.frame.grid.width), stride)
     if resolved.origins["n"] == "default":
         config = replace(config, n=max(1, len(maps.names)))

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from taming_cli.config.sampling import DecodingConfig
-from taming_cli.errors import UsageError
 from taming_cli.prior.any_order.plan import GroupPlan, group_plan
 from taming_cli.prior.decoding import choose, guide
-from taming_cli.prior.layout import KnownCells, check_conditions
+from taming_cli.prior.layout import KnownCells, check_conditions, check_guidance
 from taming_cli.prior.networks.any_order import AnyOrder
 from taming_cli.prior.networks.group_attention import GroupCache
 from taming_cli.prior.noise import cell, gumbel
@@ -46,10 +45,7 @@ def generate(
     device = network.head.weight.device
     given = {kind: codes.to(device) for kind, codes in (conditions or {}).items()}
     check_conditions(network.config, given, len(samples), size)
-    if decoding.guidance != 1 and not network.config.conditions:
-        raise UsageError(
-            f"guidance is {decoding.guidance:g}, but this prior was not trained without its condition; use 1"
-        )
+    check_guidance(network.config, decoding)
     plan = group_plan(*size, steps, None if known is None else known.mask.cpu().numpy())
     codes = torch.zeros(len(samples), *size, dtype=torch.int64, device=device)
     if known is not None:
@@ -82,13 +78,12 @@ class GroupSampler:
     ) -> None:
         self._network, self._plan, self._decoding = network, plan, decoding
         self._codes = codes.view(len(codes), -1)
-        self._guided = decoding.guidance != 1
         batch, *size = codes.shape
         height, self._width = size
         weight = network.head.weight
         self._levels = torch.from_numpy(plan.levels.ravel()).to(weight.device)
         context = network.context(conditions, batch, (height, self._width))
-        if self._guided:
+        if self._decoding.guided:
             context = torch.cat((context, network.context({}, batch, (height, self._width))))
         self._context = context
         self._cache = GroupCache(
@@ -100,31 +95,32 @@ class GroupSampler:
         drawn = self._cells(0)
         for step in range(1, self._plan.steps + 1):
             asked = self._cells(step)
-            logits = self.logits(drawn, asked)  # (B, A, K)
+            now = self._decoding.at((step - 1) / max(1, self._plan.steps - 1))
+            logits = self.logits(drawn, asked, now.guidance)  # (B, A, K)
             at = torch.div(asked, self._width, rounding_mode="floor"), asked % self._width
             rows = max(1, LOGITS // (logits.shape[0] * logits.shape[2]))
             for start in range(0, len(asked), rows):
                 here = slice(start, start + rows)
                 noise = None
-                if not self._decoding.greedy:
+                if not now.greedy:
                     places = cell(at[0][here], at[1][here])
                     noise = gumbel(seed, numbers[:, None], places, logits.shape[2], attempt=attempts[:, None])
                     noise = noise.flatten(0, 1)
-                chosen = choose(logits[:, here].flatten(0, 1), noise, self._decoding)
+                chosen = choose(logits[:, here].flatten(0, 1), noise, now)
                 self._codes[:, asked[here]] = chosen.view(len(logits), -1)
             yield len(logits) * len(asked)
             drawn = asked
 
-    def logits(self, drawn: Tensor, asked: Tensor) -> Tensor:
+    def logits(self, drawn: Tensor, asked: Tensor, guidance: float) -> Tensor:
         """Logits (B, A, K) of the cells `asked` (A,), once the codes of the cells `drawn` (F,) are added."""
         codes = self._codes[:, drawn]
-        if self._guided:
+        if self._decoding.guided:
             codes = torch.cat((codes, codes))
         logits = self._network.step(self._cache, self._context, self._levels, drawn, codes, asked)
-        if not self._guided:
+        if not self._decoding.guided:
             return logits
         conditional, unconditional = logits.chunk(2)
-        return guide(conditional, unconditional, self._decoding.guidance)
+        return guide(conditional, unconditional, guidance)
 
     def _cells(self, step: int) -> Tensor:
         return torch.from_numpy(self._plan.cells(step)).to(self._codes.device)

@@ -30,7 +30,7 @@ class DecodingBuffers:
     def __init__(self, gpt: GPT, decoding: DecodingConfig, windows: int, *, recorded: bool | None = None) -> None:
         self.gpt, self.decoding, self.windows = gpt, decoding, windows
         weight = gpt.head.weight
-        rows = windows * (1 + (decoding.guidance != 1))
+        rows = windows * (1 + decoding.guided)
         self.cache = KVCache(gpt.config, rows, dtype=weight.dtype, device=weight.device)
         if recorded is None:
             recorded = weight.device.type == "cuda"
@@ -76,8 +76,8 @@ class Steps:
     condition, and without."""
 
     def __init__(self, gpt: GPT, cache: KVCache, decoding: DecodingConfig) -> None:
-        self._gpt, self._cache, self._decoding = gpt, cache, decoding
-        self._guided = decoding.guidance != 1
+        self._gpt, self._cache, self._decoding = gpt, cache, decoding.at(0)
+        self._guided = decoding.guided
 
     def start(self) -> None:
         """Continue from the present contents of the cache."""

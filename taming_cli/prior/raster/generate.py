@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from taming_cli.config.ramp import Ramp
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.errors import UsageError
-from taming_cli.prior.layout import KnownCells, prefix
+from taming_cli.prior.layout import KnownCells, check_guidance, prefix
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.noise import cell, gumbel
 from taming_cli.prior.raster.buffers import BufferCache, DecodingBuffers
@@ -58,10 +59,8 @@ def generate(
         stride=stride,
         device=gpt.head.weight.device,
     )
-    if decoding.guidance != 1 and (not config.conditions or config.vocabulary == "shared"):
-        raise UsageError(
-            f"guidance is {decoding.guidance:g}, but this prior was not trained without its condition; use 1"
-        )
+    check_constant(decoding)
+    check_guidance(config, decoding)
     sampler = Sampler(gpt, grid, samples=samples, attempts=attempts, seed=seed, decoding=decoding, known=known)
     waves = sampler.unknown_waves()
     total, done = len(samples) * sum(span.length for wave in waves for span in wave), 0
@@ -73,6 +72,13 @@ def generate(
             if on_progress is not None:
                 on_progress(done, total)
     return grid.by_cell(grid.codes)
+
+
+def check_constant(decoding: DecodingConfig) -> None:
+    """UsageError for a temperature or guidance that changes, which would change it from the top to the bottom."""
+    for name, value in (("temperature", decoding.temperature), ("guidance", decoding.guidance)):
+        if isinstance(value, Ramp):
+            raise UsageError(f"{name} is {value}; only a prior for any order takes two values, so give one number")
 
 
 def noise_block(device: str, numbers: int) -> int:
@@ -156,7 +162,7 @@ class Sampler:
         """Read each window up to the first cell of its span: logits (B, K), of 2 B rows with guidance."""
         before, codes, known = self.grid.inputs(batch)
         codes = codes[:, : max(known)]
-        if self.decoding.guidance != 1:
+        if self.decoding.guided:
             without = prefix(self.gpt.config, {}, len(batch), before.device)
             before = torch.stack((before, without), dim=1).flatten(0, 1)  # neighbours, so that finished rows stay last
             codes, known = codes.repeat_interleave(2, dim=0), [n for n in known for _ in range(2)]
