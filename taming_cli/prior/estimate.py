@@ -6,6 +6,7 @@ import torch
 
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
+from taming_cli.prior.any_order.blue_noise import Grid
 from taming_cli.prior.any_order.plan import group_plan
 from taming_cli.prior.model import new_network
 from taming_cli.prior.predictions import TokenBatch
