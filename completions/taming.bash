@@ -7,8 +7,8 @@ _taming_command() {
     case $1 in
     '') commands='train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor guide annotate tokens presets weights eval' flags='--version -h,--help' ;;
     'train-vqgan') commands='' flags='--preset --minutes --steps --size -o,--out --name --resume -0,--null --kind --labels --unlabelled --colours --label-values --missing --depth-range --pictures --batch-size --accumulate --gradient-checkpointing --learning-rate --disc-learning-rate --betas --warmup --final-lr --disc-final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --legacy --disc-weight --disc-train-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --flip,--no-flip --held --val-every --val-images --save-every --snapshots --tensorboard --seed --device --precision --workers --cache --val --init --train --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --normalize --disc-ndf --disc-num-layers --disc-loss --nproc --dry-run --weights --offline --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
-    'train-prior') commands='' flags='--preset --minutes --steps -o,--out --name --resume --codec +--cond-ckpt --batch-size --accumulate --gradient-checkpointing --fsdp --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --snapshots --samples --tensorboard --seed --device --precision --init --arch --n-layer --n-head --n-embd --window --nproc --dry-run --config --json -q,--quiet -v,--verbose --debug -h,--help' ;;
-    'sample') commands='' flags='-n --class --size +--cond --complete --mask --at --ckpt -o,--out --codec --class-map --first --tokens --npz --temperature --top-k --top-p --min-p --guidance --greedy --seed --candidates --keep --accept-rate --classifier --stride --batch-size --weights --offline --name --shard --device --precision --memory --dry-run --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
+    'train-prior') commands='' flags='--preset --minutes --steps -o,--out --name --resume --codec +--cond-ckpt --batch-size --accumulate --gradient-checkpointing --fsdp --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --snapshots --samples --tensorboard --seed --device --precision --init --arch --n-layer --n-head --n-embd --window --reach --nproc --dry-run --config --json -q,--quiet -v,--verbose --debug -h,--help' ;;
+    'sample') commands='' flags='-n --class --size +--cond --complete --mask --at --ckpt -o,--out --codec --class-map --first --tokens --npz --temperature --top-k --top-p --min-p --guidance --greedy --seed --candidates --keep --accept-rate --classifier --stride --sample-steps --batch-size --weights --offline --name --shard --device --precision --memory --dry-run --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'tokenize') commands='' flags='--ckpt -o,--out --size --views +--cond +--cond-ckpt -0,--null --batch-size --shard --device --precision --memory --workers --dry-run --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'reconstruct') commands='' flags='--ckpt -o,--out --size --pictures --batch-size --device --precision --memory --workers --shard --dry-run --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'decode') commands='' flags='--codec --batch-size --device --precision --memory --shard --dry-run --config --json -q,--quiet -v,--verbose --debug -h,--help' ;;
@@ -42,7 +42,7 @@ _taming_command() {
     'eval rfid') commands='' flags='-o,--out --batch-size --features --resize --size --cache,--no-cache --device --memory --workers --weights --offline --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'eval recon') commands='' flags='-o,--out --batch-size --size --perceptual --device --memory --workers --weights --offline --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'eval codebook') commands='' flags='-o,--out --batch-size --size --device --memory --workers --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
-    'eval nll') commands='' flags='-o,--out --batch-size --stride --device --memory --workers --precision --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
+    'eval nll') commands='' flags='-o,--out --batch-size --stride --order --sample-steps --device --memory --workers --precision --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'eval all') commands='' flags='-o,--out --batch-size --perceptual --features --resize --size --cache,--no-cache --device --memory --workers --weights --offline --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     esac
 }
@@ -76,7 +76,7 @@ _taming_value_of_flag() {
     *' --weights') suffixes='.pth .pt .safetensors' ;;
     *' --config') suffixes='.toml .json' ;;
     *' --cond') words='class segmentation depth pose edges lowres coords none' many='1' ;;
-    *' --arch') words='modern published' ;;
+    *' --arch') words='modern published any-order' ;;
     *' --complete') suffixes='.avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp' ;;
     *' --mask') words='upper-half' suffixes='.avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp' ;;
     *' --ckpt') words='builtin' suffixes='.safetensors' ;;
@@ -90,6 +90,7 @@ _taming_value_of_flag() {
     *' --model') words='deeplabv3_resnet50 deeplabv3_resnet101 deeplabv3_mobilenet_v3_large fcn_resnet50 fcn_resnet101 lraspp_mobilenet_v3_large' ;;
     *' --features') words='inception-v3-compat vgg16 dinov2 efficientnet-lite0' ;;
     *' --resize') words='tf1 clean' ;;
+    *' --order') words='plan raster' ;;
     esac
 }
 
@@ -170,6 +171,7 @@ _taming_help() {
     'eval is --seed') help='Random seed of the assignment of pictures to splits. Default 2020.' ;;
     'eval kid --seed') help='Random seed of the subsets. Default 2020.' ;;
     'eval nll --stride') help='Columns that share a window; 1 is the published procedure. Default 1.' ;;
+    'eval nll --sample-steps') help='With a prior for any order: read cells in the groups of so many steps; 0: one cell at a time. Default 0.' ;;
     *' train-vqgan') help='Train a codec on pictures' ;;
     *' train-prior') help='Train a prior on token files' ;;
     *' sample') help='Draw new pictures' ;;
@@ -300,11 +302,12 @@ _taming_help() {
     *' --val-windows') help='Held-out windows used in each validation. Default 512.' ;;
     *' --patience') help='Number of validations without improvement after which training stops; 0: never. Default 0.' ;;
     *' --samples') help='Pictures drawn at each validation; 0: none. Default 16.' ;;
-    *' --arch') help='modern: RMSNorm, SwiGLU, 2-D rotary positions, query/key norm; published: learned positions, LayerNorm, GELU. Default modern.' ;;
+    *' --arch') help='modern: RMSNorm, SwiGLU, 2-D rotary positions, query/key norm; published: learned positions, LayerNorm, GELU; any-order: the blocks of modern, but groups of cells are drawn at once, in any order. Default modern. One of modern, published, any-order.' ;;
     *' --n-layer') help='Transformer blocks. Default 4.' ;;
     *' --n-head') help='Attention heads. Default 4.' ;;
     *' --n-embd') help='Width of the network; a multiple of --n-head. Default 256.' ;;
     *' --window') help='Context of the prior, in cells; reduced to the grid of the token files where that is smaller. Default 16x16.' ;;
+    *' --reach') help='With --arch any-order: distance in cells at which cells see one another; the first ones are seen from afar. Default 10.' ;;
     *' -n') help='Number of pictures. Default 1.' ;;
     *' --class') help='Class to draw: its name, '\''#N'\'' for class number N from 0, or N if classes have no names. Default: any class.' ;;
     *' --complete') help='Complete this picture; a larger --size extends it.' ;;
@@ -315,17 +318,18 @@ _taming_help() {
     *' --first') help='Number of the first sample: --first 17 -n 1 draws sample 17 alone. Default 0.' ;;
     *' --tokens') help='Also write the codes, as a token file.' ;;
     *' --npz') help='Also write the pictures as one array, in the ADM suite'\''s format.' ;;
-    *' --temperature') help='Temperature of the logits: less variety below 1, more above 1. Default 1.' ;;
+    *' --temperature') help='Temperature of the logits: less variety below 1, more above 1. X:Y, with a prior for any order: from X in the first step to Y in the last. Default 1.' ;;
     *' --top-k') help='Sample from the k most likely codes; 0: all. Default 0.' ;;
     *' --top-p') help='Sample from the smallest set of codes with at least this total probability; 1: all. Default 1.' ;;
     *' --min-p') help='Sample from codes at least this fraction as likely as the most likely one; 0: all. Default 0.' ;;
-    *' --guidance') help='Classifier-free guidance: unconditional + guidance x (conditional - unconditional); 1: off. Default 1.' ;;
+    *' --guidance') help='Classifier-free guidance: unconditional + guidance x (conditional - unconditional); 1: off. X:Y as with --temperature. Default 1.' ;;
     *' --greedy') help='Always choose the most likely code.' ;;
     *' --candidates') help='With --complete: completions drawn per picture; the one that best fits the part below it is kept. Default 1.' ;;
     *' --keep') help='With --complete: `pixels` keeps the known pixels and matches the colours of the new ones to them; `codes` keeps the known codes and decodes the whole picture. Default pixels.' ;;
     *' --accept-rate') help='Rejection sampling: draw n / rate pictures and keep the n in which --classifier finds the class with the highest probability; 1: keep all. Default 1.' ;;
     *' --classifier') help='Classifier for --accept-rate: efficientnet-lite0 (no download), or one of torchvision'\''s, such as resnet50. Default efficientnet-lite0.' ;;
     *' --stride') help='Columns that share a window: 1 is the paper'\''s procedure, more is faster; 0: half the window. Default 0.' ;;
+    *' --sample-steps') help='With a prior for any order: forward passes per picture, one after the other; fewer are faster. Default 32.' ;;
     *' --shard') help='Process only every N-th picture, starting with the I-th.' ;;
     *' --memory') help='Memory for one picture; a picture that fits is decoded exactly. Default: half of the free memory.' ;;
     *' --views') help='Views of each picture: the centre crop, its mirror image, random crops. Default 1.' ;;
@@ -344,6 +348,7 @@ _taming_help() {
     *' --subsets') help='Number of random subsets whose distances are averaged. Default 100.' ;;
     *' --subset-size') help='Pictures of each side in a subset. Default 1000.' ;;
     *' --neighbours') help='k: each feature'\''s sphere reaches its k-th nearest neighbour. Default 3.' ;;
+    *' --order') help='With a prior for any order: that of sampling, or raster order. Default plan.' ;;
     esac
 }
 

@@ -25,9 +25,9 @@ function __taming_takes
         case 'train-vqgan'
             contains -- $argv[2] --preset --minutes --steps --size -o --out --name --kind --labels --colours --label-values --missing --depth-range --pictures --batch-size --accumulate --learning-rate --disc-learning-rate --betas --warmup --final-lr --disc-final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --disc-weight --disc-train-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --held --val-every --val-images --save-every --seed --device --precision --workers --cache --val --init --train --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --disc-ndf --disc-num-layers --disc-loss --nproc --weights --config --max-pixels
         case 'train-prior'
-            contains -- $argv[2] --preset --minutes --steps -o --out --name --codec --cond-ckpt --batch-size --accumulate --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --samples --seed --device --precision --init --arch --n-layer --n-head --n-embd --window --nproc --config
+            contains -- $argv[2] --preset --minutes --steps -o --out --name --codec --cond-ckpt --batch-size --accumulate --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --samples --seed --device --precision --init --arch --n-layer --n-head --n-embd --window --reach --nproc --config
         case 'sample'
-            contains -- $argv[2] -n --class --size --cond --complete --mask --at --ckpt -o --out --codec --class-map --first --tokens --npz --temperature --top-k --top-p --min-p --guidance --seed --candidates --keep --accept-rate --classifier --stride --batch-size --weights --name --shard --device --precision --memory --config --max-pixels
+            contains -- $argv[2] -n --class --size --cond --complete --mask --at --ckpt -o --out --codec --class-map --first --tokens --npz --temperature --top-k --top-p --min-p --guidance --seed --candidates --keep --accept-rate --classifier --stride --sample-steps --batch-size --weights --name --shard --device --precision --memory --config --max-pixels
         case 'tokenize'
             contains -- $argv[2] --ckpt -o --out --size --views --cond --cond-ckpt --batch-size --shard --device --precision --memory --workers --config --max-pixels
         case 'reconstruct'
@@ -75,7 +75,7 @@ function __taming_takes
         case 'eval codebook'
             contains -- $argv[2] -o --out --batch-size --size --device --memory --workers --config --max-pixels
         case 'eval nll'
-            contains -- $argv[2] -o --out --batch-size --stride --device --memory --workers --precision --config --max-pixels
+            contains -- $argv[2] -o --out --batch-size --stride --order --sample-steps --device --memory --workers --precision --config --max-pixels
         case 'eval all'
             contains -- $argv[2] -o --out --batch-size --perceptual --features --resize --size --device --memory --workers --weights --config --max-pixels
         case '*'
@@ -355,11 +355,12 @@ complete -c taming -n '__taming_may \'--patience\' train-prior' -l patience -d '
 complete -c taming -n '__taming_may \'--samples\' train-prior' -l samples -d 'Pictures drawn at each validation; 0: none. Default 16.' -x
 complete -c taming -n '__taming_may \'--precision\' train-prior' -l precision -d 'Precision of the network; weights and loss are in fp32. Default auto.' -x -a 'auto\\t fp32\\t bf16\\t'
 complete -c taming -n '__taming_may \'--init\' train-prior' -l init -d 'Start from the weights and architecture of this prior.' -x -a '(__taming_files .safetensors)'
-complete -c taming -n '__taming_may \'--arch\' train-prior' -l arch -d 'modern: RMSNorm, SwiGLU, 2-D rotary positions, query/key norm; published: learned positions, LayerNorm, GELU. Default modern.' -x -a 'modern\\t published\\t'
+complete -c taming -n '__taming_may \'--arch\' train-prior' -l arch -d 'modern: RMSNorm, SwiGLU, 2-D rotary positions, query/key norm; published: learned positions, LayerNorm, GELU; any-order: the blocks of modern, but groups of cells are drawn at once, in any order. Default modern. One of modern, published, any-order.' -x -a 'modern\\t published\\t any-order\\t'
 complete -c taming -n '__taming_may \'--n-layer\' train-prior' -l n-layer -d 'Transformer blocks. Default 4.' -x
 complete -c taming -n '__taming_may \'--n-head\' train-prior' -l n-head -d 'Attention heads. Default 4.' -x
 complete -c taming -n '__taming_may \'--n-embd\' train-prior' -l n-embd -d 'Width of the network; a multiple of --n-head. Default 256.' -x
 complete -c taming -n '__taming_may \'--window\' train-prior' -l window -d 'Context of the prior, in cells; reduced to the grid of the token files where that is smaller. Default 16x16.' -x
+complete -c taming -n '__taming_may \'--reach\' train-prior' -l reach -d 'With --arch any-order: distance in cells at which cells see one another; the first ones are seen from afar. Default 10.' -x
 complete -c taming -n '__taming_may \'-n\' sample' -s n -d 'Number of pictures. Default 1.' -x
 complete -c taming -n '__taming_may \'--class\' sample' -l class -d 'Class to draw: its name, \'#N\' for class number N from 0, or N if classes have no names. Default: any class.' -x
 complete -c taming -n '__taming_may \'--size\' sample' -l size -d 'Size of the pictures in pixels. Default: the size of the condition map, or the training size.' -x
@@ -374,11 +375,11 @@ complete -c taming -n '__taming_may \'--class-map\' sample' -l class-map -d 'JSO
 complete -c taming -n '__taming_may \'--first\' sample' -l first -d 'Number of the first sample: --first 17 -n 1 draws sample 17 alone. Default 0.' -x
 complete -c taming -n '__taming_may \'--tokens\' sample' -l tokens -d 'Also write the codes, as a token file.' -x -a '(__taming_files .h5)'
 complete -c taming -n '__taming_may \'--npz\' sample' -l npz -d 'Also write the pictures as one array, in the ADM suite\'s format.' -x -a '(__taming_files .npz)'
-complete -c taming -n '__taming_may \'--temperature\' sample' -l temperature -d 'Temperature of the logits: less variety below 1, more above 1. Default 1.' -x
+complete -c taming -n '__taming_may \'--temperature\' sample' -l temperature -d 'Temperature of the logits: less variety below 1, more above 1. X:Y, with a prior for any order: from X in the first step to Y in the last. Default 1.' -x
 complete -c taming -n '__taming_may \'--top-k\' sample' -l top-k -d 'Sample from the k most likely codes; 0: all. Default 0.' -x
 complete -c taming -n '__taming_may \'--top-p\' sample' -l top-p -d 'Sample from the smallest set of codes with at least this total probability; 1: all. Default 1.' -x
 complete -c taming -n '__taming_may \'--min-p\' sample' -l min-p -d 'Sample from codes at least this fraction as likely as the most likely one; 0: all. Default 0.' -x
-complete -c taming -n '__taming_may \'--guidance\' sample' -l guidance -d 'Classifier-free guidance: unconditional + guidance x (conditional - unconditional); 1: off. Default 1.' -x
+complete -c taming -n '__taming_may \'--guidance\' sample' -l guidance -d 'Classifier-free guidance: unconditional + guidance x (conditional - unconditional); 1: off. X:Y as with --temperature. Default 1.' -x
 complete -c taming -n '__taming_may \'--greedy\' sample' -l greedy -d 'Always choose the most likely code.'
 complete -c taming -n '__taming_may \'--seed\' sample' -l seed -d 'Random seed. The pictures do not depend on the batch size. Default 0.' -x
 complete -c taming -n '__taming_may \'--candidates\' sample' -l candidates -d 'With --complete: completions drawn per picture; the one that best fits the part below it is kept. Default 1.' -x
@@ -386,6 +387,7 @@ complete -c taming -n '__taming_may \'--keep\' sample' -l keep -d 'With --comple
 complete -c taming -n '__taming_may \'--accept-rate\' sample' -l accept-rate -d 'Rejection sampling: draw n / rate pictures and keep the n in which --classifier finds the class with the highest probability; 1: keep all. Default 1.' -x
 complete -c taming -n '__taming_may \'--classifier\' sample' -l classifier -d 'Classifier for --accept-rate: efficientnet-lite0 (no download), or one of torchvision\'s, such as resnet50. Default efficientnet-lite0.' -x -a 'efficientnet-lite0\\t resnet50\\t'
 complete -c taming -n '__taming_may \'--stride\' sample' -l stride -d 'Columns that share a window: 1 is the paper\'s procedure, more is faster; 0: half the window. Default 0.' -x
+complete -c taming -n '__taming_may \'--sample-steps\' sample' -l sample-steps -d 'With a prior for any order: forward passes per picture, one after the other; fewer are faster. Default 32.' -x
 complete -c taming -n '__taming_may \'--batch-size\' sample' -l batch-size -d 'Windows computed at once; affects memory and speed, not the pictures. Default 16.' -x
 complete -c taming -n '__taming_may \'--shard\' sample reconstruct decode \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -l shard -d 'Process only every N-th picture, starting with the I-th.' -x
 complete -c taming -n '__taming_may \'--device\' sample tokenize reconstruct decode \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l device -d 'auto, cpu, cuda, cuda:N or mps. Default auto.' -x -a 'auto\\t cpu\\t cuda\\t mps\\t'
@@ -441,3 +443,5 @@ complete -c taming -n '__taming_may \'--seed\' \'eval kid\'' -l seed -d 'Random 
 complete -c taming -n '__taming_may \'--neighbours\' \'eval prc\'' -l neighbours -d 'k: each feature\'s sphere reaches its k-th nearest neighbour. Default 3.' -x
 complete -c taming -n '__taming_may \'--perceptual\' \'eval recon\' \'eval all\'' -l perceptual -d 'Perceptual network: lpips-vgg, lpips-alex, efficientnet-lite0 or none. Default efficientnet-lite0.' -x -a 'lpips-vgg\\t lpips-alex\\t lpips-squeeze\\t efficientnet-lite0\\t none\\t'
 complete -c taming -n '__taming_may \'--stride\' \'eval nll\'' -l stride -d 'Columns that share a window; 1 is the published procedure. Default 1.' -x
+complete -c taming -n '__taming_may \'--order\' \'eval nll\'' -l order -d 'With a prior for any order: that of sampling, or raster order. Default plan.' -x -a 'plan\\t raster\\t'
+complete -c taming -n '__taming_may \'--sample-steps\' \'eval nll\'' -l sample-steps -d 'With a prior for any order: read cells in the groups of so many steps; 0: one cell at a time. Default 0.' -x
