@@ -93,10 +93,9 @@ def by_teacher_forcing(
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5, Ramp(1.0, 3.0)])
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize(("size", "steps", "known"), [((5, 7), 8, 0.0), ((9, 4), 100, 0.0), ((6, 11), 12, 0.4)])
+@pytest.mark.parametrize(("size", "steps", "known"), [((5, 7), 8, 0.0), ((4, 6), 100, 0.0), ((6, 11), 12, 0.4)])
 def test_a_cache_draws_what_teacher_forcing_does(
-    size: tuple[int, int], steps: int, known: float, batch: int, guidance: float | Ramp, monkeypatch: pytest.MonkeyPatch
+    size: tuple[int, int], steps: int, known: float, guidance: float | Ramp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net, given = network(), conditions(3, size)
     cells = None
@@ -106,9 +105,9 @@ def test_a_cache_draws_what_teacher_forcing_does(
         cells = KnownCells(torch.randint(0, 11, (3, *size), generator=generator), mask)
     decoding = DecodingConfig(guidance=guidance, top_k=7, temperature=0.9 if guidance == 2.5 else Ramp(0.6, 1.1))
     expected = by_teacher_forcing(net, size, 3, steps, decoding, given, cells)
-    for scores in (reach.SCORES, 1):  # at once, and block by block
+    monkeypatch.setattr(reach, "BLOCK", 4)
+    for batch, scores in ((1, 1), (3, 1), (3, reach.SCORES)):  # block by block, and at once
         monkeypatch.setattr(reach, "SCORES", scores)
-        monkeypatch.setattr(reach, "BLOCK", 4)
         codes = generate(
             net,
             size=size,
@@ -143,7 +142,7 @@ def test_a_cell_depends_on_what_it_sees_alone() -> None:
     codes = torch.randint(0, 11, (1, 12, 12))
     before = net(codes, {}, groups, levels)[0].detach()
     rows, columns = np.divmod(np.arange(144), 12)
-    for number in range(0, 144, 5):
+    for number in range(0, 144, 11):
         changed = codes.flatten(1).clone()
         changed[0, number] = (changed[0, number] + 1) % 11
         differs = (net(changed.view(1, 12, 12), {}, groups, levels)[0] - before).abs().amax(1) > 1e-12
@@ -159,7 +158,7 @@ def test_likelihoods_at_once_and_step_by_step_are_those_of_teacher_forcing(
     net, given = network(), conditions(3, (6, 5))
     mask = np.random.default_rng(0).random((6, 5)) < known
     codes = torch.randint(0, 11, (3, 6, 5))
-    for plan in (group_plan(6, 5, 8, mask), group_plan(6, 5, 30, mask), raster_plan(6, 5)):
+    for plan in (group_plan(6, 5, 8, mask), group_plan(6, 5, 20, mask), raster_plan(6, 5)):
         groups, levels = (torch.from_numpy(of)[None] for of in (plan.groups, plan.levels))
         logs = net(codes, given, groups, levels).log_softmax(-1)
         expected = logs.gather(2, codes.flatten(1)[:, :, None])[:, :, 0].view(codes.shape) * (groups > 0)

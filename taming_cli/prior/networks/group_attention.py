@@ -28,8 +28,8 @@ class GroupAttention:
 class GroupCache:
     """Keys and values of the content of a grid's cells, for `batch` pictures that are drawn by one plan.
 
-    A forward pass begins with `begin`; its layers then call `attend`; `keep` ends it. `levels` (1, h w) int32 are those
-    of the cells.
+    A forward pass begins with `begin`; its layers then call `attend`; `keep` ends it. The keys and values of its
+    queries lie behind the content, where the next pass overwrites them.
     """
 
     def __init__(
@@ -53,12 +53,9 @@ class GroupCache:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store the keys and values of the content, and attend: (B, heads, T, head_size), three times -> once."""
         keys, values = self.keys[layer, : len(k)], self.values[layer, : len(k)]
-        fresh, before = self._fresh, self.length
-        after = before + fresh
-        keys[:, :, before:after], values[:, :, before:after] = k[:, :, :fresh], v[:, :, :fresh]
-        k = torch.cat((keys[:, :, :after], k[:, :, fresh:].to(keys.dtype)), dim=2)
-        v = torch.cat((values[:, :, :after], v[:, :, fresh:].to(values.dtype)), dim=2)
-        return _attend(q, k, v, self._parts)
+        new = slice(self.length, self.length + k.shape[2])
+        keys[:, :, new], values[:, :, new] = k, v
+        return _attend(q, keys[:, :, : new.stop], values[:, :, : new.stop], self._parts)
 
     def keep(self) -> None:
         """Count the content of this pass; its queries are forgotten."""
