@@ -1,9 +1,12 @@
 """What every test may use."""
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.processes import stop_server
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 """Ctrl-C is tested too, and whoever starts the tests in the background may have it ignored."""
@@ -26,6 +29,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first; the order within a file stays."""
     first = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: first.get(item.path.stem, len(first)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fork_server() -> Iterator[None]:
+    """It starts when a test needs it, and ends with the run."""
+    yield
+    stop_server()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """A stand-in for the interpreter: `-m MODULE ARGUMENT...` runs in a fork of `fork_server.py`, anything else in Python.
 
-Started by `python -I -S`, with the socket of the server and the path that stands for the interpreter as first arguments.
+Started by `python -I -S`; its first arguments are the server's socket and the path that stands for the interpreter.
 """
 
 import json
@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 
-FORKED = ("taming_cli", "torch.distributed.run")
+FORKED = ("taming_cli", "torch.distributed.run", "tests.exchanged", "tests.killed")
 """The modules that the server runs."""
 
 
@@ -40,7 +40,7 @@ def main(path: str, executable: str, arguments: list[str]) -> None:
     umask = os.umask(0)
     request = {
         "arguments": arguments[1:],
-        "cwd": os.getcwd(),
+        "cwd": os.getcwd(),  # noqa: PTH109  # pathlib takes as long to import as all else here
         "environment": dict(os.environ),
         "executable": executable,
         "umask": umask,

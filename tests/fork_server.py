@@ -21,6 +21,7 @@ import socket
 import sys
 import threading
 import traceback
+from pathlib import Path
 from typing import Any, NoReturn
 
 PRELOADED = (
@@ -47,7 +48,7 @@ def preload() -> None:
             importlib.import_module(module.name)
     assert threading.active_count() == 1
     if sys.platform == "linux":
-        assert len(os.listdir("/proc/self/task")) == 1, "an import has started a thread"
+        assert len(list(Path("/proc/self/task").iterdir())) == 1, "an import has started a thread"
     gc.collect()
     gc.freeze()
 
@@ -68,14 +69,14 @@ def become(request: dict[str, Any], streams: list[int]) -> NoReturn:
         sys.executable = request["executable"]
         module, *arguments = request["arguments"]
         sys.argv = [module, *arguments]
-        sys.path[0] = os.getcwd()
+        sys.path[0] = str(Path.cwd())
         sys.modules.pop(module, None)
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
         if isinstance(error.code, str):
-            print(error.code, file=sys.stderr)
+            sys.stderr.write(f"{error.code}\n")
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)

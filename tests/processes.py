@@ -70,8 +70,10 @@ def free_port() -> int:
         return port
 
 
-def ranks(*arguments: object, processes: int = 2) -> list[subprocess.CompletedProcess[str]]:
-    """Run `taming` with these arguments in several processes, with the variables that torchrun sets, and wait for all."""
+def ranks(
+    *arguments: object, processes: int = 2, module: str = "taming_cli", cwd: Path | None = None
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run a module in several processes, with these arguments and the variables that torchrun sets; wait for all."""
     shared = {
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
@@ -82,7 +84,7 @@ def ranks(*arguments: object, processes: int = 2) -> list[subprocess.CompletedPr
     }
     if "--nproc" in arguments:
         shared["TORCHELASTIC_RUN_ID"] = f"{LAUNCH_ID}test"
-    command = [python(), "-m", "taming_cli", *map(str, arguments)]
+    command = [python(), "-m", module, *map(str, arguments)]
     started = [
         subprocess.Popen(
             command,
@@ -90,6 +92,7 @@ def ranks(*arguments: object, processes: int = 2) -> list[subprocess.CompletedPr
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            cwd=cwd,
             env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(processes)

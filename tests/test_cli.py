@@ -31,6 +31,7 @@ from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.prior.state import PriorState
 from taming_cli.runtime.checkpoint import read_header
+from tests.processes import python
 
 CODEC = shlex.split(
     "--ch 32 --ch-mult 1,1 --num-res-blocks 1 --z-channels 4 --resolution 32 --codebook-size 16 --codebook-dim 4 "
@@ -82,7 +83,7 @@ def taming(*arguments: object, stdin: Any = None) -> Said:
 
 def program(*arguments: object, cwd: Path, **options: Any) -> subprocess.Popen[str]:
     """Start the program as a process of its own."""
-    command = [sys.executable, "-m", "taming_cli", *map(str, arguments)]
+    command = [python(), "-m", "taming_cli", *map(str, arguments)]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **options}
     options["env"] = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, text=True, cwd=cwd, **options)

@@ -37,6 +37,7 @@ from taming_cli.data.tokens.file import TokenFile
 from taming_cli.prior.model import prior_file
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.runtime.checkpoint import save_model
+from tests.processes import python
 from tests.test_cli import CODEC, COMMANDS, Said, picture, program, taming
 from tests.toys import toy_codec
 
@@ -516,7 +517,7 @@ def on_a_terminal(*arguments: object, columns: int = 80, stdout: Any = None, **e
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     given = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "FORCE_COLOR")}
     given |= {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1", **environment}
-    command = [sys.executable, "-m", "taming_cli", *map(str, arguments)]
+    command = [python(), "-m", "taming_cli", *map(str, arguments)]
     process = subprocess.Popen(command, stdin=slave, stdout=stdout or slave, stderr=slave, env=given, text=True)
     os.close(slave)
     seen: list[bytes] = []

@@ -15,7 +15,7 @@ from taming_cli.evaluate.image_sets import ImageSet, open_image_set
 from taming_cli.pretrained import features as features_of
 from taming_cli.pretrained.features import build
 from tests.pretrained_files import folder_of_pictures, inception_weights
-from tests.processes import torchrun
+from tests.processes import together
 
 CPU = torch.device("cpu")
 
@@ -123,9 +123,9 @@ def test_batches_and_threads_do_not_change_a_result(two: Two, capsys: pytest.Cap
 def test_two_processes_measure_what_one_measures(two: Two, capsys: pytest.CaptureFixture[str], metric: str) -> None:
     more = ["--subset-size", "8"] if metric == "kid" else ["--no-cache"]
     alone = result(capsys, metric, two.a, two.b, *LITE, *more)
-    together = json.loads(torchrun("eval", metric, two.a, two.b, *LITE, *more, "--json"))  # one line, of the first
-    assert together["value"] == pytest.approx(alone["value"], rel=1e-6)
-    assert together["protocol"] == alone["protocol"]
+    of_two = json.loads(together("eval", metric, two.a, two.b, *LITE, *more, "--json"))  # one line, of the first
+    assert of_two["value"] == pytest.approx(alone["value"], rel=1e-6)
+    assert of_two["protocol"] == alone["protocol"]
 
 
 def test_processes_without_an_address_are_a_usage_error(
