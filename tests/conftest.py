@@ -1,9 +1,12 @@
 """What every test may use."""
 
+import hashlib
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.processes import stop_server
@@ -36,6 +39,28 @@ def _fork_server() -> Iterator[None]:
     """It starts when a test needs it, and ends with the run."""
     yield
     stop_server()
+
+
+@pytest.fixture(scope="module")
+def each_distance_once() -> Iterator[None]:
+    """Compute the Frechet distance of the same four arrays once: it takes seconds, whatever the number of pictures."""
+    from taming_cli.evaluate import codecs, distance
+    from taming_cli.metrics import frechet_distance
+
+    values: dict[bytes, float] = {}
+
+    def once(*arrays: np.ndarray[Any, Any]) -> float:
+        key = hashlib.sha256()
+        for array in arrays:
+            key.update(f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        if key.digest() not in values:
+            values[key.digest()] = frechet_distance(*arrays)
+        return values[key.digest()]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (codecs, distance):
+            patch.setattr(module, "frechet_distance", once)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,8 @@ from taming_cli.runtime.run.folder import newest
 from tests.processes import together
 from tests.test_cli import CODEC, PRIOR
 
+pytestmark = pytest.mark.usefixtures("each_distance_once")
+
 LITE = ["--features", "efficientnet-lite0"]
 Capture = pytest.CaptureFixture[str]
 
