@@ -85,10 +85,21 @@ def become(request: dict[str, Any], streams: list[int]) -> NoReturn:
     finally:
         threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as an interpreter does
         atexit._run_exitfuncs()
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
+        os._exit(code & 0xFF if _flushed() else 120)
+
+
+def _flushed() -> bool:
+    """Flush the output as an interpreter does at its end; if that fails, it prints so, and its exit code is 120."""
+    flushed = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if not stream.closed:
                 stream.flush()
-        os._exit(code & 0xFF)
+        except OSError as error:
+            flushed = False
+            with contextlib.suppress(OSError):
+                sys.stderr.write(f"Exception ignored in: {stream.name}\n{type(error).__name__}: {error}\n")
+    return flushed
 
 
 def _open_streams(*, unbuffered: bool) -> None:

@@ -10,10 +10,12 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import signal
 import struct
 import subprocess
 import sys
+import sysconfig
 import termios
 import threading
 import time
@@ -650,6 +652,15 @@ def test_term_ends_a_process_that_was_forked_as_ever(tmp_path: Path, monkeypatch
 
 
 # --- the program's start ----------------------------------------------------------------------------------------------
+
+
+def test_the_installed_executable_and_the_module_are_the_program(tmp_path: Path) -> None:
+    executable = shutil.which("taming", path=sysconfig.get_path("scripts"))
+    for start in ([sys.executable, "-m", "taming_cli"], *([[executable]] if executable else [])):
+        for word, code in (("--version", 0), ("nonsense", 2)):
+            done = subprocess.run([*start, word], capture_output=True, text=True, cwd=tmp_path, check=False)
+            assert done.returncode == code
+            assert (done.stdout or done.stderr).startswith("taming")
 
 
 def test_help_loads_nothing_that_help_does_not_need(tmp_path: Path) -> None:
