@@ -36,7 +36,8 @@ SHORT = {
     "PRESET": "tiny",
 }
 SMALLER = {
-    "demo-data demo": "demo-data demo -n 24 --size 96x96",
+    "demo-data demo": "demo-data demo -n 24 --size 96x96 --workers 0",
+    "--n-layer 24 --n-embd 1024 --n-head 16": "--n-layer 2 --n-embd 64 --n-head 2",
     "1280x832": "96x64",
     "640x416": "96x64",
     "512x256": "128x96",
