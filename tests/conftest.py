@@ -28,6 +28,20 @@ LONGEST = (
 """Files that take minutes. They are begun first, so that none is left to one process while the others have ended."""
 
 
+SLOW = {
+    *LONGEST,
+}
+"""Files that `--quick` leaves out: those that train, start processes, or run large networks."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="leave out the files that take long")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if config.getoption("--quick") and collection_path.stem in SLOW else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first; the order within a file stays."""
     first = {name: place for place, name in enumerate(LONGEST)}

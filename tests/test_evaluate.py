@@ -27,8 +27,8 @@ class Two:
     """Two sets of pictures, and a file of random Inception weights."""
 
     def __init__(self, folder: Path) -> None:
-        self.a = folder_of_pictures(folder / "a", 10, seed=1)
-        self.b = folder_of_pictures(folder / "b", 9, seed=2, size=(128, 80))
+        self.a = folder_of_pictures(folder / "a", 14, seed=1)
+        self.b = folder_of_pictures(folder / "b", 12, seed=2, size=(128, 80))
         self.weights = inception_weights(folder / "inception.pth")
 
 
@@ -163,14 +163,14 @@ def test_a_result_records_its_protocol_and_warns(two: Two, capsys: pytest.Captur
     found = result(capsys, "fid", two.a, two.b, "--weights", two.weights, "--resize", "clean", "--size", "64x64")
     assert found["metric"] == "fid-clean"
     protocol = found["protocol"]
-    assert protocol["generated"]["count"] == 10
+    assert protocol["generated"]["count"] == 14
     assert protocol["reference"]["smallest"] == "128x80"
     assert protocol["reference"]["form"] == "png"
     assert protocol["features"]["resize"] == "clean"
     assert protocol["size"] == "64x64"
     assert len(protocol["features"]["sha256"]) == 64
     warnings = " ".join(found["warnings"])
-    for part in ("10 pictures", "9 pictures", "singular", "not the published ones"):
+    for part in ("14 pictures", "12 pictures", "singular", "not the published ones"):
         assert part in warnings
     assert "enlarged" not in warnings
     assert "enlarged" in " ".join(result(capsys, "fid", two.b, two.a, *LITE)["warnings"])
@@ -253,5 +253,5 @@ def test_unreadable_pictures_are_listed_and_the_rest_is_measured(
     (mixed / "broken.png").write_bytes(b"no picture")
     found = result(capsys, "fid", mixed, two.b, *LITE, code=3)
     assert list(found["skipped"]) == ["broken.png"]
-    assert found["protocol"]["generated"]["count"] == 10
+    assert found["protocol"]["generated"]["count"] == 14
     assert found["value"] == pytest.approx(result(capsys, "fid", two.a, two.b, *LITE)["value"], rel=1e-9)
