@@ -16,22 +16,50 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 LONGEST = (
-    "test_own_pictures",
+    "test_own_pictures",  # makes what other guides begin with
     "test_distributed",
-    "test_conditions",
-    "test_several_gpus",
     "test_evaluate",
-    "test_evaluate_all",
-    "test_command_line",
+    "test_codec_train",
+    "test_kill",
     "test_cli",
+    "test_condition",
+    "test_evaluate_all",
+    "test_features",
+    "test_conditions",
+    "test_model_files",
 )
-"""Files that take minutes. They are begun first, so that none is left to one process while the others have ended."""
+"""Files that take longest. They are begun first, so that none is left to one process while the others have ended."""
 
 
 SLOW = {
     *LONGEST,
+    "test_annotate",
+    "test_annotators",
+    "test_any_size",
+    "test_batches",
+    "test_classifiers",
+    "test_command_line",
+    "test_completion",
+    "test_disk",
+    "test_doctor",
+    "test_evaluation",
+    "test_evaluate_codecs",
+    "test_interop",
+    "test_perceptual",
+    "test_pipeline",
+    "test_prior_train",
+    "test_published_models",
+    "test_reconstruct",
+    "test_resume",
+    "test_settings",
+    "test_several_gpus",
+    "test_tiling",
+    "test_tiling_encoding",
+    "test_token_writer",
+    "test_tokenize",
+    "test_troubleshooting",
 }
-"""Files that `--quick` leaves out: those that train, start processes, or run large networks."""
+"""Files that `--quick` leaves out: those that train, start processes, or run large networks. README's commands stay."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
