@@ -35,8 +35,8 @@ def main(path: str, executable: str, arguments: list[str]) -> None:
         else:
             early.append(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, forward)
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(each, forward)
     umask = os.umask(0)
     request = {
         "arguments": arguments[1:],

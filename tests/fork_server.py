@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import gc
 import importlib
+import io
 import json
 import os
 import pkgutil
@@ -103,17 +104,15 @@ def _flushed() -> bool:
 
 
 def _open_streams(*, unbuffered: bool) -> None:
-    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-        stream = open(  # noqa: SIM115
-            number,
-            mode,
-            buffering=-1 if mode == "r" or not unbuffered else 1,
+    """Open stdin, stdout and stderr on the descriptors 0, 1 and 2."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = io.TextIOWrapper(
+            open(number, "wb" if number else "rb", closefd=False),  # noqa: SIM115
             encoding="utf-8",
             errors="backslashreplace" if name == "stderr" else "surrogateescape",
-            closefd=False,
+            line_buffering=name == "stderr" or os.isatty(number),
+            write_through=unbuffered,
         )
-        if mode == "w":
-            stream.reconfigure(line_buffering=name == "stderr" or os.isatty(number), write_through=unbuffered)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 
