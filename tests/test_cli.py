@@ -31,6 +31,7 @@ from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.prior.state import PriorState
 from taming_cli.runtime.checkpoint import read_header
+from tests.processes import python
 
 CODEC = shlex.split(
     "--ch 32 --ch-mult 1,1 --num-res-blocks 1 --z-channels 4 --resolution 32 --codebook-size 16 --codebook-dim 4 "
@@ -80,9 +81,9 @@ def taming(*arguments: object, stdin: Any = None) -> Said:
     return Said(code, out.getvalue(), err.getvalue())
 
 
-def program(*arguments: object, cwd: Path, **options: Any) -> subprocess.Popen[str]:
-    """Start the program as a process of its own."""
-    command = [sys.executable, "-m", "taming_cli", *map(str, arguments)]
+def program(*arguments: object, cwd: Path, interpreter: str | None = None, **options: Any) -> subprocess.Popen[str]:
+    """Start the program as a process of its own, by default a forked one."""
+    command = [interpreter or python(), "-m", "taming_cli", *map(str, arguments)]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **options}
     options["env"] = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, text=True, cwd=cwd, **options)
@@ -512,7 +513,7 @@ def test_a_dry_run_of_a_prior_reckons_and_writes_nothing(house: House, tmp_path:
 def test_a_closed_pipe_is_a_quiet_0(line: str, tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    process = program(*line.split(), cwd=tmp_path, stdout=writing)
+    process = program(*line.split(), cwd=tmp_path, interpreter=sys.executable, stdout=writing)
     os.close(writing)
     _, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")

@@ -10,10 +10,12 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import signal
 import struct
 import subprocess
 import sys
+import sysconfig
 import termios
 import threading
 import time
@@ -37,6 +39,7 @@ from taming_cli.data.tokens.file import TokenFile
 from taming_cli.prior.model import prior_file
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.runtime.checkpoint import save_model
+from tests.processes import python
 from tests.test_cli import CODEC, COMMANDS, Said, picture, program, taming
 from tests.toys import toy_codec
 
@@ -516,7 +519,7 @@ def on_a_terminal(*arguments: object, columns: int = 80, stdout: Any = None, **e
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     given = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "FORCE_COLOR")}
     given |= {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1", **environment}
-    command = [sys.executable, "-m", "taming_cli", *map(str, arguments)]
+    command = [python(), "-m", "taming_cli", *map(str, arguments)]
     process = subprocess.Popen(command, stdin=slave, stdout=stdout or slave, stderr=slave, env=given, text=True)
     os.close(slave)
     seen: list[bytes] = []
@@ -649,6 +652,15 @@ def test_term_ends_a_process_that_was_forked_as_before(tmp_path: Path, monkeypat
 
 
 # --- the program's start ----------------------------------------------------------------------------------------------
+
+
+def test_the_installed_executable_and_the_module_are_the_program(tmp_path: Path) -> None:
+    executable = shutil.which("taming", path=sysconfig.get_path("scripts"))
+    for start in ([sys.executable, "-m", "taming_cli"], *([[executable]] if executable else [])):
+        for word, code in (("--version", 0), ("nonsense", 2)):
+            done = subprocess.run([*start, word], capture_output=True, text=True, cwd=tmp_path, check=False)
+            assert done.returncode == code
+            assert (done.stdout or done.stderr).startswith("taming")
 
 
 def test_help_loads_nothing_that_help_does_not_need(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from taming_cli.runtime.checkpoint import save_model, save_trainer
 from taming_cli.runtime.run.folder import Place, Run, open_run
 from taming_cli.sampling.files import write_npz
 from tests import toys
+from tests.processes import python
 from tests.test_cli import taming
 from tests.test_resume import CODEC, picture
 from tests.test_token_writer import run as write_tokens
@@ -217,7 +218,7 @@ def test_a_small_disk_of_its_own_is_named_with_what_is_free(tmp_path: Path) -> N
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("more", [[], ["--json"], ["-q"]], ids=str)
 def test_a_result_that_does_not_fit_where_stdout_goes_is_one_line(more: list[str], trained: Path) -> None:
-    line = [sys.executable, "-m", "taming_cli", "info", trained / "run" / "checkpoints" / "last.safetensors", *more]
+    line = [python(), "-m", "taming_cli", "info", trained / "run" / "checkpoints" / "last.safetensors", *more]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(list(map(str, line)), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1

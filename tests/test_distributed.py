@@ -1,8 +1,6 @@
 """Two processes on gloo against one: the same losses, the same model, and what becomes of a process that is killed."""
 
 import json
-import math
-import multiprocessing
 import os
 import shlex
 import signal
@@ -17,26 +15,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.profiler import ProfilerActivity, profile
 
 from taming_cli.cli.app import main
-from taming_cli.codec import state as codec_state
 from taming_cli.codec.estimate import estimate as codec_estimate
-from taming_cli.codec.step import Phase, codec_step
-from taming_cli.codec.vqgan import VQGAN
-from taming_cli.config.codec import CodecTrainConfig, DiscriminatorConfig
-from taming_cli.config.prior import PriorConfig, PriorTrainConfig
+from taming_cli.config.codec import CodecTrainConfig
+from taming_cli.config.prior import PriorTrainConfig
 from taming_cli.config.size import Size
-from taming_cli.errors import NonFiniteLossError, UsageError
-from taming_cli.prior import state as prior_state
+from taming_cli.errors import UsageError
 from taming_cli.prior.estimate import estimate as prior_estimate
-from taming_cli.prior.networks.gpt import GPT
-from taming_cli.prior.predictions import TokenBatch
-from taming_cli.prior.state import prior_step
 from taming_cli.runtime.checkpoint import load_model
-from taming_cli.runtime.distributed import World, world
+from taming_cli.runtime.distributed import World
 from tests import toys
-from tests.processes import children, free_port, torchrun
+from tests.exchanged import DISCRIMINATOR, TOY
+from tests.processes import children, python, ranks, together, torchrun
 from tests.test_cli import PRIOR
 from tests.test_token_writer import assert_equal_datasets
 
@@ -46,15 +37,15 @@ CODEC = shlex.split(
     "--disc-ndf 4 --size 32x32 --batch-size 4 --perceptual none --precision fp32 --device cpu --minutes 0 "
     "--val-every 0.5 --workers 0 --seed 1 --disc-train-start 0.1 --disc-start 0.2 --disc-ramp 0.1 --revive 0.5"
 )
-CPU, DISCRIMINATOR = torch.device("cpu"), DiscriminatorConfig(disc_ndf=16)
-TOY = PriorConfig(n_layer=2, n_head=2, n_embd=64, window=Size(4, 4), codebook_size=64)
+ANY_ORDER = ["--arch", "any-order"]
 
 
 def taming(*line: object, processes: int = 1) -> None:
-    command = [sys.executable, "-m", "taming_cli", *map(str, line), "--nproc", str(processes), "-q"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
+    """Run a command in this process, or in several that begin as `--nproc` starts them."""
+    if processes == 1:
+        assert main([*map(str, line), "-q"]) == 0
+    else:
+        together(*line, "--nproc", processes, "-q", processes=processes)
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:
@@ -99,27 +90,29 @@ def test_so_it_does_with_a_perceptual_network(house: Path) -> None:
     close(house / "seen1", house / "seen2")
 
 
-@pytest.mark.parametrize("more", [[], ["--accumulate", "2"]], ids=["", "parts"])
+@pytest.mark.parametrize("more", [[], ["--accumulate", "2"], ANY_ORDER], ids=["", "parts", "any-order"])
 def test_a_prior_learns_in_two_processes_as_in_one(house: Path, more: list[str]) -> None:
     line = ["train-prior", "t.h5", *PRIOR, "--batch-size", 4, "--steps", 20, "--dropout", 0, *more]
     for processes in (1, 2):
-        taming(*line, "--out", f"prior{processes}{len(more)}", processes=processes)
-    close(house / f"prior1{len(more)}", house / f"prior2{len(more)}")
+        taming(*line, "--out", f"prior{processes}{''.join(more)}", processes=processes)
+    close(house / f"prior1{''.join(more)}", house / f"prior2{''.join(more)}")
 
 
-def test_a_prior_that_is_shared_out_learns_the_same_and_ends_in_the_same_files(house: Path) -> None:
-    line = ["train-prior", "t.h5", *PRIOR, "--batch-size", 4, "--dropout", 0, "--gradient-checkpointing"]
+@pytest.mark.parametrize("more", [[], ANY_ORDER], ids=["", "any-order"])
+def test_a_sharded_prior_learns_the_same_and_ends_in_the_same_files(house: Path, more: list[str]) -> None:
+    line = ["train-prior", "t.h5", *PRIOR, "--batch-size", 4, "--dropout", 0, "--gradient-checkpointing", *more]
+    whole, sharded = (f"{name}{''.join(more)}" for name in ("whole", "sharded"))
     for steps in (10, 20):
-        taming(*line, "--steps", steps, "--out", "whole", processes=2)
-        taming(*line, "--steps", steps, "--out", "shared", "--fsdp", processes=2)
-    close(house / "whole", house / "shared")
-    trainers = [torch.load(house / name / "trainer.pt", weights_only=True) for name in ("whole", "shared")]
+        taming(*line, "--steps", steps, "--out", whole, processes=2)
+        taming(*line, "--steps", steps, "--out", sharded, "--fsdp", processes=2)
+    close(house / whole, house / sharded)
+    trainers = [torch.load(house / name / "trainer.pt", weights_only=True) for name in (whole, sharded)]
     torch.testing.assert_close(trainers[1]["gpt"], trainers[0]["gpt"], rtol=1e-3, atol=1e-4)
     states = [trainer["optimizer"]["state"] for trainer in trainers]
     assert states[0].keys() == states[1].keys()
     assert all(one.keys() == other.keys() for one, other in zip(states[0].values(), states[1].values(), strict=True))
-    taming(*line, "--steps", 21, "--out", "shared")  # and one process goes on with it
-    assert load_model(house / "shared" / "checkpoints" / "last.safetensors").about["step"] == 21
+    taming(*line, "--steps", 21, "--out", sharded)  # and one process goes on with it
+    assert load_model(house / sharded / "checkpoints" / "last.safetensors").about["step"] == 21
 
 
 @pytest.mark.parametrize("stage", ["codec", "prior"])
@@ -175,7 +168,7 @@ def test_a_killed_process_ends_the_others_with_a_word_and_what_was_saved_goes_on
 
 def test_a_first_ctrl_c_saves_once_for_all(house: Path) -> None:
     line = ["train-prior", "t.h5", *PRIOR, "--batch-size", 4, "--out", "stopped", "--steps", "100000"]
-    command = [sys.executable, "-m", "taming_cli", *map(str, line), "--nproc", "2"]
+    command = [python(), "-m", "taming_cli", *map(str, line), "--nproc", "2"]
     launcher = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         _until(lambda: (house / "stopped" / "metrics.jsonl").exists() and logged(house / "stopped"))
@@ -195,7 +188,7 @@ def test_what_the_first_process_refuses_is_said_once(house: Path) -> None:
         (["--batch-size", "3", "--out", "odd"], "is not a multiple of 2"),
         (["--out", "one", "--seed", "7"], "seed"),
     ):
-        command = [sys.executable, "-m", "taming_cli", "train-vqgan", "scenes/images", *CODEC, "--steps", "9", *line]
+        command = [python(), "-m", "taming_cli", "train-vqgan", "scenes/images", *CODEC, "--steps", "9", *line]
         command += ["--nproc", "2"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 128 + signal.SIGABRT:  # rarely torch's own threads abort a process that ends this early
@@ -206,57 +199,12 @@ def test_what_the_first_process_refuses_is_said_once(house: Path) -> None:
     assert not (house / "odd").exists()
 
 
-def exchanged(rank: int, port: int, said: Any) -> None:
-    """What one process of two says of itself: the floats that it gives away in a step of a codec and in one of a prior,
-    as torch's profiler counts them, and then how a step ends where the other one's gradient is not finite."""
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with world() as together:
-        torch.manual_seed(0)
-        train = CodecTrainConfig(perceptual="none", revive=0.0, size=Size(32, 32))
-        state = codec_state.start(VQGAN(toys.CODEC), DISCRIMINATOR, train, CPU, torch.float32, together)
-        x, now = torch.rand(2, 3, 32, 32), Phase(discriminator=True, adversarial=1.0)
-        prior = prior_state.start(GPT(TOY), PriorTrainConfig(dropout=0.0), CPU, torch.float32, together)
-        codes = torch.zeros(2, TOY.cells, dtype=torch.int64)
-        batch = TokenBatch(codes, codes, {})
-        steps = (
-            lambda: codec_step(state, x, perceptual=None, config=train, now=now, learning_rate=1e-4),
-            lambda: prior_step(prior, batch, PriorTrainConfig(dropout=0.0), 1e-4),
-        )
-        for step in steps:
-            step()  # the first time DDP looks for the order of its gradients
-            with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as found:
-                step()
-            sums = [event for event in found.events() if event.name == "gloo:all_reduce"]
-            shapes = [shape for event in sums for shape in event.input_shapes]
-            said.put((rank, sum(math.prod(shape) for shape in shapes if shape)))
-        if rank == 1:
-            for network in (state.discriminator, prior.gpt):
-                next(network.parameters()).register_hook(lambda gradient: gradient * math.nan)
-        for step in steps:
-            try:
-                step()
-            except NonFiniteLossError as error:
-                said.put((rank, str(error)))
-            else:
-                said.put((rank, "nothing was noticed"))
-
-
 @pytest.fixture(scope="module")
 def of_two() -> list[list[Any]]:
-    """What each of two processes says of itself, in order."""
-    context = multiprocessing.get_context("spawn")
-    said, port = context.Queue(), free_port()
-    processes = [context.Process(target=exchanged, args=(rank, port, said)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    told: list[list[Any]] = [[], []]
-    for _ in range(8):
-        rank, what = said.get(timeout=120)
-        told[rank].append(what)
-    for process in processes:
-        process.join()
-    return told
+    """What each of two processes has found, in order: see tests/exchanged.py."""
+    ended = ranks(module="tests.exchanged", cwd=Path(__file__).parents[1])
+    assert [process.returncode for process in ended] == [0, 0], ended[0].stderr + ended[1].stderr
+    return [json.loads(process.stdout) for process in ended]
 
 
 def test_a_step_exchanges_what_was_reckoned(of_two: list[list[Any]]) -> None:

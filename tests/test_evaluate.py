@@ -15,9 +15,12 @@ from taming_cli.evaluate.image_sets import ImageSet, open_image_set
 from taming_cli.pretrained import features as features_of
 from taming_cli.pretrained.features import build
 from tests.pretrained_files import folder_of_pictures, inception_weights
-from tests.processes import torchrun
+from tests.processes import together
+
+pytestmark = pytest.mark.usefixtures("each_distance_once")
 
 CPU = torch.device("cpu")
+LITE = ("--features", "efficientnet-lite0")
 
 
 class Two:
@@ -85,28 +88,32 @@ def test_fid_is_kid_and_prc_equal_torch_fidelitys(two: Two, capsys: pytest.Captu
 def test_published_statistics_give_the_same_fid_as_pictures(
     two: Two, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network = build("inception-v3-compat", weights=two.weights)
+    network = build("efficientnet-lite0")
     for name in ("a", "b"):
         images = open_image_set(getattr(two, name), device=CPU)
         kept = extract_features(images, Extractor(network=network), keep="features").kept
         assert kept is not None
         features = kept.numpy()
         np.savez(tmp_path / f"{name}.npz", mu=features.mean(0), sigma=np.cov(features, rowvar=False))  # as pytorch-fid
-    given = ("--weights", two.weights)
-    expected = result(capsys, "fid", two.a, two.b, *given)["value"]
+    expected = result(capsys, "fid", two.a, two.b, *LITE)["value"]
     assert expected > 0.1
     statistics = tmp_path / "a.npz", tmp_path / "b.npz"
-    found = result(capsys, "fid", two.a, statistics[1], *given)
+    found = result(capsys, "fid", two.a, statistics[1], *LITE)
     assert found["value"] == pytest.approx(expected, rel=1e-9)
     monkeypatch.setattr(features_of, "build", lambda *arguments, **more: pytest.fail("statistics need no network"))
-    found = result(capsys, "fid", *statistics)
-    assert found["metric"] == "fid"
+    found = result(capsys, "fid", *statistics, *LITE)
+    assert found["metric"] == "fd-efficientnet-lite0"
     assert found["value"] == pytest.approx(expected, rel=1e-9)
-    assert main(["eval", "fid", *map(str, statistics), *LITE]) == 1
-    assert "holds statistics of 2048 features; efficientnet-lite0 has 1280" in capsys.readouterr().err
+    assert main(["eval", "fid", *map(str, statistics)]) == 1
+    assert "holds statistics of 1280 features; inception-v3-compat has 2048" in capsys.readouterr().err
 
 
-LITE = ("--features", "efficientnet-lite0")
+def test_two_files_of_inception_statistics_give_a_fid(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for name, mean in (("a", 0.0), ("b", 0.5)):
+        np.savez(tmp_path / f"{name}.npz", mu=np.full(2048, mean), sigma=np.eye(2048))
+    found = result(capsys, "fid", tmp_path / "a.npz", tmp_path / "b.npz")
+    assert found["metric"] == "fid"
+    assert found["value"] == pytest.approx(2048 * 0.25)
 
 
 @pytest.mark.parametrize("metric", ["fid", "kid"])
@@ -123,9 +130,9 @@ def test_batches_and_threads_do_not_change_a_result(two: Two, capsys: pytest.Cap
 def test_two_processes_measure_what_one_measures(two: Two, capsys: pytest.CaptureFixture[str], metric: str) -> None:
     more = ["--subset-size", "8"] if metric == "kid" else ["--no-cache"]
     alone = result(capsys, metric, two.a, two.b, *LITE, *more)
-    together = json.loads(torchrun("eval", metric, two.a, two.b, *LITE, *more, "--json"))  # one line, of the first
-    assert together["value"] == pytest.approx(alone["value"], rel=1e-6)
-    assert together["protocol"] == alone["protocol"]
+    of_two = json.loads(together("eval", metric, two.a, two.b, *LITE, *more, "--json"))  # one line, of the first
+    assert of_two["value"] == pytest.approx(alone["value"], rel=1e-6)
+    assert of_two["protocol"] == alone["protocol"]
 
 
 def test_processes_without_an_address_are_a_usage_error(

@@ -12,8 +12,10 @@ from taming_cli.codec.setup import held_out
 from taming_cli.evaluate.defaults import newest_samples, trained_on
 from taming_cli.report.record import read_run
 from taming_cli.runtime.run.folder import newest
-from tests.processes import torchrun
+from tests.processes import together
 from tests.test_cli import CODEC, PRIOR
+
+pytestmark = pytest.mark.usefixtures("each_distance_once")
 
 LITE = ["--features", "efficientnet-lite0"]
 Capture = pytest.CaptureFixture[str]
@@ -111,9 +113,9 @@ def test_a_prior_is_measured_on_held_out_tokens_and_by_its_newest_samples(capsys
 @pytest.mark.parametrize("folder", ["runs/train-vqgan/001", "runs/train-prior/001"])
 def test_two_processes_measure_what_one_measures(capsys: Capture, folder: str) -> None:
     alone = measured(capsys, "all", folder)
-    together = json.loads(torchrun("eval", "all", folder, *LITE, "--device", "cpu", "--json"))
-    assert together.keys() == alone.keys()
-    for name, found in together.items():
+    of_two = json.loads(together("eval", "all", folder, *LITE, "--device", "cpu", "--json"))
+    assert of_two.keys() == alone.keys()
+    for name, found in of_two.items():
         assert found["protocol"] == alone[name]["protocol"]
         # 1e-7 in a codec's arithmetic, with other threads, may turn a level of one pixel: 1e-5 in pictures so small
         near = 1e-3 if name in ("recon", "rfid") else 1e-6

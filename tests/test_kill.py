@@ -1,18 +1,16 @@
 """kill -9 at five moments of tokenising and of both trainings: the same command then ends as if nothing had happened.
 
 A moment is either exact, when the process is about to give a file its final name (or to remove it), or it comes from
-outside: a random while after a file has appeared. Processes come from a fork server, which has torch loaded already.
+outside: a random while, the same at each run, after a file has appeared.
 """
 
 import json
 import math
-import multiprocessing
-import os
 import random
 import shlex
 import shutil
 import signal
-import sys
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +28,10 @@ from taming_cli.codec.vqgan import VQGAN, codec_file
 from taming_cli.config.codec import CodecConfig
 from taming_cli.data.tokens.file import TokenFile, verify
 from taming_cli.runtime.checkpoint import load_model, load_trainer, save_model
+from tests.killed import NEVER, Before
+from tests.processes import python
 
+ROOT = Path(__file__).parents[1]
 PICTURES = 520  # three shards
 TINY = CodecConfig(ch=32, ch_mult=(1, 1), attn_resolutions=(), z_channels=4, codebook_size=16, codebook_dim=4)
 COMMON = shlex.split("--steps 12 --minutes 0 --precision fp32 --device cpu --val-every 0.25 --seed 1")
@@ -41,14 +42,6 @@ CODEC = COMMON + shlex.split(
 PRIOR = COMMON + shlex.split("--n-layer 1 --n-head 2 --n-embd 16 --batch-size 4 --samples 1 --dropout 0.2")
 
 
-class Before(NamedTuple):
-    """Just before the operation `event` on `name` happens for the nth time."""
-
-    name: str
-    nth: int = 1
-    event: str = "os.rename"
-
-
 class After(NamedTuple):
     """From outside: up to `delay` seconds after `pattern` matches a file of at least `size` bytes."""
 
@@ -57,56 +50,29 @@ class After(NamedTuple):
     size: int = 0
 
 
-def _become(arguments: Sequence[str], moment: Before | None, log: Path) -> None:
-    """What the process does: the command, its words going to `log`, until the moment comes."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-    if moment is not None:
-        met = 0
-
-        def watch(event: str, values: tuple[Any, ...]) -> None:
-            nonlocal met
-            if event == moment.event and Path(os.fsdecode(values[event == "os.rename"])).name == moment.name:
-                met += 1
-                if met == moment.nth:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(watch)
-    code = main(list(arguments))
-    sys.stdout.flush()
-    os._exit(code)
-
-
-@pytest.fixture(scope="module")
-def server() -> Any:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["taming_cli.codec.train", "taming_cli.codec.tokenize", "taming_cli.prior.train"])
-    return context
-
-
 @pytest.fixture
-def execute(server: Any, tmp_path: Path) -> Callable[..., int]:
+def execute(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., int]:
     """Run a command as a process of its own, killed at a moment where one is given; its exit code (or -9)."""
+    seeded = random.Random(request.node.name)
 
     def run(arguments: Sequence[object], moment: Before | After | None = None) -> int:
-        log = tmp_path / "log"
-        exact = moment if isinstance(moment, Before) else None
-        process = server.Process(target=_become, args=([str(one) for one in arguments], exact, log))
-        process.start()
-        end = time.monotonic() + 300
-        while process.is_alive() and isinstance(moment, After):
-            if any(path.stat().st_size >= moment.size for path in tmp_path.glob(moment.pattern)):
-                time.sleep(random.uniform(0, moment.delay))
-                process.kill()
-                break
-            assert time.monotonic() < end, "the moment never came"
-            time.sleep(0.002)
-        process.join(300)
-        assert process.exitcode is not None, "it never ended"
-        assert process.exitcode in (0, -signal.SIGKILL), log.read_text()
-        return int(process.exitcode)
+        exact = moment if isinstance(moment, Before) else NEVER
+        command = [python(), "-m", "tests.killed", *map(str, exact), *map(str, arguments)]
+        with (
+            (tmp_path / "log").open("ab") as log,
+            subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log) as process,
+        ):
+            end = time.monotonic() + 300
+            while process.poll() is None and isinstance(moment, After):
+                if any(path.stat().st_size >= moment.size for path in tmp_path.glob(moment.pattern)):
+                    time.sleep(seeded.uniform(0, moment.delay))
+                    process.kill()
+                    break
+                assert time.monotonic() < end, "the moment never came"
+                time.sleep(0.002)
+            process.communicate(timeout=300)  # its output ends when the process that writes it does
+        assert process.returncode in (0, -signal.SIGKILL), (tmp_path / "log").read_text()
+        return int(process.returncode)
 
     return run
 

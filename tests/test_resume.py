@@ -1,11 +1,8 @@
 """When a training goes on: never from nothing over a trained run, never on other data, always on the same data."""
 
 import json
-import os
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +16,7 @@ from taming_cli.codec.vqgan import codec_file
 from taming_cli.runtime.checkpoint import load_trainer, read_header, save_model
 from taming_cli.runtime.run.folder import read_settings
 from tests import toys
-from tests.processes import free_port
+from tests.processes import ranks
 from tests.test_cli import Said, taming
 
 COMMON = shlex.split("--steps 2 --minutes 0 --precision fp32 --device cpu --val-every 0.5 --seed 1")
@@ -197,18 +194,12 @@ def test_a_damaged_or_foreign_trainer_file_is_one_line_and_changes_nothing(
 def test_several_processes_print_a_refusal_once(place: Place) -> None:
     run = place.run("train-vqgan")
     lose_trainer(run)
-    before, port = contents(run), str(free_port())
-    started = []
-    for rank in ("0", "1"):
-        line = [sys.executable, "-m", "taming_cli", "train-vqgan", place.pictures, *CODEC, "--out", run]
-        these = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        started.append(subprocess.Popen(list(map(str, line)), text=True, env={**os.environ, **these}, **pipes))
-    ended = [process.communicate(timeout=120) for process in started]
-    assert [process.returncode for process in started] == [2, 2]
-    assert [out for out, _ in ended] == ["", ""]
-    assert "trainer.pt is gone" in ended[0][1]
-    assert ended[1][1] == ""
+    before = contents(run)
+    ended = ranks("train-vqgan", place.pictures, *CODEC, "--out", run)
+    assert [process.returncode for process in ended] == [2, 2]
+    assert [process.stdout for process in ended] == ["", ""]
+    assert "trainer.pt is gone" in ended[0].stderr
+    assert ended[1].stderr == ""
     assert contents(run) == before
 
 

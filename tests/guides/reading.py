@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ import pytest
 
 import taming_cli
 from taming_cli.cli.app import main
-from tests.processes import free_port
+from tests.processes import free_port, python
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -37,7 +36,8 @@ SHORT = {
     "PRESET": "tiny",
 }
 SMALLER = {
-    "demo-data demo": "demo-data demo -n 24 --size 96x96",
+    "demo-data demo": "demo-data demo -n 24 --size 96x96 --workers 0",
+    "--n-layer 24 --n-embd 1024 --n-head 16": "--n-layer 2 --n-embd 64 --n-head 2",
     "1280x832": "96x64",
     "640x416": "96x64",
     "512x256": "128x96",
@@ -102,7 +102,7 @@ def prepare(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, script in STAND_INS.items():
         path = folder / "bin" / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text("#!/bin/bash\n" + script.format(python=shlex.quote(sys.executable), port=port) + "\n")
+        path.write_text("#!/bin/bash\n" + script.format(python=shlex.quote(python()), port=port) + "\n")
         path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
