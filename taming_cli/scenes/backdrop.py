@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from taming_cli.data.conditions.skeletons import Keypoints, paint_skeletons
-from taming_cli.scenes import figure, landscape, skeleton
+from taming_cli.scenes import figure, landscape
 from taming_cli.scenes.brush import Brush, Point, box, capsule, ellipse, polygon
 from taming_cli.scenes.canvas import LABEL, Bytes, Dice, Floats, Layers, blank, ink, mix
 from taming_cli.scenes.trees import frond
@@ -34,7 +34,7 @@ def paint(seed: int, label: str, width: int, height: int) -> tuple[Layers, Bytes
     for index, spot in enumerate((-apart, apart) if pair else (dice.between(-0.55, 0.55) * room,)):
         tall = size * dice.between(0.93, 1.03)
         foot = (spot + dice.between(-0.03, 0.03) * room, _FOOT - 0.03 * dice.between(0, 1))
-        look, pose = figure.look(dice), skeleton.pose(label, dice)
+        look, pose = figure.look(dice), figure.pose(label, dice)
         if label == "sitting":
             look = look._replace(legs="trousers" if look.legs == "skirt" else look.legs)
             _seat(brush, foot, tall, dice, pose)
@@ -56,7 +56,7 @@ def _outdoors(dice: Dice, seed: int, label: str, width: int, height: int) -> Bru
     return landscape.paint(seed, place, width, height)
 
 
-def _seat(brush: Brush, foot: Point, tall: float, dice: Dice, at: skeleton.Joints) -> None:
+def _seat(brush: Brush, foot: Point, tall: float, dice: Dice, at: figure.Joints) -> None:
     """Paint a crate or bench whose top is where the sitter's thighs rest."""
     top = foot[1] - (float(at["pelvis"][1]) - 0.055) * tall
     middle = foot[0] + float(at["pelvis"][0] + 0.35 * (at["right_knee"][0] + at["left_knee"][0])) * tall * 0.5
