@@ -172,30 +172,27 @@ def _branches(
 
 
 def plant(place: Site, camera: Camera, land: Land, dice: Dice, kinds: int) -> list[Tree]:
-    """Return where trees stand, far ones first: in rows across the view, denser where the land is wooded."""
-    trees: list[Tree] = []
-    lots, edge = dice.many(64, 128, 6), camera.width * camera.pixel / 2
+    """Return the trees, far ones first: in rows across the view, denser where the land is wooded."""
     # The first row is nearer in a forest, whose nearest trees frame the view and leave its middle free.
-    z, row = (5.0 if place.woods > 0.95 else 9.0), 0
-    while place.woods > 0 and z < 78 and row < 64:
-        gap = place.canopy * 0.42 + 0.004 * z
-        reach = min(int(np.ceil(edge * z / gap)) + 1, 63)
-        at = np.arange(-reach, reach + 1)
-        shift, depth, luck, tall, tone, tint = lots[row, at & 127].T
-        zs, xs = z * (1 + 0.05 * (depth - 0.5)), (at + 0.9 * shift) * gap
-        near = np.clip(np.searchsorted(land.z[:, 0], zs), 0, len(land.z) - 1)
-        column = np.clip(np.floor((xs / zs - land.u[0]) / camera.pixel + 0.5).astype(int), 0, len(land.u) - 1)
-        base = land.height[near, column]
-        alone = (luck > 1 - 0.02 * min(1, place.woods * 3)) & (base > 0.02) & (land.depth[near, column] == 0) & (z > 14)
-        stands = ((luck < 0.85 * land.woods[near, column]) | alone) & (abs(xs / zs) < edge + 0.3)
-        if z < 9:
-            stands &= (abs(xs / zs) > 0.25) & (luck < 0.55)
-        for k in np.flatnonzero(stands):
-            grey, warm = 0.75 + 0.5 * float(tone[k]), 1 + 0.25 * (float(tint[k]) - 0.5)
-            size, sprite = place.canopy * (0.62 + 0.65 * float(tall[k])), int(tint[k] * 997) % kinds
-            colour = np.array([grey * warm, grey, grey / warm], np.float32)
-            trees.append(Tree(float(xs[k]), float(zs[k]), float(base[k]) - 0.05, size, sprite, tone[k] > 0.5, colour))
-        z, row = z * 1.085, row + 1
+    z = np.cumprod([5.0 if place.woods > 0.95 else 9.0] + 34 * [1.085])
+    z = z[z < 78][:, None]
+    at, gap, edge = np.arange(-63, 64), place.canopy * 0.42 + 0.004 * z, camera.width * camera.pixel / 2
+    shift, depth, luck, tall, tone, tint = np.moveaxis(dice.many(64, 128, 6)[: len(z), at & 127], 2, 0)
+    zs, xs = z.astype(np.float32) * (1 + 0.05 * (depth - 0.5)), (at + 0.9 * shift) * gap
+    u = xs / zs
+    near = np.clip(np.searchsorted(land.z[:, 0], zs), 0, len(land.z) - 1)
+    column = np.clip(np.floor((u - land.u[0]) / camera.pixel + 0.5).astype(int), 0, len(land.u) - 1)
+    base = land.height[near, column]
+    alone = (luck > 1 - 0.02 * min(1, place.woods * 3)) & (base > 0.02) & (land.depth[near, column] == 0) & (z > 14)
+    stands = (luck < 0.85 * land.woods[near, column]) | alone
+    stands &= (abs(at) <= np.ceil(edge * z / gap) + 1) & (abs(u) < edge + 0.3)
+    stands &= (z >= 9) | ((abs(u) > 0.25) & (luck < 0.55))
+    trees = []
+    for k in zip(*np.nonzero(stands), strict=True):
+        grey, warm = 0.75 + 0.5 * float(tone[k]), 1 + 0.25 * (float(tint[k]) - 0.5)
+        size, sprite = place.canopy * (0.62 + 0.65 * float(tall[k])), int(tint[k] * 997) % kinds
+        colour = np.array([grey * warm, grey, grey / warm], np.float32)
+        trees.append(Tree(float(xs[k]), float(zs[k]), float(base[k]) - 0.05, size, sprite, tone[k] > 0.5, colour))
     return sorted(trees, key=lambda tree: -tree.z)
 
 
