@@ -166,9 +166,9 @@ def _furnish(brush: Brush, dice: Dice, side: float, foot: float) -> None:
     """Paint a picture on the wall, a rug, and a plant or a lamp that stands at `foot`."""
     lit, x = brush.flat, side * dice.between(0.26, 0.34)
     art = [dice.ink("#d9603b", "#e8b04a", "#3f7f8c", "#2f4858", "#f0e6d2", "#8c4a5e") for _ in range(3)]
-    brush.block((x, 0.28), 0.095, 0.12, ink("#4a3a2c"), distance=5.95)
-    brush.block((x, 0.28), 0.083, 0.108, art[0], distance=5.95)
-    brush.block((x, 0.349), 0.083, 0.039, art[1], distance=5.95)
+    frame = (0.28, 0.095, 0.12, ink("#4a3a2c"))
+    for y, rx, ry, colour in (frame, (0.28, 0.083, 0.108, art[0]), (0.349, 0.083, 0.039, art[1])):
+        brush.block((x, y), rx, ry, colour, distance=5.95)
     brush.fill(ellipse((x + 0.02, 0.27), 0.036, 0.036), art[2] * lit, "wall", 5.95)
     rug = dice.ink("#b5483f", "#3f5f8a", "#d0a85a", "#5f7f6a")
     for grow, colour in ((1.0, rug), (0.86, ink("#efe4cc")), (0.8, rug * 0.85)):

@@ -15,7 +15,7 @@ from PIL import Image
 from taming_cli.config.size import Size
 from taming_cli.data.conditions.keypoints import JOINTS
 from taming_cli.data.conditions.skeletons import Keypoints
-from taming_cli.data.disk import TEMPORARY, write_atomically
+from taming_cli.data.disk import TEMPORARY, write_atomically, write_json
 from taming_cli.data.workers import cores, in_order, processes
 from taming_cli.errors import UsageError
 from taming_cli.scenes.canvas import FIGURES, LABELS, PALETTE
@@ -92,7 +92,7 @@ def _claim(out: Path, record: dict[str, Any]) -> None:
         raise UsageError(f"{out} is a file: name a new folder to write scenes to")
     # A write that was stopped before its record leaves only the record's temporary file.
     if not out.is_dir() or all(entry.match(TEMPORARY) for entry in out.iterdir()):
-        _put(path, json.dumps(record, indent=2) + "\n")
+        write_json(path, record)
         return
     try:
         existing = json.loads(path.read_text())
