@@ -1,4 +1,4 @@
-"""A folder of scenes: pictures and their maps by class, as a user's own data set would be laid out."""
+"""A data set of scenes: a folder of pictures and their maps by class, laid out like a user's own data set."""
 
 import io
 import json
@@ -72,7 +72,7 @@ def write(
     colours = (f"#{bytes(rgb).hex()} {name}\n" for rgb, name in zip(PALETTE, LABELS, strict=True))
     _put(out / "colours.txt", "".join(colours))
     if not (out / "seg.png").exists():
-        # A lake, for its many labels, that the built-in model paints well; with figures alone, the first of them.
+        # A lake has many labels, and the built-in model paints it well; of figures alone, take the first.
         chosen = seed if kind == "figure" else seed - seed % 8 + 21
         large = scene(chosen, 1280, 832, kind=kind or "landscape")
         _put(out / "seg.png", _png(large.segmentation, palette=True))
@@ -90,7 +90,7 @@ def _claim(out: Path, record: dict[str, Any]) -> None:
     path = out / "scenes.json"
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: name a new folder to write scenes to")
-    # A write that was stopped before its record leaves only the record's temporary file.
+    # A call that was interrupted before the record was complete leaves only a temporary file.
     if not out.is_dir() or all(entry.match(TEMPORARY) for entry in out.iterdir()):
         write_json(path, record)
         return

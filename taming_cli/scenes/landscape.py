@@ -99,12 +99,12 @@ def paint(seed: int, place: Site, width: int, height: int) -> Brush:
     planted = trees.plant(place, camera, land, Dice(seed, 5), _SPRITES)
     sprites: list[trees.Sprite] = []
     for number in range(_SPRITES):
-        # Each is drawn as tall as its nearest copy.
+        # A sprite is drawn at the size of its nearest copy.
         tallest = max((tree.size / (tree.z * camera.pixel) for tree in planted if tree.sprite == number), default=0.0)
         size = int(np.clip(tallest, 64, 640))
         sprites.append(trees.draw(place, number, Dice(seed, 100 + number), noise, light, size) if tallest > 1.2 else [])
     if land.depth.any():
-        # Water mirrors only trees that stand beyond some water.
+        # Water mirrors only trees beyond it.
         shores = np.where(land.depth.any(axis=0), land.z[np.argmax(land.depth > 0, axis=0), 0], np.inf)
         beyond = [tree for tree in planted if tree.z > shores[camera.column(tree.x / tree.z)]]
         mirror = Layers(*(layer.copy() for layer in layers))
@@ -118,7 +118,7 @@ def paint(seed: int, place: Site, width: int, height: int) -> Brush:
 
 
 def _compose(camera: Camera, land: Land, seen: View, light: Light, noise: Noise, dice: Dice) -> Layers:
-    """Paint the sky, and the land before it; water is black."""
+    """Paint the sky and the land in front of it; water is black."""
     u, t = camera.columns(), camera.rows()
     picture = sky.paint(light, noise, dice, u, t) * (1 - seen.cover[..., None]) + seen.light
     above = seen.nearest < 0

@@ -73,7 +73,7 @@ _HOURS = {
 
 
 def light(dice: Dice, hour: str, *, aspect: float, weather: str = "clear") -> Light:
-    """Draw the light of an hour: noon, golden, sunset, night or overcast. `aspect` is the picture's width / height."""
+    """Pick the light of an hour: noon, golden, sunset, night or overcast. `aspect` is the picture's width / height."""
     at = _HOURS[hour]
     zenith, horizon, toward, beam, ambient, glow, cloud, shade = (ink(colour) for colour in dice.pick(at.palettes))
     side, across, lift = dice.pick((-1.0, 1.0)), dice.between(0.05, 0.36), dice.between(0, 1)
@@ -131,7 +131,7 @@ def disc(light: Light, u: Floats, t: Floats) -> Floats:
 
 
 def _aurora(light: Light, noise: Noise, sky: Floats, u: Floats, t: Floats) -> None:
-    """Add curtains of green light with a violet hem above, which hang along a wandering line."""
+    """Add curtains of green light with a violet upper hem along a wavy line."""
     line = 0.1 + 0.26 * noise.fbm(u * 1.6 + 3, np.full_like(u, 7.5), 3)
     rays = 0.35 + 0.65 * noise.fbm(u * 26 + 9, np.full_like(u, 2.5), 3, float(u[0, 1] - u[0, 0]) * 26)
     height = (t - line) / 0.2
@@ -145,7 +145,7 @@ def _clouds(light: Light, noise: Noise, dice: Dice, sky: Floats, u: Floats, t: F
     scale, stretch, soft = dice.between(0.9, 1.6), dice.between(0.7, 1.0), dice.between(0.06, 0.3)
     sheet = scale / (t + 0.16)
     x, y, footprint = u * sheet * stretch + 40, sheet * 1.5 + 11, (u[0, 1] - u[0, 0]) * sheet * 1.4
-    # A cloud is thinner toward the light on its lit side: compare two samples of the sheet.
+    # On its lit side a cloud becomes thinner toward the light: compare two samples of the sheet.
     dx, dy = (light.disc_u - u, 0.25) if light.disc else (light.direction[0], light.direction[2])
     n = noise.fbm(x, y, 6, footprint)
     shifted = noise.fbm(x + 0.22 * dx, y + np.float32(0.22 * dy), 3, footprint)
@@ -153,7 +153,7 @@ def _clouds(light: Light, noise: Noise, dice: Dice, sky: Floats, u: Floats, t: F
     body = smoothstep(lift, lift + soft, n) * smoothstep(0.0, 0.07, t) * 0.94
     lit = np.clip(0.62 + (shifted - n) * -3.2 + (lift + 0.12 - n) * 1.1, 0, 1)
     colour = mix(light.shade, light.cloud, lit[..., None])
-    if light.shine:  # thin edges before the sun are bright
+    if light.shine:  # thin edges in front of the sun are bright
         far = (u - light.disc_u) ** 2 + (t - light.disc_t) ** 2
         colour += light.glow * (np.exp(-7 * far) * (1 - body) * (0.9 * light.shine))[..., None]
     colour = mix(colour, sky, np.exp(-t * 6)[..., None] * 0.55)

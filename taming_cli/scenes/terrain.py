@@ -1,4 +1,4 @@
-"""The land: its height over the plane, what grows and lies on it, and the light that falls on it."""
+"""The land: its height over the plane, its materials, and the light that falls on it."""
 
 from typing import NamedTuple
 
@@ -54,7 +54,7 @@ class _Fan(NamedTuple):
     noise: Noise
 
     def fbm(self, per: float, octaves: int, gain: float = 0.5, shift: float = 0.0, along: float = 1.0) -> Floats:
-        """Return noise with `per` features per unit, centred on 0; `along`: times as many in depth."""
+        """Return noise with `per` features per unit across and `per * along` in depth, centred on 0."""
         x, z = self.x * per + shift, self.z * (per * along)
         return self.noise.fbm(x, z, octaves, self.pixel * per, gain) - np.float32(0.5)
 
@@ -99,10 +99,10 @@ def sample(camera: Camera, place: Site, light: Light, noise: Noise) -> Land:
         height += 0.022 * lines * np.clip(1.4 - 3 * z * fan.pixel / camera.up, 0, 1)
     elif place.ground == "snow":  # drifts
         height += 0.3 * (depth == 0) * (fan.fbm(1 / 3, 3, 0.35, along=0.8) + 0.1) * smoothstep(60, 8, z)
-    elif place.ground == "grass":  # tufts stand up before what lies behind them
+    elif place.ground == "grass":  # tufts occlude the ground behind them
         tufts = (fan.fbm(14, 1) + fan.fbm(37, 1)) * smoothstep(30, 8, z)
         height += 0.024 * tufts * smoothstep(0.1, 0.3, height)
-    # Beyond the trees that are drawn one by one, woodland is a rough canopy.
+    # Beyond the trees that are drawn individually, woodland is a rough canopy.
     crowns = noise.value(fan.x * 0.6, z * 0.6) if place.woods else 0
     height += woods * smoothstep(55, 75, z) * place.canopy * (0.45 + 0.75 * crowns)
     colour, label = _materials(place, fan, height, relief, stone=stone, depth=depth, woods=woods)
@@ -158,7 +158,7 @@ def _woodland(place: Site, fan: _Fan, height: Floats, relief: Floats) -> Floats:
 def _materials(
     place: Site, fan: _Fan, height: Floats, relief: Floats, *, stone: Floats, depth: Floats, woods: Floats
 ) -> tuple[Floats, Bytes]:
-    """Return albedo (N, W, 3) and label (N, W), laid over each other: meadow, sand, rock, woods, snow, beach, water."""
+    """Return albedo (N, W, 3) and label (N, W), in layers: meadow, sand, rock, woods, snow, beach, water."""
     z, noise = fan.z, fan.noise
     mottle, fine, ratio = fan.fbm(0.35, 4), fan.fbm(9, 1, along=0.7), relief / z
     slope = np.hypot(*fan.slope(height))
@@ -208,7 +208,7 @@ def _shading(light: Light, fan: _Fan, height: Floats) -> Floats:
     right, up, ahead = light.direction
     size = np.sqrt(1 + dx * dx + dz * dz)
     facing = np.clip((up - right * dx - ahead * dz) / size, 0, 1)
-    # Shadows fall along the row: a sample lies in shadow below the running maximum of sun rays from the side.
+    # Shadows fall along the row: a sample below the running maximum of the rays from its lit side is in shadow.
     ray = height - up / max(abs(right), 0.2) * fan.x * np.sign(right)
     order = slice(None, None, -1) if right > 0 else slice(None)
     over = np.maximum.accumulate(ray[:, order], axis=1)[:, order] - ray
