@@ -49,7 +49,7 @@ class Scene(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """Maps that are being painted: picture (H, W, 3) in linear light, labels (H, W), distance (H, W), infinite in the sky.
+    """Maps during painting: picture (H, W, 3) in linear light, labels (H, W), distance (H, W), infinite in the sky.
 
     The picture of a sprite has a fourth channel, alpha, by which the other three are multiplied.
     """

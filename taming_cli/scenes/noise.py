@@ -59,7 +59,7 @@ class Noise:
 def _octaves(
     x: Floats, y: Floats, count: int, footprint: Floats | float
 ) -> Iterator[tuple[int, slice, Floats, Floats, Floats]]:
-    """Yield each octave's number, the rows where its detail exceeds a pixel, and its strength, x and y in these rows."""
+    """Yield each octave's number, the rows where its detail exceeds a pixel, and its strength, x and y there."""
     x, y = np.broadcast_arrays(x, y)
     turn, shift = complex(1), complex(0)
     for number in range(count):
