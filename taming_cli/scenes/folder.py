@@ -141,7 +141,7 @@ def _coco(figures: list[Keypoints], name: str, size: Size) -> dict[str, Any]:
 
 
 def _png(pixels: NDArray[Any], *, palette: bool = False) -> bytes:
-    """Encode (H, W) or (H, W, 3); with `palette` the values are labels."""
+    """Encode uint8 (H, W) or (H, W, 3), or uint16 (H, W), as PNG; with `palette` the values are labels."""
     image, stream = Image.fromarray(pixels), io.BytesIO()
     if palette:
         image.putpalette(PALETTE.tobytes())
