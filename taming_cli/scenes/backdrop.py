@@ -1,31 +1,27 @@
-"""Where figures are: a landscape, a street or a room; and the figures placed there."""
+"""Scenes with figures: a landscape, a street or a room, and one or two people in front of it."""
 
 from functools import partial
 
 import numpy as np
 
 from taming_cli.data.conditions.skeletons import Keypoints, paint_skeletons
-from taming_cli.scenes import figure, landscape, skeleton
+from taming_cli.scenes import figure, landscape
 from taming_cli.scenes.brush import Brush, Point, box, capsule, ellipse, polygon
 from taming_cli.scenes.canvas import LABEL, Bytes, Dice, Floats, Layers, blank, ink, mix
 from taming_cli.scenes.trees import frond
 
 _NEAR = 3.4  # distance at which figures stand
-_FOOT = 0.915  # lowest place of their feet, in picture heights from the top
+_FOOT = 0.915  # lowest position of their feet, in picture heights from the top
 
 
 def paint(seed: int, label: str, width: int, height: int) -> tuple[Layers, Bytes, list[Keypoints]]:
-    """Paint one or two people in a pose of this class, somewhere; returns layers, skeletons on black, and joints."""
+    """Paint one or two people in a pose of class `label`; returns layers, skeletons (H, W, 3) on black, and joints."""
     dice, aspect = Dice(seed, 11), width / height
-    where = dice.pick(("day", "day", "coast", "winter", "sunset", "desert", "street", "street", "room", "room"))
-    if where == "street":
-        brush = _street(Dice(seed, 13), seed, width, height)
-    elif where == "room":
-        brush = _room(Dice(seed, 14), seed, width, height)
-    else:
-        brush = _outdoors(Dice(seed, 12), seed, where, width, height)
+    place = dice.pick(("day", "day", "coast", "winter", "sunset", "desert", "street", "street", "room", "room"))
+    surroundings = {"street": _street, "room": _room}.get(place, partial(_outdoors, place))
+    brush = surroundings(seed, width, height)
     pair = dice.chance(0.35) and label != "sitting"
-    # All of a figure stays in the picture: its height, or in narrow pictures its reach to both sides, sets the size.
+    # A figure stays inside the picture: its height, or in narrow pictures its reach to both sides, limits its size.
     size = min(dice.between(0.62, 0.74), 0.95 * aspect) * (0.86 if label in ("jumping", "cheering", "waving") else 1)
     size *= 0.62 if pair and aspect < 1.2 else 1.0
     room = max(0.0, aspect / 2 - 0.42 * size)
@@ -34,7 +30,7 @@ def paint(seed: int, label: str, width: int, height: int) -> tuple[Layers, Bytes
     for index, spot in enumerate((-apart, apart) if pair else (dice.between(-0.55, 0.55) * room,)):
         tall = size * dice.between(0.93, 1.03)
         foot = (spot + dice.between(-0.03, 0.03) * room, _FOOT - 0.03 * dice.between(0, 1))
-        look, pose = figure.look(dice), skeleton.pose(label, dice)
+        look, pose = figure.look(dice), figure.pose(label, dice)
         if label == "sitting":
             look = look._replace(legs="trousers" if look.legs == "skirt" else look.legs)
             _seat(brush, foot, tall, dice, pose)
@@ -44,19 +40,19 @@ def paint(seed: int, label: str, width: int, height: int) -> tuple[Layers, Bytes
     return brush.layers, paint_skeletons(joints, width, height, sizes), joints
 
 
-def _outdoors(dice: Dice, seed: int, label: str, width: int, height: int) -> Brush:
+def _outdoors(label: str, seed: int, width: int, height: int) -> Brush:
     """Paint a landscape whose foreground is level and free."""
-    place = landscape.plan(label, dice)._replace(canopy=9.0)
-    place = place._replace(shore=18.0) if label == "coast" else place._replace(water="")
-    if label == "day":
-        place = place._replace(woods=max(place.woods, 0.45))
-    if label == "sunset":
-        place = place._replace(hour="golden")
-    place = place._replace(horizon=dice.between(0.5, 0.6), up=dice.between(1.3, 1.7))
+    dice = Dice(seed, 12)
+    place = landscape.plan(label, dice)
+    place = place._replace(
+        canopy=9.0, woods=max(place.woods, 0.45) if label == "day" else place.woods,
+        shore=18.0, water="sea" if label == "coast" else "", hour="golden" if label == "sunset" else place.hour,
+        horizon=dice.between(0.5, 0.6), up=dice.between(1.3, 1.7),
+    )  # fmt: skip
     return landscape.paint(seed, place, width, height)
 
 
-def _seat(brush: Brush, foot: Point, tall: float, dice: Dice, at: skeleton.Joints) -> None:
+def _seat(brush: Brush, foot: Point, tall: float, dice: Dice, at: figure.Joints) -> None:
     """Paint a crate or bench whose top is where the sitter's thighs rest."""
     top = foot[1] - (float(at["pelvis"][1]) - 0.055) * tall
     middle = foot[0] + float(at["pelvis"][0] + 0.35 * (at["right_knee"][0] + at["left_knee"][0])) * tall * 0.5
@@ -69,20 +65,18 @@ def _seat(brush: Brush, foot: Point, tall: float, dice: Dice, at: skeleton.Joint
     brush.fill(board, colour, "furniture", _NEAR + 0.15, round_over=0.02)
 
 
-def _ground(
-    layers: Layers, first: float, colour: Floats, label: str, *, wall: float, across: float, along: float
-) -> None:
-    """Paint paved ground from row `first` (picture heights) down, nearer toward the bottom.
+def _ground(layers: Layers, first: float, colour: Floats, label: str, *, wall: float, stones: Point) -> None:
+    """Paint paved ground from row `first` (picture heights), at distance `wall`, to the bottom.
 
-    `wall` is its distance at `first`; a unit of length has `across` and `along` stones, every other row of them shifted
-    by half a stone.
+    `stones` are the stones per unit of length across and along; every other row of them is shifted by half a stone.
     """
+    across, along = stones
     height, width = layers.labels.shape
     row = int(np.floor(first * height + 0.5))
     z = wall * 0.12 / ((np.arange(row, height)[:, None] + 0.5) / height - first + 0.12)
     v = z * along
     u = ((np.arange(width) + 0.5 - width / 2) / height) * z * across + np.floor(v) % 2 * 0.5
-    lines = np.zeros_like(u)  # joints are 6 % of a stone, or a pixel with its share of the dark
+    lines = np.zeros_like(u)  # joints are 6 % of a stone wide, or a pixel wide and lighter
     for at, pixel in ((u, z * across / height), (v, np.abs(np.gradient(v, axis=0)) + 1e-6)):
         far = 0.5 - np.abs(at - np.floor(at) - 0.5)
         joint = np.clip((0.03 - far) / np.maximum(pixel, 0.012) + 0.5, 0, np.minimum(0.12 / pixel, 1))
@@ -92,8 +86,9 @@ def _ground(
     layers.labels[row:], layers.distance[row:] = LABEL[label], z
 
 
-def _street(dice: Dice, seed: int, width: int, height: int) -> Brush:
-    """Paint house fronts over a pavement, with trees and sky."""
+def _street(seed: int, width: int, height: int) -> Brush:
+    """Paint house fronts behind a pavement, with trees and sky."""
+    dice = Dice(seed, 13)
     hour, horizon = dice.pick(("noon", "golden", "overcast", "golden")), dice.between(0.52, 0.6)
     place = landscape.plan("day", dice)._replace(water="", canopy=7.0, woods=0.7, hour=hour, horizon=horizon, up=1.6)
     brush = landscape.paint(seed, place, width, height)
@@ -101,11 +96,11 @@ def _street(dice: Dice, seed: int, width: int, height: int) -> Brush:
     x = -end
     while x < end:
         wide, tall = dice.between(0.24, 0.42), dice.between(0.36, 0.62)
-        if not dice.chance(0.18):  # now and then a gap shows what is behind
+        if not dice.chance(0.18):  # some gaps show the landscape
             _house(brush, dice, x, kerb - tall, wide, kerb)
         x += wide
     tone = np.float32(0.81 + 0.18 * dice.between(0, 1))
-    _ground(brush.layers, kerb, ink("#a79d90") * brush.flat * tone, "path", wall=7.0, across=0.9, along=1.6)
+    _ground(brush.layers, kerb, ink("#a79d90") * brush.flat * tone, "path", wall=7.0, stones=(0.9, 1.6))
     brush.block((0, kerb), end, 0.009, ink("#7e766c"), label="path", distance=7.0)
     return brush
 
@@ -132,8 +127,9 @@ def _house(brush: Brush, dice: Dice, x0: float, top: float, wide: float, foot: f
         block((x, y), 0.003, ry, trim)
 
 
-def _room(dice: Dice, seed: int, width: int, height: int) -> Brush:
+def _room(seed: int, width: int, height: int) -> Brush:
     """Paint a wall with a window onto a landscape, a floor and some furniture."""
+    dice = Dice(seed, 14)
     place = landscape.plan(dice.pick(("day", "lake", "winter", "sunset", "coast")), dice)
     view = landscape.paint(seed, place, width, height)
     ambient, beam = mix(view.light.ambient, ink("#c8c0b8"), 0.6) * 0.75, mix(view.light.beam, ink("#fff0d8"), 0.5) * 0.8
@@ -148,7 +144,7 @@ def _room(dice: Dice, seed: int, width: int, height: int) -> Brush:
     if dice.chance(0.5):  # panelling
         brush.block((0, floor - 0.08), 2.5, 0.08, white * 0.85)
     wood = dice.ink("#a5713f", "#7d5230", "#c29a66", "#8a6a50") * 0.85
-    _ground(layers, floor, wood * lit, "floor", wall=6.0, across=2.2, along=0.4)
+    _ground(layers, floor, wood * lit, "floor", wall=6.0, stones=(2.2, 0.4))
     brush.block((0, floor - 0.015), 2.5, 0.015, white * 0.9)
     rx, top, sill = dice.between(0.17, 0.23), dice.between(0.09, 0.14), dice.between(0.5, 0.56)
     y, ry = (top + sill) / 2, (sill - top) / 2
@@ -156,7 +152,7 @@ def _room(dice: Dice, seed: int, width: int, height: int) -> Brush:
     pane = box((x, y), rx, ry)
     at, u, v = brush.window(pane.box)
     glass = pane.field(u, v) < 0
-    brush.fill(pane, view.layers.picture[at])  # what is outside keeps its labels and distance
+    brush.fill(pane, view.layers.picture[at])  # the landscape keeps its labels and distance
     layers.labels[at][glass] = view.layers.labels[at][glass]
     layers.distance[at][glass] = np.maximum(view.layers.distance[at][glass], 8.0)
     brush.block((x, y), 0.006, ry, white)
@@ -170,9 +166,9 @@ def _furnish(brush: Brush, dice: Dice, side: float, foot: float) -> None:
     """Paint a picture on the wall, a rug, and a plant or a lamp that stands at `foot`."""
     lit, x = brush.flat, side * dice.between(0.26, 0.34)
     art = [dice.ink("#d9603b", "#e8b04a", "#3f7f8c", "#2f4858", "#f0e6d2", "#8c4a5e") for _ in range(3)]
-    brush.block((x, 0.28), 0.095, 0.12, ink("#4a3a2c"), distance=5.95)
-    brush.block((x, 0.28), 0.083, 0.108, art[0], distance=5.95)
-    brush.block((x, 0.349), 0.083, 0.039, art[1], distance=5.95)
+    frame = (0.28, 0.095, 0.12, ink("#4a3a2c"))
+    for y, rx, ry, colour in (frame, (0.28, 0.083, 0.108, art[0]), (0.349, 0.083, 0.039, art[1])):
+        brush.block((x, y), rx, ry, colour, distance=5.95)
     brush.fill(ellipse((x + 0.02, 0.27), 0.036, 0.036), art[2] * lit, "wall", 5.95)
     rug = dice.ink("#b5483f", "#3f5f8a", "#d0a85a", "#5f7f6a")
     for grow, colour in ((1.0, rug), (0.86, ink("#efe4cc")), (0.8, rug * 0.85)):

@@ -1,7 +1,7 @@
 """Shapes with smooth edges and round shading, painted over the layers of a picture.
 
 Lengths are picture heights; x runs from the picture's middle to the right, y from its top down. A shape is a signed
-distance field, negative inside: coverage is exact to a pixel, and the field's slope is the surface's tilt to the light.
+distance field, negative inside: it yields coverage at subpixel precision, and its slope tilts the surface to the light.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Field = Callable[[Floats, Floats], Floats]
 
 
 class Shape(NamedTuple):
-    """A signed distance field, and the box (left, top, right, bottom) outside of which it is of no interest."""
+    """A signed distance field and its bounding box (left, top, right, bottom)."""
 
     box: tuple[float, float, float, float]
     field: Field
@@ -65,7 +65,7 @@ def polygon(points: list[Point], rounding: float = 0.0) -> Shape:
 
 
 def box(centre: Point, rx: float, ry: float, rounding: float = 0.0) -> Shape:
-    """An upright box of half sides rx and ry, with rounded corners."""
+    """An upright box with half sides rx and ry and rounded corners."""
 
     def field(x: Floats, y: Floats) -> Floats:
         dx, dy = np.abs(x - centre[0]) - rx + rounding, np.abs(y - centre[1]) - ry + rounding
@@ -94,7 +94,7 @@ class Brush:
         self.flat: Floats = light.ambient * 0.8 + light.beam * np.float32(max(0.15, self._sun[2]))
         """Light on a wall that faces the camera, (3,)."""
         self.parts: Bytes = np.zeros(layers.labels.shape, np.uint8)
-        """The part of a figure that is on top at each pixel, 0 for none."""
+        """The topmost part of a figure at each pixel, 0 for none."""
 
     def fill(
         self,
@@ -111,10 +111,10 @@ class Brush:
     ) -> None:
         """Fill where the shape's field is negative.
 
-        `colour` is (3,), (h, w, 3) or a function that returns it. Over the width `round_over` the edge curves away from
-        the light; at 0 `colour` is painted as it is. `outline` darkens other parts of a figure around the shape, over
-        that width. `soft` is the width of the edge. `label`, `distance` and `part` are written where the shape covers
-        the pixel's centre, if they are given.
+        `colour` is (3,), (h, w, 3) or a function that returns either. `round_over` is the width over which the edge
+        curves away from the light; at 0 `colour` is painted without shading. `outline` is the width around the shape in
+        which other parts of a figure darken. `soft` is the width of the edge. `label`, `distance` and `part`, if given,
+        are written where the shape covers the pixel's centre.
         """
         at, x, y = self.window(shape.box)
         if x.size < 2 or y.size < 2:
@@ -141,7 +141,7 @@ class Brush:
             parts[inside] = part
 
     def window(self, area: tuple[float, float, float, float]) -> tuple[tuple[slice, slice], Floats, Floats]:
-        """Return the pixels that a box and a pixel around it touch: their slices, x (1, w) and y (h, 1)."""
+        """Return the pixels of a box and a margin: their slices, x (1, w) and y (h, 1)."""
         left, top, right, foot = (int(side * self.height) for side in area)
         middle = self.width // 2
         rows = slice(max(top - 2, 0), max(min(foot + 3, self.height), 0))
@@ -165,5 +165,5 @@ class Brush:
         self.fill(box(centre, rx, ry), colour * self.flat, label, distance)
 
     def shadow(self, centre: Point, rx: float, ry: float, strength: float) -> None:
-        """Darken the ground in a soft ellipse; labels and distance stay."""
+        """Darken the ground in a soft ellipse; labels and distance do not change."""
         self.fill(ellipse(centre, 0.6 * rx, 0.6 * ry), np.zeros(3, np.float32), soft=ry, opacity=0.84 * strength)

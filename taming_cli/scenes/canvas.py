@@ -1,4 +1,4 @@
-"""What a scene consists of: its maps, labels and classes, its random numbers and its colours.
+"""The elements of a scene: maps, labels, classes, random numbers and colours.
 
 Pictures are painted in linear light, float32, and converted to sRGB bytes once, in `to_bytes`.
 """
@@ -49,7 +49,7 @@ class Scene(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """The maps during painting: picture (H, W, 3) in linear light, labels (H, W), distance (H, W), infinite in the sky.
+    """Maps during painting: picture (H, W, 3) in linear light, labels (H, W), distance (H, W), infinite in the sky.
 
     The picture of a sprite has a fourth channel, alpha, by which the other three are multiplied.
     """
@@ -60,7 +60,7 @@ class Layers(NamedTuple):
 
 
 def blank(width: int, height: int, channels: int = 3) -> Layers:
-    """Return layers of a black picture without contents."""
+    """Return layers of a black picture, all of it sky at infinite distance."""
     picture = np.zeros((height, width, channels), np.float32)
     return Layers(picture, np.zeros((height, width), np.uint8), np.full((height, width), np.inf, np.float32))
 
@@ -88,7 +88,7 @@ class Dice:
         return float(self._generator.random()) < probability
 
     def ink(self, *colours: str) -> Floats:
-        """Return one of the colours, as `ink` does."""
+        """Return one of the colours '#rrggbb' in linear light, (3,)."""
         return ink(self.pick(colours))
 
 

@@ -1,16 +1,95 @@
-"""People: a skeleton, dressed, and drawn limb by limb from far to near."""
+"""People: a pose, clothes, and a drawing limb by limb from far to near.
+
+Lengths of a skeleton are body heights, its angles degrees.
+"""
 
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from taming_cli.data.conditions.keypoints import JOINTS
 from taming_cli.data.conditions.skeletons import Keypoints
 from taming_cli.scenes.brush import Brush, Field, Point, Shape, capsule, ellipse, polygon
 from taming_cli.scenes.canvas import Dice, Floats, ink, mix
-from taming_cli.scenes.skeleton import Joints, lowest
 
-# Parts of a figure, by which a hidden joint is known; a limb's part is that of its side.
+Joints = dict[str, NDArray[np.float64]]
+"""Positions in space by name: x to the picture's right, y up from the ground, z toward the camera."""
+
+
+class _Stance(NamedTuple):
+    """A pose before its random variation: +-spread for angles of limbs, half of that for those of the torso."""
+
+    yaw: tuple[float, float]  # range; 0 faces the camera, 90 the right of the picture
+    pitch: float  # of the torso, forward
+    roll: float  # of the torso, to the side of the first limb of each pair
+    lift: float  # of the feet above the ground, at most
+    spread: float
+    limbs: tuple[float, ...]
+    """(forward, outward) from hanging straight down, of one limb and the other: upper arms, forearms, thighs, shins."""
+
+
+_STANCES = {
+    "walking": [_Stance((35, 92), 3, 0, 0, 7, (-25, 7, 25, 7, -3, 5, 51, 3, 25, 2, -20, 2, 14, 0, -42, 0))],
+    "running": [_Stance((50, 92), 14, 0, 0.06, 8, (-52, 10, 38, 8, 38, 2, 118, 0, 66, 2, -22, 2, -18, 0, -82, 0))],
+    "jumping": [_Stance((0, 40), 2, 0, 0.2, 16, (0, 140, 0, 128, 0, 160, 0, 145, 27, 24, 18, 28, -45, 14, -40, 18))],
+    "dancing": [_Stance((0, 50), 0, 0, 0.02, 18, (0, 152, 0, 62, 0, 190, 0, 118, 22, 26, 0, 8, -22, 2, 0, 4))],
+    "waving": [_Stance((0, 35), 0, 0, 0, 6, (0, 108, 0, 9, 4, 168, 14, 4, 0, 5, 0, 5, 0, 3, 0, 3))],
+    "sitting": [_Stance((28, 85), 4, 0, 0, 7, (24, 10, 28, 8, 62, -4, 70, -4, 84, 9, 84, 7, 0, 5, 8, 3))],
+    "cheering": [_Stance((0, 30), -3, 0, 0, 10, (0, 138, 0, 138, 0, 158, 0, 158, 0, 13, 0, 13, 0, 9, 0, 9))],
+    "stretching": [
+        _Stance((0, 22), 0, 0, 0, 5, (0, 89, 0, 91, 0, 90, 0, 90, 8, 52, 0, 36, 0, 2, 0, 34)),  # the warrior
+        _Stance((0, 22), 0, 22, 0, 5, (0, 35, 0, 172, 0, 14, 0, 196, 0, 13, 0, 13, 0, 12, 0, 12)),  # the side bend
+    ],
+}
+
+
+def _turn(angle: float) -> tuple[float, float]:
+    return float(np.cos(np.radians(angle))), float(np.sin(np.radians(angle)))
+
+
+def pose(label: str, dice: Dice) -> Joints:
+    """Pick a pose of one of FIGURES; the person stands on the ground at x = z = 0."""
+    right_first, way, stance = dice.chance(0.5), dice.pick((-1, 1)), dice.pick(_STANCES[label])
+    spread = stance.spread
+    cy, sy = _turn(way * dice.between(*stance.yaw))
+    cp, sp = _turn(stance.pitch + dice.between(-spread, spread) / 2)
+    cr, sr = _turn((stance.roll if right_first else -stance.roll) + dice.between(-spread, spread) / 2)
+    ahead, right, up = np.array([sy, 0, cy]), np.array([-cy, 0, sy]), np.array([0.0, 1.0, 0.0])
+    spine = cp * (cr * up + sr * right) + sp * ahead
+    across, face = cr * right - sr * up, cp * ahead - sp * up
+    at: Joints = {"pelvis": np.zeros(3), "chest": 0.285 * spine, "neck": 0.305 * spine}
+    head = at["head"] = 0.42 * spine + 0.012 * face
+    at["nose"] = head + 0.05 * face - 0.008 * spine
+
+    def direction(angles: NDArray[np.int64], sign: float) -> NDArray[np.float64]:
+        cf, sf = _turn(angles[0] + dice.between(-spread, spread))
+        co, so = _turn(angles[1] + dice.between(-spread, spread) / 2)
+        return np.asarray(so * sign * right + co * (sf * ahead - cf * up))
+
+    limbs = np.reshape(stance.limbs, (4, 2, 2))[:, :: 1 if right_first else -1]
+    for index, (side, sign) in enumerate((("right", 1.0), ("left", -1.0))):
+        arm, forearm, thigh, shin = (direction(angles, sign) for angles in limbs[:, index])
+        shoulder = at[f"{side}_shoulder"] = at["chest"] + 0.1 * sign * across
+        elbow = at[f"{side}_elbow"] = shoulder + 0.165 * arm
+        at[f"{side}_wrist"], at[f"{side}_hand"] = elbow + 0.15 * forearm, elbow + 0.185 * forearm
+        hip = at[f"{side}_hip"] = 0.058 * sign * right - 0.01 * up
+        knee = at[f"{side}_knee"] = hip + 0.245 * thigh
+        at[f"{side}_ankle"], heel = knee + 0.24 * shin, knee + 0.262 * shin
+        toe = ahead - shin * float(ahead @ shin) + 0.25 * sign * right
+        at[f"{side}_heel"], at[f"{side}_toe"] = heel, heel + toe / np.linalg.norm(toe) * 0.085
+        at[f"{side}_eye"] = head + 0.044 * face + 0.022 * sign * across + 0.012 * spine
+        at[f"{side}_ear"] = head + 0.05 * sign * across
+    lift = dice.between(0.5, 1) * stance.lift - _lowest(at)
+    return {name: place + lift * up for name, place in at.items()}
+
+
+def _lowest(at: Joints) -> float:
+    """Return the height of the soles above the ground."""
+    return min(float(at[name][1]) for name in ("left_heel", "right_heel", "left_toe", "right_toe")) - 0.018
+
+
+# Parts of a figure: a joint is hidden where none of its own parts is on top.
 _TORSO, _HEAD = 1, 10
 _ARM, _LEG = {"right": 2, "left": 6}, {"right": 3, "left": 7}
 
@@ -20,7 +99,7 @@ _BACK_HAIR = {"long": (1.0, 0.0, 2.2, 0.1, 0.066, 0.05), "bun": (1.6, -0.085, 1.
 
 
 class Look(NamedTuple):
-    """How one person is dressed: colours by label, the hair's style, and lengths of sleeves and legs."""
+    """One person's clothes and hair: colours by label, the style of the hair, the lengths of sleeves and legs."""
 
     colours: dict[str, Floats]
     hair: str
@@ -30,7 +109,7 @@ class Look(NamedTuple):
 
 
 def look(dice: Dice) -> Look:
-    """Draw someone's look."""
+    """Pick a person's clothes and hair."""
     colours = {
         "skin": ("#f2c9a5", "#e0a97e", "#c68a5e", "#9a623f", "#6e432c", "#ffd9bd"),
         "hair": ("#2a1c14", "#4a2f1c", "#8a5a2b", "#c99a4a", "#1a1a1e", "#a33c22", "#9a9a9a"),
@@ -59,14 +138,14 @@ def paint(
 ) -> Keypoints:
     """Draw a person `size` picture heights tall who stands at `foot`; returns COCO's 17 joints in pixels.
 
-    Parts are numbered from `first_part`.
+    The numbers of the parts begin at `first_part`.
     """
-    # Seen slightly from above: what is nearer stands lower.
+    # The camera looks down slightly: nearer points lie lower.
     points = {k: (foot[0] + float(p[0]) * size, foot[1] - float(p[1] - 0.1 * p[2]) * size) for k, p in at.items()}
     colours: dict[str, Floats | Field] = dict(wears.colours)
     if wears.striped:
         colours["top"] = _striped(wears.colours["top"], points["chest"][1], size, brush.pixel)
-    _cast_shadow(brush, points, foot, size, lowest(at))
+    _cast_shadow(brush, points, foot, size, _lowest(at))
     for item in sorted(_body(wears, at, points, size), key=lambda item: item.depth):
         brush.fill(item.shape, colours[item.label], item.label, distance, round_over=1.1 * item.thickness * size,
                    outline=0.016 * size, part=first_part + item.part)  # fmt: skip
@@ -83,10 +162,10 @@ def paint(
 def _parts_of(name: str, at: Joints) -> tuple[int, ...]:
     """Return the parts that a joint belongs to: it is visible where one of them is on top."""
     side, _, joint = name.rpartition("_")
-    if joint in ("shoulder", "elbow", "wrist"):
-        return (_ARM[side], _TORSO) if joint == "shoulder" else (_ARM[side],)
-    if joint in ("hip", "knee", "ankle"):
-        return (_LEG[side],) if joint == "ankle" else (_LEG[side], _TORSO)
+    if joint in ("elbow", "wrist", "ankle"):
+        return ((_LEG if joint == "ankle" else _ARM)[side],)
+    if joint in ("shoulder", "hip", "knee"):
+        return ((_ARM if joint == "shoulder" else _LEG)[side], _TORSO)
     return () if at[name][2] < at["head"][2] - 0.02 else (_HEAD,)  # the far side of the head
 
 
@@ -140,7 +219,7 @@ def _body(wears: Look, at: Joints, points: dict[str, Point], size: float) -> lis
         (ax, ay), (bx, by) = sorted(hem)
         flare = polygon([*sorted(ring[2:]), (bx + 0.03 * size, by), (ax - 0.03 * size, ay)], 0.04 * size)
         items.append(_Item(float(at["pelvis"][2]) - 0.004, _TORSO, flare, "bottom", 0.07))
-    if wears.hair in _BACK_HAIR:  # at a depth of its own: behind the body when the face is in front
+    if wears.hair in _BACK_HAIR:  # behind the whole body when the face is in front
         turned, _, toward = (at["nose"] - at["head"]) / 0.05
         (x, y), back = points["head"], -0.02 * float(turned)
         ax, ay, bx, by, ra, rb = (size * number for number in _BACK_HAIR[wears.hair])

@@ -14,7 +14,7 @@ _HALFWAY = 14.0  # the distance, in eye heights, of depth 0.5
 
 
 def scene(seed: int, width: int, height: int, *, kind: Kind | None = None) -> Scene:
-    """Draw scene number `seed`, `width` x `height` pixels; a pure function of its arguments.
+    """Draw scene number `seed` at `width` x `height` pixels; a pure function of its arguments.
 
     Classes alternate with the seed, so that any stretch of seeds holds all of them equally often. At another size
     the same seed is the same composition; a wider picture shows more to the sides. Depth is z / (z + 14) for a
@@ -35,7 +35,7 @@ def scene(seed: int, width: int, height: int, *, kind: Kind | None = None) -> Sc
 
 
 def check(seed: int, width: int, height: int, kind: str | None) -> None:
-    """Raise UsageError for what `scene` cannot draw."""
+    """Raise UsageError for arguments that `scene` rejects."""
     if min(width, height) < _SMALLEST:
         raise UsageError(f"scene size {width}x{height} is too small: use at least {_SMALLEST} pixels per side")
     if not 0 <= seed < 2**63:

@@ -14,7 +14,7 @@ _SPRITES = 6  # different trees per scene
 
 
 def _mountains(dice: Dice) -> tuple[Range, ...]:
-    """Draw hills in front, then two chains of mountains, the farther one higher."""
+    """Return hills in front of two chains of mountains, the farther one higher."""
     side, between = dice.pick((-1.0, 0.0, 0.0, 1.0)), dice.between
     return (
         Range("hills", between(60, 90), 0.5, between(0.03, 0.07), 0.7),
@@ -33,7 +33,7 @@ def _hills(dice: Dice) -> tuple[Range, ...]:
 
 
 def plan(label: str, dice: Dice) -> Site:
-    """Draw a place for one of LANDSCAPES."""
+    """Pick a place of class `label`, one of LANDSCAPES."""
     pick, between, chance = dice.pick, dice.between, dice.chance
     grass = dice.ink("#6f9a3e", "#7fa045", "#5f9040", "#93a04a")
     autumn, green = ("#a8642a", "#b88a2e", "#8f4a2a", "#7a7a30"), ("#2f5f2a", "#3a6a2e", "#27552f", "#47702a")
@@ -89,7 +89,7 @@ def plan(label: str, dice: Dice) -> Site:
 
 
 def paint(seed: int, place: Site, width: int, height: int) -> Brush:
-    """Paint a place, and return the brush with its layers; all that is not planned is drawn from `seed`."""
+    """Paint a place, and return the brush with its layers; `seed` sets everything that the plan leaves open."""
     noise = Noise(Dice(seed, 2))
     light = sky.light(Dice(seed, 7), place.hour, aspect=width / height, weather=place.weather)
     camera = Camera(width, height, 1.05, place.horizon, place.up)
@@ -99,12 +99,12 @@ def paint(seed: int, place: Site, width: int, height: int) -> Brush:
     planted = trees.plant(place, camera, land, Dice(seed, 5), _SPRITES)
     sprites: list[trees.Sprite] = []
     for number in range(_SPRITES):
-        # Each is drawn as tall as its nearest copy.
+        # A sprite is drawn at the size of its nearest copy.
         tallest = max((tree.size / (tree.z * camera.pixel) for tree in planted if tree.sprite == number), default=0.0)
         size = int(np.clip(tallest, 64, 640))
         sprites.append(trees.draw(place, number, Dice(seed, 100 + number), noise, light, size) if tallest > 1.2 else [])
     if land.depth.any():
-        # Water mirrors only trees that stand beyond some water.
+        # Water mirrors only trees beyond it.
         shores = np.where(land.depth.any(axis=0), land.z[np.argmax(land.depth > 0, axis=0), 0], np.inf)
         beyond = [tree for tree in planted if tree.z > shores[camera.column(tree.x / tree.z)]]
         mirror = Layers(*(layer.copy() for layer in layers))
@@ -118,13 +118,13 @@ def paint(seed: int, place: Site, width: int, height: int) -> Brush:
 
 
 def _compose(camera: Camera, land: Land, seen: View, light: Light, noise: Noise, dice: Dice) -> Layers:
-    """Paint the sky, and the land before it; water is black."""
+    """Paint the sky and the land in front of it; water is black."""
     u, t = camera.columns(), camera.rows()
     picture = sky.paint(light, noise, dice, u, t) * (1 - seen.cover[..., None]) + seen.light
     above = seen.nearest < 0
     labels = np.where(above, LABEL["sky"], land.label[seen.nearest, np.arange(camera.width)]).astype(np.uint8)
     if light.disc:
-        labels[above & sky.disc(light, u, t)] = LABEL[light.disc]
+        labels[above & (sky.disc(light, u, t[:, None]) >= 0)] = LABEL[light.disc]
     distance = np.where(above, np.inf, land.z[seen.nearest, 0]).astype(np.float32)
     return Layers(picture.astype(np.float32), labels, distance)
 
@@ -132,9 +132,9 @@ def _compose(camera: Camera, land: Land, seen: View, light: Light, noise: Noise,
 def _fill_water(
     layers: Layers, mirror: Layers, camera: Camera, land: Land, seen: View, light: Light, noise: Noise, *, foam: bool
 ) -> None:
-    """Paint water: its own colour, over it what of `mirror` it reflects, moved by ripples, and glints below the sun."""
+    """Paint water: its own colour, the reflection of `mirror` distorted by ripples, and glints below the sun."""
     u, columns = camera.columns(), np.arange(camera.width)
-    first = int(np.argmax(seen.wet.max(axis=1) > 0))  # rows above hold no water
+    first = int(np.argmax(seen.wet.max(axis=1) > 0))  # the first row with water
     wet = seen.wet[first:, :, None]
     below = np.maximum(-camera.rows()[first:], camera.pixel * 0.5)[:, None]
     z = camera.up / below
@@ -144,7 +144,7 @@ def _fill_water(
     own = mix(ink("#4fb0a5"), ink("#14496b"), smoothstep(0.05, 0.5, depth)[..., None])
     surface = own * (light.ambient * 0.9 + light.beam * 0.35)
     mirror.picture[first:] += surface * wet
-    # What is z away and appears at tangent t has its mirror image at 2 * up / z - t: from the bank on, find such a z.
+    # A point at distance z and tangent t is mirrored at tangent 2 * up / z - t: search for its z, from the bank on.
     dry = np.where(seen.wet > 0.5, 0, np.arange(camera.height)[:, None])
     source = bank = np.maximum.accumulate(dry, axis=0)[first:]
     far = mirror.distance[bank, columns]
@@ -168,16 +168,15 @@ def _fill_water(
         surface += light.glow * (lane * (0.12 + 1.5 * sparkle) * (0.8 * light.shine))[..., None]
     if foam:
         swash = np.sin(depth * 26 - waves * 7) - 1.7 * depth - 0.1
-        white = (
-            smoothstep(0.25, 0.8, swash) * smoothstep(0.42, 0.1, depth) * (depth > 0) * np.clip(1.4 - foot * 3, 0, 1)
-        )
+        white = smoothstep(0.25, 0.8, swash) * smoothstep(0.42, 0.1, depth) * (depth > 0)
+        white = white * np.clip(1.4 - foot * 3, 0, 1)
         surface = mix(surface, light.ambient * 0.9 + light.beam * 0.5, (0.75 * white * (0.9 + waves))[..., None])
     clear = np.exp(-light.haze * z)[..., None]
     layers.picture[first:] += mix(terrain.veil(light, u), surface, clear) * wet
 
 
 def _fall(brush: Brush, weather: str, dice: Dice) -> None:
-    """Paint rain as slanted streaks or snow as soft flakes, thinner with distance; the other maps stay."""
+    """Paint rain as slanted streaks or snow as soft flakes, thinner with distance; labels and distance stay."""
     slant, rain = dice.between(-0.25, 0.25), weather == "rain"
     for across, y, near in dice.many(420 if rain else 520, 3).astype(float):
         x = 3.2 * (across - 0.5)  # to both sides, for any aspect

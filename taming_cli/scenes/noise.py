@@ -36,7 +36,7 @@ class Noise:
         return np.asarray(upper + (lower - upper) * fy)
 
     def fbm(self, x: Floats, y: Floats, octaves: int, footprint: Floats | float = 0.0, gain: float = 0.5) -> Floats:
-        """Return the sum of octaves, scaled to [0, 1]; where all have faded it is 0.5."""
+        """Return the sum of octaves, scaled to [0, 1]; it is 0.5 where all of them have faded."""
         total = np.full(np.broadcast_shapes(x.shape, y.shape), 0.5, np.float32)
         norm = sum(gain**k for k in range(octaves))
         for number, rows, fade, px, py in _octaves(x, y, octaves, footprint):
@@ -44,7 +44,7 @@ class Noise:
         return total
 
     def ridged(self, x: Floats, y: Floats, octaves: int, footprint: Floats | float) -> Floats:
-        """Return octaves with sharp ridges on the high ones of the octaves before, about [0, 1].
+        """Return the sum of octaves of sharp ridges, each weighted by the sum before it; about [0, 1].
 
         After F. K. Musgrave, "Procedural Fractal Terrains", in Ebert et al., "Texturing and Modeling" (1994).
         """
@@ -59,7 +59,7 @@ class Noise:
 def _octaves(
     x: Floats, y: Floats, count: int, footprint: Floats | float
 ) -> Iterator[tuple[int, slice, Floats, Floats, Floats]]:
-    """Yield of each octave its number, the rows where its detail exceeds a pixel, its strength and its points there."""
+    """Yield each octave's number, the rows where its detail exceeds a pixel, and its strength, x and y there."""
     x, y = np.broadcast_arrays(x, y)
     turn, shift = complex(1), complex(0)
     for number in range(count):

@@ -11,7 +11,7 @@ _RADIUS = 0.032  # of the sun and the moon, as a tangent
 
 
 class Light(NamedTuple):
-    """The light of one scene. Colours are linear (3,); angles are tangents as seen by the camera."""
+    """The light of one scene. Colours are linear (3,); positions are tangents of viewing angles."""
 
     zenith: Floats
     horizon: Floats
@@ -21,14 +21,13 @@ class Light(NamedTuple):
     glow: Floats
     cloud: Floats
     shade: Floats  # the clouds' dark side
-    disc: str  # "sun", "moon" or "" where it is outside the picture
+    disc: str  # "sun", "moon", or "" outside the picture; stars come with the moon
     shine: float  # strength of the disc's glow: 1 for the sun, 0 without a disc
     disc_u: float
     disc_t: float
     direction: Floats  # unit vector to the sun or moon: right, up, into the picture
     cover: float  # share of the sky in cloud
     haze: float  # aerial perspective: extinction per unit of distance
-    stars: bool
     aurora: float
 
 
@@ -74,7 +73,7 @@ _HOURS = {
 
 
 def light(dice: Dice, hour: str, *, aspect: float, weather: str = "clear") -> Light:
-    """Draw the light of an hour: noon, golden, sunset, night or overcast. `aspect` is the picture's width / height."""
+    """Pick the light of an hour: noon, golden, sunset, night or overcast. `aspect` is the picture's width / height."""
     at = _HOURS[hour]
     zenith, horizon, toward, beam, ambient, glow, cloud, shade = (ink(colour) for colour in dice.pick(at.palettes))
     side, across, lift = dice.pick((-1.0, 1.0)), dice.between(0.05, 0.36), dice.between(0, 1)
@@ -91,7 +90,6 @@ def light(dice: Dice, hour: str, *, aspect: float, weather: str = "clear") -> Li
         direction=(direction / np.linalg.norm(direction)).astype(np.float32),
         cover=max(cover, 0.75) if hour == "overcast" else cover,
         haze={"clear": 0.0005, "haze": 0.006, "rain": 0.003, "snow": 0.003}[weather] * dice.between(0.7, 1.3),
-        stars=hour == "night",
         aurora=dice.between(0.5, 1.0) if hour == "night" and dice.chance(0.3) else 0.0,
     )  # fmt: skip
 
@@ -112,29 +110,28 @@ def paint(light: Light, noise: Noise, dice: Dice, u: Floats, t: Floats) -> Float
     above = int(np.count_nonzero(t > 0))
     u, t = u[None, :], t[:, None]
     sky = air(light, u, t)
-    if light.stars:
+    if light.disc == "moon":
         peaks = smoothstep(0.95, 1.0, noise.value(u * 110, t * 110)) * noise.value(u * 23, t * 23) ** 2
         sky += ink("#e8f0ff") * (2 * peaks * smoothstep(0.0, 0.12, t))[..., None]
     if light.aurora:
         _aurora(light, noise, sky, u, t)
     if light.disc:
-        x, y = (u - light.disc_u), (t - light.disc_t)
-        seas = smoothstep(0.42, 0.62, noise.fbm(x * 60, y * 60, 3))[..., None]
+        seas = smoothstep(0.42, 0.62, noise.fbm((u - light.disc_u) * 60, (t - light.disc_t) * 60, 3))[..., None]
         face = light.glow * 1.3 + 0.7 if light.disc == "sun" else ink("#f4f0dc") * (1.06 - 0.42 * seas)
         pixel = float(u[0, 1] - u[0, 0])
-        sky += (face - sky) * np.clip((_RADIUS - np.hypot(x, y)) / pixel + 0.5, 0, 1)[..., None]
+        sky += (face - sky) * np.clip(disc(light, u, t) / pixel + 0.5, 0, 1)[..., None]
     if above:
         _clouds(light, noise, dice, sky[:above], u, t[:above])
     return sky
 
 
 def disc(light: Light, u: Floats, t: Floats) -> Floats:
-    """Return where the sun or moon covers pixel centres, bool (H, W), for columns u (W,) and rows t (H,)."""
-    return np.asarray(np.hypot(u - light.disc_u, t[:, None] - light.disc_t) <= (_RADIUS if light.disc else -1))
+    """Return the distance of directions (u, t) from the edge of the sun or moon, positive inside."""
+    return np.asarray(_RADIUS - np.hypot(u - light.disc_u, t - light.disc_t))
 
 
 def _aurora(light: Light, noise: Noise, sky: Floats, u: Floats, t: Floats) -> None:
-    """Add curtains of green light with a violet hem above, which hang along a wandering line."""
+    """Add curtains of green light with a violet upper hem along a wavy line."""
     line = 0.1 + 0.26 * noise.fbm(u * 1.6 + 3, np.full_like(u, 7.5), 3)
     rays = 0.35 + 0.65 * noise.fbm(u * 26 + 9, np.full_like(u, 2.5), 3, float(u[0, 1] - u[0, 0]) * 26)
     height = (t - line) / 0.2
@@ -144,11 +141,11 @@ def _aurora(light: Light, noise: Noise, sky: Floats, u: Floats, t: Floats) -> No
 
 
 def _clouds(light: Light, noise: Noise, dice: Dice, sky: Floats, u: Floats, t: Floats) -> None:
-    """Add the clouds of a flat sheet, seen in perspective."""
+    """Add clouds: a flat sheet in perspective."""
     scale, stretch, soft = dice.between(0.9, 1.6), dice.between(0.7, 1.0), dice.between(0.06, 0.3)
     sheet = scale / (t + 0.16)
     x, y, footprint = u * sheet * stretch + 40, sheet * 1.5 + 11, (u[0, 1] - u[0, 0]) * sheet * 1.4
-    # A cloud is thinner toward the light on its lit side: compare two samples of the sheet.
+    # On its lit side a cloud becomes thinner toward the light: compare two samples of the sheet.
     dx, dy = (light.disc_u - u, 0.25) if light.disc else (light.direction[0], light.direction[2])
     n = noise.fbm(x, y, 6, footprint)
     shifted = noise.fbm(x + 0.22 * dx, y + np.float32(0.22 * dy), 3, footprint)
@@ -156,7 +153,7 @@ def _clouds(light: Light, noise: Noise, dice: Dice, sky: Floats, u: Floats, t: F
     body = smoothstep(lift, lift + soft, n) * smoothstep(0.0, 0.07, t) * 0.94
     lit = np.clip(0.62 + (shifted - n) * -3.2 + (lift + 0.12 - n) * 1.1, 0, 1)
     colour = mix(light.shade, light.cloud, lit[..., None])
-    if light.shine:  # thin edges before the sun are bright
+    if light.shine:  # thin edges in front of the sun are bright
         far = (u - light.disc_u) ** 2 + (t - light.disc_t) ** 2
         colour += light.glow * (np.exp(-7 * far) * (1 - body) * (0.9 * light.shine))[..., None]
     colour = mix(colour, sky, np.exp(-t * 6)[..., None] * 0.55)

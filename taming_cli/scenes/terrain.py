@@ -1,4 +1,4 @@
-"""The land: its height over the plane, what grows and lies on it, and the light that falls on it."""
+"""The land: its height over the plane, its materials, and the light that falls on it."""
 
 from typing import NamedTuple
 
@@ -54,7 +54,7 @@ class _Fan(NamedTuple):
     noise: Noise
 
     def fbm(self, per: float, octaves: int, gain: float = 0.5, shift: float = 0.0, along: float = 1.0) -> Floats:
-        """Return noise with `per` features per unit, centred on 0; `along`: times as many in depth."""
+        """Return noise with `per` features per unit across and `per * along` in depth, centred on 0."""
         x, z = self.x * per + shift, self.z * (per * along)
         return self.noise.fbm(x, z, octaves, self.pixel * per, gain) - np.float32(0.5)
 
@@ -71,9 +71,8 @@ def sample(camera: Camera, place: Site, light: Light, noise: Noise) -> Land:
     """Sample height, material and shaded colour of the land on the camera's fan."""
     u, z = camera.columns(), camera.distances()[:, None]
     fan = _Fan(u, z, u * z, z * camera.pixel, noise)
-    height = 0.16 * smoothstep(1.5, 9, z) * (fan.fbm(1 / 7, 3) + 0.15) + 0.016 * z * (
-        fan.fbm(1 / 70, 2, shift=9) + 0.08
-    )
+    height = 0.16 * smoothstep(1.5, 9, z) * (fan.fbm(1 / 7, 3) + 0.15)
+    height = height + 0.016 * z * (fan.fbm(1 / 70, 2, shift=9) + 0.08)
     shore = _shore(place, fan)
     if place.water:
         height = np.maximum(height, 0) * smoothstep(0.05, 0.6, shore) + 0.5 * np.tanh(shore * 2.2)
@@ -95,16 +94,15 @@ def sample(camera: Camera, place: Site, light: Light, noise: Noise) -> Land:
     woods = _woodland(place, fan, height, relief)
     height = np.maximum(height, 0)
     if place.ground == "sand":  # the wind's ripples
-        lines = np.sin(
-            fan.x * 5 + z * 9 + 9 * noise.value(fan.x * 0.35, z * 0.35) + 3 * noise.value(fan.x * 1.2, z * 1.2)
-        )
+        bends = 9 * noise.value(fan.x * 0.35, z * 0.35)
+        lines = np.sin(fan.x * 5 + z * 9 + bends + 3 * noise.value(fan.x * 1.2, z * 1.2))
         height += 0.022 * lines * np.clip(1.4 - 3 * z * fan.pixel / camera.up, 0, 1)
     elif place.ground == "snow":  # drifts
         height += 0.3 * (depth == 0) * (fan.fbm(1 / 3, 3, 0.35, along=0.8) + 0.1) * smoothstep(60, 8, z)
-    elif place.ground == "grass":  # tufts stand up before what lies behind them
+    elif place.ground == "grass":  # tufts occlude the ground behind them
         tufts = (fan.fbm(14, 1) + fan.fbm(37, 1)) * smoothstep(30, 8, z)
         height += 0.024 * tufts * smoothstep(0.1, 0.3, height)
-    # Beyond the trees that are drawn one by one, woodland is a rough canopy.
+    # Beyond the trees that are drawn individually, woodland is a rough canopy.
     crowns = noise.value(fan.x * 0.6, z * 0.6) if place.woods else 0
     height += woods * smoothstep(55, 75, z) * place.canopy * (0.45 + 0.75 * crowns)
     colour, label = _materials(place, fan, height, relief, stone=stone, depth=depth, woods=woods)
@@ -160,7 +158,7 @@ def _woodland(place: Site, fan: _Fan, height: Floats, relief: Floats) -> Floats:
 def _materials(
     place: Site, fan: _Fan, height: Floats, relief: Floats, *, stone: Floats, depth: Floats, woods: Floats
 ) -> tuple[Floats, Bytes]:
-    """Return albedo (N, W, 3) and label (N, W), laid over each other: meadow, sand, rock, woods, snow, beach, water."""
+    """Return albedo (N, W, 3) and label (N, W), in layers: meadow, sand, rock, woods, snow, beach, water."""
     z, noise = fan.z, fan.noise
     mottle, fine, ratio = fan.fbm(0.35, 4), fan.fbm(9, 1, along=0.7), relief / z
     slope = np.hypot(*fan.slope(height))
@@ -190,9 +188,8 @@ def _materials(
     if place.woods:
         lay(place.leaf * (1 + 0.9 * mottle)[..., None], woods, "woods", z > 20)
     if place.ground == "snow":
-        snow = smoothstep(0.95, 0.55, slope + 0.35 * mottle) * (
-            1 - woods * smoothstep(12, 25, z) * (0.62 - 1.2 * mottle)
-        )
+        branches = woods * smoothstep(12, 25, z) * (0.62 - 1.2 * mottle)  # branches without snow
+        snow = smoothstep(0.95, 0.55, slope + 0.35 * mottle) * (1 - branches)
     else:
         snow = smoothstep(0.0, 0.05, ratio - place.snowline - 0.06 * mottle) * smoothstep(1.5, 0.9, slope)
     if place.ground != "sand":
@@ -206,12 +203,12 @@ def _materials(
 
 
 def _shading(light: Light, fan: _Fan, height: Floats) -> Floats:
-    """Return the light that reaches each sample, (N, W, 3): the beam by Lambert's law, with cast shadows, and sky."""
+    """Return the light at each sample, (N, W, 3): the beam by Lambert's law, with cast shadows, and sky light."""
     dx, dz = fan.slope(height)
     right, up, ahead = light.direction
     size = np.sqrt(1 + dx * dx + dz * dz)
     facing = np.clip((up - right * dx - ahead * dz) / size, 0, 1)
-    # Shadows fall along the row: a sample lies in shadow below the running maximum of sun rays from the side.
+    # Shadows fall along the row: a sample below the running maximum of the rays from its lit side is in shadow.
     ray = height - up / max(abs(right), 0.2) * fan.x * np.sign(right)
     order = slice(None, None, -1) if right > 0 else slice(None)
     over = np.maximum.accumulate(ray[:, order], axis=1)[:, order] - ray
@@ -220,5 +217,5 @@ def _shading(light: Light, fan: _Fan, height: Floats) -> Floats:
 
 
 def veil(light: Light, u: Floats) -> Floats:
-    """Return the colour of the air before what is far, toward columns u (W,): (W, 3)."""
+    """Return the colour that haze gives to distant objects in columns u (W,): (W, 3)."""
     return air(light, u, np.full_like(u, 0.03))

@@ -1,4 +1,4 @@
-"""Trees: a few are drawn for each scene, then planted over the land, each at its own size, side and tint."""
+"""Trees: a few are drawn for each scene, and copies of different size, side and tint are planted over the land."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -18,7 +18,7 @@ _SNOW, _EVERGREEN = ink("#f2f6fb"), ink("#2b5034")
 
 
 class _Kind(NamedTuple):
-    """A kind of tree. Lengths are tree heights, places are measured from the top of the tree."""
+    """A kind of tree. Lengths are tree heights; positions are measured from the top."""
 
     width: float  # of its picture
     bark: str
@@ -46,11 +46,11 @@ _KINDS = {
 
 
 Sprite = list[Floats]
-"""A drawn tree: pictures (h, w, 4) as of `Layers`, each half the size of the one before."""
+"""A drawn tree: pictures (h, w, 4) as in `Layers`, each half the size of the one before."""
 
 
 class Tree(NamedTuple):
-    """One planted tree: where it stands, its height, its sprite, whether it is mirrored, and its tint."""
+    """One planted tree: its foot at (x, base, z), its height `size`, the number of its sprite, and its tint, (3,)."""
 
     x: float
     z: float
@@ -62,15 +62,16 @@ class Tree(NamedTuple):
 
 
 def draw(place: Site, number: int, dice: Dice, noise: Noise, light: Light, size: int) -> Sprite:
-    """Draw tree `number` of a place, `size` pixels tall."""
-    kind, snow = place.trees[number % len(place.trees)], 0.9 if place.ground == "snow" else 0.0
-    leaf = (_EVERGREEN if kind in ("spruce", "pine") else place.leaf) * np.float32(dice.between(0.8, 1.25))
-    look = _KINDS[kind]
-    layers = blank(max(8, int(size * look.width)), size, 4)
+    """Draw a tree `size` pixels tall, of the kind that is number `number` in the place's cycle of kinds."""
+    name = place.trees[number % len(place.trees)]
+    leaf = (_EVERGREEN if name in ("spruce", "pine") else place.leaf) * np.float32(dice.between(0.8, 1.25))
+    kind = _KINDS[name]
+    layers = blank(max(8, int(size * kind.width)), size, 4)
     brush = Brush(layers, light)
     _, x, y = brush.window((-1, 0, 1, 1))
-    pen = _Pen(brush, dice, noise.value(36 * x + dice.between(0, 99), 36 * y) - np.float32(0.5), leaf, snow)
-    {"spruce": _spruce, "palm": _palm}.get(kind, _crowned)(pen, look)
+    bumps = noise.value(36 * x + dice.between(0, 99), 36 * y) - np.float32(0.5)
+    pen = _Pen(kind, brush, dice, bumps, leaf, 0.9 if place.ground == "snow" else 0.0)
+    {"spruce": _spruce, "palm": _palm}.get(name, _crowned)(pen)
     sprite = [layers.picture]
     while min(sprite[-1].shape[:2]) > 3:
         sprite.append(cv2.resize(sprite[-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
@@ -80,17 +81,19 @@ def draw(place: Site, number: int, dice: Dice, noise: Noise, light: Light, size:
 class _Pen(NamedTuple):
     """Draws the parts of one tree."""
 
+    kind: _Kind
     brush: Brush
     dice: Dice
     bumps: Floats  # noise over the picture, -0.5 to 0.5
     leaf: Floats
     snow: float
 
-    def limb(self, a: Point, b: Point, ra: float, rb: float, colour: Floats) -> None:
-        self.brush.fill(capsule(a, b, ra, rb), mix(colour, _SNOW, 0.1 * self.snow), round_over=2 * max(ra, rb))
+    def limb(self, a: Point, b: Point, ra: float, rb: float) -> None:
+        bark = mix(ink(self.kind.bark), _SNOW, 0.1 * self.snow)
+        self.brush.fill(capsule(a, b, ra, rb), bark, round_over=2 * max(ra, rb))
 
     def leaves(self, shape: Shape, size: float, tone: float, snowline: float = 0.45) -> None:
-        """Fill a shape with leaves, ragged by a share of `size`; snow lies above `snowline`, a share of its height."""
+        """Fill a shape with leaves of `size`; snow lies above `snowline`, a share of the shape's height."""
         colour, (_, top, _, foot) = self.leaf * np.float32(tone), shape.box
         bumps = self.bumps[self.brush.window(shape.box)[0]] * np.float32(0.35 * size)
 
@@ -104,10 +107,10 @@ class _Pen(NamedTuple):
         self.brush.fill(Shape(shape.box, ragged), snowy if self.snow else colour, round_over=size)
 
 
-def _spruce(pen: _Pen, look: _Kind) -> None:
+def _spruce(pen: _Pen) -> None:
     """Draw tiers of drooping branches around a straight stem, the lowest first."""
     between = pen.dice.between
-    pen.limb((0, look.fork), (0, 1), 0.008, look.foot, ink(look.bark))
+    pen.limb((0, pen.kind.fork), (0, 1), 0.008, pen.kind.foot)
     tiers, spread, droop = int(between(8, 13)), between(0.17, 0.24), between(0.1, 0.3)
     for tier in range(tiers)[::-1]:
         y = (0.95 * tier + between(0.9, 1.3)) / tiers * 0.95
@@ -116,16 +119,16 @@ def _spruce(pen: _Pen, look: _Kind) -> None:
         pen.leaves(skirt, 0.07, between(0.85, 1.1), 0.75)
 
 
-def _palm(pen: _Pen, look: _Kind) -> None:
+def _palm(pen: _Pen) -> None:
     """Draw a bent stem and a head of hanging fronds."""
-    bend, top = pen.dice.between(-0.22, 0.22), 1 - look.fork
-    for a, b in pairwise([(bend * s * s, 1 - top * s) for s in np.linspace(0, 1, 8)]):
-        pen.limb(a, b, look.foot, 0.8 * look.foot, ink(look.bark))
+    kind, bend = pen.kind, pen.dice.between(-0.22, 0.22)
+    for a, b in pairwise([(bend * s * s, 1 - (1 - kind.fork) * s) for s in np.linspace(0, 1, 8)]):
+        pen.limb(a, b, kind.foot, 0.8 * kind.foot)
     for k in range(11):
         turn = k / 11 * 2 * np.pi + 0.3 * pen.dice.between(-1, 1)
         reach = 0.2 + 0.13 * abs(np.cos(turn))
         across, rise = float(np.cos(turn)) * reach, float(np.sin(turn)) * reach * 0.55
-        frond(pen.brush, (bend, look.fork), across, rise, pen.dice.between(0.15, 0.32), 0.023, pen.leaf * 1.25)
+        frond(pen.brush, (bend, kind.fork), across, rise, pen.dice.between(0.15, 0.32), 0.023, pen.leaf * 1.25)
 
 
 def frond(
@@ -139,68 +142,63 @@ def frond(
         brush.fill(capsule(a, b, radius, 0.8 * radius), colour, label, distance, round_over=2 * radius)
 
 
-def _crowned(pen: _Pen, look: _Kind) -> None:
+def _crowned(pen: _Pen) -> None:
     """Draw a stem, branches that fork, and clumps of leaves, the far ones first."""
-    lean, many = pen.dice.between(-0.04, 0.04), pen.dice.many
-    pen.limb((0, 1), (lean, look.fork), look.foot, 0.7 * look.foot, ink(look.bark))
-    tips = list(_branches(pen, look, (lean, look.fork), 0.0, look.branch, 0.7 * look.foot, look.forks))
-    turn, out, size, near = many(look.clumps) * 2 * np.pi, many(look.clumps) ** 0.5, *many(look.clumps, 2).T
-    half_x, half_y = look.crown
-    x = lean + np.cos(turn) * out * half_x * (1 - look.clump * 2)
-    y = look.middle + np.sin(turn) * out * (half_y - look.clump * 0.7)
-    clumps = list(zip(near, x, y, look.clump * (0.65 + 0.6 * size), strict=True))
-    clumps += [(0.3, *tip, 0.7 * look.clump) for tip in tips if look.clumps]
+    kind, lean, many = pen.kind, pen.dice.between(-0.04, 0.04), pen.dice.many
+    pen.limb((0, 1), (lean, kind.fork), kind.foot, 0.7 * kind.foot)
+    tips = list(_branches(pen, (lean, kind.fork), 0.0, kind.branch, 0.7 * kind.foot, kind.forks))
+    turn, out, size, near = many(kind.clumps) * 2 * np.pi, many(kind.clumps) ** 0.5, *many(kind.clumps, 2).T
+    half_x, half_y = kind.crown
+    x = lean + np.cos(turn) * out * half_x * (1 - kind.clump * 2)
+    y = kind.middle + np.sin(turn) * out * (half_y - kind.clump * 0.7)
+    clumps = list(zip(near, x, y, kind.clump * (0.65 + 0.6 * size), strict=True))
+    clumps += [(0.3, *tip, 0.7 * kind.clump) for tip in tips if kind.clumps]
     for front, cx, cy, r in sorted(tuple(map(float, clump)) for clump in clumps):
         centre = (cx, min(max(cy, 0.9 * r), 0.9))
-        depth = min(max(0.75 - 0.45 * (cy - look.middle) / half_y + 0.15 * front, 0.25), 1.1)  # dark below and inside
-        pen.leaves(ellipse(centre, r, look.flat * r), look.flat * r, (0.85 + 0.3 * front) * depth)
+        depth = min(max(0.75 - 0.45 * (cy - kind.middle) / half_y + 0.15 * front, 0.25), 1.1)  # dark below and inside
+        pen.leaves(ellipse(centre, r, kind.flat * r), kind.flat * r, (0.85 + 0.3 * front) * depth)
 
 
-def _branches(
-    pen: _Pen, look: _Kind, start: Point, angle: float, length: float, radius: float, left: int
-) -> Iterator[Point]:
+def _branches(pen: _Pen, start: Point, angle: float, length: float, radius: float, left: int) -> Iterator[Point]:
     """Fork from `start`, `left` times; yields the tips."""
-    for way in (-1.0, 0.15, 1.0) if left > 2 or look.clumps else (-1.0, 1.0):
-        turn = angle + way * look.spread * pen.dice.between(0.55, 1.25)
+    for way in (-1.0, 0.15, 1.0) if left > 2 or pen.kind.clumps else (-1.0, 1.0):
+        turn = angle + way * pen.kind.spread * pen.dice.between(0.55, 1.25)
         reach = length * pen.dice.between(0.75, 1.1)
         tip = (start[0] + float(np.sin(turn)) * reach, start[1] - float(np.cos(turn)) * reach)
-        pen.limb(start, tip, radius, 0.6 * radius, ink(look.bark))
+        pen.limb(start, tip, radius, 0.6 * radius)
         if left > 1:
-            yield from _branches(pen, look, tip, turn, 0.72 * length, 0.62 * radius, left - 1)
+            yield from _branches(pen, tip, turn, 0.72 * length, 0.62 * radius, left - 1)
         else:
             yield tip
 
 
 def plant(place: Site, camera: Camera, land: Land, dice: Dice, kinds: int) -> list[Tree]:
-    """Return where trees stand, far ones first: in rows across the view, denser where the land is wooded."""
-    trees: list[Tree] = []
-    lots, edge = dice.many(64, 128, 6), camera.width * camera.pixel / 2
+    """Return the trees, far ones first: in rows across the view, denser where the land is wooded."""
     # The first row is nearer in a forest, whose nearest trees frame the view and leave its middle free.
-    z, row = (5.0 if place.woods > 0.95 else 9.0), 0
-    while place.woods > 0 and z < 78 and row < 64:
-        gap = place.canopy * 0.42 + 0.004 * z
-        reach = min(int(np.ceil(edge * z / gap)) + 1, 63)
-        at = np.arange(-reach, reach + 1)
-        shift, depth, luck, tall, tone, tint = lots[row, at & 127].T
-        zs, xs = z * (1 + 0.05 * (depth - 0.5)), (at + 0.9 * shift) * gap
-        near = np.clip(np.searchsorted(land.z[:, 0], zs), 0, len(land.z) - 1)
-        column = np.clip(np.floor((xs / zs - land.u[0]) / camera.pixel + 0.5).astype(int), 0, len(land.u) - 1)
-        base = land.height[near, column]
-        alone = (luck > 1 - 0.02 * min(1, place.woods * 3)) & (base > 0.02) & (land.depth[near, column] == 0) & (z > 14)
-        stands = ((luck < 0.85 * land.woods[near, column]) | alone) & (abs(xs / zs) < edge + 0.3)
-        if z < 9:
-            stands &= (abs(xs / zs) > 0.25) & (luck < 0.55)
-        for k in np.flatnonzero(stands):
-            grey, warm = 0.75 + 0.5 * float(tone[k]), 1 + 0.25 * (float(tint[k]) - 0.5)
-            size, sprite = place.canopy * (0.62 + 0.65 * float(tall[k])), int(tint[k] * 997) % kinds
-            colour = np.array([grey * warm, grey, grey / warm], np.float32)
-            trees.append(Tree(float(xs[k]), float(zs[k]), float(base[k]) - 0.05, size, sprite, tone[k] > 0.5, colour))
-        z, row = z * 1.085, row + 1
+    z = np.cumprod([5.0 if place.woods > 0.95 else 9.0] + 34 * [1.085])
+    z = z[z < 78][:, None]
+    at, gap, edge = np.arange(-63, 64), place.canopy * 0.42 + 0.004 * z, camera.width * camera.pixel / 2
+    shift, depth, luck, tall, tone, tint = np.moveaxis(dice.many(64, 128, 6)[: len(z), at & 127], 2, 0)
+    zs, xs = z.astype(np.float32) * (1 + 0.05 * (depth - 0.5)), (at + 0.9 * shift) * gap
+    u = xs / zs
+    near = np.clip(np.searchsorted(land.z[:, 0], zs), 0, len(land.z) - 1)
+    column = np.clip(np.floor((u - land.u[0]) / camera.pixel + 0.5).astype(int), 0, len(land.u) - 1)
+    base = land.height[near, column]
+    alone = (luck > 1 - 0.02 * min(1, place.woods * 3)) & (base > 0.02) & (land.depth[near, column] == 0) & (z > 14)
+    stands = (luck < 0.85 * land.woods[near, column]) | alone
+    stands &= (abs(at) <= np.ceil(edge * z / gap) + 1) & (abs(u) < edge + 0.3)
+    stands &= (z >= 9) | ((abs(u) > 0.25) & (luck < 0.55))
+    trees = []
+    for k in zip(*np.nonzero(stands), strict=True):
+        grey, warm = 0.75 + 0.5 * float(tone[k]), 1 + 0.25 * (float(tint[k]) - 0.5)
+        size, sprite = place.canopy * (0.62 + 0.65 * float(tall[k])), int(tint[k] * 997) % kinds
+        colour = np.array([grey * warm, grey, grey / warm], np.float32)
+        trees.append(Tree(float(xs[k]), float(zs[k]), float(base[k]) - 0.05, size, sprite, tone[k] > 0.5, colour))
     return sorted(trees, key=lambda tree: -tree.z)
 
 
 def stand(layers: Layers, camera: Camera, light: Light, sprites: list[Sprite], trees: list[Tree]) -> None:
-    """Paint trees into the layers where nothing nearer hides them."""
+    """Paint trees into the layers where no nearer object hides them."""
     height, width = layers.labels.shape
     veils = veil(light, camera.columns())
     for tree in trees:
@@ -217,7 +215,7 @@ def stand(layers: Layers, camera: Camera, light: Light, sprites: list[Sprite], t
             continue
         source = next((level for level in reversed(sprite) if len(level) >= size * 0.9), sprite[0])
         zoom, side = len(source) / size, -1 if tree.mirrored else 1
-        # Where the window's pixels lie in the sprite.
+        # The affine map from pixels of the window to pixels of the sprite.
         across = (side * zoom, 0, side * zoom * (columns.start + 0.5 - middle) + source.shape[1] / 2 - 0.5)
         down = (0, zoom, zoom * (rows.start + 0.5 - foot + size) - 0.5)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP

@@ -1,4 +1,4 @@
-"""The camera and what it sees of the land.
+"""The camera and its view of the land.
 
 The land is sampled on a fan of N distances times W columns. A column's visible part is the running maximum of its
 heights as the camera sees them, so that each pixel's exact mean colour is a difference of two running integrals: edges
@@ -43,7 +43,7 @@ class Camera(NamedTuple):
         return ((self.horizon * self.height - np.arange(self.height) - 0.5) * self.pixel).astype(np.float32)
 
     def distances(self) -> Floats:
-        """Return where to sample the land: a row of flat ground apart when near, a constant ratio apart when far."""
+        """Return the distances of samples, (N,): near ones a row of flat ground apart, far ones by a constant ratio."""
         nearest = 0.8 * self.up * self.focal / (1 - self.horizon)
         ratio, row = min(0.045, 1.25 / self.height**0.78), 1.4 * self.pixel / self.up  # a row is a step in 1 / z
         near = 1 / np.arange(1 / nearest, row / ratio, -row)
@@ -64,7 +64,7 @@ class Land(NamedTuple):
 
 
 class View(NamedTuple):
-    """What a camera sees of the land: light (H, W, 3) times cover, cover (H, W), wet cover, nearest sample or -1."""
+    """The land in a camera: light (H, W, 3) times cover, cover (H, W), wet cover, and the nearest sample or -1."""
 
     light: Floats
     cover: Floats
@@ -73,7 +73,7 @@ class View(NamedTuple):
 
 
 def see(camera: Camera, land: Land) -> View:
-    """Look at the land. Water is black in `light`."""
+    """Project the land into the camera. Water is black in `light`."""
     n, w = land.height.shape
     rows = (camera.horizon * camera.height - np.arange(2 * camera.height + 1) / 2) * camera.pixel  # edges and centres
     rows = rows.astype(np.float32)
