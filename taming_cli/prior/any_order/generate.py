@@ -92,35 +92,29 @@ class GroupSampler:
 
     def draw(self, seed: int, numbers: Tensor, attempts: Tensor) -> Iterator[int]:
         """Draw the groups in turn; yields the number of cells drawn by each step."""
-        drawn = self._cells(0)
+        drawn, codebook_size = self._cells(0), self._network.config.codebook_size
         for step in range(1, self._plan.steps + 1):
             asked = self._cells(step)
             now = self._decoding.at((step - 1) / max(1, self._plan.steps - 1))
-            logits = self.logits(drawn, asked, now.guidance)  # (B, A, K)
-            at = torch.div(asked, self._width, rounding_mode="floor"), asked % self._width
-            rows = max(1, LOGITS // (logits.shape[0] * logits.shape[2]))
-            for start in range(0, len(asked), rows):
-                here = slice(start, start + rows)
+            codes = self._codes[:, drawn]
+            if self._decoding.guided:
+                codes = torch.cat((codes, codes))
+            x = self._network.step(self._cache, self._context, self._levels, drawn, codes, asked)  # (B, A, C)
+            cells = max(1, LOGITS // (len(x) * codebook_size))
+            for part, features in zip(asked.split(cells), x.split(cells, dim=1), strict=True):
+                logits = self._network.logits(features)
+                if self._decoding.guided:
+                    conditional, unconditional = logits.chunk(2)
+                    logits = guide(conditional, unconditional, now.guidance)
                 noise = None
                 if not now.greedy:
-                    places = cell(at[0][here], at[1][here])
-                    noise = gumbel(seed, numbers[:, None], places, logits.shape[2], attempt=attempts[:, None])
-                    noise = noise.flatten(0, 1)
-                chosen = choose(logits[:, here].flatten(0, 1), noise, now)
-                self._codes[:, asked[here]] = chosen.view(len(logits), -1)
-            yield len(logits) * len(asked)
+                    places = cell(part // self._width, part % self._width)
+                    noise = gumbel(seed, numbers[:, None], places, codebook_size, attempt=attempts[:, None]).flatten(
+                        0, 1
+                    )
+                self._codes[:, part] = choose(logits.flatten(0, 1), noise, now).view(len(numbers), -1)
+            yield len(numbers) * len(asked)
             drawn = asked
-
-    def logits(self, drawn: Tensor, asked: Tensor, guidance: float) -> Tensor:
-        """Logits (B, A, K) of the cells `asked` (A,), once the codes of the cells `drawn` (F,) are added."""
-        codes = self._codes[:, drawn]
-        if self._decoding.guided:
-            codes = torch.cat((codes, codes))
-        logits = self._network.step(self._cache, self._context, self._levels, drawn, codes, asked)
-        if not self._decoding.guided:
-            return logits
-        conditional, unconditional = logits.chunk(2)
-        return guide(conditional, unconditional, guidance)
 
     def _cells(self, step: int) -> Tensor:
         return torch.from_numpy(self._plan.cells(step)).to(self._codes.device)

@@ -67,7 +67,7 @@ def _step_by_step(network: AnyOrder, codes: Tensor, plan: GroupPlan, conditions:
     drawn = torch.from_numpy(plan.cells(0)).to(weight.device)
     for step in range(1, plan.steps + 1):
         asked = torch.from_numpy(plan.cells(step)).to(weight.device)
-        logits = network.step(cache, context, levels, drawn, flat[:, drawn], asked)
+        logits = network.logits(network.step(cache, context, levels, drawn, flat[:, drawn], asked))
         found[:, asked] = _of_codes(logits, flat[:, asked])
         drawn = asked
     return found.view(codes.shape)

@@ -98,9 +98,9 @@ class AnyOrder(nn.Module):
     def step(
         self, cache: GroupCache, context: Tensor, levels: Tensor, drawn: Tensor, codes: Tensor, asked: Tensor
     ) -> Tensor:
-        """Add the codes (B, F) of the cells `drawn` (F,) to `cache`, and predict the cells `asked` (A,): logits
-        (B, A, K). Cells are numbers on the grid of the cache, int64; `context` (B, h w, C) is that of `context`, and
-        `levels` (h w,) are those of the cells."""
+        """Add the codes (B, F) of the cells `drawn` (F,) to `cache`, and predict the cells `asked` (A,): the features
+        (B, A, C) from which their `logits` follow. Cells are numbers on the grid of the cache, int64; `context`
+        (B, h w, C) is that of `context`, and `levels` (h w,) are those of the cells."""
         cells = torch.cat((drawn, asked))
         x = torch.cat((self._content(context[:, drawn], codes), self._query(context[:, asked])), dim=1)
         places = self._places(cells, cache.width, levels[cells][None], torch.zeros_like(cells)[None])
@@ -108,7 +108,7 @@ class AnyOrder(nn.Module):
         cache.begin(content, queries._replace(times=queries.times + 1))
         x = self._run(x, places, cache)
         cache.keep()
-        return self.logits(x[:, len(drawn) :])
+        return x[:, len(drawn) :]
 
     def logits(self, x: Tensor) -> Tensor:
         """Features (..., C) -> logits of the image codes (..., K)."""
