@@ -101,7 +101,7 @@ class GroupSampler:
                 codes = torch.cat((codes, codes))
             x = self._network.step(self._cache, self._context, self._levels, drawn, codes, asked)  # (B, A, C)
             cells = max(1, LOGITS // (len(x) * codebook_size))
-            for part, features in zip(asked.split(cells), x.split(cells, dim=1), strict=True):
+            for part, features in zip(torch.split(asked, cells), torch.split(x, cells, dim=1), strict=True):
                 logits = self._network.logits(features)
                 if self._decoding.guided:
                     conditional, unconditional = logits.chunk(2)
