@@ -221,3 +221,9 @@ def test_candidates_rank_by_the_likelihood_of_what_they_draw() -> None:
     assert done.chosen.tolist() == scores.argmax(1).tolist()
     assert torch.equal(done.codes, torch.stack([tries[c][n] for n, c in enumerate(done.chosen.tolist())]))
     assert torch.equal(done.codes[:, mask], cells.codes[:, mask])
+
+
+def test_a_window_takes_two_tokens_a_cell() -> None:
+    config = network().config
+    assert config.sequence_length == 2 * 64
+    assert replace(config, arch="modern").sequence_length == 1 + 2 * 64 + 63

@@ -86,7 +86,7 @@ class PriorConfig:
         rows = (self.vocab_size or largest) if self.vocabulary == "shared" and not self.conditions else 1
         if self.sos_token >= rows:
             raise UsageError(f"sos_token is {self.sos_token}; it must be below {rows}, the number of rows for 'start'")
-        needed = self.prefix_length + self.cells - 1
+        needed = self.sequence_length
         if self.block_size and self.block_size < needed:
             raise UsageError(f"block_size is {self.block_size}; condition and window need {needed}")
 
@@ -104,6 +104,11 @@ class PriorConfig:
     def prefix_length(self) -> int:
         """Tokens before the first image token; without conditions, the token "start"."""
         return sum(self.tokens_of(spec) for spec in self.conditions) or 1
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens that run through the network for one window in training."""
+        return 2 * self.cells if self.arch == "any-order" else self.prefix_length + self.cells - 1
 
     @property
     def num_classes(self) -> int:

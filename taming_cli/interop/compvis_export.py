@@ -60,7 +60,7 @@ def _prior_state(model: ModelFile, where: str) -> tuple[dict[str, Tensor], dict[
     for name, tensor in model.tensors.items():
         part, _, rest = name.partition(".")
         parts.setdefault(part, {})[rest.partition(".")[2] if part == "condition" else rest] = tensor
-    rows = prior.block_size or prior.prefix_length + prior.cells - 1
+    rows = prior.block_size or prior.sequence_length
     mask = torch.ones(rows, rows).tril()[None, None]
     state = {f"transformer.{name}": tensor for name, tensor in parts["prior"].items()}
     state |= {f"transformer.blocks.{layer}.attn.mask": mask for layer in range(prior.n_layer)}

@@ -98,7 +98,7 @@ def _dry_run(run: Training, files: Sequence[Path], prior: PriorConfig, train: Pr
     device = pick_device(train.device)
     dtype = pick_precision(train.precision, device)
     rows, _ = data.split(train.held)
-    tokens = prior.prefix_length + prior.cells - 1
+    tokens = prior.sequence_length
     values = {"pictures": len(rows), "tokens_per_window": tokens, "tokens_per_step": tokens * train.batch_size}
     kinds = ", ".join(spec.kind for spec in prior.conditions) or "nothing"
     text = f"{len(rows)} pictures, windows of {prior.window} codes and {tokens} tokens, conditioned on {kinds}"

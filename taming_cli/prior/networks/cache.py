@@ -21,7 +21,7 @@ class KVCache:
     """
 
     def __init__(self, config: PriorConfig, batch: int, *, dtype: torch.dtype, device: torch.device) -> None:
-        self.length = config.prefix_length + config.cells - 1
+        self.length = config.sequence_length
         shape = (config.n_layer, batch, config.n_head, self.length, config.head_size)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)  # zeros: a NaN would spread, although masked

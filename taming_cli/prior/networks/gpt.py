@@ -32,7 +32,7 @@ class GPT(nn.Module):
         self.config = config
         width, self.modern = config.n_embd, config.arch == "modern"
         block = ModernBlock if self.modern else PublishedBlock
-        self.length = config.prefix_length + config.cells - 1
+        self.length = config.sequence_length
         self.tok_emb = nn.Embedding(table_rows(config), width)
         if self.modern:
             self.kind_emb = nn.Embedding(len(config.conditions) + 1, width)  # the last row is the image's
