@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from taming_cli.config.prior import ConditionSpec, PriorConfig
+from taming_cli.config.prior import ConditionSpec, PriorConfig, PriorTrainConfig
 from taming_cli.config.ramp import Ramp
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.config.size import Size
@@ -20,11 +20,14 @@ from taming_cli.prior.any_order.likelihood import log_likelihood
 from taming_cli.prior.any_order.plan import group_plan, raster_plan
 from taming_cli.prior.any_order.start import from_raster, with_conditions
 from taming_cli.prior.decoding import choose, guide
+from taming_cli.prior.estimate import estimate
 from taming_cli.prior.layout import KnownCells
 from taming_cli.prior.networks import reach
 from taming_cli.prior.networks.any_order import AnyOrder
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.noise import cell, gumbel
+from taming_cli.prior.predictions import TokenBatch
+from taming_cli.prior.state import nats
 
 SPECS = (
     ConditionSpec(kind="class", vocabulary=3),
@@ -221,6 +224,23 @@ def test_candidates_rank_by_the_likelihood_of_what_they_draw() -> None:
     assert done.chosen.tolist() == scores.argmax(1).tolist()
     assert torch.equal(done.codes, torch.stack([tries[c][n] for n, c in enumerate(done.chosen.tolist())]))
     assert torch.equal(done.codes[:, mask], cells.codes[:, mask])
+
+
+def test_known_cells_have_no_weight_in_the_loss_and_each_picture_has_the_same() -> None:
+    net, codes = network(), torch.randint(0, 11, (2, 8, 8))
+    plans = group_plan(8, 8, 8), group_plan(8, 8, 8, np.arange(64).reshape(8, 8) < 40)
+    groups, levels = (
+        torch.from_numpy(np.stack(each)) for each in zip(*((p.groups, p.levels) for p in plans), strict=True)
+    )
+    loss = nats(net, TokenBatch(codes.flatten(1), codes.flatten(1), {}, groups, levels), torch.float32)
+    logs = net(codes, {}, groups, levels).log_softmax(-1).gather(2, codes.flatten(1)[:, :, None])[:, :, 0]
+    means = [-logs[n][groups[n].flatten() > 0].mean() for n in range(2)]
+    assert loss.item() == pytest.approx((means[0].item() + means[1].item()) / 2, abs=1e-5)
+
+
+def test_a_dry_run_estimates_it() -> None:
+    found = estimate(network().config, PriorTrainConfig(batch_size=4, accumulate=2), torch.float32)
+    assert found.parameters == sum(weight.numel() for weight in network().parameters())
 
 
 def test_a_window_takes_two_tokens_a_cell() -> None:

@@ -76,13 +76,14 @@ class AnyOrder(nn.Module):
         return self.logits(self.predicting(codes, conditions, groups, levels))
 
     def predictions(self, batch: TokenBatch) -> Predictions:
-        """The features of the unknown cells of a batch. Each picture has the same weight."""
+        """The features of all cells of a batch. Known cells have no weight, and each picture has the same, so that
+        shapes do not depend on values."""
         assert batch.groups is not None
         assert batch.levels is not None
         x = self.predicting(batch.inputs.view(batch.groups.shape), batch.conditions, batch.groups, batch.levels)
         unknown = batch.groups.flatten(1) > 0
         weights = unknown / (unknown.sum(1, keepdim=True) * len(unknown))
-        return Predictions(x[unknown], batch.targets[unknown], weights[unknown])
+        return Predictions(x.flatten(0, 1), batch.targets.flatten(), weights.flatten())
 
     def predicting(self, codes: Tensor, conditions: Mapping[str, Tensor], groups: Tensor, levels: Tensor) -> Tensor:
         """As `forward`, the features that predict each cell: (B, h w, C)."""
