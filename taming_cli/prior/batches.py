@@ -235,7 +235,7 @@ def train_batch(
         return TokenBatch(targets, inputs, conditions)
     size = prior.window.height, prior.window.width
     drawn = [training_groups(*size, train.seed, p) for p in positions.tolist()]
-    groups, levels = (torch.from_numpy(np.stack(each)) for each in zip(*drawn, strict=True))
+    groups, levels = (torch.from_numpy(np.stack(of)) for of in zip(*((p.groups, p.levels) for p in drawn), strict=True))
     return TokenBatch(targets, inputs, conditions, groups, levels)
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ class Request:
             sort_keys=True,
         )
 
-    @property
+    @cached_property
     def cost(self) -> SamplingCost:
         """The cost of one picture; with a raster prior, that of a whole one also where a picture is completed."""
         steps, guided = self.config.sample_steps, self.config.guided

@@ -26,6 +26,14 @@ class GroupPlan:
     groups: Grid
     levels: Grid
 
+    @classmethod
+    def of(cls, order: Grid, levels: Grid, unknown: Grid, steps: int, power: float = 0.0) -> "GroupPlan":
+        """The `unknown` (h, w) cells in `order` (h w,), cut into groups as of `group_ends`; the others are known."""
+        order = order[unknown.ravel()[order]]
+        groups = np.zeros(levels.size, dtype=np.int64)
+        groups[order] = np.searchsorted(group_ends(len(order), steps, power), np.arange(len(order)), side="right") + 1
+        return cls(groups.reshape(levels.shape), levels)
+
     @property
     def steps(self) -> int:
         """The number of sequential forwards: one for each group."""
@@ -60,11 +68,8 @@ def group_plan(height: int, width: int, steps: int, known: Grid | None = None) -
     if steps < FEWEST_STEPS:
         raise UsageError(f"sample_steps is {steps}; use {FEWEST_STEPS} or more")
     ranks = Ranks(height, width)
-    unknown = np.ones(height * width, dtype=bool) if known is None else ~known.ravel().astype(bool)
-    order = ranks.order[unknown[ranks.order]]
-    groups = np.zeros(height * width, dtype=np.int64)
-    groups[order] = np.searchsorted(group_ends(len(order), steps), np.arange(len(order)), side="right") + 1
-    return GroupPlan(groups.reshape(height, width), ranks.levels)
+    unknown = np.ones((height, width), dtype=bool) if known is None else ~known.astype(bool)
+    return GroupPlan.of(ranks.order, ranks.levels, unknown, steps)
 
 
 def raster_plan(height: int, width: int) -> GroupPlan:

@@ -5,13 +5,12 @@ network learns all of it: by blue noise in any position of its tile, at random, 
 """
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from taming_cli.prior.any_order.blue_noise import TILE, Grid, Ranks
-from taming_cli.prior.any_order.plan import FEWEST_STEPS, group_ends
+from taming_cli.prior.any_order.blue_noise import TILE, Ranks
+from taming_cli.prior.any_order.plan import FEWEST_STEPS, GroupPlan
 from taming_cli.prior.noise import WORD, Stream, uniform
 
 HOLES = 0.2
@@ -22,14 +21,7 @@ POWERS = (0.0, 0.0, 1.0, 1.5, 2.5)
 """How the groups grow (see `group_ends`)."""
 
 
-class PictureGroups(NamedTuple):
-    """`groups` and `levels` (h, w) int64, as in `GroupPlan`."""
-
-    groups: Grid
-    levels: Grid
-
-
-def training_groups(height: int, width: int, seed: int, position: int) -> PictureGroups:
+def training_groups(height: int, width: int, seed: int, position: int) -> GroupPlan:
     """The groups of the picture at this position of a training, as a pure function of the arguments."""
     cells = height * width
     major, minor = torch.tensor(position >> 32), torch.tensor(position & WORD)
@@ -46,10 +38,7 @@ def training_groups(height: int, width: int, seed: int, position: int) -> Pictur
         unknown[_part(next(u), next(u), height), _part(next(u), next(u), width)] = True
         if next(u) < 0.5:  # all but a hole, or a hole
             unknown = ~unknown if unknown.mean() < 1 else unknown
-    order = order[unknown.ravel()[order]]
-    groups = np.zeros(cells, dtype=np.int64)
-    groups[order] = np.searchsorted(group_ends(len(order), steps, power), np.arange(len(order)), side="right") + 1
-    return PictureGroups(groups.reshape(height, width), ranks.levels)
+    return GroupPlan.of(order, ranks.levels, unknown, steps, power)
 
 
 def _part(length: float, start: float, size: int) -> slice:

@@ -6,6 +6,7 @@ the later cells are most likely is kept. The more candidates, the better the lat
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +14,9 @@ from torch import Tensor
 
 from taming_cli.config.prior import PriorConfig
 from taming_cli.config.sampling import DecodingConfig
-from taming_cli.errors import UsageError
-from taming_cli.prior.completed import Completion, CompletionProgress
+from taming_cli.prior.completed import Completion, best_completion, check_candidates
 from taming_cli.prior.layout import KnownCells
 from taming_cli.prior.networks.gpt import GPT
-from taming_cli.prior.noise import ATTEMPTS
 from taming_cli.prior.raster.code_grid import plan_for
 from taming_cli.prior.raster.generate import generate
 from taming_cli.prior.raster.likelihood import log_likelihood
@@ -50,40 +49,22 @@ def complete(
     cells drawn, then the cells scored. Raises UsageError as `generate` does, and for a number of candidates out of
     range.
     """
-    if not 1 <= candidates <= ATTEMPTS:
-        raise UsageError(f"candidates is {candidates}; use 1 to {ATTEMPTS}")
-    count, (height, width) = len(samples), known.mask.shape
+    check_candidates(candidates)
     scoring = scoring_cells(gpt.config, known.mask, stride)
-    cells_scored = int(scoring.sum())
-    drawn = candidates if cells_scored and not decoding.greedy else 1
-    repeated = {kind: codes.repeat_interleave(drawn, dim=0) for kind, codes in (conditions or {}).items()}
-    progress = CompletionProgress(count * drawn * cells_scored, on_progress)
-    codes = generate(
-        gpt,
-        size=(height, width),
-        samples=[number for number in samples for _ in range(drawn)],
-        attempts=[*range(drawn)] * count,
-        seed=seed,
-        decoding=decoding,
-        conditions=repeated,
-        stride=stride,
-        batch_size=batch_size,
-        known=KnownCells(known.codes.expand(count, -1, -1).repeat_interleave(drawn, dim=0), known.mask),
-        on_progress=progress.count_drawn,
+    scored = int(scoring.sum())
+    height, width = known.mask.shape
+    own = partial(generate, gpt, size=(height, width), seed=seed, decoding=decoding)
+    return best_completion(
+        partial(own, stride=stride, batch_size=batch_size),
+        partial(log_likelihood, gpt, cells=scoring, stride=stride, batch_size=batch_size),
+        known,
+        samples=samples,
+        candidates=candidates,
+        drawn=candidates if scored and not decoding.greedy else 1,
+        scored=scored,
+        conditions=conditions,
+        on_progress=on_progress,
     )
-    scores = torch.zeros(count * drawn, dtype=torch.float64)
-    if cells_scored:
-        nats = log_likelihood(
-            gpt,
-            codes,
-            conditions=repeated,
-            stride=stride,
-            batch_size=batch_size,
-            cells=scoring,
-            on_progress=progress.count_scored,
-        )
-        scores = nats.sum(dim=(1, 2))
-    return Completion.best_of(codes, scores.view(count, drawn).expand(count, candidates))
 
 
 def scoring_cells(config: PriorConfig, mask: Tensor, stride: int = 1) -> Tensor:
