@@ -138,20 +138,28 @@ def test_one_cell_at_a_time_is_a_distribution() -> None:
 
 
 def test_a_cell_depends_on_what_it_sees_alone() -> None:
-    """Codes of groups that come later, or of cells out of reach, change nothing; those within reach do."""
+    """Codes of groups that come later, or of cells out of reach, change nothing; those within reach do, and those that
+    are known next to a cell within reach or of the same group."""
     net = network(n_layer=1)
     plan = group_plan(12, 12, 8)
     groups, levels = (torch.from_numpy(of)[None] for of in (plan.groups, plan.levels))
     codes = torch.randint(0, 11, (1, 12, 12))
     before = net(codes, {}, groups, levels)[0].detach()
     rows, columns = np.divmod(np.arange(144), 12)
+    distance = np.maximum(abs(rows[:, None] - rows), abs(columns[:, None] - columns))
+    order, reach_of = plan.groups.ravel(), 2 * 2 ** plan.levels.ravel()
+    earlier = order[:, None] > order
+    attended = earlier & (distance <= reach_of)
+    beside = (distance <= 2) & (order[:, None] >= order)  # what content knows of its neighbours, itself included
+    peers = (order[:, None] == order) & (distance <= reach_of)  # queries of one group see each other
+    asked = earlier & (distance <= 2)
+    seen = (attended.astype(int) @ beside > 0) | (peers.astype(int) @ asked > 0)
+    assert 0.2 < seen.sum() / earlier.sum() < 0.95
     for number in range(0, 144, 11):
         changed = codes.flatten(1).clone()
         changed[0, number] = (changed[0, number] + 1) % 11
         differs = (net(changed.view(1, 12, 12), {}, groups, levels)[0] - before).abs().amax(1) > 1e-12
-        distance = np.maximum(abs(rows - rows[number]), abs(columns - columns[number]))
-        seen = (distance <= 2 * 2 ** plan.levels.flat[number]) & (plan.groups.ravel() > plan.groups.flat[number])
-        assert differs.tolist() == seen.tolist()
+        assert differs.tolist() == seen[:, number].tolist()
 
 
 @pytest.mark.parametrize("known", [0.0, 0.3])

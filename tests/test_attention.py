@@ -7,6 +7,7 @@ from torch import Tensor
 
 from taming_cli.prior.networks import attention
 from taming_cli.prior.networks.attention import causal_attention, masked_attention
+from taming_cli.prior.networks.reach import ALL, Part
 
 
 def drawn(*shape: int) -> Tensor:
@@ -40,21 +41,29 @@ def test_in_full_precision_it_is_torchs_own() -> None:
     assert torch.equal(causal_attention(*tensors), F.scaled_dot_product_attention(*tensors, is_causal=True))
 
 
-@pytest.mark.parametrize("rows", [256, 7])
 @pytest.mark.parametrize("pictures", [3, 1])
-def test_with_a_mask_for_each_picture_or_one_for_all(rows: int, pictures: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "ROWS", rows)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_in_parts_with_a_mask_for_each_picture_or_one_for_all(pictures: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    tensors = [drawn(3, length, 4, 16).transpose(1, 2) for length in (20, 33, 33)]
+    tensors = [drawn(3, length, 4, 16).transpose(1, 2).detach().to(dtype).requires_grad_() for length in (20, 33, 33)]
     seen = torch.rand(pictures, 20, 33) < 0.5
     seen[:, :, 0] = True
-    mask = torch.zeros(seen.shape, dtype=torch.bfloat16).masked_fill_(~seen, -torch.inf)
+    seen[:, :8, 12:] = False
+    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
+    some = torch.randperm(33)
+    parts = [
+        Part(slice(0, 8), (slice(0, 5), slice(5, 12)), mask[:, :8, :12]),
+        Part(slice(8, 20), some, mask[:, 8:][:, :, some]),
+    ]
     exact = [each.detach().double().requires_grad_() for each in tensors]
     expected = F.scaled_dot_product_attention(*exact, attn_mask=seen[:, None])
-    q, k, v = tensors
-    found = masked_attention(q, k, v, mask)
-    torch.testing.assert_close(found.double(), expected, rtol=0.02, atol=0.02)
-    gradient = torch.randn(found.shape).to(torch.bfloat16)
-    own = torch.autograd.grad(found, tensors, gradient)
-    for ours, theirs in zip(own, torch.autograd.grad(expected, exact, gradient.double()), strict=True):
-        torch.testing.assert_close(ours.double(), theirs, rtol=0.03, atol=0.03)
+    gradient = torch.randn(expected.shape).to(dtype)
+    of_exact = torch.autograd.grad(expected, exact, gradient.double())
+    error = 0.03 if dtype == torch.bfloat16 else 1e-12
+    for in_parts in (parts, [Part(ALL[0], ALL, mask)]):
+        found = masked_attention(*tensors, in_parts)
+        torch.testing.assert_close(found.double(), expected, rtol=error, atol=error)
+        for ours, theirs in zip(torch.autograd.grad(found, tensors, gradient), of_exact, strict=True):
+            torch.testing.assert_close(ours.double(), theirs, rtol=error, atol=error)
+        with torch.no_grad():
+            torch.testing.assert_close(masked_attention(*tensors, in_parts).double(), expected, rtol=error, atol=error)

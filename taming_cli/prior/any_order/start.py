@@ -10,6 +10,7 @@ from taming_cli.errors import UsageError
 from taming_cli.prior.layout import offsets
 from taming_cli.prior.networks.any_order import CONTENT, AnyOrder
 from taming_cli.prior.networks.gpt import GPT
+from taming_cli.prior.networks.neighbours import Neighbours
 from taming_cli.prior.networks.surroundings import Mixer
 
 
@@ -18,7 +19,7 @@ def from_raster(gpt: GPT, reach: int, *, dropout: float = 0.0) -> AnyOrder:
     """A prior for any order whose blocks, tables and head are those of a raster prior, on the CPU.
 
     A content token is embedded as a code of the raster prior is. What a query adds is new, and so are the convolutions
-    over condition maps, which change nothing at first. UsageError for a prior of the published form.
+    over condition maps and what tokens know of their neighbours, which change nothing at first. UsageError for a prior of the published form.
     """
     if gpt.config.arch != "modern":
         raise UsageError(f"init is a prior with arch {gpt.config.arch!r}; any-order starts from 'modern' alone")
@@ -27,7 +28,7 @@ def from_raster(gpt: GPT, reach: int, *, dropout: float = 0.0) -> AnyOrder:
     new = {name: kept.get(name, tensor) for name, tensor in network.state_dict().items()}
     network.load_state_dict(new)
     network.role_emb.weight[CONTENT] = kept["kind_emb.weight"][-1]
-    _silence(network)
+    _silence(network, Mixer, Neighbours)
     return network.eval()
 
 
@@ -50,11 +51,11 @@ def with_conditions(network: AnyOrder, specs: Sequence[ConditionSpec], *, dropou
         table[rows[specs[0].kind] + specs[0].vocabulary] = old_table[-1]
     wide.load_state_dict({**new, **kept})
     if not any(name.startswith("surroundings.") for name in kept):
-        _silence(wide)
+        _silence(wide, Mixer)
     return wide.eval()
 
 
-def _silence(network: AnyOrder) -> None:
+def _silence(network: AnyOrder, *kinds: type[Mixer | Neighbours]) -> None:
     for module in network.modules():
-        if isinstance(module, Mixer):
+        if isinstance(module, kinds):
             module.down.weight.zero_()

@@ -1,7 +1,7 @@
 """The prior for any order: a transformer that predicts a group of cells at once, from the cells known so far.
 
 A *content* token holds the code of a known cell, a *query* token asks for an unknown one. Both carry their cell (2-D
-rotary positions), the class, and the condition maps around the cell. There is no prefix, and the grid may have any
+rotary positions), the class, the condition maps around the cell, and the known codes next to it. There is no prefix, and the grid may have any
 size. Which token sees which is in `reach`. Sources: RandAR (Pang et al. 2024), ARPG (Li et al. 2025) and LPD (Zhang et
 al. 2025); the blocks are those of the modern raster prior.
 """
@@ -16,6 +16,7 @@ from taming_cli.config.prior import PriorConfig
 from taming_cli.prior.layout import NOT_GIVEN, offsets, table_rows
 from taming_cli.prior.networks.blocks import ModernBlock, RMSNorm, initialise
 from taming_cli.prior.networks.group_attention import GroupAttention, GroupCache
+from taming_cli.prior.networks.neighbours import Neighbours
 from taming_cli.prior.networks.reach import Places, joined
 from taming_cli.prior.networks.rotary import Rotation, angles
 from taming_cli.prior.networks.surroundings import Mixer, Surroundings
@@ -38,6 +39,7 @@ class AnyOrder(nn.Module):
         self.role_emb = nn.Embedding(2, width)
         grids = any(spec.form == "grid" for spec in config.conditions)
         self.surroundings = Surroundings(width) if grids else nn.Identity()
+        self.neighbours = Neighbours(width)
         self.drop = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(ModernBlock(config, layer, dropout) for layer in range(config.n_layer))
         self.ln_f = RMSNorm(width)
@@ -88,13 +90,18 @@ class AnyOrder(nn.Module):
     def predicting(self, codes: Tensor, conditions: Mapping[str, Tensor], groups: Tensor, levels: Tensor) -> Tensor:
         """As `forward`, the features that predict each cell: (B, h w, C)."""
         batch, height, width = codes.shape
-        cells = torch.arange(height * width, device=codes.device)
         context = self.context(conditions, batch, (height, width))
-        x = torch.cat((self._content(context, codes.flatten(1)), self._query(context)), dim=1)
-        content = self._places(cells, width, levels.flatten(1), 2 * groups.flatten(1))
+        embedded = self.tok_emb(codes)
+        x = torch.stack((self._content(context, embedded.flatten(1, 2)), self._query(context)), dim=1)
+        x = x + self.neighbours(embedded, groups)
+        cells = groups.flatten(1).argsort(dim=1, stable=True)  # attention is computed in this order
+        groups, levels = groups.flatten(1).gather(1, cells), levels.flatten(1).gather(1, cells)
+        content = self._places(cells, width, levels, 2 * groups)
         queries = content._replace(times=content.times - 1)
+        index = cells.expand(batch, -1)[:, :, None].expand(-1, -1, x.shape[-1])
+        x = x.gather(2, index[:, None].expand(-1, 2, -1, -1)).flatten(1, 2)
         x = self._run(x, joined(content, queries), GroupAttention(content, queries))
-        return x[:, len(cells) :]
+        return torch.empty_like(x[:, : height * width]).scatter(1, index, x[:, height * width :])
 
     def step(
         self, cache: GroupCache, context: Tensor, levels: Tensor, drawn: Tensor, codes: Tensor, asked: Tensor
@@ -103,10 +110,13 @@ class AnyOrder(nn.Module):
         (B, A, C) from which their `logits` follow. Cells are numbers on the grid of the cache, int64; `context`
         (B, h w, C) is that of `context`, and `levels` (h w,) are those of the cells."""
         cells = torch.cat((drawn, asked))
-        x = torch.cat((self._content(context[:, drawn], codes), self._query(context[:, asked])), dim=1)
-        places = self._places(cells, cache.width, levels[cells][None], torch.zeros_like(cells)[None])
-        content, queries = places.take(slice(len(drawn))), places.take(slice(len(drawn), None))
-        cache.begin(content, queries._replace(times=queries.times + 1))
+        cache.put(drawn, codes)
+        content = self._content(context[:, drawn], self.tok_emb(codes))
+        x = torch.cat((content, self._query(context[:, asked])), dim=1)
+        x = x + self.neighbours.at(cells, cache.codes, cache.known, self.tok_emb.weight)
+        places = self._places(cells[None], cache.width, levels[cells][None], torch.zeros_like(cells)[None])
+        queries = places.take(slice(len(drawn), None))
+        cache.begin(places.take(slice(len(drawn))), queries._replace(times=queries.times + 1))
         x = self._run(x, places, cache)
         cache.keep()
         return x[:, len(drawn) :]
@@ -115,22 +125,22 @@ class AnyOrder(nn.Module):
         """Features (..., C) -> logits of the image codes (..., K)."""
         return self.head(x)  # type: ignore[no-any-return]
 
-    def _content(self, context: Tensor, codes: Tensor) -> Tensor:
-        return context + self.tok_emb(codes) + self.role_emb.weight[CONTENT]  # type: ignore[no-any-return]
+    def _content(self, context: Tensor, embedded: Tensor) -> Tensor:
+        return context + embedded + self.role_emb.weight[CONTENT]
 
     def _query(self, context: Tensor) -> Tensor:
         return context + self.role_emb.weight[QUERY]
 
     def _places(self, cells: Tensor, width: int, levels: Tensor, times: Tensor) -> Places:
-        """Cells (T,) of a grid of this width, their levels (B, T) and their times (B, T)."""
+        """Cells of a grid of this width, their levels and their times, each (B, T) or (1, T)."""
         rows, columns = cells // width, cells % width
         reach = self.config.reach << levels.clamp(max=MOST_LEVELS)
         return Places(rows.int(), columns.int(), reach.int(), times.int())
 
     def _run(self, x: Tensor, places: Places, attention: GroupAttention | GroupCache) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        positions = torch.stack((places.rows, places.columns), dim=1)
-        cos, sin = angles(positions, self.config.head_size).chunk(2, dim=-1)
+        positions = torch.stack((places.rows, places.columns), dim=-1)
+        cos, sin = angles(positions, self.config.head_size)[:, None].chunk(2, dim=-1)
         rotation = Rotation((cos, sin), (cos, sin))
         x = self.drop(x)
         for block in self.blocks:
@@ -141,5 +151,5 @@ class AnyOrder(nn.Module):
         """As the modern raster prior; the convolutions keep torch's own values."""
         initialise(self, self.config.n_layer)
         for module in self.modules():
-            if isinstance(module, Mixer):
+            if isinstance(module, (Mixer, Neighbours)):
                 nn.init.normal_(module.down.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))

@@ -5,28 +5,28 @@ from torch import Tensor
 
 from taming_cli.config.prior import PriorConfig
 from taming_cli.prior.networks.attention import masked_attention
-from taming_cli.prior.networks.reach import Part, Places, bias, joined, parts
+from taming_cli.prior.networks.neighbours import RADIUS
+from taming_cli.prior.networks.reach import Part, Places, joined, parts, parts_by_time
 
 
 class GroupAttention:
-    """Among the content of N cells and the queries of N cells, in this order."""
+    """Among the content of N cells and then the queries of N cells, sorted by their groups."""
 
     def __init__(self, content: Places, queries: Places) -> None:
         self._content, self._queries = content, queries
-        self._masks: tuple[Tensor, Tensor] | None = None
+        self._parts: list[Part] = []
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(B, heads, 2 N, head_size), three times -> once."""
-        if self._masks is None or self._masks[0].dtype != q.dtype:
-            everything = joined(self._content, self._queries)
-            self._masks = bias(self._content, self._content, q.dtype), bias(self._queries, everything, q.dtype)
-        n = q.shape[2] // 2
-        content = masked_attention(q[:, :, :n], k[:, :, :n], v[:, :, :n], self._masks[0])
-        return torch.cat((content, masked_attention(q[:, :, n:], k, v, self._masks[1])), dim=2)
+        if not self._parts or self._parts[0].mask.dtype != q.dtype:
+            self._parts = parts_by_time(self._content, self._queries, q.dtype)
+        return masked_attention(q, k, v, self._parts)
 
 
 class GroupCache:
-    """Keys and values of the content of a grid's cells, for `batch` pictures that are drawn by one plan.
+    """Codes, keys and values of the content of a grid's cells, for `batch` pictures that are drawn by one plan.
+
+    `codes` (B, h + 2 RADIUS, w + 2 RADIUS), int64, and `known`, bool, have a margin for the neighbours of each cell.
 
     A forward pass begins with `begin`; its layers then call `attend`; `keep` ends it. The keys and values of its
     queries lie behind the content, where the next pass overwrites them.
@@ -39,15 +39,24 @@ class GroupCache:
         shape = (config.n_layer, batch, config.n_head, height * self.width, config.head_size)
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty(shape, dtype=dtype, device=device)
+        padded = height + 2 * RADIUS, self.width + 2 * RADIUS
+        self.codes = torch.zeros(batch, *padded, dtype=torch.int64, device=device)
+        self.known = torch.zeros(padded, dtype=torch.bool, device=device)
         self.length = 0
         self._cached: Places | None = None
         self._fresh = 0
         self._parts: list[Part] = []
 
+    def put(self, cells: Tensor, codes: Tensor) -> None:
+        """Codes (B, F) of the cells (F,) that are known from now on."""
+        rows, columns = cells // self.width + RADIUS, cells % self.width + RADIUS
+        self.codes[: len(codes), rows, columns] = codes
+        self.known[rows, columns] = True
+
     def begin(self, content: Places, queries: Places) -> None:
         """Tokens that come next: the content of cells that were drawn, and queries."""
         self._cached = content if self._cached is None else joined(self._cached, content)
-        self._fresh = content.rows.shape[0]
+        self._fresh = content.rows.shape[1]
         self._parts = parts(joined(content, queries), joined(self._cached, queries), self.keys.dtype)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -55,18 +64,8 @@ class GroupCache:
         keys, values = self.keys[layer, : len(k)], self.values[layer, : len(k)]
         new = slice(self.length, self.length + k.shape[2])
         keys[:, :, new], values[:, :, new] = k, v
-        return _attend(q, keys[:, :, : new.stop], values[:, :, : new.stop], self._parts)
+        return masked_attention(q, keys[:, :, : new.stop], values[:, :, : new.stop], self._parts)
 
     def keep(self) -> None:
         """Count the content of this pass; its queries are forgotten."""
         self.length += self._fresh
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, parts: list[Part]) -> Tensor:
-    """`masked_attention` of each part, put together."""
-    if parts[0].rows is None:
-        return masked_attention(q, k, v, parts[0].mask)
-    out = torch.empty_like(q)
-    for part in parts:
-        out[:, :, part.rows] = masked_attention(q[:, :, part.rows], k[:, :, part.keys], v[:, :, part.keys], part.mask)
-    return out

@@ -18,11 +18,16 @@ SCORES = 2**22
 """Attention scores of one head up to which they are computed at once, although most may be masked."""
 BLOCK = 32
 """Rows and columns of the blocks of cells that attend together otherwise."""
+ALL = (slice(None),)
+CELLS = 128
+"""Cells of a part in training on a CPU."""
+ROUND = 32
+"""The ends of such parts are multiples, so that matrix products have few shapes: each new one takes time to prepare."""
 
 
 class Places(NamedTuple):
-    """Where and when T tokens stand, int32: `rows` and `columns` (T,) of their cells; `reach` in cells, and `times`,
-    2 g for the content of group g and 2 g - 1 for its queries, both (B, T) or (1, T)."""
+    """Where and when T tokens stand, int32, each (B, T) or (1, T): `rows` and `columns` of their cells; `reach` in
+    cells; and `times`, 2 g for the content of group g and 2 g - 1 for its queries."""
 
     rows: Tensor
     columns: Tensor
@@ -31,7 +36,7 @@ class Places(NamedTuple):
 
     def take(self, part: slice | Tensor) -> "Places":
         """Some of the tokens: a slice or indices."""
-        return Places(self.rows[part], self.columns[part], self.reach[:, part], self.times[:, part])
+        return Places(*(of[:, part] for of in self))
 
 
 def joined(one: Places, other: Places) -> Places:
@@ -41,8 +46,8 @@ def joined(one: Places, other: Places) -> Places:
 
 def sees(queries: Places, keys: Places) -> Tensor:
     """Whether each of T tokens sees each of L: (B, T, L) bool."""
-    down = (queries.rows[:, None] - keys.rows).abs()
-    across = (queries.columns[:, None] - keys.columns).abs()
+    down = (queries.rows[:, :, None] - keys.rows[:, None]).abs()
+    across = (queries.columns[:, :, None] - keys.columns[:, None]).abs()
     near = torch.maximum(down, across) <= keys.reach[:, None]
     then, now = keys.times[:, None], queries.times[:, :, None]
     before = (then < now) & (then % 2 == 0)
@@ -56,18 +61,20 @@ def bias(queries: Places, keys: Places, dtype: torch.dtype) -> Tensor:
 
 
 class Part(NamedTuple):
-    """Some of the queries, by `rows`, the `keys` that any of them sees, both None for all, and the mask among them."""
+    """Attention of some of the queries, `rows`, to the `keys` that any of them sees, given by indices or slices, with
+    the mask (B, T, L) or (1, T, L) among them."""
 
-    rows: Tensor | None
-    keys: Tensor | None
+    rows: Tensor | slice
+    keys: Tensor | tuple[slice, ...]
     mask: Tensor
 
 
 def parts(queries: Places, keys: Places, dtype: torch.dtype) -> list[Part]:
-    """Attention in parts that each see few of the keys: one part for few tokens, else one for each block of cells."""
-    if queries.rows.numel() * keys.rows.numel() <= SCORES:
-        return [Part(None, None, bias(queries, keys, dtype))]
-    block = (queries.rows // BLOCK) * 2**16 + queries.columns // BLOCK
+    """Attention of pictures in one plan, in parts that each see few of the keys: one part for few tokens, else one for
+    each block of cells."""
+    if queries.rows.shape[1] * keys.rows.shape[1] <= SCORES:
+        return [Part(ALL[0], ALL, bias(queries, keys, dtype))]
+    block = (queries.rows[0] // BLOCK) * 2**16 + queries.columns[0] // BLOCK
     order = block.argsort(stable=True)
     counts = torch.unique_consecutive(block[order], return_counts=True)[1].tolist()
     found = []
@@ -75,9 +82,37 @@ def parts(queries: Places, keys: Places, dtype: torch.dtype) -> list[Part]:
         those = queries.take(rows)
         top, bottom = those.rows.min(), those.rows.max()
         left, right = those.columns.min(), those.columns.max()
-        reach = keys.reach[0]
-        near = (keys.rows + reach >= top) & (keys.rows - reach <= bottom)
-        near &= (keys.columns + reach >= left) & (keys.columns - reach <= right)
-        near = near.nonzero()[:, 0]
-        found.append(Part(rows, near, bias(those, keys.take(near), dtype)))
+        near = (keys.rows + keys.reach >= top) & (keys.rows - keys.reach <= bottom)
+        near &= (keys.columns + keys.reach >= left) & (keys.columns - keys.reach <= right)
+        seen = near[0].nonzero()[:, 0]
+        found.append(Part(rows, seen, bias(those, keys.take(seen), dtype)))
     return found
+
+
+def parts_by_time(content: Places, queries: Places, dtype: torch.dtype) -> list[Part]:
+    """Attention among the content and then the queries of N cells, which are sorted by their groups in each picture.
+
+    In bf16 on a CPU, the parts are CELLS of the content or of the queries, which saves the products with most of what
+    comes later. Otherwise there are two parts: torch's kernel gains nothing in fp32, and nothing should wait for values
+    of a GPU. An estimate has no values.
+    """
+    everything, n = joined(content, queries), content.rows.shape[1]
+    apart = dtype == torch.bfloat16 and content.rows.device.type == "cpu" and not hasattr(content.rows, "fake_mode")
+    if not apart:
+        of_content = Part(slice(0, n), (slice(0, n),), bias(content, content, dtype))
+        return [of_content, Part(slice(n, 2 * n), ALL, bias(queries, everything, dtype))]
+    found, groups = [], content.times // 2
+    for start in range(0, n, CELLS):
+        end = min(start + CELLS, n)
+        cells, first, last = slice(start, end), groups[:, start, None], groups[:, end - 1, None]
+        own = int((groups < first).sum(1).min()) // ROUND * ROUND, _ceil(int((groups <= last).sum(1).max()), n)
+        keys = (slice(0, own[1]),)
+        found.append(Part(cells, keys, bias(content.take(cells), content.take(keys[0]), dtype)))
+        keys = (slice(0, end), slice(n + own[0], n + own[1]))
+        seen = joined(*(everything.take(each) for each in keys))
+        found.append(Part(slice(n + start, n + end), keys, bias(queries.take(cells), seen, dtype)))
+    return found
+
+
+def _ceil(number: int, most: int) -> int:
+    return min(-(-number // ROUND) * ROUND, most)
