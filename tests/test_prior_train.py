@@ -367,7 +367,7 @@ def test_windows_are_crops_of_one_view_with_their_conditions(tmp_path: Path) -> 
     prior = replace(PRIOR, window=Size(4, 3), conditions=data.specs())
     places = set()
     rows = np.repeat(np.arange(60), 20)
-    found = data.windows(rows, torch.randint(2**32, (len(rows), 3)), prior)
+    found = data.windows(rows, torch.randint(2**32, (len(rows), 3)), prior, (3, 4))
     for n, row in enumerate(rows[:200]):
         fits = [
             (view, top, left)

@@ -131,6 +131,12 @@ class PriorTrainConfig:
     gradient_checkpointing: bool = option(
         False, "Recompute activations in the backward pass: less memory, a third slower."
     )
+    compile: bool = option(
+        False,
+        "Compile the transformer blocks (torch.compile): steps in bf16 are about 1.4 times as fast on a CPU, after a "
+        "minute of preparation. Needs a C++ compiler.",
+        live=True,
+    )
     fsdp: bool = option(
         False,
         "Shard weights, gradients and optimiser across the processes (FSDP2), for priors that do not fit on one GPU.",

@@ -1,12 +1,11 @@
 """Training windows from token files, as a pure function of the files, the seed and the position in the training.
 
-A position counts the windows of a whole training from 0: position p is index `p mod N` in the order of epoch `p div N`,
-and its view, crop and dropped conditions are drawn for p alone. So a resumed training sees the same windows.
+A position counts the windows of a whole training from 0. `batch_order` says which sample it is; its view, crop and
+dropped conditions are drawn for the position alone. So a resumed training sees the same windows.
 """
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +23,7 @@ from taming_cli.data.tokens.header import TokenHeader, code_dtype
 from taming_cli.errors import UsageError
 from taming_cli.prior.any_order.plan import FEWEST_STEPS, group_plan
 from taming_cli.prior.any_order.training_groups import training_groups
+from taming_cli.prior.batch_order import Buckets, Grid, Rows, batch_rows, crop_size
 from taming_cli.prior.layout import NOT_GIVEN
 from taming_cli.prior.noise import WORD, Stream, below, uniform, words
 from taming_cli.prior.predictions import TokenBatch
@@ -35,8 +35,6 @@ MEMORY = 2**30
 
 NONE = "none"
 """The value of `cond` for a prior without conditions."""
-
-Rows = npt.NDArray[np.int64]
 
 
 class Windows(NamedTuple):
@@ -71,6 +69,7 @@ class TokenSet:
         self.conditions = {kind: header for kind, header in self.header.conditions.items() if kind in self.kinds}
         """The grid conditions in use."""
         self._labels = np.concatenate([self._renumbered(file) for file in self.files])
+        self._buckets: tuple[Rows, Buckets] | None = None
         self._kept: dict[tuple[int, str], npt.NDArray[Any]] = {}
         if sum(_bytes(file) for file in self.files) <= MEMORY:
             for number, file in enumerate(self.files):
@@ -97,6 +96,23 @@ class TokenSet:
         """The largest grid that fits into the grids of all files."""
         headers = [file.header for file in self.files]
         return Size(min(header.width for header in headers), min(header.height for header in headers))
+
+    @property
+    def largest(self) -> Size:
+        """The smallest grid into which the grids of all files fit."""
+        headers = [file.header for file in self.files]
+        return Size(max(header.width for header in headers), max(header.height for header in headers))
+
+    def buckets(self, rows: Rows) -> Buckets:
+        """Samples by the sizes of their grids, from the smallest to the largest."""
+        if self._buckets is None or self._buckets[0] is not rows:
+            grids = [(file.header.height, file.header.width) for file in self.files]
+            sizes = tuple(sorted(set(grids), key=lambda grid: (grid[0] * grid[1], grid)))
+            numbers = np.array([sizes.index(grid) for grid in grids])[self._owner(rows)]
+            found = [(size, rows[numbers == number]) for number, size in enumerate(sizes)]
+            found = [(size, own) for size, own in found if len(own)]
+            self._buckets = rows, Buckets(tuple(size for size, _ in found), tuple(own for _, own in found))
+        return self._buckets[1]
 
     def specs(self) -> tuple[ConditionSpec, ...]:
         """The conditions in use: the class, if any sample has a label, then the grids."""
@@ -166,28 +182,26 @@ class TokenSet:
             origin += [(dict(file.header.preprocess), file.plan_sha256) for file in self.files]
         return repr(origin)
 
-    def windows(self, rows: Rows, draws: Tensor, prior: PriorConfig) -> Windows:
-        """The samples `rows` (n,), cropped to the prior's window, with the prior's conditions as far as the files have
-        them. `draws` (n, 3) are random words that select view, row and column.
+    def windows(self, rows: Rows, draws: Tensor, prior: PriorConfig, size: Grid) -> Windows:
+        """The samples `rows` (n,), cropped to `size` (h, w), with the prior's conditions as far as the files have them.
+        `draws` (n, 3) are random words that select view, row and column.
         """
-        window, kinds = prior.window, [spec.kind for spec in prior.conditions]
-        out = torch.empty(len(rows), window.height, window.width, dtype=torch.int64)
+        (height, width), kinds = size, [spec.kind for spec in prior.conditions]
+        out = torch.empty(len(rows), height, width, dtype=torch.int64)
         grids = {kind: torch.empty_like(out) for kind in self.conditions if kind in kinds}
-        owner = np.searchsorted(self.starts, rows, side="right") - 1
+        owner = self._owner(rows)
         for number in np.unique(owner):
             places = np.flatnonzero(owner == number)
             header, local = self.files[number].header, rows[places] - self.starts[number]
             view, top, left = (
                 below(limit, draws[places, n]).numpy()[:, None, None]
-                for n, limit in enumerate(
-                    (header.views, header.height - window.height + 1, header.width - window.width + 1)
-                )
+                for n, limit in enumerate((header.views, header.height - height + 1, header.width - width + 1))
             )
             place = (
                 np.arange(len(places))[:, None, None],
                 view,
-                top + np.arange(window.height)[:, None],
-                left + np.arange(window.width),
+                top + np.arange(height)[:, None],
+                left + np.arange(width),
             )
             out[places] = torch.from_numpy(self._codes(int(number), "codes", local)[place].astype(np.int64))
             for kind, grid in grids.items():
@@ -196,6 +210,10 @@ class TokenSet:
         if "class" in self.kinds and "class" in kinds:
             conditions["class"] = torch.from_numpy(self._labels[rows][:, None])
         return Windows(out, conditions)
+
+    def _owner(self, rows: Rows) -> Rows:
+        """The number of the file of each sample."""
+        return np.searchsorted(self.starts, rows, side="right") - 1
 
     def _codes(self, number: int, kind: str, local: Rows) -> npt.NDArray[Any]:
         if self._kept:
@@ -214,11 +232,15 @@ def train_batch(
     tokens: TokenSet, rows: Rows, prior: PriorConfig, train: PriorTrainConfig, position: int, count: int | None = None
 ) -> TokenBatch:
     """The windows at positions `position` to `position + count - 1` of a training on the samples `rows`; `count` is by
-    default the batch size."""
-    positions = torch.arange(position, position + (train.batch_size if count is None else count))
+    default the batch size. For a prior for any order, they lie in one batch."""
+    count = train.batch_size if count is None else count
+    any_order = prior.arch == "any-order"
+    buckets = tokens.buckets(rows) if any_order else Buckets(((tokens.smallest.height, tokens.smallest.width),), (rows,))
+    chosen, grid = batch_rows(buckets, train, position, count)
+    size = crop_size(grid, prior, train.seed, position // train.batch_size)
+    positions = torch.arange(position, position + count)
     major, minor = positions >> 32, positions & WORD
-    chosen = rows[[_order(len(rows), p // len(rows), train.seed)[p % len(rows)] for p in positions.tolist()]]
-    windows = tokens.windows(chosen, words(train.seed, Stream.CROP, major, minor, 3), prior)
+    windows = tokens.windows(chosen, words(train.seed, Stream.CROP, major, minor, 3), prior, size)
     targets, conditions = in_order(prior, windows.codes), windows.conditions
     if train.condition_dropout:
         draws = uniform(train.seed, Stream.CONDITION, major, minor, 1 + len(conditions))
@@ -228,12 +250,11 @@ def train_batch(
             conditions[kind] = codes.masked_fill(drop.view(-1, *[1] * (codes.ndim - 1)), NOT_GIVEN)
     inputs = targets
     if train.pkeep < 1:
-        keep = uniform(train.seed, Stream.KEEP, major, minor, prior.cells) < train.pkeep
-        other = below(prior.codebook_size, words(train.seed, Stream.REPLACE, major, minor, prior.cells))
+        keep = uniform(train.seed, Stream.KEEP, major, minor, targets.shape[1]) < train.pkeep
+        other = below(prior.codebook_size, words(train.seed, Stream.REPLACE, major, minor, targets.shape[1]))
         inputs = torch.where(keep, targets, other)
-    if prior.arch != "any-order":
+    if not any_order:
         return TokenBatch(targets, inputs, conditions)
-    size = prior.window.height, prior.window.width
     drawn = [training_groups(*size, train.seed, p) for p in positions.tolist()]
     groups, levels = (torch.from_numpy(np.stack(of)) for of in zip(*((p.groups, p.levels) for p in drawn), strict=True))
     return TokenBatch(targets, inputs, conditions, groups, levels)
@@ -245,24 +266,20 @@ def validation_batch(windows: Windows, prior: PriorConfig) -> TokenBatch:
     targets = in_order(prior, windows.codes)
     if prior.arch != "any-order":
         return TokenBatch(targets, targets, windows.conditions)
-    plan = group_plan(prior.window.height, prior.window.width, max(prior.cells, FEWEST_STEPS))
+    height, width = windows.codes.shape[1:]
+    plan = group_plan(height, width, max(height * width, FEWEST_STEPS))
     groups, levels = (torch.from_numpy(of).expand(len(targets), -1, -1) for of in (plan.groups, plan.levels))
     return TokenBatch(targets, targets, windows.conditions, groups, levels)
 
 
 def fixed_windows(tokens: TokenSet, rows: Rows, prior: PriorConfig) -> Windows:
-    """One window of view 0 of each sample, at a position that follows from its number, regardless of the seed."""
+    """One window of view 0 of each sample, at a position that follows from its number, regardless of the seed. It has
+    the size of the prior's window, or of the smallest grid where that is smaller."""
     number = torch.from_numpy(rows)
     draws = words(0, Stream.CROP, torch.full_like(number, WORD), number, 3)
     draws[:, 0] = 0
-    return tokens.windows(rows, draws, prior)
-
-
-@lru_cache(maxsize=2)  # a batch may reach into the next epoch
-def _order(count: int, epoch: int, seed: int) -> npt.NDArray[np.int64]:
-    """The order of an epoch: indices sorted by random words."""
-    drawn = words(seed, Stream.ORDER, torch.tensor(epoch), torch.tensor(0), count)
-    return np.asarray(np.argsort(drawn.numpy(), kind="stable"), dtype=np.int64)
+    size = min(prior.window.height, tokens.smallest.height), min(prior.window.width, tokens.smallest.width)
+    return tokens.windows(rows, draws, prior, size)
 
 
 def _key(name: str) -> int:

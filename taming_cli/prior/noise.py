@@ -28,6 +28,7 @@ class Stream(IntEnum):
     CONDITION = 5
     CLASS = 6
     GROUPS = 7
+    SIZE = 8
 
 
 def philox(counters: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:

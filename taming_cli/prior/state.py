@@ -38,6 +38,7 @@ from taming_cli.runtime.checkpoint import ModelFile, load_model
 from taming_cli.runtime.device import autocast, to_device, to_host
 from taming_cli.runtime.distributed import ALONE, World, apart
 from taming_cli.runtime.fp32 import ieee_for
+from taming_cli.runtime.compilation import compile_blocks
 from taming_cli.runtime.gradient_checkpointing import recompute
 from taming_cli.runtime.run.resume import read_trainer
 
@@ -159,8 +160,9 @@ def first_prior(prior: PriorConfig, train: PriorTrainConfig, data: TokenSet) -> 
             f"{train.init} was trained on tokens of another codec; give tokens of the codec with hash "
             f"{model.about['codec_sha256'][:12]}; see: taming guide own-pictures"
         )
-    if gpt.config.window.width > data.smallest.width or gpt.config.window.height > data.smallest.height:
-        raise UsageError(f"{train.init} needs grids of {gpt.config.window} cells; the tokens have {data.smallest}")
+    most = data.smallest
+    if prior.arch != "any-order" and (gpt.config.window.width > most.width or gpt.config.window.height > most.height):
+        raise UsageError(f"{train.init} needs grids of {gpt.config.window} cells; the tokens have {most}")
     _refuse_other_conditions(gpt.config, model, train, data)
     new = [spec for spec in data.specs() if spec.kind not in {has.kind for has in gpt.config.conditions}]
     if new and gpt.config.vocabulary == "shared":
@@ -170,18 +172,27 @@ def first_prior(prior: PriorConfig, train: PriorTrainConfig, data: TokenSet) -> 
             f"{train.init} has one token table for all vocabularies, so {new[0].kind} cannot be added; use --cond none"
         )
     if isinstance(gpt, AnyOrder):
-        return with_conditions(gpt, new, dropout=train.dropout) if new else gpt
-    gpt = widened(gpt, new, dropout=train.dropout) if new else gpt
-    return from_raster(gpt, prior.reach, dropout=train.dropout) if converted else gpt
+        gpt = with_conditions(gpt, new, dropout=train.dropout) if new else gpt
+    else:
+        gpt = widened(gpt, new, dropout=train.dropout) if new else gpt
+        gpt = from_raster(gpt, prior.reach, dropout=train.dropout) if converted else gpt
+    if isinstance(gpt, AnyOrder):  # the window is no part of its architecture
+        gpt.config = replace(gpt.config, window=_fitting(prior, data))
+    return gpt
 
 
 def fitted(prior: PriorConfig, data: TokenSet) -> PriorConfig:
     """The architecture of a new prior, completed from the token files."""
     if prior.vocabulary == "shared":
         raise UsageError("vocabulary is 'shared', which is for imported priors only; use 'separate'")
-    most = data.smallest
-    window = Size(min(prior.window.width, most.width), min(prior.window.height, most.height))
+    window = _fitting(prior, data)
     return replace(prior, window=window, codebook_size=data.header.codebook_size, conditions=data.specs())
+
+
+def _fitting(prior: PriorConfig, data: TokenSet) -> Size:
+    """The prior's window where all grids have as many cells, or for a prior for any order, where any grid has."""
+    most = data.largest if prior.arch == "any-order" else data.smallest
+    return Size(min(prior.window.width, most.width), min(prior.window.height, most.height))
 
 
 def saved_prior(state: dict[str, Any], train: PriorTrainConfig, where: str) -> Network:
@@ -233,6 +244,8 @@ def initial_state(
     gpt, average = gpt.train().requires_grad_(True), average.eval().requires_grad_(False)
     if train.gradient_checkpointing:
         recompute(gpt)
+    if train.compile:
+        compile_blocks(gpt)
     likelihood: nn.Module = _Likelihood(gpt)
     average_likelihood = _Likelihood(average)
     if sharded is None:

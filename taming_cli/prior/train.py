@@ -16,7 +16,8 @@ from taming_cli.config.sampling import DecodingConfig
 from taming_cli.data.images import grid, write_png
 from taming_cli.data.tokens.header import RULE
 from taming_cli.errors import UsageError
-from taming_cli.prior.batches import Rows, TokenSet, data_of, fixed_windows, train_batch, validation_batch
+from taming_cli.prior.batch_order import Rows
+from taming_cli.prior.batches import TokenSet, data_of, fixed_windows, train_batch, validation_batch
 from taming_cli.prior.draw import draw
 from taming_cli.prior.fsdp import is_sharded
 from taming_cli.prior.layout import NOT_GIVEN
@@ -239,14 +240,14 @@ def _draw_samples(session: _Session) -> None:
         return
     rows = session.held if len(session.held) else session.rows
     places = [n % len(rows) for n in range(train.samples)]
-    given = fixed_windows(session.data, rows[places], state.gpt.config).conditions
+    windows = fixed_windows(session.data, rows[places], state.gpt.config)
+    given = windows.conditions
     classes = given["class"][:, 0].tolist() if "class" in given else [0] * train.samples
     order = sorted(range(train.samples), key=lambda n: (classes[n], places[n]))
     given = {kind: codes[order] for kind, codes in given.items()}
-    window = state.gpt.config.window
     codes = draw(
         state.average,
-        size=(window.height, window.width),
+        size=windows.codes.shape[1:],
         samples=range(train.samples),
         seed=train.seed,
         decoding=DecodingConfig(),
