@@ -34,10 +34,11 @@ class ConditionSpec:
 class PriorConfig:
     """The architecture of a prior. Fields without a flag are set from the token files, or by `taming import`."""
 
-    arch: Literal["modern", "published", "any-order"] = option(
-        "modern",
-        "modern: RMSNorm, SwiGLU, 2-D rotary positions, query/key norm; published: learned positions, LayerNorm, GELU; "
-        "any-order: the blocks of modern, but groups of cells are drawn at once, in any order.",
+    arch: Literal["any-order", "modern", "published"] = option(
+        "any-order",
+        "any-order: groups of cells are drawn at once, in any order; modern: one cell after another, in raster order, "
+        "with RMSNorm, SwiGLU, 2-D rotary positions and query/key norm; published: as modern, with learned positions, "
+        "LayerNorm and GELU.",
     )
     n_layer: int = option(4, "Transformer blocks.", low=1)
     n_head: int = option(4, "Attention heads.", low=1)

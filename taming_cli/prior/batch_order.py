@@ -18,6 +18,8 @@ from taming_cli.prior.noise import WORD, Stream, uniform, words
 Rows = npt.NDArray[np.int64]
 Grid = tuple[int, int]
 """Rows and columns."""
+FEWEST = 256
+"""Cells of the smallest crops."""
 NARROWEST = 8
 """Cells on the shorter side of a crop, at least, where window and grid have as many."""
 
@@ -52,8 +54,8 @@ def crop_size(grid: Grid, prior: PriorConfig, seed: int, batch: int) -> Grid:
     """The rows and columns that batch number `batch` reads of grids of this size.
 
     A raster prior reads its window. A prior for any order reads all of a grid of at most `prior.cells` cells. Of a
-    larger one, half of the batches read crops of that many cells, the others of fewer, down to a quarter, in any shape
-    between the narrowest and the flattest that fits; the cells are log-uniform, and so are the rows.
+    larger one, half of the batches read crops of that many cells, the others of fewer, down to a quarter but not below
+    FEWEST, in any shape between the narrowest and the flattest that fits; cells and rows are log-uniform.
     """
     height, width = grid
     if prior.arch != "any-order":
@@ -61,8 +63,8 @@ def crop_size(grid: Grid, prior: PriorConfig, seed: int, batch: int) -> Grid:
     if height * width <= prior.cells:
         return grid
     of_cells, of_rows = uniform(seed, Stream.SIZE, torch.tensor(batch >> 32), torch.tensor(batch & WORD), 2).tolist()
-    cells = prior.cells * 4.0 ** min(0.0, 1 - 2 * of_cells)
-    narrowest = min(NARROWEST, math.sqrt(cells))
+    cells = max(prior.cells * 4.0 ** min(0.0, 1 - 2 * of_cells), min(FEWEST, prior.cells))
+    narrowest = min(NARROWEST, math.sqrt(cells) / 2)
     fewest, most = max(cells / width, min(narrowest, height)), min(height, cells / min(narrowest, width))
     rows = min(height, max(1, round(math.exp(math.log(fewest) + of_rows * math.log(max(1.0, most / fewest))))))
     return rows, min(width, max(1, round(cells / rows)))

@@ -81,9 +81,10 @@ class Request:
     def repeats(self) -> bool:
         """Whether pictures will repeat themselves: they are larger than those the prior learned as a whole, and no
         condition map determines the layout."""
-        model, window = self.model, self.model.gpt.config.window
-        larger = self.grid.width > window.width or self.grid.height > window.height
-        return larger and model.trained_grid == window and not model.encoders
+        model, learned, prior = self.model, self.model.trained_grid, self.model.gpt.config
+        whole = learned.width * learned.height <= prior.cells if model.any_order else learned == prior.window
+        larger = self.grid.width > learned.width or self.grid.height > learned.height
+        return larger and whole and not model.encoders
 
     def class_of(self, number: int) -> int | None:
         """The class of a sample."""
