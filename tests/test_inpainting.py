@@ -14,12 +14,13 @@ from PIL import Image
 from taming_cli.cli.app import main
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.size import Frame, Size
-from taming_cli.data.images import read_image, to_float
+from taming_cli.data.images import read_image, to_float, to_uint8, write_png
 from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import BadImageError, UsageError
 from taming_cli.prior.layout import KnownCells
 from taming_cli.sampling.draw import draw
 from taming_cli.sampling.inpainting import UPPER_HALF, KnownPicture, read_known, restore_pixels
+from taming_cli.sampling.own_codes import CHUNK, codes_text, read_own_codes
 from taming_cli.sampling.pipeline import Pipeline
 from taming_cli.sampling.request import resolve_request
 from tests.test_pipeline import saved
@@ -229,3 +230,82 @@ def test_the_command_leaves_the_given_cells_untouched(
         assert re.search(word, capsys.readouterr().err)
     assert main(["sample", "--ckpt", str(prior), "--mask", str(hole)]) == 2
     assert "--complete" in capsys.readouterr().err
+
+
+# --- redraw -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["any-order", "modern"])
+def prior(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("redraw") / "prior.safetensors", classes=True, arch=request.param)
+
+
+def codes_of(path: Path) -> Any:
+    return read_own_codes(path).codes
+
+
+def test_a_sample_is_redrawn_where_the_mask_is_white(prior: Path, tmp_path: Path) -> None:
+    pipeline = Pipeline.load(prior, device="cpu")
+    first = pipeline.sample_to(tmp_path / "a", n=1, seed=1, class_name="dog", size="11x7").files[0]
+    assert torch.equal(codes_of(first.path), pipeline.sample(seed=1, class_name="dog", size="11x7").codes[0])
+    hole = mask(tmp_path / "m.png", (slice(0, 3), slice(4, 11)), (7, 11))
+    again = pipeline.sample_to(tmp_path / "b", n=2, seed=2, complete=first.path, redraw=hole).files
+    assert [file.label for file in again] == ["dog", "dog"]
+    white = torch.zeros(4, 6, dtype=torch.bool)
+    white[:2, 2:] = True
+    for file in again:
+        assert torch.equal(codes_of(file.path)[~white], codes_of(first.path)[~white])
+        assert not torch.equal(codes_of(file.path)[white], codes_of(first.path)[white])
+        assert file.size == Size(11, 7)
+    assert not torch.equal(*(codes_of(file.path) for file in again))
+    whole = to_uint8(pipeline.codec.decode(codes_of(again[0].path)[None]))[0, :, :7, :11]
+    assert (read_image(again[0].path.read_bytes(), "").int() - whole.int()).abs().max() <= 1  # decoded as a whole
+    in_memory = pipeline.complete(first.path, redraw=hole, seed=2)
+    assert torch.equal(in_memory.codes[0], codes_of(again[0].path))
+
+
+def test_the_command_redraws_a_redrawn_sample(prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ckpt = ["--ckpt", str(prior), "-q"]
+    assert main(["sample", *ckpt, "-o", str(tmp_path / "a"), "--class", "cat"]) == 0
+    picture = tmp_path / "a" / "000000.png"
+    for number in range(2):
+        hole = mask(tmp_path / f"{number}.png", (slice(0, 4), slice(4 * number, 4 * number + 4)), (8, 8))
+        to = tmp_path / f"b{number}"
+        line = ["sample", *ckpt, "-o", str(to), "--complete", str(picture), "--redraw", str(hole), "--seed", "9"]
+        assert main([*line, "--json"]) == 0
+        before, picture = picture, to / "000000.png"
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["class"] == "cat"
+        assert torch.equal(codes_of(before)[2:], codes_of(picture)[2:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"redraw": "m.png"}, "name it with --complete"),
+        ({"complete": "a/000000.png", "redraw": "m.png", "size": "16x16"}, "without --mask, --at and --size"),
+        ({"complete": "a/000000.png", "redraw": "m.png", "mask": "m.png"}, "without --mask, --at and --size"),
+        ({"complete": "photo.png", "redraw": "m.png"}, "does not hold its codes"),
+        ({"complete": "cut.png", "redraw": "m.png"}, "use the file as written"),
+        ({"complete": "odd.png", "redraw": "m.png"}, "does not hold its codes"),
+        ({"complete": "other/000000.png", "redraw": "m.png"}, "drawn with another codec"),
+        ({"complete": "a/000000.png", "redraw": "black.png"}, "nothing to draw"),
+        ({"complete": "a/000000.png", "redraw": "white.png"}, "nothing known"),
+    ],
+)
+def test_what_cannot_be_redrawn(
+    prior: Path, tmp_path: Path, arguments: dict[str, str], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pipeline = Pipeline.load(prior, device="cpu")
+    sample = pipeline.sample_to("a", n=1).files[0].path
+    for name, white in (("m", 3), ("black", 0), ("white", 8)):
+        mask(Path(f"{name}.png"), (slice(0, white), slice(0, 8)), (8, 8))
+    Image.new("RGB", (8, 8)).save("photo.png")
+    own = read_own_codes(sample)
+    image = read_image(sample.read_bytes(), "")
+    write_png(Path("cut.png"), image[:, :6], {CHUNK: codes_text(own)})
+    write_png(Path("odd.png"), image, {CHUNK: codes_text(own)[:-9] + '"}'})
+    write_png(Path("other/000000.png"), image, {CHUNK: codes_text(own._replace(codec_sha256="0" * 64))})
+    with pytest.raises(UsageError, match=re.escape(reason)):
+        pipeline.sample_to("b", **arguments)
+    assert not Path("b").exists()

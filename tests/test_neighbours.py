@@ -37,7 +37,7 @@ def test_gradients_are_those_of_differences() -> None:
 
 
 def test_sampling_adds_what_teacher_forcing_does() -> None:
-    embedded, _, groups = drawn(1, 1)
+    _, _, groups = drawn(1, 1)
     layer, table, codes = Neighbours(3).double(), torch.randn(7, 3, dtype=torch.float64), torch.randint(0, 7, (1, 4, 5))
     forced = layer(table[codes], groups)
     padded, known = torch.zeros(1, 4 + 2 * RADIUS, 5 + 2 * RADIUS, dtype=torch.int64), torch.zeros(8, 9).bool()

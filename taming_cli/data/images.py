@@ -197,12 +197,17 @@ def read_image(data: bytes, name: str) -> Tensor:
 
 def png_settings(path: Path) -> str | None:
     """Return the settings that one of our PNG files records; None for other files."""
+    return png_text(path, SETTINGS)
+
+
+def png_text(path: Path, key: str) -> str | None:
+    """Return a text chunk of a PNG; None for other files, and without such a chunk."""
     try:  # not by `Image.open`, which limits the number of pixels
         with path.open("rb") as stream, PngImagePlugin.PngImageFile(stream) as image:
-            settings = image.info.get(SETTINGS)
+            text = image.info.get(key)
     except (OSError, SyntaxError, ValueError):
         return None
-    return settings if isinstance(settings, str) else None
+    return text if isinstance(text, str) else None
 
 
 def write_png(path: Path, image: Tensor, text: Mapping[str, str] | None = None) -> None:

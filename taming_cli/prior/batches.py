@@ -235,7 +235,9 @@ def train_batch(
     default the batch size. For a prior for any order, they lie in one batch."""
     count = train.batch_size if count is None else count
     any_order = prior.arch == "any-order"
-    buckets = tokens.buckets(rows) if any_order else Buckets(((tokens.smallest.height, tokens.smallest.width),), (rows,))
+    buckets = (
+        tokens.buckets(rows) if any_order else Buckets(((tokens.smallest.height, tokens.smallest.width),), (rows,))
+    )
     chosen, grid = batch_rows(buckets, train, position, count)
     size = crop_size(grid, prior, train.seed, position // train.batch_size)
     positions = torch.arange(position, position + count)

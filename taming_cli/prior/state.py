@@ -35,10 +35,10 @@ from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.predictions import TokenBatch
 from taming_cli.prior.raster.widen import widened
 from taming_cli.runtime.checkpoint import ModelFile, load_model
+from taming_cli.runtime.compilation import compile_blocks
 from taming_cli.runtime.device import autocast, to_device, to_host
 from taming_cli.runtime.distributed import ALONE, World, apart
 from taming_cli.runtime.fp32 import ieee_for
-from taming_cli.runtime.compilation import compile_blocks
 from taming_cli.runtime.gradient_checkpointing import recompute
 from taming_cli.runtime.run.resume import read_trainer
 

@@ -23,6 +23,7 @@ from taming_cli.runtime.interrupt import StopRequest
 from taming_cli.runtime.run.folder import next_folder
 from taming_cli.sampling.draw import chunk_size, draw_chunks
 from taming_cli.sampling.model import OnProgress
+from taming_cli.sampling.own_codes import CHUNK, OwnCodes, codes_text
 from taming_cli.sampling.rejection import Scorer, accepted, load_scorer
 from taming_cli.sampling.request import Request
 
@@ -66,7 +67,7 @@ def write_samples(
 ) -> WrittenSamples:
     """Draw the samples of a request and write its files; returns the folder and the pictures.
 
-    Each picture is `NNNNNN.png` with its settings in the text chunk `taming`; `grid.png` shows up to 100 of them;
+    Each picture is `NNNNNN.png`, with its settings in the text chunk `taming` and its codes in another; `grid.png` shows up to 100 of them;
     `request.tokens` receives the codes, and `request.npz` all pictures as one array. Pictures that are present with the
     same settings are kept, so an interrupted call resumes when it is repeated.
 
@@ -114,6 +115,7 @@ def _write_pictures(
         if path.exists() and png_settings(path) != text:
             raise UsageError(f"{path} exists and was made with other settings; give another --out")
     folder.mkdir(parents=True, exist_ok=True)
+    codec_sha256 = request.model.codec.sha256()
     with ExitStack() as stack:
         job = stack.enter_context(_token_job(request, request.tokens, numbers)) if request.tokens else None
         pending = {part.start: part for part in job.pending()} if job is not None else {}
@@ -126,8 +128,9 @@ def _write_pictures(
         for chunk in draw_chunks(request, numbers, find_missing, on_progress=on_progress, on_decode=on_decode):
             done = files[chunk.start : chunk.start + len(chunk.numbers)]
             if chunk.drawn is not None:
-                for file, image in zip(done, chunk.drawn.images, strict=True):
-                    write_png(file.path, image, {SETTINGS: settings[file.path]})
+                for file, image, codes in zip(done, chunk.drawn.images, chunk.drawn.codes, strict=True):
+                    own = codes_text(OwnCodes(codes, request.frame, codec_sha256))
+                    write_png(file.path, image, {SETTINGS: settings[file.path], CHUNK: own})
                 if job is not None and chunk.start in pending:
                     job.write(
                         pending[chunk.start],

@@ -18,6 +18,7 @@ from taming_cli.data.images import nearest_known, read_rgb
 from taming_cli.data.sources import Item
 from taming_cli.errors import UsageError
 from taming_cli.prior.layout import KnownCells
+from taming_cli.sampling.own_codes import read_own_codes
 
 UPPER_HALF = "upper-half"
 """A value in place of a mask: the upper half is known, the lower half is drawn."""
@@ -72,10 +73,7 @@ def read_known(
     top, left = frame.corner[1] + y, frame.corner[0] + x
     box = (slice(top, top + own.height), slice(left, left + own.width))
     pixels[box], missing[box] = np.asarray(image), unknown
-    drawn = F.max_pool2d(torch.from_numpy(missing & inside)[None].float(), f)[0] > 0
-    if drawn.all() or not drawn.any():
-        reason = f"nothing known, no whole cell of {f} x {f} pixels" if drawn.all() else "nothing to draw"
-        raise UsageError(f"{mask or picture} leaves {reason}; a mask is white where pixels are to be drawn")
+    drawn = _drawn_cells(missing & inside, f, mask or picture)
     filled = pixels.reshape(-1, 3)[nearest_known(missing)]
     codes = tiles.encode(codec, torch.from_numpy(filled).permute(2, 0, 1)[None], budget=budget).cpu()
     known = torch.from_numpy(~missing[frame.place])
@@ -85,6 +83,42 @@ def read_known(
         mask=known,
         frame=frame,
     )
+
+
+def read_sample(codec: VQGAN, picture: Path, mask: Path | str) -> KnownPicture:
+    """Read a sample to redraw in part: where `mask`, as in `read_known`, is black, its own codes are known.
+
+    Raises UsageError for a picture that is no sample of this codec, and as `read_known`.
+    """
+    image, own = _read(picture), read_own_codes(picture)
+    f, frame = codec.config.downsample_factor, own.frame
+    if own.codec_sha256 != codec.sha256() or f != frame.f:
+        raise UsageError(
+            f"{picture} was drawn with another codec ({own.codec_sha256[:12]}); use the prior that drew it"
+        )
+    if image.size != (frame.size.width, frame.size.height):
+        raise UsageError(
+            f"{picture} is {Size(*image.size)}, but its codes are of {frame.size}; use the file as written"
+        )
+    missing = np.zeros((frame.whole.height, frame.whole.width), bool)
+    missing[frame.place] = _unknown_pixels(mask, image, picture)
+    drawn = _drawn_cells(missing, f, mask)
+    known = torch.from_numpy(~missing[frame.place])
+    return KnownPicture(
+        cells=KnownCells((own.codes * ~drawn)[None], ~drawn),
+        pixels=torch.from_numpy(np.array(image)).permute(2, 0, 1) * known,
+        mask=known,
+        frame=frame,
+    )
+
+
+def _drawn_cells(missing: NDArray[np.bool_], f: int, source: Path | str) -> Tensor:
+    """The cells (h, w) with a missing pixel. UsageError if that is all or none."""
+    drawn = F.max_pool2d(torch.from_numpy(missing)[None].float(), f)[0] > 0
+    if drawn.all() or not drawn.any():
+        reason = f"nothing known, no whole cell of {f} x {f} pixels" if drawn.all() else "nothing to draw"
+        raise UsageError(f"{source} leaves {reason}; a mask is white where pixels are to be drawn")
+    return drawn
 
 
 def restore_pixels(images: Tensor, known: KnownPicture) -> Tensor:

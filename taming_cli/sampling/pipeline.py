@@ -54,6 +54,7 @@ class Pipeline(LoadedModel):
         picture: str | Path,
         mask: str | Path | None = None,
         *,
+        redraw: str | Path | None = None,
         at: tuple[int, int] | None = None,
         n: int = 1,
         cond: Maps | None = None,
@@ -63,11 +64,14 @@ class Pipeline(LoadedModel):
         """Draw the pixels of a picture that are white in `mask` (an image of its size, or "upper-half" to keep that
         half). With a larger `size`, draw the surroundings of the picture, whose upper left corner is `at` (x, y),
         centred by default. Other pixels are unchanged; with `keep="codes"` their codes are unchanged instead, and the
-        whole picture is decoded.
+        whole picture is decoded. With `redraw` in place of `mask`, `picture` is a PNG that `sample_to` wrote: its codes
+        where the mask is black stay as they were drawn.
 
         Other arguments as in `sample`. Raises BadImageError for files that cannot be read.
         """
-        request = resolve_request(self, {"n": n, **settings}, cond=cond, complete=picture, mask=mask, at=at)
+        request = resolve_request(
+            self, {"n": n, **settings}, cond=cond, complete=picture, mask=mask, redraw=redraw, at=at
+        )
         return _in_memory(request, on_progress)
 
     def sample_to(
@@ -77,6 +81,7 @@ class Pipeline(LoadedModel):
         cond: Maps | None = None,
         complete: str | Path | None = None,
         mask: str | Path | None = None,
+        redraw: str | Path | None = None,
         at: tuple[int, int] | None = None,
         first: int = 0,
         shard: Shard = WHOLE,
@@ -106,6 +111,7 @@ class Pipeline(LoadedModel):
             cond=cond,
             complete=complete,
             mask=mask,
+            redraw=redraw,
             at=at,
             first=first,
             shard=shard,

@@ -19,6 +19,7 @@ from taming_cli.config.resolve import Layer, Resolved, resolve, suggest
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.shard import Shard
 from taming_cli.config.size import Frame, Size
+from taming_cli.data.images import png_settings
 from taming_cli.errors import UsageError
 from taming_cli.prior.estimate import SamplingCost, sampling_cost
 from taming_cli.prior.noise import Stream, uniform
@@ -27,7 +28,7 @@ from taming_cli.prior.raster.generate import check_constant
 from taming_cli.prior.raster.windows import widest_stride
 from taming_cli.runtime.device import precision_name
 from taming_cli.sampling.conditions import EncodedMaps, Maps, encode_maps, map_paths
-from taming_cli.sampling.inpainting import KnownPicture, read_known
+from taming_cli.sampling.inpainting import KnownPicture, read_known, read_sample
 from taming_cli.sampling.model import LoadedModel
 
 WHOLE = Shard()
@@ -178,6 +179,7 @@ def resolve_request(
     cond: Maps | None = None,
     complete: str | Path | None = None,
     mask: str | Path | None = None,
+    redraw: str | Path | None = None,
     at: tuple[int, int] | None = None,
     first: int = 0,
     shard: Shard = WHOLE,
@@ -192,7 +194,8 @@ def resolve_request(
 
     `settings` are fields of `SampleConfig` by name, or resolved from several origins. The model file's suggestions
     replace defaults. `n` is by default the number of maps, at least 1. `cond` are condition maps, `complete` and `mask`
-    a picture to complete (see `inpainting.read_known`). Samples are numbered from `first`. The size is that of
+    a picture to complete (see `inpainting.read_known`); with `redraw`, a mask, it is a sample of this prior, whose other
+    codes stay (see `inpainting.read_sample`), and whose class is the default. Samples are numbered from `first`. The size is that of
     `settings`, else of the picture to complete, else of the maps, else of the training pictures.
 
     Raises UsageError for arguments that do not fit the prior or each other, and for an unknown setting, class or
@@ -207,7 +210,15 @@ def resolve_request(
     if used:
         _log.info("set by %s: %s", suggested.origin, ", ".join(used))
     known = None
-    if complete is not None:
+    if redraw is not None:
+        if complete is None or mask is not None or at is not None or config.size is not None:
+            raise UsageError(
+                "--redraw is a mask for a sample: name it with --complete, without --mask, --at and --size"
+            )
+        picture = Path(complete)
+        known = read_sample(model.codec, picture, redraw)
+        config = _as_drawn(config, resolved.origins, picture)
+    elif complete is not None:
         picture = Path(complete)
         known = read_known(model.codec, picture, mask, size=config.size, at=at, budget=model.space.encode)
     elif mask is not None or at is not None:
@@ -247,6 +258,17 @@ def resolve_request(
         weights=weights,
         offline=offline,
     )
+
+
+def _as_drawn(config: SampleConfig, origins: Mapping[str, str], picture: Path) -> SampleConfig:
+    """The settings with which a sample is redrawn: by default with its class, and decoded as a whole."""
+    try:
+        label = json.loads(png_settings(picture) or "{}")["class"]
+    except (KeyError, TypeError, ValueError):
+        label = None
+    if config.class_name is None and isinstance(label, str):
+        config = replace(config, class_name=label)
+    return replace(config, keep="codes") if origins["keep"] == "default" else config
 
 
 def _encoded(model: LoadedModel, cond: Maps | None, size: Size | None, known: KnownPicture | None) -> EncodedMaps:

@@ -20,7 +20,7 @@ from taming_cli.errors import UsageError
 if TYPE_CHECKING:
     from taming_cli.sampling.files import SampleFile
 
-FIRST = ("n", "class_name", "size", "cond", "complete", "mask", "at", "ckpt", "out")
+FIRST = ("n", "class_name", "size", "cond", "complete", "mask", "redraw", "at", "ckpt", "out")
 """Parameters that `--help` lists first."""
 
 
@@ -55,6 +55,14 @@ def sample(
             "--mask",
             metavar="FILE",
             help="Mask: white parts are drawn; `upper-half` keeps the upper half of the picture.",
+        ),
+    ] = None,
+    redraw: Annotated[
+        Path | None,
+        typer.Option(
+            "--redraw",
+            metavar="MASK",
+            help="With --complete SAMPLE: redraw the white parts of a picture that sample drew; its other codes stay.",
         ),
     ] = None,
     at: Annotated[
@@ -125,6 +133,7 @@ def sample(
         cond=cond,
         complete=complete,
         mask=mask,
+        redraw=redraw,
         at=at,
         first=first,
         shard=part,
