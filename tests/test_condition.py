@@ -230,7 +230,7 @@ def test_maps_of_another_size_stop_the_work_and_are_named(
         (["lowres"], ["depth"], "not requested"),
         (["lowres", "lowres"], [], "twice"),
         (["segmentation=SEG"], ["segmentation", "segmentation"], "both codecs of segmentation"),
-        (["segmentation=SEG"], ["image"], "codec of pictures"),
+        (["segmentation=SEG"], ["segmentation", "image"], "codec of image, which is not requested"),
     ],
 )
 def test_conditions_that_do_not_fit_are_refused(
@@ -428,14 +428,14 @@ def test_bad_input_is_one_line_and_writes_nothing(
         ([*sample, *segmentation, "--size", "8x"], "size"),
         (
             [*sample, *segmentation, "--stride", "2"],
-            "stride is 2; it must divide half the window's width of 6: use 1, 3",
+            "stride is 2, but this prior draws in any order: use sample_steps in its place",
         ),
         ([*sample, "--complete", str(picture), "--mask", str(tmp_path / "mask.png")], "mask.png is 40x40, but"),
         ([*sample, "--accept-rate", "0.5", "--class-map", str(tmp_path / "map.json")], "1000"),
         ([*sample, "--accept-rate", "0.5"], "not classes of the classifier"),
         ([*sample, "--cond", f"segmentation={tmp_path / 'bomb.png'}"], "larger than is safe to decode"),
         ([*sample, "--complete", str(tmp_path / "bomb.png"), "--mask", "upper-half"], "larger than is safe to decode"),
-        ([*tokenize, "--cond", f"segmentation={map_}", "--cond-ckpt", str(prior)], "codec of pictures"),
+        ([*tokenize, "--cond", f"segmentation={map_}"], "needs a codec"),
     ):
         code = main(line)
         assert code in (1, 2), (line[7:], code)

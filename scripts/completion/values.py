@@ -46,7 +46,7 @@ WEIGHTS = (".pth", ".pt", ".safetensors")
 CHECKPOINTS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 MAPS = (*PICTURES, ".npy", ".json")
 
-WITH_MAPS = tuple(kind for kind in typing.get_args(CodecKind) if kind != "image")
+WITH_MAPS = typing.get_args(CodecKind)
 """Conditions whose maps are pictures."""
 CONDITIONS = ("class", *WITH_MAPS, *RULES)
 

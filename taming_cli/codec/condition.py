@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from PIL.Image import Image, Resampling
 from torch import Tensor
 
-from taming_cli.codec.locate import content_in, load_codec
+from taming_cli.codec.locate import codecs_in, content_in, picture_codec
 from taming_cli.codec.tiling import tiles
 from taming_cli.codec.vqgan import VQGAN, codec_from, ready
 from taming_cli.config.fields import one_of
@@ -23,15 +25,17 @@ from taming_cli.config.size import Size
 from taming_cli.data.conditions.pairs import partners
 from taming_cli.data.conditions.rules import LOWRES_CODES, coords, lowres, lowres_picture
 from taming_cli.data.contents import Content, Pictures, content_of
-from taming_cli.data.images import Crop, apply, tensor
+from taming_cli.data.images import Crop, apply, tensor, to_float, to_uint8
 from taming_cli.data.sources import Item
 from taming_cli.data.tokens.header import RULE, ConditionHeader
 from taming_cli.errors import BadImageError, UsageError
-from taming_cli.runtime.checkpoint import ModelFile
+from taming_cli.runtime.checkpoint import ModelFile, load_model
 from taming_cli.runtime.model_files import named
 
 COORDS_LEVELS = 1024
 """The largest code of the raster scalar in priors trained here."""
+LARGEST_FACTOR = 64
+"""The largest factor of `lowres` by a codec."""
 
 
 class ConditionEncoder(ABC):
@@ -89,6 +93,33 @@ class MapCodec(ConditionEncoder):
     def to(self, device: torch.device, budget: int = tiles.BUDGET) -> "MapCodec":
         """The same encoder with its codec on `device`, encoding in `budget` bytes."""
         return replace(self, codec=ready(self.codec, device, torch.float32), budget=budget)
+
+
+@dataclass(frozen=True)
+class LowresCodec(MapCodec):
+    """Encodes the picture at 1 / `factor` of its size, enlarged again, with a codec of pictures."""
+
+    factor: int = 4
+
+    @property
+    def header(self) -> ConditionHeader:  # noqa: D102
+        return replace(super().header, factor=self.factor)
+
+    def picture_of(self, size: Size, f: int) -> Size:
+        """`factor` times as large as the low-resolution picture."""
+        return size.times(self.factor)
+
+    def cut(self, image: Image | None, crop: Crop, source: Size, grid: Size) -> Tensor:  # noqa: D102
+        assert image is not None
+        whole = grid.times(self.codec.config.downsample_factor)
+        small = Size(-(-whole.width // self.factor), -(-whole.height // self.factor))
+        return tensor(apply(image, crop._replace(out=small), Resampling.BOX))
+
+    def encode(self, cuts: Tensor) -> Tensor:  # noqa: D102
+        f = self.codec.config.downsample_factor
+        height, width = (-(-side * self.factor // f) * f for side in cuts.shape[2:])
+        large = F.interpolate(to_float(cuts), scale_factor=self.factor, mode="bicubic")[:, :, :height, :width]
+        return super().encode(to_uint8(large))
 
 
 @dataclass(frozen=True)
@@ -179,35 +210,49 @@ def encoders(model: ModelFile, codec: VQGAN, where: str) -> dict[str, ConditionE
             separate = any(name.startswith(f"condition.{kind}.") for name in model.tensors)
             network = codec_from(model, where, part=f"condition.{kind}") if separate else codec
             about = model.about.get("conditions", {}).get(kind, {"content": kind})
-            result[kind] = MapCodec(kind, content_of(about, network.config.in_channels), network)
+            reads = content_of(about, network.config.in_channels)
+            if kind == "lowres":
+                result[kind] = LowresCodec(kind, reads, network, factor=int(about["factor"]))
+            else:
+                result[kind] = MapCodec(kind, reads, network)
         else:
             result[kind] = _rule_encoder(kind, spec["vocabulary"])
     return result
 
 
 def build_conditions(
-    requested: Mapping[str, Path | None], codecs: Sequence[Path], items: Sequence[Item]
+    requested: Mapping[str, Path | None], codecs: Sequence[Path], items: Sequence[Item], pictures: Path
 ) -> list[Condition]:
     """The conditions that `tokenize` encodes.
 
-    `requested` maps kinds to the folders of their maps, or to None for maps that are computed from the pictures.
-    `codecs` are the model files of their codecs, each of which records its kind. UsageError where these do not fit
-    together.
+    `requested` maps kinds to the folders of their maps, or to None for maps that are computed from the pictures;
+    `lowres:4` is `lowres` by a codec, at a quarter of the size. `codecs` are the model files of their codecs, each of
+    which records its kind; a prior's file gives those of all its conditions. `pictures` is the file of the pictures'
+    codec, which also encodes `image` and `lowres:4` unless another codec of pictures is among `codecs`. UsageError
+    where these do not fit together.
     """
-    networks: dict[str, MapCodec] = {}
-    for path in map(named, codecs):
-        network, model = load_codec(path)
-        reads = content_in(model)
-        if reads.kind == "image":
-            raise UsageError(f"{path} is a codec of pictures; --cond-ckpt takes those of condition maps")
-        if reads.kind in networks:
-            raise UsageError(f"{path} and {networks[reads.kind].path} are both codecs of {reads.kind}; give one")
-        networks[reads.kind] = MapCodec(reads.kind, reads, network, str(path.resolve()))
+    networks = _map_codecs(codecs)
+    unused = {kind: network.path for kind, network in networks.items() if not network.optional}
     result = []
-    for kind, maps in requested.items():
+    for text, maps in requested.items():
+        kind, colon, factor = text.partition(":")
         if kind not in KINDS:
             raise UsageError(f"no condition is called {kind!r}; {one_of(KINDS, kind)}")
-        encoder = _rule_encoder(kind) if kind in RULES else networks.pop(kind, None)
+        if colon and (kind != "lowres" or not factor.isdecimal() or not 2 <= int(factor) <= LARGEST_FACTOR):
+            raise UsageError(f"condition {text!r} is none; only lowres takes a factor, as in lowres:4")
+        if kind in [each.encoder.kind for each in result]:
+            raise UsageError(f"condition {kind!r} is given twice; give it once")
+        encoder: ConditionEncoder | None
+        if kind == "image" or colon:
+            unused.pop("image", None)
+            own = networks.get("image") or _Found(Pictures(), picture_codec(pictures)[0], str(pictures.resolve()))
+            encoder = MapCodec(kind, *own[:3]) if not colon else LowresCodec(kind, *own[:3], factor=int(factor))
+        elif kind in RULES:
+            encoder = _rule_encoder(kind)
+        else:
+            found = networks.get(kind)
+            encoder = MapCodec(kind, *found[:3]) if found else None
+            unused.pop(kind, None)
         if encoder is None:
             raise UsageError(
                 f"condition {kind!r} needs a codec: train one with --kind {kind}, and name it: --cond-ckpt; "
@@ -224,12 +269,35 @@ def build_conditions(
             assert encoder.reads is not None
             pairs = partners(items, maps, encoder.reads.extensions).maps
         result.append(Condition(encoder=encoder, folder=maps, maps=pairs))
-    if networks:
-        kind = next(iter(networks))
-        raise UsageError(
-            f"{networks[kind].path} is a codec of {kind}, which is not requested; add --cond {kind}=FOLDER"
-        )
+    if unused:
+        kind, path = next(iter(unused.items()))
+        raise UsageError(f"{path} is a codec of {kind}, which is not requested; add --cond {kind}=FOLDER")
     return result
+
+
+class _Found(NamedTuple):
+    """A codec of maps, what it reads, and the path of its file, which may hold others: then it is `optional`."""
+
+    reads: Content
+    codec: VQGAN
+    path: str
+    optional: bool = False
+
+
+def _map_codecs(paths: Sequence[Path]) -> dict[str, _Found]:
+    """The codecs in these model files, by kind."""
+    networks: dict[str, _Found] = {}
+    for path in map(named, paths):
+        files = [model for model in codecs_in(load_model(path)) if model.format == "taming-codec"]
+        if not files:
+            raise UsageError(f"{path} is a prior without condition maps; --cond-ckpt takes codecs of condition maps")
+        for model in files:
+            reads = content_in(model)
+            if reads.kind in networks:
+                raise UsageError(f"{path} and {networks[reads.kind].path} are both codecs of {reads.kind}; give one")
+            optional = len(files) > 1
+            networks[reads.kind] = _Found(reads, codec_from(model, str(path)), str(path.resolve()), optional)
+    return networks
 
 
 def renders(

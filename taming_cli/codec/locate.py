@@ -1,6 +1,7 @@
 """Load codecs, and find the codecs that a token file was made with."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from taming_cli.codec.vqgan import VQGAN, codec_from
@@ -29,6 +30,17 @@ def content_in(model: ModelFile) -> Content:
     """What the codec in a codec's or a prior's model file encodes: pictures, or the maps of a condition."""
     about = model.about if model.format == "taming-codec" else {}
     return content_of(about, int(model.config["codec"]["in_channels"]))
+
+
+def codecs_in(model: ModelFile) -> list[ModelFile]:
+    """A model file, and the codecs of its conditions as files of their own, where it is a prior's."""
+    found = [model]
+    for kind, config in model.config.get("conditions", {}).items():
+        prefix, about = f"condition.{kind}.", model.about.get("conditions", {}).get(kind)
+        tensors = {name.removeprefix(prefix): of for name, of in model.tensors.items() if name.startswith(prefix)}
+        if tensors and about:
+            found.append(ModelFile(format="taming-codec", config={"codec": config}, about=about, tensors=tensors))
+    return found
 
 
 def codec_for(header: TokenHeader, tokens: Path, given: Path | None) -> tuple[VQGAN, ModelFile, Path]:
@@ -82,6 +94,9 @@ def condition_codecs(
                 f"{condition.codec_path} nor in the folder of the token file; name it with --cond-ckpt FILE"
             )
         codecs[kind] = located[1]
+        if kind == "image" or condition.factor:
+            factor = {"factor": condition.factor} if condition.factor else {}
+            codecs[kind] = replace(codecs[kind], about={**codecs[kind].about, "content": "image", **factor})
     for path in given:
         if path not in used:
             raise UsageError(f"{path} made no condition of {tokens}; leave it out")
@@ -94,17 +109,19 @@ def _search(sha256: str, recorded: str, tokens: Path) -> tuple[VQGAN, ModelFile,
 
 
 def _first_with(sha256: str, paths: Iterable[Path]) -> tuple[VQGAN, ModelFile, Path] | None:
-    """The first of these model files whose codec has that hash."""
+    """The first codec in these model files that has that hash."""
     for path in paths:
-        codec, model = load_codec(path)
-        if codec.sha256() == sha256:
-            return codec, model, path
+        for model in codecs_in(load_model(path)):
+            codec = codec_from(model, str(path))
+            if codec.sha256() == sha256:
+                return codec, model, path
     return None
 
 
 def _records(path: Path, sha256: str) -> bool:
     """Whether the header of a model file records that hash."""
     try:
-        return bool(read_header(path).about.get("codec_sha256") == sha256)
+        about = read_header(path).about
+        return any(each.get("codec_sha256") == sha256 for each in (about, *about.get("conditions", {}).values()))
     except BadFileError:
         return False

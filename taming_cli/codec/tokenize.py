@@ -197,7 +197,7 @@ def prepare(
     codec, model = picture_codec(ckpt)
     chosen = size or training_size(model.about, codec)
     latent = codec.config.latent(chosen)
-    conditions = build_conditions(cond or {}, cond_ckpts, items)
+    conditions = build_conditions(cond or {}, cond_ckpts, items, ckpt)
     header = TokenHeader(
         codec_sha256=codec.sha256(),
         codec_path=str(ckpt.resolve()),

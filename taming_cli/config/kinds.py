@@ -8,8 +8,8 @@ CodecKind = Literal["image", "segmentation", "depth", "pose", "edges"]
 RULES = ("lowres", "coords")
 """Conditions whose codes are computed from the picture by a rule, without a codec."""
 
-KINDS = (*get_args(CodecKind)[1:], *RULES)
-"""All conditions but the class."""
+KINDS = (*get_args(CodecKind), *RULES)
+"""All conditions but the class; `image` is a picture that is paired with the one to draw."""
 
 COMPUTED = ("edges", *RULES)
 """Conditions that are computed from the picture if there is no map; the others need maps."""

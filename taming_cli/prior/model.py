@@ -28,8 +28,9 @@ def prior_file(
 ) -> ModelFile:
     """A prior as a model file, with the codec from a codec's or another prior's file, and the codecs of its conditions.
 
-    Tensors: `prior.*`, `codec.*`, `condition.KIND.*`. Config: `prior`, `codec`, `conditions`. About: the given values,
-    the codec's hash, and under `conditions` the facts that each condition's codec records about its content.
+    Tensors: `prior.*`, `codec.*`, `condition.KIND.*` where it is another codec. Config: `prior`, `codec`, `conditions`.
+    About: the given values, the codec's hash, and under `conditions` the facts that each condition's codec records
+    about its content.
     """
     kinds = {spec.kind for spec in gpt.config.conditions}
     used = {kind: model for kind, model in conditions.items() if kind in kinds}
@@ -41,12 +42,13 @@ def prior_file(
             kind: {name: model.about[name] for name in CONTENT if name in model.about} for kind, model in used.items()
         }
     names = _allowed("codec.", codec)
-    for kind, model in used.items():
+    apart = {kind: of for kind, of in used.items() if of.about.get("codec_sha256") != facts["codec_sha256"]}
+    for kind, model in apart.items():
         names += _allowed(f"condition.{kind}.", model)
     if names:
         facts[MARK] = names
     parts = {"prior": gpt.state_dict(), "codec": _codec_tensors(codec)}
-    parts |= {f"condition.{kind}": _codec_tensors(model) for kind, model in used.items()}
+    parts |= {f"condition.{kind}": _codec_tensors(model) for kind, model in apart.items()}
     return ModelFile(
         format="taming-prior",
         config=config,
@@ -55,7 +57,7 @@ def prior_file(
     )
 
 
-CONTENT = ("content", "unlabelled", "colours", "label_values", "missing", "depth_range", "codec_sha256")
+CONTENT = ("content", "unlabelled", "colours", "label_values", "missing", "depth_range", "factor", "codec_sha256")
 """The facts about a condition's codec that the file of a prior repeats."""
 
 

@@ -203,9 +203,15 @@ def saved_prior(state: dict[str, Any], train: PriorTrainConfig, where: str) -> N
 def _refuse_other_conditions(prior: PriorConfig, model: ModelFile, train: PriorTrainConfig, data: TokenSet) -> None:
     offered = {spec.kind: spec for spec in data.specs()}
     for spec in prior.conditions:
-        learned = model.about.get("conditions", {}).get(spec.kind, {}).get("codec_sha256")
-        if learned and spec.kind in data.conditions and learned != data.conditions[spec.kind].codec_sha256:
-            raise UsageError(f"{train.init} was trained on {spec.kind} codes of another codec than the tokens have")
+        about, given = model.about.get("conditions", {}).get(spec.kind, {}), data.conditions.get(spec.kind)
+        if about.get("codec_sha256") and given is not None:
+            if about["codec_sha256"] != given.codec_sha256:
+                raise UsageError(f"{train.init} was trained on {spec.kind} codes of another codec than the tokens have")
+            if about.get("factor", 0) != given.factor:
+                raise UsageError(
+                    f"{train.init} was trained on {spec.kind} by {about.get('factor', 0)}, the tokens have "
+                    f"{given.factor}; use --cond {spec.kind}:{about.get('factor', 0)} of tokenize"
+                )
         same = offered.get(spec.kind, spec) == spec
         if not same or (spec.kind == "class" and model.about["label_names"] != list(data.label_names)):
             raise UsageError(f"{train.init} was trained on another {spec.kind} vocabulary than the tokens have")

@@ -67,9 +67,9 @@ def write_samples(
 ) -> WrittenSamples:
     """Draw the samples of a request and write its files; returns the folder and the pictures.
 
-    Each picture is `NNNNNN.png`, with its settings in the text chunk `taming` and its codes in another; `grid.png` shows up to 100 of them;
-    `request.tokens` receives the codes, and `request.npz` all pictures as one array. Pictures that are present with the
-    same settings are kept, so an interrupted call resumes when it is repeated.
+    Each picture is `NNNNNN.png`, with its settings in the text chunk `taming` and its codes in another; `grid.png`
+    shows up to 100 of them; `request.tokens` receives the codes, and `request.npz` all pictures as one array. Pictures
+    that are present with the same settings are kept, so an interrupted call resumes when it is repeated.
 
     `on_sample` is called for each picture once it is written; `on_progress` receives (cells drawn, cells in total) of
     the candidates, if any, and then of the samples; `on_decode` (cells decoded, cells in total) of a large picture;

@@ -194,9 +194,9 @@ def resolve_request(
 
     `settings` are fields of `SampleConfig` by name, or resolved from several origins. The model file's suggestions
     replace defaults. `n` is by default the number of maps, at least 1. `cond` are condition maps, `complete` and `mask`
-    a picture to complete (see `inpainting.read_known`); with `redraw`, a mask, it is a sample of this prior, whose other
-    codes stay (see `inpainting.read_sample`), and whose class is the default. Samples are numbered from `first`. The size is that of
-    `settings`, else of the picture to complete, else of the maps, else of the training pictures.
+    a picture to complete (see `inpainting.read_known`); with `redraw`, a mask, it is a sample of this prior, whose
+    other codes stay (see `inpainting.read_sample`) and whose class is the default. Samples are numbered from `first`.
+    The size is that of `settings`, else of the picture to complete, else of the maps, else of the training pictures.
 
     Raises UsageError for arguments that do not fit the prior or each other, and for an unknown setting, class or
     condition; BadImageError for a map or picture that cannot be read.
@@ -209,6 +209,7 @@ def resolve_request(
     used = [f"{name} {vars(config)[name]}" for name, origin in resolved.origins.items() if origin == suggested.origin]
     if used:
         _log.info("set by %s: %s", suggested.origin, ", ".join(used))
+    _refuse_other_architectures(model, config, resolved.origins)
     known = None
     if redraw is not None:
         if complete is None or mask is not None or at is not None or config.size is not None:
@@ -258,6 +259,14 @@ def resolve_request(
         weights=weights,
         offline=offline,
     )
+
+
+def _refuse_other_architectures(model: LoadedModel, config: SampleConfig, origins: Mapping[str, str]) -> None:
+    """UsageError where a setting that this kind of prior does not have was given for this request."""
+    own, other = ("sample_steps", "stride") if model.any_order else ("stride", "sample_steps")
+    if origins[other] in ("flag", "settings"):
+        order = "in any order" if model.any_order else "in raster order"
+        raise UsageError(f"{other} is {vars(config)[other]}, but this prior draws {order}: use {own} in its place")
 
 
 def _as_drawn(config: SampleConfig, origins: Mapping[str, str], picture: Path) -> SampleConfig:

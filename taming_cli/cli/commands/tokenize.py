@@ -57,12 +57,17 @@ def tokenize(
             "--cond",
             metavar="KIND=FOLDER",
             help="Also encode a condition: its kind, and the folder of its maps, named like the pictures. The kinds "
-            "edges, lowres and coords need no folder; they are computed from the pictures.",
+            "edges, lowres and coords need no folder; they are computed from the pictures. lowres:4 is the picture "
+            "at a quarter of its size, for super-resolution by 4.",
         ),
     ] = None,
     cond_ckpt: Annotated[
         list[Path] | None,
-        typer.Option("--cond-ckpt", metavar="FILE", help="Codec of condition maps; its file records their kind."),
+        typer.Option(
+            "--cond-ckpt",
+            metavar="FILE",
+            help="Codec of condition maps; its file records their kind. A prior's file gives those of its conditions.",
+        ),
     ] = None,
     nul: o.Nul = False,
     shard: Annotated[

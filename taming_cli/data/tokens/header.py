@@ -58,10 +58,12 @@ def code_dtype(codebook_size: int) -> np.dtype[Any]:
 @dataclass(frozen=True, kw_only=True)
 class ConditionHeader:
     """The header of one kind of condition: the hash of its codec, or its rule, and the codec's path, which does not
-    count in comparisons."""
+    count in comparisons. `factor` is that of `lowres` by a codec: pixels of the picture per pixel of the condition,
+    along one side."""
 
     codec_sha256: str
     codebook_size: int
+    factor: int = 0
     codec_path: str = field(default="", compare=False)
 
 
@@ -145,6 +147,8 @@ def write_header(file: h5py.File, header: TokenHeader) -> None:
         write_text(attributes, "codec_sha256", condition.codec_sha256)
         attributes["codebook_size"] = condition.codebook_size
         write_text(attributes, "codec_path", encode_name(condition.codec_path))
+        if condition.factor:
+            attributes["factor"] = condition.factor
 
 
 def read_header(file: h5py.File) -> TokenHeader:
@@ -170,6 +174,7 @@ def read_header(file: h5py.File) -> TokenHeader:
             codec_sha256=read_text(attributes, "codec_sha256"),
             codebook_size=int(attributes["codebook_size"]),
             codec_path=decode_name(read_text(attributes, "codec_path")) if "codec_path" in attributes else "",
+            factor=int(attributes.get("factor", 0)),
         )
     header = TokenHeader(
         codec_sha256=read_text(file.attrs, "codec_sha256"),

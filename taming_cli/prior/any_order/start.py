@@ -19,7 +19,8 @@ def from_raster(gpt: GPT, reach: int, *, dropout: float = 0.0) -> AnyOrder:
     """A prior for any order whose blocks, tables and head are those of a raster prior, on the CPU.
 
     A content token is embedded as a code of the raster prior is. What a query adds is new, and so are the convolutions
-    over condition maps and what tokens know of their neighbours, which change nothing at first. UsageError for a prior of the published form.
+    over condition maps and what tokens know of their neighbours, which change nothing at first. UsageError for a prior
+    of the published form.
     """
     if gpt.config.arch != "modern":
         raise UsageError(f"init is a prior with arch {gpt.config.arch!r}; any-order starts from 'modern' alone")

@@ -1,9 +1,9 @@
 """The prior for any order: a transformer that predicts a group of cells at once, from the cells known so far.
 
 A *content* token holds the code of a known cell, a *query* token asks for an unknown one. Both carry their cell (2-D
-rotary positions), the class, the condition maps around the cell, and the known codes next to it. There is no prefix, and the grid may have any
-size. Which token sees which is in `reach`. Sources: RandAR (Pang et al. 2024), ARPG (Li et al. 2025) and LPD (Zhang et
-al. 2025); the blocks are those of the modern raster prior.
+rotary positions), the class, the condition maps around the cell, and the known codes next to it. There is no prefix,
+and the grid may have any size. Which token sees which is in `reach`. Sources: RandAR (Pang et al. 2024), ARPG (Li et
+al. 2025) and LPD (Zhang et al. 2025); the blocks are those of the modern raster prior.
 """
 
 import math
