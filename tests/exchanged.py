@@ -22,7 +22,7 @@ from taming_cli.runtime.distributed import world
 from tests import toys
 
 CPU, DISCRIMINATOR = torch.device("cpu"), DiscriminatorConfig(disc_ndf=16)
-TOY = PriorConfig(n_layer=2, n_head=2, n_embd=64, window=Size(4, 4), codebook_size=64)
+TOY = PriorConfig(arch="modern", n_layer=2, n_head=2, n_embd=64, window=Size(4, 4), codebook_size=64)
 
 
 def exchanged() -> list[int | str]:

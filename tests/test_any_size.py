@@ -62,7 +62,11 @@ def painter(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
         ConditionSpec(kind="segmentation", vocabulary=64, form="grid"),
         ConditionSpec(kind="coords", vocabulary=1025, form="grid"),
     )
-    gpt = GPT(PriorConfig(n_layer=1, n_head=2, n_embd=16, window=Size(4, 4), codebook_size=64, conditions=specs))
+    gpt = GPT(
+        PriorConfig(
+            arch="modern", n_layer=1, n_head=2, n_embd=16, window=Size(4, 4), codebook_size=64, conditions=specs
+        )
+    )
     about = Segmentation(LABELS).about()
     maps = {"segmentation": codec_file(toy_codec(own), about)}
     save_model(path, prior_file(gpt, codec_file(toy_codec(), {}), {"grid": "4x4"}, maps))

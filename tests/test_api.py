@@ -86,7 +86,11 @@ def test_maps_are_named_by_kind_where_there_are_several(pipeline: Pipeline) -> N
 def test_a_map_alone_is_enough_where_the_prior_takes_one_kind(tmp_path: Path) -> None:
     codec = toy_codec()
     specs = (ConditionSpec(kind="lowres", vocabulary=4096, form="grid"),)
-    gpt = GPT(PriorConfig(n_layer=1, n_head=2, n_embd=16, window=Size(4, 4), codebook_size=64, conditions=specs))
+    gpt = GPT(
+        PriorConfig(
+            arch="modern", n_layer=1, n_head=2, n_embd=16, window=Size(4, 4), codebook_size=64, conditions=specs
+        )
+    )
     save_model(tmp_path / "p.safetensors", prior_file(gpt, codec_file(codec, {}), {"grid": "4x4"}))
     pipeline = Pipeline.load(tmp_path / "p.safetensors", device="cpu")
     picture = tmp_path / "low.png"

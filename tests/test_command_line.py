@@ -110,7 +110,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     save_model(root / "codec.safetensors", codec)
     conditions = (ConditionSpec(kind="class", vocabulary=3),)
     torch.manual_seed(0)
-    gpt = GPT(PriorConfig(n_layer=1, n_head=2, n_embd=16, window=Size(4, 4), codebook_size=64, conditions=conditions))
+    gpt = GPT(
+        PriorConfig(
+            arch="modern", n_layer=1, n_head=2, n_embd=16, window=Size(4, 4), codebook_size=64, conditions=conditions
+        )
+    )
     about = {"grid": "4x4", "label_names": ["cat", "dog", "7"], "label_counts": [6, 2, 1]}
     save_model(root / "prior.safetensors", prior_file(gpt, codec, about))
     made = Files(root, pictures, root / "codec.safetensors", root / "prior.safetensors", root / "t.h5")

@@ -44,7 +44,7 @@ def test_known_cells_score_where_their_window_shows_an_unknown_one_before_them(t
     half = max(1, window.width // 2)
     stride = rng.choice([s for s in range(1, half + 1) if half % s == 0])
     keep = torch.rand(rng.randint(1, 15), rng.randint(1, 20)) < rng.choice([0.5, 0.9, 0.98])
-    config = PriorConfig(n_layer=1, n_head=1, n_embd=4, window=window)
+    config = PriorConfig(arch="modern", n_layer=1, n_head=1, n_embd=4, window=window)
     assert torch.equal(scoring_cells(config, keep, stride), scoring_by_hand(keep, window, stride))
 
 
@@ -65,7 +65,9 @@ def test_the_best_candidate_is_kept(trial: int) -> None:
     stride = rng.choice([s for s in range(1, half + 1) if half % s == 0])
     size = (rng.randint(1, 7), rng.randint(1, 9))
     kinds = (ConditionSpec(kind="class", vocabulary=4), ConditionSpec(kind="depth", vocabulary=5, form="grid"))
-    config = PriorConfig(n_layer=1, n_head=2, n_embd=8, codebook_size=6, window=window, conditions=kinds[trial % 3 :])
+    config = PriorConfig(
+        arch="modern", n_layer=1, n_head=2, n_embd=8, codebook_size=6, window=window, conditions=kinds[trial % 3 :]
+    )
     gpt, candidates, seed = toy(config, trial), rng.randint(1, 5), rng.randrange(2**63)
     numbers = rng.sample(range(1000), rng.randint(1, 3))
     conditions = random_conditions(config, len(numbers), size)
@@ -101,7 +103,9 @@ def test_the_best_candidate_is_kept(trial: int) -> None:
 
 def class_prior() -> GPT:
     conditions = (ConditionSpec(kind="class", vocabulary=4),)
-    config = PriorConfig(n_layer=1, n_head=2, n_embd=8, codebook_size=20, window=Size(6, 4), conditions=conditions)
+    config = PriorConfig(
+        arch="modern", n_layer=1, n_head=2, n_embd=8, codebook_size=20, window=Size(6, 4), conditions=conditions
+    )
     return toy(config, 5)
 
 
@@ -172,7 +176,7 @@ def test_a_number_of_candidates_that_cannot_be_is_refused(candidates: int) -> No
 def test_candidates_make_what_is_drawn_fit_what_comes_after() -> None:
     """A prior of pictures whose lower row repeats the upper one; the upper row is to be completed from the lower."""
     torch.manual_seed(0)
-    config = PriorConfig(n_layer=1, n_head=2, n_embd=32, codebook_size=4, window=Size(3, 2))
+    config = PriorConfig(arch="modern", n_layer=1, n_head=2, n_embd=32, codebook_size=4, window=Size(3, 2))
     gpt = GPT(config)
     optimizer = torch.optim.AdamW(gpt.parameters(), lr=1e-2)
     for _ in range(150):

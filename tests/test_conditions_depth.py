@@ -305,7 +305,11 @@ def test_a_codec_of_depth_records_in_its_file_how_its_maps_are_read(tmp_path: Pa
     with TokenFile(out) as tokens:
         assert tokens.header.preprocess["maps"] == {"depth": {"missing": ["0", "nan"], "depth_range": [2, 98]}}
     spec = ConditionSpec(kind="depth", form="grid", vocabulary=16)
-    gpt = GPT(PriorConfig(n_layer=1, n_head=2, n_embd=16, codebook_size=64, window=Size(4, 4), conditions=(spec,)))
+    gpt = GPT(
+        PriorConfig(
+            arch="modern", n_layer=1, n_head=2, n_embd=16, codebook_size=64, window=Size(4, 4), conditions=(spec,)
+        )
+    )
     prior = prior_file(gpt, load_model(tmp_path / "codec.safetensors"), {}, {"depth": load_model(run / last)})
     assert content_of(prior.about["conditions"]["depth"], 1) == reads
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +110,12 @@ def test_with_the_flag_the_file_records_it_and_loads(
     codec = load_model(Path("ours.safetensors"))
     gpt = GPT(
         PriorConfig(
-            n_layer=1, n_head=1, n_embd=8, window=Size(2, 2), codebook_size=codec.config["codec"]["codebook_size"]
+            arch="modern",
+            n_layer=1,
+            n_head=1,
+            n_embd=8,
+            window=Size(2, 2),
+            codebook_size=codec.config["codec"]["codebook_size"],
         )
     )
     for number, carrier in enumerate((codec, prior_file(gpt, codec, {}))):
@@ -140,8 +146,11 @@ def test_our_own_files_are_refused_wherever_one_is_read(
 def test_a_condition_codec_inside_a_prior_is_looked_at_too(tmp_path: Path) -> None:
     codec = codec_file(toy_codec(), {"content": "segmentation"})
     spec = ConditionSpec(kind="segmentation", vocabulary=64, form="grid")
-    config = PriorConfig(n_layer=1, n_head=1, n_embd=8, window=Size(2, 2), codebook_size=64, conditions=(spec,))
-    model = prior_file(GPT(config), codec, {}, {"segmentation": codec})
+    config = PriorConfig(
+        arch="modern", n_layer=1, n_head=1, n_embd=8, window=Size(2, 2), codebook_size=64, conditions=(spec,)
+    )
+    other = replace(codec, about={**codec.about, "codec_sha256": "e" * 64})
+    model = prior_file(GPT(config), codec, {}, {"segmentation": other})
     name = f"condition.segmentation.{ENTRIES}"
     save_model(tmp_path / "prior.safetensors", model, spoiled(model.tensors, name))
     with pytest.raises(BadFileError, match=f"tensor {name} holds values that are not finite"):

@@ -140,7 +140,7 @@ def test_the_library_computes_in_fp32(call: Callable[[Any], Any], seen: Seen) ->
 
 
 def test_a_pipeline_computes_in_the_precision_that_it_was_given(seen: Seen) -> None:
-    gpt = GPT(PriorConfig(n_layer=1, n_head=1, n_embd=8, window=Size(2, 2), codebook_size=64))
+    gpt = GPT(PriorConfig(arch="modern", n_layer=1, n_head=1, n_embd=8, window=Size(2, 2), codebook_size=64))
     values: dict[str, Any] = {"encoders": {}, "about": {}, "path": Path("p"), "sha256": "", "device": CPU}
     pipeline = Pipeline(gpt=gpt, codec=toy_codec(), precision=torch.float32, **values)
     seen.watch(nn.Conv2d)
@@ -177,7 +177,7 @@ def test_a_training_in_fp32_is_exact_forward_and_back(precision: torch.dtype, ex
     state = codec_state.start(toy_codec(CODEC).train(), DiscriminatorConfig(disc_ndf=8), train, CPU, precision)
     now = Phase(discriminator=True, adversarial=1.0)
     codec_step(state, torch.rand(2, 3, 32, 32), perceptual=None, config=train, now=now, learning_rate=1e-4)
-    gpt = GPT(PriorConfig(n_layer=1, n_head=1, n_embd=8, window=Size(2, 2), codebook_size=64))
+    gpt = GPT(PriorConfig(arch="modern", n_layer=1, n_head=1, n_embd=8, window=Size(2, 2), codebook_size=64))
     settled = PriorTrainConfig(dropout=0.0)
     prior = prior_state.start(gpt, settled, CPU, precision)
     codes = torch.zeros(2, 4, dtype=torch.int64)

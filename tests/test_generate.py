@@ -173,7 +173,9 @@ def test_waves_equal_brute_force_token_for_token(trial: int, monkeypatch: pytest
 
 def class_prior_config(window: Size) -> PriorConfig:
     conditions = (ConditionSpec(kind="class", vocabulary=4),)
-    return PriorConfig(n_layer=2, n_head=2, n_embd=16, codebook_size=20, window=window, conditions=conditions)
+    return PriorConfig(
+        arch="modern", n_layer=2, n_head=2, n_embd=16, codebook_size=20, window=window, conditions=conditions
+    )
 
 
 def class_prior(window: Size) -> GPT:
@@ -183,7 +185,11 @@ def class_prior(window: Size) -> GPT:
 @pytest.mark.parametrize(("size", "stride"), [((7, 15), 1), ((4, 5), 1), ((11, 13), 3), ((3, 40), 1)], ids=str)
 def test_one_sample_alone_equals_the_same_out_of_a_batch(size: tuple[int, int], stride: int) -> None:
     kinds = (ConditionSpec(kind="class", vocabulary=4), ConditionSpec(kind="depth", vocabulary=5, form="grid"))
-    gpt = toy(PriorConfig(n_layer=2, n_head=2, n_embd=16, codebook_size=20, window=Size(6, 6), conditions=kinds))
+    gpt = toy(
+        PriorConfig(
+            arch="modern", n_layer=2, n_head=2, n_embd=16, codebook_size=20, window=Size(6, 6), conditions=kinds
+        )
+    )
     given = {"class": torch.arange(16)[:, None] % 4, "depth": torch.randint(5, (16, *size))}
     drawing = {"size": size, "seed": 3, "decoding": DecodingConfig(guidance=1.5), "stride": stride}
     together = generate(gpt, samples=range(16), conditions=given, batch_size=7, **drawing)  # type: ignore[arg-type]
@@ -245,7 +251,9 @@ def test_each_cell_sees_the_window_that_the_stride_gives_it(stride: int, monkeyp
     """Counted by hand. The condition numbers the cells, so that what the network reads tells where its window lies."""
     spec = ConditionSpec(kind="place", vocabulary=7 * 20, form="grid")
     window = Size(8, 4)
-    gpt = toy(PriorConfig(n_layer=1, n_head=1, n_embd=4, codebook_size=5, window=window, conditions=(spec,)))
+    gpt = toy(
+        PriorConfig(arch="modern", n_layer=1, n_head=1, n_embd=4, codebook_size=5, window=window, conditions=(spec,))
+    )
     read: list[tuple[Tensor, Tensor]] = []
     prefill = gpt.prefill
 
@@ -313,7 +321,7 @@ def test_golden_sliding_window(shared: Path) -> None:
 @pytest.mark.parametrize(
     ("gpt", "message"),
     [
-        (GPT(PriorConfig(n_layer=1, n_head=1, n_embd=4)), "guidance is 2, but"),
+        (GPT(PriorConfig(arch="modern", n_layer=1, n_head=1, n_embd=4)), "guidance is 2, but"),
         (golden_prior()[0], "guidance is 2, but"),
     ],
 )

@@ -27,8 +27,8 @@ DEPTH = ConditionSpec(kind="depth", vocabulary=5, form="grid")
 BOXES = ConditionSpec(kind="boxes", vocabulary=9, length=3)
 SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 16, "codebook_size": 11, "window": Size(4, 3)}
 CONFIGS = {
-    "modern": PriorConfig(**SMALL),
-    "modern class depth boxes": PriorConfig(**SMALL, conditions=(CLASS, DEPTH, BOXES)),
+    "modern": PriorConfig(arch="modern", **SMALL),
+    "modern class depth boxes": PriorConfig(arch="modern", **SMALL, conditions=(CLASS, DEPTH, BOXES)),
     "published": PriorConfig(**SMALL, arch="published", block_size=20),
     "published depth": PriorConfig(**SMALL, arch="published", conditions=(DEPTH,)),
     "published shared": PriorConfig(**SMALL, arch="published", conditions=(CLASS,), vocabulary="shared", vocab_size=13),
@@ -146,7 +146,7 @@ def modern_by_hand(gpt: GPT, tokens: Tensor, kinds: list[int], predicts: list[co
 
 
 def test_the_modern_form_is_what_it_says() -> None:
-    config = PriorConfig(**SMALL, conditions=(CLASS, DEPTH))
+    config = PriorConfig(arch="modern", **SMALL, conditions=(CLASS, DEPTH))
     gpt = toy(config)
     given = {"class": torch.tensor([[4]]), "depth": torch.randint(5, (1, 3, 4))}
     codes = torch.randint(11, (1, 12))

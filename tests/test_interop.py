@@ -396,7 +396,7 @@ def test_a_yaml_that_contradicts_the_weights_is_refused(tmp_path: Path) -> None:
 def test_a_model_that_the_authors_code_cannot_represent_is_not_exported(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="norm_groups 8; the authors' code supports only 32"):
         export_checkpoint(codec_file(toy_codec(), {}), tmp_path / "c.ckpt")
-    modern = GPT(PriorConfig(n_layer=1, n_head=2, n_embd=16, window=Size(4, 4), codebook_size=64))
+    modern = GPT(PriorConfig(arch="modern", n_layer=1, n_head=2, n_embd=16, window=Size(4, 4), codebook_size=64))
     with pytest.raises(UsageError, match="arch 'published'"):
         export_checkpoint(prior_file(modern, codec_file(toy_codec(PUBLISHED), {}), {}), tmp_path / "p.ckpt")
     assert not list(tmp_path.iterdir())

@@ -131,7 +131,7 @@ def test_in_every_order_a_cell_is_predicted_from_those_before_it(order: Any) -> 
 
 
 def binary_prior(window: Size) -> GPT:
-    return toy(PriorConfig(n_layer=1, n_head=2, n_embd=8, codebook_size=2, window=window), 3)
+    return toy(PriorConfig(arch="modern", n_layer=1, n_head=2, n_embd=8, codebook_size=2, window=window), 3)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,9 @@ def test_pictures_are_drawn_as_often_as_they_are_likely(stride: int) -> None:
 
 def test_the_probabilities_of_a_cells_codes_sum_to_one() -> None:
     depth = ConditionSpec(kind="depth", vocabulary=5, form="grid")
-    config = PriorConfig(n_layer=1, n_head=2, n_embd=8, codebook_size=9, window=Size(4, 3), conditions=(depth,))
+    config = PriorConfig(
+        arch="modern", n_layer=1, n_head=2, n_embd=8, codebook_size=9, window=Size(4, 3), conditions=(depth,)
+    )
     codes = torch.randint(9, (1, 6, 7)).repeat(9, 1, 1)
     codes[:, 3, 4] = torch.arange(9)
     only = torch.zeros(6, 7, dtype=torch.bool)

@@ -209,7 +209,7 @@ def a_run(path: str, *names: str) -> Path:
 
 
 def a_prior_run(path: str) -> Path:
-    gpt = GPT(PriorConfig(n_layer=1, n_head=1, n_embd=8, window=Size(2, 2), codebook_size=64))
+    gpt = GPT(PriorConfig(arch="modern", n_layer=1, n_head=1, n_embd=8, window=Size(2, 2), codebook_size=64))
     run = a_run(path)
     about = {"step": 1, "label_names": [], "grid": "16x16", "downsample_factor": 2, "condition_dropout": 0.0}
     save_model(run / "checkpoints" / "best.safetensors", prior_file(gpt, codec_file(toy_codec(), {}), about))

@@ -14,7 +14,7 @@ from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.networks.onednn import PackedLinear, pack
 from taming_cli.prior.raster.generate import generate
 
-CONFIG = PriorConfig(n_layer=2, n_head=2, n_embd=64, window=Size(4, 4), codebook_size=32)
+CONFIG = PriorConfig(arch="modern", n_layer=2, n_head=2, n_embd=64, window=Size(4, 4), codebook_size=32)
 
 
 def network(arch: str, dtype: torch.dtype = torch.bfloat16) -> GPT:

@@ -426,7 +426,7 @@ def test_auto_is_bf16_for_wide_priors_where_the_device_multiplies_it(
     tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("taming_cli.sampling.model.WIDE", 64)
-    wide = PriorConfig(n_layer=1, n_head=4, n_embd=64, window=Size(2, 2), codebook_size=64)
+    wide = PriorConfig(arch="modern", n_layer=1, n_head=4, n_embd=64, window=Size(2, 2), codebook_size=64)
     save_model(tmp_path / "wide.safetensors", prior_file(GPT(wide), codec_file(toy_codec(), {}), {"grid": "2x2"}))
     small = saved(tmp_path / "small.safetensors", classes=False)
     for here, path, used in ((True, "wide", "bf16"), (False, "wide", "fp32"), (True, "small", "fp32")):

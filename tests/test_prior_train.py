@@ -39,7 +39,7 @@ from taming_cli.runtime.run.metrics import METRICS, read_metrics
 from taming_cli.runtime.run.sheets import Layout, layout_of
 
 CODES = 8
-PRIOR = PriorConfig(n_layer=1, n_head=2, n_embd=16, window=Size(4, 4))
+PRIOR = PriorConfig(arch="modern", n_layer=1, n_head=2, n_embd=16, window=Size(4, 4))
 TRAIN = PriorTrainConfig(
     steps=30, minutes=0.0, batch_size=8, warmup=2, samples=0, device="cpu", precision="fp32", val_every=0.5, seed=3
 )

@@ -264,7 +264,7 @@ def resolve_request(
 def _refuse_other_architectures(model: LoadedModel, config: SampleConfig, origins: Mapping[str, str]) -> None:
     """UsageError where a setting that this kind of prior does not have was given for this request."""
     own, other = ("sample_steps", "stride") if model.any_order else ("stride", "sample_steps")
-    if origins[other] in ("flag", "settings"):
+    if origins[other] in ("flag", "settings") and vars(config)[other] != vars(SampleConfig())[other]:
         order = "in any order" if model.any_order else "in raster order"
         raise UsageError(f"{other} is {vars(config)[other]}, but this prior draws {order}: use {own} in its place")
 

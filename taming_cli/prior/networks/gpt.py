@@ -30,6 +30,7 @@ class GPT(nn.Module):
     def __init__(self, config: PriorConfig, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.config = config
+        assert config.arch != "any-order"
         width, self.modern = config.n_embd, config.arch == "modern"
         block = ModernBlock if self.modern else PublishedBlock
         self.length = config.sequence_length
