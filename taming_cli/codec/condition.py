@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from PIL.Image import Image, Resampling
 from torch import Tensor
 
@@ -25,7 +24,7 @@ from taming_cli.config.size import Size
 from taming_cli.data.conditions.pairs import partners
 from taming_cli.data.conditions.rules import LOWRES_CODES, coords, lowres, lowres_picture
 from taming_cli.data.contents import Content, Pictures, content_of
-from taming_cli.data.images import Crop, apply, tensor, to_float, to_uint8
+from taming_cli.data.images import Crop, apply, tensor
 from taming_cli.data.sources import Item
 from taming_cli.data.tokens.header import RULE, ConditionHeader
 from taming_cli.errors import BadImageError, UsageError
@@ -113,13 +112,8 @@ class LowresCodec(MapCodec):
         assert image is not None
         whole = grid.times(self.codec.config.downsample_factor)
         small = Size(-(-whole.width // self.factor), -(-whole.height // self.factor))
-        return tensor(apply(image, crop._replace(out=small), Resampling.BOX))
-
-    def encode(self, cuts: Tensor) -> Tensor:  # noqa: D102
-        f = self.codec.config.downsample_factor
-        height, width = (-(-side * self.factor // f) * f for side in cuts.shape[2:])
-        large = F.interpolate(to_float(cuts), scale_factor=self.factor, mode="bicubic")[:, :, :height, :width]
-        return super().encode(to_uint8(large))
+        reduced = apply(image, crop._replace(out=small), Resampling.BOX)
+        return tensor(reduced.resize((whole.width, whole.height), Resampling.BICUBIC))
 
 
 @dataclass(frozen=True)
@@ -304,11 +298,12 @@ def renders(
     conditions: Mapping[str, ConditionHeader], codecs: Mapping[str, ModelFile]
 ) -> dict[str, Callable[[Tensor], Tensor]]:
     """Functions, by kind, that render a token file's condition codes (n, h, w) as pictures, uint8 (n, 3, H, W) on the
-    CPU: with the codec of the codes, or by the rule. There is none for `coords`."""
+    CPU: with the codec of the codes, or by the rule. There is none for `coords`, nor for codecs without a decoder."""
     result: dict[str, Callable[[Tensor], Tensor]] = {}
     for kind in conditions:
         if kind in codecs:
-            result[kind] = partial(_decoded, codecs[kind], kind)
+            if not codecs[kind].about.get("encoder_only"):
+                result[kind] = partial(_decoded, codecs[kind], kind)
         elif kind == "lowres":
             result[kind] = lowres_picture
     return result

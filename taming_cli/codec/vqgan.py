@@ -125,9 +125,17 @@ def codec_from(model: ModelFile, where: str, part: str = "codec") -> VQGAN:
     """The codec of a codec's or a prior's model file, frozen and in eval mode on the CPU. BadFileError names `where`.
 
     `part` selects among the codecs of a prior: "codec" is that of its pictures, "condition.KIND" that of a condition.
+    One that its facts call `encoder_only` has no decoder.
     """
-    values = model.config["codec"] if part == "codec" else model.config["conditions"][part.removeprefix("condition.")]
+    values, facts = model.config["codec"], model.about
+    if part != "codec":
+        kind = part.removeprefix("condition.")
+        values, facts = model.config["conditions"][kind], model.about.get("conditions", {}).get(kind, {})
     config = from_dict(CodecConfig, values, where)
     with torch.device("meta"):
         codec = VQGAN(config)
+    if facts.get("encoder_only"):
+        for name, _ in list(codec.named_children()):
+            if f"{name}.".startswith(_DECODER):
+                setattr(codec, name, nn.Identity())
     return fill(codec, model, "" if model.format == "taming-codec" else f"{part}.", where, "codec")

@@ -57,7 +57,17 @@ def prior_file(
     )
 
 
-CONTENT = ("content", "unlabelled", "colours", "label_values", "missing", "depth_range", "factor", "codec_sha256")
+CONTENT = (
+    "content",
+    "unlabelled",
+    "colours",
+    "label_values",
+    "missing",
+    "depth_range",
+    "factor",
+    "encoder_only",
+    "codec_sha256",
+)
 """The facts about a condition's codec that the file of a prior repeats."""
 
 
