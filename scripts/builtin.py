@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from taming_cli.codec.locate import codecs_in, load_codec
 from taming_cli.codec.vqgan import codec_file, codec_from
 from taming_cli.report.record import read_run
 from taming_cli.runtime.checkpoint import load_model, save_model
@@ -31,10 +32,30 @@ def halve(*runs: str) -> None:
         save_model(run / "half.safetensors", codec_file(codec_from(rounded, str(run)), about))
 
 
-def gather(out: str, target: str, data: str) -> None:
-    """Write the prior's file, which contains the codecs too, in half precision, with seeds, minutes and scores."""
+def split(former: str, out: str) -> None:
+    """Write the codecs of a prior's model file as `codec/half.safetensors` and `map-codec/half.safetensors`."""
+    whole = load_model(Path(former), "taming-prior")
+    own, *conditions = codecs_in(whole)
+    for name in ("codec", "map-codec"):
+        (Path(out) / name).mkdir(exist_ok=True)
+    about = {"content": "image", "size": "384x256"}
+    save_model(Path(out) / "codec/half.safetensors", codec_file(codec_from(own, former), about))
+    (maps,) = conditions
+    save_model(Path(out) / "map-codec/half.safetensors", maps)
+
+
+def gather(out: str, target: str, data: str, former: str = "") -> None:
+    """Write the prior's file, which contains the codecs too, in half precision, with seeds, minutes and scores. The
+    codec of maps keeps its encoder alone. Codecs are those of the model file `former`, if any."""
     made: dict[str, Any] = {"script": "scripts/builtin", "data": data}
-    for run in ("map-codec", "codec", "decoder", "prior", "tuned"):
+    if former:
+        before = load_model(Path(former), "taming-prior")
+        codec = {name: tensor for name, tensor in before.tensors.items() if name.startswith("codec.")}
+        made["former"] = before.about["made"]
+    else:
+        decoder = load_model(Path(out) / "decoder/checkpoints/last.safetensors", "taming-codec")
+        codec = {f"codec.{name}": tensor for name, tensor in decoder.tensors.items()}
+    for run in ("prior", "tuned") if former else ("map-codec", "codec", "decoder", "prior", "tuned"):
         record = read_run(Path(out) / run)
         made[run] = {
             "seed": record.config["train"]["seed"],
@@ -42,14 +63,16 @@ def gather(out: str, target: str, data: str) -> None:
             "minutes": round(record.newest["seconds"] / 60, 1),
             **{name: round(value, 4) for name, value in record.validation[-1].items() if name in SCORES},
         }
-    model = load_model(Path(out) / "tuned" / "checkpoints" / "last.safetensors", "taming-prior")
-    tuned = load_model(Path(out) / "decoder" / "checkpoints" / "last.safetensors", "taming-codec")
-    about = {**_public(model.about), **SUGGESTED, "made": made}
-    assert tuned.about["codec_sha256"] == about["codec_sha256"]
-    tensors = {**model.tensors, **{f"codec.{name}": tensor for name, tensor in tuned.tensors.items()}}
-    assert tensors.keys() == model.tensors.keys()
-    halves = {name: tensor.half() for name, tensor in tensors.items()}
+    model = load_model(Path(out) / "tuned/checkpoints/last.safetensors", "taming-prior")
+    (kind, facts), *_ = model.about["conditions"].items()
+    conditions = {kind: {**facts, "encoder_only": True}}
+    about = {**_public(model.about), **SUGGESTED, "made": made, "conditions": conditions}
+    dropped = tuple(f"condition.{kind}.{part}" for part in ("decoder.", "post_quant_conv."))
+    tensors = {name: tensor for name, tensor in model.tensors.items() if not name.startswith(dropped)}
+    assert {name for name in tensors if name.startswith("codec.")} == codec.keys()
+    halves = {name: tensor.half() for name, tensor in {**tensors, **codec}.items()}
     save_model(Path(target), replace(model, about=about, tensors=halves))
+    load_codec(Path(target))
     size = Path(target).stat().st_size
     print(f"{target}: {size:,} bytes")
     if size > MOST:
@@ -70,5 +93,5 @@ def _public(about: Mapping[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     verb, *arguments = sys.argv[1:]
-    verbs: dict[str, Callable[..., None]] = {"halve": halve, "gather": gather, "note": note}
+    verbs: dict[str, Callable[..., None]] = {"halve": halve, "split": split, "gather": gather, "note": note}
     verbs[verb](*arguments)

@@ -212,7 +212,8 @@ def resolve_request(
     _refuse_other_architectures(model, config, resolved.origins)
     known = None
     if redraw is not None:
-        if complete is None or mask is not None or at is not None or config.size is not None:
+        resized = config.size is not None and resolved.origins["size"] in ("flag", "settings")
+        if complete is None or mask is not None or at is not None or resized:
             raise UsageError(
                 "--redraw is a mask for a sample: name it with --complete, without --mask, --at and --size"
             )

@@ -58,7 +58,7 @@ def sample(
         ),
     ] = None,
     redraw: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--redraw",
             metavar="MASK",
