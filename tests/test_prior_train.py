@@ -488,6 +488,28 @@ def test_parts_of_logits_parts_of_steps_and_activations_made_again_change_nothin
         torch.testing.assert_close(other, found[0], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's compiler reads it
+def test_compiled_blocks_change_nothing_but_rounding(tmp_path: Path) -> None:
+    data = TokenSet([tokens(tmp_path / "t.h5")])
+    rows, _ = data.split(0.05)
+    config = replace(PRIOR, arch="any-order", codebook_size=CODES, conditions=data.specs())
+    found = []
+    for train in (replace(TRAIN, dropout=0.0), replace(TRAIN, dropout=0.0, compile=True)):
+        torch.manual_seed(1)
+        state = prior_state.start(new_network(config), train, torch.device("cpu"), torch.float32)
+        terms = prior_step(state, train_batch(data, rows, config, train, 0), train, 1e-3)
+        found.append((terms, dict(state.gpt.state_dict())))
+        assert (state.gpt.blocks[0]._compiled_call_impl is not None) == train.compile
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
+
+
+def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UsageError, match="needs a C"):
+        prior_state.start(new_network(PRIOR), replace(TRAIN, compile=True), torch.device("cpu"), torch.float32)
+
+
 def test_little_is_kept_where_logits_are_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(PRIOR, codebook_size=4096)
     gpt, codes = GPT(config), torch.zeros(8, 16, dtype=torch.int64)
