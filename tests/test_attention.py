@@ -60,10 +60,11 @@ def test_in_parts_with_a_mask_for_each_picture_or_one_for_all(pictures: int, dty
     gradient = torch.randn(expected.shape).to(dtype)
     of_exact = torch.autograd.grad(expected, exact, gradient.double())
     error = 0.03 if dtype == torch.bfloat16 else 1e-12
+    q, k, v = tensors
     for in_parts in (parts, [Part(ALL[0], ALL, mask)]):
-        found = masked_attention(*tensors, in_parts)
+        found = masked_attention(q, k, v, in_parts)
         torch.testing.assert_close(found.double(), expected, rtol=error, atol=error)
         for ours, theirs in zip(torch.autograd.grad(found, tensors, gradient), of_exact, strict=True):
             torch.testing.assert_close(ours.double(), theirs, rtol=error, atol=error)
         with torch.no_grad():
-            torch.testing.assert_close(masked_attention(*tensors, in_parts).double(), expected, rtol=error, atol=error)
+            torch.testing.assert_close(masked_attention(q, k, v, in_parts).double(), expected, rtol=error, atol=error)

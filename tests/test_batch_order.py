@@ -29,9 +29,9 @@ def test_a_batch_has_grids_of_one_size_and_an_epoch_every_sample() -> None:
             halves = [batch_rows(buckets, TRAIN, 4 * number + first, 2) for first in (0, 2)]  # of two processes
             assert np.concatenate([half for half, _ in halves]).tolist() == rows.tolist()
             seen[-1].extend(rows)
-    for epoch in seen:
-        assert set(epoch) == set(range(23))
-        assert len(epoch) == 4 * batches
+    for rows_of_epoch in seen:
+        assert set(rows_of_epoch) == set(range(23))
+        assert len(rows_of_epoch) == 4 * batches
     assert seen[0] != seen[1]
 
 

@@ -227,7 +227,7 @@ def build_conditions(
     """
     networks = _map_codecs(codecs)
     unused = {kind: network.path for kind, network in networks.items() if not network.optional}
-    result = []
+    result: list[Condition] = []
     for text, maps in requested.items():
         kind, colon, factor = text.partition(":")
         if kind not in KINDS:

@@ -8,6 +8,7 @@ from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
 from taming_cli.prior.any_order.blue_noise import Grid
 from taming_cli.prior.any_order.plan import group_plan
+from taming_cli.prior.any_order.stages import stages
 from taming_cli.prior.model import new_network
 from taming_cli.prior.predictions import TokenBatch
 from taming_cli.prior.raster.windows import plan
@@ -48,7 +49,8 @@ def sampling_cost(
     of a prior for any order, in `steps` steps, of the cells that are not `known` (h, w). With guidance, each token
     passes through the network twice: with its condition and without."""
     if prior.arch == "any-order":
-        groups = group_plan(latent.height, latent.width, steps, known)
-        return SamplingCost(groups.steps, groups.tokens_run() * (1 + guided))
+        parts = stages(group_plan(latent.height, latent.width, steps, known), prior, guided=guided)
+        tokens = sum(stage.tokens_run for stage in parts)
+        return SamplingCost(sum(stage.steps for stage in parts), tokens * (1 + guided))
     windows = plan(latent.height, latent.width, (prior.window.height, prior.window.width), stride)
     return SamplingCost(windows.sequential_forwards, windows.tokens_run(prior.prefix_length) * (1 + guided))

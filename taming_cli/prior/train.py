@@ -247,7 +247,7 @@ def _draw_samples(session: _Session) -> None:
     given = {kind: codes[order] for kind, codes in given.items()}
     codes = draw(
         state.average,
-        size=windows.codes.shape[1:],
+        size=(windows.codes.shape[1], windows.codes.shape[2]),
         samples=range(train.samples),
         seed=train.seed,
         decoding=DecodingConfig(),

@@ -6,19 +6,24 @@ not on the batch size, nor on which other samples are drawn.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from taming_cli.config.sampling import DecodingConfig
-from taming_cli.prior.any_order.plan import GroupPlan, group_plan
+from taming_cli.prior.any_order.plan import group_plan
+from taming_cli.prior.any_order.stages import DrawingStage, most_cells, stages
 from taming_cli.prior.decoding import choose, guide
 from taming_cli.prior.layout import KnownCells, check_conditions, check_guidance
 from taming_cli.prior.networks.any_order import AnyOrder
 from taming_cli.prior.networks.group_attention import GroupCache
+from taming_cli.prior.networks.surroundings import REACH
 from taming_cli.prior.noise import cell, gumbel
 
 LOGITS = 2**22
 """Logits of a batch that are turned into codes at once; their noise is float64."""
+CONTEXT = 2**15
+"""Cells whose context is computed at once."""
 
 
 @torch.inference_mode()
@@ -36,7 +41,8 @@ def generate(
     attempts: Sequence[int] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Draw the samples numbered `samples` in `steps` forwards: codes (n, h, w), int64, on the prior's device.
+    """Draw the samples numbered `samples` in `steps` forwards: codes (n, h, w), int64, on the prior's device. Large
+    pictures take more forwards, in bounded memory (see `stages`).
 
     `batch_size` is the largest number of pictures computed at once. The other arguments are those of the raster prior's
     `generate`. Raises UsageError if conditions or guidance do not fit.
@@ -47,6 +53,8 @@ def generate(
     check_conditions(network.config, given, len(samples), size)
     check_guidance(network.config, decoding)
     plan = group_plan(*size, steps, None if known is None else known.mask.cpu().numpy())
+    parts = stages(plan, network.config, guided=decoding.guided)
+    together = max(1, min(batch_size, most_cells(network.config, guided=decoding.guided) // plan.groups.size))
     codes = torch.zeros(len(samples), *size, dtype=torch.int64, device=device)
     if known is not None:
         codes += known.codes.to(device) * known.mask.to(device)
@@ -55,48 +63,72 @@ def generate(
     )
     total = len(samples) * int((plan.groups > 0).sum())
     done = 0
-    for start in range(0, len(samples), batch_size):
-        part = slice(start, start + batch_size)
-        sampler = GroupSampler(network, {kind: of[part] for kind, of in given.items()}, codes[part], plan, decoding)
-        for drawn in sampler.draw(seed, numbers[part], tries[part]):
-            done += drawn
-            if on_progress is not None:
-                on_progress(done, total)
+    for start in range(0, len(samples), together):
+        rows = slice(start, start + together)
+        own = {kind: of[rows] for kind, of in given.items()}
+        contexts = [network_context(network, own, len(codes[rows]), size)]
+        if decoding.guided:
+            contexts.append(network_context(network, {}, len(codes[rows]), size))
+        context = torch.cat(contexts).view(-1, *size, network.config.n_embd)
+        for stage in parts:
+            sampler = GroupSampler(network, context, codes[rows], stage, decoding, plan.steps)
+            for drawn in sampler.draw(seed, numbers[rows], tries[rows]):
+                done += drawn
+                if on_progress is not None:
+                    on_progress(done, total)
     return codes
 
 
+def network_context(network: AnyOrder, conditions: Mapping[str, Tensor], batch: int, size: tuple[int, int]) -> Tensor:
+    """As `AnyOrder.context`, some rows at a time where there are many cells: (B, h w, C)."""
+    height, width = size
+    rows = max(1, CONTEXT // width)
+    found = []
+    for start in range(0, height, rows):
+        end = min(start + rows, height)
+        top, bottom = max(0, start - REACH), min(height, end + REACH)
+        given = {kind: of[:, top:bottom] if of.ndim == 3 else of for kind, of in conditions.items()}
+        x = network.context(given, batch, (bottom - top, width)).reshape(batch, bottom - top, width, -1)
+        found.append(x[:, start - top : end - top].flatten(1, 2))
+    return torch.cat(found, dim=1)
+
+
 class GroupSampler:
-    """Pictures that are drawn together: `codes` (B, h, w), which are filled in, with the known cells of the plan."""
+    """Draws the cells of a stage of pictures: `context` (n, h, w, C), twice with guidance, and `codes` (B, h, w), which
+    are filled in, are those of the whole pictures, whose plan has `steps` groups."""
 
     def __init__(
         self,
         network: AnyOrder,
-        conditions: Mapping[str, Tensor],
+        context: Tensor,
         codes: Tensor,
-        plan: GroupPlan,
+        stage: DrawingStage,
         decoding: DecodingConfig,
+        steps: int,
     ) -> None:
-        self._network, self._plan, self._decoding = network, plan, decoding
-        self._codes = codes.view(len(codes), -1)
-        batch, *size = codes.shape
-        height, self._width = size
-        weight = network.head.weight
-        self._levels = torch.from_numpy(plan.levels.ravel()).to(weight.device)
-        context = network.context(conditions, batch, (height, self._width))
-        if self._decoding.guided:
-            context = torch.cat((context, network.context({}, batch, (height, self._width))))
-        self._context = context
+        height, self._width = stage.plan.groups.shape
+        rows, weight = slice(stage.top, stage.top + height), network.head.weight
+        self._network, self._stage, self._decoding, self._steps = network, stage, decoding, steps
+        self._codes, self._context = codes[:, rows], context[:, rows].flatten(1, 2)
+        self._levels = torch.from_numpy(stage.plan.levels.ravel()).to(weight.device)
         self._cache = GroupCache(
-            network.config, len(context), (height, self._width), dtype=weight.dtype, device=weight.device
+            network.config,
+            len(context),
+            (height, self._width),
+            capacity=stage.capacity,
+            dtype=weight.dtype,
+            device=weight.device,
         )
 
     def draw(self, seed: int, numbers: Tensor, attempts: Tensor) -> Iterator[int]:
         """Draw the groups in turn; yields the number of cells drawn by each step."""
         drawn, codebook_size = self._cells(0), self._network.config.codebook_size
-        for step in range(1, self._plan.steps + 1):
+        for step in range(1, self._stage.steps + 1):
             asked = self._cells(step)
-            now = self._decoding.at((step - 1) / max(1, self._plan.steps - 1))
-            codes = self._codes[:, drawn]
+            if not len(asked):  # a band may have no cell of a small group
+                continue
+            now = self._decoding.at((self._stage.first + step - 2) / max(1, self._steps - 1))
+            codes = self._codes[:, drawn // self._width, drawn % self._width]
             if self._decoding.guided:
                 codes = torch.cat((codes, codes))
             x = self._network.step(self._cache, self._context, self._levels, drawn, codes, asked)  # (B, A, C)
@@ -106,15 +138,17 @@ class GroupSampler:
                 if self._decoding.guided:
                     conditional, unconditional = logits.chunk(2)
                     logits = guide(conditional, unconditional, now.guidance)
-                noise = None
+                rows, columns, noise = part // self._width, part % self._width, None
                 if not now.greedy:
-                    places = cell(part // self._width, part % self._width)
-                    noise = gumbel(seed, numbers[:, None], places, codebook_size, attempt=attempts[:, None]).flatten(
-                        0, 1
-                    )
-                self._codes[:, part] = choose(logits.flatten(0, 1), noise, now).view(len(numbers), -1)
+                    places = cell(rows + self._stage.top, columns)
+                    noise = gumbel(seed, numbers[:, None], places, codebook_size, attempt=attempts[:, None])
+                    noise = noise.flatten(0, 1)
+                chosen = choose(logits.flatten(0, 1), noise, now)
+                self._codes[:, rows, columns] = chosen.view(len(numbers), -1)
             yield len(numbers) * len(asked)
             drawn = asked
 
     def _cells(self, step: int) -> Tensor:
-        return torch.from_numpy(self._plan.cells(step)).to(self._codes.device)
+        plan = self._stage.plan
+        cells = plan.cells(step) if step <= plan.steps else np.empty(0, np.int64)
+        return torch.from_numpy(cells).to(self._codes.device)

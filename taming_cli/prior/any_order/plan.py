@@ -49,13 +49,6 @@ class GroupPlan:
         order = np.argsort(groups, kind="stable")
         return np.split(order, np.searchsorted(groups[order], np.arange(1, self.steps + 1)))
 
-    def tokens_run(self) -> int:
-        """The tokens that run through the network for one picture: a query for each drawn cell, and its code for each
-        cell but the last group, which nothing is drawn after."""
-        if not self.steps:
-            return 0
-        return int((self.groups > 0).sum() + (self.groups < self.steps).sum())
-
 
 def group_plan(height: int, width: int, steps: int, known: Grid | None = None) -> GroupPlan:
     """The plan of a grid in `steps` steps, or in fewer where fewer cells are unknown; with as many steps as cells, it

@@ -16,7 +16,7 @@ class GroupAttention:
         self._content, self._queries = content, queries
         self._parts: list[Part] = []
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(B, heads, 2 N, head_size), three times -> once."""
         if not self._parts or self._parts[0].mask.dtype != q.dtype:
@@ -25,7 +25,8 @@ class GroupAttention:
 
 
 class GroupCache:
-    """Codes, keys and values of the content of a grid's cells, for `batch` pictures that are drawn by one plan.
+    """Codes, keys and values of the content of a grid's cells, for `batch` pictures that are drawn by one plan. It
+    holds `capacity` tokens, by default one for each cell.
 
     `codes` (B, h + 2 RADIUS, w + 2 RADIUS), int64, and `known`, bool, have a margin for the neighbours of each cell.
 
@@ -34,10 +35,18 @@ class GroupCache:
     """
 
     def __init__(
-        self, config: PriorConfig, batch: int, size: tuple[int, int], *, dtype: torch.dtype, device: torch.device
+        self,
+        config: PriorConfig,
+        batch: int,
+        size: tuple[int, int],
+        *,
+        capacity: int | None = None,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         height, self.width = size
-        shape = (config.n_layer, batch, config.n_head, height * self.width, config.head_size)
+        tokens = height * self.width if capacity is None else capacity
+        shape = (config.n_layer, batch, config.n_head, tokens, config.head_size)
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty(shape, dtype=dtype, device=device)
         padded = height + 2 * RADIUS, self.width + 2 * RADIUS

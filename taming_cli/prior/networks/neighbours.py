@@ -56,7 +56,7 @@ class Neighbours(nn.Module):
         offset = torch.tensor([(down + RADIUS) * width + across + RADIUS for down, across in OFFSETS])
         places = first[:, None] + offset.to(cells.device)
         sums = []
-        for part in places.split(max(1, VALUES // (len(codes) * self.weight.numel()))):
+        for part in torch.split(places, max(1, VALUES // (len(codes) * self.weight.numel()))):
             weight = self.weight * known.view(-1)[part][:, :, None]  # (T, offsets, C)
             sums.append((F.embedding(codes.flatten(1)[:, part], table) * weight).sum(2))
         return self._feed(torch.cat(sums, dim=1))

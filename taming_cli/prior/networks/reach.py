@@ -106,11 +106,11 @@ def parts_by_time(content: Places, queries: Places, dtype: torch.dtype) -> list[
         end = min(start + CELLS, n)
         cells, first, last = slice(start, end), groups[:, start, None], groups[:, end - 1, None]
         own = int((groups < first).sum(1).min()) // ROUND * ROUND, _ceil(int((groups <= last).sum(1).max()), n)
-        keys = (slice(0, own[1]),)
-        found.append(Part(cells, keys, bias(content.take(cells), content.take(keys[0]), dtype)))
-        keys = (slice(0, end), slice(n + own[0], n + own[1]))
-        seen = joined(*(everything.take(each) for each in keys))
-        found.append(Part(slice(n + start, n + end), keys, bias(queries.take(cells), seen, dtype)))
+        known, asked = slice(0, own[1]), slice(n + own[0], n + own[1])
+        found.append(Part(cells, (known,), bias(content.take(cells), content.take(known), dtype)))
+        known = slice(0, end)
+        seen = joined(everything.take(known), everything.take(asked))
+        found.append(Part(slice(n + start, n + end), (known, asked), bias(queries.take(cells), seen, dtype)))
     return found
 
 

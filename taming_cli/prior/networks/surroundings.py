@@ -12,6 +12,10 @@ LAYERS = 3
 """Convolutions, whose dilation doubles: a cell sees 3 + 6 + 12 cells in each direction."""
 
 
+REACH = sum((KERNEL // 2) * 2**layer for layer in range(LAYERS))
+"""Cells in each direction that a cell sees."""
+
+
 class Mixer(nn.Module):
     """A depthwise convolution, then a feed-forward layer whose output is added to the input, as in ConvNeXt (Liu et al.
     2022) without its scale."""
