@@ -12,9 +12,12 @@ from taming_cli.report.record import read_run
 from taming_cli.runtime.checkpoint import load_model, save_model
 from taming_cli.scenes.canvas import LABELS, PALETTE
 
-SUGGESTED = {"sampling_with_maps": {"guidance": 1.5, "min_p": 0.02}}
-"""The model's default sampling settings: with a map, some guidance and no rare codes. Without a map, rare codes are
-necessary: the beginning of something new, such as a horizon, is unlikely in every cell but has to occur in one."""
+SUGGESTED = {
+    "sampling": {"temperature": "0.6:1"},
+    "sampling_with_maps": {"temperature": "0.7:1", "guidance": 1.5, "min_p": 0.02},
+}
+"""The model's default sampling settings. The first, sparse cells decide what is where, and an unlikely code among them
+becomes a tree in the sky, so the temperature begins low. With a map, there is some guidance, and no rare codes."""
 SCORES = ("psnr", "perceptual", "accuracy", "codes_used", "val_nats_per_token")
 MOST = 15_000_000
 """Largest size of the file in bytes."""

@@ -33,7 +33,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_it_is_one_file_of_15_mb_at_most_that_records_how_it_was_made_and_not_where() -> None:
     assert path().stat().st_size <= 15_000_000
     said = read_header(path())
-    made = said.about["made"]
+    made = {**said.about["made"].get("former", {}), **said.about["made"]}
     assert made["script"] == "scripts/builtin"
     scores = {"codec": "psnr", "decoder": "psnr", "map-codec": "accuracy"}
     for part, score in {**scores, "prior": "val_nats_per_token", "tuned": "val_nats_per_token"}.items():
