@@ -18,4 +18,4 @@ def compile_blocks(network: nn.Module) -> None:
     blocks = network.blocks
     assert isinstance(blocks, Iterable)
     for block in blocks:
-        block.compile(dynamic=False)
+        block.compile()
