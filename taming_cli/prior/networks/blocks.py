@@ -90,11 +90,14 @@ class Attention(nn.Module):
         q, k = self.query_norm(q), self.key_norm(k)
         if rotation is not None:
             q, k = rotate(q, rotation.query).to(v.dtype), rotate(k, rotation.key).to(v.dtype)
-        if context is None:
-            y = causal_attention(q, k, v, dropout=self.weight_dropout if self.training else 0.0)
-        else:
-            y = context.attend(self.layer, q, k, v)
+        y = self.attend(q, k, v, context)
         return self.drop(self.proj(y.transpose(1, 2).reshape(batch, length, width)))  # type: ignore[no-any-return]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, context: Context | None) -> Tensor:
+        """(B, heads, T, head_size), three times -> once. This part is not compiled: see `compile_blocks`."""
+        if context is None:
+            return causal_attention(q, k, v, dropout=self.weight_dropout if self.training else 0.0)
+        return context.attend(self.layer, q, k, v)
 
     def projections(self, x: Tensor) -> Sequence[Tensor]:
         """(B, T, C) -> queries, keys and values, each (B, T, C)."""

@@ -16,7 +16,6 @@ class GroupAttention:
         self._content, self._queries = content, queries
         self._parts: list[Part] = []
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(B, heads, 2 N, head_size), three times -> once."""
         if not self._parts or self._parts[0].mask.dtype != q.dtype:
