@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from taming_cli.prior.any_order.generate import network_context
 from taming_cli.prior.any_order.plan import GroupPlan
 from taming_cli.prior.layout import check_conditions, check_range
 from taming_cli.prior.networks.any_order import AnyOrder
@@ -61,7 +62,7 @@ def _step_by_step(network: AnyOrder, codes: Tensor, plan: GroupPlan, conditions:
     batch, height, width = codes.shape
     weight, flat = network.head.weight, codes.flatten(1)
     cache = GroupCache(network.config, batch, (height, width), dtype=weight.dtype, device=weight.device)
-    context = network.context(conditions, batch, (height, width))
+    context = network_context(network, conditions, batch, (height, width))
     levels = torch.from_numpy(plan.levels.ravel()).to(weight.device)
     found = torch.zeros(flat.shape, dtype=torch.promote_types(weight.dtype, torch.float32), device=weight.device)
     drawn = torch.from_numpy(plan.cells(0)).to(weight.device)
