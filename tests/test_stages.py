@@ -7,9 +7,11 @@ import torch
 from taming_cli.config.prior import PriorConfig
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.config.size import Size
-from taming_cli.prior.any_order import generate as generation
+from taming_cli.prior.any_order import forwards as passes
+from taming_cli.prior.any_order import likelihood
 from taming_cli.prior.any_order import stages as staging
-from taming_cli.prior.any_order.generate import generate, network_context
+from taming_cli.prior.any_order.forwards import context_of
+from taming_cli.prior.any_order.generate import generate
 from taming_cli.prior.any_order.plan import group_plan
 from taming_cli.prior.any_order.stages import DrawingStage, most_cells, stages
 from taming_cli.prior.estimate import sampling_cost
@@ -90,6 +92,7 @@ def test_codes_of_stages(guidance: float, monkeypatch: pytest.MonkeyPatch) -> No
     parts = stages(plan, net.config, guided=guidance != 1)
     assert len(parts) > 2
     banded = drawn(3)
+    monkeypatch.setattr(passes, "LOGITS", 60)  # a large group is drawn in parts
     assert torch.equal(banded, drawn(1))
     sparse = torch.from_numpy(plan.groups <= parts[0].steps)
     assert torch.equal(banded[:, sparse], whole[:, sparse])
@@ -102,5 +105,25 @@ def test_the_context_of_some_rows_at_a_time_is_that_of_all(monkeypatch: pytest.M
     net, size = network(), (70, 5)
     given = conditions(2, size)
     whole = net.context(given, 2, size)
-    monkeypatch.setattr(generation, "CONTEXT", 60)
-    torch.testing.assert_close(network_context(net, given, 2, size), whole, rtol=1e-10, atol=1e-12)
+    monkeypatch.setattr(passes, "CONTEXT", 60)
+    torch.testing.assert_close(context_of(net, given, 2, size).flatten(1, 2), whole, rtol=1e-10, atol=1e-12)
+
+
+def test_the_likelihood_of_a_large_picture_is_that_of_its_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, size = network(conditions=()), (36, 10)
+    codes = torch.randint(0, 11, (3, *size))
+    plan = group_plan(*size, 16, np.random.default_rng(0).random(size) < 0.1)
+    monkeypatch.setattr(likelihood, "CELLS", 1)
+    monkeypatch.setattr(staging, "BYTES", for_cells(150, net.config))
+    parts = stages(plan, net.config, guided=False)
+    assert len(parts) > 2
+    expected = torch.zeros(codes.shape, dtype=torch.float64)
+    for stage in parts:
+        rows = slice(stage.top, stage.top + len(stage.plan.groups))
+        groups, levels = (torch.from_numpy(of)[None] for of in (stage.plan.groups, stage.plan.levels))
+        logs = net(codes[:, rows], {}, groups, levels).log_softmax(-1)
+        found = logs.gather(2, codes[:, rows].flatten(1)[:, :, None])[..., 0].view(codes[:, rows].shape)
+        own = ((groups > 0) & (groups <= stage.steps)).expand(len(codes), -1, -1)
+        expected[:, rows][own] = found[own]
+    found = likelihood.log_likelihood(net, codes, plan, batch_size=2)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)

@@ -1,4 +1,5 @@
-"""The likelihood of codes under a prior for any order, by a plan: all groups at once, or step by step with a cache."""
+"""The likelihood of codes under a prior for any order, by a plan: all groups at once, or, in a large picture, as it is
+drawn."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from taming_cli.prior.any_order.generate import network_context
+from taming_cli.prior.any_order.forwards import context_of, forwards
 from taming_cli.prior.any_order.plan import GroupPlan
+from taming_cli.prior.any_order.stages import most_cells, stages
 from taming_cli.prior.layout import check_conditions, check_range
 from taming_cli.prior.networks.any_order import AnyOrder
-from taming_cli.prior.networks.group_attention import GroupCache
 
 CELLS = 4096
 """Cells of a grid up to which all groups are read in one forward pass; its masks grow with their square."""
@@ -42,10 +43,11 @@ def log_likelihood(
     unknown = torch.from_numpy(plan.groups > 0)
     found = torch.zeros(codes.shape, dtype=torch.float64)
     done, per_picture = 0, int(unknown.sum())
-    for start in range(0, samples, batch_size):
-        part = slice(start, start + batch_size)
+    read = _at_once if height * width <= CELLS else _step_by_step
+    together = max(1, min(batch_size, most_cells(network.config, guided=False) // (height * width)))
+    for start in range(0, samples, together):
+        part = slice(start, start + together)
         batch = codes[part].to(device)
-        read = _at_once if height * width <= CELLS else _step_by_step
         found[part] = read(network, batch, plan, {kind: of[part] for kind, of in given.items()}).cpu().double()
         done += len(batch) * per_picture
         if on_progress is not None:
@@ -60,18 +62,13 @@ def _at_once(network: AnyOrder, codes: Tensor, plan: GroupPlan, conditions: Mapp
 
 def _step_by_step(network: AnyOrder, codes: Tensor, plan: GroupPlan, conditions: Mapping[str, Tensor]) -> Tensor:
     batch, height, width = codes.shape
-    weight, flat = network.head.weight, codes.flatten(1)
-    cache = GroupCache(network.config, batch, (height, width), dtype=weight.dtype, device=weight.device)
-    context = network_context(network, conditions, batch, (height, width))
-    levels = torch.from_numpy(plan.levels.ravel()).to(weight.device)
-    found = torch.zeros(flat.shape, dtype=torch.promote_types(weight.dtype, torch.float32), device=weight.device)
-    drawn = torch.from_numpy(plan.cells(0)).to(weight.device)
-    for step in range(1, plan.steps + 1):
-        asked = torch.from_numpy(plan.cells(step)).to(weight.device)
-        logits = network.logits(network.step(cache, context, levels, drawn, flat[:, drawn], asked))
-        found[:, asked] = _of_codes(logits, flat[:, asked])
-        drawn = asked
-    return found.view(codes.shape)
+    weight = network.head.weight
+    context = context_of(network, conditions, batch, (height, width))
+    found = torch.zeros(codes.shape, dtype=torch.promote_types(weight.dtype, torch.float32), device=weight.device)
+    for stage in stages(plan, network.config, guided=False):
+        for _, rows, columns, logits in forwards(network, context, codes, stage):
+            found[:, rows, columns] = _of_codes(logits, codes[:, rows, columns])
+    return found
 
 
 def _of_codes(logits: Tensor, codes: Tensor) -> Tensor:

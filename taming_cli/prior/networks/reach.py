@@ -19,7 +19,7 @@ SCORES = 2**22
 BLOCK = 32
 """Rows and columns of the blocks of cells that attend together otherwise."""
 ALL = (slice(None),)
-CELLS = 128
+CELLS = 96
 """Cells of a part in training on a CPU."""
 ROUND = 32
 """The ends of such parts are multiples, so that matrix products have few shapes: each new one takes time to prepare."""
