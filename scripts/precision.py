@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from taming_cli.codec.locate import picture_codec
 from taming_cli.codec.tiling import tiles
@@ -19,18 +20,39 @@ from taming_cli.config.sampling import DecodingConfig
 from taming_cli.data.batches import eval_batches
 from taming_cli.data.sources import list_items
 from taming_cli.metrics import psnr
+from taming_cli.prior.any_order import likelihood as any_order
+from taming_cli.prior.any_order.plan import group_plan
 from taming_cli.prior.decoding import choose
+from taming_cli.prior.draw import draw
 from taming_cli.prior.layout import prefix
-from taming_cli.prior.model import prior_from
-from taming_cli.prior.networks.gpt import GPT
+from taming_cli.prior.model import Network, prior_from
+from taming_cli.prior.networks.any_order import AnyOrder
 from taming_cli.prior.noise import cell, gumbel
-from taming_cli.prior.raster.generate import generate
-from taming_cli.prior.raster.likelihood import log_likelihood
+from taming_cli.prior.raster import likelihood as raster
 from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.device import autocast, pick_device
 
 SEED = 0
 SAMPLES = 16
+STEPS = 32
+
+
+def likelihood(network: Network, codes: Tensor) -> Tensor:
+    """The mean log-likelihood of a token of codes (B, h, w), in nats."""
+    if isinstance(network, AnyOrder):
+        _, height, width = codes.shape
+        return any_order.log_likelihood(network, codes, group_plan(height, width, height * width)).mean()
+    return raster.log_likelihood(network, codes).mean()
+
+
+def teach(network: Network, codes: Tensor) -> Tensor:
+    """Codes (B, h, w) of a window -> the logits of each cell, given those drawn before it: (B, h w, K)."""
+    if isinstance(network, AnyOrder):
+        _, height, width = codes.shape
+        plan = group_plan(height, width, STEPS)
+        groups, levels = (torch.from_numpy(of)[None].to(codes.device) for of in (plan.groups, plan.levels))
+        return network.forward(codes, {}, groups, levels)
+    return network.forward(prefix(network.config, {}, len(codes), codes.device), codes.flatten(1))
 
 
 @torch.no_grad()
@@ -56,20 +78,21 @@ def main(prior: str, images: str, count: str = "100") -> None:
     print(f"mean PSNR: {decibels['fp32']:.3f} dB in fp32, {decibels['bf16']:.3f} dB in bf16 ({apart:+.3f})")
 
     fp32 = prior_from(load_model(Path(prior), "taming-prior"), prior).to(device)
-    assert isinstance(fp32, GPT), "this is for raster priors"
     bf16 = copy.deepcopy(fp32).to(torch.bfloat16)
     window = (fp32.config.window.height, fp32.config.window.width)
     shown = codes["fp32"][:, : window[0], : window[1]].to(device)
-    nats = [-float(log_likelihood(gpt, shown).mean()) for gpt in (fp32, bf16)]
+    nats = [-float(likelihood(network, shown)) for network in (fp32, bf16)]
     print(f"prior: {nats[0]:.4f} nats/token in fp32, {nats[1]:.4f} in bf16 ({nats[1] - nats[0]:+.4f})")
 
     decoding = DecodingConfig()
-    drawn = [generate(gpt, size=window, samples=range(SAMPLES), seed=SEED, decoding=decoding) for gpt in (fp32, bf16)]
+    drawn = [
+        draw(network, size=window, samples=range(SAMPLES), seed=SEED, decoding=decoding, steps=STEPS)
+        for network in (fp32, bf16)
+    ]
     rows, columns = torch.meshgrid(*(torch.arange(side, device=device) for side in window), indexing="ij")
     cells, numbers = cell(rows, columns).flatten(), torch.arange(SAMPLES, device=device)[:, None]
-    noise = gumbel(SEED, numbers, cells, fp32.config.codebook_size)
-    before, tokens = prefix(fp32.config, {}, SAMPLES, device), drawn[0].flatten(1)
-    chosen = [choose(gpt(before, tokens).flatten(0, 1), noise.flatten(0, 1), decoding.at(0)) for gpt in (fp32, bf16)]
+    noise = gumbel(SEED, numbers, cells, fp32.config.codebook_size).flatten(0, 1)
+    chosen = [choose(teach(network, drawn[0]).flatten(0, 1), noise, decoding.at(0)) for network in (fp32, bf16)]
     print(f"{SAMPLES} samples: {(chosen[0] != chosen[1]).double().mean():.2%} of the tokens differ on equal codes")
     print(f"and {(drawn[0] != drawn[1]).double().mean():.2%} when each precision continues from its own codes")
 

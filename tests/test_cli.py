@@ -24,13 +24,14 @@ from PIL import Image
 
 from taming_cli.cli.app import app, main
 from taming_cli.codec.state import CodecState
+from taming_cli.codec.vqgan import codec_from
 from taming_cli.config.annotate import DepthConfig, PoseConfig, SegmentationConfig
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.fields import kinds
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.prior.state import PriorState
-from taming_cli.runtime.checkpoint import read_header
+from taming_cli.runtime.checkpoint import load_model, read_header
 from tests.processes import python
 
 CODEC = shlex.split(
@@ -363,6 +364,15 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(line: str, code: int,
 def _damage(layer: torch.nn.Module) -> None:
     for weight in layer.parameters():
         weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.ndim)))
+
+
+def test_a_new_prior_begins_with_the_codebook(house: House) -> None:
+    prior, codec = (load_model(path) for path in (house.prior, house.codec))
+    entries = codec_from(codec, "codec").quantize.codebook
+    table = prior.tensors["prior.tok_emb.weight"][: len(entries)]
+    order = torch.cdist(entries, entries).argsort(1)
+    alike = torch.cosine_similarity(table[:, None], table[order], dim=2).mean(0)
+    assert alike[1] > alike[len(entries) // 2] + 0.1
 
 
 @pytest.mark.parametrize("what", ["train-vqgan", "train-prior"])

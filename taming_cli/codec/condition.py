@@ -309,6 +309,11 @@ def renders(
     return result
 
 
+def codebooks(codecs: Mapping[str, ModelFile]) -> dict[str, Tensor]:
+    """The codebooks (K, D) of the codecs of conditions, by kind."""
+    return {kind: codec_from(model, f"the {kind} codec").quantize.codebook for kind, model in codecs.items()}
+
+
 def _decoded(model: ModelFile, kind: str, codes: Tensor) -> Tensor:
     """Decode with a codec that is built for this call and freed again, since conditions are rendered once."""
     return tiles.decode(codec_from(model, f"the {kind} codec"), codes.cpu(), finish=content_in(model).show)

@@ -75,6 +75,11 @@ class GumbelQuantizer(nn.Module):
         """The entries, under their name in `Quantizer`."""
         return self.embed
 
+    @property
+    def codebook(self) -> Tensor:
+        """The entries (K, D), fp32."""
+        return self.embed.weight.float()
+
     def forward(self, z: Tensor) -> Quantized:
         """(B, D, h, w) -> Quantized, in fp32. In training `z_e` is `z_q`, so that losses between the two are zero."""
         with exact(z.device):

@@ -2,8 +2,10 @@
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from taming_cli.config.size import Size
 from taming_cli.errors import NonFiniteLossError, UsageError
 from taming_cli.prior.any_order.start import from_raster, with_conditions
 from taming_cli.prior.batches import TokenSet
+from taming_cli.prior.codebook_features import begin_with_codebooks
 from taming_cli.prior.fsdp import (
     full_tensor,
     gather,
@@ -143,11 +146,23 @@ def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("gpt."): tensor for name, tensor in tensors.items()}
 
 
-def first_prior(prior: PriorConfig, train: PriorTrainConfig, data: TokenSet) -> Network:
+def first_prior(
+    prior: PriorConfig,
+    train: PriorTrainConfig,
+    data: TokenSet,
+    codebooks: Mapping[str, Tensor] = MappingProxyType({}),
+) -> Network:
     """A new prior for the token files, or the one that `train.init` names, to which conditions that only the files have
-    are added (if its vocabularies are separate). UsageError where settings or files do not fit it."""
+    are added (if its vocabularies are separate). UsageError where settings or files do not fit it.
+
+    A new prior begins with `codebooks` (see `begin_with_codebooks`), except that one of the published form has random
+    tables, as published.
+    """
     if train.init is None:
-        return new_network(fitted(prior, data), dropout=train.dropout)
+        gpt = new_network(fitted(prior, data), dropout=train.dropout)
+        if prior.arch != "published":
+            begin_with_codebooks(gpt, codebooks)
+        return gpt
     model = load_model(Path(train.init), "taming-prior")
     gpt = prior_from(model, train.init, dropout=train.dropout)
     converted = prior.arch == "any-order" and isinstance(gpt, GPT)

@@ -52,6 +52,7 @@ def fit(
     train: PriorTrainConfig,
     codec: ModelFile,
     conditions: Mapping[str, ModelFile] = MappingProxyType({}),
+    codebooks: Mapping[str, Tensor] = MappingProxyType({}),
     place: Place | None = None,
     render: Render | None = None,
     render_conditions: Mapping[str, Render] = MappingProxyType({}),
@@ -67,6 +68,7 @@ def fit(
     of the prior named there, to which conditions of the token files that it lacks are added.
 
     `conditions` are the codecs of the token files' condition maps, by kind; codes that a rule computes need none.
+    `codebooks` (K, D) are those of the codec, under "", and of conditions, by kind, from which a new prior begins.
     `render` draws samples at each validation, and `render_conditions`, by kind, draws the maps that condition them,
     once.
 
@@ -93,7 +95,7 @@ def fit(
     sharded = train.fsdp and world.size > 1
     trainer = existing.folder / "trainer.pt" if existing.folder is not None and existing.saved else None
     saved = read_state(trainer, world, sharded=sharded) if trainer else None
-    gpt = saved_prior(saved, train, str(trainer)) if saved else first_prior(prior, train, data)
+    gpt = saved_prior(saved, train, str(trainer)) if saved else first_prior(prior, train, data, codebooks)
     state = start(gpt, train, device, pick_precision(train.precision, device), world)
     if saved and trainer:
         _load(trainer, saved, state, data.sha256(), sharded)

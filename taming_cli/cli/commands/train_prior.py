@@ -35,7 +35,7 @@ def train_prior(
     """Train a prior on token files. Writes a run folder with checkpoints, curves and samples."""
     if (code := launched(run.nproc, settings.flags["device"], run.dry_run)) is not None:
         return code
-    from taming_cli.codec.condition import renders
+    from taming_cli.codec.condition import codebooks, renders
     from taming_cli.codec.locate import codec_for, condition_codecs
     from taming_cli.codec.tiling.tiles import pictures
     from taming_cli.data.tokens.file import TokenFile
@@ -63,6 +63,7 @@ def train_prior(
             train=train,
             codec=model,
             conditions=conditions,
+            codebooks={"": network.quantize.codebook, **codebooks(conditions)},
             place=run.place,
             render=lambda codes: pictures(network, codes.cpu()),
             render_conditions=shown,

@@ -100,8 +100,8 @@ class AnyOrder(nn.Module):
         queries = content._replace(times=content.times - 1)
         index = cells.expand(batch, -1)[:, :, None].expand(-1, -1, x.shape[-1])
         x = x.gather(2, index[:, None].expand(-1, 2, -1, -1)).flatten(1, 2)
-        x = self._run(x, joined(content, queries), GroupAttention(content, queries))
-        return torch.empty_like(x[:, : height * width]).scatter(1, index, x[:, height * width :])
+        x = self._run(x, joined(content, queries), GroupAttention(content, queries), height * width)
+        return torch.empty_like(x).scatter(1, index, x)
 
     def step(
         self, cache: GroupCache, context: Tensor, levels: Tensor, drawn: Tensor, codes: Tensor, asked: Tensor
@@ -117,9 +117,9 @@ class AnyOrder(nn.Module):
         places = self._places(cells[None], cache.width, levels[cells][None], torch.zeros_like(cells)[None])
         queries = places.take(slice(len(drawn), None))
         cache.begin(places.take(slice(len(drawn))), queries._replace(times=queries.times + 1))
-        x = self._run(x, places, cache)
+        x = self._run(x, places, cache, len(drawn))
         cache.keep()
-        return x[:, len(drawn) :]
+        return x
 
     def logits(self, x: Tensor) -> Tensor:
         """Features (..., C) -> logits of the image codes (..., K)."""
@@ -137,14 +137,15 @@ class AnyOrder(nn.Module):
         reach = self.config.reach << levels.clamp(max=MOST_LEVELS)
         return Places(rows.int(), columns.int(), reach.int(), times.int())
 
-    def _run(self, x: Tensor, places: Places, attention: GroupAttention | GroupCache) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
+    def _run(self, x: Tensor, places: Places, attention: GroupAttention | GroupCache, content: int) -> Tensor:
+        """(B, T, C) -> the features of the queries, which come after `content` tokens: (B, T - content, C). The last
+        block reads the content, and computes nothing for it."""
         positions = torch.stack((places.rows, places.columns), dim=-1)
         cos, sin = angles(positions, self.config.head_size)[:, None].chunk(2, dim=-1)
         rotation = Rotation((cos, sin), (cos, sin))
         x = self.drop(x)
-        for block in self.blocks:
-            x = block(x, rotation, attention)
+        for number, block in enumerate(self.blocks, 1):
+            x = block(x, rotation, attention, content if number == len(self.blocks) else 0)
         return self.ln_f(x)  # type: ignore[no-any-return]
 
     def _initialise(self) -> None:

@@ -22,7 +22,7 @@ class Context(Protocol):
     """What the tokens of a pass attend to, besides causal attention among themselves."""
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """(B, heads, T, head_size), three times -> once."""
+        """(B, heads, T, head_size), three times -> once. There may be queries for the last tokens alone."""
         ...
 
 
@@ -80,18 +80,20 @@ class Attention(nn.Module):
         self.query_norm, self.key_norm = norm(config.head_size), norm(config.head_size)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, rotation: Rotation | None, context: Context | None) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
-        batch, length, width = x.shape
+    def forward(self, x: Tensor, rotation: Rotation | None, context: Context | None, first: int = 0) -> Tensor:
+        """(B, T, C) -> (B, T - first, C), the output of the tokens from `first` on; for these, a context is needed."""
+        batch, _, width = x.shape
+        q, k, v = self.projections(x)
         q, k, v = (
-            each.view(batch, length, self.n_head, -1).transpose(1, 2)  # (B, heads, T, head_size)
-            for each in self.projections(x)
+            each.view(batch, each.shape[1], self.n_head, -1).transpose(1, 2)  # (B, heads, T, head_size)
+            for each in (q[:, first:], k, v)
         )
         q, k = self.query_norm(q), self.key_norm(k)
         if rotation is not None:
-            q, k = rotate(q, rotation.query).to(v.dtype), rotate(k, rotation.key).to(v.dtype)
+            cos, sin = (each[..., first:, :] for each in rotation.query)
+            q, k = rotate(q, (cos, sin)).to(v.dtype), rotate(k, rotation.key).to(v.dtype)
         y = self.attend(q, k, v, context)
-        return self.drop(self.proj(y.transpose(1, 2).reshape(batch, length, width)))  # type: ignore[no-any-return]
+        return self.drop(self.proj(y.transpose(1, 2).reshape(batch, -1, width)))  # type: ignore[no-any-return]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, context: Context | None) -> Tensor:
         """(B, heads, T, head_size), three times -> once. This part is not compiled: see `compile_blocks`."""
@@ -112,9 +114,10 @@ class Block(Recomputable):
     attn: Attention
     mlp: Any
 
-    def forward(self, x: Tensor, rotation: Rotation | None, context: Context | None) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
-        x = x + self.attn(self.ln1(x), rotation, context)
+    def forward(self, x: Tensor, rotation: Rotation | None, context: Context | None, first: int = 0) -> Tensor:
+        """(B, T, C) -> (B, T - first, C), the output of the tokens from `first` on."""
+        y = self.attn(self.ln1(x), rotation, context, first)
+        x = x[:, first:] + y
         return x + self.mlp(self.ln2(x))  # type: ignore[no-any-return]
 
 

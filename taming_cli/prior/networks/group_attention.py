@@ -6,7 +6,7 @@ from torch import Tensor
 from taming_cli.config.prior import PriorConfig
 from taming_cli.prior.networks.attention import masked_attention
 from taming_cli.prior.networks.neighbours import RADIUS
-from taming_cli.prior.networks.reach import Part, Places, joined, parts, parts_by_time
+from taming_cli.prior.networks.reach import Part, Places, joined, of_last, parts, parts_by_time
 
 
 class GroupAttention:
@@ -17,10 +17,10 @@ class GroupAttention:
         self._parts: list[Part] = []
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """(B, heads, 2 N, head_size), three times -> once."""
+        """(B, heads, 2 N, head_size), three times -> once; q may be that of the queries alone."""
         if not self._parts or self._parts[0].mask.dtype != q.dtype:
             self._parts = parts_by_time(self._content, self._queries, q.dtype)
-        return masked_attention(q, k, v, self._parts)
+        return masked_attention(q, k, v, of_last(self._parts, k.shape[2] - q.shape[2]))
 
 
 class GroupCache:
@@ -69,11 +69,13 @@ class GroupCache:
         self._parts = parts(joined(content, queries), joined(self._cached, queries), self.keys.dtype)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store the keys and values of the content, and attend: (B, heads, T, head_size), three times -> once."""
+        """Store the keys and values, and attend: (B, heads, T, head_size), three times -> once; q may be that of the
+        queries alone."""
         keys, values = self.keys[layer, : len(k)], self.values[layer, : len(k)]
         new = slice(self.length, self.length + k.shape[2])
         keys[:, :, new], values[:, :, new] = k, v
-        return masked_attention(q, keys[:, :, : new.stop], values[:, :, : new.stop], self._parts)
+        asked = of_last(self._parts, k.shape[2] - q.shape[2])
+        return masked_attention(q, keys[:, :, : new.stop], values[:, :, : new.stop], asked)
 
     def keep(self) -> None:
         """Count the content of this pass; its queries are forgotten."""

@@ -89,6 +89,22 @@ def parts(queries: Places, keys: Places, dtype: torch.dtype) -> list[Part]:
     return found
 
 
+def of_last(parts: list[Part], first: int) -> list[Part]:
+    """The parts without the queries before `first`, from which the others are numbered."""
+    if not first:
+        return parts
+    found = []
+    for rows, keys, mask in parts:
+        if isinstance(rows, Tensor):
+            wanted = rows >= first
+            found.append(Part(rows[wanted] - first, keys, mask[:, wanted]))
+        elif rows.stop is None:  # one part for all
+            found.append(Part(rows, keys, mask[:, first:]))
+        elif rows.start >= first:
+            found.append(Part(slice(rows.start - first, rows.stop - first), keys, mask))
+    return [part for part in found if part.mask.shape[1]]
+
+
 def parts_by_time(content: Places, queries: Places, dtype: torch.dtype) -> list[Part]:
     """Attention among the content and then the queries of N cells, which are sorted by their groups in each picture.
 
