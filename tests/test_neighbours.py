@@ -1,5 +1,8 @@
 """The sums over known neighbours: against a loop over cells, and their gradients."""
 
+import math
+
+import pytest
 import torch
 
 from taming_cli.prior.networks.neighbours import OFFSETS, RADIUS, Neighbours, _Sum
@@ -47,3 +50,25 @@ def test_sampling_adds_what_teacher_forcing_does() -> None:
         for role, least in ((1, group), (0, group + 1)):
             known[RADIUS:-RADIUS, RADIUS:-RADIUS] = groups[0] < least
             torch.testing.assert_close(layer.at(cells, padded, known, table), forced[:, role, cells])
+
+
+def test_a_new_layer_adds_what_is_around_the_nearer_the_more() -> None:
+    layer = Neighbours(3)
+    torch.nn.init.zeros_(layer.down.weight)
+    table = torch.tensor([[0.0, 0, 0], [1, -2, 0.5]])
+    for row, column, factor in ((1, 3, -0.5), (2, 3, -1), (2, 1, -1), (1, 0, -2), (1, 2, -math.inf), (3, 4, -4)):
+        codes = torch.zeros(1, 4, 5, dtype=torch.int64)
+        codes[0, row, column] = 1
+        known = torch.arange(1, 21).view(1, 4, 5)
+        known[0, 1, 2] = 100  # the cell in question comes last
+        torch.testing.assert_close(layer(table[codes], known)[0, 1, 1 * 5 + 2], table[1] * math.exp(factor))
+
+
+def test_tensors_of_the_first_priors_have_no_skip() -> None:
+    layer, former = Neighbours(3), Neighbours(3)
+    tensors = former.state_dict()
+    del tensors["skip"]
+    layer.load_state_dict(tensors)
+    assert layer.skip.tolist() == [0, 0, 0]
+    with pytest.raises(RuntimeError, match="weight"):
+        layer.load_state_dict({})

@@ -60,3 +60,5 @@ def _silence(network: AnyOrder, *kinds: type[Mixer | Neighbours]) -> None:
     for module in network.modules():
         if isinstance(module, kinds):
             module.down.weight.zero_()
+            if isinstance(module, Neighbours):
+                module.skip.zero_()

@@ -31,12 +31,19 @@ VALUES = 2**22
 
 
 class Neighbours(nn.Module):
-    """The embeddings of known neighbours, each channel with a weight for each offset, summed; then a feed-forward
-    layer."""
+    """The embeddings of known neighbours, each channel with a weight for each offset, summed; and a feed-forward layer
+    of this sum, which is added to it.
+
+    The weights begin as a Gaussian of the distance, the same in each channel: a new network predicts codes whose
+    embeddings are similar to those of the cells around.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(len(OFFSETS), width) / math.sqrt(len(OFFSETS)))
+        near = torch.tensor([math.exp(-(down**2 + across**2) / 2) for down, across in OFFSETS])
+        self.weight = nn.Parameter(near[:, None].repeat(1, width))
+        self.skip = nn.Parameter(torch.ones(width))
+        self.register_load_state_dict_pre_hook(_without_skip)  # type: ignore[no-untyped-call]
         self.norm = RMSNorm(width)
         self.up = nn.Linear(width, width, bias=False)
         self.down = nn.Linear(width, width, bias=False)
@@ -62,7 +69,14 @@ class Neighbours(nn.Module):
         return self._feed(torch.cat(sums, dim=1))
 
     def _feed(self, y: Tensor) -> Tensor:
-        return self.down(F.silu(self.up(self.norm(y))))  # type: ignore[no-any-return]
+        return self.skip * y + self.down(F.silu(self.up(self.norm(y))))  # type: ignore[no-any-return]
+
+
+def _without_skip(module: nn.Module, tensors: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """The first priors for any order had the feed-forward layer alone."""
+    weight = tensors.get(prefix + "weight")
+    if weight is not None:
+        tensors.setdefault(prefix + "skip", torch.zeros_like(weight[0]))
 
 
 class _Sum(torch.autograd.Function):
