@@ -1,7 +1,7 @@
 """The groups of cells in which a training picture is predicted: orders, group sizes and holes of many kinds.
 
 Sampling draws by one order, completion knows any part of a picture, and likelihood may take one cell at a time. So the
-network learns all of it: by blue noise in any position of its tile, at random, and growing from known parts.
+network learns all of it: orders of blue noise, with the tile in any position, and random ones; and any part known.
 """
 
 import math
