@@ -51,6 +51,8 @@ def main() -> None:
     asked = parser.parse_args()
     keep_freed_memory()  # as the executable does
     ours, raster = (Pipeline.load(path, precision=asked.precision) for path in asked.priors)
+    for pipeline in (ours, raster):  # to warm up
+        seconds(resolve_request(pipeline, {"n": 1, "size": "512x336", "seed": 0}, cond=asked.map))
     print(f"{torch.get_num_threads()} threads, {asked.batch} at once")
     print("| size | prior | forwards | tokens a picture | seconds a picture | times faster |")
     print("|---|---|---|---|---|---|")
@@ -60,9 +62,6 @@ def main() -> None:
         for steps in asked.steps.split(","):
             settings = {**common, "sample_steps": int(steps)}
             requests[f"any order, S = {steps}"] = resolve_request(ours, settings, cond=asked.map)
-        if size == asked.sizes.split(",")[0]:  # to warm up
-            for request in requests.values():
-                seconds(request)
         found: dict[str, list[float]] = {name: [] for name in requests}
         for _ in range(asked.repeats):
             for name, request in requests.items():
