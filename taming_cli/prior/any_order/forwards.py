@@ -16,8 +16,6 @@ from taming_cli.prior.networks.surroundings import REACH
 
 CONTEXT = 2**15
 """Cells whose context is computed at once."""
-
-
 LOGITS = 2**22
 """Logits that are in memory at once."""
 
