@@ -187,7 +187,7 @@ def test_codes_of_another_codec_are_refused() -> None:
 def test_it_starts_from_a_raster_prior() -> None:
     torch.manual_seed(0)
     gpt = GPT(replace(network().config, arch="modern"))
-    net = from_raster(gpt, 3)
+    net = from_raster(gpt, PriorConfig(reach=3))
     assert (net.config.arch, net.config.reach) == ("any-order", 3)
     own = dict(net.named_parameters())
     for name, weight in gpt.named_parameters():
@@ -197,7 +197,7 @@ def test_it_starts_from_a_raster_prior() -> None:
     inner = net.tok_emb(maps + 11 + 4)
     assert torch.equal(net.surroundings(inner), inner)  # the convolutions add nothing yet
     with pytest.raises(UsageError, match="any-order starts from 'modern' alone"):
-        from_raster(GPT(replace(network().config, arch="published")), 3)
+        from_raster(GPT(replace(network().config, arch="published")), PriorConfig())
 
 
 @pytest.mark.parametrize("has", [(), SPECS[:1], SPECS[:2]])

@@ -13,12 +13,13 @@ from taming_cli.codec import train as codec_training
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config import former
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
-from taming_cli.config.fields import from_dict
+from taming_cli.config.fields import from_dict, to_dict
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.resolve import from_file, resolve
 from taming_cli.errors import UsageError
 from taming_cli.prior import train as prior_training
 from taming_cli.prior.model import prior_from
+from taming_cli.prior.state import saved_prior
 from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.run.folder import Place, read_settings
 from taming_cli.runtime.run.metrics import METRICS, read_metrics
@@ -99,6 +100,14 @@ def test_models_of_an_earlier_version_load() -> None:
     assert codec.decode(codes).shape == (1, 3, 16, 16)
     gpt = prior_from(load_model(FORMER / "prior" / "checkpoints" / "last.safetensors", "taming-prior"), "it")
     assert gpt.config.n_embd == 8
+
+
+def test_a_prior_older_than_a_setting_has_its_former_value() -> None:
+    values = to_dict(PriorConfig())
+    del values["neighbour_features"]
+    network = saved_prior({"prior": values}, PriorTrainConfig(), "it")
+    assert network.config.neighbour_features == 0
+    assert "neighbours.far" not in network.state_dict()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Names of earlier versions, so that their run folders, trainer files and config files can still be read."""
+"""Names and values of earlier versions, so that their run folders, trainer files and config files can still be read."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +7,8 @@ SETTINGS = {"critic_learning_rate": "disc_learning_rate", "critic_start": "disc_
 GROUPS = {"critic": "discriminator"}
 TRAINER = {"critic": "discriminator", "critic_optimizer": "discriminator_optimizer"}
 METRICS = {"critic": "discriminator"}
+PRIOR = {"neighbour_features": 0}
+"""Values of settings of a prior that files older than the setting do not record."""
 
 
 def renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

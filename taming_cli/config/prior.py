@@ -1,9 +1,11 @@
 """Settings of the prior: its architecture, which the model file keeps, and its training."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from taming_cli.config.fields import check, check_training, option
+from taming_cli.config import former
+from taming_cli.config.fields import check, check_training, from_dict, option
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 
@@ -52,6 +54,12 @@ class PriorConfig:
         10,
         "With --arch any-order: distance in cells at which cells see one another; the first ones are seen from afar.",
         low=1,
+    )
+    neighbour_features: int = option(
+        32,
+        "With --arch any-order: what a token knows of each code around its cell, besides a weighted sum of them.",
+        low=0,
+        hidden=True,
     )
     codebook_size: int = option(1024, "Codes of the codec whose tokens are modelled.", low=1, hidden=True)
     conditions: tuple[ConditionSpec, ...] = option((), "Conditions before the image tokens, in order.", hidden=True)
@@ -119,6 +127,11 @@ class PriorConfig:
     def tokens_of(self, spec: ConditionSpec) -> int:
         """Number of tokens of a condition before a window."""
         return self.cells if spec.form == "grid" else spec.length
+
+
+def recorded_prior(values: Mapping[str, Any], where: str) -> PriorConfig:
+    """The architecture that a file records. UsageError, which names `where`, for an unknown key or a bad value."""
+    return from_dict(PriorConfig, {**former.PRIOR, **values}, where)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from taming_cli.config.codec import CodecConfig
 from taming_cli.config.fields import from_dict
-from taming_cli.config.prior import PriorConfig
+from taming_cli.config.prior import recorded_prior
 from taming_cli.data.disk import write_atomically
 from taming_cli.errors import UsageError
 from taming_cli.interop.compvis import ORDERS
@@ -52,7 +52,7 @@ def export_checkpoint(model: ModelFile, path: Path) -> Path:
 
 def _prior_state(model: ModelFile, where: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the config of a prior in the authors' layout."""
-    prior = from_dict(PriorConfig, model.config["prior"], where)
+    prior = recorded_prior(model.config["prior"], where)
     codec = from_dict(CodecConfig, model.config["codec"], where)
     if prior.arch != "published" or prior.vocabulary != "shared":
         raise UsageError("the authors' code only has priors with arch 'published' and a shared table")

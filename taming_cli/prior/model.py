@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taming_cli.config.fields import from_dict, to_dict
-from taming_cli.config.prior import PriorConfig
+from taming_cli.config.fields import to_dict
+from taming_cli.config.prior import PriorConfig, recorded_prior
 from taming_cli.prior.networks.any_order import AnyOrder
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.runtime.checkpoint import ModelFile, fill
@@ -74,7 +74,7 @@ CONTENT = (
 def prior_from(model: ModelFile, where: str, *, dropout: float = 0.0) -> Network:
     """The network of a prior's model file, frozen and in eval mode on the CPU. BadFileError names `where`."""
     with torch.device("meta"):
-        gpt = new_network(from_dict(PriorConfig, model.config["prior"], where), dropout=dropout)
+        gpt = new_network(recorded_prior(model.config["prior"], where), dropout=dropout)
     fill(gpt, model, "prior.", where, "prior")
     if isinstance(gpt, GPT):
         gpt.build_tables()

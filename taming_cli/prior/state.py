@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.utils.checkpoint import checkpoint
 
-from taming_cli.config.fields import from_dict, to_dict
-from taming_cli.config.prior import PriorConfig, PriorTrainConfig
+from taming_cli.config.fields import to_dict
+from taming_cli.config.prior import PriorConfig, PriorTrainConfig, recorded_prior
 from taming_cli.config.size import Size
 from taming_cli.errors import NonFiniteLossError, UsageError
 from taming_cli.prior.any_order.start import from_raster, with_conditions
@@ -190,7 +190,7 @@ def first_prior(
         gpt = with_conditions(gpt, new, dropout=train.dropout) if new else gpt
     else:
         gpt = widened(gpt, new, dropout=train.dropout) if new else gpt
-        gpt = from_raster(gpt, prior.reach, dropout=train.dropout) if converted else gpt
+        gpt = from_raster(gpt, prior, dropout=train.dropout) if converted else gpt
     if isinstance(gpt, AnyOrder):  # the window is no part of its architecture
         gpt.config = replace(gpt.config, window=_fitting(prior, data))
     return gpt
@@ -212,7 +212,7 @@ def _fitting(prior: PriorConfig, data: TokenSet) -> Size:
 
 def saved_prior(state: dict[str, Any], train: PriorTrainConfig, where: str) -> Network:
     """The network that a trainer file describes, without its weights and regardless of `train.init`."""
-    return new_network(from_dict(PriorConfig, state["prior"], where), dropout=train.dropout)
+    return new_network(recorded_prior(state["prior"], where), dropout=train.dropout)
 
 
 def _refuse_other_conditions(prior: PriorConfig, model: ModelFile, train: PriorTrainConfig, data: TokenSet) -> None:

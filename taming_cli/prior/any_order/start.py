@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from taming_cli.config.prior import ConditionSpec
+from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.errors import UsageError
 from taming_cli.prior.layout import offsets
 from taming_cli.prior.networks.any_order import CONTENT, AnyOrder
@@ -15,8 +15,9 @@ from taming_cli.prior.networks.surroundings import Mixer
 
 
 @torch.no_grad()
-def from_raster(gpt: GPT, reach: int, *, dropout: float = 0.0) -> AnyOrder:
-    """A prior for any order whose blocks, tables and head are those of a raster prior, on the CPU.
+def from_raster(gpt: GPT, prior: PriorConfig, *, dropout: float = 0.0) -> AnyOrder:
+    """A prior for any order whose blocks, tables and head are those of a raster prior, on the CPU. `prior` has
+    the settings that a raster prior lacks.
 
     A content token is embedded as a code of the raster prior is. What a query adds is new, and so are the convolutions
     over condition maps and what tokens know of their neighbours, which change nothing at first. UsageError for a prior
@@ -24,7 +25,8 @@ def from_raster(gpt: GPT, reach: int, *, dropout: float = 0.0) -> AnyOrder:
     """
     if gpt.config.arch != "modern":
         raise UsageError(f"init is a prior with arch {gpt.config.arch!r}; any-order starts from 'modern' alone")
-    network = AnyOrder(replace(gpt.config, arch="any-order", reach=reach), dropout=dropout)
+    config = replace(gpt.config, arch="any-order", reach=prior.reach, neighbour_features=prior.neighbour_features)
+    network = AnyOrder(config, dropout=dropout)
     kept = gpt.state_dict()
     new = {name: kept.get(name, tensor) for name, tensor in network.state_dict().items()}
     network.load_state_dict(new)

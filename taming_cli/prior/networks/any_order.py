@@ -17,13 +17,11 @@ from taming_cli.prior.layout import NOT_GIVEN, offsets, table_rows
 from taming_cli.prior.networks.blocks import ModernBlock, RMSNorm, initialise
 from taming_cli.prior.networks.group_attention import GroupAttention, GroupCache
 from taming_cli.prior.networks.neighbours import Neighbours
-from taming_cli.prior.networks.reach import Places, joined
+from taming_cli.prior.networks.reach import MOST_LEVELS, Places, joined
 from taming_cli.prior.networks.rotary import Rotation, angles
 from taming_cli.prior.networks.surroundings import Mixer, Surroundings
 from taming_cli.prior.predictions import Predictions, TokenBatch
 
-MOST_LEVELS = 16
-"""Levels beyond which the reach of a cell does not grow: it is any picture then."""
 CONTENT, QUERY = 0, 1
 """Rows of the table of roles."""
 
@@ -39,7 +37,7 @@ class AnyOrder(nn.Module):
         self.role_emb = nn.Embedding(2, width)
         grids = any(spec.form == "grid" for spec in config.conditions)
         self.surroundings = Surroundings(width) if grids else nn.Identity()
-        self.neighbours = Neighbours(width)
+        self.neighbours = Neighbours(width, config.neighbour_features)
         self.drop = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(ModernBlock(config, layer, dropout) for layer in range(config.n_layer))
         self.ln_f = RMSNorm(width)
@@ -91,16 +89,16 @@ class AnyOrder(nn.Module):
         """As `forward`, the features that predict each cell: (B, h w, C)."""
         batch, height, width = codes.shape
         context = self.context(conditions, batch, (height, width))
-        embedded = self.tok_emb(codes)
-        x = torch.stack((self._content(context, embedded.flatten(1, 2)), self._query(context)), dim=1)
-        x = x + self.neighbours(embedded, groups)
+        content = self._content(context, self.tok_emb(codes.flatten(1)))
+        x = torch.stack((content, self._query(context)), dim=1)
+        x = x + self.neighbours(codes, self._code_table, groups, levels)
         cells = groups.flatten(1).argsort(dim=1, stable=True)  # attention is computed in this order
         groups, levels = groups.flatten(1).gather(1, cells), levels.flatten(1).gather(1, cells)
-        content = self._places(cells, width, levels, 2 * groups)
-        queries = content._replace(times=content.times - 1)
+        places = self._places(cells, width, levels, 2 * groups)
+        queries = places._replace(times=places.times - 1)
         index = cells.expand(batch, -1)[:, :, None].expand(-1, -1, x.shape[-1])
         x = x.gather(2, index[:, None].expand(-1, 2, -1, -1)).flatten(1, 2)
-        x = self._run(x, joined(content, queries), GroupAttention(content, queries), height * width)
+        x = self._run(x, joined(places, queries), GroupAttention(places, queries), height * width)
         return torch.empty_like(x).scatter(1, index, x)
 
     def step(
@@ -113,8 +111,8 @@ class AnyOrder(nn.Module):
         cache.put(drawn, codes)
         content = self._content(context[:, drawn], self.tok_emb(codes))
         x = torch.cat((content, self._query(context[:, asked])), dim=1)
-        x = x + self.neighbours.at(cells, cache.codes, cache.known, self.tok_emb.weight)
-        places = self._places(cells[None], cache.width, levels[cells][None], torch.zeros_like(cells)[None])
+        x = x + self.neighbours.at(cells, levels[cells], cache.codes, cache.known, self._code_table, cache.size)
+        places = self._places(cells[None], cache.size[1], levels[cells][None], torch.zeros_like(cells)[None])
         queries = places.take(slice(len(drawn), None))
         cache.begin(places.take(slice(len(drawn))), queries._replace(times=queries.times + 1))
         x = self._run(x, places, cache, len(drawn))
@@ -124,6 +122,11 @@ class AnyOrder(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         """Features (..., C) -> logits of the image codes (..., K)."""
         return self.head(x)  # type: ignore[no-any-return]
+
+    @property
+    def _code_table(self) -> Tensor:
+        """The rows of the image codes."""
+        return self.tok_emb.weight[: self.config.codebook_size]
 
     def _content(self, context: Tensor, embedded: Tensor) -> Tensor:
         return context + embedded + self.role_emb.weight[CONTENT]
@@ -151,6 +154,8 @@ class AnyOrder(nn.Module):
     def _initialise(self) -> None:
         """As the modern raster prior; the convolutions keep torch's own values."""
         initialise(self, self.config.n_layer)
+        std = 0.02 / math.sqrt(2 * self.config.n_layer)
+        self.neighbours.initialise(std)
         for module in self.modules():
-            if isinstance(module, (Mixer, Neighbours)):
-                nn.init.normal_(module.down.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
+            if isinstance(module, Mixer):
+                nn.init.normal_(module.down.weight, std=std)

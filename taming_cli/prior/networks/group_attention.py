@@ -5,7 +5,6 @@ from torch import Tensor
 
 from taming_cli.config.prior import PriorConfig
 from taming_cli.prior.networks.attention import masked_attention
-from taming_cli.prior.networks.neighbours import RADIUS
 from taming_cli.prior.networks.reach import Part, Places, joined, of_last, parts, parts_by_time
 
 
@@ -27,7 +26,7 @@ class GroupCache:
     """Codes, keys and values of the content of a grid's cells, for `batch` pictures that are drawn by one plan. It
     holds `capacity` tokens, by default one for each cell.
 
-    `codes` (B, h + 2 RADIUS, w + 2 RADIUS), int64, and `known`, bool, have a margin for the neighbours of each cell.
+    `codes` (B, h w), int64, holds those of the cells that are `known` (h w,), bool.
 
     A forward pass begins with `begin`; its layers then call `attend`; `keep` ends it. The keys and values of its
     queries lie behind the content, where the next pass overwrites them.
@@ -43,14 +42,14 @@ class GroupCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        height, self.width = size
-        tokens = height * self.width if capacity is None else capacity
+        self.size = size
+        cells = size[0] * size[1]
+        tokens = cells if capacity is None else capacity
         shape = (config.n_layer, batch, config.n_head, tokens, config.head_size)
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty(shape, dtype=dtype, device=device)
-        padded = height + 2 * RADIUS, self.width + 2 * RADIUS
-        self.codes = torch.zeros(batch, *padded, dtype=torch.int64, device=device)
-        self.known = torch.zeros(padded, dtype=torch.bool, device=device)
+        self.codes = torch.zeros(batch, cells, dtype=torch.int64, device=device)
+        self.known = torch.zeros(cells, dtype=torch.bool, device=device)
         self.length = 0
         self._cached: Places | None = None
         self._fresh = 0
@@ -58,9 +57,8 @@ class GroupCache:
 
     def put(self, cells: Tensor, codes: Tensor) -> None:
         """Codes (B, F) of the cells (F,) that are known from now on."""
-        rows, columns = cells // self.width + RADIUS, cells % self.width + RADIUS
-        self.codes[: len(codes), rows, columns] = codes
-        self.known[rows, columns] = True
+        self.codes[: len(codes), cells] = codes
+        self.known[cells] = True
 
     def begin(self, content: Places, queries: Places) -> None:
         """Tokens that come next: the content of cells that were drawn, and queries."""

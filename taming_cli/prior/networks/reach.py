@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+MOST_LEVELS = 16
+"""Levels beyond which the reach of a cell does not grow: it is any picture then."""
 SCORES = 2**22
 """Attention scores of one head up to which they are computed at once, although most may be masked."""
 BLOCK = 32
