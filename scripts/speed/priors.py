@@ -12,9 +12,9 @@ from statistics import median
 
 import torch
 
-from taming_cli.prior.draw import draw
 from taming_cli.runtime.allocator import keep_freed_memory
 from taming_cli.runtime.cost import synchronize
+from taming_cli.sampling.draw import draw_codes
 from taming_cli.sampling.pipeline import Pipeline
 from taming_cli.sampling.request import Request, resolve_request
 
@@ -22,18 +22,7 @@ from taming_cli.sampling.request import Request, resolve_request
 def seconds(request: Request) -> float:
     """The time to draw the codes of the samples of a request."""
     began = time.perf_counter()
-    draw(
-        request.model.gpt,
-        samples=request.numbers,
-        seed=request.config.seed,
-        decoding=request.config,
-        conditions=request.conditions(request.numbers),
-        size=(request.grid.height, request.grid.width),
-        stride=request.stride,
-        steps=request.config.sample_steps,
-        batch_size=request.config.batch_size,
-        buffers=request.model.buffers,
-    )
+    draw_codes(request, request.numbers)
     synchronize(request.model.device)
     return time.perf_counter() - began
 

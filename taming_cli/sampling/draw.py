@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from taming_cli.prior.draw import draw as draw_codes
+from taming_cli.prior import draw as prior
 from taming_cli.sampling.inpainting import restore_pixels
 from taming_cli.sampling.model import OnProgress
 from taming_cli.sampling.request import Request
@@ -48,6 +48,18 @@ def draw(
     UsageError for settings that do not fit the prior.
     """
     model, config = request.model, request.config
+    codes = draw_codes(request, numbers, on_progress=on_progress)
+    rows, columns = request.frame.place
+    images = model.decode(codes, config.batch_size, on_decode)[:, :, rows, columns].contiguous()
+    if request.known is not None and config.keep == "pixels":
+        images = restore_pixels(images, request.known)
+    labels = tuple(request.label_of(number) for number in numbers)
+    return Samples(images, codes.cpu(), labels, model.exact(request.grid))
+
+
+def draw_codes(request: Request, numbers: Sequence[int], *, on_progress: OnProgress | None = None) -> Tensor:
+    """The codes of samples, int64 (n, h, w) on the model's device; see `draw`."""
+    model, config = request.model, request.config
     settings: dict[str, Any] = {
         "samples": numbers,
         "seed": config.seed,
@@ -62,13 +74,7 @@ def draw(
         "batch_size": config.batch_size,
         "on_progress": on_progress,
     }
-    codes = draw_codes(model.gpt, **settings)
-    rows, columns = request.frame.place
-    images = model.decode(codes, config.batch_size, on_decode)[:, :, rows, columns].contiguous()
-    if request.known is not None and config.keep == "pixels":
-        images = restore_pixels(images, request.known)
-    labels = tuple(request.label_of(number) for number in numbers)
-    return Samples(images, codes.cpu(), labels, model.exact(request.grid))
+    return prior.draw(model.gpt, **settings)
 
 
 def chunk_size(request: Request) -> int:
