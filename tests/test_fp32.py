@@ -149,7 +149,7 @@ def test_a_pipeline_computes_in_the_precision_that_it_was_given(seen: Seen) -> N
     assert_all(seen)
 
 
-@pytest.mark.parametrize("make", [lambda: Quantizer(8, 4), lambda: GumbelQuantizer(8, 4)], ids=["nearest", "gumbel"])
+@pytest.mark.parametrize("make", [lambda: Quantizer(8, 4), lambda: GumbelQuantizer(8, 4, 4)], ids=["nearest", "gumbel"])
 def test_quantization_is_exact_under_any_autocast(
     make: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,7 +43,7 @@ ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", "
 LISTS = (".txt",)
 MODEL, TOKENS, ARRAYS, YAML = (".safetensors",), (".h5",), (".npz",), (".yaml", ".yml")
 WEIGHTS = (".pth", ".pt", ".safetensors")
-CHECKPOINTS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
+CHECKPOINTS = (".ckpt", ".pkl", ".pt", ".pth", ".bin", ".safetensors")
 MAPS = (*PICTURES, ".npy", ".json")
 
 WITH_MAPS = typing.get_args(CodecKind)

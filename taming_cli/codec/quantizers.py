@@ -59,15 +59,16 @@ class Quantizer(nn.Module):
 
 
 class GumbelQuantizer(nn.Module):
-    """A codebook (K, D) whose code is the largest of K logits of the encoder's output, as in the published GumbelVQ.
+    """A codebook (K, D) whose code is the largest of K logits of the encoder's output, of so many `channels`, as in the
+    published GumbelVQ and in the dVAE.
 
     In training the code is sampled: a hard sample forward, the gradient of the softmax backward (Jang et al. 2017, at
     temperature 1). The published KL term, of weight 1e-8, is omitted. In evaluation nothing is random.
     """
 
-    def __init__(self, codebook_size: int, codebook_dim: int) -> None:
+    def __init__(self, codebook_size: int, codebook_dim: int, channels: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(codebook_dim, codebook_size, 1)
+        self.proj = nn.Conv2d(channels, codebook_size, 1)
         self.embed = nn.Embedding(codebook_size, codebook_dim)
 
     @property
@@ -81,7 +82,8 @@ class GumbelQuantizer(nn.Module):
         return self.embed.weight.float()
 
     def forward(self, z: Tensor) -> Quantized:
-        """(B, D, h, w) -> Quantized, in fp32. In training `z_e` is `z_q`, so that losses between the two are zero."""
+        """(B, channels, h, w) -> Quantized, in fp32. In training `z_e` is `z_q`, so that losses between the two are
+        zero."""
         with exact(z.device):
             logits = self.proj(z.float())  # (B, K, h, w)
             if not self.training:

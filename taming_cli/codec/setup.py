@@ -127,6 +127,8 @@ def first_codec(config: CodecConfig, train: CodecTrainConfig, content: Content) 
         return codec
     model = load_model(Path(train.init))
     codec = codec_from(model, train.init)
+    if codec.config.network == "dvae":
+        raise UsageError(f"{train.init} is a dVAE, which taming cannot train; name a VQGAN with --init")
     for name, value in vars(codec.config).items():
         if getattr(config, name) != value:
             raise UsageError(f"{train.init} has {name} {value}, not {getattr(config, name)}; leave that setting out")

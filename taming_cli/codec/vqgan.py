@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from taming_cli.codec.autoencoder import Decoder, Encoder
+from taming_cli.codec.dvae import DVAEDecoder, DVAEEncoder
 from taming_cli.codec.quantizers import GumbelQuantizer, Quantized, Quantizer
 from taming_cli.config.codec import CodecConfig
 from taming_cli.config.fields import from_dict, to_dict
@@ -17,7 +18,7 @@ from taming_cli.runtime.model_files import named
 from taming_cli.runtime.stored import Stored
 
 _DECODER = ("decoder.", "post_quant_conv.")
-_LATER = ("codebook",)
+_LATER = ("codebook", "network")
 """Fields of the architecture that did not exist when the hash was defined."""
 
 
@@ -34,15 +35,16 @@ class VQGAN(nn.Module):
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
+        size, dim, dvae = config.codebook_size, config.codebook_dim, config.network == "dvae"
+        self.encoder: Encoder | DVAEEncoder = DVAEEncoder(config) if dvae else Encoder(config)
         self.quantize: Quantizer | GumbelQuantizer
         if config.codebook == "gumbel":
-            self.quantize = GumbelQuantizer(config.codebook_size, config.codebook_dim)
+            self.quantize = GumbelQuantizer(size, dim, config.z_channels if dvae else dim)
         else:
-            self.quantize = Quantizer(config.codebook_size, config.codebook_dim, normalize=config.normalize)
-        self.quant_conv = nn.Conv2d(config.z_channels, config.codebook_dim, 1)
-        self.post_quant_conv = nn.Conv2d(config.codebook_dim, config.z_channels, 1)
-        self.decoder = Decoder(config)
+            self.quantize = Quantizer(size, dim, normalize=config.normalize)
+        self.quant_conv = nn.Identity() if dvae else nn.Conv2d(config.z_channels, dim, 1)
+        self.post_quant_conv = nn.Identity() if dvae else nn.Conv2d(dim, config.z_channels, 1)
+        self.decoder: Decoder | DVAEDecoder = DVAEDecoder(config) if dvae else Decoder(config)
 
     @classmethod
     def load(cls, path: str | Path) -> "VQGAN":
@@ -79,6 +81,11 @@ class VQGAN(nn.Module):
             x: Tensor = self.decoder(self.post_quant_conv(self.quantize.lookup(codes)))
             return x.float()
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return self.quantize.embedding.weight.device
+
     def sha256(self) -> str:
         """The hash of encoder, codebook and config; it does not cover the weights of the decoder."""
         return codec_sha256(self.config, self.state_dict())
@@ -103,7 +110,7 @@ def ready(codec: VQGAN, device: torch.device, precision: torch.dtype, *, encoder
     """
     codec = codec.to(device).to(memory_format=torch.channels_last)
     if precision != torch.float32:
-        parts = [codec.post_quant_conv, codec.decoder]
+        parts: list[nn.Module] = [codec.post_quant_conv, codec.decoder]
         parts += [codec.encoder, codec.quant_conv] if encoder else []
         for module in (module for part in parts for module in part.modules()):
             if isinstance(module, nn.Conv2d):

@@ -13,6 +13,9 @@ from taming_cli.errors import UsageError
 class CodecConfig:
     """The architecture of a VQGAN. Names are the published ones, so that released weights map by name."""
 
+    network: Literal["vqgan", "dvae"] = option(
+        "vqgan", "The network of the paper, or (dvae, imported files) that of DALL-E's discrete VAE.", hidden=True
+    )
     ch: int = option(32, "Channels at full resolution; a multiple of --norm-groups.", low=1)
     ch_mult: tuple[int, ...] = option(
         (1, 1, 2, 4), "Channel multiplier of each level; n levels downsample by f = 2^(n-1).", low=1
@@ -42,8 +45,18 @@ class CodecConfig:
         check(self)
         if not self.ch_mult:
             raise UsageError("ch_mult is empty; give one channel multiplier per level, like 1,1,2,4")
-        if self.ch % self.norm_groups:
+        if self.network == "dvae":
+            self._check_dvae()
+        elif self.ch % self.norm_groups:
             raise UsageError(f"ch is {self.ch}; it must be a multiple of norm_groups, which is {self.norm_groups}")
+
+    def _check_dvae(self) -> None:
+        if self.ch % 4:
+            raise UsageError(f"ch is {self.ch}; in a dvae, it must be a multiple of 4")
+        if self.codebook != "gumbel":
+            raise UsageError(f"codebook is {self.codebook!r}; a dvae has 'gumbel'")
+        if self.z_channels != self.ch * self.ch_mult[-1]:
+            raise UsageError(f"z_channels is {self.z_channels}; in a dvae, it must be {self.ch * self.ch_mult[-1]}")
 
     @property
     def downsample_factor(self) -> int:

@@ -91,7 +91,7 @@ class CodecRun:
             if batch.items:
                 alone = len(batch.items) == 1 and batch.images.shape[1:] != previous_shape
                 previous_shape = batch.images.shape[1:]
-                with exact(self.codec.quant_conv.weight.device):
+                with exact(self.codec.device):
                     coded = CodedBatch(batch.items, batch.images, *self._coded(batch.images, decodes, alone))
                     exactly &= tiles.exact(self.codec, coded.codes.shape[1], coded.codes.shape[2], self.space.decode)
                     for metric in metrics:

@@ -56,6 +56,10 @@ def export_folder(model: ModelFile, folder: Path) -> Path:
     if model.format != "taming-codec":
         raise UsageError("only a codec can be exported as a VQModel; give the file of a codec")
     config = from_dict(CodecConfig, model.config["codec"], str(folder))
+    if config.codebook == "gumbel":
+        raise UsageError(
+            "a VQModel chooses the nearest entry, not the largest of K logits; give the file of such a codec"
+        )
     if config.ch_mult[0] != 1:
         raise UsageError(f"ch_mult starts with {config.ch_mult[0]}; a VQModel requires 1")
     tensors = {name: tensor for name, tensor in model.tensors.items() if not name.startswith("extra.")}

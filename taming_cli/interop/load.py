@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,12 @@ from typing import Any
 import yaml
 
 from taming_cli.errors import BadFileError
-from taming_cli.interop import compvis, diffusers, llamagen
+from taming_cli.interop import compvis, diffusers, dvae, llamagen
 from taming_cli.interop.ledger import ImportedModel
+from taming_cli.interop.modules import weights_of
 from taming_cli.interop.pickles import read
 from taming_cli.interop.published import OtherConfigError
+from taming_cli.interop.unpickler import Placeholder
 from taming_cli.interop.wrappers import unwrapped
 from taming_cli.runtime.finite import MARK, non_finite, refused_when_read
 from taming_cli.runtime.stored import Stored
@@ -25,14 +27,17 @@ _DEPTH = 3
 """The depth to which these keys may be nested."""
 
 
-def import_file(path: Path, config: Path | None = None, *, allow_non_finite: bool = False) -> ImportedModel:
-    """Import a published checkpoint; its tensors stay in the file. `config` is the yaml published with it.
+def import_file(
+    path: Path, config: Path | None = None, *, more: Sequence[Path] = (), allow_non_finite: bool = False
+) -> ImportedModel:
+    """Import a published checkpoint; its tensors stay in the file. `config` is the yaml published with it, and `more`
+    are the other files of a model that was published in several.
 
     BadFileError, in one line, if the file is damaged, of an unknown kind, or has tensors that cannot be accounted for.
     Loading a tensor with NaN or infinite values raises it too. With `allow_non_finite`, the model's `about` lists such
     tensors instead, and the converted file can be loaded.
     """
-    imported = _imported(path, config)
+    imported = _imported(path, config, more)
     if not allow_non_finite:
         remedy = "the model cannot compute with it; fetch the file again, or import it with --allow-non-finite"
         return replace(imported, tensors=refused_when_read(imported.tensors, str(path), remedy))
@@ -42,10 +47,12 @@ def import_file(path: Path, config: Path | None = None, *, allow_non_finite: boo
     return replace(imported, model=replace(imported.model, about={**imported.model.about, MARK: names}))
 
 
-def _imported(path: Path, config: Path | None) -> ImportedModel:
-    if path.is_dir():
+def _imported(path: Path, config: Path | None, more: Sequence[Path] = ()) -> ImportedModel:
+    if path.is_dir() and not more:
         return diffusers.import_folder(path)
     tensors, about = _open(path)
+    for other in more:
+        _join(tensors, path, _open(other)[0], other)
     settings = read_yaml(config) if config is not None else {}
     try:
         return _convert(path, tensors, settings, about)
@@ -62,6 +69,8 @@ def _convert(
         return llamagen.import_codec(tensors, str(path), about)
     if "encoder.conv_in.weight" in tensors or "first_stage_model.encoder.conv_in.weight" in tensors:
         return compvis.import_codec(tensors, settings, str(path), about)
+    if dvae.ENCODER in tensors or dvae.DECODER in tensors:
+        return dvae.import_codec(tensors, str(path), about)
     names = ", ".join(list(tensors)[:3])
     raise BadFileError(f"{path} is not a supported model: it has {len(tensors)} tensors, the first are {names}")
 
@@ -106,12 +115,22 @@ def _open(path: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
     return _tensors(value, path), about
 
 
+def _join(tensors: dict[str, Stored], path: Path, others: Mapping[str, Stored], other: Path) -> None:
+    """Add the weights of another file of the same model."""
+    if twice := next((name for name in others if name in tensors), None):
+        raise BadFileError(f"{path} and {other} both have {twice}; give the files of one model, each once")
+    tensors.update(others)
+
+
 def _tensors(value: Any, path: Path) -> dict[str, Stored]:
-    """The weights by name, from the key that holds them, without the prefixes of training wrappers."""
+    """The weights by name, from the key or the module that holds them, without the prefixes of training wrappers."""
+    if isinstance(value, Placeholder):
+        value = weights_of(value, str(path))
     if isinstance(value, Mapping):
         for _ in range(_DEPTH):
             value = next((value[key] for key in STATES if isinstance(value.get(key), Mapping)), value)
         tensors = {name: tensor for name, tensor in value.items() if isinstance(tensor, Stored)}
         if tensors and all(isinstance(name, str) for name in tensors):
-            return unwrapped(tensors, str(path))
+            tensors = unwrapped(tensors, str(path))
+            return dvae.named(tensors, str(path)) if dvae.FIRST in tensors else tensors
     raise BadFileError(f"{path} holds no weights")

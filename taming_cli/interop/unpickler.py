@@ -60,9 +60,13 @@ class DamagedError(Exception):
 
 
 class Placeholder:
-    """The replacement for any object that is neither a tensor nor a plain container. It ignores all operations."""
+    """The replacement for any object that is neither a tensor nor a plain container. It ignores all operations, but
+    keeps the attributes of a torch module in `state`, which is empty otherwise."""
 
-    __slots__ = ()
+    __slots__ = ("state",)
+
+    def __init__(self) -> None:
+        self.state: dict[Any, Any] = {}
 
     def append(self, _: object) -> None:
         """Ignore an element, or several."""
@@ -209,10 +213,12 @@ class _Unpickler(pickle._Unpickler):
         self.append(self._call(function, tuple(arguments)))
 
     def load_build(self) -> None:
-        """Ignore attributes, such as the `_metadata` of a state dict."""
-        self.stack.pop()
-        if not isinstance(self.stack[-1], Placeholder | dict):
+        """Ignore attributes, such as the `_metadata` of a state dict, except those of a torch module."""
+        state, target = self.stack.pop(), self.stack[-1]
+        if not isinstance(target, Placeholder | dict):
             raise DamagedError("its pickle sets attributes of an object that has none")
+        if isinstance(target, Placeholder) and isinstance(state, dict) and "_modules" in state:
+            target.state = state
 
     def refuse(self) -> None:
         """Refuse opcodes that allocate memory in advance or that refer to names by number."""

@@ -14,7 +14,10 @@ from taming_cli.errors import UsageError
 @command("import", first=("out",))
 def import_(
     output: Output,
-    file: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A published checkpoint.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="CHECKPOINT...", help="A published checkpoint; of a dVAE, its encoder and its decoder."),
+    ],
     config: Annotated[
         Path | None,
         typer.Option("--config", metavar="FILE", help="The YAML file published with it; a prior needs it."),
@@ -32,10 +35,11 @@ def import_(
     from taming_cli.runtime.checkpoint import save_model
     from taming_cli.runtime.finite import marked
 
+    file, *more = files
     target = out or Path(file.name).with_suffix(".safetensors")
     if target.exists():
         raise UsageError(f"{target} exists; name another file with -o")
-    imported = import_file(file, config, allow_non_finite=allow_non_finite)
+    imported = import_file(file, config, more=more, allow_non_finite=allow_non_finite)
     save_model(target, imported.model, imported.tensors)
     if names := marked(imported.model.about):
         output.warn(f"{file}: {len(names)} tensors are not finite: {', '.join(names)}")

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from taming_cli.codec.autoencoder import Level
+from taming_cli.codec.autoencoder import Decoder, Level
+from taming_cli.codec.tiling import dvae
 from taming_cli.codec.tiling.boxes import Box, Stage
 from taming_cli.codec.tiling.global_layers import (
     FULL_CELLS,
@@ -21,6 +22,7 @@ from taming_cli.codec.tiling.global_layers import (
     Activation,
     GlobalNorm,
     Region,
+    global_layers,
     level_operations,
     local,
     middle_operations,
@@ -36,6 +38,8 @@ def stages(codec: VQGAN) -> list[Stage]:
     first one.
     """
     decoder, config = codec.decoder, codec.config
+    if not isinstance(decoder, Decoder):
+        return dvae.decoder_stages(codec)
     levels = [level for level in decoder.up if isinstance(level, Level)]
 
     def read(codes: Tensor) -> Tensor:
@@ -77,7 +81,7 @@ class LocalDecoder:
         for stage in every[:whole]:
             self._base = Activation(run_boxes(self._base, [stage], [Box(0, 0, *size)], [1]), size, stage.after)
         self._stages = every[whole:]
-        if self._stages:
+        if any(global_layers(self._stages)):
             run_boxes(self._base, self._stages, patches, shares or [1] * len(patches))
 
     @torch.no_grad()

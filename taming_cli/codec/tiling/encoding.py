@@ -29,7 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from taming_cli.codec.autoencoder import Level
+from taming_cli.codec.autoencoder import Encoder, Level
+from taming_cli.codec.tiling import dvae
 from taming_cli.codec.tiling.boxes import Box, Operation, Stage, divided
 from taming_cli.codec.tiling.global_layers import (
     FULL_CELLS,
@@ -66,7 +67,9 @@ def stages(codec: VQGAN, to_input: ToInput) -> list[Stage]:
     The margin of each stage is its own reach: one pixel for each 3 x 3 convolution. Downsampling reads one more pixel
     to the right and below, and another one is added so that parts begin and end at even pixels.
     """
-    config, encoder, device = codec.config, codec.encoder, codec.quant_conv.weight.device
+    config, encoder, device = codec.config, codec.encoder, codec.device
+    if not isinstance(encoder, Encoder):
+        return dvae.encoder_stages(codec, to_input)
 
     def read(values: Tensor) -> Tensor:
         x: Tensor = encoder.conv_in(to_input(values.to(device)).contiguous(memory_format=torch.channels_last))

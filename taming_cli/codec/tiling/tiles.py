@@ -27,7 +27,7 @@ from torch import Tensor
 from taming_cli.codec.tiling import encoding
 from taming_cli.codec.tiling.boxes import Box, Stage, divided, memory
 from taming_cli.codec.tiling.decoding import LocalDecoder, stages
-from taming_cli.codec.tiling.global_layers import FULL_CELLS
+from taming_cli.codec.tiling.global_layers import FULL_CELLS, global_layers
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.data.images import to_float, to_uint8
 from taming_cli.runtime.allocator import returning_freed_memory
@@ -52,7 +52,8 @@ def at_once(codec: VQGAN, height: int, width: int, most: int) -> int:
 def exact(codec: VQGAN, height: int, width: int, budget: int = BUDGET) -> bool:
     """Whether pictures of height x width codes are decoded in `budget` bytes with the statistics of all their pixels,
     as by `VQGAN.decode`, rather than with those of patches."""
-    return DecodePlan.of(stages(codec), height, width, budget).exact
+    run = stages(codec)
+    return DecodePlan.of(run, height, width, budget).exact or not any(global_layers(run))
 
 
 def pictures(
@@ -119,7 +120,7 @@ def encode(codec: VQGAN, pictures: Tensor, *, to_input: encoding.ToInput = to_fl
             return torch.cat([encoding.encode(codec, one, to_input, budget) for one in torch.split(pictures, 1)])
 
     def encode_whole(batch: Tensor) -> Tensor:
-        x = to_input(batch.to(codec.quant_conv.weight.device))
+        x = to_input(batch.to(codec.device))
         return codec.encode(x.contiguous(memory_format=torch.channels_last))
 
     return torch.cat([encode_whole(batch) for batch in torch.split(pictures, max(1, min(budget, BUDGET) // each))])
@@ -140,15 +141,16 @@ class _Piece(NamedTuple):
 
 def _pieces(codec: VQGAN, codes: Tensor, budget: int, batch_size: int) -> Iterator[_Piece]:
     f = codec.config.downsample_factor
-    plan = DecodePlan.of(stages(codec), codes.shape[1], codes.shape[2], budget)
+    run = stages(codec)
+    plan = DecodePlan.of(run, codes.shape[1], codes.shape[2], budget)
     if plan.exact:
         at_once = min(plan.at_once, batch_size)
         for number, batch in enumerate(torch.split(codes, at_once)):
             yield _Piece(number * at_once, 0, 0, codec.decode(batch))
         return
     size = (codes.shape[1], codes.shape[2])
-    if size[0] * size[1] <= FULL_CELLS:
-        needed = memory(stages(codec), size, size)
+    if size[0] * size[1] <= FULL_CELLS and any(global_layers(run)):
+        needed = memory(run, size, size)
         _log.warning(
             "a picture of %d x %d codes takes %.1f GiB to decode, more than the limit of %.1f GiB: its statistics "
             "are estimated; --memory %.0f decodes it exactly",
