@@ -23,7 +23,7 @@ end
 function __taming_takes
     switch $argv[1]
         case 'train-vqgan'
-            contains -- $argv[2] --preset --minutes --steps --size -o --out --name --kind --labels --colours --label-values --missing --depth-range --pictures --batch-size --accumulate --learning-rate --disc-learning-rate --betas --warmup --final-lr --disc-final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --disc-weight --disc-train-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --held --val-every --val-images --save-every --seed --device --precision --workers --cache --val --init --train --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --disc-ndf --disc-num-layers --disc-loss --nproc --weights --config --max-pixels
+            contains -- $argv[2] --preset --minutes --steps --size -o --out --name --kind --labels --colours --label-values --missing --depth-range --pictures --batch-size --accumulate --learning-rate --disc-learning-rate --betas --warmup --final-lr --disc-final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --kl-weight --kl-ramp --relaxation --relaxation-ramp --disc-weight --disc-train-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --held --val-every --val-images --save-every --seed --device --precision --workers --cache --val --init --train --network --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --codebook --disc-ndf --disc-num-layers --disc-loss --nproc --weights --config --max-pixels
         case 'train-prior'
             contains -- $argv[2] --preset --minutes --steps -o --out --name --codec --cond-ckpt --batch-size --accumulate --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --samples --seed --device --precision --init --arch --n-layer --n-head --n-embd --window --reach --nproc --config
         case 'sample'
@@ -244,7 +244,7 @@ complete -c taming -n '__taming_at 0 info' -a '(__taming_files .ckpt .pkl .pt .p
 complete -c taming -n '__taming_from 0 report' -a '(__taming_files)'
 complete -c taming -n '__taming_at 0 demo-data \'eval all\'' -a '(__taming_files)'
 complete -c taming -n '__taming_at 0 guide' -a 'own-pictures\\t conditions\\t any-size\\t evaluation\\t several-gpus\\t published-models\\t settings\\t troubleshooting\\t'
-complete -c taming -n '__taming_at 0 \'presets show\'' -a 'tiny\\t small\\t f16-1024\\t f16-16384\\t'
+complete -c taming -n '__taming_at 0 \'presets show\'' -a 'tiny\\t small\\t vq-vae\\t dvae\\t f16-1024\\t f16-16384\\t'
 complete -c taming -n '__taming_from 0 \'weights verify\' \'weights fetch\'' -a 'efficientnet-lite0\\t vgg16\\t alexnet\\t squeezenet1_1\\t inception-v3-compat\\t deeplabv3_resnet50\\t keypointrcnn_resnet50_fpn\\t dinov2\\t depth\\t'
 complete -c taming -n '__taming_at 0 \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\'' -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt .h5 .npz)'
 complete -c taming -n '__taming_at 1 \'eval fid\' \'eval kid\' \'eval prc\'' -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt .h5 .npz)'
@@ -254,7 +254,7 @@ complete -c taming -n '__taming_at 1 \'eval nll\'' -a '(__taming_files .h5)'
 
 complete -c taming -n '__taming_may \'--version\' \'\'' -l version -d 'Print the version and exit.'
 complete -c taming -n '__taming_may \'-h --help\' \'\' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor guide annotate \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' tokens \'tokens verify\' \'tokens merge\' presets \'presets ls\' \'presets show\' weights \'weights ls\' \'weights verify\' \'weights fetch\' eval \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -s h -l help -d 'Show this message and exit.'
-complete -c taming -n '__taming_may \'--preset\' train-vqgan train-prior' -l preset -d 'Named set of settings: tiny, small, f16-1024, f16-16384. Default: tiny on a CPU, small on a GPU.' -x -a 'tiny\\t small\\t f16-1024\\t f16-16384\\t'
+complete -c taming -n '__taming_may \'--preset\' train-vqgan train-prior' -l preset -d 'Named set of settings: tiny, small, vq-vae, dvae, f16-1024, f16-16384. Default: tiny on a CPU, small on a GPU.' -x -a 'tiny\\t small\\t vq-vae\\t dvae\\t f16-1024\\t f16-16384\\t'
 complete -c taming -n '__taming_may \'--minutes\' train-vqgan train-prior' -l minutes -d 'Wall-clock time in minutes; 0: no limit. Default 8.' -x
 complete -c taming -n '__taming_may \'--steps\' train-vqgan train-prior' -l steps -d 'Number of optimiser steps; 0: no limit. Default 0.' -x
 complete -c taming -n '__taming_may \'--size\' train-vqgan' -l size -d 'Size of the training crops, in pixels. Default 128x128.' -x
@@ -288,6 +288,10 @@ complete -c taming -n '__taming_may \'--perceptual-weight\' train-vqgan' -l perc
 complete -c taming -n '__taming_may \'--codebook-weight\' train-vqgan' -l codebook-weight -d 'Weight of the codebook and commitment losses. Default 1.' -x
 complete -c taming -n '__taming_may \'--beta\' train-vqgan' -l beta -d 'Weight of the commitment loss relative to the codebook loss. Default 0.25.' -x
 complete -c taming -n '__taming_may \'--legacy\' train-vqgan' -l legacy -d 'Apply beta to the codebook loss instead, as the published code did.'
+complete -c taming -n '__taming_may \'--kl-weight\' train-vqgan' -l kl-weight -d 'With --codebook gumbel: weight of the mean KL divergence of a cell\'s code from uniform. Default 0.0005.' -x
+complete -c taming -n '__taming_may \'--kl-ramp\' train-vqgan' -l kl-ramp -d 'Fraction of the training over which this weight grows from 0 (half a cosine). Default 0.1.' -x
+complete -c taming -n '__taming_may \'--relaxation\' train-vqgan' -l relaxation -d 'With --codebook gumbel: temperature at which codes are sampled in training, at the start and after --relaxation-ramp. Default 1:0.0625.' -x
+complete -c taming -n '__taming_may \'--relaxation-ramp\' train-vqgan' -l relaxation-ramp -d 'Fraction of the training over which the temperature changes (half a cosine). Default 0.5.' -x
 complete -c taming -n '__taming_may \'--disc-weight\' train-vqgan' -l disc-weight -d 'Weight of the adversarial loss, multiplied by the adaptive weight. Default 0.2.' -x
 complete -c taming -n '__taming_may \'--disc-train-start\' train-vqgan' -l disc-train-start -d 'Fraction of the training after which the discriminator starts to train. Default 0.3.' -x
 complete -c taming -n '__taming_may \'--disc-start\' train-vqgan' -l disc-start -d 'Fraction of the training after which the adversarial loss is applied. Default 0.4.' -x
@@ -312,6 +316,7 @@ complete -c taming -n '__taming_may \'--cache\' train-vqgan' -l cache -d 'Memory
 complete -c taming -n '__taming_may \'--val\' train-vqgan' -l val -d 'Held-out pictures: a folder, file, archive or list of paths.' -x -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt)'
 complete -c taming -n '__taming_may \'--init\' train-vqgan' -l init -d 'Start from the weights and architecture of this codec.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'--train\' train-vqgan' -l train -d 'Parts to train; `decoder` keeps encoder and codebook, so that existing tokens and priors stay valid. Default all.' -x -a 'all\\t decoder\\t'
+complete -c taming -n '__taming_may \'--network\' train-vqgan' -l network -d 'vqgan: the network of the paper; dvae: that of DALL-E\'s discrete VAE, with --codebook gumbel and, as its reconstruction loss, the likelihood of the pixels. Default vqgan.' -x -a 'vqgan\\t dvae\\t'
 complete -c taming -n '__taming_may \'--ch\' train-vqgan' -l ch -d 'Channels at full resolution; a multiple of --norm-groups. Default 32.' -x
 complete -c taming -n '__taming_may \'--ch-mult\' train-vqgan' -l ch-mult -d 'Channel multiplier of each level; n levels downsample by f = 2^(n-1). Default 1,1,2,4.' -x
 complete -c taming -n '__taming_may \'--num-res-blocks\' train-vqgan' -l num-res-blocks -d 'Residual blocks per level; the decoder has one more. Default 1.' -x
@@ -322,6 +327,7 @@ complete -c taming -n '__taming_may \'--resolution\' train-vqgan' -l resolution 
 complete -c taming -n '__taming_may \'--dropout\' train-vqgan' -l dropout -d 'Dropout in the residual blocks. Default 0.' -x
 complete -c taming -n '__taming_may \'--codebook-size\' train-vqgan' -l codebook-size -d 'Number of codebook entries, K. Default 1024.' -x
 complete -c taming -n '__taming_may \'--codebook-dim\' train-vqgan' -l codebook-dim -d 'Dimension of each codebook entry, D. Default 8.' -x
+complete -c taming -n '__taming_may \'--codebook\' train-vqgan' -l codebook -d 'nearest: a code is the nearest entry; gumbel: it is the largest of K logits. Default nearest.' -x -a 'nearest\\t gumbel\\t'
 complete -c taming -n '__taming_may \'--normalize\' train-vqgan' -l normalize -d 'Normalise codebook entries and encoder outputs to unit length (cosine distance).'
 complete -c taming -n '__taming_may \'--disc-ndf\' train-vqgan' -l disc-ndf -d 'Channels of the first layer of the discriminator. Default 32.' -x
 complete -c taming -n '__taming_may \'--disc-num-layers\' train-vqgan' -l disc-num-layers -d 'Strided layers of the discriminator; patches are 34 x 34 pixels with 2, 70 x 70 with 3. Default 2.' -x

@@ -1,5 +1,7 @@
 """DALL-E's discrete VAE: against the published modules, an independent implementation, and itself in tiles."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,20 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributions import Categorical, Laplace, SigmoidTransform, TransformedDistribution, kl_divergence
 
 from taming_cli.cli.app import main
+from taming_cli.codec import losses
+from taming_cli.codec.quantizers import GumbelQuantizer
+from taming_cli.codec.step import phase
 from taming_cli.codec.tiling import tiles
 from taming_cli.codec.tiling.boxes import divided
 from taming_cli.codec.tiling.decoding import stages
 from taming_cli.codec.vqgan import VQGAN
+from taming_cli.config.codec import CodecTrainConfig
+from taming_cli.config.ramp import Ramp
 from taming_cli.data.tokens.file import TokenFile
+from tests.pretrained_files import folder_of_pictures
 
 Weights = dict[str, Tensor]
 
@@ -174,8 +183,8 @@ def test_what_is_not_a_dvae_is_one_line(
 
 
 @pytest.mark.usefixtures("files")
-def test_nothing_writes_or_trains_it_in_another_form(
-    of: Weights, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_it_is_not_exported_and_has_no_other_losses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["import", "encoder.pkl", "decoder.pkl", "-o", "it.safetensors"]) == 0
@@ -184,10 +193,78 @@ def test_nothing_writes_or_trains_it_in_another_form(
     Image.new("RGB", (64, 64)).save("a.png")
     Image.new("RGB", (64, 64), "red").save("b.png")
     assert main(["train-vqgan", "a.png", "b.png", "--init", "it.safetensors", "--minutes", "0.01"]) == 2
+    assert main(["train-vqgan", "a.png", "b.png", "--network", "dvae", "--minutes", "0.01"]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("taming: ")]
     assert "the authors' code has no dVAE" in lines[0]
     assert "largest of K logits" in lines[1]
-    assert "cannot train" in lines[2]
+    assert "neither a perceptual loss nor a discriminator" in lines[2]
+    assert "codebook is 'nearest'; with network 'dvae', use 'gumbel'" in lines[3]
+
+
+def test_the_losses_are_those_of_the_distributions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(2, 3, 4, 5, generator=generator, dtype=torch.float64) * 2 - 1
+    location, log_scale = torch.randn(2, 2, 3, 4, 5, generator=generator, dtype=torch.float64)
+    logit_laplace = TransformedDistribution(Laplace(location, log_scale.exp()), SigmoidTransform())
+    expected = -logit_laplace.log_prob(0.4 * x + 0.5).mean()
+    found = losses.logit_laplace_nll(x, torch.cat((location, log_scale), 1))
+    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-6)
+    logits = torch.randn(2, 7, 3, 3, generator=generator)
+    chosen = Categorical(logits=logits.permute(0, 2, 3, 1))
+    expected = kl_divergence(chosen, Categorical(logits=torch.zeros(7))).mean()
+    torch.testing.assert_close(losses.kl_to_uniform(logits), expected)
+
+
+def test_temperature_and_kl_term_follow_half_a_cosine() -> None:
+    train = CodecTrainConfig(relaxation=Ramp(1.0, 0.25), relaxation_ramp=0.5, kl_ramp=0.2)
+    now = [phase(train, spent) for spent in (0.0, 0.1, 0.25, 0.5, 1.0)]
+    assert [each.temperature for each in now] == pytest.approx([1.0, 0.92838, 0.625, 0.25, 0.25], abs=1e-5)
+    assert [each.kl for each in now] == pytest.approx([0, 0.5, 1, 1, 1])
+    at_once = phase(replace(train, relaxation=0.5, kl_ramp=0.0), 0.0)
+    assert (at_once.temperature, at_once.kl) == (0.5, 1)
+
+
+def test_codes_in_training_are_samples_of_the_logits() -> None:
+    quantizer = GumbelQuantizer(3, 2, 1).train()
+    with torch.no_grad():
+        quantizer.proj.weight.zero_()
+        quantizer.proj.bias.copy_(torch.tensor([0.2, 0.3, 0.5]).log())
+    for temperature in (1.0, 0.1):
+        quantizer.temperature = temperature
+        torch.manual_seed(0)
+        drawn = quantizer(torch.zeros(1, 1, 100, 100))
+        shares = drawn.codes.flatten().bincount() / 10_000
+        torch.testing.assert_close(shares, torch.tensor([0.2, 0.3, 0.5]), atol=0.015, rtol=0)  # three deviations
+        torch.testing.assert_close(drawn.z_q, quantizer.lookup(drawn.codes))
+    quantizer.relaxed = True
+    torch.manual_seed(0)
+    soft = F.gumbel_softmax(quantizer.proj(torch.zeros(1, 1, 100, 100)), tau=0.1, dim=1)
+    torch.manual_seed(0)
+    mixed = quantizer(torch.zeros(1, 1, 100, 100)).z_q
+    torch.testing.assert_close(mixed, torch.einsum("bkhw,kd->bdhw", soft, quantizer.codebook))
+
+
+def test_a_training_learns_and_its_codec_serves_the_other_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder_of_pictures(tmp_path / "pictures", 8, seed=1, size=(64, 48))
+    small = ("--ch", "8", "--codebook-size", "32", "--size", "32x32", "--batch-size", "4", "--precision", "fp32")
+    steps = ("--steps", "60", "--minutes", "0", "--learning-rate", "3e-3", "--warmup", "5", "--ema", "0.9")
+    assert main(["train-vqgan", "pictures", "--preset", "dvae", *small, *steps, "--out", "run"]) == 0
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    nll = [line["nll"] for line in lines if line["kind"] == "train"]
+    assert nll[-1] < nll[0] - 0.05
+    assert all(line["kl"] >= 0 for line in lines if line["kind"] == "train")
+    best = "run/checkpoints/best.safetensors"
+    more = ("--preset", "dvae", "--size", "32x32", "--batch-size", "4", "--steps", "1", "--minutes", "0")
+    assert main(["train-vqgan", "pictures", "--init", best, *more, "--out", "more"]) == 0
+    assert main(["tokenize", "pictures", "--ckpt", best, "--size", "64x48", "-o", "t.h5"]) == 0
+    tiny = ("--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--steps", "2", "--minutes", "0")
+    assert main(["train-prior", "t.h5", *tiny, "--out", "prior"]) == 0
+    assert main(["sample", "--ckpt", "prior/checkpoints/best.safetensors", "-o", "s"]) == 0
+    with Image.open("s/000000.png") as picture:
+        assert picture.size == (64, 48)
 
 
 def test_the_golden_one_through_the_commands(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,3 +281,9 @@ def test_the_golden_one_through_the_commands(shared: Path, tmp_path: Path, monke
     expected = np.round(io["x_rec"] * 255).astype(int).transpose(0, 2, 3, 1)
     found = np.stack([np.asarray(Image.open(path)) for path in sorted(Path("decoded").rglob("*.png"))])
     assert np.abs(found.astype(int) - expected).max() <= 1
+    codec, x = VQGAN.load("dvae.safetensors"), torch.from_numpy(io["x"])
+    with torch.no_grad():
+        logits = codec.quantize.proj(codec.encoder(2 * x - 1))
+    assert losses.kl_to_uniform(logits).item() == pytest.approx(io["kl_to_uniform"].item(), abs=1e-5)
+    found_nll = losses.logit_laplace_nll(2 * x - 1, torch.from_numpy(io["statistics"]))
+    assert found_nll.item() == pytest.approx(io["logit_laplace_nll"].item(), abs=1e-5)

@@ -18,6 +18,11 @@ BOTTLENECK = 4
 """The inner convolutions of a block have a fourth of its channels."""
 
 
+def shrunk(x: Tensor) -> Tensor:
+    """Pixels in [-1, 1] -> [0.1, 0.9]."""
+    return SHRINK / 2 * x + 0.5
+
+
 class DVAEBlock(Recomputable):
     """(B, in, H, W) -> (B, out, H, W): four convolutions after a ReLU each, scaled by `gain`, beside a shortcut.
     `kernels` are the sides of their kernels."""
@@ -53,6 +58,16 @@ def _groups(config: CodecConfig, widths: list[int], kernels: tuple[int, ...]) ->
     )
 
 
+def initialise(network: nn.Module) -> None:
+    """Weights of convolutions have the variance 1 / (channels x kernel area) of their input, and there are no biases at
+    first, as published."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)
+
+
 class DVAEEncoder(nn.Module):
     """Pictures to what the logits are computed from: (B, in_channels, f h, f w) -> (B, z_channels, h, w)."""
 
@@ -61,6 +76,7 @@ class DVAEEncoder(nn.Module):
         self.conv_in = nn.Conv2d(config.in_channels, config.ch, 7, padding=3)
         widths = [config.ch, *(config.ch * multiple for multiple in config.ch_mult)]
         self.groups = _groups(config, widths, (3, 3, 3, 1))
+        initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, f h, f w) in [-1, 1] -> (B, z_channels, h, w)."""
@@ -71,7 +87,7 @@ class DVAEEncoder(nn.Module):
 
     def read(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) in [-1, 1] -> (B, ch, H, W): the first convolution."""
-        h: Tensor = self.conv_in(SHRINK / 2 * x + 0.5)
+        h: Tensor = self.conv_in(shrunk(x))
         return h
 
 
@@ -83,6 +99,7 @@ class DVAEDecoder(nn.Module):
         widths = [config.codebook_dim, *(config.ch * multiple for multiple in reversed(config.ch_mult))]
         self.groups = _groups(config, widths, (1, 3, 3, 3))
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.out_ch, 1)
+        initialise(self)
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, codebook_dim, h, w) -> the most likely pictures (B, out_ch, f h, f w), in [-1, 1]."""

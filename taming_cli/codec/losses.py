@@ -3,11 +3,14 @@
 Esser, Rombach, Ommer 2021, equations 4 to 7. Nothing here logs, and nothing depends on which optimiser is running.
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from taming_cli.codec.dvae import shrunk
 
 
 class DiscriminatorLogits(NamedTuple):
@@ -30,6 +33,25 @@ def l2(x: Tensor, x_rec: Tensor) -> Tensor:
 def cross_entropy(x: Tensor, logits: Tensor) -> Tensor:
     """Mean cross-entropy of each pixel's label, nats: a scalar. `x` one-hot and `logits`, both (B, labels, H, W)."""
     return F.cross_entropy(logits.float(), x.float())
+
+
+def logit_laplace_nll(x: Tensor, statistics: Tensor) -> Tensor:
+    """Mean negative log-likelihood of pixel values, nats: a scalar (Ramesh et al. 2021, appendix A.3).
+
+    `x` (B, C, H, W) in [-1, 1] is mapped to y in [0.1, 0.9], whose logit has a Laplace distribution. `statistics` (B,
+    2 C, H, W) are its location m and the logarithm of its scale b: -log p(y) = |logit(y) - m| / b + log(2 b y (1 - y)).
+    """
+    y = shrunk(x.float())
+    location, log_scale = statistics.float().chunk(2, dim=1)
+    nll = (torch.logit(y) - location).abs() * torch.exp(-log_scale) + log_scale + torch.log(2 * y * (1 - y))
+    return nll.mean()
+
+
+def kl_to_uniform(logits: Tensor) -> Tensor:
+    """KL divergence of softmax(logits (B, K, h, w)) from the uniform distribution over K codes, nats: its mean over
+    cells, a scalar, 0 to log K."""
+    logs = logits.float().log_softmax(1)
+    return (logs.exp() * logs).sum(1).mean() + math.log(logits.shape[1])
 
 
 def codebook_loss(z_e: Tensor, z_q: Tensor, beta: float, *, legacy: bool = False, learned: bool = True) -> Tensor:

@@ -16,15 +16,21 @@ _DISTANCES = 2**23
 
 class Quantized(NamedTuple):
     """`z_e` (B, D, h, w) as it is compared with the codebook; `z_q` (B, D, h, w), its nearest entries, differentiable
-    with respect to the codebook; `codes` (B, h, w) int64."""
+    with respect to the codebook; `codes` (B, h, w) int64; `logits` (B, K, h, w), from which codes are sampled in
+    training, or None."""
 
     z_e: Tensor
     z_q: Tensor
     codes: Tensor
+    logits: Tensor | None = None
 
     def straight_through(self) -> Tensor:
         """`z_q` (B, D, h, w), whose gradient passes to `z_e` unchanged (Bengio et al. 2013)."""
         return self.z_e + (self.z_q - self.z_e).detach()
+
+    def detached(self) -> "Quantized":
+        """The same without gradients and logits."""
+        return Quantized(self.z_e.detach(), self.z_q.detach(), self.codes)
 
 
 class Quantizer(nn.Module):
@@ -62,12 +68,13 @@ class GumbelQuantizer(nn.Module):
     """A codebook (K, D) whose code is the largest of K logits of the encoder's output, of so many `channels`, as in the
     published GumbelVQ and in the dVAE.
 
-    In training the code is sampled: a hard sample forward, the gradient of the softmax backward (Jang et al. 2017, at
-    temperature 1). The published KL term, of weight 1e-8, is omitted. In evaluation nothing is random.
+    In training the code is sampled with Gumbel noise (Jang et al. 2017) at `temperature`: a hard sample forward and the
+    gradient of the softmax backward, or, `relaxed`, the softmax in both. In evaluation nothing is random.
     """
 
-    def __init__(self, codebook_size: int, codebook_dim: int, channels: int) -> None:
+    def __init__(self, codebook_size: int, codebook_dim: int, channels: int, *, relaxed: bool = False) -> None:
         super().__init__()
+        self.temperature, self.relaxed = 1.0, relaxed
         self.proj = nn.Conv2d(channels, codebook_size, 1)
         self.embed = nn.Embedding(codebook_size, codebook_dim)
 
@@ -89,9 +96,9 @@ class GumbelQuantizer(nn.Module):
             if not self.training:
                 codes = logits.argmax(1)
                 return Quantized(z.float(), self.lookup(codes), codes)
-            chosen = F.gumbel_softmax(logits, hard=True, dim=1)
+            chosen = F.gumbel_softmax(logits, tau=self.temperature, hard=not self.relaxed, dim=1)
             z_q = torch.einsum("bkhw,kd->bdhw", chosen, self.embed.weight.float())
-            return Quantized(z_q, z_q, chosen.argmax(1))
+            return Quantized(z_q, z_q, chosen.argmax(1), logits)
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Codes (B, h, w) in [0, K) -> entries (B, D, h, w) fp32."""

@@ -69,6 +69,7 @@ def set_up(
     train = replace(train, val=absolute(train.val), init=recorded(train.init), colours=absolute(train.colours))
     train = replace(train, pictures=absolute(train.pictures))
     _check_size(codec, discriminator, train)
+    _check_network(codec, train)
     pictures, keys = _split(images, train, run)
     files = _content(train, run)
     labels = None
@@ -123,12 +124,11 @@ def first_codec(config: CodecConfig, train: CodecTrainConfig, content: Content) 
         if train.train == "decoder":
             raise UsageError("--train decoder trains the decoder of a finished codec; name it with --init FILE")
         codec = VQGAN(config)
-        _whiten(codec.encoder.conv_in.weight, content)
+        if config.network == "vqgan":
+            _whiten(codec.encoder.conv_in.weight, content)
         return codec
     model = load_model(Path(train.init))
     codec = codec_from(model, train.init)
-    if codec.config.network == "dvae":
-        raise UsageError(f"{train.init} is a dVAE, which taming cannot train; name a VQGAN with --init")
     for name, value in vars(codec.config).items():
         if getattr(config, name) != value:
             raise UsageError(f"{train.init} has {name} {value}, not {getattr(config, name)}; leave that setting out")
@@ -143,6 +143,19 @@ def _check_size(codec: CodecConfig, discriminator: DiscriminatorConfig, train: C
         raise UsageError(
             f"size {train.size} is below the {least} pixels a side that disc_num_layers "
             f"{discriminator.disc_num_layers} needs; use fewer layers, or --disc-weight 0"
+        )
+
+
+def _check_network(codec: CodecConfig, train: CodecTrainConfig) -> None:
+    """UsageError for losses that a dVAE does not have."""
+    if codec.network != "dvae":
+        return
+    if train.kind == "segmentation":
+        raise UsageError("network is 'dvae', which has no labels as pixels; use 'vqgan' for segmentation maps")
+    if train.perceptual != "none" or train.disc_weight:
+        raise UsageError(
+            "network is 'dvae', which has neither a perceptual loss nor a discriminator; use --perceptual none and "
+            "--disc-weight 0, or --preset dvae"
         )
 
 

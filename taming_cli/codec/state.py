@@ -33,7 +33,8 @@ class Reconstructor(nn.Module):
         self.codec = codec
 
     def forward(self, x: Tensor, precision: torch.dtype) -> tuple[Tensor, Quantized]:
-        """(B, C, H, W) -> the reconstruction, fp32 of the same shape, and the quantizer's output."""
+        """(B, C, H, W) -> the reconstruction, fp32 of the same shape, and the quantizer's output. Of a dVAE, the first
+        is what the last convolution gives, (B, 2 C, H, W)."""
         codec = self.codec
         with autocast(x.device, precision):
             quantized = codec.quantized(x)

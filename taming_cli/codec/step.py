@@ -10,21 +10,26 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from taming_cli.codec import losses
-from taming_cli.codec.quantizers import Quantized
+from taming_cli.codec.quantizers import GumbelQuantizer, Quantized, Quantizer
 from taming_cli.codec.state import CodecState
 from taming_cli.config.codec import CodecTrainConfig
+from taming_cli.config.ramp import Ramp
 from taming_cli.errors import NonFiniteLossError
 from taming_cli.pretrained.perceptual import Perceptual
 from taming_cli.runtime.device import autocast, to_host
 from taming_cli.runtime.distributed import apart
 from taming_cli.runtime.fp32 import ieee_for
+from taming_cli.runtime.pacing import cosine
 
 
 class Phase(NamedTuple):
-    """Whether the discriminator trains in a step, and the share (0 to 1) at which the adversarial term counts."""
+    """Whether the discriminator trains in a step, the shares (0 to 1) at which the adversarial and the KL term count,
+    and the temperature at which codes are sampled from logits."""
 
     discriminator: bool
     adversarial: float
+    kl: float = 1.0
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +46,17 @@ def phase(config: CodecTrainConfig, spent: float) -> Phase:
     """The phase after the share `spent` of the training, 0 to 1.
 
     The discriminator trains from `disc_train_start` on. Its term counts from `disc_start` on and grows over
-    `disc_ramp`.
+    `disc_ramp`, the KL term from the start on over `kl_ramp`. The temperature changes over `relaxation_ramp`.
     """
+    kl = 1 - cosine(spent / config.kl_ramp, 0.0) if config.kl_ramp else 1.0
+    done = 1 - cosine(spent / config.relaxation_ramp, 0.0) if config.relaxation_ramp else 1.0
+    temperature = config.relaxation.at(done) if isinstance(config.relaxation, Ramp) else config.relaxation
     if not config.disc_weight:
-        return Phase(discriminator=False, adversarial=0.0)
+        return Phase(discriminator=False, adversarial=0.0, kl=kl, temperature=temperature)
     since = spent - config.disc_start
     ramp = 0.0 if since < 0 else min(1.0, since / config.disc_ramp) if config.disc_ramp else 1.0
-    return Phase(discriminator=spent >= min(config.disc_train_start, config.disc_start), adversarial=ramp)
+    begun = spent >= min(config.disc_train_start, config.disc_start)
+    return Phase(discriminator=begun, adversarial=ramp, kl=kl, temperature=temperature)
 
 
 def codec_step(
@@ -92,7 +101,7 @@ def codec_step(
         [torch.stack([part.share * part.terms[name] for part in results]).sum() for name in results[0].terms]
     )
     terms = dict(zip(results[0].terms, world.mean(means), strict=True))
-    quantized = Quantized(*(torch.cat(tensors) for tensors in zip(*(each.quantized for each in results), strict=True)))
+    quantized = Quantized(*map(torch.cat, zip(*(each.quantized[:3] for each in results), strict=True)))
     terms["gradient"] = clip_grad_norm_(trained, config.clip or float("inf"))
     if now.discriminator:
         terms["disc_gradient"] = get_total_norm(
@@ -144,6 +153,8 @@ class PartResult(NamedTuple):
 def backward(state: CodecState, x: Tensor, task: PartTask) -> PartResult:
     """Run a part forward and backward, and add its share to the gradients of codec and discriminator."""
     config, now = task.config, task.now
+    if isinstance(state.codec.quantize, GumbelQuantizer):
+        state.codec.quantize.temperature = now.temperature
     x_rec, quantized = state.reconstruct(x, state.precision)
     leaf = x_rec.detach().requires_grad_()  # where the gradients of the losses end
 
@@ -163,24 +174,30 @@ def backward(state: CodecState, x: Tensor, task: PartTask) -> PartResult:
         ]
         terms["adaptive"] = losses.adaptive_weight(*at_last)
         gradient = gradient + config.disc_weight * now.adversarial * terms["adaptive"] * grad_gen
-    terms["codebook"] = losses.codebook_loss(
-        quantized.z_e, quantized.z_q, config.beta, legacy=config.legacy, learned=config.quantizer == "vq"
-    )
-
     roots, gradients = [x_rec], [task.share * gradient]
-    if config.train == "all":
-        roots.append(terms["codebook"])
-        gradients.append(torch.full_like(terms["codebook"], task.share * config.codebook_weight))
+    if quantized.logits is not None:
+        terms["kl"] = losses.kl_to_uniform(quantized.logits)
+        roots.append(terms["kl"])
+        gradients.append(torch.full_like(terms["kl"], task.share * config.kl_weight * now.kl))
+    elif isinstance(state.codec.quantize, Quantizer):
+        terms["codebook"] = losses.codebook_loss(
+            quantized.z_e, quantized.z_q, config.beta, legacy=config.legacy, learned=config.quantizer == "vq"
+        )
+        if config.train == "all":
+            roots.append(terms["codebook"])
+            gradients.append(torch.full_like(terms["codebook"], task.share * config.codebook_weight))
     torch.autograd.backward(roots, gradients, inputs=task.trained)
     if now.discriminator:
         torch.autograd.backward([task.share * terms["discriminator"]], inputs=list(state.discriminator.parameters()))
-    detached = Quantized(*(tensor.detach() for tensor in quantized))
-    return PartResult(task.share, {name: term.detach() for name, term in terms.items()}, detached)
+    return PartResult(task.share, {name: term.detach() for name, term in terms.items()}, quantized.detached())
 
 
 def _reconstruction(x: Tensor, x_rec: Tensor, state: CodecState, task: PartTask) -> dict[str, Tensor]:
-    """The pixel and perceptual terms, and `reconstruction`, their weighted sum."""
+    """The pixel and perceptual terms, and `reconstruction`, their weighted sum; of a dVAE, the likelihood."""
     config, perceptual = task.config, task.perceptual
+    if state.codec.config.network == "dvae":
+        nll = losses.logit_laplace_nll(x, x_rec)
+        return {"nll": nll, "reconstruction": nll}
     terms = {"l1": losses.l1(x, x_rec)}
     total = config.l1_weight * terms["l1"]
     if config.l2_weight:

@@ -39,7 +39,8 @@ class VQGAN(nn.Module):
         self.encoder: Encoder | DVAEEncoder = DVAEEncoder(config) if dvae else Encoder(config)
         self.quantize: Quantizer | GumbelQuantizer
         if config.codebook == "gumbel":
-            self.quantize = GumbelQuantizer(size, dim, config.z_channels if dvae else dim)
+            channels = config.ch * config.ch_mult[-1] if dvae else dim
+            self.quantize = GumbelQuantizer(size, dim, channels, relaxed=dvae)
         else:
             self.quantize = Quantizer(size, dim, normalize=config.normalize)
         self.quant_conv = nn.Identity() if dvae else nn.Conv2d(config.z_channels, dim, 1)

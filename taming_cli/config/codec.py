@@ -5,6 +5,7 @@ from typing import Literal
 
 from taming_cli.config.fields import check, check_training, option
 from taming_cli.config.kinds import CodecKind
+from taming_cli.config.ramp import Ramp
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 
@@ -14,7 +15,9 @@ class CodecConfig:
     """The architecture of a VQGAN. Names are the published ones, so that released weights map by name."""
 
     network: Literal["vqgan", "dvae"] = option(
-        "vqgan", "The network of the paper, or (dvae, imported files) that of DALL-E's discrete VAE.", hidden=True
+        "vqgan",
+        "vqgan: the network of the paper; dvae: that of DALL-E's discrete VAE, with --codebook gumbel and, as its "
+        "reconstruction loss, the likelihood of the pixels.",
     )
     ch: int = option(32, "Channels at full resolution; a multiple of --norm-groups.", low=1)
     ch_mult: tuple[int, ...] = option(
@@ -37,7 +40,7 @@ class CodecConfig:
     codebook_size: int = option(1024, "Number of codebook entries, K.", low=2, high=2**24)
     codebook_dim: int = option(8, "Dimension of each codebook entry, D.", low=1)
     codebook: Literal["nearest", "gumbel"] = option(
-        "nearest", "A code is the nearest entry, or (gumbel, imported files) the largest of K logits.", hidden=True
+        "nearest", "nearest: a code is the nearest entry; gumbel: it is the largest of K logits."
     )
     normalize: bool = option(False, "Normalise codebook entries and encoder outputs to unit length (cosine distance).")
 
@@ -52,11 +55,9 @@ class CodecConfig:
 
     def _check_dvae(self) -> None:
         if self.ch % 4:
-            raise UsageError(f"ch is {self.ch}; in a dvae, it must be a multiple of 4")
+            raise UsageError(f"ch is {self.ch}; with network 'dvae', it must be a multiple of 4")
         if self.codebook != "gumbel":
-            raise UsageError(f"codebook is {self.codebook!r}; a dvae has 'gumbel'")
-        if self.z_channels != self.ch * self.ch_mult[-1]:
-            raise UsageError(f"z_channels is {self.z_channels}; in a dvae, it must be {self.ch * self.ch_mult[-1]}")
+            raise UsageError(f"codebook is {self.codebook!r}; with network 'dvae', use 'gumbel'")
 
     @property
     def downsample_factor(self) -> int:
@@ -159,6 +160,22 @@ class CodecTrainConfig:
     codebook_weight: float = option(1.0, "Weight of the codebook and commitment losses.", low=0)
     beta: float = option(0.25, "Weight of the commitment loss relative to the codebook loss.", low=0)
     legacy: bool = option(False, "Apply beta to the codebook loss instead, as the published code did.")
+    kl_weight: float = option(
+        5e-4, "With --codebook gumbel: weight of the mean KL divergence of a cell's code from uniform.", low=0
+    )
+    kl_ramp: float = option(
+        0.1, "Fraction of the training over which this weight grows from 0 (half a cosine).", low=0, high=1
+    )
+    relaxation: float | Ramp = option(
+        Ramp(1.0, 1 / 16),
+        "With --codebook gumbel: temperature at which codes are sampled in training, at the start and after "
+        "--relaxation-ramp.",
+        low=0.001,
+        metavar="START:END",
+    )
+    relaxation_ramp: float = option(
+        0.5, "Fraction of the training over which the temperature changes (half a cosine).", low=0, high=1
+    )
     disc_weight: float = option(0.2, "Weight of the adversarial loss, multiplied by the adaptive weight.", low=0)
     disc_train_start: float = option(
         0.3, "Fraction of the training after which the discriminator starts to train.", low=0, high=1

@@ -91,6 +91,10 @@ _PAPER_PRIOR = MappingProxyType(
     }
 )
 
+MAPS: Mapping[str, Any] = MappingProxyType({"perceptual": "none", "disc_weight": 0.0})
+"""Values for a codec of condition maps, with every preset."""
+
+
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "tiny": Preset(about="two CPU cores, minutes, no download; f8, 3.1 M parameters", codec={}, prior={}),
@@ -126,6 +130,25 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 "warmup": 1000,
             },
         ),
+        "vq-vae": Preset(
+            about="tiny, trained as a VQ-VAE: squared error alone, without perceptual loss or discriminator",
+            codec={"l1_weight": 0.0, "l2_weight": 1.0, **MAPS},
+            prior={},
+        ),
+        "dvae": Preset(
+            about="DALL-E's discrete VAE at a fourth of its width, for two CPU cores; f8, 3.2 M parameters",
+            codec={
+                "network": "dvae",
+                "codebook": "gumbel",
+                "ch": 64,
+                "ch_mult": (1, 2, 4, 8),
+                "codebook_dim": 128,
+                "kl_weight": 6.6 / 192,
+                "betas": (0.9, 0.999),
+                **MAPS,
+            },
+            prior={},
+        ),
         "f16-1024": Preset(
             about="the paper's codec with 1,024 codes; days on several GPUs; needs the weights of lpips-vgg",
             codec=_PAPER_CODEC,
@@ -138,10 +161,6 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         ),
     }
 )
-
-
-MAPS: Mapping[str, Any] = MappingProxyType({"perceptual": "none", "disc_weight": 0.0})
-"""Values for a codec of condition maps, with every preset."""
 
 
 def preset(name: str) -> Preset:
