@@ -256,33 +256,37 @@ def frechet_distance(
 ) -> float:
     """Return the squared Frechet distance of two Gaussians: |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), in float64.
 
-    Means (D,), covariances (D, D) (Dowson and Landau 1982; Heusel et al. 2017). The last trace is the sum of the
-    singular values of S1^(1/2) S2^(1/2), which is accurate for singular covariances without an added epsilon. Raises
-    BadFileError if shapes differ, numbers are not finite, or a matrix is not a covariance.
+    Means (D,), covariances (D, D) (Dowson and Landau 1982; Heusel et al. 2017). With S1 = A A' and S2 = B B', the last
+    trace is the sum of the singular values of A' B, which is accurate for singular covariances without an added
+    epsilon; the factors have as many columns as the rank, so few pictures take little time. Raises BadFileError if
+    shapes differ, numbers are not finite, or a matrix is not a covariance.
     """
     mu1, sigma1, mu2, sigma2 = (np.asarray(array, np.float64) for array in (mu1, sigma1, mu2, sigma2))
     if mu1.ndim != 1 or mu1.shape != mu2.shape:
         raise BadFileError(f"feature means have shapes {mu1.shape} and {mu2.shape}; use one feature network for both")
-    root1, root2 = _root(sigma1, mu1.size), _root(sigma2, mu2.size)
+    factor1, factor2 = _factor(sigma1, mu1.size), _factor(sigma2, mu2.size)
     if not (np.isfinite(mu1).all() and np.isfinite(mu2).all()):
         raise BadFileError("feature means have values that are not finite; compute the statistics again")
-    cross = float(np.linalg.svd(root1 @ root2, compute_uv=False).sum())
+    cross = float(np.linalg.svd(factor1.T @ factor2, compute_uv=False).sum())
     distance = float(((mu1 - mu2) ** 2).sum()) + float(np.trace(sigma1)) + float(np.trace(sigma2)) - 2 * cross
     return max(distance, 0.0)  # rounding can leave a distance of zero slightly below it
 
 
-def _root(sigma: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.float64]:
-    """Return the symmetric square root of a covariance (size, size)."""
+def _factor(sigma: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.float64]:
+    """A (size, rank) with A A' = sigma, a covariance (size, size): its Cholesky factor, pivoted to end at its rank."""
+    from scipy.linalg.lapack import dpstrf
+
     if sigma.shape != (size, size) or not np.isfinite(sigma).all():
         raise BadFileError(
             f"a feature covariance is not a finite ({size}, {size}) matrix; compute the statistics again"
         )
-    values, vectors = np.linalg.eigh((sigma + sigma.T) / 2)
-    tolerance = 1e-6 * max(float(np.abs(sigma).max()), 1e-300) * size
-    if np.abs(sigma - sigma.T).max() > tolerance or values.min() < -tolerance:
+    smallest = 8 * np.finfo(np.float64).eps * float(np.abs(sigma.diagonal()).max(initial=0.0))
+    lower, order, rank, _ = dpstrf((sigma + sigma.T) / 2, tol=smallest, lower=1)
+    factor: npt.NDArray[np.float64] = np.empty((size, rank))
+    factor[order - 1] = np.tril(lower)[:, :rank]
+    if np.abs(factor @ factor.T - sigma).max() > 1e-6 * max(float(np.abs(sigma).max()), 1e-300) * size:
         raise BadFileError("a feature covariance is not symmetric and positive; compute the statistics again")
-    root: npt.NDArray[np.float64] = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    return root
+    return factor
 
 
 def _check_pair(x: Tensor, y: Tensor, data_range: float | None) -> float:

@@ -148,6 +148,19 @@ def test_frechet_distance_to_itself_is_nothing_even_for_a_singular_covariance() 
     assert frechet_distance(mu, sigma, mu, sigma) < 1e-9 * np.trace(sigma)
 
 
+@pytest.mark.parametrize(("first", "second"), [(14, 12), (14, 400), (120, 90)])
+def test_frechet_distance_of_few_features_is_that_of_their_products(first: int, second: int) -> None:
+    rng = np.random.default_rng(first)
+    scales = np.logspace(0, -4, 300)  # as networks have: few directions vary much
+    sides = [rng.random((count, 300)) @ (rng.random((300, 300)) * scales) for count in (first, second)]
+    statistics = [(each.mean(0), np.cov(each, rowvar=False)) for each in sides]
+    x, y = ((each - each.mean(0)) / math.sqrt(len(each) - 1) for each in sides)
+    cross = np.linalg.svd(x @ y.T, compute_uv=False).sum()
+    apart = ((sides[0].mean(0) - sides[1].mean(0)) ** 2).sum()
+    expected = apart + (x**2).sum() + (y**2).sum() - 2 * cross
+    assert frechet_distance(*statistics[0], *statistics[1]) == pytest.approx(expected, rel=1e-8)
+
+
 def test_statistics_that_are_none_are_refused() -> None:
     mu, sigma = np.zeros(3), np.eye(3)
     with pytest.raises(BadFileError, match="one feature network"):
@@ -158,6 +171,9 @@ def test_statistics_that_are_none_are_refused() -> None:
         frechet_distance(np.full(3, np.nan), sigma, mu, sigma)
     with pytest.raises(BadFileError, match="not symmetric and positive"):
         frechet_distance(mu, sigma, mu, -sigma)
+    for other in (np.diag([1.0, 1, -1]), np.triu(np.ones((3, 3))), np.ones((3, 3)) - np.eye(3)):
+        with pytest.raises(BadFileError, match="not symmetric and positive"):
+            frechet_distance(mu, other, mu, sigma)
 
 
 # --- distributions of features ----------------------------------------------------------------------------------------
