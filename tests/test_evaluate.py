@@ -28,8 +28,8 @@ class Two:
     """Two sets of pictures, and a file of random Inception weights."""
 
     def __init__(self, folder: Path) -> None:
-        self.a = folder_of_pictures(folder / "a", 14, seed=1)
-        self.b = folder_of_pictures(folder / "b", 12, seed=2, size=(128, 80))
+        self.a = folder_of_pictures(folder / "a", 9, seed=1)
+        self.b = folder_of_pictures(folder / "b", 8, seed=2, size=(128, 80))
         self.weights = inception_weights(folder / "inception.pth")
 
 
@@ -76,9 +76,10 @@ def test_fid_is_kid_and_prc_equal_torch_fidelitys(two: Two, capsys: pytest.Captu
         isc=True,
         kid=True,
         prc=True,
+        prc_neighborhood=1,
         feature_extractor="inception-v3-compat",
         feature_extractor_weights_path=str(two.weights),
-        kid_subset_size=8,
+        kid_subset_size=6,
         isc_splits=3,
         verbose=False,
         cache=False,
@@ -91,11 +92,11 @@ def test_fid_is_kid_and_prc_equal_torch_fidelitys(two: Two, capsys: pytest.Captu
     inception = result(capsys, "is", two.a, "--splits", 3, *given)
     assert inception["value"] == pytest.approx(expected["inception_score_mean"], rel=1e-6)
     assert inception["deviation"] == pytest.approx(expected["inception_score_std"], rel=1e-5)
-    kid = result(capsys, "kid", two.a, two.b, "--subset-size", 8, *given)
+    kid = result(capsys, "kid", two.a, two.b, "--subset-size", 6, *given)
     one_rounding = 6e-8  # theirs is in fp32: a difference of kernels' means, which are about 1
     assert kid["value"] == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-4, abs=one_rounding)
     assert kid["deviation"] == pytest.approx(expected["kernel_inception_distance_std"], rel=1e-3)
-    prc = result(capsys, "prc", two.a, two.b, *given)
+    prc = result(capsys, "prc", two.a, two.b, "--neighbours", 1, *given)
     assert prc["metric"] == "prc-inception-v3-compat"
     assert (prc["precision"], prc["recall"]) == pytest.approx((expected["precision"], expected["recall"]))
     assert 0 < prc["precision"] < 1 or 0 < prc["recall"] < 1
@@ -137,7 +138,7 @@ def test_two_files_of_inception_statistics_give_a_fid(
 
 @pytest.mark.parametrize("metric", ["fid", "kid"])
 def test_batches_and_threads_do_not_change_a_result(two: Two, capsys: pytest.CaptureFixture[str], metric: str) -> None:
-    more = ("--subset-size", 8) if metric == "kid" else ("--no-cache",)
+    more = ("--subset-size", 6) if metric == "kid" else ("--no-cache",)
     found = [
         result(capsys, metric, two.a, two.b, *LITE, *more, "--batch-size", batch, "--workers", workers)["value"]
         for batch, workers in ((1, 1), (5, 4), (32, 2))
@@ -147,7 +148,7 @@ def test_batches_and_threads_do_not_change_a_result(two: Two, capsys: pytest.Cap
 
 @pytest.mark.parametrize("metric", ["fid", "kid"])
 def test_two_processes_measure_what_one_measures(two: Two, capsys: pytest.CaptureFixture[str], metric: str) -> None:
-    more = ["--subset-size", "8"] if metric == "kid" else ["--no-cache"]
+    more = ["--subset-size", "6"] if metric == "kid" else ["--no-cache"]
     alone = result(capsys, metric, two.a, two.b, *LITE, *more)
     of_two = json.loads(together("eval", metric, two.a, two.b, *LITE, *more, "--json"))  # one line, of the first
     assert of_two["value"] == pytest.approx(alone["value"], rel=1e-6)
@@ -190,14 +191,14 @@ def test_a_result_records_its_protocol_and_warns(two: Two, capsys: pytest.Captur
     found = result(capsys, "fid", two.a, two.b, "--weights", two.weights, "--resize", "clean", "--size", "64x64")
     assert found["metric"] == "fid-clean"
     protocol = found["protocol"]
-    assert protocol["generated"]["count"] == 14
+    assert protocol["generated"]["count"] == 9
     assert protocol["reference"]["smallest"] == "128x80"
     assert protocol["reference"]["form"] == "png"
     assert protocol["features"]["resize"] == "clean"
     assert protocol["size"] == "64x64"
     assert len(protocol["features"]["sha256"]) == 64
     warnings = " ".join(found["warnings"])
-    for part in ("14 pictures", "12 pictures", "singular", "not the published ones"):
+    for part in ("9 pictures", "8 pictures", "singular", "not the published ones"):
         assert part in warnings
     assert "enlarged" not in warnings
     assert "enlarged" in " ".join(result(capsys, "fid", two.b, two.a, *LITE)["warnings"])
@@ -278,5 +279,5 @@ def test_unreadable_pictures_are_listed_and_the_rest_is_measured(
     (mixed / "broken.png").write_bytes(b"no picture")
     found = result(capsys, "fid", mixed, two.b, *LITE, code=3)
     assert list(found["skipped"]) == ["broken.png"]
-    assert found["protocol"]["generated"]["count"] == 14
+    assert found["protocol"]["generated"]["count"] == 9
     assert found["value"] == pytest.approx(result(capsys, "fid", two.a, two.b, *LITE)["value"], rel=1e-9)
