@@ -2,9 +2,9 @@
 
     python scripts/steps.py PRIOR TOKENS PICTURES OUT [COUNT]
 
-Draws a picture for the conditions of each of the first COUNT samples (default: 60) of a token file, and compares these
-pictures with the folder PICTURES, by `taming eval fid`. The likelihood is that of the samples' own codes in so many
-groups, in nats/token: the difference to one cell a group is what grouping costs.
+Draws a picture for the conditions of each of COUNT samples (default: 60), evenly spaced in a token file, and compares
+these pictures with the folder PICTURES, by `taming eval fid`. The likelihood is that of the samples' own codes in so
+many groups, in nats/token: the difference to one cell a group is what grouping costs.
 """
 
 import contextlib
@@ -28,8 +28,8 @@ from taming_cli.prior.draw import draw
 from taming_cli.prior.networks.any_order import AnyOrder
 from taming_cli.sampling.pipeline import Pipeline
 
-STEPS = (16, 32, 64)
-TEMPERATURES = (1.0, Ramp(0.7, 1.0), Ramp(0.5, 1.0))
+STEPS = (8, 16, 32, 64)
+TEMPERATURES = (1.0, Ramp(0.7, 1.0))
 GUIDANCE = 1.5
 """With condition maps; without, there is none."""
 
@@ -40,7 +40,7 @@ def main(prior: str, tokens: str, pictures: str, out: str, count: str = "60") ->
     network = pipeline.gpt
     assert isinstance(network, AnyOrder), "steps are those of priors for any order"
     with TokenFile(Path(tokens)) as file:
-        rows = slice(0, int(count))
+        rows = slice(0, None, max(1, len(file) // int(count)))
         codes = torch.from_numpy(file.codes(rows)[:, 0].astype(np.int64))
         kinds = [spec.kind for spec in network.config.conditions if spec.form == "grid"]
         given = {kind: torch.from_numpy(file.condition(kind, rows)[:, 0].astype(np.int64)) for kind in kinds}

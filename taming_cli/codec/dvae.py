@@ -69,7 +69,8 @@ def initialise(network: nn.Module) -> None:
 
 
 class DVAEEncoder(nn.Module):
-    """Pictures to what the logits are computed from: (B, in_channels, f h, f w) -> (B, z_channels, h, w)."""
+    """Pictures to what the logits are computed from: (B, in_channels, f h, f w) -> (B, C, h, w), where C is `ch` times
+    the last of `ch_mult`."""
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
@@ -79,7 +80,7 @@ class DVAEEncoder(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, f h, f w) in [-1, 1] -> (B, z_channels, h, w)."""
+        """(B, in_channels, f h, f w) in [-1, 1] -> (B, C, h, w)."""
         h = self.read(x)
         for number, group in enumerate(self.groups):
             h = group(h if number == 0 else F.max_pool2d(h, 2))

@@ -12,7 +12,8 @@ from taming_cli.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class CodecConfig:
-    """The architecture of a VQGAN. Names are the published ones, so that released weights map by name."""
+    """The architecture of a codec. Names are those of the published VQGAN, so that released weights map by name. A
+    dVAE has no normalisation, attention, dropout or `z_channels`."""
 
     network: Literal["vqgan", "dvae"] = option(
         "vqgan",
