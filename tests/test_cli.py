@@ -183,7 +183,7 @@ def test_every_setting_has_a_flag(path: str, configs: Sequence[type[Any]]) -> No
     hidden = {
         "in_channels",
         "out_ch",
-        "codebook",
+        "neighbour_features",
         "conditions",
         "vocabulary",
         "vocab_size",
@@ -515,7 +515,7 @@ def test_a_dry_run_of_a_prior_reckons_and_writes_nothing(house: House, tmp_path:
     assert found["hours"] == pytest.approx(7 * found["seconds_per_step"] / 3600)
     parts = taming(*line, "--accumulate", 4, "--nproc", 2, "--device", "cpu", "--dry-run", "--json").json
     assert parts["memory_bytes"] < found["memory_bytes"]
-    assert parts["flops_per_step"] == pytest.approx(found["flops_per_step"])
+    assert parts["flops_per_step"] == pytest.approx(found["flops_per_step"], rel=1e-3)  # tables, once for each part
     assert parts["exchanged_bytes_per_step"] == 4 * parameters
 
 

@@ -72,7 +72,7 @@ def test_the_encoder_sees_the_nearest_known_colour_in_the_hole(codec: VQGAN, pic
     seen: list[Any] = []
 
     class Spy:
-        config, encoder, quant_conv = codec.config, codec.encoder, codec.quant_conv
+        config, encoder, device = codec.config, codec.encoder, codec.device
 
         def encode(self, x: torch.Tensor) -> torch.Tensor:
             seen.append(x)

@@ -85,7 +85,7 @@ class VQGAN(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return self.quantize.embedding.weight.device
+        return next(self.parameters()).device
 
     def sha256(self) -> str:
         """The hash of encoder, codebook and config; it does not cover the weights of the decoder."""
