@@ -40,7 +40,8 @@ def main(prior: str, tokens: str, pictures: str, out: str, count: str = "60") ->
     network = pipeline.gpt
     assert isinstance(network, AnyOrder), "steps are those of priors for any order"
     with TokenFile(Path(tokens)) as file:
-        rows = slice(0, None, max(1, len(file) // int(count)))
+        every = max(1, len(file) // int(count))
+        rows = slice(0, every * int(count), every)
         codes = torch.from_numpy(file.codes(rows)[:, 0].astype(np.int64))
         kinds = [spec.kind for spec in network.config.conditions if spec.form == "grid"]
         given = {kind: torch.from_numpy(file.condition(kind, rows)[:, 0].astype(np.int64)) for kind in kinds}

@@ -161,6 +161,8 @@ def test_parts_of_a_picture_are_those_of_the_whole(blocks: int, tmp_path: Path) 
         (["other.pkl"], "is not a supported model"),
         (["encoder.pkl", "other.pkl"], "lacks the decoder of the dVAE"),
         (["encoder.pkl", "wide.pkl"], "of shape"),
+        (["encoder.pkl", "bias.pkl"], "has decoder.blocks.input of shapes (12, 50, 1, 1) and (11,)"),
+        (["encoder.pkl", "twice.pkl"], "has decoder.blocks.group_01.block_1.id_path.w, which a dVAE does not have"),
         (["itself.pkl"], "more modules inside one another than any network"),
         (["nothing.pkl"], "holds no weights"),
     ],
@@ -175,6 +177,9 @@ def test_what_is_not_a_dvae_is_one_line(
     torch.save(nn.Linear(2, 3), tmp_path / "other.pkl")
     torch.save(nn.ReLU(), tmp_path / "nothing.pkl")
     pickled(weights(n_hid=16), "decoder", tmp_path / "wide.pkl")
+    pickled(weights() | {"decoder.blocks.input.b": torch.zeros(11)}, "decoder", tmp_path / "bias.pkl")
+    named_twice = {"decoder.blocks.group_01.block_1.id_path.w": torch.zeros(64, 12, 1, 1)}
+    pickled(weights() | named_twice, "decoder", tmp_path / "twice.pkl")
     out = tmp_path / "it.safetensors"
     assert main(["import", *(str(tmp_path / name) for name in given), "-o", str(out)]) == 1
     (line,) = capsys.readouterr().err.splitlines()

@@ -90,7 +90,7 @@ def test_training_losses_are_the_published_ones(
     x_rec, quantized = codec(x)
     rec = losses.l1(x, x_rec)
     gen = losses.generator_loss(discriminator(x_rec))
-    last = codec.decoder.last_layer
+    last = codec.decoder.conv_out.weight
     (grad_rec,) = torch.autograd.grad(rec, last, retain_graph=True)
     (grad_gen,) = torch.autograd.grad(gen, last, retain_graph=True)
     weight = 0.8 * losses.adaptive_weight(grad_rec, grad_gen)

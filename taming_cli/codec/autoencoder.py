@@ -211,9 +211,3 @@ class Decoder(nn.Module):
         for level in reversed(self.up):
             h = level(h)
         return F.silu(self.norm_out(h))
-
-    @property
-    def last_layer(self) -> Tensor:
-        """The weight of the last convolution, (out_ch, ch, 3, 3), at which the adaptive weight compares gradients."""
-        weight: Tensor = self.conv_out.weight
-        return weight

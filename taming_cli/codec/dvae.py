@@ -118,9 +118,3 @@ class DVAEDecoder(nn.Module):
         value's logit, and the picture is at the location."""
         location: Tensor = self.conv_out(h).chunk(2, dim=1)[0]
         return ((location.float().sigmoid() - 0.5) * (2 / SHRINK)).clamp(-1, 1)
-
-    @property
-    def last_layer(self) -> Tensor:
-        """The weight of the last convolution, (2 out_ch, ch, 1, 1)."""
-        weight: Tensor = self.conv_out.weight
-        return weight

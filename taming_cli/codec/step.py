@@ -48,9 +48,8 @@ def phase(config: CodecTrainConfig, spent: float) -> Phase:
     The discriminator trains from `disc_train_start` on. Its term counts from `disc_start` on and grows over
     `disc_ramp`, the KL term from the start on over `kl_ramp`. The temperature changes over `relaxation_ramp`.
     """
-    kl = 1 - cosine(spent / config.kl_ramp, 0.0) if config.kl_ramp else 1.0
-    done = 1 - cosine(spent / config.relaxation_ramp, 0.0) if config.relaxation_ramp else 1.0
-    temperature = config.relaxation.at(done) if isinstance(config.relaxation, Ramp) else config.relaxation
+    kl, done = (1 - cosine(spent / ramp, 0.0) if ramp else 1.0 for ramp in (config.kl_ramp, config.relaxation_ramp))
+    temperature = Ramp.value(config.relaxation, done)
     if not config.disc_weight:
         return Phase(discriminator=False, adversarial=0.0, kl=kl, temperature=temperature)
     since = spent - config.disc_start
@@ -168,7 +167,7 @@ def backward(state: CodecState, x: Tensor, task: PartTask) -> PartResult:
         terms |= _discriminator(x, leaf, state)
     if now.adversarial:
         (grad_gen,) = torch.autograd.grad(terms["generator"], leaf, retain_graph=True)
-        last = state.codec.decoder.last_layer
+        last = state.codec.decoder.conv_out.weight
         at_last = [
             state.world.mean(torch.autograd.grad(x_rec, last, g, retain_graph=True)[0]) for g in (gradient, grad_gen)
         ]

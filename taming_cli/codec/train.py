@@ -143,7 +143,7 @@ class _Session:
 def _loop(session: _Session, pacing: Pacing, items: Sequence[Item]) -> Mapping[str, str]:
     """Batch, step, report, validate, until the budget is spent; returns the pictures that could not be read."""
     state, train, content, world = session.state, session.train, session.content, session.state.world
-    device = state.codec.quantize.embedding.weight.device
+    device = state.codec.device
     counts = torch.zeros(state.codec.config.codebook_size, device=device)
 
     def codebook_use() -> dict[str, float]:

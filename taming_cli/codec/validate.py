@@ -137,7 +137,7 @@ def validate(
 
     With a perceptual network and `texture`, the texture distance is measured too.
     """
-    device = codec.quantize.embedding.weight.device
+    device = codec.device
     counts = torch.zeros(codec.config.codebook_size)
     totals: defaultdict[str, float] = defaultdict(float)
     shown: list[tuple[Tensor, Tensor]] = []

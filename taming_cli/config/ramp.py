@@ -27,5 +27,10 @@ class Ramp:
         """The value at a share of the way, 0 to 1."""
         return self.start + (self.end - self.start) * share
 
+    @staticmethod
+    def value(given: "Ramp | float", share: float) -> float:
+        """The value of a setting that may change, at a share of the way, 0 to 1."""
+        return given.at(share) if isinstance(given, Ramp) else float(given)
+
     def __str__(self) -> str:
         return f"{self.start:g}:{self.end:g}"

@@ -44,9 +44,7 @@ class DecodingConfig:
 
     def at(self, share: float) -> "Decoding":
         """The settings at a share of the steps, from 0 at the first to 1 at the last."""
-        temperature, guidance = (
-            value.at(share) if isinstance(value, Ramp) else float(value) for value in (self.temperature, self.guidance)
-        )
+        temperature, guidance = (Ramp.value(given, share) for given in (self.temperature, self.guidance))
         return Decoding(temperature, self.top_k, self.top_p, self.min_p, guidance, self.greedy)
 
 

@@ -17,13 +17,14 @@ FIRST = "blocks.input.w"
 ENCODER, DECODER = f"encoder.{FIRST}", f"decoder.{FIRST}"
 KERNEL = 7
 """Side of the kernel of the encoder's first convolution; that of the decoder's is 1."""
-_NAMES = (
-    (r"encoder\.blocks\.input\.", "encoder.conv_in."),
-    (r"encoder\.blocks\.output\.conv\.", "quantize.proj."),
-    (r"decoder\.blocks\.input\.", "input."),
-    (r"decoder\.blocks\.output\.conv\.", "decoder.conv_out."),
-)
-_BLOCK = re.compile(r"(encoder|decoder)\.blocks\.group_(\d+)\.block_(\d+)\.(?:res_path\.conv_(\d+)|(id_path))\.")
+_NAMES = {
+    "encoder.blocks.input": "encoder.conv_in",
+    "encoder.blocks.output.conv": "quantize.proj",
+    "decoder.blocks.input": "input",
+    "decoder.blocks.output.conv": "decoder.conv_out",
+}
+_N = r"([1-9]\d*)"
+_BLOCK = re.compile(rf"(encoder|decoder)\.blocks\.group_{_N}\.block_{_N}\.(?:res_path\.conv_{_N}|id_path)")
 
 
 def named(tensors: Mapping[str, Stored], where: str) -> dict[str, Stored]:
@@ -43,7 +44,7 @@ def import_codec(tensors: Mapping[str, Stored], where: str, about: Mapping[str, 
             raise BadFileError(f"{where} lacks the {side} of the dVAE; give both files: taming import ENCODER DECODER")
     weights = {_name(name, where): as_float(tensor) for name, tensor in tensors.items()}
     config = _config(weights, where)
-    weights["quantize.embed.weight"] = _entries(weights.pop("input.weight"), weights.pop("input.bias"))
+    weights["quantize.embed.weight"] = _entries(weights.pop("input.weight"), weights.pop("input.bias"), where)
     with torch.device("meta"):
         check_tensors(VQGAN(config), weights, where)
     return imported_codec(CodecParts(config, weights), about, {})
@@ -53,14 +54,12 @@ def _name(name: str, where: str) -> str:
     """Our name of a published one: `.w` and `.b` are weight and bias."""
     stem, _, kind = name.rpartition(".")
     ours = {"w": "weight", "b": "bias"}.get(kind)
-    if ours is not None:
-        for pattern, prefix in _NAMES:
-            if re.fullmatch(pattern, f"{stem}."):
-                return prefix + ours
-        if match := _BLOCK.fullmatch(f"{stem}."):
-            side, group, block, conv, _ = match.groups()
-            part = "shortcut" if conv is None else f"convs.{int(conv) - 1}"
-            return f"{side}.groups.{int(group) - 1}.{int(block) - 1}.{part}.{ours}"
+    if ours is not None and stem in _NAMES:
+        return f"{_NAMES[stem]}.{ours}"
+    if ours is not None and (match := _BLOCK.fullmatch(stem)):
+        side, group, block, conv = match.groups()
+        part = "shortcut" if conv is None else f"convs.{int(conv) - 1}"
+        return f"{side}.groups.{int(group) - 1}.{int(block) - 1}.{part}.{ours}"
     raise BadFileError(f"{where} has {name}, which a dVAE does not have")
 
 
@@ -95,7 +94,9 @@ def _config(weights: Mapping[str, Stored], where: str) -> CodecConfig:
     )
 
 
-def _entries(weight: Stored, bias: Stored) -> Stored:
+def _entries(weight: Stored, bias: Stored, where: str) -> Stored:
     """(D, K, 1, 1) and (D,) -> the entries (K, D)."""
-    dim, size = weight.shape[:2]
+    dim, size, *kernel = weight.shape
+    if kernel != [1, 1] or bias.shape != (dim,):
+        raise BadFileError(f"{where} has decoder.blocks.input of shapes {weight.shape} and {bias.shape}")
     return Stored(torch.float32, (size, dim), lambda: weight.load().view(dim, size).t().contiguous() + bias.load())

@@ -98,7 +98,7 @@ class Neighbours(nn.Module):
         known = torch.stack((then <= own, then < own), dim=1) & near.exist[:, None]  # (B, 2, h w, neighbours)
         y = y + self._far(embedded.flatten(1, 2), near.cells, known, levels.flatten(1), (height, width))
         there = codes.flatten(1).gather(1, index.flatten(1)).view_as(index)
-        return self._feed(y, self._mixed(there[:, None], table, known))
+        return self._feed(y, self._mixed(there[:, None], self._features(table), known))
 
     def at(
         self, cells: Tensor, levels: Tensor, codes: Tensor, known: Tensor, table: Tensor, size: tuple[int, int]
@@ -109,11 +109,12 @@ class Neighbours(nn.Module):
         near = around(cells, levels, size)
         places, exist = near.cells[:, : len(weight)], near.exist[:, : len(weight)]
         count = max(1, VALUES // (len(codes) * weight.numel()))
+        features = self._features(table) if self.features else None
         found = []
         for part, there in zip(torch.split(places, count), torch.split(exist, count), strict=True):
             of, seen = codes[:, part], known[part] & there
             y = (F.embedding(of, table) * (weight * seen[:, :, None])).sum(2)
-            found.append(self._feed(y, self._mixed(of, table, seen) if self.features else None))
+            found.append(self._feed(y, None if features is None else self._mixed(of, features, seen)))
         return torch.cat(found, dim=1)
 
     def initialise(self, std: float) -> None:
@@ -139,11 +140,14 @@ class Neighbours(nn.Module):
         index = sparse[:, None, :, None].expand(batch, 2, -1, width)
         return sums.new_zeros(batch, 2, cells, width).scatter_add(2, index, sums)
 
-    def _mixed(self, codes: Tensor, table: Tensor, known: Tensor) -> Tensor:
+    def _features(self, table: Tensor) -> Tensor:
+        """The features of each code, (K, features)."""
+        return self.code(self.code_norm(table))  # type: ignore[no-any-return]
+
+    def _mixed(self, codes: Tensor, features: Tensor, known: Tensor) -> Tensor:
         """What the neighbours' codes (..., T, N) add to hidden values where they are `known`: (..., T, C)."""
-        of_code = self.code(self.code_norm(table))
-        features = F.embedding(codes, of_code) * known[..., None]
-        return self.mix(features.flatten(-2)) + self.present(known.to(features.dtype))  # type: ignore[no-any-return]
+        x = F.embedding(codes, features) * known[..., None]
+        return self.mix(x.flatten(-2)) + self.present(known.to(x.dtype))  # type: ignore[no-any-return]
 
     def _feed(self, y: Tensor, more: Tensor | None = None) -> Tensor:
         hidden = self.up(self.norm(y))
