@@ -5,7 +5,7 @@
 # repeated).
 _taming_command() {
     case $1 in
-    '') commands='train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor guide annotate tokens presets weights eval' flags='--version -h,--help' ;;
+    '') commands='train-vqgan train-prior sample tokenize reconstruct decode import export annotate tokens info report demo-data doctor guide presets weights eval' flags='--version -h,--help' ;;
     'train-vqgan') commands='' flags='--preset --minutes --steps --size -o,--out --name --resume -0,--null --kind --labels --unlabelled --colours --label-values --missing --depth-range --pictures --batch-size --accumulate --gradient-checkpointing --learning-rate --disc-learning-rate --betas --warmup --final-lr --disc-final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --legacy --kl-weight --kl-ramp --relaxation --relaxation-ramp --disc-weight --disc-train-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --flip,--no-flip --held --val-every --val-images --save-every --snapshots --tensorboard --seed --device --precision --workers --cache --val --init --train --network --ch --ch-mult --num-res-blocks --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --codebook --normalize --disc-ndf --disc-num-layers --disc-loss --nproc --dry-run --weights --offline --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'train-prior') commands='' flags='--preset --minutes --steps -o,--out --name --resume --codec +--cond-ckpt --batch-size --accumulate --gradient-checkpointing --compile --fsdp --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --snapshots --samples --tensorboard --seed --device --precision --init --arch --n-layer --n-head --n-embd --window --reach --nproc --dry-run --config --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'sample') commands='' flags='-n --class --size +--cond --complete --mask --redraw --at --ckpt -o,--out --codec --class-map --first --tokens --npz --temperature --top-k --top-p --min-p --guidance --greedy --seed --candidates --keep --accept-rate --classifier --stride --sample-steps --batch-size --weights --offline --name --shard --device --precision --memory --dry-run --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
@@ -14,11 +14,6 @@ _taming_command() {
     'decode') commands='' flags='--codec --batch-size --device --precision --memory --shard --dry-run --config --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'import') commands='' flags='-o,--out --config --allow-non-finite --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'export') commands='' flags='-o,--out --to --json -q,--quiet -v,--verbose --debug -h,--help' ;;
-    'info') commands='' flags='--config --json -q,--quiet -v,--verbose --debug -h,--help' ;;
-    'report') commands='' flags='-o,--out --by --json -q,--quiet -v,--verbose --debug -h,--help' ;;
-    'demo-data') commands='' flags='-n,--count --size --seed --kind --workers --json -q,--quiet -v,--verbose --debug -h,--help' ;;
-    'doctor') commands='' flags='--json -q,--quiet -v,--verbose --debug -h,--help' ;;
-    'guide') commands='' flags='--json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'annotate') commands='segmentation depth pose edges' flags='-h,--help' ;;
     'annotate segmentation') commands='' flags='-o,--out --model --shard --workers --dry-run --weights --offline --device --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'annotate depth') commands='' flags='-o,--out --model --shard --workers --dry-run --weights --offline --device --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
@@ -27,6 +22,11 @@ _taming_command() {
     'tokens') commands='verify merge' flags='-h,--help' ;;
     'tokens verify') commands='' flags='--json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'tokens merge') commands='' flags='-o,--out --json -q,--quiet -v,--verbose --debug -h,--help' ;;
+    'info') commands='' flags='--config --json -q,--quiet -v,--verbose --debug -h,--help' ;;
+    'report') commands='' flags='-o,--out --by --json -q,--quiet -v,--verbose --debug -h,--help' ;;
+    'demo-data') commands='' flags='-n,--count --size --seed --kind --workers --json -q,--quiet -v,--verbose --debug -h,--help' ;;
+    'doctor') commands='' flags='--json -q,--quiet -v,--verbose --debug -h,--help' ;;
+    'guide') commands='' flags='--json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'presets') commands='ls show' flags='-h,--help' ;;
     'presets ls') commands='' flags='--json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'presets show') commands='' flags='--json -q,--quiet -v,--verbose --debug -h,--help' ;;
@@ -58,8 +58,8 @@ _taming_value_of_flag() {
     'import -o' | 'import --out') suffixes='.safetensors' ;;
     'import --config' | 'info --config') suffixes='.yaml .yml' ;;
     'export -o' | 'export --out') suffixes='.ckpt' ;;
-    'demo-data --kind') words='landscape figure' ;;
     'annotate depth --model') suffixes='' ;;
+    'demo-data --kind') words='landscape figure' ;;
     *' --version' | *' -h' | *' --help' | *' --resume' | *' -0' | *' --null' | *' --unlabelled' | *' --gradient-checkpointing' | *' --legacy' | *' --flip' | *' --no-flip' | *' --snapshots' | *' --tensorboard' | *' --cache' | *' --normalize' | *' --dry-run' | *' --offline' | *' --json' | *' -q' | *' --quiet' | *' -v' | *' --verbose' | *' --debug' | *' --compile' | *' --fsdp' | *' --greedy' | *' --allow-non-finite' | *' --all' | *' --no-cache') return 1 ;;
     *' --preset') words='tiny small vq-vae dvae f16-1024 f16-16384' ;;
     *' -o' | *' --out') suffixes='' ;;
@@ -88,8 +88,8 @@ _taming_value_of_flag() {
     *' --keep') words='pixels codes' ;;
     *' --classifier') words='efficientnet-lite0 resnet50' ;;
     *' --to') words='compvis diffusers' ;;
-    *' --by') words='step images time' ;;
     *' --model') words='deeplabv3_resnet50 deeplabv3_resnet101 deeplabv3_mobilenet_v3_large fcn_resnet50 fcn_resnet101 lraspp_mobilenet_v3_large' ;;
+    *' --by') words='step images time' ;;
     *' --features') words='inception-v3-compat vgg16 dinov2 efficientnet-lite0' ;;
     *' --resize') words='tf1 clean' ;;
     *' --order') words='plan raster' ;;
@@ -159,6 +159,8 @@ _taming_help() {
     'import -o' | 'import --out') help='Model file to write. Default: CHECKPOINT'\''s name with .safetensors, in the current folder.' ;;
     'import --config') help='The YAML file published with it; a prior needs it.' ;;
     'export -o' | 'export --out') help='The .ckpt file to write; for diffusers, a folder.' ;;
+    'annotate depth --model') help='transformers depth model in safetensors format: a folder, or a name on the Hugging Face hub. Default depth-anything/Depth-Anything-V2-Small-hf.' ;;
+    'tokens merge -o' | 'tokens merge --out') help='The token file to write.' ;;
     'info --config') help='The YAML file published with a checkpoint.' ;;
     'report -o' | 'report --out') help='The page to write. Default: report.html in the run folder; for several runs, in the current folder.' ;;
     'demo-data -n') help='Number of scenes. Default 200.' ;;
@@ -166,8 +168,6 @@ _taming_help() {
     'demo-data --seed') help='Seed of the scenes. Default 0.' ;;
     'demo-data --kind') help='Draw only this kind.' ;;
     'demo-data --workers') help='Processes that draw. Default: depends on the number of scenes.' ;;
-    'annotate depth --model') help='transformers depth model in safetensors format: a folder, or a name on the Hugging Face hub. Default depth-anything/Depth-Anything-V2-Small-hf.' ;;
-    'tokens merge -o' | 'tokens merge --out') help='The token file to write.' ;;
     'weights fetch --all') help='Everything that `taming weights ls` lists.' ;;
     'weights fetch -o' | 'weights fetch --out') help='Folder to write, such as $TAMING_WEIGHTS_DIR. Default: torch'\''s cache.' ;;
     'eval is --seed') help='Random seed of the assignment of pictures to splits. Default 2020.' ;;
@@ -182,13 +182,13 @@ _taming_help() {
     *' decode') help='Decode a token file to pictures' ;;
     *' import') help='Convert a published checkpoint to a model file' ;;
     *' export') help='Write a model file in the layout of another program' ;;
+    *' annotate') help='Compute condition maps of pictures, as PNGs of the same size and relative path' ;;
+    *' tokens') help='Check and join token files' ;;
     *' info') help='Describe a file: a model, tokens, or a published checkpoint' ;;
     *' report') help='Write the report of a run, or a comparison of several runs, as one HTML page' ;;
     *' demo-data') help='Draw a small data set of landscapes and figures, with segmentation, depth and pose maps and classes' ;;
     *' doctor') help='Check versions, devices, precision, weights, folders and settings' ;;
     *' guide') help='List the guides, or print one' ;;
-    *' annotate') help='Compute condition maps of pictures, as PNGs of the same size and relative path' ;;
-    *' tokens') help='Check and join token files' ;;
     *' presets') help='List and print the named sets of settings' ;;
     *' weights') help='List, verify and download pretrained weights' ;;
     *' eval') help='Measure pictures, codecs and priors' ;;
@@ -345,11 +345,11 @@ _taming_help() {
     *' --views') help='Views of each picture: the centre crop, its mirror image, random crops. Default 1.' ;;
     *' --allow-non-finite') help='Accept weights that are NaN or infinite.' ;;
     *' --to') help='The layout: that of the published code, or diffusers'\'' VQModel. Default compvis.' ;;
-    *' --by') help='Horizontal axis of the charts of several runs. Default: step, or images if batch sizes differ.' ;;
-    *' --count') help='Number of scenes. Default 200.' ;;
     *' --model') help='torchvision segmentation network: deeplabv3_resnet50, deeplabv3_resnet101, deeplabv3_mobilenet_v3_large, fcn_resnet50, fcn_resnet101 or lraspp_mobilenet_v3_large. Default deeplabv3_resnet50.' ;;
     *' --score') help='Draw persons with a higher probability than this. Default 0.75.' ;;
     *' --joint-score') help='Draw joints with a higher heatmap logit than this; a lower value includes hidden joints. Default 2.' ;;
+    *' --by') help='Horizontal axis of the charts of several runs. Default: step, or images if batch sizes differ.' ;;
+    *' --count') help='Number of scenes. Default 200.' ;;
     *' --all') help='Include torchvision'\''s other networks.' ;;
     *' --features') help='Feature network. Only scores with inception-v3-compat are called FID, IS or KID. efficientnet-lite0 needs no download. Default inception-v3-compat. One of inception-v3-compat, vgg16, dinov2, efficientnet-lite0.' ;;
     *' --resize') help='Resizing to the network'\''s input: tf1 (bilinear, as for the published FID) or clean (bicubic, clean-fid). Default tf1.' ;;

@@ -5,7 +5,7 @@
 function __taming_commands
     switch "$argv"
         case ''
-            printf '%s\n' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor guide annotate tokens presets weights eval
+            printf '%s\n' train-vqgan train-prior sample tokenize reconstruct decode import export annotate tokens info report demo-data doctor guide presets weights eval
         case 'annotate'
             printf '%s\n' segmentation depth pose edges
         case 'tokens'
@@ -38,12 +38,6 @@ function __taming_takes
             contains -- $argv[2] -o --out --config
         case 'export'
             contains -- $argv[2] -o --out --to
-        case 'info'
-            contains -- $argv[2] --config
-        case 'report'
-            contains -- $argv[2] -o --out --by
-        case 'demo-data'
-            contains -- $argv[2] -n --count --size --seed --kind --workers
         case 'annotate segmentation'
             contains -- $argv[2] -o --out --model --shard --workers --weights --device --config --max-pixels
         case 'annotate depth'
@@ -54,6 +48,12 @@ function __taming_takes
             contains -- $argv[2] -o --out --shard --workers --config --max-pixels
         case 'tokens merge'
             contains -- $argv[2] -o --out
+        case 'info'
+            contains -- $argv[2] --config
+        case 'report'
+            contains -- $argv[2] -o --out --by
+        case 'demo-data'
+            contains -- $argv[2] -n --count --size --seed --kind --workers
         case 'weights ls'
             contains -- $argv[2] --weights
         case 'weights verify'
@@ -203,13 +203,13 @@ complete -c taming -n '__taming_at 0 \'\'' -a reconstruct -d 'Encode and decode 
 complete -c taming -n '__taming_at 0 \'\'' -a decode -d 'Decode a token file to pictures'
 complete -c taming -n '__taming_at 0 \'\'' -a import -d 'Convert a published checkpoint to a model file'
 complete -c taming -n '__taming_at 0 \'\'' -a export -d 'Write a model file in the layout of another program'
+complete -c taming -n '__taming_at 0 \'\'' -a annotate -d 'Compute condition maps of pictures, as PNGs of the same size and relative path'
+complete -c taming -n '__taming_at 0 \'\'' -a tokens -d 'Check and join token files'
 complete -c taming -n '__taming_at 0 \'\'' -a info -d 'Describe a file: a model, tokens, or a published checkpoint'
 complete -c taming -n '__taming_at 0 \'\'' -a report -d 'Write the report of a run, or a comparison of several runs, as one HTML page'
 complete -c taming -n '__taming_at 0 \'\'' -a demo-data -d 'Draw a small data set of landscapes and figures, with segmentation, depth and pose maps and classes'
 complete -c taming -n '__taming_at 0 \'\'' -a doctor -d 'Check versions, devices, precision, weights, folders and settings'
 complete -c taming -n '__taming_at 0 \'\'' -a guide -d 'List the guides, or print one'
-complete -c taming -n '__taming_at 0 \'\'' -a annotate -d 'Compute condition maps of pictures, as PNGs of the same size and relative path'
-complete -c taming -n '__taming_at 0 \'\'' -a tokens -d 'Check and join token files'
 complete -c taming -n '__taming_at 0 \'\'' -a presets -d 'List and print the named sets of settings'
 complete -c taming -n '__taming_at 0 \'\'' -a weights -d 'List, verify and download pretrained weights'
 complete -c taming -n '__taming_at 0 \'\'' -a eval -d 'Measure pictures, codecs and priors'
@@ -253,7 +253,7 @@ complete -c taming -n '__taming_from 1 \'eval codebook\'' -a '(__taming_files .a
 complete -c taming -n '__taming_at 1 \'eval nll\'' -a '(__taming_files .h5)'
 
 complete -c taming -n '__taming_may \'--version\' \'\'' -l version -d 'Print the version and exit.'
-complete -c taming -n '__taming_may \'-h --help\' \'\' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor guide annotate \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' tokens \'tokens verify\' \'tokens merge\' presets \'presets ls\' \'presets show\' weights \'weights ls\' \'weights verify\' \'weights fetch\' eval \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -s h -l help -d 'Show this message and exit.'
+complete -c taming -n '__taming_may \'-h --help\' \'\' train-vqgan train-prior sample tokenize reconstruct decode import export annotate \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' tokens \'tokens verify\' \'tokens merge\' info report demo-data doctor guide presets \'presets ls\' \'presets show\' weights \'weights ls\' \'weights verify\' \'weights fetch\' eval \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -s h -l help -d 'Show this message and exit.'
 complete -c taming -n '__taming_may \'--preset\' train-vqgan train-prior' -l preset -d 'Named set of settings: tiny, small, vq-vae, dvae, f16-1024, f16-16384. Default: tiny on a CPU, small on a GPU.' -x -a 'tiny\\t small\\t vq-vae\\t dvae\\t f16-1024\\t f16-16384\\t'
 complete -c taming -n '__taming_may \'--minutes\' train-vqgan train-prior' -l minutes -d 'Wall-clock time in minutes; 0: no limit. Default 8.' -x
 complete -c taming -n '__taming_may \'--steps\' train-vqgan train-prior' -l steps -d 'Number of optimiser steps; 0: no limit. Default 0.' -x
@@ -338,10 +338,10 @@ complete -c taming -n '__taming_may \'--weights\' train-vqgan sample \'annotate 
 complete -c taming -n '__taming_may \'--offline\' train-vqgan sample \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'weights fetch\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval all\'' -l offline -d 'Never download anything.'
 complete -c taming -n '__taming_may \'--config\' train-vqgan train-prior sample tokenize reconstruct decode \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l config -d 'TOML or JSON file of settings.' -x -a '(__taming_files .toml .json)'
 complete -c taming -n '__taming_may \'--max-pixels\' train-vqgan sample tokenize reconstruct \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l max-pixels -d 'Skip pictures with more pixels than this. Default 178956970.' -x
-complete -c taming -n '__taming_may \'--json\' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor guide \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l json -d 'Print the result as JSON.'
-complete -c taming -n '__taming_may \'-q --quiet\' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor guide \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -s q -l quiet -d 'Print only the resulting path or number.'
-complete -c taming -n '__taming_may \'-v --verbose\' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor guide \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -s v -l verbose -d 'Print all settings with their origins, and each choice made.'
-complete -c taming -n '__taming_may \'--debug\' train-vqgan train-prior sample tokenize reconstruct decode import export info report demo-data doctor guide \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'tokens verify\' \'tokens merge\' \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l debug -d 'Print the traceback of an error.'
+complete -c taming -n '__taming_may \'--json\' train-vqgan train-prior sample tokenize reconstruct decode import export \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'tokens verify\' \'tokens merge\' info report demo-data doctor guide \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l json -d 'Print the result as JSON.'
+complete -c taming -n '__taming_may \'-q --quiet\' train-vqgan train-prior sample tokenize reconstruct decode import export \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'tokens verify\' \'tokens merge\' info report demo-data doctor guide \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -s q -l quiet -d 'Print only the resulting path or number.'
+complete -c taming -n '__taming_may \'-v --verbose\' train-vqgan train-prior sample tokenize reconstruct decode import export \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'tokens verify\' \'tokens merge\' info report demo-data doctor guide \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -s v -l verbose -d 'Print all settings with their origins, and each choice made.'
+complete -c taming -n '__taming_may \'--debug\' train-vqgan train-prior sample tokenize reconstruct decode import export \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\' \'tokens verify\' \'tokens merge\' info report demo-data doctor guide \'presets ls\' \'presets show\' \'weights ls\' \'weights verify\' \'weights fetch\' \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval rfid\' \'eval recon\' \'eval codebook\' \'eval nll\' \'eval all\'' -l debug -d 'Print the traceback of an error.'
 complete -c taming -n '__taming_may \'--codec\' train-prior decode \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\'' -l codec -d 'The codec, if it is not at the recorded path.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'\' train-prior' -l cond-ckpt -d 'A condition\'s codec, if it is not at the recorded path.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'--batch-size\' train-prior' -l batch-size -d 'Windows per step. Default 16.' -x
@@ -420,6 +420,11 @@ complete -c taming -n '__taming_may \'--config\' import' -l config -d 'The YAML 
 complete -c taming -n '__taming_may \'--allow-non-finite\' import' -l allow-non-finite -d 'Accept weights that are NaN or infinite.'
 complete -c taming -n '__taming_may \'-o --out\' export' -s o -l out -d 'The .ckpt file to write; for diffusers, a folder.' -x -a '(__taming_files .ckpt)'
 complete -c taming -n '__taming_may \'--to\' export' -l to -d 'The layout: that of the published code, or diffusers\' VQModel. Default compvis.' -x -a 'compvis\\t diffusers\\t'
+complete -c taming -n '__taming_may \'--model\' \'annotate segmentation\'' -l model -d 'torchvision segmentation network: deeplabv3_resnet50, deeplabv3_resnet101, deeplabv3_mobilenet_v3_large, fcn_resnet50, fcn_resnet101 or lraspp_mobilenet_v3_large. Default deeplabv3_resnet50.' -x -a 'deeplabv3_resnet50\\t deeplabv3_resnet101\\t deeplabv3_mobilenet_v3_large\\t fcn_resnet50\\t fcn_resnet101\\t lraspp_mobilenet_v3_large\\t'
+complete -c taming -n '__taming_may \'--model\' \'annotate depth\'' -l model -d 'transformers depth model in safetensors format: a folder, or a name on the Hugging Face hub. Default depth-anything/Depth-Anything-V2-Small-hf.' -x -a '(__taming_files)'
+complete -c taming -n '__taming_may \'--score\' \'annotate pose\'' -l score -d 'Draw persons with a higher probability than this. Default 0.75.' -x
+complete -c taming -n '__taming_may \'--joint-score\' \'annotate pose\'' -l joint-score -d 'Draw joints with a higher heatmap logit than this; a lower value includes hidden joints. Default 2.' -x
+complete -c taming -n '__taming_may \'-o --out\' \'tokens merge\'' -s o -l out -d 'The token file to write.' -x -a '(__taming_files .h5)'
 complete -c taming -n '__taming_may \'--config\' info' -l config -d 'The YAML file published with a checkpoint.' -x -a '(__taming_files .yaml .yml)'
 complete -c taming -n '__taming_may \'-o --out\' report' -s o -l out -d 'The page to write. Default: report.html in the run folder; for several runs, in the current folder.' -x -a '(__taming_files)'
 complete -c taming -n '__taming_may \'--by\' report' -l by -d 'Horizontal axis of the charts of several runs. Default: step, or images if batch sizes differ.' -x -a 'step\\t images\\t time\\t'
@@ -428,11 +433,6 @@ complete -c taming -n '__taming_may \'--size\' demo-data' -l size -d 'Size of th
 complete -c taming -n '__taming_may \'--seed\' demo-data' -l seed -d 'Seed of the scenes. Default 0.' -x
 complete -c taming -n '__taming_may \'--kind\' demo-data' -l kind -d 'Draw only this kind.' -x -a 'landscape\\t figure\\t'
 complete -c taming -n '__taming_may \'--workers\' demo-data' -l workers -d 'Processes that draw. Default: depends on the number of scenes.' -x
-complete -c taming -n '__taming_may \'--model\' \'annotate segmentation\'' -l model -d 'torchvision segmentation network: deeplabv3_resnet50, deeplabv3_resnet101, deeplabv3_mobilenet_v3_large, fcn_resnet50, fcn_resnet101 or lraspp_mobilenet_v3_large. Default deeplabv3_resnet50.' -x -a 'deeplabv3_resnet50\\t deeplabv3_resnet101\\t deeplabv3_mobilenet_v3_large\\t fcn_resnet50\\t fcn_resnet101\\t lraspp_mobilenet_v3_large\\t'
-complete -c taming -n '__taming_may \'--model\' \'annotate depth\'' -l model -d 'transformers depth model in safetensors format: a folder, or a name on the Hugging Face hub. Default depth-anything/Depth-Anything-V2-Small-hf.' -x -a '(__taming_files)'
-complete -c taming -n '__taming_may \'--score\' \'annotate pose\'' -l score -d 'Draw persons with a higher probability than this. Default 0.75.' -x
-complete -c taming -n '__taming_may \'--joint-score\' \'annotate pose\'' -l joint-score -d 'Draw joints with a higher heatmap logit than this; a lower value includes hidden joints. Default 2.' -x
-complete -c taming -n '__taming_may \'-o --out\' \'tokens merge\'' -s o -l out -d 'The token file to write.' -x -a '(__taming_files .h5)'
 complete -c taming -n '__taming_may \'--all\' \'weights ls\'' -l all -d 'Include torchvision\'s other networks.'
 complete -c taming -n '__taming_may \'--all\' \'weights fetch\'' -l all -d 'Everything that `taming weights ls` lists.'
 complete -c taming -n '__taming_may \'-o --out\' \'weights fetch\'' -s o -l out -d 'Folder to write, such as $TAMING_WEIGHTS_DIR. Default: torch\'s cache.' -x -a '(__taming_files)'

@@ -29,6 +29,7 @@ from PIL import Image
 
 from taming_cli.cli.app import app
 from taming_cli.cli.console import LOG
+from taming_cli.cli.program import COMMANDS as LISTED
 from taming_cli.cli.settings import Settings
 from taming_cli.codec import train as training
 from taming_cli.codec.vqgan import codec_file
@@ -669,9 +670,24 @@ def test_the_installed_executable_and_the_module_are_the_program(tmp_path: Path)
 
 def test_help_loads_nothing_that_help_does_not_need(tmp_path: Path) -> None:
     late = ["importlib.metadata", "rich.live", "rich.progress", "tomllib", "torch", "uuid", "taming_cli.runtime.device"]
+    late += ["taming_cli.cli.command", "taming_cli.cli.commands.sample"]
     found = []
     for start in ("from taming_cli.cli.app import main\nmain(['--help'])", "import typer, typer.rich_utils"):
         code = f"import sys\n{start}\nprint([name for name in {late} if name in sys.modules])"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
         found.append(done.stdout.splitlines()[-1])
     assert found[0] == found[1]
+
+
+def test_a_command_imports_no_other_commands_module(tmp_path: Path) -> None:
+    code = "import sys\nfrom taming_cli.cli.app import main\nmain(['presets', 'ls', '-q'])\n"
+    code += "print(*[name for name in sys.modules if name.startswith('taming_cli.cli.commands.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout.splitlines()[-1] == "taming_cli.cli.commands.presets"
+
+
+def test_the_program_lists_each_command_in_the_panel_and_with_the_help_of_the_command_itself() -> None:
+    listed = {name: (panel, entry.help) for panel, entries in LISTED.items() for name, entry in entries.items()}
+    own = {path[0]: command for path, command in COMMANDS.items() if len(path) == 1}
+    first = {name: " ".join(command.help.split("\n\n")[0].split()) for name, command in own.items()}
+    assert listed == {name: (command.rich_help_panel, first[name]) for name, command in own.items()}

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 import taming_cli
+from taming_cli.cli.program import COMMANDS
 
 ROOT = Path(taming_cli.__file__).parent
 FLOORS = {
@@ -119,8 +120,11 @@ def modules() -> dict[str, Path]:
 
 
 def started_with_the_program(named: dict[str, Path]) -> set[str]:
-    """The rooms of the command line that `taming_cli.cli.app` imports, one through the other, as it is imported."""
+    """The rooms of the command line that `taming_cli.cli.app` and the commands import, one through the other, as they
+    are imported."""
     reached, waiting = set[str](), ["taming_cli.cli.app"]
+    for entries in COMMANDS.values():
+        waiting += [f"taming_cli.cli.commands.{entry.where.split(':')[0]}" for entry in entries.values()]
     while waiting:
         module = waiting.pop()
         if module in reached or room(module) != "cli" or module not in named:

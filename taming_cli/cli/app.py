@@ -1,4 +1,4 @@
-"""The executable: lists the commands, and turns errors into lines and exit codes."""
+"""The executable: runs a command, and turns errors into lines and exit codes."""
 
 import os
 import sys
@@ -11,33 +11,9 @@ import typer
 from typer.exceptions import TyperException
 
 import taming_cli
-from taming_cli.cli.command import HelpGroup, register
-from taming_cli.cli.commands.annotate import ANNOTATE
-from taming_cli.cli.commands.demo_data import demo_data
-from taming_cli.cli.commands.doctor import doctor
-from taming_cli.cli.commands.evaluate import EVAL
-from taming_cli.cli.commands.guide import guide
-from taming_cli.cli.commands.import_export import export, import_
-from taming_cli.cli.commands.info import info
-from taming_cli.cli.commands.presets import PRESET_COMMANDS
-from taming_cli.cli.commands.reconstruct import decode, reconstruct
-from taming_cli.cli.commands.report import report
-from taming_cli.cli.commands.sample import sample
-from taming_cli.cli.commands.tokenize import tokenize
-from taming_cli.cli.commands.tokens import TOKENS
-from taming_cli.cli.commands.train_prior import train_prior
-from taming_cli.cli.commands.train_vqgan import train_vqgan
-from taming_cli.cli.commands.weights import WEIGHTS
 from taming_cli.cli.console import discard, flushed
+from taming_cli.cli.program import Program
 from taming_cli.errors import OfOneProcessError, TamingError
-
-COMMANDS = {
-    "Train": (train_vqgan, train_prior),
-    "Use": (sample, tokenize, reconstruct, decode, import_, export, ANNOTATE, TOKENS),
-    "Inspect": (info, report, demo_data, doctor, guide, PRESET_COMMANDS, WEIGHTS),
-    "Measure": (EVAL,),
-}
-"""The commands by panel of `taming --help`, which lists groups after commands."""
 
 _FIRST_PRINTS = 5.0
 """Seconds that another process waits for the first one to print an error that all raise."""
@@ -45,7 +21,7 @@ _FIRST_PRINTS = 5.0
 
 app = typer.Typer(
     name="taming",
-    cls=HelpGroup,
+    cls=Program,
     help="Train a discrete image codec and a transformer prior, and sample new images of any size.",
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -67,11 +43,6 @@ def _root(
     if context.invoked_subcommand is None:
         sys.stderr.write(f"{context.get_usage()}\ntaming: name a command; `taming --help` lists them\n")
         raise typer.Exit(2)
-
-
-for _panel, _entries in COMMANDS.items():
-    for _entry in _entries:
-        register(app, _entry, _panel)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -25,11 +25,11 @@ from operator import itemgetter
 from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 from typer.models import ParameterInfo
 
 from taming_cli.cli import options as o
 from taming_cli.cli.lifecycle import running
+from taming_cli.cli.program import HelpCommand, HelpGroup
 from taming_cli.cli.settings import Settings
 from taming_cli.config.fields import Kind, flag_name, kinds
 from taming_cli.config.presets import CONFIGS
@@ -117,7 +117,7 @@ def register(app: typer.Typer, entry: Command | Group, panel: str | None = None)
             register(below, each)
         app.add_typer(below, name=entry.name, rich_help_panel=panel)
     else:
-        app.command(entry.name, cls=_HelpCommand, help=entry.help, rich_help_panel=panel)(entry.callback)
+        app.command(entry.name, cls=HelpCommand, help=entry.help, rich_help_panel=panel)(entry.callback)
 
 
 class _Signature:
@@ -222,24 +222,3 @@ def _default_text(value: Any) -> str:
     if isinstance(value, tuple):
         value = ",".join(map(str, value))
     return f" Default {value:g}." if isinstance(value, float) else f" Default {value}."
-
-
-class _PlainHelp:
-    """Of a command: `--help` prints no Python type beside a switch or an argument."""
-
-    def get_params(self, ctx: Any) -> Any:
-        params = super().get_params(ctx)  # type: ignore[misc]
-        for each in params:
-            if each.param_type_name == "argument":
-                each.display_type_rich = lambda ctx: None
-            elif each.is_flag:
-                each.metavar = ""
-        return params
-
-
-class _HelpCommand(_PlainHelp, TyperCommand):
-    """A command."""
-
-
-class HelpGroup(_PlainHelp, TyperGroup):
-    """A group of commands, or the program itself."""
