@@ -276,6 +276,14 @@ def test_the_model_file_carries_codec_and_labels(train_in: Callable[..., Any]) -
     assert nested.tensors.keys() == model.tensors.keys()
 
 
+@pytest.mark.parametrize(("arch", "suggested"), [("modern", None), ("any-order", {"temperature": "0.7:1"})])
+def test_a_prior_for_any_order_suggests_a_rising_temperature(
+    arch: Any, suggested: Any, train_in: Callable[..., Any]
+) -> None:
+    done = train_in(arch, prior=replace(PRIOR, arch=arch), train=replace(TRAIN, steps=1))
+    assert load_model(done.last).about.get("sampling") == suggested
+
+
 @pytest.mark.parametrize("arch", ["modern", "published", "any-order"])
 def test_a_model_file_gives_the_same_network_back(arch: Any) -> None:
     torch.manual_seed(1)

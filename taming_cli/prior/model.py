@@ -16,6 +16,11 @@ from taming_cli.runtime.finite import MARK, marked
 
 Network = GPT | AnyOrder
 """The network of a prior."""
+SUGGESTED = "sampling"
+"""The key of a model file's suggested sampling settings."""
+RISING = "0.7:1"
+"""The temperature that is suggested for a prior for any order. Its first, sparse cells decide what is where, and an
+unlikely code among them is never corrected."""
 
 
 def new_network(config: PriorConfig, *, dropout: float = 0.0) -> Network:

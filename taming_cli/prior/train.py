@@ -21,7 +21,7 @@ from taming_cli.prior.batches import TokenSet, data_of, fixed_windows, train_bat
 from taming_cli.prior.draw import draw
 from taming_cli.prior.fsdp import is_sharded
 from taming_cli.prior.layout import NOT_GIVEN
-from taming_cli.prior.model import prior_file
+from taming_cli.prior.model import RISING, SUGGESTED, prior_file
 from taming_cli.prior.state import PriorState, first_prior, moved, prior_step, read_state, saved_prior, start
 from taming_cli.runtime.checkpoint import ModelFile
 from taming_cli.runtime.device import pick_device, pick_precision
@@ -111,6 +111,8 @@ def fit(
             "condition_dropout": train.condition_dropout,
             "learned_apart": bool(train.condition_dropout) and len(gpt.config.conditions) > 1,
         }
+        if gpt.config.arch == "any-order":
+            about[SUGGESTED] = {"temperature": RISING}
         session = _Session(
             run=run,
             state=state,

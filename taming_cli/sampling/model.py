@@ -17,7 +17,7 @@ from taming_cli.config.resolve import Layer
 from taming_cli.config.size import Size
 from taming_cli.data.contents import Pictures
 from taming_cli.errors import UsageError
-from taming_cli.prior.model import Network, prior_from
+from taming_cli.prior.model import SUGGESTED, Network, prior_from
 from taming_cli.prior.networks.any_order import AnyOrder
 from taming_cli.prior.networks.onednn import pack
 from taming_cli.prior.raster.buffers import BufferCache
@@ -33,8 +33,8 @@ prior is bound by reading weights, which take half the bytes in bf16. Narrow pri
 same pictures on every machine."""
 OnProgress = Callable[[int, int], None]
 """A callback that receives (done, total)."""
-SUGGESTED, WITH_MAPS = "sampling", "sampling_with_maps"
-"""Keys of a model file: suggested sampling settings, and those that differ with condition maps."""
+WITH_MAPS = "sampling_with_maps"
+"""The key of a model file's suggested settings that differ with condition maps."""
 
 
 @dataclass(frozen=True)
