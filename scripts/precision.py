@@ -20,29 +20,21 @@ from taming_cli.config.sampling import DecodingConfig
 from taming_cli.data.batches import eval_batches
 from taming_cli.data.sources import list_items
 from taming_cli.metrics import psnr
-from taming_cli.prior.any_order import likelihood as any_order
 from taming_cli.prior.any_order.plan import group_plan
 from taming_cli.prior.decoding import choose
 from taming_cli.prior.draw import draw
 from taming_cli.prior.layout import prefix
+from taming_cli.prior.likelihood import log_likelihood
 from taming_cli.prior.model import Network, prior_from
 from taming_cli.prior.networks.any_order import AnyOrder
+from taming_cli.prior.networks.pixelsnail import PixelSNAIL
 from taming_cli.prior.noise import cell, gumbel
-from taming_cli.prior.raster import likelihood as raster
 from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.device import autocast, pick_device
 
 SEED = 0
 SAMPLES = 16
 STEPS = 32
-
-
-def likelihood(network: Network, codes: Tensor) -> Tensor:
-    """The mean log-likelihood of a token of codes (B, h, w), in nats."""
-    if isinstance(network, AnyOrder):
-        _, height, width = codes.shape
-        return any_order.log_likelihood(network, codes, group_plan(height, width, height * width)).mean()
-    return raster.log_likelihood(network, codes).mean()
 
 
 def teach(network: Network, codes: Tensor) -> Tensor:
@@ -52,6 +44,8 @@ def teach(network: Network, codes: Tensor) -> Tensor:
         plan = group_plan(height, width, STEPS)
         groups, levels = (torch.from_numpy(of)[None].to(codes.device) for of in (plan.groups, plan.levels))
         return network.forward(codes, {}, groups, levels)
+    if isinstance(network, PixelSNAIL):
+        return network.forward(codes, {})
     return network.forward(prefix(network.config, {}, len(codes), codes.device), codes.flatten(1))
 
 
@@ -81,7 +75,7 @@ def main(prior: str, images: str, count: str = "100") -> None:
     bf16 = copy.deepcopy(fp32).to(torch.bfloat16)
     window = (fp32.config.window.height, fp32.config.window.width)
     shown = codes["fp32"][:, : window[0], : window[1]].to(device)
-    nats = [-float(likelihood(network, shown)) for network in (fp32, bf16)]
+    nats = [-float(log_likelihood(network, shown).mean()) for network in (fp32, bf16)]
     print(f"prior: {nats[0]:.4f} nats/token in fp32, {nats[1]:.4f} in bf16 ({nats[1] - nats[0]:+.4f})")
 
     decoding = DecodingConfig()

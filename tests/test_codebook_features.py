@@ -10,8 +10,8 @@ from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.size import Size
 from taming_cli.prior.batches import TokenSet
 from taming_cli.prior.codebook_features import STD, begin_with_codebooks, codebook_features
+from taming_cli.prior.initial import first_prior
 from taming_cli.prior.model import new_network
-from taming_cli.prior.state import first_prior
 from tests.test_prior_train import PRIOR, TRAIN, tokens
 
 MAP = ConditionSpec(kind="segmentation", vocabulary=6, form="grid")

@@ -18,8 +18,8 @@ from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.resolve import from_file, resolve
 from taming_cli.errors import UsageError
 from taming_cli.prior import train as prior_training
+from taming_cli.prior.initial import saved_prior
 from taming_cli.prior.model import prior_from
-from taming_cli.prior.state import saved_prior
 from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.run.folder import Place, read_settings
 from taming_cli.runtime.run.metrics import METRICS, read_metrics

@@ -97,10 +97,11 @@ def would_sample(output: Output, request: "Request") -> int:
     drawn = math.ceil(pictures / settings.accept_rate) * settings.candidates
     grid, size, stride = request.grid, request.frame.size, request.stride
     cost = request.cost
-    any_order = prior.arch == "any-order"
-    how = {"sample_steps": cost.forwards} if any_order else {"window": str(prior.window), "stride": stride}
-    parts = f"in {cost.forwards} groups" if any_order else f"windows of {prior.window}, stride {stride}"
-    at_once = "pictures" if any_order else "windows"
+    how: dict[str, Any] = {"window": str(prior.window), "stride": stride}
+    parts, at_once = f"windows of {prior.window}, stride {stride}", "windows"
+    if request.model.own_setting != "stride":
+        how = {"sample_steps": cost.forwards} if request.model.any_order else {}
+        parts, at_once = f"in {cost.forwards} groups" if how else "cell by cell", "pictures"
     values = {
         "count": pictures,
         "drawn": drawn,

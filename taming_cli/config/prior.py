@@ -25,6 +25,7 @@ class ConditionSpec:
         "sequence", "sequence: a number of tokens for the whole picture; grid: one token for each cell of the window."
     )
     length: int = option(1, "Tokens of a sequence; a grid has one token per cell.", low=1)
+    scale: int = option(1, "Cells of the picture along each side of a grid's own cell, which all have its code.", low=1)
 
     def __post_init__(self) -> None:
         check(self)
@@ -36,13 +37,13 @@ class ConditionSpec:
 class PriorConfig:
     """The architecture of a prior. Fields without a flag are set from the token files, or by `taming import`."""
 
-    arch: Literal["any-order", "modern", "published"] = option(
+    arch: Literal["any-order", "modern", "published", "pixelsnail"] = option(
         "any-order",
         "any-order: groups of cells are drawn at once, in any order; modern: one cell after another, in raster order, "
         "with RMSNorm, SwiGLU, 2-D rotary positions and query/key norm; published: as modern, with learned positions, "
-        "LayerNorm and GELU.",
+        "LayerNorm and GELU; pixelsnail: in raster order, causal convolutions with attention, pictures of one size.",
     )
-    n_layer: int = option(4, "Transformer blocks.", low=1)
+    n_layer: int = option(4, "Transformer blocks, or blocks of --arch pixelsnail.", low=1)
     n_head: int = option(4, "Attention heads.", low=1)
     n_embd: int = option(256, "Width of the network; a multiple of --n-head.", low=1)
     window: Size = option(
@@ -61,6 +62,22 @@ class PriorConfig:
         low=0,
         hidden=True,
     )
+    res_blocks: int = option(4, "With --arch pixelsnail: causal residual blocks before each attention.", low=1)
+    kernel: int = option(5, "With --arch pixelsnail: side of the causal kernels, an odd number.", low=3)
+    res_width: int = option(
+        0, "With --arch pixelsnail: channels within residual blocks; 0: --n-embd.", low=0, hidden=True
+    )
+    attention: bool = option(True, "With --arch pixelsnail: whether blocks have attention.", hidden=True)
+    out_blocks: int = option(0, "With --arch pixelsnail: residual blocks before the head.", low=0, hidden=True)
+    map_blocks: int = option(
+        3, "With --arch pixelsnail: residual blocks that read a condition grid.", low=0, hidden=True
+    )
+    map_width: int = option(
+        0, "With --arch pixelsnail: channels of what is read of the conditions; 0: --n-embd.", low=0, hidden=True
+    )
+    map_kernel: int = option(
+        3, "With --arch pixelsnail: side of the kernels that read a condition grid.", low=1, hidden=True
+    )
     codebook_size: int = option(1024, "Codes of the codec whose tokens are modelled.", low=1, hidden=True)
     conditions: tuple[ConditionSpec, ...] = option((), "Conditions before the image tokens, in order.", hidden=True)
     vocabulary: Literal["separate", "shared"] = option(
@@ -78,7 +95,9 @@ class PriorConfig:
         check(self)
         if self.n_embd % self.n_head:
             raise UsageError(f"n_embd is {self.n_embd}; it must be a multiple of n_head, which is {self.n_head}")
-        if self.arch != "published" and self.head_size % 4:
+        if self.arch == "pixelsnail":
+            self._check_pixelsnail()
+        elif self.arch != "published" and self.head_size % 4:
             raise UsageError(f"n_embd / n_head is {self.head_size}; 2-D rotary positions need a multiple of 4")
         if self.arch != "published" and self.vocabulary == "shared":
             raise UsageError("vocabulary is 'shared', which only arch 'published' has; use 'separate'")
@@ -99,6 +118,16 @@ class PriorConfig:
         if self.block_size and self.block_size < needed:
             raise UsageError(f"block_size is {self.block_size}; condition and window need {needed}")
 
+    def _check_pixelsnail(self) -> None:
+        for name, value in (("kernel", self.kernel), ("map_kernel", self.map_kernel)):
+            if value % 2 == 0:
+                raise UsageError(f"{name} is {value}; it must be odd, so that a kernel has a middle")
+        if self.n_embd // 2 % self.n_head:
+            raise UsageError(
+                f"n_embd is {self.n_embd}; with --arch pixelsnail, half of it must be a multiple of n_head, which is "
+                f"{self.n_head}"
+            )
+
     @property
     def head_size(self) -> int:
         """Channels of one attention head."""
@@ -117,6 +146,8 @@ class PriorConfig:
     @property
     def sequence_length(self) -> int:
         """Tokens that run through the network for one window in training."""
+        if self.arch == "pixelsnail":
+            return self.cells
         return 2 * self.cells if self.arch == "any-order" else self.prefix_length + self.cells - 1
 
     @property

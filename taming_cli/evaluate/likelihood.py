@@ -13,12 +13,11 @@ from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import UsageError
 from taming_cli.evaluate.plots import heat_map
 from taming_cli.evaluate.protocol import Measurement, versions
-from taming_cli.prior.any_order import likelihood as any_order
-from taming_cli.prior.any_order.plan import group_plan, raster_plan
 from taming_cli.prior.layout import NOT_GIVEN
+from taming_cli.prior.likelihood import log_likelihood
 from taming_cli.prior.model import Network, prior_from
 from taming_cli.prior.networks.any_order import AnyOrder
-from taming_cli.prior.raster import likelihood as raster
+from taming_cli.prior.networks.gpt import GPT
 from taming_cli.runtime.checkpoint import load_model
 from taming_cli.runtime.device import autocast, pick_device, pick_precision, precision_name
 from taming_cli.runtime.distributed import ALONE, World
@@ -74,7 +73,7 @@ def nll(
     classes = _classes(file, list(model.about.get("label_names", ())), gpt.config.num_classes)
 
     size = (header.height, header.width)
-    log_likelihood, procedure = _reader(gpt, size, stride, order, sample_steps, batch_size)
+    procedure = _procedure(gpt, size, stride, order, sample_steps)
     sums = _Sums(torch.zeros(header.height, header.width, dtype=torch.float64), {}, {}, 0)
     selected = (range(len(file)) if rows is None else rows)[world.rank :: world.size]
     cells = len(selected) * header.height * header.width
@@ -94,25 +93,25 @@ def nll(
         codes = torch.from_numpy(file.codes(batch)[:, 0])
         with autocast(where, dtype):
             nats = -log_likelihood(
-                codes, conditions=conditions, on_progress=partial(report, start * header.height * header.width)
+                gpt,
+                codes,
+                conditions=conditions,
+                stride=stride,
+                order=order,
+                steps=sample_steps,
+                batch_size=batch_size,
+                on_progress=partial(report, start * header.height * header.width),
             )
         sums.add(nats, [file.label_names[label] if label >= 0 else None for label in labels])
     return _measurement(_Sums.merged(world.gather(sums)), prior, file, procedure, precision_name(dtype))
 
 
-def _reader(
-    network: Network, size: tuple[int, int], stride: int, order: str, sample_steps: int, batch_size: int
-) -> tuple[Callable[..., Tensor], dict[str, Any]]:
-    """The function that reads the log-likelihoods of codes on a grid of `size`, and the settings of its procedure."""
-    if not isinstance(network, AnyOrder):
-        if sample_steps or order != "plan":
-            raise UsageError("--order and --sample-steps are for priors for any order; this one reads in raster order")
-        return partial(raster.log_likelihood, network, stride=stride, batch_size=batch_size), {"stride": stride}
-    if order == "raster" and sample_steps:
-        raise UsageError("--order raster reads one cell at a time; leave --sample-steps out")
-    plan = raster_plan(*size) if order == "raster" else group_plan(*size, sample_steps or max(8, size[0] * size[1]))
-    read = partial(any_order.log_likelihood, network, plan=plan, batch_size=batch_size)
-    return read, {"order": order, "sample_steps": plan.steps}
+def _procedure(network: Network, size: tuple[int, int], stride: int, order: str, steps: int) -> dict[str, Any]:
+    """How codes on a grid of `size` are read, for the protocol."""
+    if isinstance(network, AnyOrder):
+        cells = size[0] * size[1]
+        return {"order": order, "sample_steps": min(steps or cells, cells)}
+    return {"stride": stride} if isinstance(network, GPT) else {}
 
 
 class _Sums:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from taming_cli.prior.layout import offsets
-from taming_cli.prior.model import Network
+from taming_cli.prior.networks.any_order import AnyOrder
+from taming_cli.prior.networks.gpt import GPT
 
 STD = 0.02
 """Standard deviation of the weights of new tables and heads."""
@@ -20,7 +21,7 @@ SOME = 1024
 
 
 @torch.no_grad()
-def begin_with_codebooks(network: Network, codebooks: Mapping[str, Tensor]) -> None:
+def begin_with_codebooks(network: GPT | AnyOrder, codebooks: Mapping[str, Tensor]) -> None:
     """Replace rows of a new network's token table, and its head, by features of codebooks (K, D).
 
     `codebooks` holds that of the pictures under "", and those of grid conditions by their kind; others are left as they

@@ -1,4 +1,4 @@
-"""Drawing codes from a prior of either kind: one call for sampling, completion and the samples of a training."""
+"""Drawing codes from a prior of any kind: one call for sampling, completion and the samples of a training."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,6 +11,8 @@ from taming_cli.prior.any_order import generate as any_order
 from taming_cli.prior.layout import KnownCells
 from taming_cli.prior.model import Network
 from taming_cli.prior.networks.any_order import AnyOrder
+from taming_cli.prior.networks.pixelsnail import PixelSNAIL
+from taming_cli.prior.pixelsnail import generate as pixelsnail
 from taming_cli.prior.raster import candidates as raster_candidates
 from taming_cli.prior.raster import generate as raster
 from taming_cli.prior.raster.buffers import BufferCache
@@ -34,9 +36,9 @@ def draw(
 ) -> Tensor:
     """Draw the samples numbered `samples`: codes (n, h, w), int64, on the prior's device.
 
-    A raster prior draws through windows that move by `stride` columns, a prior for any order in `steps` forwards. Of
-    `candidates` completions of `known` cells, the one that fits best is kept. The arguments are those of `generate` and
-    `complete` of the two kinds.
+    A raster prior draws through windows that move by `stride` columns, a prior for any order in `steps` forwards, a
+    PixelSNAIL cell by cell. Of `candidates` completions of `known` cells, the one that fits best is kept. The arguments
+    are those of `generate` and `complete` of each kind.
     """
     settings: dict[str, Any] = {
         "samples": samples,
@@ -51,6 +53,10 @@ def draw(
         if ranked is not None:
             return completion.complete(network, ranked, candidates=candidates, steps=steps, **settings).codes
         return any_order.generate(network, size=size, steps=steps, known=known, **settings)
+    if isinstance(network, PixelSNAIL):
+        if ranked is not None:
+            return pixelsnail.complete(network, ranked, candidates=candidates, **settings).codes
+        return pixelsnail.generate(network, size=size, known=known, **settings)
     if ranked is not None:
         return raster_candidates.complete(network, ranked, candidates=candidates, stride=stride, **settings).codes
     return raster.generate(network, size=size, stride=stride, known=known, buffers=buffers, **settings)

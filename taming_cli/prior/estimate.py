@@ -46,8 +46,11 @@ def sampling_cost(
     prior: PriorConfig, latent: Size, stride: int, steps: int, known: Grid | None = None, *, guided: bool
 ) -> SamplingCost:
     """The cost of a picture of `latent` codes: of a raster prior, through windows that move `stride` columns at a time;
-    of a prior for any order, in `steps` steps, of the cells that are not `known` (h, w). With guidance, each token
-    passes through the network twice: with its condition and without."""
+    of a prior for any order, in `steps` steps, of the cells that are not `known` (h, w); of a PixelSNAIL, cell by cell.
+    With guidance, each token passes through the network twice: with its condition and without."""
+    if prior.arch == "pixelsnail":
+        cells = latent.width * latent.height
+        return SamplingCost(cells, cells * (1 + guided))
     if prior.arch == "any-order":
         parts = stages(group_plan(latent.height, latent.width, steps, known), prior, guided=guided)
         tokens = sum(stage.tokens_run for stage in parts)

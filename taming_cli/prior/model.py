@@ -11,10 +11,11 @@ from taming_cli.config.fields import to_dict
 from taming_cli.config.prior import PriorConfig, recorded_prior
 from taming_cli.prior.networks.any_order import AnyOrder
 from taming_cli.prior.networks.gpt import GPT
+from taming_cli.prior.networks.pixelsnail import PixelSNAIL
 from taming_cli.runtime.checkpoint import ModelFile, fill
 from taming_cli.runtime.finite import MARK, marked
 
-Network = GPT | AnyOrder
+Network = GPT | AnyOrder | PixelSNAIL
 """The network of a prior."""
 SUGGESTED = "sampling"
 """The key of a model file's suggested sampling settings."""
@@ -25,7 +26,8 @@ unlikely code among them is never corrected."""
 
 def new_network(config: PriorConfig, *, dropout: float = 0.0) -> Network:
     """A new network of this architecture, with random weights."""
-    return (AnyOrder if config.arch == "any-order" else GPT)(config, dropout=dropout)
+    kinds: dict[str, type[Network]] = {"any-order": AnyOrder, "pixelsnail": PixelSNAIL}
+    return kinds.get(config.arch, GPT)(config, dropout=dropout)
 
 
 def prior_file(
@@ -81,7 +83,7 @@ def prior_from(model: ModelFile, where: str, *, dropout: float = 0.0) -> Network
     with torch.device("meta"):
         gpt = new_network(recorded_prior(model.config["prior"], where), dropout=dropout)
     fill(gpt, model, "prior.", where, "prior")
-    if isinstance(gpt, GPT):
+    if isinstance(gpt, GPT | PixelSNAIL):
         gpt.build_tables()
     return gpt
 

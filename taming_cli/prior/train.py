@@ -20,9 +20,11 @@ from taming_cli.prior.batch_order import Rows
 from taming_cli.prior.batches import TokenSet, data_of, fixed_windows, train_batch, validation_batch
 from taming_cli.prior.draw import draw
 from taming_cli.prior.fsdp import is_sharded
+from taming_cli.prior.initial import first_prior, saved_prior
 from taming_cli.prior.layout import NOT_GIVEN
 from taming_cli.prior.model import RISING, SUGGESTED, prior_file
-from taming_cli.prior.state import PriorState, first_prior, moved, prior_step, read_state, saved_prior, start
+from taming_cli.prior.networks.pixelsnail import PixelSNAIL
+from taming_cli.prior.state import PriorState, moved, prior_step, read_state, start
 from taming_cli.runtime.checkpoint import ModelFile
 from taming_cli.runtime.device import pick_device, pick_precision
 from taming_cli.runtime.distributed import ALONE, World
@@ -106,7 +108,7 @@ def fit(
             "data": {"train": len(rows), "held": len(held), "sha256": data.sha256()},
             "label_names": list(data.label_names),
             "label_counts": data.label_counts(),
-            "grid": str(data.smallest),
+            "grid": str(gpt.config.window if isinstance(gpt, PixelSNAIL) else data.smallest),
             "downsample_factor": data.header.downsample_factor,
             "condition_dropout": train.condition_dropout,
             "learned_apart": bool(train.condition_dropout) and len(gpt.config.conditions) > 1,

@@ -23,5 +23,6 @@ def compile_blocks(network: nn.Module) -> None:
     blocks = network.blocks
     assert isinstance(blocks, Iterable)
     for block in blocks:
-        block.attn.attend = torch.compiler.disable(block.attn.attend)  # type: ignore[no-untyped-call]
+        if hasattr(block, "attn"):
+            block.attn.attend = torch.compiler.disable(block.attn.attend)  # type: ignore[no-untyped-call]
         block.compile()

@@ -19,6 +19,7 @@ from taming_cli.data.contents import Pictures
 from taming_cli.errors import UsageError
 from taming_cli.prior.model import SUGGESTED, Network, prior_from
 from taming_cli.prior.networks.any_order import AnyOrder
+from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.networks.onednn import pack
 from taming_cli.prior.raster.buffers import BufferCache
 from taming_cli.runtime.checkpoint import load_model
@@ -127,6 +128,11 @@ class LoadedModel:
     def any_order(self) -> bool:
         """Whether the prior draws groups of cells, in any order."""
         return isinstance(self.gpt, AnyOrder)
+
+    @property
+    def own_setting(self) -> str | None:
+        """The name of the setting that only this kind of prior has."""
+        return "sample_steps" if self.any_order else "stride" if isinstance(self.gpt, GPT) else None
 
     def exact(self, grid: Size) -> bool:
         """Whether pictures on this grid are decoded as a whole, with exact statistics, in the memory available."""

@@ -22,7 +22,10 @@ from taming_cli.config.size import Frame, Size
 from taming_cli.data.images import png_settings
 from taming_cli.errors import UsageError
 from taming_cli.prior.estimate import SamplingCost, sampling_cost
+from taming_cli.prior.networks.gpt import GPT
+from taming_cli.prior.networks.pixelsnail import PixelSNAIL
 from taming_cli.prior.noise import Stream, uniform
+from taming_cli.prior.pixelsnail.generate import check_size
 from taming_cli.prior.raster.code_grid import check_plan
 from taming_cli.prior.raster.generate import check_constant
 from taming_cli.prior.raster.windows import widest_stride
@@ -32,6 +35,8 @@ from taming_cli.sampling.inpainting import KnownPicture, read_known, read_sample
 from taming_cli.sampling.model import LoadedModel
 
 WHOLE = Shard()
+OF_KINDS = ("stride", "sample_steps")
+"""Settings that only some kinds of prior have."""
 _log = logging.getLogger(__name__)
 
 
@@ -135,7 +140,7 @@ class Request:
                 "precision": precision_name(self.model.precision),
                 DECODING: decoding(self.model.exact(self.grid)),
                 **values,
-                **(self.cost._asdict() if self.model.any_order else {"stride": self.stride}),
+                **({"stride": self.stride} if self.model.own_setting == "stride" else self.cost._asdict()),
             },
             sort_keys=True,
         )
@@ -150,10 +155,11 @@ class Request:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that pictures of this prior depend on: a raster prior has a stride, one for any order has
-        steps."""
+        steps, a PixelSNAIL neither."""
         values = to_dict(self.config)
-        for name in ("batch_size", "stride" if self.model.any_order else "sample_steps"):
-            values.pop(name)
+        for name in ("batch_size", *OF_KINDS):
+            if name != self.model.own_setting:
+                values.pop(name)
         return values
 
     def plan(self, numbers: Sequence[int]) -> dict[str, Any]:
@@ -227,9 +233,7 @@ def resolve_request(
         raise UsageError("--mask and --at belong to a picture that is completed; name it with --complete")
     maps = _encoded(model, cond, config.size, known)
     stride = config.stride or widest_stride(model.gpt.config.window.width)
-    if not model.any_order:
-        check_constant(config)
-        check_plan(model.gpt.config, (maps.frame.grid.height, maps.frame.grid.width), stride)
+    _refuse_other_grids(model, config, maps.frame.grid, stride)
     if resolved.origins["n"] == "default":
         config = replace(config, n=max(1, len(maps.names)))
     if shard.count > 1 and (tokens or npz or config.accept_rate < 1 or folder is None):
@@ -264,10 +268,22 @@ def resolve_request(
 
 def _refuse_other_architectures(model: LoadedModel, config: SampleConfig, origins: Mapping[str, str]) -> None:
     """UsageError where a setting that this kind of prior does not have was given for this request."""
-    own, other = ("sample_steps", "stride") if model.any_order else ("stride", "sample_steps")
-    if origins[other] in ("flag", "settings") and vars(config)[other] != vars(SampleConfig())[other]:
-        order = "in any order" if model.any_order else "in raster order"
-        raise UsageError(f"{other} is {vars(config)[other]}, but this prior draws {order}: use {own} in its place")
+    own = model.own_setting
+    order = "in any order" if model.any_order else "in raster order" if own else "cell by cell"
+    for name in OF_KINDS:
+        if name != own and origins[name] in ("flag", "settings") and vars(config)[name] != vars(SampleConfig())[name]:
+            remedy = f"use {own} in its place" if own else "leave it out"
+            raise UsageError(f"{name} is {vars(config)[name]}, but this prior draws {order}: {remedy}")
+
+
+def _refuse_other_grids(model: LoadedModel, config: SampleConfig, grid: Size, stride: int) -> None:
+    """UsageError for a grid, a stride, or a setting that changes on the way, which this kind of prior cannot draw."""
+    if not model.any_order:
+        check_constant(config)
+    if isinstance(model.gpt, PixelSNAIL):
+        check_size(model.gpt.config, (grid.height, grid.width))
+    elif isinstance(model.gpt, GPT):
+        check_plan(model.gpt.config, (grid.height, grid.width), stride)
 
 
 def _as_drawn(config: SampleConfig, origins: Mapping[str, str], picture: Path) -> SampleConfig:

@@ -81,7 +81,7 @@ def train_prior(
 def _dry_run(run: Training, files: Sequence[Path], prior: PriorConfig, train: PriorTrainConfig) -> int:
     from taming_cli.prior.batches import TokenSet
     from taming_cli.prior.estimate import estimate
-    from taming_cli.prior.state import first_prior, fitted, saved_prior
+    from taming_cli.prior.initial import first_prior, fitted, saved_prior
     from taming_cli.prior.train import COMMAND, identity
     from taming_cli.runtime.device import pick_device, pick_precision
     from taming_cli.runtime.model_files import recorded

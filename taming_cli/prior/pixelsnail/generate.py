@@ -1,0 +1,136 @@
+"""Sampling: one cell after the other, each from what the cells before it left in the network's layers.
+
+The codes depend on the prior, the conditions, the seed, each sample's number and the decoding settings alone: not on
+the batch size, nor on which other samples are drawn.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from taming_cli.config.prior import PriorConfig
+from taming_cli.config.sampling import Decoding, DecodingConfig
+from taming_cli.errors import UsageError
+from taming_cli.prior.completed import Completion, best_completion, check_candidates
+from taming_cli.prior.decoding import choose, guide
+from taming_cli.prior.layout import KnownCells, check_conditions, check_guidance
+from taming_cli.prior.networks.pixelsnail import PixelSNAIL, Steps
+from taming_cli.prior.noise import cell, gumbel
+from taming_cli.prior.pixelsnail.likelihood import log_likelihood
+
+
+def check_size(config: PriorConfig, size: tuple[int, int]) -> None:
+    """UsageError for a grid of another size (rows, columns) than that of the window."""
+    if size != (config.window.height, config.window.width):
+        raise UsageError(
+            f"this prior is a PixelSNAIL, whose pictures are always {config.window} cells, not {size[1]}x{size[0]}; "
+            "leave --size out"
+        )
+
+
+@torch.inference_mode()
+def generate(
+    network: PixelSNAIL,
+    *,
+    size: tuple[int, int],
+    samples: Sequence[int],
+    seed: int,
+    decoding: DecodingConfig,
+    conditions: Mapping[str, Tensor] | None = None,
+    batch_size: int = 16,
+    known: KnownCells | None = None,
+    attempts: Sequence[int] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Draw the samples numbered `samples`: codes (n, h, w), int64, on the prior's device.
+
+    `batch_size` is the largest number of pictures computed at once. The other arguments are those of the raster prior's
+    `generate`. Raises UsageError for another size than the window's, and if conditions or guidance do not fit.
+    """
+    assert not network.training
+    check_size(network.config, size)
+    device = network.background.device
+    given = {kind: codes.to(device) for kind, codes in (conditions or {}).items()}
+    check_conditions(network.config, given, len(samples), size)
+    check_guidance(network.config, decoding)
+    unknown = torch.ones(size, dtype=torch.bool) if known is None else ~known.mask.cpu()
+    places = unknown.flatten().nonzero()[:, 0].tolist()
+    last = max(places, default=-1)
+    codes = torch.zeros(len(samples), *size, dtype=torch.int64, device=device)
+    if known is not None:
+        codes += known.codes.to(device) * known.mask.to(device)
+    numbers, tries = (
+        torch.tensor(of, dtype=torch.int64, device=device) for of in (samples, attempts or [0] * len(samples))
+    )
+    drawn, done, total = set(places), 0, len(samples) * len(places)
+    for start in range(0, len(samples), batch_size):
+        rows = slice(start, start + batch_size)
+        steps = _steps(network, {kind: of[rows] for kind, of in given.items()}, len(codes[rows]), decoding)
+        for number in range(last + 1):
+            row, column = divmod(number, size[1])
+            logits = network.step(steps)
+            if number in drawn:
+                noise = None
+                if not decoding.greedy:
+                    place = cell(*(torch.tensor(of, device=device) for of in (row, column)))
+                    noise = gumbel(seed, numbers[rows], place, logits.shape[-1], attempt=tries[rows])
+                codes[rows, row, column] = _chosen(logits, noise, decoding.at(0), guided=decoding.guided)
+                done += len(codes[rows])
+                if on_progress is not None:
+                    on_progress(done, total)
+            now = codes[rows, row, column]
+            steps.codes[:, row, column] = now.repeat(2) if decoding.guided else now
+    return codes
+
+
+def complete(
+    network: PixelSNAIL,
+    known: KnownCells,
+    *,
+    samples: Sequence[int],
+    seed: int,
+    decoding: DecodingConfig,
+    candidates: int,
+    conditions: Mapping[str, Tensor] | None = None,
+    batch_size: int = 16,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Completion:
+    """Draw the unknown cells `candidates` times for each sample, and keep the filling after which the known cells that
+    follow are most likely, as `raster.candidates.complete` does."""
+    check_candidates(candidates)
+    height, width = known.mask.shape
+    order = (~known.mask.cpu()).flatten().long().cumsum(0).view(height, width)
+    scoring = known.mask.cpu() & (order > 0)
+    scored = int(scoring.sum())
+    return best_completion(
+        partial(generate, network, size=(height, width), seed=seed, decoding=decoding, batch_size=batch_size),
+        partial(log_likelihood, network, cells=scoring, batch_size=batch_size),
+        known,
+        samples=samples,
+        candidates=candidates,
+        drawn=candidates if scored and not decoding.greedy else 1,
+        scored=scored,
+        conditions=conditions,
+        on_progress=on_progress,
+    )
+
+
+def _steps(network: PixelSNAIL, given: Mapping[str, Tensor], batch: int, decoding: DecodingConfig) -> Steps:
+    """The state before the first cell; with guidance of twice as many rows, of which the second half has no
+    condition."""
+    context = network.context(given, batch)
+    if decoding.guided and context is not None:
+        none = network.context({}, batch)
+        assert none is not None
+        context, batch = torch.cat((context, none)), 2 * batch
+    return Steps(network, batch, context)
+
+
+def _chosen(logits: Tensor, noise: Tensor | None, decoding: Decoding, *, guided: bool) -> Tensor:
+    """Logits (B, K), twice for guidance, conditional and then unconditional, and noise (B, K) -> codes (B,)."""
+    if guided:
+        conditional, unconditional = logits.chunk(2)
+        logits = guide(conditional, unconditional, decoding.guidance)
+    return choose(logits, noise, decoding)
