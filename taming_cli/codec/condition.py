@@ -311,7 +311,7 @@ def renders(
 
 def codebooks(codecs: Mapping[str, ModelFile]) -> dict[str, Tensor]:
     """The codebooks (K, D) of the codecs of conditions, by kind."""
-    return {kind: codec_from(model, f"the {kind} codec").quantize.codebook for kind, model in codecs.items()}
+    return {kind: codec_from(model, f"the {kind} codec").quantizers[0].codebook for kind, model in codecs.items()}
 
 
 def _decoded(model: ModelFile, kind: str, codes: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Quantizers: they find the nearest entry of a codebook, learn the codebook, and revive unused entries."""
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -216,8 +217,29 @@ class CodebookAverages:
         """The averages, for an exact resume."""
         return {"uses": self.uses, "sums": self.sums, "updates": self.updates}
 
-    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.uses.copy_(torch.as_tensor(state["uses"]))
         self.sums.copy_(torch.as_tensor(state["sums"]))
         self.updates = int(state["updates"])
+
+
+class LevelAverages:
+    """The `CodebookAverages` of each level of codes, the bottom one first. Lists have one entry for each level."""
+
+    def __init__(self, levels: Sequence[CodebookAverages]) -> None:
+        self.levels = tuple(levels)
+
+    def measure(self, quantized: Sequence[Quantized], world: World = ALONE) -> list[CodebookUse]:
+        """How a batch uses each codebook; see `CodebookAverages.measure`."""
+        return [level.measure(one, world) for level, one in zip(self.levels, quantized, strict=True)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averages, for an exact resume: those of a single level, or by the number of the level."""
+        states = {str(number): level.state_dict() for number, level in enumerate(self.levels)}
+        return states if len(states) > 1 else states["0"]
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        for number, level in enumerate(self.levels):
+            level.load_state_dict(state[str(number)] if len(self.levels) > 1 else state)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from taming_cli.codec.autoencoder import Encoder
 from taming_cli.codec.estimate import check_memory
 from taming_cli.codec.locate import content_in
 from taming_cli.codec.vqgan import VQGAN, codec_from
@@ -124,7 +125,7 @@ def first_codec(config: CodecConfig, train: CodecTrainConfig, content: Content) 
         if train.train == "decoder":
             raise UsageError("--train decoder trains the decoder of a finished codec; name it with --init FILE")
         codec = VQGAN(config)
-        if config.network == "vqgan":
+        if isinstance(codec.encoder, Encoder):
             _whiten(codec.encoder.conv_in.weight, content)
         return codec
     model = load_model(Path(train.init))
@@ -147,7 +148,9 @@ def _check_size(codec: CodecConfig, discriminator: DiscriminatorConfig, train: C
 
 
 def _check_network(codec: CodecConfig, train: CodecTrainConfig) -> None:
-    """UsageError for losses that a dVAE does not have."""
+    """UsageError for kinds and losses that a network does not have."""
+    if codec.network == "vq-vae-2" and train.kind != "image":
+        raise UsageError(f"network is 'vq-vae-2', which is for pictures; use 'vqgan' for maps of kind {train.kind!r}")
     if codec.network != "dvae":
         return
     if train.kind == "segmentation":

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from taming_cli.codec.discriminator import BatchNorm, Discriminator
 from taming_cli.codec.losses import DiscriminatorLogits
-from taming_cli.codec.quantizers import CodebookAverages, CodebookUse, Quantized, Quantizer
+from taming_cli.codec.quantizers import CodebookAverages, CodebookUse, LevelAverages, Quantized, Quantizer
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.codec import CodecTrainConfig, DiscriminatorConfig
 from taming_cli.runtime.device import autocast, full_precision
@@ -71,7 +72,7 @@ class CodecState:
     codec: VQGAN
     discriminator: Discriminator
     average: VQGAN
-    codebook: CodebookAverages
+    codebook: LevelAverages
     codec_optimizer: torch.optim.Optimizer
     discriminator_optimizer: torch.optim.Optimizer
     reconstruct: nn.Module
@@ -88,23 +89,26 @@ class CodecState:
     best_weight: float = 0.0
     validation: dict[str, float] = field(default_factory=dict)
 
-    def update_codebook(self, quantized: Quantized, config: CodecTrainConfig, use: CodebookUse, dead: int) -> None:
-        """Update the codebook by one batch and revive dead entries, whose optimiser state is reset.
+    def update_codebook(
+        self, quantized: Sequence[Quantized], config: CodecTrainConfig, uses: Sequence[CodebookUse], dead: Sequence[int]
+    ) -> None:
+        """Update the codebook of each level by one batch and revive dead entries, whose optimiser state is reset.
 
-        `use` is the result of `codebook.measure`, and `dead` its number of dead entries.
+        `uses` is the result of `codebook.measure`, and `dead` their numbers of dead entries.
         """
         if config.train == "decoder":
             return
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) % 2**63)
-        revived = self.codebook.update(quantized, generator, self.world, use, dead)
-        if not len(revived):
-            return
-        weight = self.codec.quantize.embedding.weight
-        for value in self.codec_optimizer.state.get(weight, {}).values():
-            if isinstance(value, torch.Tensor) and value.shape == weight.shape:
-                value.index_fill_(0, revived, 0)
-        with torch.no_grad():
-            self.average.quantize.embedding.weight[revived] = weight[revived]
+        for level, averages in enumerate(self.codebook.levels):
+            revived = averages.update(quantized[level], generator, self.world, uses[level], dead[level])
+            if not len(revived):
+                continue
+            weight = self.codec.quantizers[level].embedding.weight
+            for value in self.codec_optimizer.state.get(weight, {}).values():
+                if isinstance(value, torch.Tensor) and value.shape == weight.shape:
+                    value.index_fill_(0, revived, 0)
+            with torch.no_grad():
+                self.average.quantizers[level].embedding.weight[revived] = weight[revived]
 
     @torch.no_grad()
     def update_average(self, decay: float) -> None:
@@ -168,9 +172,20 @@ def initial_state(
     if config.train == "decoder":
         for part in (codec.encoder, codec.quant_conv, codec.quantize):
             part.eval().requires_grad_(False)
-    averaged = config.quantizer == "ema" and isinstance(codec.quantize, Quantizer)
-    if averaged:
-        codec.quantize.requires_grad_(False)
+    averages = []
+    for quantizer in codec.quantizers:
+        nearest = isinstance(quantizer, Quantizer)
+        averages.append(
+            CodebookAverages(
+                quantizer,
+                decay=config.codebook_decay,
+                revive=config.revive if nearest else 0.0,
+                learn=nearest and config.quantizer == "ema",
+                trained=config.init is not None,
+            )
+        )
+        if averages[-1].learn:
+            quantizer.requires_grad_(False)
     if config.gradient_checkpointing:
         recompute(codec)
     for module in discriminator.modules():
@@ -180,13 +195,7 @@ def initial_state(
         codec=codec,
         discriminator=discriminator,
         average=average.eval().requires_grad_(False),
-        codebook=CodebookAverages(
-            codec.quantize,
-            decay=config.codebook_decay,
-            revive=config.revive if isinstance(codec.quantize, Quantizer) else 0.0,
-            learn=averaged,
-            trained=config.init is not None,
-        ),
+        codebook=LevelAverages(averages),
         codec_optimizer=_adam(codec, config.learning_rate, config),
         discriminator_optimizer=_adam(discriminator, config.disc_learning_rate, config),
         reconstruct=world.joined(Reconstructor(codec)),

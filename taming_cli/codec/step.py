@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from taming_cli.codec import losses
-from taming_cli.codec.quantizers import GumbelQuantizer, Quantized, Quantizer
+from taming_cli.codec.quantizers import GumbelQuantizer, Quantized
 from taming_cli.codec.state import CodecState
 from taming_cli.config.codec import CodecTrainConfig
 from taming_cli.config.ramp import Ramp
@@ -35,7 +35,7 @@ class Phase(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
     """The unweighted loss terms and the gradient norms of one step, scalars on the CPU. On the device: the codes of
-    this process's pictures, (B, h, w), and the counts of each code in the whole batch, (K,) fp32."""
+    this process's pictures, (B, h, w), and the counts of each level's codes in the whole batch, (levels, K) fp32."""
 
     terms: dict[str, Tensor]
     codes: Tensor
@@ -106,9 +106,11 @@ def codec_step(
         terms["disc_gradient"] = get_total_norm(
             [p.grad for p in state.discriminator.parameters() if p.grad is not None]
         )
-    use = state.codebook.measure(quantized, world)
+    levels = codec.by_level(quantized)
+    uses = state.codebook.measure(levels, world)
     statistics = get_total_norm([buffer.float() for buffer in state.discriminator.buffers()])
-    *values, dead = to_host(torch.stack([*terms.values(), statistics, use.dead.sum().float()]))
+    values = list(to_host(torch.stack([*terms.values(), statistics, *(use.dead.sum().float() for use in uses)])))
+    dead = [int(values.pop()) for _ in uses][::-1]
     if reason := _non_finite((*terms, "disc_statistics"), values):
         for buffer, value in zip(state.discriminator.buffers(), buffers, strict=True):
             buffer.copy_(value)
@@ -121,11 +123,12 @@ def codec_step(
         for group in state.discriminator_optimizer.param_groups:
             group["lr"] = config.disc_learning_rate if disc_learning_rate is None else disc_learning_rate
         state.discriminator_optimizer.step()
-    state.update_codebook(quantized, config, use, int(dead))
+    state.update_codebook(levels, config, uses, dead)
     state.step += 1
     state.images_seen += len(x) * world.size
     state.update_average(config.ema)
-    return StepReport(terms=dict(zip(terms, values, strict=False)), codes=quantized.codes, counts=use.counts)
+    counts = torch.stack([use.counts for use in uses])
+    return StepReport(terms=dict(zip(terms, values, strict=False)), codes=quantized.codes, counts=counts)
 
 
 class PartTask(NamedTuple):
@@ -178,10 +181,12 @@ def backward(state: CodecState, x: Tensor, task: PartTask) -> PartResult:
         terms["kl"] = losses.kl_to_uniform(quantized.logits)
         roots.append(terms["kl"])
         gradients.append(torch.full_like(terms["kl"], task.share * config.kl_weight * now.kl))
-    elif isinstance(state.codec.quantize, Quantizer):
-        terms["codebook"] = losses.codebook_loss(
-            quantized.z_e, quantized.z_q, config.beta, legacy=config.legacy, learned=config.quantizer == "vq"
-        )
+    elif not isinstance(state.codec.quantize, GumbelQuantizer):
+        how: dict[str, bool] = {"legacy": config.legacy, "learned": config.quantizer == "vq"}
+        of_levels = [
+            losses.codebook_loss(level.z_e, level.z_q, config.beta, **how) for level in state.codec.by_level(quantized)
+        ]
+        terms["codebook"] = torch.stack(of_levels).sum()
         if config.train == "all":
             roots.append(terms["codebook"])
             gradients.append(torch.full_like(terms["codebook"], task.share * config.codebook_weight))

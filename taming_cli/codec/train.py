@@ -12,14 +12,13 @@ import torch
 from taming_cli.codec.setup import first_codec, identity, picture_counts, set_up
 from taming_cli.codec.state import STATEFUL, CodecState, start
 from taming_cli.codec.step import Phase, codec_step, phase
-from taming_cli.codec.validate import validate
+from taming_cli.codec.validate import codebook_figures, validate
 from taming_cli.codec.vqgan import VQGAN, codec_file
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.data.batches import Augment, train_batches
 from taming_cli.data.contents import Content
 from taming_cli.data.oversized import find_oversized
 from taming_cli.data.sources import Item
-from taming_cli.metrics import perplexity, usage
 from taming_cli.pretrained.perceptual import Perceptual
 from taming_cli.pretrained.perceptual import build as build_perceptual
 from taming_cli.runtime.device import pick_device, pick_precision, to_device, to_host
@@ -144,11 +143,11 @@ def _loop(session: _Session, pacing: Pacing, items: Sequence[Item]) -> Mapping[s
     """Batch, step, report, validate, until the budget is spent; returns the pictures that could not be read."""
     state, train, content, world = session.state, session.train, session.content, session.state.world
     device = state.codec.device
-    counts = torch.zeros(state.codec.config.codebook_size, device=device)
+    config = state.codec.config
+    counts = torch.zeros(config.levels, config.codebook_size, device=device)
 
     def codebook_use() -> dict[str, float]:
-        used = to_host(counts)
-        values = {"codes_used": usage(used), "codebook_perplexity": perplexity(used)}
+        values = codebook_figures(to_host(counts))
         counts.zero_()
         return values
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from taming_cli.codec.state import Criterion
-from taming_cli.codec.vqgan import VQGAN
+from taming_cli.codec.vqgan import VQGAN, code_counts
 from taming_cli.config.size import Size
 from taming_cli.data.batches import eval_batches
 from taming_cli.data.contents import Content
@@ -34,7 +34,8 @@ class Validation:
     `psnr` is in dB, of the 8-bit pictures; `l1` in [0, 2]; `perceptual` is the perceptual distance, None without a
     perceptual network; `texture` is the distance of local features, see `Textures`. Label maps have instead `accuracy`,
     the share of correct pixels, and `cross_entropy` in nats per pixel. `codes_used` is the share of the codebook that
-    occurs, beside its `codebook_perplexity`, and `code_use` the result of `use_by_rank`. `count` is the number of
+    occurs, beside its `codebook_perplexity`, and `code_use` the result of `use_by_rank`. With two levels of codes these
+    are the bottom level's, and `top_codes_used` and `top_codebook_perplexity` the top level's. `count` is the number of
     pictures. `pictures` holds originals, then reconstructions.
     """
 
@@ -46,6 +47,8 @@ class Validation:
     cross_entropy: float | None = None
     codes_used: float
     codebook_perplexity: float
+    top_codes_used: float | None = None
+    top_codebook_perplexity: float | None = None
     code_use: Sequence[float]
     count: int
     pictures: Tensor
@@ -63,7 +66,7 @@ class Validation:
 
     def figures(self) -> dict[str, float]:
         """The figures, for logs and tables."""
-        names = (*_MEANS, "codes_used", "codebook_perplexity", "count")
+        names = (*_MEANS, *(f"{level}{name}" for level in _LEVELS for name in _USE), "count")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     @property
@@ -73,6 +76,18 @@ class Validation:
 
 
 _MEANS = ("psnr", "l1", "perceptual", "texture", "accuracy", "cross_entropy")
+_LEVELS = ("", "top_")
+_USE = ("codes_used", "codebook_perplexity")
+
+
+def codebook_figures(counts: Tensor) -> dict[str, float]:
+    """The share of codes that occur and their perplexity, from counts (levels, K), the bottom level first."""
+    figures = [(usage(level), perplexity(level)) for level in counts]
+    return {
+        f"{prefix}{name}": value
+        for prefix, values in zip(_LEVELS, figures, strict=False)
+        for name, value in zip(_USE, values, strict=True)
+    }
 
 
 class Textures:
@@ -138,7 +153,7 @@ def validate(
     With a perceptual network and `texture`, the texture distance is measured too.
     """
     device = codec.device
-    counts = torch.zeros(codec.config.codebook_size)
+    counts = torch.zeros(codec.config.levels, codec.config.codebook_size)
     totals: defaultdict[str, float] = defaultdict(float)
     shown: list[tuple[Tensor, Tensor]] = []
     images, textures = 0, Textures() if texture else None
@@ -152,7 +167,7 @@ def validate(
             x_rec = codec.decode(codes)
         for name, values in _compare(content, x, x_rec, perceptual, precision, textures).items():
             totals[name] += values.double().sum().item()
-        counts += torch.bincount(codes.flatten().cpu(), minlength=len(counts))
+        counts += code_counts(codec.config, codes.cpu())
         if len(shown) < SHOWN:
             shown += zip(content.show(x).cpu(), content.show(x_rec).cpu(), strict=True)
         images += len(x)
@@ -162,9 +177,8 @@ def validate(
     return Validation(
         **{name: total / images for name, total in totals.items()},
         texture=textures.distance() if textures is not None else None,
-        codes_used=usage(counts),
-        codebook_perplexity=perplexity(counts),
-        code_use=[round(value, 4) for value in use_by_rank(counts)],
+        **codebook_figures(counts),
+        code_use=[round(value, 4) for value in use_by_rank(counts[0])],
         count=images,
         pictures=torch.stack(originals + reconstructions),
     )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from taming_cli.codec.autoencoder import Decoder, Encoder
 from taming_cli.codec.dvae import DVAEDecoder, DVAEEncoder
 from taming_cli.codec.quantizers import GumbelQuantizer, Quantized, Quantizer
+from taming_cli.codec.vqvae2 import LevelEncoder, TwoLevelQuantizer, VQVAE2Decoder, split_levels
 from taming_cli.config.codec import CodecConfig
 from taming_cli.config.fields import from_dict, to_dict
 from taming_cli.runtime.checkpoint import ModelFile, fill, load_model, tensors_sha256
@@ -18,7 +19,7 @@ from taming_cli.runtime.model_files import named
 from taming_cli.runtime.stored import Stored
 
 _DECODER = ("decoder.", "post_quant_conv.")
-_LATER = ("codebook", "network")
+_LATER = ("codebook", "network", "n_res_channel")
 """Fields of the architecture that did not exist when the hash was defined."""
 
 
@@ -30,22 +31,20 @@ class VQGANOutput(NamedTuple):
 
 
 class VQGAN(nn.Module):
-    """A discrete image codec: pictures (B, 3, H, W) in [-1, 1] <-> codes (B, H/f, W/f) int64 in [0, K)."""
+    """A discrete image codec: pictures (B, 3, H, W) in [-1, 1] <-> codes (B, H/f, W/f) int64 in [0, K).
+
+    With two levels of codes (see `vqvae2`), these are joint codes in [0, K^2), and the sides of the grid are even.
+    """
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
         self.config = config
-        size, dim, dvae = config.codebook_size, config.codebook_dim, config.network == "dvae"
-        self.encoder: Encoder | DVAEEncoder = DVAEEncoder(config) if dvae else Encoder(config)
-        self.quantize: Quantizer | GumbelQuantizer
-        if config.codebook == "gumbel":
-            channels = config.ch * config.ch_mult[-1] if dvae else dim
-            self.quantize = GumbelQuantizer(size, dim, channels, relaxed=dvae)
-        else:
-            self.quantize = Quantizer(size, dim, normalize=config.normalize)
-        self.quant_conv = nn.Identity() if dvae else nn.Conv2d(config.z_channels, dim, 1)
-        self.post_quant_conv = nn.Identity() if dvae else nn.Conv2d(dim, config.z_channels, 1)
-        self.decoder: Decoder | DVAEDecoder = DVAEDecoder(config) if dvae else Decoder(config)
+        dim, inside = config.codebook_dim, config.network != "vqgan"
+        self.encoder = _encoder(config)
+        self.quantize = _quantizer(config)
+        self.quant_conv = nn.Identity() if inside else nn.Conv2d(config.z_channels, dim, 1)
+        self.post_quant_conv = nn.Identity() if inside else nn.Conv2d(dim, config.z_channels, 1)
+        self.decoder = _decoder(config)
 
     @classmethod
     def load(cls, path: str | Path) -> "VQGAN":
@@ -62,13 +61,13 @@ class VQGAN(nn.Module):
         return VQGANOutput(self.decoder(self.post_quant_conv(quantized.straight_through())), quantized)
 
     def quantized(self, x: Tensor) -> Quantized:
-        """(B, 3, H, W) in [-1, 1], sides multiples of f -> z_e, z_q (B, D, h, w) and codes (B, h, w)."""
+        """(B, 3, H, W) in [-1, 1], sides as of `encode` -> z_e, z_q (B, D, h, w) and codes (B, h, w)."""
         quantized: Quantized = self.quantize(self.quant_conv(self.encoder(x)))
         return quantized
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1], sides multiples of f -> codes (B, h, w) int64.
+        """Pictures (B, 3, H, W) in [-1, 1], sides multiples of `config.multiple` -> codes (B, h, w) int64.
 
         In fp32 unless autocast is enabled, and never in TF32 (see `runtime.fp32.ieee`).
         """
@@ -77,10 +76,20 @@ class VQGAN(nn.Module):
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, h, w) in [0, K) -> pictures (B, out_ch, f h, f w) fp32, about [-1, 1] and not clamped."""
+        """Codes (B, h, w) as of `encode` -> pictures (B, out_ch, f h, f w) fp32, about [-1, 1] and not clamped."""
         with ieee():
             x: Tensor = self.decoder(self.post_quant_conv(self.quantize.lookup(codes)))
             return x.float()
+
+    @property
+    def quantizers(self) -> tuple[Quantizer | GumbelQuantizer, ...]:
+        """The quantizer of each level of codes, the bottom one first."""
+        quantize = self.quantize
+        return (quantize.bottom, quantize.top) if isinstance(quantize, TwoLevelQuantizer) else (quantize,)
+
+    def by_level(self, quantized: Quantized) -> tuple[Quantized, ...]:
+        """The result of `quantized` by level, as each level's own quantizer gave it."""
+        return self.quantize.split(quantized) if isinstance(self.quantize, TwoLevelQuantizer) else (quantized,)
 
     @property
     def device(self) -> torch.device:
@@ -90,6 +99,34 @@ class VQGAN(nn.Module):
     def sha256(self) -> str:
         """The hash of encoder, codebook and config; it does not cover the weights of the decoder."""
         return codec_sha256(self.config, self.state_dict())
+
+
+def code_counts(config: CodecConfig, codes: Tensor) -> Tensor:
+    """How often each code of a codec occurs in codes (B, h, w): (levels, K) int64, the bottom level first."""
+    size = config.codebook_size
+    levels = split_levels(codes, size) if config.levels > 1 else (codes,)
+    return torch.stack([torch.bincount(level.flatten(), minlength=size) for level in levels])
+
+
+def _encoder(config: CodecConfig) -> Encoder | DVAEEncoder | LevelEncoder:
+    if config.network == "vq-vae-2":
+        return LevelEncoder(config, config.in_channels, config.downsample_factor)
+    return DVAEEncoder(config) if config.network == "dvae" else Encoder(config)
+
+
+def _quantizer(config: CodecConfig) -> Quantizer | GumbelQuantizer | TwoLevelQuantizer:
+    size, dim, dvae = config.codebook_size, config.codebook_dim, config.network == "dvae"
+    if config.network == "vq-vae-2":
+        return TwoLevelQuantizer(config)
+    if config.codebook == "gumbel":
+        return GumbelQuantizer(size, dim, config.ch * config.ch_mult[-1] if dvae else dim, relaxed=dvae)
+    return Quantizer(size, dim, normalize=config.normalize)
+
+
+def _decoder(config: CodecConfig) -> Decoder | DVAEDecoder | VQVAE2Decoder:
+    if config.network == "vq-vae-2":
+        return VQVAE2Decoder(config)
+    return DVAEDecoder(config) if config.network == "dvae" else Decoder(config)
 
 
 def codec_sha256(config: CodecConfig, tensors: Mapping[str, Tensor | Stored]) -> str:
@@ -114,7 +151,7 @@ def ready(codec: VQGAN, device: torch.device, precision: torch.dtype, *, encoder
         parts: list[nn.Module] = [codec.post_quant_conv, codec.decoder]
         parts += [codec.encoder, codec.quant_conv] if encoder else []
         for module in (module for part in parts for module in part.modules()):
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 module.to(precision)
     return codec
 

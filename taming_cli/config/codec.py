@@ -12,19 +12,23 @@ from taming_cli.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class CodecConfig:
-    """The architecture of a codec. Names are those of the published VQGAN, so that released weights map by name. A
-    dVAE has no normalisation, attention, dropout or `z_channels`."""
+    """The architecture of a codec. Names are those of the published VQGAN, so that released weights map by name. A dVAE
+    and a VQ-VAE-2 have no normalisation, attention, dropout or `z_channels`; a VQ-VAE-2 has no `ch_mult`, and `ch` is
+    its width at the resolutions of its codes."""
 
-    network: Literal["vqgan", "dvae"] = option(
+    network: Literal["vqgan", "dvae", "vq-vae-2"] = option(
         "vqgan",
         "vqgan: the network of the paper; dvae: that of DALL-E's discrete VAE, with --codebook gumbel and, as its "
-        "reconstruction loss, the likelihood of the pixels.",
+        "reconstruction loss, the likelihood of the pixels; vq-vae-2: two levels of codes, f4 and f8.",
     )
     ch: int = option(32, "Channels at full resolution; a multiple of --norm-groups.", low=1)
     ch_mult: tuple[int, ...] = option(
         (1, 1, 2, 4), "Channel multiplier of each level; n levels downsample by f = 2^(n-1).", low=1
     )
     num_res_blocks: int = option(1, "Residual blocks per level; the decoder has one more.", low=1)
+    n_res_channel: int = option(
+        32, "With --network vq-vae-2: channels between the two convolutions of a residual block.", low=1
+    )
     norm_groups: int = option(
         8,
         "Groups of each GroupNorm (published: 32). Fewer than 4 channels per group remove colour information.",
@@ -51,6 +55,8 @@ class CodecConfig:
             raise UsageError("ch_mult is empty; give one channel multiplier per level, like 1,1,2,4")
         if self.network == "dvae":
             self._check_dvae()
+        elif self.network == "vq-vae-2":
+            self._check_vq_vae_2()
         elif self.ch % self.norm_groups:
             raise UsageError(f"ch is {self.ch}; it must be a multiple of norm_groups, which is {self.norm_groups}")
 
@@ -60,19 +66,36 @@ class CodecConfig:
         if self.codebook != "gumbel":
             raise UsageError(f"codebook is {self.codebook!r}; with network 'dvae', use 'gumbel'")
 
+    def _check_vq_vae_2(self) -> None:
+        if self.ch % 2:
+            raise UsageError(f"ch is {self.ch}; with network 'vq-vae-2', it must be even")
+        if self.codebook != "nearest" or self.normalize:
+            raise UsageError("network is 'vq-vae-2', whose codes are the nearest entries; use --codebook nearest alone")
+
+    @property
+    def levels(self) -> int:
+        """Levels of codes, each with a codebook of `codebook_size` entries: 1, or 2 for a VQ-VAE-2, whose top level has
+        half as many codes along a side."""
+        return 2 if self.network == "vq-vae-2" else 1
+
     @property
     def downsample_factor(self) -> int:
-        """f: pixels per code along one side."""
-        return int(2 ** (len(self.ch_mult) - 1))
+        """f: pixels per code along one side; of two levels, those of the bottom one."""
+        return 4 if self.network == "vq-vae-2" else int(2 ** (len(self.ch_mult) - 1))
+
+    @property
+    def multiple(self) -> int:
+        """The sides of a picture are multiples of that many pixels: f, or 2 f with two levels."""
+        return self.downsample_factor * self.levels
 
     def latent(self, size: Size) -> Size:
-        """The grid of codes for a picture of `size`. UsageError where a side is not a multiple of f."""
-        f = self.downsample_factor
-        if size.width % f or size.height % f:
-            nearest = Size(max(f, round(size.width / f) * f), max(f, round(size.height / f) * f))
-            raise UsageError(
-                f"size {size} is not a multiple of this codec's f = {f}; the nearest multiple is {nearest}"
-            )
+        """The grid of codes for a picture of `size`, of two levels that of the bottom one. UsageError where a side is
+        not a multiple of `multiple`."""
+        f, m = self.downsample_factor, self.multiple
+        if size.width % m or size.height % m:
+            nearest = Size(max(m, round(size.width / m) * m), max(m, round(size.height / m) * m))
+            of = f"f = {f}" if m == f else f"2 f = {m}, for its two levels"
+            raise UsageError(f"size {size} is not a multiple of this codec's {of}; the nearest multiple is {nearest}")
         return Size(size.width // f, size.height // f)
 
 

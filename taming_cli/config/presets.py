@@ -135,6 +135,20 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             codec={"l1_weight": 0.0, "l2_weight": 1.0, **MAPS},
             prior={},
         ),
+        "vq-vae-2": Preset(
+            about="two levels of codes, f4 and f8, at the published width; squared error alone; 1.4 M parameters",
+            codec={
+                "network": "vq-vae-2",
+                "ch": 128,
+                "num_res_blocks": 2,
+                "codebook_size": 512,
+                "codebook_dim": 64,
+                "l1_weight": 0.0,
+                "l2_weight": 1.0,
+                **MAPS,
+            },
+            prior={},
+        ),
         "dvae": Preset(
             about="DALL-E's discrete VAE at a fourth of its width; f8, 3.2 M parameters; learns far slower than tiny",
             codec={

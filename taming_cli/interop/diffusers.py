@@ -60,6 +60,8 @@ def export_folder(model: ModelFile, folder: Path) -> Path:
         raise UsageError(
             "a VQModel chooses the nearest entry, not the largest of K logits; give the file of such a codec"
         )
+    if config.levels > 1:
+        raise UsageError("a VQModel has one level of codes; give the file of a VQGAN")
     if config.ch_mult[0] != 1:
         raise UsageError(f"ch_mult starts with {config.ch_mult[0]}; a VQModel requires 1")
     tensors = {name: tensor for name, tensor in model.tensors.items() if not name.startswith("extra.")}

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from taming_cli.errors import BadFileError
-from taming_cli.interop import compvis, diffusers, dvae, llamagen
+from taming_cli.interop import compvis, diffusers, dvae, llamagen, vqvae2
 from taming_cli.interop.ledger import ImportedModel
 from taming_cli.interop.modules import weights_of
 from taming_cli.interop.pickles import read
@@ -71,6 +71,8 @@ def _convert(
         return compvis.import_codec(tensors, settings, str(path), about)
     if dvae.ENCODER in tensors or dvae.DECODER in tensors:
         return dvae.import_codec(tensors, str(path), about)
+    if any(name in tensors for name in vqvae2.MARKS):
+        return vqvae2.import_codec(tensors, str(path), about)
     names = ", ".join(list(tensors)[:3])
     raise BadFileError(f"{path} is not a supported model: it has {len(tensors)} tensors, the first are {names}")
 

@@ -116,7 +116,11 @@ def build_config(config: type[Config], where: str, **values: Any) -> Config:
 
 def check_tensors(network: nn.Module, tensors: Mapping[str, Stored], where: str) -> None:
     """BadFileError unless names and shapes are exactly those of `network`, which may be on the meta device."""
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    check_shapes({name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}, tensors, where)
+
+
+def check_shapes(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Stored], where: str) -> None:
+    """BadFileError unless names and shapes of a file's tensors are exactly the expected ones."""
     for name in expected:
         if name not in tensors:
             raise BadFileError(f"{where} lacks {name}, which its architecture requires")

@@ -63,7 +63,7 @@ def train_prior(
             train=train,
             codec=model,
             conditions=conditions,
-            codebooks={} if train.init else {"": network.quantize.codebook, **codebooks(conditions)},
+            codebooks={} if train.init else {"": network.quantizers[0].codebook, **codebooks(conditions)},
             place=run.place,
             render=lambda codes: pictures(network, codes.cpu()),
             render_conditions=shown,
