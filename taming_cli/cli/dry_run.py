@@ -59,7 +59,8 @@ def would_tokenize(output: Output, listing: "Listing", part: Shard, prepared: "P
     job, header = prepared.job, prepared.job.header
     pictures = len(part.stretch(len(listing.items)))
     grid, kinds = Size(header.width, header.height), list(header.conditions)
-    codes = pictures * header.views * header.height * header.width * (1 + len(kinds))
+    cells = pictures * header.views * header.height * header.width
+    codes = cells * (1 + len(kinds)) + (cells // 4 if header.top_codebook_size else 0)
     size = codes * (2 if header.codebook_size <= 2**16 else 4)
     values = {
         "path": str(job.path),
@@ -74,6 +75,8 @@ def would_tokenize(output: Output, listing: "Listing", part: Shard, prepared: "P
     }
     views = f" in {header.views} views" if header.views > 1 else ""
     text = f"{pictures} pictures of {prepared.size}{views} would become {grid} codes of {header.codebook_size} each"
+    if header.top_codebook_size:
+        text += f", and {Size(header.width // 2, header.height // 2)} above them"
     conditions = f", with codes of {', '.join(kinds)}" if kinds else ""
     state = "exists already, with these settings" if job.done else f"at most {size / 1e6:.3g} MB"
     output.result(f"{text}{conditions}\n{job.path}: {state}", values, short=str(pictures))

@@ -74,6 +74,10 @@ class MapCodec(ConditionEncoder):
     path: str = ""
     budget: int = tiles.BUDGET
 
+    def __post_init__(self) -> None:
+        if self.codec.config.levels > 1:
+            raise UsageError(f"condition {self.kind!r} needs a codec with one level of codes; name one: --cond-ckpt")
+
     @property
     def header(self) -> ConditionHeader:  # noqa: D102 - as of ConditionEncoder
         return ConditionHeader(

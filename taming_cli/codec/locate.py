@@ -1,11 +1,16 @@
-"""Load codecs, and find the codecs that a token file was made with."""
+"""Load codecs, find the codecs that a token file was made with, and read its codes for them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from taming_cli.codec.vqgan import VQGAN, codec_from
+from taming_cli.codec.vqvae2 import CodeLevels, join_levels
 from taming_cli.data.contents import Content, content_of
+from taming_cli.data.tokens.file import TokenFile
 from taming_cli.data.tokens.header import RULE, TokenHeader
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.runtime.checkpoint import ModelFile, load_model, read_header
@@ -66,6 +71,14 @@ def codec_for(header: TokenHeader, tokens: Path, given: Path | None) -> tuple[VQ
             "folder of the token file; name it with --codec FILE"
         )
     return located
+
+
+def stored_codes(file: TokenFile, codec: VQGAN, rows: slice) -> Tensor:
+    """The codes of samples of a token file that `codec` made, as of `VQGAN.encode`: (n, V, h, w) int64."""
+    codes = torch.from_numpy(file.codes(rows))
+    if codec.config.levels == 1:
+        return codes
+    return join_levels(CodeLevels(codes, torch.from_numpy(file.top(rows))), codec.config.codebook_size)
 
 
 def condition_codecs(

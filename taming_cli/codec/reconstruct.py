@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from taming_cli.codec.locate import codec_for, content_in, load_codec
+from taming_cli.codec.locate import codec_for, content_in, load_codec, stored_codes
 from taming_cli.codec.tiling import tiles
 from taming_cli.codec.vqgan import VQGAN, ready
 from taming_cli.config.fields import to_dict
@@ -69,9 +69,10 @@ def reconstruct(
     """Write the reconstruction of each picture to `out/<name>.png`: of its centre crop of `size`, or of all of it.
 
     A codec of condition maps takes maps and renders the reconstructions as pictures. A picture whose sides are not
-    multiples of f is padded by repeating its edge, and the result is cropped. A picture is decoded in `memory` GiB, by
-    default half of the free memory (see `room`), exactly if it fits; its text chunk records that. `shard` selects every
-    n-th picture. `dry_run` writes nothing, and counts what would be written. `on_item` receives (done, total).
+    multiples of f (of 2 f, with two levels of codes) is padded by repeating its edge, and the result is cropped. A
+    picture is decoded in `memory` GiB, by default half of the free memory (see `room`), exactly if it fits; its text
+    chunk records that. `shard` selects every n-th picture. `dry_run` writes nothing, and counts what would be written.
+    `on_item` receives (done, total).
 
     Raises UsageError for a name that leads out of the folder, and where an original, or a file made with other
     settings, would be overwritten.
@@ -154,7 +155,7 @@ def decode(
     batch_size = tiles.at_once(codec, file.header.height * views, file.header.width, batch_size)
     for start in range(selected.start, selected.stop, batch_size):
         rows = slice(start, min(start + batch_size, selected.stop))
-        codes = torch.from_numpy(file.codes(rows)).flatten(0, 1).to(where)
+        codes = stored_codes(file, codec, rows).flatten(0, 1).to(where)
         with autocast(where, dtype):
             decoded = tiles.pictures(codec, codes, budget=budget, on_progress=on_decode)[:, :, place[0], place[1]]
         for index, picture in enumerate(decoded):
@@ -191,9 +192,10 @@ def round_trip(codec: VQGAN, images: Tensor, content: Content, space: Room = USU
 
 
 def codes_of(codec: VQGAN, images: Tensor, content: Content, budget: int = tiles.BUDGET) -> Tensor:
-    """A content's tensors (B, C, H, W), padded to multiples of f by repeating the edge -> codes (B, h, w)."""
-    f = codec.config.downsample_factor
-    rows, columns = (torch.arange(math.ceil(n / f) * f).clamp(max=n - 1) for n in images.shape[-2:])
+    """A content's tensors (B, C, H, W), padded to the sides that the codec needs by repeating the edge -> codes (B, h,
+    w)."""
+    m = codec.config.multiple
+    rows, columns = (torch.arange(math.ceil(n / m) * m).clamp(max=n - 1) for n in images.shape[-2:])
     return tiles.encode(codec, images[:, :, rows][..., columns], to_input=content.to_input, budget=budget)
 
 

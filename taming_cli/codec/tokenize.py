@@ -15,7 +15,7 @@ import taming_cli
 from taming_cli.codec.condition import Condition, MapCodec, build_conditions
 from taming_cli.codec.locate import picture_codec
 from taming_cli.codec.tiling import tiles
-from taming_cli.codec.vqgan import VQGAN, ready
+from taming_cli.codec.vqgan import VQGAN, code_levels, ready
 from taming_cli.config.shard import Shard
 from taming_cli.config.size import Size
 from taming_cli.data.batches import Skipped, eval_batches
@@ -168,9 +168,11 @@ def tokenize(
                 name: torch.cat([empty, *parts]).numpy().reshape(-1, views, latent.height, latent.width)
                 for name, parts in codes.items()
             }
+            bottom, *top = code_levels(codec.config, torch.from_numpy(columns.pop(PICTURE)))
             job.write(
                 each_slice,
-                codes=columns.pop(PICTURE),
+                codes=bottom.numpy(),
+                top=top[0].numpy() if top else None,
                 names=[item.name for item in kept],
                 labels=[item.label for item in kept],
                 conditions=columns,
@@ -216,6 +218,7 @@ def prepare(
         views=views,
         height=latent.height,
         width=latent.width,
+        top_codebook_size=codec.config.codebook_size if codec.config.levels > 1 else 0,
         conditions={each.encoder.kind: each.encoder.header for each in conditions},
     )
     plan = {"items": digest(items), "order": hashlib.sha256(repr([item.name for item in items]).encode()).hexdigest()}

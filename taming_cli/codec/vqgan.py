@@ -101,11 +101,15 @@ class VQGAN(nn.Module):
         return codec_sha256(self.config, self.state_dict())
 
 
+def code_levels(config: CodecConfig, codes: Tensor) -> tuple[Tensor, ...]:
+    """A codec's codes (..., h, w) by level, each in [0, K), the bottom level first; top codes are (..., h/2, w/2)."""
+    return split_levels(codes, config.codebook_size) if config.levels > 1 else (codes,)
+
+
 def code_counts(config: CodecConfig, codes: Tensor) -> Tensor:
-    """How often each code of a codec occurs in codes (B, h, w): (levels, K) int64, the bottom level first."""
-    size = config.codebook_size
-    levels = split_levels(codes, size) if config.levels > 1 else (codes,)
-    return torch.stack([torch.bincount(level.flatten(), minlength=size) for level in levels])
+    """How often each code occurs in a codec's codes (..., h, w): (levels, K) int64, the bottom level first."""
+    levels = code_levels(config, codes)
+    return torch.stack([torch.bincount(level.flatten(), minlength=config.codebook_size) for level in levels])
 
 
 def _encoder(config: CodecConfig) -> Encoder | DVAEEncoder | LevelEncoder:

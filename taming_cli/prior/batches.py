@@ -56,6 +56,8 @@ class TokenSet:
             raise UsageError("no token file was given; name one or more")
         self.files = [TokenFile(path) for path in paths]
         self.header = self.files[0].header
+        if self.header.top_codebook_size:
+            raise UsageError(f"{paths[0]} has two levels of codes; a prior models one")
         for file in self.files[1:]:
             _refuse_other(self.files[0].path, self.header, file.path, file.header)
         self.starts = np.cumsum([0, *(len(file) for file in self.files)])

@@ -62,9 +62,12 @@ def _describe_tokens(file: Path) -> dict[str, Any]:
     from taming_cli.data.tokens.file import TokenFile
 
     with TokenFile(file) as tokens:
+        header = asdict(tokens.header)
+        if not tokens.header.top_codebook_size:
+            del header["top_codebook_size"]
         return {
             "kind": "token file",
             "pictures": len(tokens),
             "labels": len(tokens.label_names),
-            **asdict(tokens.header),
+            **header,
         }

@@ -34,7 +34,8 @@ class Stage(NamedTuple):
 
     `operations` run one after another. `margin` is the number of input pixels around a box that its output depends on;
     `before` and `after` are pixels per cell of the input and of the output; `channels` is the largest number of
-    channels. The layers run at the larger of the two resolutions.
+    channels. The layers run at the larger of the two resolutions. Parts begin and end at multiples of `step` cells.
+    `output` is the number of channels of the output, where that is more than `channels`.
     """
 
     operations: Sequence[Operation]
@@ -42,11 +43,17 @@ class Stage(NamedTuple):
     before: int
     after: int
     channels: int
+    step: int = 1
+    output: int = 0
 
     @property
     def layers(self) -> int:
         """Pixels per cell at the stage's layers."""
         return max(self.before, self.after)
+
+    def result(self, size: tuple[int, int]) -> int:
+        """Bytes of the output for a grid of `size` cells, in fp32."""
+        return 4 * size[0] * size[1] * self.after**2 * max(self.channels, self.output)
 
     def run(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W'), without cropping; all global layers must be frozen."""
@@ -108,14 +115,14 @@ def memory(stages: Sequence[Stage], size: tuple[int, int], part: tuple[int, int]
 def divided(stages: Sequence[Stage], size: tuple[int, int], budget: int) -> Iterator[Box]:
     """Divide a grid into few, nearly square parts of about the same size that fit the budget; each cell is in exactly
     one part."""
-    down, across = 1, 1
+    down, across, step = 1, 1, max(stage.step for stage in stages)
     rows, columns = size
-    while memory(stages, size, (rows, columns)) > budget and rows * columns > 1:
+    while memory(stages, size, (rows, columns)) > budget and rows * columns > step**2:
         if rows >= columns:
             down += 1
         else:
             across += 1
-        rows, columns = math.ceil(size[0] / down), math.ceil(size[1] / across)
+        rows, columns = (step * math.ceil(n / (step * parts)) for n, parts in zip(size, (down, across), strict=True))
     for top in range(0, size[0], rows):
         for left in range(0, size[1], columns):
             yield Box(top, left, min(rows, size[0] - top), min(columns, size[1] - left))

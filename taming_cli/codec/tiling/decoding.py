@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from taming_cli.codec.autoencoder import Decoder, Level
-from taming_cli.codec.tiling import dvae
+from taming_cli.codec.autoencoder import Level
+from taming_cli.codec.dvae import DVAEDecoder
+from taming_cli.codec.tiling import dvae, vqvae2
 from taming_cli.codec.tiling.boxes import Box, Stage
 from taming_cli.codec.tiling.global_layers import (
     FULL_CELLS,
@@ -29,6 +30,7 @@ from taming_cli.codec.tiling.global_layers import (
     run_boxes,
 )
 from taming_cli.codec.vqgan import VQGAN
+from taming_cli.codec.vqvae2 import VQVAE2Decoder
 
 
 def stages(codec: VQGAN) -> list[Stage]:
@@ -38,8 +40,10 @@ def stages(codec: VQGAN) -> list[Stage]:
     first one.
     """
     decoder, config = codec.decoder, codec.config
-    if not isinstance(decoder, Decoder):
+    if isinstance(decoder, DVAEDecoder):
         return dvae.decoder_stages(codec)
+    if isinstance(decoder, VQVAE2Decoder):
+        return vqvae2.decoder_stages(codec)
     levels = [level for level in decoder.up if isinstance(level, Level)]
 
     def read(codes: Tensor) -> Tensor:

@@ -29,8 +29,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from taming_cli.codec.autoencoder import Encoder, Level
-from taming_cli.codec.tiling import dvae
+from taming_cli.codec.autoencoder import Level
+from taming_cli.codec.dvae import DVAEEncoder
+from taming_cli.codec.tiling import dvae, vqvae2
 from taming_cli.codec.tiling.boxes import Box, Operation, Stage, divided
 from taming_cli.codec.tiling.global_layers import (
     FULL_CELLS,
@@ -46,6 +47,7 @@ from taming_cli.codec.tiling.global_layers import (
     run_boxes,
 )
 from taming_cli.codec.vqgan import VQGAN
+from taming_cli.codec.vqvae2 import LevelEncoder
 from taming_cli.runtime.fp32 import ieee
 
 ToInput = Callable[[Tensor], Tensor]
@@ -68,8 +70,10 @@ def stages(codec: VQGAN, to_input: ToInput) -> list[Stage]:
     to the right and below, and another one is added so that parts begin and end at even pixels.
     """
     config, encoder, device = codec.config, codec.encoder, codec.device
-    if not isinstance(encoder, Encoder):
+    if isinstance(encoder, DVAEEncoder):
         return dvae.encoder_stages(codec, to_input)
+    if isinstance(encoder, LevelEncoder):
+        return vqvae2.encoder_stages(codec, to_input)
 
     def read(values: Tensor) -> Tensor:
         x: Tensor = encoder.conv_in(to_input(values.to(device)).contiguous(memory_format=torch.channels_last))
@@ -114,7 +118,7 @@ def passes(stages: Sequence[Stage], size: tuple[int, int], budget: int) -> Itera
     kept, start = 0, 0
     for end, stage in enumerate(stages, 1):
         last = end == len(stages)
-        result = 0 if last else 4 * size[0] * size[1] * stage.after**2 * stage.channels
+        result = 0 if last else stage.result(size)
         if last or (stage.after < stage.before and kept + result <= budget - budget // 8):
             part = toward_end(stages[start:end])
             yield Pass(tuple(part), tuple(divided(part, size, budget - kept - result)))

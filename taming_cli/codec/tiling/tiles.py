@@ -183,10 +183,9 @@ class DecodePlan:
             return cls(True, max(1, min(budget, BUDGET) // each), len(run), (), (), ())
         whole, kept = 0, 0
         for stage in run:
-            result = 4 * height * width * stage.after**2 * stage.channels
-            if memory([stage], size, size) > budget or result > budget // 2:
+            if memory([stage], size, size) > budget or stage.result(size) > budget // 2:
                 break
-            whole, kept = whole + 1, result
+            whole, kept = whole + 1, stage.result(size)
         rest, left = run[whole:], budget - kept
         if not rest:
             return cls(False, 1, whole, (), (), (Box(0, 0, *size),))

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from taming_cli.data.tokens.file import TokenFile
-from taming_cli.data.tokens.header import TokenHeader, TokenPart, code_dtype, encode_name, write_header
+from taming_cli.data.tokens.header import TOP, TokenHeader, TokenPart, code_dtype, encode_name, write_header
 from taming_cli.data.tokens.text import TextDisk, seal_text, write_text
 
 CHUNK_BYTES = 32 * 1024
@@ -25,8 +25,8 @@ Pieces = Iterable[npt.NDArray[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class TokenContent:
-    """The content of a token file; codes are (n, V, h, w), names and labels (n,), in pieces whose n add up to
-    `count`."""
+    """The content of a token file; codes are (n, V, h, w), those of the top level (n, V, h/2, w/2), names and labels
+    (n,), in pieces whose n add up to `count`."""
 
     header: TokenHeader
     count: int
@@ -39,6 +39,7 @@ class TokenContent:
     skipped: Sequence[Skipped]
     plan_sha256: str | None
     part: TokenPart | None = None
+    top: Pieces = ()  # where the header has two levels
 
 
 def write_tokens(path: Path, content: TokenContent) -> None:
@@ -47,7 +48,8 @@ def write_tokens(path: Path, content: TokenContent) -> None:
     Raises `OSError` where the disk refuses a write.
     """
     header, count = content.header, content.count
-    groups = ["conditions"] * bool(content.conditions) + ["skipped"] * bool(content.skipped)
+    used = {"conditions": content.conditions, "levels": header.top_codebook_size, "skipped": content.skipped}
+    groups = [name for name, needed in used.items() if needed]
     with TextDisk(path) as disk, _create_file(disk, groups) as file:
 
         def write(name: str, pieces: Pieces, count: int, row: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -62,6 +64,8 @@ def write_tokens(path: Path, content: TokenContent) -> None:
             assert start == count, f"{name}: {start} rows where {count} are expected"
 
         write("codes", content.codes, count, header.row, code_dtype(header.codebook_size))
+        if header.top_codebook_size:
+            write(TOP, content.top, count, header.top_row, code_dtype(header.top_codebook_size))
         for kind, codes in content.conditions.items():
             write(f"conditions/{kind}", codes, count, header.row, code_dtype(header.conditions[kind].codebook_size))
         write("names", content.names, count, (), _text_dtype(content.name_bytes))

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from taming_cli.data.tokens.header import TokenHeader, TokenPart, code_dtype, decode_name, has_group, read_header
+from taming_cli.data.tokens.header import TOP, TokenHeader, TokenPart, code_dtype, decode_name, has_group, read_header
 from taming_cli.data.tokens.text import read_text
 from taming_cli.errors import BadFileError, UsageError
 
@@ -60,8 +60,15 @@ class TokenFile:
         return self._count
 
     def codes(self, rows: Rows) -> npt.NDArray[np.int64]:
-        """Return (n, V, h, w) int64 codes of the samples at `rows`, in that order; repeats are allowed."""
+        """Return (n, V, h, w) int64 codes of the samples at `rows`, in that order; repeats are allowed. With two levels
+        of codes, these are the bottom level's."""
         return self._codes("codes", rows, self.header.codebook_size)
+
+    def top(self, rows: Rows) -> npt.NDArray[np.int64]:
+        """Return (n, V, h/2, w/2) int64 codes of the top level. Raises `UsageError` for a file of one level."""
+        if not self.header.top_codebook_size:
+            raise UsageError(f"{self.path}: has one level of codes; two are needed here")
+        return self._codes(TOP, rows, self.header.top_codebook_size)
 
     def condition(self, kind: str, rows: Rows) -> npt.NDArray[np.int64]:
         """Return (n, V, h, w) int64 condition codes. Raises `UsageError` for a kind that is not in the file."""
@@ -158,7 +165,8 @@ def blocks(file: TokenFile) -> Iterator[slice]:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSummary:
-    """The result of `verify`; `codes_used` is the number of distinct codes that occur."""
+    """The result of `verify`; `codes_used` is the number of distinct codes that occur, `top_codes_used` that of the top
+    level, where there is one."""
 
     path: Path
     header: TokenHeader
@@ -166,6 +174,7 @@ class TokenSummary:
     labelled: int
     label_names: tuple[str, ...]
     codes_used: int
+    top_codes_used: int
     skipped: int
     plan_sha256: str | None
 
@@ -174,8 +183,11 @@ def verify(path: str | os.PathLike[str]) -> TokenSummary:
     """Read every chunk of the token file at `path`, and check checksums and ranges. Raises `BadFileError`."""
     with TokenFile(path) as file:
         used = np.zeros(file.header.codebook_size, dtype=bool)
+        top_used = np.zeros(file.header.top_codebook_size, dtype=bool)
         for block in blocks(file):
             used[file.codes(block)] = True
+            if file.header.top_codebook_size:
+                top_used[file.top(block)] = True
             file.names(block)
             for kind in file.header.conditions:
                 file.condition(kind, block)
@@ -186,6 +198,7 @@ def verify(path: str | os.PathLike[str]) -> TokenSummary:
             labelled=int((file.labels >= 0).sum()),
             label_names=file.label_names,
             codes_used=int(used.sum()),
+            top_codes_used=int(top_used.sum()),
             skipped=len(file.skipped),
             plan_sha256=file.plan_sha256,
         )

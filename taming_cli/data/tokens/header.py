@@ -4,6 +4,8 @@
                       preprocess (JSON), created_by, plan_sha256 in files written by a job, and part (JSON) in files
                       that hold one part of a job
     /codes            (N, V, h, w)  uint16 when codebook_size <= 65536, else uint32
+    /levels/top       (N, V, h/2, w/2)  the codes of the top level, where the codec has two levels and /codes are those
+                                    of the bottom one; with an attribute codebook_size
     /names            (N,)          relative paths, utf-8, percent-encoded by `encode_name`
     /labels           (N,)          int32, an index into /label_names (sorted), or -1 for none
     /conditions/KIND  (N, V, h, w)  the codes of a condition map, with attributes codec_sha256 (of their codec, or
@@ -31,6 +33,8 @@ from taming_cli.errors import BadFileError
 
 FORMAT = "taming-tokens"
 FORMAT_VERSION = 1
+TOP = "levels/top"
+"""The dataset of the top level's codes."""
 RULE = "rule:"
 """Prefix of a rule's name in place of a codec's hash."""
 
@@ -91,7 +95,9 @@ class TokenHeader:
     """The properties of all samples of a token file.
 
     `height` and `width` are the sides of the latent grid, in codes; `downsample_factor` is pixels per code along one
-    side; `preprocess` is any JSON object. Raises `BadFileError` for invalid values.
+    side; `preprocess` is any JSON object. With two levels of codes, these are of the bottom level, and
+    `top_codebook_size` is the number of codes of the top level; otherwise that is 0. Raises `BadFileError` for invalid
+    values.
     """
 
     codec_sha256: str
@@ -103,6 +109,7 @@ class TokenHeader:
     views: int
     height: int
     width: int
+    top_codebook_size: int = 0
     conditions: Mapping[str, ConditionHeader] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -110,6 +117,11 @@ class TokenHeader:
             if getattr(self, name) < 1:
                 raise BadFileError(f"{name} is {getattr(self, name)}; a token file needs at least 1")
         sizes = {"codebook_size": self.codebook_size}
+        if self.top_codebook_size:
+            sizes["codebook_size of the top level"] = self.top_codebook_size
+            if self.height % 2 or self.width % 2:
+                grid = f"{self.width} x {self.height}"
+                raise BadFileError(f"the grid is {grid}; with two levels of codes, its sides must be even")
         sizes |= {f"codebook_size of {kind}": condition.codebook_size for kind, condition in self.conditions.items()}
         for name, size in sizes.items():
             if not 1 <= size <= 2**32:
@@ -127,6 +139,11 @@ class TokenHeader:
         return self.views, self.height, self.width
 
     @property
+    def top_row(self) -> tuple[int, int, int]:
+        """The shape (V, h/2, w/2) of one sample of the top level, where there is one."""
+        return self.views, self.height // 2, self.width // 2
+
+    @property
     def frame(self) -> Frame:
         """The part of the grid that pictures fill: all of it, unless `preprocess` states another."""
         return Frame.from_values(self.preprocess, self.downsample_factor, Size(self.width, self.height))
@@ -142,6 +159,8 @@ def write_header(file: h5py.File, header: TokenHeader) -> None:
     file.attrs["downsample_factor"] = header.downsample_factor
     write_text(file.attrs, "preprocess", json.dumps(header.preprocess, sort_keys=True))
     write_text(file.attrs, "created_by", header.created_by)
+    if header.top_codebook_size:
+        file[TOP].attrs["codebook_size"] = header.top_codebook_size
     for kind, condition in header.conditions.items():
         attributes = file[f"conditions/{kind}"].attrs
         write_text(attributes, "codec_sha256", condition.codec_sha256)
@@ -186,6 +205,7 @@ def read_header(file: h5py.File) -> TokenHeader:
         views=views,
         height=height,
         width=width,
+        top_codebook_size=int(_dataset(file, TOP).attrs["codebook_size"]) if has_group(file, "levels") else 0,
         conditions=conditions,
     )
     expected: dict[str, tuple[tuple[int, ...], str]] = {
@@ -193,6 +213,8 @@ def read_header(file: h5py.File) -> TokenHeader:
         "names": ((count,), "|S"),
         "labels": ((count,), np.dtype(np.int32).str),
     }
+    if header.top_codebook_size:
+        expected[TOP] = ((count, *header.top_row), code_dtype(header.top_codebook_size).str)
     for kind, condition in conditions.items():
         expected[f"conditions/{kind}"] = ((count, *header.row), code_dtype(condition.codebook_size).str)
     for name, (shape, kind) in expected.items():

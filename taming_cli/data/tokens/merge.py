@@ -133,6 +133,7 @@ def join(
         header=header,
         count=count,
         codes=(file.codes(block) for file in opened() for block in blocks(file)),
+        top=(file.top(block) for file in opened() for block in blocks(file)),
         conditions={kind: condition(kind) for kind in sorted(header.conditions)},
         names=(stored_text(file.names(block)) for file in opened() for block in blocks(file)),
         name_bytes=name_bytes,
@@ -149,8 +150,10 @@ def join(
 
 
 def identity(header: TokenHeader) -> dict[str, Any]:
-    """Return the values that identify a header's content: all but the paths of codecs and the program's version."""
-    values = {name: value for name, value in asdict(header).items() if name not in ("codec_path", "created_by")}
+    """Return the values that identify a header's content: all but the paths of codecs and the program's version. Files
+    of one level have no value for the top level, as before there were two."""
+    left_out = ("codec_path", "created_by", *(["top_codebook_size"] * (not header.top_codebook_size)))
+    values = {name: value for name, value in asdict(header).items() if name not in left_out}
     for condition in values["conditions"].values():
         del condition["codec_path"]
     return values

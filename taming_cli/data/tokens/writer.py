@@ -116,11 +116,13 @@ class TokenJob:
         labels: Sequence[str | None],
         conditions: Mapping[str, Codes],
         skipped: Sequence[Skipped],
+        top: Codes | None = None,
     ) -> None:
         """Write one shard; once this returns, it survives a kill.
 
         `codes` and each of `conditions` are (n, V, h, w) in [0, codebook_size); `names` and `labels` (None for none)
-        are those of the n samples; `skipped` holds the other items of the slice.
+        are those of the n samples; `skipped` holds the other items of the slice. With two levels of codes, `codes` are
+        the bottom level's, and `top` (n, V, h/2, w/2) the top level's.
         """
         assert self._parts.held, "a job writes within its `with` statement"
         assert not self.done, f"{self.path} is done"
@@ -128,6 +130,9 @@ class TokenJob:
         assert len(codes) + len(skipped) == shard.stop - shard.start, (shard, len(codes), len(skipped))
         assert set(conditions) == set(self.header.conditions), (set(conditions), set(self.header.conditions))
         _check_range(codes, self.header.codebook_size)
+        assert (top is not None) == bool(self.header.top_codebook_size), self.header.top_codebook_size
+        if top is not None:
+            _check_range(top, self.header.top_codebook_size)
         for kind, values in conditions.items():
             _check_range(values, self.header.conditions[kind].codebook_size)
         label_names = sort_labels(label for label in labels if label is not None)
@@ -137,6 +142,7 @@ class TokenJob:
             header=self.header,
             count=len(names),
             codes=[codes],
+            top=[] if top is None else [top],
             conditions={kind: [values] for kind, values in sorted(conditions.items())},
             names=[stored],
             name_bytes=stored.dtype.itemsize,
