@@ -7,7 +7,7 @@ _taming_command() {
     case $1 in
     '') commands='train-vqgan train-prior sample tokenize reconstruct decode import export annotate tokens info report demo-data doctor guide presets weights eval' flags='--version -h,--help' ;;
     'train-vqgan') commands='' flags='--preset --minutes --steps --size -o,--out --name --resume -0,--null --kind --labels --unlabelled --colours --label-values --missing --depth-range --pictures --batch-size --accumulate --gradient-checkpointing --learning-rate --disc-learning-rate --betas --warmup --final-lr --disc-final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --legacy --kl-weight --kl-ramp --relaxation --relaxation-ramp --disc-weight --disc-train-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --flip,--no-flip --held --val-every --val-images --save-every --snapshots --tensorboard --seed --device --precision --workers --cache --val --init --train --network --ch --ch-mult --num-res-blocks --n-res-channel --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --codebook --normalize --disc-ndf --disc-num-layers --disc-loss --nproc --dry-run --weights --offline --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
-    'train-prior') commands='' flags='--preset --minutes --steps -o,--out --name --resume --codec +--cond-ckpt --batch-size --accumulate --gradient-checkpointing --compile --fsdp --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --snapshots --samples --tensorboard --seed --device --precision --init --arch --n-layer --n-head --n-embd --window --reach --nproc --dry-run --config --json -q,--quiet -v,--verbose --debug -h,--help' ;;
+    'train-prior') commands='' flags='--preset --minutes --steps -o,--out --name --resume --codec +--cond-ckpt --batch-size --accumulate --gradient-checkpointing --compile --fsdp --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --snapshots --samples --tensorboard --seed --device --precision --init --arch --n-layer --n-head --n-embd --window --reach --res-blocks --kernel --nproc --dry-run --config --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'sample') commands='' flags='-n --class --size +--cond --complete --mask --redraw --at --ckpt -o,--out --codec --class-map --first --tokens --npz --temperature --top-k --top-p --min-p --guidance --greedy --seed --candidates --keep --accept-rate --classifier --stride --sample-steps --batch-size --weights --offline --name --shard --device --precision --memory --dry-run --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'tokenize') commands='' flags='--ckpt -o,--out --size --views +--cond +--cond-ckpt -0,--null --batch-size --shard --device --precision --memory --workers --dry-run --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'reconstruct') commands='' flags='--ckpt -o,--out --size --pictures --batch-size --device --precision --memory --workers --shard --dry-run --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
@@ -78,7 +78,7 @@ _taming_value_of_flag() {
     *' --weights') suffixes='.pth .pt .safetensors' ;;
     *' --config') suffixes='.toml .json' ;;
     *' --cond') words='class image segmentation depth pose edges lowres coords none' many='1' ;;
-    *' --arch') words='any-order modern published' ;;
+    *' --arch') words='any-order modern published pixelsnail' ;;
     *' --complete') suffixes='.avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp' ;;
     *' --mask') words='upper-half' suffixes='.avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp' ;;
     *' --ckpt') words='builtin' suffixes='.safetensors' ;;
@@ -312,12 +312,14 @@ _taming_help() {
     *' --val-windows') help='Held-out windows used in each validation. Default 512.' ;;
     *' --patience') help='Number of validations without improvement after which training stops; 0: never. Default 0.' ;;
     *' --samples') help='Pictures drawn at each validation; 0: none. Default 16.' ;;
-    *' --arch') help='any-order: groups of cells are drawn at once, in any order; modern: one cell after another, in raster order, with RMSNorm, SwiGLU, 2-D rotary positions and query/key norm; published: as modern, with learned positions, LayerNorm and GELU. Default any-order. One of any-order, modern, published.' ;;
-    *' --n-layer') help='Transformer blocks. Default 4.' ;;
+    *' --arch') help='any-order: groups of cells are drawn at once, in any order; modern: one cell after another, in raster order, with RMSNorm, SwiGLU, 2-D rotary positions and query/key norm; published: as modern, with learned positions, LayerNorm and GELU; pixelsnail: in raster order, causal convolutions with attention, pictures of one size. Default any-order. One of any-order, modern, published, pixelsnail.' ;;
+    *' --n-layer') help='Transformer blocks, or blocks of --arch pixelsnail. Default 4.' ;;
     *' --n-head') help='Attention heads. Default 4.' ;;
     *' --n-embd') help='Width of the network; a multiple of --n-head. Default 256.' ;;
     *' --window') help='Context of the prior, in cells; reduced to the grid of the token files where that is smaller. Default 16x16.' ;;
     *' --reach') help='With --arch any-order: distance in cells at which cells see one another; the first ones are seen from afar. Default 10.' ;;
+    *' --res-blocks') help='With --arch pixelsnail: causal residual blocks before each attention. Default 4.' ;;
+    *' --kernel') help='With --arch pixelsnail: side of the causal kernels, an odd number. Default 5.' ;;
     *' -n') help='Number of pictures. Default 1.' ;;
     *' --class') help='Class to draw: its name, '\''#N'\'' for class number N from 0, or N if classes have no names. Default: any class.' ;;
     *' --complete') help='Complete this picture; a larger --size extends it.' ;;

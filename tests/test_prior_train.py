@@ -217,7 +217,7 @@ def test_weights_that_are_not_finite_are_never_saved(
 def test_samples_are_drawn_with_render(train_in: Callable[..., Any], arch: Any) -> None:
     shapes = []
 
-    def render(codes: Tensor) -> Tensor:
+    def render(codes: Tensor, given: Any) -> Tensor:
         shapes.append(tuple(codes.shape))
         return torch.zeros(len(codes), 3, 8, 8, dtype=torch.uint8)
 
@@ -248,7 +248,7 @@ def test_a_sheet_records_the_class_of_each_sample_and_maps_are_drawn_once(
         train=replace(TRAIN, samples=7, held=0.2),
         codec=CODEC,
         place=Place(out=tmp_path / "run"),
-        render=lambda codes: torch.zeros(len(codes), 3, 8, 8, dtype=torch.uint8),
+        render=lambda codes, given: torch.zeros(len(codes), 3, 8, 8, dtype=torch.uint8),
         render_conditions={"lowres": render_map, "depth": render_map},
     )
     record = read_run(done.run)

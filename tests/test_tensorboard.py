@@ -177,7 +177,7 @@ def test_a_prior_writes_the_same_and_a_stopped_one_continues(tmp_path: Path) -> 
                 format="taming-codec", config={"codec": {"ch": 32}}, about={"codec_sha256": "0" * 64}, tensors={}
             ),
             place=Place(out=tmp_path / "run"),
-            render=lambda codes: torch.full((len(codes), 3, 16, 16), 9, dtype=torch.uint8),
+            render=lambda codes, given: torch.full((len(codes), 3, 16, 16), 9, dtype=torch.uint8),
             on_step=on_step,
         )
         return done.run

@@ -20,6 +20,7 @@ from taming_cli.codec.tiling import tiles
 from taming_cli.codec.vqgan import VQGAN, codec_from, ready
 from taming_cli.config.fields import one_of
 from taming_cli.config.kinds import COMPUTED, KINDS, RULES
+from taming_cli.config.levels import TOP_CONDITION
 from taming_cli.config.size import Size
 from taming_cli.data.conditions.pairs import partners
 from taming_cli.data.conditions.rules import LOWRES_CODES, coords, lowres, lowres_picture
@@ -201,7 +202,7 @@ def encoders(model: ModelFile, codec: VQGAN, where: str) -> dict[str, ConditionE
     """The encoders of a prior's grid conditions, from its model file; `codec` is its codec of pictures."""
     result: dict[str, ConditionEncoder] = {}
     for spec in model.config["prior"]["conditions"]:
-        if spec["form"] != "grid":
+        if spec["form"] != "grid" or spec["kind"] == TOP_CONDITION:
             continue
         kind, networks = spec["kind"], model.config.get("conditions", {})
         if kind in networks:

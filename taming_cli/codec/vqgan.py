@@ -13,6 +13,7 @@ from taming_cli.codec.quantizers import GumbelQuantizer, Quantized, Quantizer
 from taming_cli.codec.vqvae2 import LevelEncoder, TwoLevelQuantizer, VQVAE2Decoder, split_levels
 from taming_cli.config.codec import CodecConfig
 from taming_cli.config.fields import from_dict, to_dict
+from taming_cli.config.levels import TOP_CONDITION, Level
 from taming_cli.runtime.checkpoint import ModelFile, fill, load_model, tensors_sha256
 from taming_cli.runtime.fp32 import ieee
 from taming_cli.runtime.model_files import named
@@ -110,6 +111,22 @@ def code_counts(config: CodecConfig, codes: Tensor) -> Tensor:
     """How often each code occurs in a codec's codes (..., h, w): (levels, K) int64, the bottom level first."""
     levels = code_levels(config, codes)
     return torch.stack([torch.bincount(level.flatten(), minlength=config.codebook_size) for level in levels])
+
+
+def level_codebooks(codec: VQGAN, level: Level) -> dict[str, Tensor]:
+    """The codebooks (K, D) from which a prior of one level begins: that of the level under "", and for the bottom level
+    that of its condition, the top level's codes."""
+    bottom, *top = (quantizer.codebook for quantizer in codec.quantizers)
+    if level == "top":
+        return {"": top[0]}
+    return {"": bottom} | ({TOP_CONDITION: top[0]} if level == "bottom" else {})
+
+
+def with_top(codec: VQGAN, codes: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
+    """A codec's codes (n, h, w) from those of its bottom level and, among the conditions, of its top level (n, h, w);
+    the codes of a codec of one level as they are."""
+    top = conditions.get(TOP_CONDITION)
+    return codes if top is None else top.to(codes.device) * codec.config.codebook_size + codes
 
 
 def _encoder(config: CodecConfig) -> Encoder | DVAEEncoder | LevelEncoder:

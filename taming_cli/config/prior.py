@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from taming_cli.config import former
 from taming_cli.config.fields import check, check_training, from_dict, option
+from taming_cli.config.levels import SCALE, TOP_CONDITION, Level
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 
@@ -42,6 +43,10 @@ class PriorConfig:
         "any-order: groups of cells are drawn at once, in any order; modern: one cell after another, in raster order, "
         "with RMSNorm, SwiGLU, 2-D rotary positions and query/key norm; published: as modern, with learned positions, "
         "LayerNorm and GELU; pixelsnail: in raster order, causal convolutions with attention, pictures of one size.",
+    )
+    level: Level = option(
+        "single",
+        "With a codec of two levels of codes, the one to model: top, or bottom, which follows from the top one.",
     )
     n_layer: int = option(4, "Transformer blocks, or blocks of --arch pixelsnail.", low=1)
     n_head: int = option(4, "Attention heads.", low=1)
@@ -106,6 +111,10 @@ class PriorConfig:
         if self.order.startswith("spiral") and (self.window.width != self.window.height or self.window.width % 2):
             raise UsageError(f"window is {self.window}; the order {self.order!r} needs a square with even sides")
         kinds = [spec.kind for spec in self.conditions]
+        if TOP_CONDITION in kinds and (self.window.width % SCALE or self.window.height % SCALE):
+            raise UsageError(
+                f"window is {self.window}; its sides must be even, as each code of the top level has 2 x 2"
+            )
         if len(set(kinds)) < len(kinds):
             raise UsageError(f"conditions are {', '.join(kinds)}; each kind may occur once")
         largest = max([self.codebook_size, *(spec.vocabulary for spec in self.conditions)])

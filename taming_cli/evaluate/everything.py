@@ -13,7 +13,7 @@ from taming_cli.codec.train import COMMAND as TRAIN_CODEC
 from taming_cli.config.codec import CodecTrainConfig
 from taming_cli.config.evaluate import InceptionScoreConfig, KernelConfig, ManifoldConfig
 from taming_cli.config.fields import from_dict
-from taming_cli.config.prior import PriorTrainConfig
+from taming_cli.config.prior import PriorTrainConfig, recorded_prior
 from taming_cli.errors import UsageError
 from taming_cli.evaluate import codecs, distance
 from taming_cli.evaluate.coding import Metric, codec_run
@@ -103,7 +103,8 @@ def _evaluate_prior(
 ) -> Iterator[tuple[str, Measurement]]:
     train = from_dict(PriorTrainConfig, settings["config"]["train"], str(run / "config.json"))
     paths = [Path(path) for path in settings["inputs"]]
-    tokens = TokenSet(paths, kinds=train.cond)
+    level = recorded_prior(settings["config"]["prior"], str(run / "config.json")).level
+    tokens = TokenSet(paths, kinds=train.cond, level=level)
     _, held = tokens.split(train.held)
     world = networks.extractor.world
     for number, path in enumerate(paths):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from taming_cli.data.tokens.file import TokenFile
+from taming_cli.data.tokens.levels import open_level
 from taming_cli.errors import UsageError
 from taming_cli.evaluate.plots import heat_map
 from taming_cli.evaluate.protocol import Measurement, versions
@@ -53,7 +54,7 @@ def nll(
     prior = named(prior)
     model = load_model(prior, "taming-prior")
     gpt = prior_from(model, str(prior)).to(where, dtype)
-    file = TokenFile(tokens)
+    file = open_level(tokens, gpt.config.level)
     header = file.header
     if model.about.get("codec_sha256") != header.codec_sha256:
         raise UsageError(f"{tokens} was made with another codec than {prior}; tokenize with the prior's codec")

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from taming_cli.errors import BadFileError
-from taming_cli.interop import compvis, diffusers, dvae, llamagen, vqvae2
+from taming_cli.errors import BadFileError, UsageError
+from taming_cli.interop import compvis, diffusers, dvae, llamagen, pixelsnail, vqvae2
 from taming_cli.interop.ledger import ImportedModel
 from taming_cli.interop.modules import weights_of
 from taming_cli.interop.pickles import read
@@ -28,16 +28,22 @@ _DEPTH = 3
 
 
 def import_file(
-    path: Path, config: Path | None = None, *, more: Sequence[Path] = (), allow_non_finite: bool = False
+    path: Path,
+    config: Path | None = None,
+    *,
+    more: Sequence[Path] = (),
+    codec: Path | None = None,
+    allow_non_finite: bool = False,
 ) -> ImportedModel:
     """Import a published checkpoint; its tensors stay in the file. `config` is the yaml published with it, and `more`
-    are the other files of a model that was published in several.
+    are the other files of a model that was published in several. `codec` is the model file of the codec of a prior that
+    was published without it.
 
     BadFileError, in one line, if the file is damaged, of an unknown kind, or has tensors that cannot be accounted for.
     Loading a tensor with NaN or infinite values raises it too. With `allow_non_finite`, the model's `about` lists such
     tensors instead, and the converted file can be loaded.
     """
-    imported = _imported(path, config, more)
+    imported = _imported(path, config, more, codec)
     if not allow_non_finite:
         remedy = "the model cannot compute with it; fetch the file again, or import it with --allow-non-finite"
         return replace(imported, tensors=refused_when_read(imported.tensors, str(path), remedy))
@@ -47,13 +53,17 @@ def import_file(
     return replace(imported, model=replace(imported.model, about={**imported.model.about, MARK: names}))
 
 
-def _imported(path: Path, config: Path | None, more: Sequence[Path] = ()) -> ImportedModel:
+def _imported(path: Path, config: Path | None, more: Sequence[Path] = (), codec: Path | None = None) -> ImportedModel:
     if path.is_dir() and not more:
         return diffusers.import_folder(path)
     tensors, about = _open(path)
     for other in more:
         _join(tensors, path, _open(other)[0], other)
     settings = read_yaml(config) if config is not None else {}
+    if pixelsnail.MARK in tensors:
+        return pixelsnail.import_prior(tensors, codec, str(path), about)
+    if codec is not None:
+        raise UsageError(f"{path} is no prior that was published without its codec; leave --codec out")
     try:
         return _convert(path, tensors, settings, about)
     except OtherConfigError as error:
@@ -83,6 +93,8 @@ def describe(path: Path, config: Path | None = None) -> dict[str, Any]:
         tensors, about = _open(path)
         if PRIOR in tensors:
             return {"kind": "prior", **about, **compvis.outline(tensors)}
+        if pixelsnail.MARK in tensors:
+            return {"kind": "prior", **about, **pixelsnail.outline(tensors, str(path))}
     imported = _imported(path, config)
     sizes: Counter[str] = Counter()
     for name, tensor in imported.tensors.items():

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from taming_cli.config.fields import one_of
+from taming_cli.config.levels import SCALE, TOP_CONDITION, Level
 from taming_cli.config.prior import ConditionSpec, PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
 from taming_cli.data.tokens.columns import sort_labels
 from taming_cli.data.tokens.file import TokenFile
 from taming_cli.data.tokens.header import TokenHeader, code_dtype
+from taming_cli.data.tokens.levels import open_level
 from taming_cli.errors import UsageError
 from taming_cli.prior.any_order.plan import FEWEST_STEPS, group_plan
 from taming_cli.prior.any_order.training_groups import training_groups
@@ -45,19 +47,18 @@ class Windows(NamedTuple):
 
 
 class TokenSet:
-    """The samples of one or more token files of one codec, numbered consecutively in the order of the files.
+    """The samples of one or more token files of one codec, numbered consecutively in the order of the files, or one
+    `level` of their codes.
 
     `kinds` are the conditions to use: by default all that the files have, or none if it is NONE alone. Raises
     UsageError where the files do not belong together, BadFileError where one cannot be read.
     """
 
-    def __init__(self, paths: Sequence[Path], kinds: Sequence[str] = ()) -> None:
+    def __init__(self, paths: Sequence[Path], kinds: Sequence[str] = (), level: Level = "single") -> None:
         if not paths:
             raise UsageError("no token file was given; name one or more")
-        self.files = [TokenFile(path) for path in paths]
+        self.files = [open_level(path, level) for path in paths]
         self.header = self.files[0].header
-        if self.header.top_codebook_size:
-            raise UsageError(f"{paths[0]} has two levels of codes; a prior models one")
         for file in self.files[1:]:
             _refuse_other(self.files[0].path, self.header, file.path, file.header)
         self.starts = np.cumsum([0, *(len(file) for file in self.files)])
@@ -120,7 +121,12 @@ class TokenSet:
         """The conditions in use: the class, if any sample has a label, then the grids."""
         classes = [ConditionSpec(kind="class", vocabulary=len(self.label_names))] if "class" in self.kinds else []
         grids = [
-            ConditionSpec(kind=kind, vocabulary=condition.codebook_size, form="grid")
+            ConditionSpec(
+                kind=kind,
+                vocabulary=condition.codebook_size,
+                form="grid",
+                scale=SCALE if kind == TOP_CONDITION else 1,
+            )
             for kind, condition in self.conditions.items()
         ]
         return (*classes, *grids)
@@ -128,13 +134,14 @@ class TokenSet:
     def _kinds(self, requested: Sequence[str]) -> tuple[str, ...]:
         """The conditions to use, of those that the files have."""
         available = (*(["class"] if self.label_names else []), *self.header.conditions)
+        needed = {TOP_CONDITION} & set(available)
         if tuple(requested) == (NONE,):
-            return ()
+            return tuple(needed)
         for kind in requested:
             if kind not in available:
                 has = one_of((*available, NONE), kind) if available else "it has none"
                 raise UsageError(f"{self.files[0].path} has no condition {kind!r}; {has}")
-        return tuple(kind for kind in available if kind in requested) if requested else available
+        return tuple(kind for kind in available if kind in needed or kind in requested or not requested)
 
     def split(self, held: float) -> tuple[Rows, Rows]:
         """The numbers of training and of held-out samples, the latter in the order of the hashes of their names.
@@ -199,6 +206,8 @@ class TokenSet:
                 below(limit, draws[places, n]).numpy()[:, None, None]
                 for n, limit in enumerate((header.views, header.height - height + 1, header.width - width + 1))
             )
+            if TOP_CONDITION in grids:  # so that a window begins with a whole cell of the top level
+                top, left = top // SCALE * SCALE, left // SCALE * SCALE
             place = (
                 np.arange(len(places))[:, None, None],
                 view,

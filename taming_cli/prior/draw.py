@@ -31,6 +31,7 @@ def draw(
     batch_size: int = 16,
     known: KnownCells | None = None,
     candidates: int = 1,
+    attempts: Sequence[int] | None = None,
     buffers: BufferCache | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -49,6 +50,8 @@ def draw(
         "on_progress": on_progress,
     }
     ranked = known if candidates > 1 else None
+    if ranked is None:
+        settings["attempts"] = attempts
     if isinstance(network, AnyOrder):
         if ranked is not None:
             return completion.complete(network, ranked, candidates=candidates, steps=steps, **settings).codes

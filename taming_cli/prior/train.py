@@ -38,6 +38,8 @@ from taming_cli.runtime.run.tensorboard import check_installed
 COMMAND = "train-prior"
 Render = Callable[[Tensor], Tensor]
 """Codes (n, h, w) -> pictures uint8 (n, 3, H, W). Passed in, since priors do not import codecs."""
+RenderGiven = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+"""The same for codes and their conditions, by kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,7 @@ def fit(
     conditions: Mapping[str, ModelFile] = MappingProxyType({}),
     codebooks: Mapping[str, Tensor] = MappingProxyType({}),
     place: Place | None = None,
-    render: Render | None = None,
+    render: RenderGiven | None = None,
     render_conditions: Mapping[str, Render] = MappingProxyType({}),
     origins: Mapping[str, str] | None = None,
     on_step: OnStep | None = None,
@@ -84,7 +86,7 @@ def fit(
     if train.tensorboard:
         check_installed()
     train = replace(train, init=recorded(train.init))
-    data = TokenSet(tokens, kinds=train.cond)
+    data = TokenSet(tokens, kinds=train.cond, level=prior.level)
     _refuse_other_codecs(codec, conditions, data, tokens[0])
     rows, held = data.split(train.held)
     if train.patience and not len(held):
@@ -172,7 +174,7 @@ class _Session:
     codec: ModelFile
     conditions: Mapping[str, ModelFile]
     about: Mapping[str, Any]
-    render: Render | None
+    render: RenderGiven | None
     render_conditions: Mapping[str, Render]
     part: int
     """Windows of each batch that this process takes."""
@@ -262,7 +264,7 @@ def _draw_samples(session: _Session) -> None:
     )
     labels = _class_names(session.data, given["class"]) if "class" in given else ()
     layout = Layout(max(1, round(train.samples**0.5)), train.samples, labels)
-    session.run.show(state.step, grid(render(codes), columns=layout.columns), stamp(layout))
+    session.run.show(state.step, grid(render(codes, given), columns=layout.columns), stamp(layout))
     for kind, render_map in session.render_conditions.items():
         target = session.run.samples / f"{CONDITION}{kind}.png"
         if kind in given and not target.exists():

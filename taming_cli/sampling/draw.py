@@ -1,11 +1,16 @@
 """Draws the samples of a request: codes from the prior, pictures from the codec, in memory or chunk by chunk."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from taming_cli.codec.vqgan import with_top
+from taming_cli.config.levels import SCALE, TOP_CONDITION
 from taming_cli.prior import draw as prior
+from taming_cli.prior.noise import ATTEMPTS
+from taming_cli.prior.raster.windows import widest_stride
 from taming_cli.sampling.inpainting import restore_pixels
 from taming_cli.sampling.model import OnProgress
 from taming_cli.sampling.request import Request
@@ -60,11 +65,14 @@ def draw(
 def draw_codes(request: Request, numbers: Sequence[int], *, on_progress: OnProgress | None = None) -> Tensor:
     """The codes of samples, int64 (n, h, w) on the model's device; see `draw`."""
     model, config = request.model, request.config
+    conditions = request.conditions(numbers)
+    if model.above is not None:
+        conditions[TOP_CONDITION] = _top_codes(request, numbers)
     settings: dict[str, Any] = {
         "samples": numbers,
         "seed": config.seed,
         "decoding": config,
-        "conditions": request.conditions(numbers),
+        "conditions": conditions,
         "size": (request.grid.height, request.grid.width),
         "stride": request.stride,
         "steps": config.sample_steps,
@@ -74,7 +82,29 @@ def draw_codes(request: Request, numbers: Sequence[int], *, on_progress: OnProgr
         "batch_size": config.batch_size,
         "on_progress": on_progress,
     }
-    return prior.draw(model.gpt, **settings)
+    return with_top(model.codec, prior.draw(model.gpt, **settings), conditions)
+
+
+def _top_codes(request: Request, numbers: Sequence[int]) -> Tensor:
+    """The top level's codes of samples, on the grid of the bottom level: int64 (n, h, w). Their noise is that of
+    another attempt, so that it differs from the bottom level's at a cell of the same number."""
+    model, config = request.model.above, request.config
+    assert model is not None
+    prior_config = model.gpt.config
+    codes = prior.draw(
+        model.gpt,
+        size=(request.grid.height // SCALE, request.grid.width // SCALE),
+        samples=numbers,
+        seed=config.seed,
+        decoding=config if prior_config.conditions else replace(config, guidance=1.0),
+        conditions={kind: of for kind, of in request.conditions(numbers).items() if kind == "class"},
+        stride=widest_stride(prior_config.window.width),
+        steps=config.sample_steps,
+        attempts=[ATTEMPTS - 1] * len(numbers),
+        buffers=model.buffers,
+        batch_size=config.batch_size,
+    )
+    return codes.repeat_interleave(SCALE, 1).repeat_interleave(SCALE, 2)
 
 
 def chunk_size(request: Request) -> int:

@@ -12,6 +12,7 @@ import torch
 
 import taming_cli
 from taming_cli.codec.reconstruct import DECODING, decoding
+from taming_cli.codec.vqgan import code_levels
 from taming_cli.config.size import Size
 from taming_cli.data.arrays import origin_of, write_pictures
 from taming_cli.data.disk import write_atomically
@@ -132,9 +133,11 @@ def _write_pictures(
                     own = codes_text(OwnCodes(codes, request.frame, codec_sha256))
                     write_png(file.path, image, {SETTINGS: settings[file.path], CHUNK: own})
                 if job is not None and chunk.start in pending:
+                    bottom, *top = code_levels(request.model.codec.config, chunk.drawn.codes[:, None])
                     job.write(
                         pending[chunk.start],
-                        codes=chunk.drawn.codes[:, None].numpy(),
+                        codes=bottom.numpy(),
+                        top=top[0].numpy() if top else None,
                         names=[file.path.name for file in done],
                         labels=chunk.drawn.classes,
                         conditions={},
@@ -185,6 +188,7 @@ def _token_job(request: Request, path: Path, numbers: Sequence[int]) -> TokenJob
         views=1,
         height=request.grid.height,
         width=request.grid.width,
+        top_codebook_size=codec.config.codebook_size if codec.config.levels > 1 else 0,
     )
     plan = request.plan(numbers)
     return TokenJob(path, header=header, plan=plan, total=len(numbers), shard_size=chunk_size(request))

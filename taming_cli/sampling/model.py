@@ -13,6 +13,7 @@ from taming_cli.codec.reconstruct import codes_of
 from taming_cli.codec.tiling import tiles
 from taming_cli.codec.vqgan import VQGAN, codec_from, ready
 from taming_cli.config.fields import one_of
+from taming_cli.config.prior import PriorConfig
 from taming_cli.config.resolve import Layer
 from taming_cli.config.size import Size
 from taming_cli.data.contents import Pictures
@@ -56,6 +57,8 @@ class LoadedModel:
     buffers: BufferCache = field(default_factory=BufferCache)
     space: Room = USUAL
     """Memory for coding pictures."""
+    above: "LoadedModel | None" = None
+    """Of a prior of the bottom level of codes, the one that draws the top level."""
 
     @classmethod
     def load(
@@ -63,6 +66,7 @@ class LoadedModel:
         path: str | Path | None = None,
         *,
         codec: str | Path | None = None,
+        above: str | Path | None = None,
         device: str = "auto",
         precision: str = "auto",
         memory: float | None = None,
@@ -71,7 +75,8 @@ class LoadedModel:
 
         `codec` is a file whose codec decodes the pictures in place of the prior's own; only its decoder may differ
         (`train-vqgan --train decoder`). `memory` is GiB for coding a picture, by default half of the memory that is
-        free now for decoding; a picture that fits is decoded exactly. `precision` is `fp32`, `bf16`, `fp16`, or `auto`:
+        free now for decoding; a picture that fits is decoded exactly. A prior of the bottom one of two levels of codes
+        needs one of the top level, `above`. `precision` is `fp32`, `bf16`, `fp16`, or `auto`:
         bf16 for a prior of 1024 channels or more on a device that supports it, else fp32. Raises BadFileError if the
         file is not a prior's, UsageError for a codec with other codes.
         """
@@ -82,6 +87,8 @@ class LoadedModel:
         model = load_model(path, "taming-prior")
         gpt, own = prior_from(model, str(path)), codec_from(model, str(path))
         maps = encoders(model, own, str(path))
+        upper = None if above is None else cls.load(above, device=device, precision=precision, memory=memory)
+        _check_levels(gpt.config, str(path), own, upper)
         if precision == "auto" and gpt.config.n_embd < WIDE:
             precision = "fp32"
         dtype = pick_precision(precision, where)
@@ -101,6 +108,7 @@ class LoadedModel:
             labels=tuple(model.about.get("label_names", ())),
             tuned="" if codec is None else sha256(codec),
             space=space,
+            above=upper,
         )
 
     @torch.inference_mode()
@@ -181,6 +189,20 @@ class LoadedModel:
     def label(self, index: int) -> str:
         """The name of a class, or its index if it has no name."""
         return self.labels[index] if index < len(self.labels) else str(index)
+
+
+def _check_levels(prior: PriorConfig, path: str, codec: VQGAN, above: LoadedModel | None) -> None:
+    """UsageError unless a prior of the bottom level, and no other, has one of the top level of the same codec."""
+    if prior.level != "bottom":
+        if above is not None:
+            raise UsageError(f"{path} does not draw the bottom one of two levels of codes; leave --above out")
+        return
+    if above is None:
+        raise UsageError(f"{path} draws the bottom level of codes; name a prior of the top level: --above FILE")
+    if above.gpt.config.level != "top":
+        raise UsageError(f"{above.path} does not draw the top level of codes; name one that does with --above")
+    if above.about.get("codec_sha256") != codec.sha256():
+        raise UsageError(f"{above.path} was trained on another codec than {path}; name one of the same codec")
 
 
 def _with_same_codes(file: Path, own: VQGAN, prior: Path) -> VQGAN:

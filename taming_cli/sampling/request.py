@@ -15,6 +15,7 @@ from torch import Tensor
 
 from taming_cli.codec.reconstruct import DECODING, decoding
 from taming_cli.config.fields import to_dict
+from taming_cli.config.levels import SCALE
 from taming_cli.config.resolve import Layer, Resolved, resolve, suggest
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.shard import Shard
@@ -130,6 +131,8 @@ class Request:
             values["asked"] = hashes
         if self.model.tuned:
             values["codec_file_sha256"] = self.model.tuned
+        if self.model.above is not None:
+            values["above_sha256"] = self.model.above.sha256
         return json.dumps(
             {
                 "prior_sha256": self.model.sha256,
@@ -175,6 +178,8 @@ class Request:
             plan["asked"] = hashes
         if self.model.tuned:
             plan["codec"] = self.model.tuned
+        if self.model.above is not None:
+            plan["above"] = self.model.above.sha256
         return plan
 
 
@@ -216,6 +221,7 @@ def resolve_request(
     if used:
         _log.info("set by %s: %s", suggested.origin, ", ".join(used))
     _refuse_other_architectures(model, config, resolved.origins)
+    _refuse_levels(model, complete)
     known = None
     if redraw is not None:
         resized = config.size is not None and resolved.origins["size"] in ("flag", "settings")
@@ -266,6 +272,16 @@ def resolve_request(
     )
 
 
+def _refuse_levels(model: LoadedModel, complete: str | Path | None) -> None:
+    """UsageError for a prior of the top level alone, and for a picture to complete with two levels of codes."""
+    if model.gpt.config.level == "top":
+        raise UsageError(
+            f"{model.path} draws the top level of codes alone; give it with --above to a prior of the bottom level"
+        )
+    if complete is not None and model.above is not None:
+        raise UsageError("--complete needs a codec of one level of codes; this one has two")
+
+
 def _refuse_other_architectures(model: LoadedModel, config: SampleConfig, origins: Mapping[str, str]) -> None:
     """UsageError where a setting that this kind of prior does not have was given for this request."""
     own = model.own_setting
@@ -278,6 +294,12 @@ def _refuse_other_architectures(model: LoadedModel, config: SampleConfig, origin
 
 def _refuse_other_grids(model: LoadedModel, config: SampleConfig, grid: Size, stride: int) -> None:
     """UsageError for a grid, a stride, or a setting that changes on the way, which this kind of prior cannot draw."""
+    if model.above is not None:
+        if grid.width % SCALE or grid.height % SCALE:
+            sides = SCALE * model.codec.config.downsample_factor
+            raise UsageError(f"size is {grid.times(model.codec.config.downsample_factor)}; use multiples of {sides}")
+        above = replace(model.above, above=None)
+        _refuse_other_grids(above, config, Size(grid.width // SCALE, grid.height // SCALE), stride=1)
     if not model.any_order:
         check_constant(config)
     if isinstance(model.gpt, PixelSNAIL):

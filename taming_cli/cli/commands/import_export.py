@@ -22,6 +22,12 @@ def import_(
         Path | None,
         typer.Option("--config", metavar="FILE", help="The YAML file published with it; a prior needs it."),
     ] = None,
+    codec: Annotated[
+        Path | None,
+        typer.Option(
+            "--codec", metavar="FILE", help="Codec of a prior that was published without it: a model file of taming."
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         o.written_to("Model file to write. Default: CHECKPOINT's name with .safetensors, in the current folder."),
@@ -39,7 +45,7 @@ def import_(
     target = out or Path(file.name).with_suffix(".safetensors")
     if target.exists():
         raise UsageError(f"{target} exists; name another file with -o")
-    imported = import_file(file, config, more=more, allow_non_finite=allow_non_finite)
+    imported = import_file(file, config, more=more, codec=codec, allow_non_finite=allow_non_finite)
     save_model(target, imported.model, imported.tensors)
     if names := marked(imported.model.about):
         output.warn(f"{file}: {len(names)} tensors are not finite: {', '.join(names)}")

@@ -81,6 +81,12 @@ def sample(
             "--codec", metavar="FILE", help="Codec with a fine-tuned decoder, instead of the prior's own codec."
         ),
     ] = None,
+    above: Annotated[
+        Path | None,
+        typer.Option(
+            "--above", metavar="FILE", help="With a prior of the bottom level of codes: the prior of the top level."
+        ),
+    ] = None,
     class_map: Annotated[
         Path | None,
         typer.Option(
@@ -121,7 +127,9 @@ def sample(
 
     settings = flags.resolve(SampleConfig)
     part = own_part(output, shard)
-    pipeline = Pipeline.load(prior_path(output, ckpt), codec=codec, device=device, precision=precision, memory=memory)
+    pipeline = Pipeline.load(
+        prior_path(output, ckpt), codec=codec, above=above, device=device, precision=precision, memory=memory
+    )
     used = precision_name(pipeline.precision)
     if precision == "auto" and used != "fp32":
         output.note(

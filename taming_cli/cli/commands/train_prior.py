@@ -1,9 +1,9 @@
 """`train-prior`: train a prior on token files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from taming_cli.cli.processes import launched
 from taming_cli.cli.settings import Settings
 from taming_cli.cli.training import Training, architecture_of, print_result, progress_printer
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FIRST = ("preset", "minutes", "steps", "out", "name", "resume")
 
@@ -38,7 +41,8 @@ def train_prior(
     from taming_cli.codec.condition import codebooks, renders
     from taming_cli.codec.locate import codec_for, condition_codecs
     from taming_cli.codec.tiling.tiles import pictures
-    from taming_cli.data.tokens.file import TokenFile
+    from taming_cli.codec.vqgan import level_codebooks, with_top
+    from taming_cli.data.tokens.levels import open_level
     from taming_cli.prior.train import COMMAND, fit
     from taming_cli.report.page import write_report
     from taming_cli.runtime.distributed import world
@@ -51,11 +55,15 @@ def train_prior(
     prior, train = resolved.configs
     if run.dry_run:
         return _dry_run(run, files, prior, train)
-    with TokenFile(files[0]) as first_file:
+    with open_level(files[0], prior.level) as first_file:
         network, model, path = codec_for(first_file.header, files[0], codec)
         conditions = condition_codecs(first_file.header, files[0], cond_ckpt or [], train.cond)
         shown = renders(first_file.header.conditions, conditions)
     run.output.note(f"codec: {path}")
+
+    def draw(codes: "Tensor", given: "Mapping[str, Tensor]") -> "Tensor":
+        return pictures(network, with_top(network, codes.cpu(), given))
+
     with world() as together, run.output.bar("training", total=1.0) as bar:
         trained = fit(
             files,
@@ -63,9 +71,9 @@ def train_prior(
             train=train,
             codec=model,
             conditions=conditions,
-            codebooks={} if train.init else {"": network.quantizers[0].codebook, **codebooks(conditions)},
+            codebooks={} if train.init else {**level_codebooks(network, prior.level), **codebooks(conditions)},
             place=run.place,
-            render=lambda codes: pictures(network, codes.cpu()),
+            render=None if prior.level == "top" else draw,
             render_conditions=shown,
             origins=resolved.origins,
             on_step=progress_printer(bar),
@@ -88,7 +96,7 @@ def _dry_run(run: Training, files: Sequence[Path], prior: PriorConfig, train: Pr
     from taming_cli.runtime.run.folder import inspect_run
     from taming_cli.runtime.run.resume import read_trainer
 
-    data = TokenSet(files, kinds=train.cond)
+    data = TokenSet(files, kinds=train.cond, level=prior.level)
     train = replace(train, init=recorded(train.init))
     before = inspect_run(COMMAND, run.place, **identity(files, prior, train, data))
     if before.folder is not None and before.saved:
