@@ -7,12 +7,12 @@ _taming_command() {
     case $1 in
     '') commands='train-vqgan train-prior sample tokenize reconstruct decode import export annotate tokens info report demo-data doctor guide presets weights eval' flags='--version -h,--help' ;;
     'train-vqgan') commands='' flags='--preset --minutes --steps --size -o,--out --name --resume -0,--null --kind --labels --unlabelled --colours --label-values --missing --depth-range --pictures --batch-size --accumulate --gradient-checkpointing --learning-rate --disc-learning-rate --betas --warmup --final-lr --disc-final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --legacy --kl-weight --kl-ramp --relaxation --relaxation-ramp --disc-weight --disc-train-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --flip,--no-flip --held --val-every --val-images --save-every --snapshots --tensorboard --seed --device --precision --workers --cache --val --init --train --network --ch --ch-mult --num-res-blocks --n-res-channel --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --codebook --normalize --disc-ndf --disc-num-layers --disc-loss --nproc --dry-run --weights --offline --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
-    'train-prior') commands='' flags='--preset --minutes --steps -o,--out --name --resume --codec +--cond-ckpt --batch-size --accumulate --gradient-checkpointing --compile --fsdp --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --snapshots --samples --tensorboard --seed --device --precision --init --arch --n-layer --n-head --n-embd --window --reach --res-blocks --kernel --nproc --dry-run --config --json -q,--quiet -v,--verbose --debug -h,--help' ;;
-    'sample') commands='' flags='-n --class --size +--cond --complete --mask --redraw --at --ckpt -o,--out --codec --class-map --first --tokens --npz --temperature --top-k --top-p --min-p --guidance --greedy --seed --candidates --keep --accept-rate --classifier --stride --sample-steps --batch-size --weights --offline --name --shard --device --precision --memory --dry-run --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
+    'train-prior') commands='' flags='--preset --minutes --steps -o,--out --name --resume --codec +--cond-ckpt --batch-size --accumulate --gradient-checkpointing --compile --fsdp --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --snapshots --samples --tensorboard --seed --device --precision --init --arch --level --n-layer --n-head --n-embd --window --reach --res-blocks --kernel --nproc --dry-run --config --json -q,--quiet -v,--verbose --debug -h,--help' ;;
+    'sample') commands='' flags='-n --class --size +--cond --complete --mask --redraw --at --ckpt -o,--out --codec --above --class-map --first --tokens --npz --temperature --top-k --top-p --min-p --guidance --greedy --seed --candidates --keep --accept-rate --classifier --stride --sample-steps --batch-size --weights --offline --name --shard --device --precision --memory --dry-run --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'tokenize') commands='' flags='--ckpt -o,--out --size --views +--cond +--cond-ckpt -0,--null --batch-size --shard --device --precision --memory --workers --dry-run --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'reconstruct') commands='' flags='--ckpt -o,--out --size --pictures --batch-size --device --precision --memory --workers --shard --dry-run --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'decode') commands='' flags='--codec --batch-size --device --precision --memory --shard --dry-run --config --json -q,--quiet -v,--verbose --debug -h,--help' ;;
-    'import') commands='' flags='-o,--out --config --allow-non-finite --json -q,--quiet -v,--verbose --debug -h,--help' ;;
+    'import') commands='' flags='-o,--out --config --codec --allow-non-finite --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'export') commands='' flags='-o,--out --to --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'annotate') commands='segmentation depth pose edges' flags='-h,--help' ;;
     'annotate segmentation') commands='' flags='-o,--out --model --shard --workers --dry-run --weights --offline --device --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
@@ -64,7 +64,7 @@ _taming_value_of_flag() {
     *' --preset') words='tiny small vq-vae vq-vae-2 dvae f16-1024 f16-16384' ;;
     *' -o' | *' --out') suffixes='' ;;
     *' --kind') words='image segmentation depth pose edges' ;;
-    *' --colours' | *' --pictures') suffixes='any' ;;
+    *' --colours' | *' --pictures' | *' --above') suffixes='any' ;;
     *' --perceptual') words='lpips-vgg lpips-alex lpips-squeeze efficientnet-lite0 none' ;;
     *' --quantizer') words='ema vq' ;;
     *' --device') words='auto cpu cuda mps' ;;
@@ -79,6 +79,7 @@ _taming_value_of_flag() {
     *' --config') suffixes='.toml .json' ;;
     *' --cond') words='class image segmentation depth pose edges lowres coords none' many='1' ;;
     *' --arch') words='any-order modern published pixelsnail' ;;
+    *' --level') words='single top bottom' ;;
     *' --complete') suffixes='.avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp' ;;
     *' --mask') words='upper-half' suffixes='.avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp' ;;
     *' --ckpt') words='builtin' suffixes='.safetensors' ;;
@@ -158,6 +159,7 @@ _taming_help() {
     'reconstruct --batch-size' | 'decode --batch-size') help='Pictures per batch. Default 8.' ;;
     'import -o' | 'import --out') help='Model file to write. Default: CHECKPOINT'\''s name with .safetensors, in the current folder.' ;;
     'import --config') help='The YAML file published with it; a prior needs it.' ;;
+    'import --codec') help='Codec of a prior that was published without it: a model file of taming.' ;;
     'export -o' | 'export --out') help='The .ckpt file to write; for diffusers, a folder.' ;;
     'annotate depth --model') help='transformers depth model in safetensors format: a folder, or a name on the Hugging Face hub. Default depth-anything/Depth-Anything-V2-Small-hf.' ;;
     'tokens merge -o' | 'tokens merge --out') help='The token file to write.' ;;
@@ -313,6 +315,7 @@ _taming_help() {
     *' --patience') help='Number of validations without improvement after which training stops; 0: never. Default 0.' ;;
     *' --samples') help='Pictures drawn at each validation; 0: none. Default 16.' ;;
     *' --arch') help='any-order: groups of cells are drawn at once, in any order; modern: one cell after another, in raster order, with RMSNorm, SwiGLU, 2-D rotary positions and query/key norm; published: as modern, with learned positions, LayerNorm and GELU; pixelsnail: in raster order, causal convolutions with attention, pictures of one size. Default any-order. One of any-order, modern, published, pixelsnail.' ;;
+    *' --level') help='With a codec of two levels of codes, the one to model: top, or bottom, which follows from the top one. Default single.' ;;
     *' --n-layer') help='Transformer blocks, or blocks of --arch pixelsnail. Default 4.' ;;
     *' --n-head') help='Attention heads. Default 4.' ;;
     *' --n-embd') help='Width of the network; a multiple of --n-head. Default 256.' ;;
@@ -327,6 +330,7 @@ _taming_help() {
     *' --redraw') help='With --complete SAMPLE: redraw the white parts of a picture that sample drew; its other codes stay.' ;;
     *' --at') help='Upper left corner of the picture within a larger --size. Default: centred.' ;;
     *' --ckpt') help='Model file or run. Default: $TAMING_CKPT, else the newest run, else `builtin`.' ;;
+    *' --above') help='With a prior of the bottom level of codes: the prior of the top level.' ;;
     *' --class-map') help='JSON that maps the prior'\''s classes to the classifier'\''s, if names differ.' ;;
     *' --first') help='Number of the first sample: --first 17 -n 1 draws sample 17 alone. Default 0.' ;;
     *' --tokens') help='Also write the codes, as a token file.' ;;

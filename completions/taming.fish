@@ -25,9 +25,9 @@ function __taming_takes
         case 'train-vqgan'
             contains -- $argv[2] --preset --minutes --steps --size -o --out --name --kind --labels --colours --label-values --missing --depth-range --pictures --batch-size --accumulate --learning-rate --disc-learning-rate --betas --warmup --final-lr --disc-final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --kl-weight --kl-ramp --relaxation --relaxation-ramp --disc-weight --disc-train-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --held --val-every --val-images --save-every --seed --device --precision --workers --cache --val --init --train --network --ch --ch-mult --num-res-blocks --n-res-channel --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --codebook --disc-ndf --disc-num-layers --disc-loss --nproc --weights --config --max-pixels
         case 'train-prior'
-            contains -- $argv[2] --preset --minutes --steps -o --out --name --codec --cond-ckpt --batch-size --accumulate --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --samples --seed --device --precision --init --arch --n-layer --n-head --n-embd --window --reach --res-blocks --kernel --nproc --config
+            contains -- $argv[2] --preset --minutes --steps -o --out --name --codec --cond-ckpt --batch-size --accumulate --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --samples --seed --device --precision --init --arch --level --n-layer --n-head --n-embd --window --reach --res-blocks --kernel --nproc --config
         case 'sample'
-            contains -- $argv[2] -n --class --size --cond --complete --mask --redraw --at --ckpt -o --out --codec --class-map --first --tokens --npz --temperature --top-k --top-p --min-p --guidance --seed --candidates --keep --accept-rate --classifier --stride --sample-steps --batch-size --weights --name --shard --device --precision --memory --config --max-pixels
+            contains -- $argv[2] -n --class --size --cond --complete --mask --redraw --at --ckpt -o --out --codec --above --class-map --first --tokens --npz --temperature --top-k --top-p --min-p --guidance --seed --candidates --keep --accept-rate --classifier --stride --sample-steps --batch-size --weights --name --shard --device --precision --memory --config --max-pixels
         case 'tokenize'
             contains -- $argv[2] --ckpt -o --out --size --views --cond --cond-ckpt --batch-size --shard --device --precision --memory --workers --config --max-pixels
         case 'reconstruct'
@@ -35,7 +35,7 @@ function __taming_takes
         case 'decode'
             contains -- $argv[2] --codec --batch-size --device --precision --memory --shard --config
         case 'import'
-            contains -- $argv[2] -o --out --config
+            contains -- $argv[2] -o --out --config --codec
         case 'export'
             contains -- $argv[2] -o --out --to
         case 'annotate segmentation'
@@ -364,6 +364,7 @@ complete -c taming -n '__taming_may \'--samples\' train-prior' -l samples -d 'Pi
 complete -c taming -n '__taming_may \'--precision\' train-prior' -l precision -d 'Precision of the network; weights and loss are in fp32. Default auto.' -x -a 'auto\\t fp32\\t bf16\\t'
 complete -c taming -n '__taming_may \'--init\' train-prior' -l init -d 'Start from the weights and architecture of this prior.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'--arch\' train-prior' -l arch -d 'any-order: groups of cells are drawn at once, in any order; modern: one cell after another, in raster order, with RMSNorm, SwiGLU, 2-D rotary positions and query/key norm; published: as modern, with learned positions, LayerNorm and GELU; pixelsnail: in raster order, causal convolutions with attention, pictures of one size. Default any-order. One of any-order, modern, published, pixelsnail.' -x -a 'any-order\\t modern\\t published\\t pixelsnail\\t'
+complete -c taming -n '__taming_may \'--level\' train-prior' -l level -d 'With a codec of two levels of codes, the one to model: top, or bottom, which follows from the top one. Default single.' -x -a 'single\\t top\\t bottom\\t'
 complete -c taming -n '__taming_may \'--n-layer\' train-prior' -l n-layer -d 'Transformer blocks, or blocks of --arch pixelsnail. Default 4.' -x
 complete -c taming -n '__taming_may \'--n-head\' train-prior' -l n-head -d 'Attention heads. Default 4.' -x
 complete -c taming -n '__taming_may \'--n-embd\' train-prior' -l n-embd -d 'Width of the network; a multiple of --n-head. Default 256.' -x
@@ -382,6 +383,7 @@ complete -c taming -n '__taming_may \'--at\' sample' -l at -d 'Upper left corner
 complete -c taming -n '__taming_may \'--ckpt\' sample tokenize reconstruct' -l ckpt -d 'Model file or run. Default: $TAMING_CKPT, else the newest run, else `builtin`.' -x -a 'builtin\\t (__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'-o --out\' sample' -s o -l out -d 'Folder to write. Default: the next number under runs/sample/.' -x -a '(__taming_files)'
 complete -c taming -n '__taming_may \'--codec\' sample' -l codec -d 'Codec with a fine-tuned decoder, instead of the prior\'s own codec.' -x -a '(__taming_files .safetensors)'
+complete -c taming -n '__taming_may \'--above\' sample' -l above -d 'With a prior of the bottom level of codes: the prior of the top level.' -x -a '(__taming_files \'\')'
 complete -c taming -n '__taming_may \'--class-map\' sample' -l class-map -d 'JSON that maps the prior\'s classes to the classifier\'s, if names differ.' -x -a '(__taming_files .json)'
 complete -c taming -n '__taming_may \'--first\' sample' -l first -d 'Number of the first sample: --first 17 -n 1 draws sample 17 alone. Default 0.' -x
 complete -c taming -n '__taming_may \'--tokens\' sample' -l tokens -d 'Also write the codes, as a token file.' -x -a '(__taming_files .h5)'
@@ -420,6 +422,7 @@ complete -c taming -n '__taming_may \'--pictures\' reconstruct' -l pictures -d '
 complete -c taming -n '__taming_may \'--batch-size\' reconstruct decode' -l batch-size -d 'Pictures per batch. Default 8.' -x
 complete -c taming -n '__taming_may \'-o --out\' import' -s o -l out -d 'Model file to write. Default: CHECKPOINT\'s name with .safetensors, in the current folder.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'--config\' import' -l config -d 'The YAML file published with it; a prior needs it.' -x -a '(__taming_files .yaml .yml)'
+complete -c taming -n '__taming_may \'--codec\' import' -l codec -d 'Codec of a prior that was published without it: a model file of taming.' -x -a '(__taming_files .safetensors)'
 complete -c taming -n '__taming_may \'--allow-non-finite\' import' -l allow-non-finite -d 'Accept weights that are NaN or infinite.'
 complete -c taming -n '__taming_may \'-o --out\' export' -s o -l out -d 'The .ckpt file to write; for diffusers, a folder.' -x -a '(__taming_files .ckpt)'
 complete -c taming -n '__taming_may \'--to\' export' -l to -d 'The layout: that of the published code, or diffusers\' VQModel. Default compvis.' -x -a 'compvis\\t diffusers\\t'

@@ -111,7 +111,7 @@ def same_tensors(a: Path, b: Path) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("arch", ["modern", "any-order"])
+@pytest.mark.parametrize("arch", ["modern", "any-order", "pixelsnail"])
 def test_it_learns_the_classes_and_how_unlike_the_cells_are(train_in: Callable[..., Any], arch: Any) -> None:
     train = replace(TRAIN, steps=250, learning_rate=1e-2, dropout=0.0, ema=0.9)
     done = train_in("learn", train=train, prior=replace(PRIOR, arch=arch))
@@ -125,7 +125,7 @@ def test_it_learns_the_classes_and_how_unlike_the_cells_are(train_in: Callable[.
     assert ((drawn % 2).flatten(1) == classes).double().mean() > 0.97
 
 
-@pytest.mark.parametrize("arch", ["modern", "any-order"])
+@pytest.mark.parametrize("arch", ["modern", "any-order", "pixelsnail"])
 def test_a_stopped_and_resumed_training_ends_bit_for_bit_like_an_undisturbed_one(
     train_in: Callable[..., Any], arch: Any
 ) -> None:
@@ -284,7 +284,7 @@ def test_a_prior_for_any_order_suggests_a_rising_temperature(
     assert load_model(done.last).about.get("sampling") == suggested
 
 
-@pytest.mark.parametrize("arch", ["modern", "published", "any-order"])
+@pytest.mark.parametrize("arch", ["modern", "published", "any-order", "pixelsnail"])
 def test_a_model_file_gives_the_same_network_back(arch: Any) -> None:
     torch.manual_seed(1)
     gpt = new_network(replace(PRIOR, arch=arch)).eval()
@@ -472,7 +472,7 @@ def test_the_trainer_file_is_plain(train_in: Callable[..., Any]) -> None:
     assert load_trainer(done.run / "trainer.pt")["step"] == 30
 
 
-@pytest.mark.parametrize("arch", ["modern", "published", "any-order"])
+@pytest.mark.parametrize("arch", ["modern", "published", "any-order", "pixelsnail"])
 def test_parts_of_logits_parts_of_steps_and_activations_made_again_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: Any
 ) -> None:

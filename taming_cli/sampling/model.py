@@ -23,7 +23,7 @@ from taming_cli.prior.networks.any_order import AnyOrder
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.networks.onednn import pack
 from taming_cli.prior.raster.buffers import BufferCache
-from taming_cli.runtime.checkpoint import load_model
+from taming_cli.runtime.checkpoint import load_model, read_header
 from taming_cli.runtime.device import autocast, pick_device, pick_precision
 from taming_cli.runtime.memory import USUAL, Room, room
 from taming_cli.runtime.model_files import BUILTIN, named
@@ -87,8 +87,9 @@ class LoadedModel:
         model = load_model(path, "taming-prior")
         gpt, own = prior_from(model, str(path)), codec_from(model, str(path))
         maps = encoders(model, own, str(path))
+        above = None if above is None else named(Path(above))
+        _check_levels(gpt.config, path, own, above)
         upper = None if above is None else cls.load(above, device=device, precision=precision, memory=memory)
-        _check_levels(gpt.config, str(path), own, upper)
         if precision == "auto" and gpt.config.n_embd < WIDE:
             precision = "fp32"
         dtype = pick_precision(precision, where)
@@ -191,7 +192,7 @@ class LoadedModel:
         return self.labels[index] if index < len(self.labels) else str(index)
 
 
-def _check_levels(prior: PriorConfig, path: str, codec: VQGAN, above: LoadedModel | None) -> None:
+def _check_levels(prior: PriorConfig, path: Path, codec: VQGAN, above: Path | None) -> None:
     """UsageError unless a prior of the bottom level, and no other, has one of the top level of the same codec."""
     if prior.level != "bottom":
         if above is not None:
@@ -199,10 +200,11 @@ def _check_levels(prior: PriorConfig, path: str, codec: VQGAN, above: LoadedMode
         return
     if above is None:
         raise UsageError(f"{path} draws the bottom level of codes; name a prior of the top level: --above FILE")
-    if above.gpt.config.level != "top":
-        raise UsageError(f"{above.path} does not draw the top level of codes; name one that does with --above")
-    if above.about.get("codec_sha256") != codec.sha256():
-        raise UsageError(f"{above.path} was trained on another codec than {path}; name one of the same codec")
+    header = read_header(above)
+    if header.config.get("prior", {}).get("level") != "top":
+        raise UsageError(f"{above} does not draw the top level of codes; name one that does with --above")
+    if header.about.get("codec_sha256") != codec.sha256():
+        raise UsageError(f"{above} was trained on another codec than {path}; name one of the same codec")
 
 
 def _with_same_codes(file: Path, own: VQGAN, prior: Path) -> VQGAN:
