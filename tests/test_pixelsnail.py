@@ -30,7 +30,7 @@ from taming_cli.prior.draw import draw
 from taming_cli.prior.layout import KnownCells
 from taming_cli.prior.likelihood import log_likelihood
 from taming_cli.prior.model import prior_from
-from taming_cli.prior.networks.pixelsnail import CodeConv, Conv, PixelSNAIL, Steps
+from taming_cli.prior.networks.pixelsnail import CellSteps, CodeConv, Conv, PixelSNAIL
 from taming_cli.prior.pixelsnail.generate import complete
 from taming_cli.runtime.checkpoint import load_model, save_model
 from tests.pretrained_files import folder_of_pictures
@@ -87,7 +87,7 @@ def codes_for(config: PriorConfig, count: int = 3, seed: int = 0) -> Tensor:
 def test_cell_by_cell_it_computes_what_it_computes_at_once(config: PriorConfig) -> None:
     net, codes, given = network(config), codes_for(config), given_to(config)
     at_once = net(codes, given)
-    steps, found = Steps(net, len(codes), net.context(given, len(codes))), []
+    steps, found = CellSteps(net, len(codes), net.context(given, len(codes))), []
     for number in range(config.cells):
         row, column = divmod(number, config.window.width)
         found.append(net.step(steps))

@@ -1,8 +1,8 @@
 """PixelSNAIL (Chen et al. 2018) over codes: causal convolutions and causal attention predict each code from all those
 before it in raster order. This is the form in which it models the codes of VQ-VAE-2 (Razavi et al. 2019).
 
-Each module computes a whole grid, for training, or, given `Steps`, one cell from what the cells before it left there:
-the operations are the same, so both have the same results up to rounding.
+Each module computes a whole grid, for training, or, given `CellSteps`, one cell from what the cells before it left
+there: the operations are the same, so both have the same results up to rounding.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming_cli.config.prior import ConditionSpec, PriorConfig
+from taming_cli.prior.networks.attention import causal_attention
 from taming_cli.prior.predictions import Predictions, TokenBatch
 from taming_cli.runtime.gradient_checkpointing import Recomputable
 
@@ -44,7 +45,7 @@ class Conv(nn.Module):
         """The weights before normalisation."""
         return self.weight_v
 
-    def forward(self, x: Tensor, steps: "Steps | None" = None) -> Tensor:
+    def forward(self, x: Tensor, steps: "CellSteps | None" = None) -> Tensor:
         """(B, in, H, W) -> (B, out, H, W)."""
         return self.over(F.pad(x, self.padding()) if steps is None else x, steps)
 
@@ -53,7 +54,7 @@ class Conv(nn.Module):
         rows, columns = self.kernel
         return columns // 2, columns // 2, rows // 2, rows // 2
 
-    def over(self, x: Tensor, steps: "Steps | None") -> Tensor:
+    def over(self, x: Tensor, steps: "CellSteps | None") -> Tensor:
         """The convolution of what is padded already."""
         return F.conv2d(x, self.prepared() if steps is None else steps.prepared(self), self.bias)
 
@@ -83,7 +84,7 @@ class CausalConv(Conv):
         side = self.kernel[0]
         return side // 2, side // 2, side - 1, 0
 
-    def forward(self, x: Tensor, steps: "Steps | None" = None) -> Tensor:
+    def forward(self, x: Tensor, steps: "CellSteps | None" = None) -> Tensor:
         """(B, in, H, W) -> (B, out, H, W)."""
         return self.over(F.pad(x, self.padding()) if steps is None else steps.around(self, x), steps)
 
@@ -91,7 +92,7 @@ class CausalConv(Conv):
 class CodeConv(Conv):
     """A convolution of one-hot codes: sums of rows of its weights, without the products with zeros."""
 
-    def over(self, x: Tensor, steps: "Steps | None") -> Tensor:
+    def over(self, x: Tensor, steps: "CellSteps | None") -> Tensor:
         """Codes (B, H + rows - 1, W + columns - 1) int64, NOTHING beyond the grid -> (B, out, H, W)."""
         (rows, columns), tables = self.kernel, self.prepared() if steps is None else steps.prepared(self)
         around = x.unfold(1, rows, 1).unfold(2, columns, 1)  # (B, H, W, rows, columns)
@@ -134,7 +135,7 @@ class GatedBlock(Recomputable):
         self.condition = Conv(context, 2 * channels, bias=False) if context else None
 
     def forward(
-        self, x: Tensor, aux: Tensor | None = None, context: Tensor | None = None, steps: "Steps | None" = None
+        self, x: Tensor, aux: Tensor | None = None, context: Tensor | None = None, steps: "CellSteps | None" = None
     ) -> Tensor:
         """(B, C, H, W), and `aux` and `context` of the same cells -> (B, C, H, W)."""
         h = self.conv1(F.elu(x), steps)
@@ -147,26 +148,24 @@ class GatedBlock(Recomputable):
 
 
 class CellAttention(nn.Module):
-    """Attention of each cell to those before it, in `heads` heads; the first cell, which has none, gets zeros."""
+    """Attention of each cell to those before it, in `heads` heads; the first cell, which has none, gets zeros.
 
-    def __init__(self, queries: int, keys: int, channels: int, heads: int, dropout: float) -> None:
+    There is no dropout of attention weights, for which torch has no fast kernel: it would double the time of a step.
+    """
+
+    def __init__(self, queries: int, keys: int, channels: int, heads: int) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads = heads
         self.query, self.key, self.value = Conv(queries, channels), Conv(keys, channels), Conv(keys, channels)
 
-    def forward(self, query: Tensor, key: Tensor, steps: "Steps | None" = None) -> Tensor:
+    def forward(self, query: Tensor, key: Tensor, steps: "CellSteps | None" = None) -> Tensor:
         """(B, queries, H, W) and (B, keys, H, W) -> (B, channels, H, W)."""
         q, k, v = (
-            conv(x, steps).flatten(2).unflatten(1, (self.heads, -1)).transpose(2, 3)
+            conv(x, steps).flatten(2).unflatten(1, (self.heads, -1)).transpose(2, 3).contiguous()
             for conv, x in ((self.query, query), (self.key, key), (self.value, key))
         )  # (B, heads, cells, channels / heads)
         if steps is None:
-            cells = q.shape[2]
-            before = torch.ones(cells, cells, dtype=torch.bool, device=q.device).tril(-1)
-            before[0, 0] = True  # so that there is something to normalise
-            dropped = self.dropout if self.training else 0.0
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=before, dropout_p=dropped)
-            y = torch.cat((torch.zeros_like(y[:, :, :1]), y[:, :, 1:]), dim=2)
+            y = F.pad(causal_attention(q[:, :, 1:], k[:, :, :-1], v[:, :, :-1]), (0, 0, 1, 0))
         else:
             y = steps.attend(self, q, k, v)
         return y.transpose(2, 3).flatten(1, 2).view(len(query), -1, *query.shape[2:])
@@ -187,12 +186,12 @@ class PixelBlock(nn.Module):
         if config.attention:
             self.key_resblock = GatedBlock(2 * width + 2, width, 1, dropout)
             self.query_resblock = GatedBlock(width + 2, width, 1, dropout)
-            self.attention = CellAttention(width + 2, 2 * width + 2, width // 2, config.n_head, dropout)
+            self.attention = CellAttention(width + 2, 2 * width + 2, width // 2, config.n_head)
             self.out_resblock = GatedBlock(width, width, 1, dropout, aux=width // 2)
         else:
             self.out = Conv(width + 2, width)
 
-    def forward(self, x: Tensor, place: Tensor, context: Tensor | None, steps: "Steps | None" = None) -> Tensor:
+    def forward(self, x: Tensor, place: Tensor, context: Tensor | None, steps: "CellSteps | None" = None) -> Tensor:
         """(B, C, H, W), the position of each cell `place` (B, 2, H, W), and the context -> (B, C, H, W)."""
         h = x
         for block in self.resblocks:
@@ -293,7 +292,7 @@ class PixelSNAIL(nn.Module):
         padded = F.pad(codes, code_margin(self.config), value=NOTHING)
         return self._run(padded, self.background.expand(len(codes), -1, -1, -1), context, None)
 
-    def step(self, steps: "Steps") -> Tensor:
+    def step(self, steps: "CellSteps") -> Tensor:
         """The logits (B, K) of the next cell in raster order, whose predecessors are in `steps.codes`. Call it for one
         cell after the other, each once."""
         row, column = steps.cell
@@ -303,7 +302,7 @@ class PixelSNAIL(nn.Module):
         steps.number += 1
         return F.linear(x[:, :, 0, 0], steps.prepared(self.head)[:, :, 0, 0], self.head.bias)
 
-    def _run(self, codes: Tensor, place: Tensor, context: Tensor | None, steps: "Steps | None") -> Tensor:
+    def _run(self, codes: Tensor, place: Tensor, context: Tensor | None, steps: "CellSteps | None") -> Tensor:
         """Codes with the margin of `code_margin` -> features (B, C, H, W)."""
         (left, _, above, _), (rows, _) = code_margin(self.config), self.vertical.kernel
         height, width = place.shape[2:]
@@ -322,7 +321,7 @@ class PixelSNAIL(nn.Module):
         return F.elu(x)
 
 
-class Steps:
+class CellSteps:
     """What `PixelSNAIL.step` keeps between the cells of `batch` grids: their `codes` (B, h, w), to which the caller
     adds each one, the features that convolutions read around a cell, the keys and values of attention, and prepared
     weights. `context` is the network's, and `number` that of the next cell."""

@@ -16,7 +16,7 @@ from taming_cli.errors import UsageError
 from taming_cli.prior.completed import Completion, best_completion, check_candidates
 from taming_cli.prior.decoding import choose, guide
 from taming_cli.prior.layout import KnownCells, check_conditions, check_guidance
-from taming_cli.prior.networks.pixelsnail import PixelSNAIL, Steps
+from taming_cli.prior.networks.pixelsnail import CellSteps, PixelSNAIL
 from taming_cli.prior.noise import cell, gumbel
 from taming_cli.prior.pixelsnail.likelihood import log_likelihood
 
@@ -117,7 +117,7 @@ def complete(
     )
 
 
-def _steps(network: PixelSNAIL, given: Mapping[str, Tensor], batch: int, decoding: DecodingConfig) -> Steps:
+def _steps(network: PixelSNAIL, given: Mapping[str, Tensor], batch: int, decoding: DecodingConfig) -> CellSteps:
     """The state before the first cell; with guidance of twice as many rows, of which the second half has no
     condition."""
     context = network.context(given, batch)
@@ -125,7 +125,7 @@ def _steps(network: PixelSNAIL, given: Mapping[str, Tensor], batch: int, decodin
         none = network.context({}, batch)
         assert none is not None
         context, batch = torch.cat((context, none)), 2 * batch
-    return Steps(network, batch, context)
+    return CellSteps(network, batch, context)
 
 
 def _chosen(logits: Tensor, noise: Tensor | None, decoding: Decoding, *, guided: bool) -> Tensor:
