@@ -42,6 +42,7 @@ from tests import toys
 CODEC = replace(toys.CODEC, dropout=0.1, codebook_size=16)
 DISCRIMINATOR = DiscriminatorConfig(disc_ndf=4, disc_num_layers=2, disc_loss="hinge")
 DVAE = {"network": "dvae", "codebook": "gumbel", "ch": 8, "ch_mult": (1, 2)}
+VQ_VAE_2 = {"network": "vq-vae-2", "ch": 8, "n_res_channel": 4}
 TRAIN = CodecTrainConfig(
     size=Size(32, 32),
     steps=12,
@@ -174,8 +175,10 @@ def assert_same_end(one: TrainedCodec, other: TrainedCodec) -> None:
         {"perceptual": "efficientnet-lite0", "steps": 6, "val_every": 0.5},
         {"codec": {"codebook": "gumbel"}},
         {"codec": DVAE, "disc_weight": 0.0},
+        {"codec": VQ_VAE_2},
+        {"codec": VQ_VAE_2, "quantizer": "vq", "disc_weight": 0.0, "accumulate": 2},
     ],
-    ids=["ema", "vq", "perceptual", "gumbel", "dvae"],
+    ids=["ema", "vq", "perceptual", "gumbel", "dvae", "vq-vae-2", "vq-vae-2-vq"],
 )
 def test_a_stopped_and_resumed_training_ends_bit_for_bit_like_an_undisturbed_one(
     changes: dict[str, Any], run: Callable[..., TrainedCodec], first: TrainedCodec, monkeypatch: pytest.MonkeyPatch

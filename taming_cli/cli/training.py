@@ -25,12 +25,14 @@ _PRINTED = {
     "cross_entropy": "{} nats/pixel",
     "codes_used": "codes {}",
     "codebook_perplexity": "perplexity {}",
+    "top_codes_used": "top codes {}",
+    "top_codebook_perplexity": "top perplexity {}",
     "perceptual": "perceptual {}",
     "texture": "texture {}",
     "discriminator": "discriminator {}",
 }
 """How the figures of a training are printed, the most important first. The log has all of them."""
-_SHARES = ("accuracy", "codes_used")
+_SHARES = ("accuracy", "codes_used", "top_codes_used")
 
 
 @dataclass

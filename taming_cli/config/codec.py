@@ -1,5 +1,6 @@
 """Settings of the codec: its architecture, which the model file keeps, its discriminator, and its training."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -87,6 +88,11 @@ class CodecConfig:
     def multiple(self) -> int:
         """The sides of a picture are multiples of that many pixels: f, or 2 f with two levels."""
         return self.downsample_factor * self.levels
+
+    @property
+    def bits_per_cell(self) -> float:
+        """Bits of the codes of a cell: log2 K, and a fourth of that for the top level, where there is one."""
+        return math.log2(self.codebook_size) * sum(0.25**level for level in range(self.levels))
 
     def latent(self, size: Size) -> Size:
         """The grid of codes for a picture of `size`, of two levels that of the bottom one. UsageError where a side is

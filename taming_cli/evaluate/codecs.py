@@ -1,6 +1,5 @@
 """Codec metrics: reconstruction error per image, distance between distributions (rFID), and codebook usage."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +9,9 @@ from PIL import ImageOps
 from PIL.Image import Resampling, fromarray
 from torch import Tensor
 
-from taming_cli.codec.locate import codec_for
+from taming_cli.codec.locate import codec_for, stored_codes
+from taming_cli.codec.vqgan import code_counts
+from taming_cli.config.codec import CodecConfig
 from taming_cli.data.batches import Skipped
 from taming_cli.data.images import grid, tensor, to_float
 from taming_cli.data.tokens.file import TokenFile, blocks
@@ -40,10 +41,10 @@ class ReconstructionMetrics(Metric):
     """PSNR (dB), SSIM, L1 (of values in [-1, 1]), perceptual distance, and bits per pixel (log2 K for each code), by
     image and averaged. Draws the best and the worst images by PSNR, originals above reconstructions."""
 
-    def __init__(self, perceptual: Perceptual | None, codebook_size: int) -> None:
+    def __init__(self, perceptual: Perceptual | None, codec: CodecConfig) -> None:
         super().__init__()
         self.perceptual = perceptual
-        self._bits = math.log2(codebook_size)
+        self._bits = codec.bits_per_cell
         self._rows: list[_Row] = []
         self._extremes: list[tuple[float, str, Tensor]] = []
         self._smallest = max(2 * SSIM_RADIUS + 1, 0 if perceptual is None else SMALLEST_SIDE)
@@ -117,17 +118,18 @@ class ReconstructionFid(Metric):
 
 
 class CodebookUsage(Metric):
-    """Codebook usage: the share of codes that occur, their perplexity, and the codes that never occur."""
+    """Codebook usage: the share of codes that occur, their perplexity, and the codes that never occur, by level."""
 
     decodes = False
 
-    def __init__(self, codebook_size: int) -> None:
+    def __init__(self, codec: CodecConfig) -> None:
         super().__init__()
-        self._counts = torch.zeros(codebook_size, dtype=torch.int64)
+        self._codec = codec
+        self._counts = torch.zeros(codec.levels, codec.codebook_size, dtype=torch.int64)
         self._pictures = 0
 
     def add(self, batch: CodedBatch) -> None:  # noqa: D102
-        self._counts += torch.bincount(batch.codes.flatten(), minlength=len(self._counts))
+        self._counts += code_counts(self._codec, batch.codes)
         self._pictures += len(batch.items)
 
     def result(self, run: CodecRun) -> Measurement:  # noqa: D102
@@ -144,9 +146,9 @@ def token_file_usage(tokens: Path, codec: Path) -> Measurement:
     """Codebook usage of a token file, over all views of its images. UsageError if another codec made it."""
     file = TokenFile(tokens)
     network, _, _ = codec_for(file.header, tokens, codec)
-    counts = torch.zeros(file.header.codebook_size, dtype=torch.int64)
+    counts = torch.zeros(network.config.levels, network.config.codebook_size, dtype=torch.int64)
     for rows in blocks(file):
-        counts += torch.bincount(torch.from_numpy(file.codes(rows)).flatten(), minlength=len(counts))
+        counts += code_counts(network.config, stored_codes(file, network, rows))
     protocol = {
         "tokens": {"name": str(tokens), "views": file.header.views, "count": len(file)},
         "codec": {"name": str(codec), "sha256": network.sha256(), "codebook_size": network.config.codebook_size},
@@ -156,20 +158,27 @@ def token_file_usage(tokens: Path, codec: Path) -> Measurement:
 
 
 def _usage(counts: Tensor, protocol: dict[str, Any], skipped: list[Skipped]) -> Measurement:
-    values = {
-        "codes_used": usage(counts),
-        "perplexity": perplexity(counts),
-        "dead": float((counts == 0).sum()),
-        "codes_counted": float(counts.sum()),
-    }
-    title = f"{values['codes_used']:.1%} of the codes used, perplexity {values['perplexity']:.0f}"
+    """The result for counts (levels, K), the bottom level first; names of values of the top level begin with `top_`."""
+    values, details, pictures = dict[str, float](), dict[str, Any](), dict[str, Tensor]()
+    for prefix, level in zip(("", "top_"), counts, strict=False):
+        used, spread = usage(level), perplexity(level)
+        own = {
+            "codes_used": used,
+            "perplexity": spread,
+            "dead": float((level == 0).sum()),
+            "codes_counted": float(level.sum()),
+        }
+        values |= {f"{prefix}{name}": value for name, value in own.items()}
+        details |= {f"{prefix}dead": torch.nonzero(level == 0)[:, 0].tolist(), f"{prefix}counts": level.tolist()}
+        title = f"{used:.1%} of the codes used, perplexity {spread:.0f}"
+        pictures[f"{prefix}codebook.png"] = histogram(level, title)
     return Measurement(
         metric="codebook",
         values=values,
         protocol=protocol,
         skipped=tuple(skipped),
-        details={"dead": torch.nonzero(counts == 0)[:, 0].tolist(), "counts": counts.tolist()},
-        pictures={"codebook.png": histogram(counts, title)},
+        details=details,
+        pictures=pictures,
     )
 
 

@@ -77,10 +77,10 @@ def _evaluate_codec(
         memory=networks.memory,
         on_item=extractor.on_item,
     )
-    size = coding.codec.config.codebook_size
+    config = coding.codec.config
     metrics: dict[str, Metric] = {
-        "recon": codecs.ReconstructionMetrics(networks.perceptual, size),
-        "codebook": codecs.CodebookUsage(size),
+        "recon": codecs.ReconstructionMetrics(networks.perceptual, config),
+        "codebook": codecs.CodebookUsage(config),
         "rfid": codecs.ReconstructionFid(extractor.network),
     }
     coding.run(*metrics.values())

@@ -102,7 +102,7 @@ def _validation(record: RunRecord, name: str, exact: bool) -> Conditions:
     if name in ("perceptual", "texture"):
         network = str(perceptual.get("name") or train.get("perceptual", UNKNOWN))
         conditions["network"] = f"{network} ({perceptual['sha256'][:8]})" if "sha256" in perceptual else network
-    if name in ("codes_used", "codebook_perplexity"):
+    if name.removeprefix("top_") in ("codes_used", "codebook_perplexity"):
         conditions["codebook size"] = str(config.get("codec", {}).get("codebook_size", UNKNOWN))
     if name in ("accuracy", "cross_entropy"):
         conditions["labels"] = str(train.get("labels", UNKNOWN))

@@ -45,6 +45,8 @@ GROUPS: Mapping[str, Sequence[Spec]] = {
     "Codebook": [
         _spec("Codes in use", "%", validation="codes_used", low=0, high=100),
         _spec("Perplexity", "codes", "codebook_perplexity", "codebook_perplexity", low=0),
+        _spec("Top level's codes in use", "%", validation="top_codes_used", low=0, high=100),
+        _spec("Top level's perplexity", "codes", "top_codebook_perplexity", "top_codebook_perplexity", low=0),
         _spec("Codebook and commitment term", "squared distance", "codebook", log=True),
     ],
     "Discriminator": [

@@ -28,6 +28,8 @@ FIGURES: Mapping[str, Figure] = {
     "texture": Figure("Texture distance", "Frechet distance", "lower"),
     "codes_used": Figure("Codes in use", "%", "higher"),
     "codebook_perplexity": Figure("Codebook perplexity", "codes", "higher"),
+    "top_codes_used": Figure("Top level's codes in use", "%", "higher"),
+    "top_codebook_perplexity": Figure("Top level's codebook perplexity", "codes", "higher"),
     "l1": Figure("L1", "of 2", "lower"),
     "count": Figure("Held-out pictures", "pictures"),
     "windows": Figure("Held-out windows", "windows"),
@@ -36,7 +38,7 @@ FIGURES: Mapping[str, Figure] = {
 
 HEADLINE = [name for name in FIGURES if name not in ("cross_entropy", "l1", "count", "windows")]
 """Figures in large type at the head of a run's page."""
-SHARES = ("codes_used", "accuracy")
+SHARES = ("codes_used", "top_codes_used", "accuracy")
 """Figures between 0 and 1 that are shown in percent."""
 _RESULT_TITLES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "l1": "L1 (of 2)", "codes_used": "codes used (share)"}
 _RESULT_HIGHER = ("psnr", "ssim", "codes_used", "perplexity", "precision", "recall")
@@ -60,7 +62,7 @@ def unit_of(name: str, record: RunRecord) -> str:
     perceptual = (record.about.get("perceptual") or {}).get("name")
     if name in ("perceptual", "texture") and perceptual:
         return f"{'distance' if name == 'perceptual' else 'Frechet distance'} by {perceptual}"
-    if name == "codes_used" and size:
+    if name in ("codes_used", "top_codes_used") and size:
         return f"% of {size:,}"
     return "of 2, mean per value" if name == "l1" else figure(name).unit
 
@@ -106,6 +108,7 @@ def results_of(record: RunRecord) -> Iterator[Result]:
 
 
 def _better(metric: str, name: str) -> Better:
+    name = name.removeprefix("top_")
     if name in _RESULT_NEITHER:
         return ""
     inception_score = name == "value" and metric.partition("-")[0] == "is"

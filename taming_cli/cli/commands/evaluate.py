@@ -113,7 +113,7 @@ def recon(
 
     network = evaluation.perceptual(perceptual, pretrained)
     run = evaluation.codec_run(codec, images, Size.parse(size) if size else None)
-    return run.measure(codecs.ReconstructionMetrics(network, run.codec.config.codebook_size))
+    return run.measure(codecs.ReconstructionMetrics(network, run.codec.config))
 
 
 @measurement("codebook")
@@ -131,7 +131,7 @@ def codebook(
             evaluation.output.note("--size crops pictures, and has no effect on the codes of a token file")
         return codecs.token_file_usage(images[0], codec)
     run = evaluation.codec_run(codec, images, Size.parse(size) if size else None)
-    return run.measure(codecs.CodebookUsage(run.codec.config.codebook_size))
+    return run.measure(codecs.CodebookUsage(run.codec.config))
 
 
 @measurement("nll")
