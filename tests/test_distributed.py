@@ -83,6 +83,14 @@ def test_a_codec_learns_in_two_processes_as_in_one(house: Path) -> None:
     assert any("adaptive" in line for line in logged(house / "two"))
 
 
+def test_so_do_two_levels_of_codes(house: Path) -> None:
+    levels = ["--network", "vq-vae-2", "--n-res-channel", 4, "--disc-weight", 0, "--steps", 10]
+    for processes in (1, 2):
+        taming("train-vqgan", "scenes/images", *CODEC, *levels, "--out", f"levels{processes}", processes=processes)
+    close(house / "levels1", house / "levels2")
+    assert all("top_codes_used" in line for line in logged(house / "levels2"))
+
+
 def test_so_it_does_with_a_perceptual_network(house: Path) -> None:
     line = ["train-vqgan", "scenes/images", *CODEC, "--perceptual", "efficientnet-lite0", "--steps", 10]
     for processes in (1, 2):

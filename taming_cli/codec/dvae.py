@@ -4,6 +4,7 @@ The logits of the codes and the entries that the decoder reads are in the quanti
 last convolution and the decoder's first one, of kernel 1, which the published modules include.
 """
 
+import math
 from itertools import pairwise
 
 import torch.nn.functional as F
@@ -59,11 +60,14 @@ def _groups(config: CodecConfig, widths: list[int], kernels: tuple[int, ...]) ->
 
 
 def initialise(network: nn.Module) -> None:
-    """Weights of convolutions have the variance 1 / (channels x kernel area) of their input, and there are no biases at
-    first, as published."""
+    """Weights of convolutions have the variance 1 / n, where n values of the input add up to a value of the output, and
+    there are no biases at first, as published."""
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            area = math.prod(module.kernel_size)
+            if isinstance(module, nn.ConvTranspose2d):
+                area //= math.prod(module.stride)
+            nn.init.normal_(module.weight, std=(module.in_channels * area) ** -0.5)
             assert module.bias is not None
             nn.init.zeros_(module.bias)
 

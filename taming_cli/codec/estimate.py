@@ -42,7 +42,7 @@ def estimate(
         step = cost(run)
         parameters = sum(parameter.numel() for parameter in VQGAN(codec).parameters())
     frozen = 0 if perceptual is None else sum(parameter.numel() for parameter in perceptual.parameters())
-    averaged = codec.codebook_size * (codec.codebook_dim + 1) if train.quantizer == "ema" else codec.codebook_size
+    averaged = codec.levels * codec.codebook_size * (codec.codebook_dim + 1 if train.quantizer == "ema" else 1)
     exchanged = 4 * (sum(trained) + averaged)
     memory = step.peak + 4 * (2 * sum(trained) + frozen)
     return Estimate(parameters, memory, step.flops * parts, step.moved * parts, exchanged)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from taming_cli.codec.dvae import initialise
 from taming_cli.codec.quantizers import Quantized, Quantizer
 from taming_cli.config.codec import CodecConfig
 from taming_cli.runtime.gradient_checkpointing import Recomputable
@@ -71,6 +72,7 @@ class LevelEncoder(nn.Module):
             layers += [nn.Conv2d(half, ch, 4, stride=2, padding=1), nn.ReLU()]
         layers.append(nn.Conv2d(ch if factor == 4 else half, ch, 3, padding=1))
         self.blocks = nn.Sequential(*layers, *_blocks(config))
+        initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, s h, s w) -> (B, ch, h, w)."""
@@ -89,6 +91,7 @@ class LevelDecoder(nn.Module):
             layers += [nn.ReLU()] * (number > 0)
             layers.append(nn.ConvTranspose2d(widths[number], width, 4, stride=2, padding=1))
         self.blocks = nn.Sequential(*layers)
+        initialise(self)
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, in_channels, h, w) -> (B, out_channels, s h, s w)."""
@@ -104,6 +107,7 @@ class VQVAE2Decoder(LevelDecoder):
         dim = config.codebook_dim
         super().__init__(config, 2 * dim, config.out_ch, 4)
         self.upsample = nn.ConvTranspose2d(dim, dim, 4, stride=2, padding=1)
+        initialise(self.upsample)
 
     @property
     def conv_out(self) -> nn.ConvTranspose2d:
@@ -141,6 +145,8 @@ class TwoLevelQuantizer(nn.Module):
         self.decoder = LevelDecoder(config, dim, dim, 2)
         self.conv_bottom = nn.Conv2d(dim + config.ch, dim, 1)
         self.bottom = Quantizer(size, dim)
+        initialise(self.conv_top)
+        initialise(self.conv_bottom)
 
     def forward(self, h: Tensor) -> Quantized:
         """The encoder's output (B, ch, h, w) -> Quantized with joint codes, and z_e and z_q (B, 2 D, h, w), whose first
