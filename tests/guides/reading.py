@@ -48,6 +48,9 @@ SMALLER = {
     "--nnodes 2 --nproc-per-node 8": "--nnodes 1 --nproc-per-node 2",
     "--batch-size 512": "--batch-size 2",
     "-n 50000": "-n 8",
+    "--preset dvae": "--preset dvae --ch 16",
+    "--preset vq-vae-2": "--preset vq-vae-2 --ch 16",
+    "--level": "--n-layer 1 --n-embd 32 --res-blocks 1 --level",
     "{1..64}": "1 2",
     "{}/64": "{}/2",
 }

@@ -17,6 +17,7 @@ NAMES = (
     "own-pictures",
     "conditions",
     "any-size",
+    "comparisons",
     "evaluation",
     "several-gpus",
     "published-models",
