@@ -10,7 +10,7 @@ from torch import Tensor
 from taming_cli.codec.vqgan import VQGAN, codec_from
 from taming_cli.codec.vqvae2 import CodeLevels, join_levels
 from taming_cli.data.contents import Content, content_of
-from taming_cli.data.tokens.file import TokenFile
+from taming_cli.data.tokens.file import Rows, TokenFile
 from taming_cli.data.tokens.header import RULE, TokenHeader
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.runtime.checkpoint import ModelFile, load_model, read_header
@@ -73,7 +73,7 @@ def codec_for(header: TokenHeader, tokens: Path, given: Path | None) -> tuple[VQ
     return located
 
 
-def stored_codes(file: TokenFile, codec: VQGAN, rows: slice) -> Tensor:
+def stored_codes(file: TokenFile, codec: VQGAN, rows: Rows) -> Tensor:
     """The codes of samples of a token file that `codec` made, as of `VQGAN.encode`: (n, V, h, w) int64."""
     codes = torch.from_numpy(file.codes(rows))
     if codec.config.levels == 1:

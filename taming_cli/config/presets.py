@@ -136,7 +136,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             prior={},
         ),
         "vq-vae-2": Preset(
-            about="two levels of codes, f4 and f8, at the published width; squared error alone; 1.4 M parameters",
+            about="two levels of codes, f4 and f8, at the published width; squared error alone; 1.5 M parameters",
             codec={
                 "network": "vq-vae-2",
                 "ch": 128,

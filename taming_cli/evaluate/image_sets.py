@@ -22,7 +22,7 @@ import torch
 from PIL.Image import Image, fromarray
 from torch import Tensor
 
-from taming_cli.codec.locate import codec_for
+from taming_cli.codec.locate import codec_for, stored_codes
 from taming_cli.codec.reconstruct import DECODING, decoding
 from taming_cli.codec.tiling import tiles
 from taming_cli.codec.vqgan import VQGAN, ready
@@ -229,7 +229,7 @@ class TokenImages(_ArrayBacked):
         positions = range(len(self.file))[every]
         for start in range(0, len(positions), at_once):
             numbers = list(positions[start : start + at_once])
-            codes = torch.from_numpy(self.file.codes(numbers)[:, 0]).to(self.device)
+            codes = stored_codes(self.file, codec, numbers)[:, 0].to(self.device)
             rows, columns = header.frame.place
             yield numbers, tiles.pictures(codec, codes, budget=self.budget)[:, :, rows, columns].contiguous()
 

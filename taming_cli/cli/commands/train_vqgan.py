@@ -14,6 +14,7 @@ from taming_cli.cli.processes import launched
 from taming_cli.cli.settings import Settings
 from taming_cli.cli.training import Training, architecture_of, print_result, progress_printer
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.size import Size
 
 FIRST = ("preset", "minutes", "steps", "size", "out", "name", "resume")
 
@@ -105,8 +106,10 @@ def _dry_run(
     values = {
         "pictures": pictures,
         "downsample_factor": known.codec.downsample_factor,
-        "codes_per_picture": latent.width * latent.height,
+        "codes_per_picture": sum(latent.width * latent.height // 4**level for level in range(known.codec.levels)),
     }
     text = f"{pictures} pictures of {train.size} become {latent} codes of {known.codec.codebook_size}"
+    if known.codec.levels > 1:
+        text += f", and {Size(latent.width // 2, latent.height // 2)} above them"
     cost = estimate(known.codec, discriminator, known.train, perceptual, dtype)
     return print_estimate(run.output, text, values, cost, train, device, dtype, run.nproc)
