@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -28,10 +29,12 @@ from taming_cli.config.codec import CodecConfig, CodecTrainConfig, Discriminator
 from taming_cli.config.presets import preset
 from taming_cli.config.resolve import Layer, resolve
 from taming_cli.config.size import Size
+from taming_cli.data.images import to_uint8
 from taming_cli.data.tokens.file import TokenFile, verify
 from taming_cli.data.tokens.header import TokenHeader
 from taming_cli.data.tokens.merge import identity
 from taming_cli.errors import BadFileError, Interrupted
+from taming_cli.evaluate.image_sets import TokenImages, open_image_set
 from taming_cli.runtime.run.folder import Place
 from tests.pretrained_files import folder_of_pictures
 from tests.test_codec_train import assert_same_end, differing, stop_at
@@ -261,8 +264,43 @@ def test_token_files_keep_both_levels(
     assert measured["top_codes_used"] == len(np.unique(top)) / 50
     assert measured["codes_used"] == len(np.unique(bottom)) / 50
     assert (measured["codes_counted"], measured["top_codes_counted"]) == (bottom.size, top.size)
+    decoded = open_image_set(Path("all.h5"), device=torch.device("cpu"))
+    assert isinstance(decoded, TokenImages)
+    ((numbers, found),) = decoded.chunks(slice(None), 8)
+    expected = to_uint8(codec.decode(join_levels(CodeLevels(*map(torch.from_numpy, (bottom[:, 0], top[:, 0]))), 50)))
+    assert numbers == list(range(5))
+    assert (found.int() - expected.int()).abs().max() <= 1
     assert main(["train-prior", "all.h5", "--steps", "1"]) == 2
     assert "two levels of codes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda file: file.pop("levels/top"), "it has no dataset /levels/top"),
+        (lambda file: file["levels/top"].attrs.pop("codebook_size"), "codebook_size"),
+        (lambda file: file["levels/top"].attrs.modify("codebook_size", 3), "/levels/top holds"),
+        (lambda file: file["levels/top"].resize(1, axis=0), "damaged: /levels/top is uint16 of shape (1, 1, 4, 4)"),
+        (lambda file: file.pop("levels"), "has one level of codes; two are needed here"),
+    ],
+)
+def test_a_damaged_top_level_is_one_line(
+    damage: Callable[[Any], Any],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    imported(weights(), tmp_path / "it.safetensors")
+    folder_of_pictures(tmp_path / "pictures", 2, seed=1, size=(32, 32))
+    assert main(["tokenize", "pictures", "--ckpt", "it.safetensors", "--size", "32x32", "-o", "t.h5"]) == 0
+    with h5py.File("t.h5", "r+") as file:
+        damage(file)
+    capsys.readouterr()
+    assert main(["decode", "t.h5", "out"]) in (1, 2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
 
 
 def test_a_header_of_one_level_is_identified_as_before() -> None:
@@ -311,6 +349,11 @@ def replaced(name: str, *shape: int) -> Callable[[Weights], None]:
         (without("quantize_t.embed"), "lacks quantize_t.embed"),
         (without("enc_t.blocks.0.bias"), "lacks enc_t.blocks.0.bias"),
         (without("enc_b.blocks.5.conv.3.bias"), "lacks enc_b.blocks.5.conv.3.bias"),
+        (without("enc_b.blocks.5.conv.1.weight"), "it has no enc_b.blocks.5.conv.1.weight"),
+        (without("enc_b.blocks.6.conv.1.weight"), "lacks enc_b.blocks.6.conv.1.weight"),
+        (without("dec.blocks.2.conv.1.weight"), "lacks dec.blocks.2.conv.1.weight"),
+        (without("dec.blocks.6.weight"), "it has no dec.blocks.6.weight"),
+        (replaced("enc_b.blocks.9.conv.1.weight", 6, 8, 3, 3), "has enc_b.blocks.9.conv.1.weight, which"),
         (replaced("quantize_t.embed", 5, 49), "quantize_t.embed of shape (5, 49) instead of (5, 50)"),
         (replaced("dec_t.blocks.0.weight", 8, 4, 3, 3), "dec_t.blocks.0.weight of shape (8, 4, 3, 3)"),
         (replaced("enc_b.blocks.0.weight", 3), "enc_b.blocks.0.weight"),

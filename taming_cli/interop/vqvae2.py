@@ -1,6 +1,9 @@
 """A VQ-VAE-2 of two levels, in the layout of the well-known PyTorch port."""
 
+import re
+from collections import Counter
 from collections.abc import Mapping
+from statistics import mode
 from typing import Any
 
 import torch
@@ -9,7 +12,7 @@ from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.codec import CodecConfig
 from taming_cli.errors import BadFileError
 from taming_cli.interop.ledger import ImportedModel, Ledger
-from taming_cli.interop.published import CodecParts, as_float, build_config, check_shapes, count, imported_codec
+from taming_cli.interop.published import CodecParts, as_float, build_config, check_shapes, imported_codec
 from taming_cli.runtime.stored import Stored
 
 MARKS = ("enc_b.blocks.0.weight", "quantize_b.embed", "quantize_t.embed")
@@ -26,6 +29,7 @@ _PREFIXES = {
     "decoder.blocks.": "dec.blocks.",
 }
 """The port's prefixes by ours."""
+_BLOCK = re.compile(r"(enc_b|enc_t|dec_t|dec)\.blocks\.\d+\.conv\.1\.weight")
 
 
 def import_codec(tensors: Mapping[str, Stored], where: str, about: Mapping[str, Any]) -> ImportedModel:
@@ -61,17 +65,15 @@ def _entries(tensor: Stored, name: str) -> Stored:
 
 
 def _config(given: Mapping[str, Stored], where: str) -> CodecConfig:
-    """The architecture, from the shapes of the port's tensors of the bottom level."""
+    """The architecture, from the shapes of some of the port's tensors."""
 
     def side(name: str, dimension: int) -> int:
         if name not in given or dimension >= len(given[name].shape):
             raise BadFileError(f"{where} is not a supported VQ-VAE-2: it has no {name}")
         return given[name].shape[dimension]
 
-    first = 5  # block of `enc_b`: after three convolutions with a ReLU between them
-    blocks = count(given, r"enc_b\.blocks\.(\d+)\.conv\.1\.weight") - first
-    if blocks < 1:
-        raise BadFileError(f"{where} is not a supported VQ-VAE-2: it has no enc_b.blocks.{first}.conv.1.weight")
+    found = Counter(match[1] for name in given if (match := _BLOCK.fullmatch(name)))
+    blocks = mode(found.values() or [0])  # all four networks have the same number, unless a tensor is missing
     out = f"dec.blocks.{1 + blocks + 3}.weight"  # after a convolution, the blocks, a ReLU, a convolution and a ReLU
     return build_config(
         CodecConfig,
@@ -79,7 +81,7 @@ def _config(given: Mapping[str, Stored], where: str) -> CodecConfig:
         network="vq-vae-2",
         ch=side("quantize_conv_t.weight", 1),
         num_res_blocks=blocks,
-        n_res_channel=side(f"enc_b.blocks.{first}.conv.1.weight", 0),
+        n_res_channel=side("enc_b.blocks.5.conv.1.weight", 0),
         resolution=256,  # the published one, since weights do not determine it
         in_channels=side("enc_b.blocks.0.weight", 1),
         out_ch=side(out, 1),
