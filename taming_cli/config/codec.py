@@ -71,7 +71,9 @@ class CodecConfig:
         if self.ch % 2:
             raise UsageError(f"ch is {self.ch}; with network 'vq-vae-2', it must be even")
         if self.codebook != "nearest" or self.normalize:
-            raise UsageError("network is 'vq-vae-2', whose codes are the nearest entries; use --codebook nearest alone")
+            raise UsageError(
+                "network is 'vq-vae-2', whose codes are the nearest entries; use --codebook nearest without --normalize"
+            )
 
     @property
     def levels(self) -> int:

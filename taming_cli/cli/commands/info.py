@@ -57,17 +57,12 @@ def _describe(file: Path, config: Path | None) -> dict[str, Any]:
 
 
 def _describe_tokens(file: Path) -> dict[str, Any]:
-    from dataclasses import asdict
-
     from taming_cli.data.tokens.file import TokenFile
 
     with TokenFile(file) as tokens:
-        header = asdict(tokens.header)
-        if not tokens.header.top_codebook_size:
-            del header["top_codebook_size"]
         return {
             "kind": "token file",
             "pictures": len(tokens),
             "labels": len(tokens.label_names),
-            **header,
+            **tokens.header.to_values(),
         }

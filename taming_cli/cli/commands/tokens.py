@@ -19,8 +19,8 @@ def verify(
     """Read all of a token file and check its checksums, ranges and counts."""
     from taming_cli.data.tokens.file import verify as verify_file
 
-    summary = asdict(verify_file(file))
-    summary = {name: str(value) if isinstance(value, Path) else value for name, value in summary.items()}
+    verified = verify_file(file)
+    summary = asdict(verified) | {"path": str(verified.path), "header": verified.header.to_values()}
     text = ", ".join(f"{name.replace('_', ' ')} {value_text(value)}" for name, value in summary.items() if value)
     output.result(f"{file} is valid: {text}", summary, short=str(file))
     return 0

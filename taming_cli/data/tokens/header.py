@@ -20,7 +20,7 @@ attributes of fixed length.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import h5py
@@ -132,6 +132,14 @@ class TokenHeader:
         object.__setattr__(self, "conditions", dict(sorted(self.conditions.items())))
         # A tuple would be read back as a list, and the header would differ from itself.
         object.__setattr__(self, "preprocess", json.loads(json.dumps(dict(self.preprocess), allow_nan=False)))
+
+    def to_values(self) -> dict[str, Any]:
+        """The fields as plain containers; those of one level have no value for the top level, as before there were
+        two."""
+        values = asdict(self)
+        if not self.top_codebook_size:
+            del values["top_codebook_size"]
+        return values
 
     @property
     def row(self) -> tuple[int, int, int]:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -150,10 +150,8 @@ def join(
 
 
 def identity(header: TokenHeader) -> dict[str, Any]:
-    """Return the values that identify a header's content: all but the paths of codecs and the program's version. Files
-    of one level have no value for the top level, as before there were two."""
-    left_out = ("codec_path", "created_by", *(["top_codebook_size"] * (not header.top_codebook_size)))
-    values = {name: value for name, value in asdict(header).items() if name not in left_out}
+    """Return the values that identify a header's content: all but the paths of codecs and the program's version."""
+    values = {name: value for name, value in header.to_values().items() if name not in ("codec_path", "created_by")}
     for condition in values["conditions"].values():
         del condition["codec_path"]
     return values
