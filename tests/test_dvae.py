@@ -249,6 +249,18 @@ def test_codes_in_training_are_samples_of_the_logits() -> None:
     torch.testing.assert_close(mixed, torch.einsum("bkhw,kd->bdhw", soft, quantizer.codebook))
 
 
+def test_the_logits_of_a_new_quantizer_vary_between_the_cells_of_a_batch() -> None:
+    torch.manual_seed(0)
+    quantizer, z = GumbelQuantizer(7, 2, 5, relaxed=True), 0.1 * torch.randn(4, 5, 6, 6) + 3
+    before = quantizer.proj(z)
+    quantizer.begin_with(z)
+    after = quantizer.proj(z)
+    torch.testing.assert_close(after.mean((0, 2, 3)), torch.zeros(7), atol=1e-4, rtol=0)
+    torch.testing.assert_close(after.std((0, 2, 3), correction=0), torch.full((7,), 2.0))
+    order = before.movedim(1, 0).flatten(1).argsort(1)
+    assert torch.equal(after.movedim(1, 0).flatten(1).argsort(1), order)
+
+
 def test_a_training_learns_and_its_codec_serves_the_other_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,9 @@ from taming_cli.runtime.fp32 import exact
 _DISTANCES = 2**23
 """Largest number of distances in memory at once; it bounds the number of vectors that are compared at a time."""
 
+LOGITS = 2.0
+"""Standard deviation of the logits with which a sampled codebook begins."""
+
 
 class Quantized(NamedTuple):
     """`z_e` (B, D, h, w) as it is compared with the codebook; `z_q` (B, D, h, w), its nearest entries, differentiable
@@ -100,6 +103,23 @@ class GumbelQuantizer(nn.Module):
             chosen = F.gumbel_softmax(logits, tau=self.temperature, hard=not self.relaxed, dim=1)
             z_q = torch.einsum("bkhw,kd->bdhw", chosen, self.embed.weight.float())
             return Quantized(z_q, z_q, chosen.argmax(1), logits)
+
+    @torch.no_grad()
+    def begin_with(self, z: Tensor, world: World = ALONE) -> None:
+        """Scale a new quantizer so that each logit has mean 0 and standard deviation LOGITS over the cells of a batch,
+        of which each process has a part, (B, channels, h, w) (as the start of Salimans & Kingma 2016).
+
+        The standard deviation of Gumbel noise is 1.3. With logits that differ less between cells, codes are sampled
+        almost regardless of the picture.
+        """
+        with exact(z.device):
+            logits = self.proj(z.float())
+        mean = world.mean(logits.mean((0, 2, 3)))
+        variance = world.mean((logits - mean[:, None, None]).pow(2).mean((0, 2, 3)))
+        scale = LOGITS / variance.sqrt().clamp(min=1e-6)
+        assert self.proj.bias is not None
+        self.proj.bias.copy_((self.proj.bias - mean) * scale)
+        self.proj.weight.mul_(scale[:, None, None, None])
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Codes (B, h, w) in [0, K) -> entries (B, D, h, w) fp32."""

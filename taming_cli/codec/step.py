@@ -83,6 +83,8 @@ def codec_step(
     """
     codec = state.codec
     x = x.contiguous(memory_format=torch.channels_last)
+    if state.step == 0 and config.init is None:
+        _begin_with(state, x)
     trained = [parameter for parameter in codec.parameters() if parameter.requires_grad]
     state.codec_optimizer.zero_grad(set_to_none=True)
     state.discriminator_optimizer.zero_grad(set_to_none=True)
@@ -129,6 +131,15 @@ def codec_step(
     state.update_average(config.ema)
     counts = torch.stack([use.counts for use in uses])
     return StepReport(terms=dict(zip(terms, values, strict=False)), codes=quantized.codes, counts=counts)
+
+
+@torch.no_grad()
+def _begin_with(state: CodecState, x: Tensor) -> None:
+    """Scale the logits of a new dVAE by the first batch."""
+    quantize = state.codec.quantize
+    if isinstance(quantize, GumbelQuantizer) and quantize.relaxed:
+        quantize.begin_with(state.codec.encoder(x), state.world)
+        state.average.quantize.load_state_dict(quantize.state_dict())
 
 
 class PartTask(NamedTuple):
