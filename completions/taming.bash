@@ -61,7 +61,7 @@ _taming_value_of_flag() {
     'annotate depth --model') suffixes='' ;;
     'demo-data --kind') words='landscape figure' ;;
     *' --version' | *' -h' | *' --help' | *' --resume' | *' -0' | *' --null' | *' --unlabelled' | *' --gradient-checkpointing' | *' --legacy' | *' --flip' | *' --no-flip' | *' --snapshots' | *' --tensorboard' | *' --cache' | *' --normalize' | *' --dry-run' | *' --offline' | *' --json' | *' -q' | *' --quiet' | *' -v' | *' --verbose' | *' --debug' | *' --compile' | *' --fsdp' | *' --greedy' | *' --allow-non-finite' | *' --all' | *' --no-cache') return 1 ;;
-    *' --preset') words='tiny small vq-vae vq-vae-2 dvae f16-1024 f16-16384' ;;
+    *' --preset') words='tiny small vq-vae vq-vae-2 dvae palette f16-1024 f16-16384' ;;
     *' -o' | *' --out') suffixes='' ;;
     *' --kind') words='image segmentation depth pose edges' ;;
     *' --colours' | *' --pictures' | *' --above') suffixes='any' ;;
@@ -72,7 +72,7 @@ _taming_value_of_flag() {
     *' --val') suffixes='.avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt' ;;
     *' --init' | *' --codec' | *' --cond-ckpt') suffixes='.safetensors' ;;
     *' --train') words='all decoder' ;;
-    *' --network') words='vqgan dvae vq-vae-2' ;;
+    *' --network') words='vqgan dvae vq-vae-2 palette' ;;
     *' --codebook') words='nearest gumbel' ;;
     *' --disc-loss') words='hinge vanilla' ;;
     *' --weights') suffixes='.pth .pt .safetensors' ;;
@@ -105,7 +105,7 @@ _taming_value_of_argument() {
     'export 0' | 'eval rfid 0' | 'eval recon 0' | 'eval codebook 0' | 'eval nll 0') suffixes='.safetensors' ;;
     'info 0') suffixes='.ckpt .pkl .pt .pth .bin .safetensors .h5' ;;
     'guide 0') words='own-pictures conditions any-size comparisons evaluation several-gpus published-models settings troubleshooting' ;;
-    'presets show 0') words='tiny small vq-vae vq-vae-2 dvae f16-1024 f16-16384' ;;
+    'presets show 0') words='tiny small vq-vae vq-vae-2 dvae palette f16-1024 f16-16384' ;;
     'eval fid 0' | 'eval fid 1' | 'eval is 0' | 'eval kid 0' | 'eval kid 1' | 'eval prc 0' | 'eval prc 1') suffixes='.avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt .h5 .npz' ;;
     'train-vqgan '* | 'tokenize '* | 'reconstruct '* | 'annotate segmentation '* | 'annotate depth '* | 'annotate pose '* | 'annotate edges '* | 'eval rfid '* | 'eval recon '*) suffixes='.avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt' ;;
     'train-prior '* | 'tokens merge '*) suffixes='.h5' ;;
@@ -214,7 +214,7 @@ _taming_help() {
     *' all') help='Every measure that applies to a run, on held-out data' ;;
     *' --version') help='Print the version and exit.' ;;
     *' -h' | *' --help') help='Show this message and exit.' ;;
-    *' --preset') help='Named set of settings: tiny, small, vq-vae, vq-vae-2, dvae, f16-1024, f16-16384. Default: tiny on a CPU, small on a GPU.' ;;
+    *' --preset') help='Named set of settings: tiny, small, vq-vae, vq-vae-2, dvae, palette, f16-1024, f16-16384. Default: tiny on a CPU, small on a GPU.' ;;
     *' --minutes') help='Wall-clock time in minutes; 0: no limit. Default 8.' ;;
     *' --steps') help='Number of optimiser steps; 0: no limit. Default 0.' ;;
     *' --size') help='First centre-crop and resize all pictures to this size. Default: keep their sizes.' ;;
@@ -276,7 +276,7 @@ _taming_help() {
     *' --val') help='Held-out pictures: a folder, file, archive or list of paths.' ;;
     *' --init') help='Start from the weights and architecture of this codec.' ;;
     *' --train') help='Parts to train; `decoder` keeps encoder and codebook, so that existing tokens and priors stay valid. Default all.' ;;
-    *' --network') help='vqgan: the network of the paper; dvae: that of DALL-E'\''s discrete VAE, with --codebook gumbel and, as its reconstruction loss, the likelihood of the pixels; vq-vae-2: two levels of codes, f4 and f8. Default vqgan.' ;;
+    *' --network') help='vqgan: the network of the paper; dvae: that of DALL-E'\''s discrete VAE, with --codebook gumbel and, as its reconstruction loss, the likelihood of the pixels; vq-vae-2: two levels of codes, f4 and f8; palette: none, each code is a colour, found by k-means. Default vqgan. One of vqgan, dvae, vq-vae-2, palette.' ;;
     *' --ch') help='Channels at full resolution; a multiple of --norm-groups. Default 32.' ;;
     *' --ch-mult') help='Channel multiplier of each level; n levels downsample by f = 2^(n-1). Default 1,1,2,4.' ;;
     *' --num-res-blocks') help='Residual blocks per level; the decoder has one more. Default 1.' ;;

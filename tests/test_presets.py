@@ -18,7 +18,7 @@ STAGES: dict[str, tuple[type[Any], ...]] = {
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("name", ["tiny", "small", "vq-vae", "vq-vae-2", "dvae", "f16-1024", "f16-16384"])
+@pytest.mark.parametrize("name", ["tiny", "small", "vq-vae", "vq-vae-2", "dvae", "palette", "f16-1024", "f16-16384"])
 def test_every_preset_builds_both_stages(name: str, stage: str) -> None:
     resolved = resolve(STAGES[stage], [Layer(f"preset {name}", getattr(preset(name), stage))])
     if stage == "codec":
@@ -28,10 +28,10 @@ def test_every_preset_builds_both_stages(name: str, stage: str) -> None:
 
 
 def test_there_are_no_other_presets() -> None:
-    assert list(PRESETS) == ["tiny", "small", "vq-vae", "vq-vae-2", "dvae", "f16-1024", "f16-16384"]
+    assert list(PRESETS) == ["tiny", "small", "vq-vae", "vq-vae-2", "dvae", "palette", "f16-1024", "f16-16384"]
 
 
-@pytest.mark.parametrize("name", ["tiny", "small", "vq-vae", "vq-vae-2", "dvae"])
+@pytest.mark.parametrize("name", ["tiny", "small", "vq-vae", "vq-vae-2", "dvae", "palette"])
 def test_the_presets_for_first_use_need_no_download(name: str) -> None:
     train = resolve(STAGES["codec"], [Layer("preset", preset(name).codec)]).configs[2]
     assert train.perceptual in ("efficientnet-lite0", "none")

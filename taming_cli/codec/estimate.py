@@ -7,6 +7,7 @@ from taming_cli.codec.state import initial_state
 from taming_cli.codec.step import PartTask, Phase, backward
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
+from taming_cli.data.pixels import SAMPLED
 from taming_cli.errors import UsageError
 from taming_cli.pretrained.perceptual import Perceptual
 from taming_cli.runtime.cost import Estimate, cost, fake_tensors
@@ -25,6 +26,8 @@ def estimate(
     precision: torch.dtype,
 ) -> Estimate:
     """The cost of training on pictures or label maps, in its last phase, when all loss terms are computed."""
+    if codec.network == "palette":
+        return _of_palette(codec)
     parts = min(train.accumulate, train.batch_size)
     shape = (-(-train.batch_size // parts), codec.in_channels, train.size.height, train.size.width)
     now = Phase(discriminator=bool(train.disc_weight), adversarial=1.0 if train.disc_weight else 0.0)
@@ -46,6 +49,18 @@ def estimate(
     exchanged = 4 * (sum(trained) + averaged)
     memory = step.peak + 4 * (2 * sum(trained) + frozen)
     return Estimate(parameters, memory, step.flops * parts, step.moved * parts, exchanged)
+
+
+def _of_palette(codec: CodecConfig) -> Estimate:
+    """A step compares each pixel of the sample with each entry, which it reads in double precision."""
+    values = SAMPLED * codec.codebook_dim
+    return Estimate(
+        parameters=codec.codebook_size * codec.codebook_dim,
+        memory=8 * 6 * values,
+        flops=2 * values * codec.codebook_size,
+        moved=8 * values * codec.codebook_size,
+        exchanged=0,
+    )
 
 
 def check_memory(

@@ -14,6 +14,7 @@ from torch import Tensor
 from taming_cli.codec.autoencoder import Encoder
 from taming_cli.codec.estimate import check_memory
 from taming_cli.codec.locate import content_in
+from taming_cli.codec.palette import first_colours, palette_pixels
 from taming_cli.codec.vqgan import VQGAN, codec_from
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.fields import from_dict, to_dict
@@ -22,6 +23,7 @@ from taming_cli.data.conditions.depth import WHOLE
 from taming_cli.data.conditions.labels import read_colours
 from taming_cli.data.conditions.pairs import each_picture, with_pictures
 from taming_cli.data.contents import Content, Depth, Segmentation, content
+from taming_cli.data.pixels import Pixels
 from taming_cli.data.sources import Item, list_items
 from taming_cli.data.split import Split, content_keys, digest, split
 from taming_cli.errors import BadImageError, UsageError
@@ -42,7 +44,7 @@ class Setup(NamedTuple):
     """The pictures, split into training and held-out ones, and the settings with all that follows from the pictures.
 
     `labels` are those of segmentation maps. `keys` are the pictures' content keys by name; empty where `val` names the
-    held-out pictures, so that no file had to be read.
+    held-out pictures, so that no file had to be read. `pixels` are those that a palette is found for.
     """
 
     pictures: Split
@@ -51,6 +53,7 @@ class Setup(NamedTuple):
     content: Content
     labels: Counted | None
     keys: Mapping[str, int | None]
+    pixels: Pixels | None
 
 
 def set_up(
@@ -92,7 +95,8 @@ def set_up(
         check_memory(codec, discriminator, replace(train, batch_size=own), str(labels), device)
         for line in (str(labels), *(f"warning: {warning}" for warning in labels.warnings)):
             _log.warning("%s", line)
-    return Setup(pictures, codec, train, files, labels, keys)
+    pixels = palette_pixels(pictures.train, codec, train) if codec.network == "palette" else None
+    return Setup(pictures, codec, train, files, labels, keys, pixels)
 
 
 def identity(images: Sequence[Path], discriminator: DiscriminatorConfig, setup: Setup) -> dict[str, Any]:
@@ -119,14 +123,19 @@ def held_out(run: Path) -> tuple[Item, ...]:
     return _split(lists.inputs_of(run, settings["inputs"]), train, run)[0].held
 
 
-def first_codec(config: CodecConfig, train: CodecTrainConfig, content: Content) -> VQGAN:
-    """A new codec, or the one that `init` names. UsageError where that one has another architecture than `config`."""
+def first_codec(setup: Setup) -> VQGAN:
+    """A new codec, or the one that `init` names. UsageError where that one has another architecture than the settings
+    say."""
+    config, train = setup.codec, setup.train
     if train.init is None:
         if train.train == "decoder":
             raise UsageError("--train decoder trains the decoder of a finished codec; name it with --init FILE")
         codec = VQGAN(config)
         if isinstance(codec.encoder, Encoder):
-            _whiten(codec.encoder.conv_in.weight, content)
+            _whiten(codec.encoder.conv_in.weight, setup.content)
+        if setup.pixels is not None:
+            colours = first_colours(setup.pixels, config.codebook_size, train.seed)
+            codec.quantizers[0].embedding.weight.data.copy_(colours)
         return codec
     model = load_model(Path(train.init))
     codec = codec_from(model, train.init)
@@ -148,17 +157,21 @@ def _check_size(codec: CodecConfig, discriminator: DiscriminatorConfig, train: C
 
 
 def _check_network(codec: CodecConfig, train: CodecTrainConfig) -> None:
-    """UsageError for kinds and losses that a network does not have."""
-    if codec.network == "vq-vae-2" and train.kind != "image":
+    """UsageError for kinds, parts and losses that a network does not have."""
+    network = codec.network
+    if network == "vq-vae-2" and train.kind != "image":
         raise UsageError(f"network is 'vq-vae-2', which is for pictures; use 'vqgan' for maps of kind {train.kind!r}")
-    if codec.network != "dvae":
+    if network in ("vqgan", "vq-vae-2"):
         return
-    if train.kind == "segmentation":
+    if network == "dvae" and train.kind == "segmentation":
         raise UsageError("network is 'dvae', which has no labels as pixels; use 'vqgan' for segmentation maps")
+    if network == "palette" and (train.kind != "image" or train.train == "decoder"):
+        other = f"kind is {train.kind!r}" if train.kind != "image" else "train is 'decoder'"
+        raise UsageError(f"{other}, but network is 'palette', which has only the colours of pictures; use 'vqgan'")
     if train.perceptual != "none" or train.disc_weight:
         raise UsageError(
-            "network is 'dvae', which has neither a perceptual loss nor a discriminator; use --perceptual none and "
-            "--disc-weight 0, or --preset dvae"
+            f"network is {network!r}, which has neither a perceptual loss nor a discriminator; use --perceptual none "
+            f"and --disc-weight 0, or --preset {network}"
         )
 
 

@@ -39,6 +39,7 @@ class Reconstructor(nn.Module):
         codec = self.codec
         with autocast(x.device, precision):
             quantized = codec.quantized(x)
+            assert not isinstance(codec.decoder, nn.Identity)
             features = codec.decoder.features(codec.post_quant_conv(quantized.straight_through()))
         with full_precision(x.device):
             return codec.decoder.conv_out(features.float()), quantized
@@ -174,7 +175,7 @@ def initial_state(
             part.eval().requires_grad_(False)
     averages = []
     for quantizer in codec.quantizers:
-        nearest = isinstance(quantizer, Quantizer)
+        nearest = isinstance(quantizer, Quantizer) and codec.config.network != "palette"
         averages.append(
             CodebookAverages(
                 quantizer,

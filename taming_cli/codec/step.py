@@ -181,6 +181,7 @@ def backward(state: CodecState, x: Tensor, task: PartTask) -> PartResult:
         terms |= _discriminator(x, leaf, state)
     if now.adversarial:
         (grad_gen,) = torch.autograd.grad(terms["generator"], leaf, retain_graph=True)
+        assert not isinstance(state.codec.decoder, nn.Identity)
         last = state.codec.decoder.conv_out.weight
         at_last = [
             state.world.mean(torch.autograd.grad(x_rec, last, g, retain_graph=True)[0]) for g in (gradient, grad_gen)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from taming_cli.codec.palette import palette_step
 from taming_cli.codec.setup import first_codec, identity, picture_counts, set_up
 from taming_cli.codec.state import STATEFUL, CodecState, start
 from taming_cli.codec.step import Phase, codec_step, phase
@@ -18,6 +19,7 @@ from taming_cli.config.codec import CodecConfig, CodecTrainConfig, Discriminator
 from taming_cli.data.batches import Augment, train_batches
 from taming_cli.data.contents import Content
 from taming_cli.data.oversized import find_oversized
+from taming_cli.data.pixels import Pixels
 from taming_cli.data.sources import Item
 from taming_cli.pretrained.perceptual import Perceptual
 from taming_cli.pretrained.perceptual import build as build_perceptual
@@ -85,7 +87,7 @@ def fit(
     part = world.by_first(lambda: world.share(train.batch_size))
     device = pick_device(train.device)
     torch.manual_seed(train.seed)
-    first = VQGAN(codec) if existing.saved else first_codec(codec, train, content)
+    first = VQGAN(codec) if existing.saved else first_codec(setup)
     perceptual = world.first_ahead(
         lambda: build_perceptual(train.perceptual, weights=weights, offline=offline, on_bytes=on_bytes)
     )
@@ -120,7 +122,9 @@ def fit(
         pacing = Pacing(
             run, state, train, partial(_checkpoint, session), started=began, on_step=on_step, write_report=write_report
         )
-        skipped = {**large, **_loop(session, pacing, pictures.train)}
+        pixels = setup.pixels
+        bad = _loop(session, pacing, pictures.train) if pixels is None else _palette_loop(session, pacing, pixels)
+        skipped = {**large, **bad}
         return TrainedCodec.of(run, state, skipped=skipped)
 
 
@@ -186,6 +190,19 @@ def _loop(session: _Session, pacing: Pacing, items: Sequence[Item]) -> Mapping[s
             if pacing.validates and world.first:
                 _validate(session, pacing, now)
     return {name: reason for bad in world.gather(batches.bad) for name, reason in bad.items()}
+
+
+def _palette_loop(session: _Session, pacing: Pacing, pixels: Pixels) -> Mapping[str, str]:
+    """The loop of a palette, whose steps are iterations of k-means, the same in each process; returns the pictures that
+    could not be read."""
+    state = session.state
+    with pacing:
+        for spent in pacing:
+            iteration = palette_step(state, pixels)
+            pacing.report(iteration.terms, iteration.codebook_use)
+            if pacing.validates and state.world.first:
+                _validate(session, pacing, phase(session.train, spent))
+    return pixels.bad
 
 
 def _validate(session: _Session, pacing: Pacing, now: Phase) -> None:

@@ -129,7 +129,9 @@ def with_top(codec: VQGAN, codes: Tensor, conditions: Mapping[str, Tensor]) -> T
     return codes if top is None else top.to(codes.device) * codec.config.codebook_size + codes
 
 
-def _encoder(config: CodecConfig) -> Encoder | DVAEEncoder | LevelEncoder:
+def _encoder(config: CodecConfig) -> Encoder | DVAEEncoder | LevelEncoder | nn.Identity:
+    if config.network == "palette":  # the pixels themselves are compared with the codebook
+        return nn.Identity()
     if config.network == "vq-vae-2":
         return LevelEncoder(config, config.in_channels, config.downsample_factor)
     return DVAEEncoder(config) if config.network == "dvae" else Encoder(config)
@@ -144,7 +146,9 @@ def _quantizer(config: CodecConfig) -> Quantizer | GumbelQuantizer | TwoLevelQua
     return Quantizer(size, dim, normalize=config.normalize)
 
 
-def _decoder(config: CodecConfig) -> Decoder | DVAEDecoder | VQVAE2Decoder:
+def _decoder(config: CodecConfig) -> Decoder | DVAEDecoder | VQVAE2Decoder | nn.Identity:
+    if config.network == "palette":
+        return nn.Identity()
     if config.network == "vq-vae-2":
         return VQVAE2Decoder(config)
     return DVAEDecoder(config) if config.network == "dvae" else Decoder(config)

@@ -15,12 +15,13 @@ from taming_cli.errors import UsageError
 class CodecConfig:
     """The architecture of a codec. Names are those of the published VQGAN, so that released weights map by name. A dVAE
     and a VQ-VAE-2 have no normalisation, attention, dropout or `z_channels`; a VQ-VAE-2 has no `ch_mult`, and `ch` is
-    its width at the resolutions of its codes."""
+    its width at the resolutions of its codes. A palette has a codebook of colours alone."""
 
-    network: Literal["vqgan", "dvae", "vq-vae-2"] = option(
+    network: Literal["vqgan", "dvae", "vq-vae-2", "palette"] = option(
         "vqgan",
         "vqgan: the network of the paper; dvae: that of DALL-E's discrete VAE, with --codebook gumbel and, as its "
-        "reconstruction loss, the likelihood of the pixels; vq-vae-2: two levels of codes, f4 and f8.",
+        "reconstruction loss, the likelihood of the pixels; vq-vae-2: two levels of codes, f4 and f8; palette: none, "
+        "each code is a colour, found by k-means.",
     )
     ch: int = option(32, "Channels at full resolution; a multiple of --norm-groups.", low=1)
     ch_mult: tuple[int, ...] = option(
@@ -58,6 +59,8 @@ class CodecConfig:
             self._check_dvae()
         elif self.network == "vq-vae-2":
             self._check_vq_vae_2()
+        elif self.network == "palette":
+            self._check_palette()
         elif self.ch % self.norm_groups:
             raise UsageError(f"ch is {self.ch}; it must be a multiple of norm_groups, which is {self.norm_groups}")
 
@@ -74,6 +77,14 @@ class CodecConfig:
             raise UsageError(
                 "network is 'vq-vae-2', whose codes are the nearest entries; use --codebook nearest without --normalize"
             )
+
+    def _check_palette(self) -> None:
+        needed = {"ch_mult": (1,), "codebook_dim": self.in_channels, "codebook": "nearest", "normalize": False}
+        for name, value in needed.items():
+            given = getattr(self, name)
+            if given != value:
+                shown, right = (",".join(map(str, v)) if isinstance(v, tuple) else v for v in (given, value))
+                raise UsageError(f"{name} is {shown}; with network 'palette', it must be {right}, as in preset palette")
 
     @property
     def levels(self) -> int:

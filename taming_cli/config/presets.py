@@ -163,6 +163,23 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             },
             prior={},
         ),
+        "palette": Preset(
+            about="each pixel by itself: 512 colours found by k-means, as in Image GPT; f1, in seconds",
+            codec={
+                "network": "palette",
+                "ch_mult": (1,),
+                "codebook_size": 512,
+                "codebook_dim": 3,
+                "size": Size(32, 32),
+                "steps": 50,
+                "minutes": 0.0,
+                "batch_size": 256,
+                "learning_rate": 0.0,
+                "val_every": 1.0,
+                **MAPS,
+            },
+            prior={},
+        ),
         "f16-1024": Preset(
             about="the paper's codec with 1,024 codes; days on several GPUs; needs the weights of lpips-vgg",
             codec=_PAPER_CODEC,

@@ -30,7 +30,7 @@ def export_checkpoint(model: ModelFile, path: Path) -> Path:
     if model.format == "taming-codec":
         config = from_dict(CodecConfig, model.config["codec"], str(path))
         if config.network != "vqgan":
-            raise UsageError("the authors' code has no dVAE and no VQ-VAE-2; give the file of a VQGAN")
+            raise UsageError("the authors' code has no dVAE, VQ-VAE-2 or palette; give the file of a VQGAN")
         own = {name: tensor for name, tensor in model.tensors.items() if not name.startswith("extra.")}
         state, exported = _codec_state(config, own), _codec_params(config, str(model.about.get("content", "image")))
         remapped = {"": exported}

@@ -62,6 +62,8 @@ def export_folder(model: ModelFile, folder: Path) -> Path:
         )
     if config.levels > 1:
         raise UsageError("a VQModel has one level of codes; give the file of a VQGAN")
+    if config.network == "palette":
+        raise UsageError("a VQModel has an encoder and a decoder, not a palette alone; give the file of a VQGAN")
     if config.ch_mult[0] != 1:
         raise UsageError(f"ch_mult starts with {config.ch_mult[0]}; a VQModel requires 1")
     tensors = {name: tensor for name, tensor in model.tensors.items() if not name.startswith("extra.")}

@@ -194,7 +194,7 @@ class Pacing:
         self._began = started - state.seconds
         self._budget = Budget(steps=config.steps, minutes=config.minutes)
         self._spent = self._budget.spent(state.step, state.seconds)
-        self._saved_at = state.seconds
+        self._saved_at, self._images_seen = state.seconds, state.images_seen
         self._means, self._stop = StepMeans(), StopRequest()
         self.learning_rate = 0.0
         """Of the present step: warm-up, then a cosine over the budget."""
@@ -247,7 +247,8 @@ class Pacing:
         before, self._spent = self._spent, self._budget.spent(state.step, state.seconds)
         every = self._config.val_every
         self.validates = self._spent >= 1 or int(before / every) < int(self._spent / every)
-        self._means.add(terms, self._config.batch_size)
+        self._means.add(terms, state.images_seen - self._images_seen)
+        self._images_seen = state.images_seen
         values: dict[str, float] = {}
         if state.step % LOG_EVERY == 0:
             values = {**self._means.take(), **more(), "learning_rate": self.learning_rate}

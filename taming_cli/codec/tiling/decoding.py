@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from taming_cli.codec.autoencoder import Level
+from taming_cli.codec.autoencoder import Decoder, Level
 from taming_cli.codec.dvae import DVAEDecoder
-from taming_cli.codec.tiling import dvae, vqvae2
+from taming_cli.codec.tiling import dvae, palette, vqvae2
 from taming_cli.codec.tiling.boxes import Box, Stage
 from taming_cli.codec.tiling.global_layers import (
     FULL_CELLS,
@@ -44,6 +44,9 @@ def stages(codec: VQGAN) -> list[Stage]:
         return dvae.decoder_stages(codec)
     if isinstance(decoder, VQVAE2Decoder):
         return vqvae2.decoder_stages(codec)
+    if config.network == "palette":
+        return palette.decoder_stages(codec)
+    assert isinstance(decoder, Decoder)
     levels = [level for level in decoder.up if isinstance(level, Level)]
 
     def read(codes: Tensor) -> Tensor:

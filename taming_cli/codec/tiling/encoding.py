@@ -29,9 +29,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from taming_cli.codec.autoencoder import Level
+from taming_cli.codec.autoencoder import Encoder, Level
 from taming_cli.codec.dvae import DVAEEncoder
-from taming_cli.codec.tiling import dvae, vqvae2
+from taming_cli.codec.tiling import dvae, palette, vqvae2
 from taming_cli.codec.tiling.boxes import Box, Operation, Stage, divided
 from taming_cli.codec.tiling.global_layers import (
     FULL_CELLS,
@@ -74,6 +74,9 @@ def stages(codec: VQGAN, to_input: ToInput) -> list[Stage]:
         return dvae.encoder_stages(codec, to_input)
     if isinstance(encoder, LevelEncoder):
         return vqvae2.encoder_stages(codec, to_input)
+    if config.network == "palette":
+        return palette.encoder_stages(codec, to_input)
+    assert isinstance(encoder, Encoder)
 
     def read(values: Tensor) -> Tensor:
         x: Tensor = encoder.conv_in(to_input(values.to(device)).contiguous(memory_format=torch.channels_last))
