@@ -236,7 +236,7 @@ def test_more_colours_than_there_are_and_other_settings_are_refused(
         assert main(["export", "run", "-o", "out", "--to", to]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("taming: ")]
     assert "train is 'decoder', but network is 'palette'" in lines[0]
-    assert "the authors' code has no palette" in lines[1]
+    assert "no dVAE, VQ-VAE-2 or palette" in lines[1]
     assert "not a palette alone" in lines[2]
 
 

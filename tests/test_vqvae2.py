@@ -388,7 +388,7 @@ def test_what_it_is_not_for_is_refused(
     for line, message in (
         (["decode", "t.h5", "out", "--codec", "other/it.safetensors"], "not the codec that t.h5 was made with"),
         (["tokenize", "pictures", "--ckpt", "it.safetensors", "--cond", "image", "-o", "c.h5"], "one level of codes"),
-        (["export", "it.safetensors", "-o", "out", "--to", "compvis"], "no dVAE and no VQ-VAE-2"),
+        (["export", "it.safetensors", "-o", "out", "--to", "compvis"], "no dVAE, VQ-VAE-2 or palette"),
         (["export", "it.safetensors", "-o", "out", "--to", "diffusers"], "one level of codes"),
         (["train-vqgan", "pictures", "--preset", "vq-vae-2", "--kind", "edges"], "which is for pictures"),
         (["train-vqgan", "pictures", "--preset", "vq-vae-2", "--ch", "9"], "it must be even"),
