@@ -557,7 +557,15 @@ def test_what_does_not_fit_together_is_refused_in_a_line(house: Path, tmp_path: 
         "draws the top level of codes alone": ("sample", "--ckpt", top),
         "does not draw the bottom one of two levels": ("sample", "--ckpt", top, "--above", top),
         "does not draw the top level of codes": ("sample", "--ckpt", bottom, "--above", last(house / "bottom-modern")),
-        "always 4x3 cells": ("sample", "--ckpt", bottom, "--above", top, "--size", "64x64"),
+        "always draws 32x24 pixels (4x3 cells), not 64x64": (
+            "sample",
+            "--ckpt",
+            bottom,
+            "--above",
+            top,
+            "--size",
+            "64x64",
+        ),
         "use multiples of 8": ("sample", "--ckpt", last(house / "bottom-modern"), "--above", top, "--size", "36x24"),
         "stride is 2, but this prior draws cell by cell": ("sample", "--ckpt", bottom, "--above", top, "--stride", "2"),
         "needs a codec of one level": (

@@ -26,7 +26,6 @@ from taming_cli.prior.estimate import SamplingCost, sampling_cost
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.networks.pixelsnail import PixelSNAIL
 from taming_cli.prior.noise import Stream, uniform
-from taming_cli.prior.pixelsnail.generate import check_size
 from taming_cli.prior.raster.code_grid import check_plan
 from taming_cli.prior.raster.generate import check_constant
 from taming_cli.prior.raster.windows import widest_stride
@@ -302,8 +301,12 @@ def _refuse_other_grids(model: LoadedModel, config: SampleConfig, grid: Size, st
         _refuse_other_grids(above, config, Size(grid.width // SCALE, grid.height // SCALE), stride=1)
     if not model.any_order:
         check_constant(config)
-    if isinstance(model.gpt, PixelSNAIL):
-        check_size(model.gpt.config, (grid.height, grid.width))
+    if isinstance(model.gpt, PixelSNAIL) and grid != (own := model.gpt.config.window):
+        f = model.about["downsample_factor"]
+        raise UsageError(
+            f"{model.path} is a PixelSNAIL, which always draws {own.times(f)} pixels ({own} cells), not "
+            f"{grid.times(f)}; leave --size out"
+        )
     elif isinstance(model.gpt, GPT):
         check_plan(model.gpt.config, (grid.height, grid.width), stride)
 

@@ -55,12 +55,14 @@ class Conv(nn.Module):
         return columns // 2, columns // 2, rows // 2, rows // 2
 
     def over(self, x: Tensor, steps: "CellSteps | None") -> Tensor:
-        """The convolution of what is padded already."""
-        return F.conv2d(x, self.prepared() if steps is None else steps.prepared(self), self.bias)
+        """The convolution of what is padded already, or at one cell, of the cells around it."""
+        if steps is None:
+            return F.conv2d(x, self.weight, self.bias)
+        return F.linear(x.flatten(1), steps.prepared(self), self.bias)[..., None, None]
 
     def prepared(self) -> Tensor:
-        """The weights as `over` needs them."""
-        return self.weight
+        """The weights as `over` needs them at one cell: (out, in rows columns)."""
+        return self.weight.flatten(1)
 
 
 class CausalConv(Conv):
@@ -300,7 +302,8 @@ class PixelSNAIL(nn.Module):
         place = self.background[:, :, row, column].expand(len(steps.codes), -1, -1, -1)
         x = self._run(steps.around_code(), place, context, steps)
         steps.number += 1
-        return F.linear(x[:, :, 0, 0], steps.prepared(self.head)[:, :, 0, 0], self.head.bias)
+        logits: Tensor = self.head(x, steps)
+        return logits[:, :, 0, 0]
 
     def _run(self, codes: Tensor, place: Tensor, context: Tensor | None, steps: "CellSteps | None") -> Tensor:
         """Codes with the margin of `code_margin` -> features (B, C, H, W)."""
