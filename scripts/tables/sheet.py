@@ -1,0 +1,49 @@
+"""Columns of pictures with lines of text below them, as one self-contained SVG."""
+
+import base64
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+from taming_cli.config.size import Size
+
+SHOWN_WIDTH = 160
+"""Width of a picture on the page, in SVG units."""
+GAP = 8
+LINE = 18
+"""Height of a line of text."""
+
+
+class Strip(NamedTuple):
+    """A column: PNG files, from top to bottom, and the lines below."""
+
+    pictures: Sequence[Path]
+    lines: Sequence[str]
+
+
+def svg(strips: Sequence[Strip], size: Size) -> str:
+    """All columns side by side. The pictures, of `size` pixels, are embedded, and enlarged without smoothing."""
+    height = round(SHOWN_WIDTH * size.height / size.width)
+    rows = max(len(strip.pictures) for strip in strips)
+    lines = max(len(strip.lines) for strip in strips)
+    below = GAP + rows * (height + GAP)
+    width, total = GAP + len(strips) * (SHOWN_WIDTH + GAP), below + lines * LINE + GAP
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {total}" width="{width}" height="{total}" '
+        'font-family="sans-serif" font-size="13">',
+        f'<rect width="{width}" height="{total}" fill="white"/>',
+    ]
+    for column, strip in enumerate(strips):
+        left = GAP + column * (SHOWN_WIDTH + GAP)
+        for row, path in enumerate(strip.pictures):
+            data = base64.b64encode(path.read_bytes()).decode("ascii")
+            parts.append(
+                f'<image x="{left}" y="{GAP + row * (height + GAP)}" width="{SHOWN_WIDTH}" height="{height}" '
+                f'style="image-rendering: pixelated" href="data:image/png;base64,{data}"/>'
+            )
+        parts += [
+            f'<text x="{left}" y="{below + (number + 1) * LINE - 4}">{escape(line)}</text>'
+            for number, line in enumerate(strip.lines)
+        ]
+    return "\n".join([*parts, "</svg>"]) + "\n"
