@@ -52,6 +52,7 @@ SLOW = {
     "test_lists",
     "test_named_models",
     "test_oversized",
+    "test_paper",
     "test_perceptual",
     "test_pipeline",
     "test_prior_train",

@@ -31,7 +31,7 @@ class Parts(NamedTuple):
     fraction: float
     """With `--held FRACTION`, `train-prior` holds out the same pictures of a token file of all of them."""
     labels: tuple[str, ...]
-    """The class folders, sorted; none if not all pictures are in class folders."""
+    """The classes of the training pictures, sorted; none if not all pictures are in class folders."""
     counts: tuple[int, int]
     """Pictures for training and held-out ones."""
 
@@ -66,8 +66,8 @@ def split(images: Path, out: Path, maps: Path | None = None) -> Parts:
         if item.name in found:
             _link(part / "segmentation" / found[item.name].name, found[item.name].path)
     (out / MADE).write_text(json.dumps(made) + "\n", encoding="utf-8")
-    names = {item.label for item in items}
-    labels = () if None in names else tuple(sorted(name for name in names if name is not None))
+    every = all(item.label is not None for item in items)
+    labels = tuple(sorted({item.label for item in items if every and item.label and item.name not in held}))
     return Parts(out / "train", out / "held", fraction, labels, (len(items) - count, count))
 
 

@@ -56,15 +56,15 @@ def make(request: Request, commands: Commands) -> Table:
         rows.append(
             {
                 "pictures": f"acceptance rate {rate:g}",
-                "accept_rate": rate,
                 "count": len(drawn),
                 "distance": distance(request, commands, name, held)["value"],
                 **_agreement(commands, judge, name, drawn),
             }
         )
     metric = distance(request, commands, name, held)["metric"]
-    true = [Labelled(item.path, item.label) for item in list_items([held]).items if item.label is not None]
-    rows.append({"pictures": "held-out pictures", "count": len(true), **_agreement(commands, judge, "held-out", true)})
+    true = [Labelled(item.path, item.label) for item in list_items([held]).items if item.label in judge.classes]
+    agreed = _agreement(commands, judge, "held-out", true)
+    rows.append({"pictures": "held-out pictures", "count": len(true), "distance": None, **agreed})
     return Table(
         title="Table 4: rejection sampling",
         protocol=[
