@@ -152,8 +152,8 @@ def test_table1_and_again(
     for row in found["rows"]:
         points = found["curves"][row["prior"]]
         assert [point["step"] for point in points] == [1, 2]
-        assert row["at_equal_steps"] == points[-1]["val_nats_per_token"]
-        assert row["best"] == min(point["val_nats_per_token"] for point in points)
+        assert row["last"] == points[-1]["val_nats_per_token"]
+        assert row["at_equal_steps"] == min(point["val_nats_per_token"] for point in points)
     transformer, pixelsnail, _ = (row["parameters"] for row in found["rows"])
     codes = table1.Codes(Size(4, 4), 32)
     assert transformer == table1.count(codes, "modern", 1, 32)
@@ -263,6 +263,12 @@ def test_nats_between_two_validations() -> None:
     assert runs.at(points, 31, "step") == 2
     assert runs.at(points, 9, "step") is None
     assert runs.at([], 9, "step") is None
+
+
+def test_the_lowest_nats_until_then() -> None:
+    points = [runs.Point(10, 5.0, 4.0), runs.Point(20, 9.0, 2.0), runs.Point(30, 12.0, 3.0)]
+    assert [runs.lowest(points, step, "step") for step in (9, 10, 15, 20, 25, 30)] == [None, 4, 3, 2, 2, 2]
+    assert runs.lowest(points, 6.0, "seconds") == 3.5
 
 
 @pytest.mark.parametrize("width", [32, 64])

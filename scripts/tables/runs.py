@@ -67,5 +67,12 @@ def at(points: Sequence[Point], place: float, by: Literal["step", "seconds"]) ->
     return points[-1].nats
 
 
+def lowest(points: Sequence[Point], place: float, by: Literal["step", "seconds"]) -> float | None:
+    """The lowest nats/token until a step or a second, as a training keeps its best model; None before the first
+    validation."""
+    here = at(points, place, by)
+    return None if here is None else min(here, *(point.nats for point in points if getattr(point, by) <= place))
+
+
 def _lines(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

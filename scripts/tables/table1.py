@@ -9,7 +9,7 @@ from commands import Commands
 from held_out import split
 from published import TABLE1
 from request import Request
-from runs import NATS, Point, at, curve, facts
+from runs import NATS, Point, curve, facts, lowest
 from stage import data_line, tokenize, train_codec, train_prior
 from table import Column, Table
 
@@ -25,7 +25,7 @@ COLUMNS = (
     Column("parameters", "parameters", ",d"),
     Column("at_equal_steps", "nats/token at equal steps", ".4f"),
     Column("at_equal_time", "nats/token at equal time", ".4f"),
-    Column("best", "best nats/token", ".4f"),
+    Column("last", "last nats/token", ".4f"),
 )
 
 
@@ -62,9 +62,9 @@ def make(request: Request, commands: Commands) -> Table:
         {
             "prior": NAMES[arch],
             "parameters": counts[NAMES[arch]],
-            "at_equal_steps": at(points, steps, "step"),
-            "at_equal_time": at(points, seconds, "seconds"),
-            "best": min(point.nats for point in points),
+            "at_equal_steps": lowest(points, steps, "step"),
+            "at_equal_time": lowest(points, seconds, "seconds"),
+            "last": points[-1].nats,
         }
         for arch, points in curves.items()
     ]
@@ -78,7 +78,8 @@ def make(request: Request, commands: Commands) -> Table:
             f"`train-prior`. The PixelSNAIL has {request.n_layer} blocks, and the width with which its number of "
             f"parameters is nearest to the transformer's, {width}.",
             "Held-out nats/token of whole pictures by the chain rule, as the validations of each training measure "
-            "them, interpolated between two of them.",
+            "them, interpolated between two of them: the lowest until the steps or the time, as a training keeps its "
+            "best model. A last one far above the lowest means too few pictures for the time.",
             f"Equal steps: {steps}. Equal time: {seconds / 60:.2f} minutes. The learning rate falls until the end of "
             "each training, so at equal steps the prior that trained for more steps is at a higher one.",
         ],
