@@ -30,7 +30,6 @@ SMALL = {
     "BATCH_SIZE": "2",
     "CH": "8",
     "DISC_NDF": "8",
-    "CODEBOOK_DIM": "4",
     "VAL_IMAGES": "2",
     "PERCEPTUAL": "none",
     "DISC_WEIGHT": "0",
