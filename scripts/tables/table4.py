@@ -74,9 +74,9 @@ def make(request: Request, commands: Commands) -> Table:
             "of each class.",
             few_line(parts),
             f"Classifier of the rejection and of the agreement: {request.classifier}"
-            + (f" (classes by {request.class_map})" if request.class_map else "")
-            + f". Agreement: the share of pictures for which it finds their own class the likeliest of the "
-            f"{len(parts.labels)}.",
+            + (f", its classes by {request.class_map}" if request.class_map else "")
+            + ". Agreement: the share of pictures whose own class it finds the likeliest of the "
+            f"{len(set(judge.classes.values()))} that the pictures have.",
         ],
         columns=(
             Column("pictures", "pictures"),
