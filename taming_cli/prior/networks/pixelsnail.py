@@ -69,15 +69,19 @@ class CausalConv(Conv):
     """A convolution over a square of cells, of which it sees those before the cell in raster order: all rows above, and
     of its own row those to the left."""
 
+    mask: Tensor
+
     def __init__(self, inputs: int, outputs: int, side: int) -> None:
         super().__init__(inputs, outputs, (side, side))
-        seen = torch.ones(side, side)
-        seen[-1, side // 2 :] = 0
-        self.register_buffer("mask", seen, persistent=False)
+        self.build_mask()
         with torch.no_grad():
             self.weight_g.copy_(self.seen().flatten(1).norm(dim=1).view(-1, 1, 1, 1))
 
-    mask: Tensor
+    def build_mask(self) -> None:
+        """Compute which cells it sees: 1, and 0 for the others, (side, side)."""
+        mask = torch.ones(self.kernel)
+        mask[-1, self.kernel[1] // 2 :] = 0
+        self.register_buffer("mask", mask, persistent=False)
 
     def seen(self) -> Tensor:  # noqa: D102 - as of Conv
         return self.weight_v * self.mask
@@ -254,9 +258,7 @@ class PixelSNAIL(nn.Module):
         self.register_buffer("background", background[None], persistent=False)
         for module in self.modules():
             if isinstance(module, CausalConv):
-                mask = torch.ones(module.kernel)
-                mask[-1, module.kernel[1] // 2 :] = 0
-                module.register_buffer("mask", mask, persistent=False)
+                module.build_mask()
 
     def predictions(self, batch: TokenBatch) -> Predictions:
         """The features of all cells of a batch."""
