@@ -103,7 +103,7 @@ def test_a_prior_is_measured_on_held_out_tokens_and_by_its_newest_samples(capsys
     found = measured(capsys, "all", folder)
     assert list(found) == ["nll", "fid", "prc"]
     assert found["fid"]["protocol"]["size"] == "32x32"  # the pictures are cut as the samples are
-    assert found["fid"]["protocol"]["generated"]["drawn"]["temperature"] == 1.0
+    assert found["fid"]["protocol"]["generated"]["drawn"]["temperature"] == "0.7:1"
     assert found["nll"]["protocol"]["tokens"]["count"] == read_run(folder).about["data"]["held"]
     assert found["fid"]["protocol"]["generated"]["count"] == 5  # the grid beside them is no sample
     assert found["fid"]["protocol"]["reference"]["count"] == 16
