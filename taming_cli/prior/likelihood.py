@@ -1,12 +1,13 @@
 """The likelihood of codes under a prior of any kind: one call for evaluation and for comparisons."""
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from torch import Tensor
 
 from taming_cli.errors import UsageError
 from taming_cli.prior.any_order import likelihood as any_order
-from taming_cli.prior.any_order.plan import FEWEST_STEPS, group_plan, raster_plan
+from taming_cli.prior.any_order.plan import FEWEST_STEPS, GroupPlan, group_plan, raster_plan
 from taming_cli.prior.model import Network
 from taming_cli.prior.networks.any_order import AnyOrder
 from taming_cli.prior.networks.pixelsnail import PixelSNAIL
@@ -32,11 +33,9 @@ def log_likelihood(
     arguments are those of `log_likelihood` of each kind. UsageError if they do not fit the prior.
     """
     if isinstance(network, AnyOrder):
-        height, width = codes.shape[1:]
         if order == "raster" and steps:
             raise UsageError("--order raster reads one cell at a time; leave --sample-steps out")
-        all_cells = max(FEWEST_STEPS, height * width)
-        plan = raster_plan(height, width) if order == "raster" else group_plan(height, width, steps or all_cells)
+        plan = _plan(codes.shape[1], codes.shape[2], order, steps)
         return any_order.log_likelihood(
             network, codes, plan, conditions=conditions, batch_size=batch_size, on_progress=on_progress
         )
@@ -51,3 +50,10 @@ def log_likelihood(
     return raster.log_likelihood(
         network, codes, conditions=conditions, stride=stride, batch_size=batch_size, on_progress=on_progress
     )
+
+
+@lru_cache(maxsize=4)  # the same for every batch
+def _plan(height: int, width: int, order: str, steps: int) -> GroupPlan:
+    if order == "raster":
+        return raster_plan(height, width)
+    return group_plan(height, width, steps or max(FEWEST_STEPS, height * width))
