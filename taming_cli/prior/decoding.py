@@ -52,3 +52,11 @@ def choose(logits: Tensor, noise: Tensor | None, decoding: Decoding) -> Tensor:
         return logits.argmax(-1)
     assert noise is not None
     return (scale_and_filter(logits, decoding) + noise.to(logits.dtype)).argmax(-1)
+
+
+def choose_guided(logits: Tensor, noise: Tensor | None, decoding: Decoding, *, guided: bool) -> Tensor:
+    """As `choose`. With guidance, there are twice as many logits (2 B, K), first conditional and then unconditional."""
+    if guided:
+        conditional, unconditional = logits.chunk(2)
+        logits = guide(conditional, unconditional, decoding.guidance)
+    return choose(logits, noise, decoding)

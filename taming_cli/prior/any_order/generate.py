@@ -13,7 +13,7 @@ from taming_cli.config.sampling import Decoding, DecodingConfig
 from taming_cli.prior.any_order.forwards import context_of, forwards
 from taming_cli.prior.any_order.plan import group_plan
 from taming_cli.prior.any_order.stages import most_cells, stages
-from taming_cli.prior.decoding import choose, guide
+from taming_cli.prior.decoding import choose_guided
 from taming_cli.prior.layout import KnownCells, check_conditions, check_guidance
 from taming_cli.prior.networks.any_order import AnyOrder
 from taming_cli.prior.noise import cell, gumbel
@@ -79,8 +79,5 @@ def generate(
 
 def _chosen(logits: Tensor, noise: Tensor | None, decoding: Decoding, *, guided: bool) -> Tensor:
     """Logits (B, A, K), twice for guidance, conditional and then unconditional, and noise (B, A, K) -> codes (B, A)."""
-    if guided:
-        conditional, unconditional = logits.chunk(2)
-        logits = guide(conditional, unconditional, decoding.guidance)
     flat = None if noise is None else noise.flatten(0, 1)
-    return choose(logits.flatten(0, 1), flat, decoding).view(logits.shape[:2])
+    return choose_guided(logits.flatten(0, 1), flat, decoding, guided=guided).view(-1, logits.shape[1])

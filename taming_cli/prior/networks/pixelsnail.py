@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming_cli.config.prior import ConditionSpec, PriorConfig
+from taming_cli.prior.layout import NOT_GIVEN
 from taming_cli.prior.networks.attention import causal_attention
 from taming_cli.prior.predictions import Predictions, TokenBatch
 from taming_cli.runtime.gradient_checkpointing import Recomputable
 
-NOTHING = -1
+NOTHING = NOT_GIVEN
 """The code of a cell that is beyond the grid, not yet drawn, or not given: it adds nothing to a convolution."""
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from taming_cli.config.prior import PriorConfig
-from taming_cli.config.sampling import Decoding, DecodingConfig
+from taming_cli.config.sampling import DecodingConfig
 from taming_cli.errors import UsageError
 from taming_cli.prior.completed import Completion, best_completion, check_candidates
-from taming_cli.prior.decoding import choose, guide
+from taming_cli.prior.decoding import choose_guided
 from taming_cli.prior.layout import KnownCells, check_conditions, check_guidance
 from taming_cli.prior.networks.pixelsnail import CellSteps, PixelSNAIL
 from taming_cli.prior.noise import cell, gumbel
@@ -76,7 +76,7 @@ def generate(
                 if not decoding.greedy:
                     place = cell(*(torch.tensor(of, device=device) for of in (row, column)))
                     noise = gumbel(seed, numbers[rows], place, logits.shape[-1], attempt=tries[rows])
-                codes[rows, row, column] = _chosen(logits, noise, decoding.at(0), guided=decoding.guided)
+                codes[rows, row, column] = choose_guided(logits, noise, decoding.at(0), guided=decoding.guided)
                 done += len(codes[rows])
                 if on_progress is not None:
                     on_progress(done, total)
@@ -126,11 +126,3 @@ def _steps(network: PixelSNAIL, given: Mapping[str, Tensor], batch: int, decodin
         assert none is not None
         context, batch = torch.cat((context, none)), 2 * batch
     return CellSteps(network, batch, context)
-
-
-def _chosen(logits: Tensor, noise: Tensor | None, decoding: Decoding, *, guided: bool) -> Tensor:
-    """Logits (B, K), twice for guidance, conditional and then unconditional, and noise (B, K) -> codes (B,)."""
-    if guided:
-        conditional, unconditional = logits.chunk(2)
-        logits = guide(conditional, unconditional, decoding.guidance)
-    return choose(logits, noise, decoding)
