@@ -14,11 +14,11 @@ from taming_cli.config.sampling import DecodingConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 from taming_cli.prior.any_order import likelihood
-from taming_cli.prior.any_order.completion import complete
 from taming_cli.prior.any_order.generate import generate
 from taming_cli.prior.any_order.likelihood import log_likelihood
 from taming_cli.prior.any_order.plan import group_plan, raster_plan
 from taming_cli.prior.any_order.start import from_raster, with_conditions
+from taming_cli.prior.completion import complete
 from taming_cli.prior.decoding import choose, guide
 from taming_cli.prior.estimate import estimate
 from taming_cli.prior.layout import KnownCells

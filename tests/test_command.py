@@ -10,7 +10,7 @@ import typer
 from taming_cli.cli import options as o
 from taming_cli.cli.command import Command, Group, Panel, command, register
 from taming_cli.cli.console import Output
-from taming_cli.cli.program import HelpGroup
+from taming_cli.cli.help import HelpGroup
 from taming_cli.cli.settings import Settings
 from taming_cli.config.evaluate import KernelConfig
 from taming_cli.config.sampling import DecodingConfig

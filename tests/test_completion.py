@@ -12,10 +12,11 @@ from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
+from taming_cli.prior.completion import complete
 from taming_cli.prior.layout import KnownCells, prefix
 from taming_cli.prior.networks.gpt import GPT
-from taming_cli.prior.raster.candidates import complete, scoring_cells
 from taming_cli.prior.raster.generate import generate
+from taming_cli.prior.raster.scoring import scoring_cells
 from tests.test_generate import brute_force, random_conditions
 from tests.test_gpt import toy
 from tests.test_likelihood import one_forward_per_cell

@@ -165,9 +165,10 @@ def test_no_two_public_classes_share_a_name() -> None:
 
 
 def test_no_rooms_import_one_another_in_a_circle() -> None:
-    named = modules()
+    """Nor by an import inside a function. The package itself hands on the names of its public rooms."""
+    named = {module: path for module, path in modules().items() if module != "taming_cli"}
     targets = {
-        module: {one.target for one in imports(module, path.read_text()) if one.target in named and one.at_import}
+        module: {one.target for one in imports(module, path.read_text()) if one.target in named}
         for module, path in named.items()
     }
     while leaves := {module for module, below in targets.items() if not below & targets.keys() - {module}}:

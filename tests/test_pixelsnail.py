@@ -26,12 +26,12 @@ from taming_cli.data.tokens.file import TokenFile
 from taming_cli.data.tokens.levels import LevelFile
 from taming_cli.errors import UsageError
 from taming_cli.prior.batches import TokenSet
+from taming_cli.prior.completion import complete
 from taming_cli.prior.draw import draw
 from taming_cli.prior.layout import KnownCells
 from taming_cli.prior.likelihood import log_likelihood
 from taming_cli.prior.model import prior_from
 from taming_cli.prior.networks.pixelsnail import CellSteps, CodeConv, Conv, PixelSNAIL
-from taming_cli.prior.pixelsnail.generate import complete
 from taming_cli.runtime.checkpoint import load_model, save_model
 from tests.pretrained_files import folder_of_pictures
 from tests.test_cli import taming

@@ -28,8 +28,8 @@ import typer
 from typer.models import ParameterInfo
 
 from taming_cli.cli import options as o
+from taming_cli.cli.help import HelpCommand, HelpGroup
 from taming_cli.cli.lifecycle import running
-from taming_cli.cli.program import HelpCommand, HelpGroup
 from taming_cli.cli.settings import Settings
 from taming_cli.config.fields import Kind, flag_name, kinds
 from taming_cli.config.presets import CONFIGS

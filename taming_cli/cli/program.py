@@ -1,4 +1,4 @@
-"""The commands of the program by name, and typer's classes for them.
+"""The commands of the program by name.
 
 A command's module is imported when the command runs or prints its help; `taming --help` lists the texts given here.
 """
@@ -9,7 +9,9 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
+
+from taming_cli.cli.help import HelpGroup
 
 
 class Listed(NamedTuple):
@@ -82,27 +84,6 @@ COMMANDS: Mapping[str, Mapping[str, Listed]] = {
     },
 }
 """The commands by panel of `taming --help`."""
-
-
-class _PlainHelp:
-    """Of a command: `--help` prints no Python type beside a switch or an argument."""
-
-    def get_params(self, ctx: Any) -> Any:
-        params = super().get_params(ctx)  # type: ignore[misc]
-        for each in params:
-            if each.param_type_name == "argument":
-                each.display_type_rich = lambda ctx: None
-            elif each.is_flag:
-                each.metavar = ""
-        return params
-
-
-class HelpCommand(_PlainHelp, TyperCommand):
-    """A command."""
-
-
-class HelpGroup(_PlainHelp, TyperGroup):
-    """A group of commands."""
 
 
 class Program(HelpGroup):

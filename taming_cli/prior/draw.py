@@ -6,14 +6,12 @@ from typing import Any
 from torch import Tensor
 
 from taming_cli.config.sampling import DecodingConfig
-from taming_cli.prior.any_order import completion
 from taming_cli.prior.any_order import generate as any_order
 from taming_cli.prior.layout import KnownCells
 from taming_cli.prior.model import Network
 from taming_cli.prior.networks.any_order import AnyOrder
 from taming_cli.prior.networks.pixelsnail import PixelSNAIL
 from taming_cli.prior.pixelsnail import generate as pixelsnail
-from taming_cli.prior.raster import candidates as raster_candidates
 from taming_cli.prior.raster import generate as raster
 from taming_cli.prior.raster.buffers import BufferCache
 
@@ -30,36 +28,29 @@ def draw(
     steps: int = 32,
     batch_size: int = 16,
     known: KnownCells | None = None,
-    candidates: int = 1,
     attempts: Sequence[int] | None = None,
     buffers: BufferCache | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Draw the samples numbered `samples`: codes (n, h, w), int64, on the prior's device.
 
-    A raster prior draws through windows that move by `stride` columns, a prior for any order in `steps` forwards, a
-    PixelSNAIL cell by cell. Of `candidates` completions of `known` cells, the one that fits best is kept. The arguments
-    are those of `generate` and `complete` of each kind.
+    A raster prior draws through windows that move by `stride` columns and reuses `buffers`, a prior for any order draws
+    in `steps` forwards, a PixelSNAIL cell by cell. The arguments are those of `generate` of each kind. UsageError if
+    they do not fit the prior.
     """
     settings: dict[str, Any] = {
+        "size": size,
         "samples": samples,
         "seed": seed,
         "decoding": decoding,
         "conditions": conditions,
         "batch_size": batch_size,
+        "known": known,
+        "attempts": attempts,
         "on_progress": on_progress,
     }
-    ranked = known if candidates > 1 else None
-    if ranked is None:
-        settings["attempts"] = attempts
     if isinstance(network, AnyOrder):
-        if ranked is not None:
-            return completion.complete(network, ranked, candidates=candidates, steps=steps, **settings).codes
-        return any_order.generate(network, size=size, steps=steps, known=known, **settings)
+        return any_order.generate(network, steps=steps, **settings)
     if isinstance(network, PixelSNAIL):
-        if ranked is not None:
-            return pixelsnail.complete(network, ranked, candidates=candidates, **settings).codes
-        return pixelsnail.generate(network, size=size, known=known, **settings)
-    if ranked is not None:
-        return raster_candidates.complete(network, ranked, candidates=candidates, stride=stride, **settings).codes
-    return raster.generate(network, size=size, stride=stride, known=known, buffers=buffers, **settings)
+        return pixelsnail.generate(network, **settings)
+    return raster.generate(network, stride=stride, buffers=buffers, **settings)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from taming_cli.codec.vqgan import with_top
 from taming_cli.config.levels import SCALE, TOP_CONDITION
-from taming_cli.prior import draw as prior
+from taming_cli.prior.completion import complete
+from taming_cli.prior.draw import draw as draw_from
 from taming_cli.prior.noise import ATTEMPTS
 from taming_cli.prior.raster.windows import widest_stride
 from taming_cli.sampling.inpainting import restore_pixels
@@ -73,16 +74,18 @@ def draw_codes(request: Request, numbers: Sequence[int], *, on_progress: OnProgr
         "seed": config.seed,
         "decoding": config,
         "conditions": conditions,
-        "size": (request.grid.height, request.grid.width),
         "stride": request.stride,
         "steps": config.sample_steps,
-        "known": None if request.known is None else request.known.cells,
-        "candidates": config.candidates,
-        "buffers": model.buffers,
         "batch_size": config.batch_size,
         "on_progress": on_progress,
     }
-    return with_top(model.codec, prior.draw(model.gpt, **settings), conditions)
+    known = None if request.known is None else request.known.cells
+    if known is not None and config.candidates > 1:
+        codes = complete(model.gpt, known, candidates=config.candidates, **settings).codes
+    else:
+        size = (request.grid.height, request.grid.width)
+        codes = draw_from(model.gpt, size=size, known=known, buffers=model.buffers, **settings)
+    return with_top(model.codec, codes, conditions)
 
 
 def _top_codes(request: Request, numbers: Sequence[int]) -> Tensor:
@@ -91,7 +94,7 @@ def _top_codes(request: Request, numbers: Sequence[int]) -> Tensor:
     model, config = request.model.above, request.config
     assert model is not None
     prior_config = model.gpt.config
-    codes = prior.draw(
+    codes = draw_from(
         model.gpt,
         size=(request.grid.height // SCALE, request.grid.width // SCALE),
         samples=numbers,

@@ -5,7 +5,6 @@ the batch size, nor on which other samples are drawn.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,12 +12,10 @@ from torch import Tensor
 from taming_cli.config.prior import PriorConfig
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.errors import UsageError
-from taming_cli.prior.completed import Completion, best_completion, check_candidates
 from taming_cli.prior.decoding import choose_guided
 from taming_cli.prior.layout import KnownCells, check_conditions, check_guidance
 from taming_cli.prior.networks.pixelsnail import CellSteps, PixelSNAIL
 from taming_cli.prior.noise import cell, gumbel
-from taming_cli.prior.pixelsnail.likelihood import log_likelihood
 
 
 def check_size(config: PriorConfig, size: tuple[int, int]) -> None:
@@ -83,38 +80,6 @@ def generate(
             now = codes[rows, row, column]
             steps.codes[:, row, column] = now.repeat(2) if decoding.guided else now
     return codes
-
-
-def complete(
-    network: PixelSNAIL,
-    known: KnownCells,
-    *,
-    samples: Sequence[int],
-    seed: int,
-    decoding: DecodingConfig,
-    candidates: int,
-    conditions: Mapping[str, Tensor] | None = None,
-    batch_size: int = 16,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> Completion:
-    """Draw the unknown cells `candidates` times for each sample, and keep the filling after which the known cells that
-    follow are most likely, as `raster.candidates.complete` does."""
-    check_candidates(candidates)
-    height, width = known.mask.shape
-    order = (~known.mask.cpu()).flatten().long().cumsum(0).view(height, width)
-    scoring = known.mask.cpu() & (order > 0)
-    scored = int(scoring.sum())
-    return best_completion(
-        partial(generate, network, size=(height, width), seed=seed, decoding=decoding, batch_size=batch_size),
-        partial(log_likelihood, network, cells=scoring, batch_size=batch_size),
-        known,
-        samples=samples,
-        candidates=candidates,
-        drawn=candidates if scored and not decoding.greedy else 1,
-        scored=scored,
-        conditions=conditions,
-        on_progress=on_progress,
-    )
 
 
 def _steps(network: PixelSNAIL, given: Mapping[str, Tensor], batch: int, decoding: DecodingConfig) -> CellSteps:
