@@ -249,16 +249,38 @@ def test_codes_in_training_are_samples_of_the_logits() -> None:
     torch.testing.assert_close(mixed, torch.einsum("bkhw,kd->bdhw", soft, quantizer.codebook))
 
 
-def test_the_logits_of_a_new_quantizer_vary_between_the_cells_of_a_batch() -> None:
+def cells_along_one_direction() -> Tensor:
+    """The output of a new encoder: nearly all variation is along one direction. (144 cells, 5)"""
     torch.manual_seed(0)
-    quantizer, z = GumbelQuantizer(7, 2, 5, relaxed=True), 0.1 * torch.randn(4, 5, 6, 6) + 3
-    before = quantizer.proj(z)
-    quantizer.begin_with(z)
-    after = quantizer.proj(z)
-    torch.testing.assert_close(after.mean((0, 2, 3)), torch.zeros(7), atol=1e-4, rtol=0)
-    torch.testing.assert_close(after.std((0, 2, 3), correction=0), torch.full((7,), 2.0))
-    order = before.movedim(1, 0).flatten(1).argsort(1)
-    assert torch.equal(after.movedim(1, 0).flatten(1).argsort(1), order)
+    return torch.randn(144, 1) * torch.randn(5) + 0.1 * torch.randn(144, 5) + 3
+
+
+@pytest.mark.parametrize("codes", [20, 144, 400])
+def test_a_new_quantizer_begins_on_vectors_of_a_batch(codes: int) -> None:
+    vectors = cells_along_one_direction()
+    z = vectors.view(4, 6, 6, 5).permute(0, 3, 1, 2)
+    quantizer = GumbelQuantizer(codes, 2, 5, relaxed=True).eval().requires_grad_(False)
+    assert len(quantizer(z).codes.unique()) < 8
+    quantizer.begin_with(z, torch.Generator().manual_seed(1))
+    assert float(quantizer.proj(z).std((0, 2, 3)).mean()) == pytest.approx(8, rel=1e-4)
+    used = len(quantizer(z).codes.unique())
+    assert used == codes if codes <= 144 else used > 100
+    assert float(quantizer.codebook.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(quantizer.codebook.std()) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_first_logits_are_distances_from_the_chosen_vectors() -> None:
+    vectors = cells_along_one_direction()
+    z = vectors.T.reshape(1, 5, 12, 12)
+    quantizer = GumbelQuantizer(144, 2, 5, relaxed=True).eval().requires_grad_(False)
+    quantizer.begin_with(z, torch.Generator().manual_seed(1))
+    logits = quantizer.proj(z)[0].flatten(1).T.double()  # (144 cells, K)
+    own = logits.argmax(1)  # each vector is a code's own
+    squares = torch.cdist(vectors.double(), vectors.double()).square()
+    found = torch.empty_like(squares)
+    found[:, own] = -squares / 2
+    scale = (logits[:, 0] - logits[:, 1]).std() / (found[:, 0] - found[:, 1]).std()
+    torch.testing.assert_close(logits.log_softmax(1), (scale * found).log_softmax(1), rtol=1e-3, atol=1e-2)
 
 
 def test_a_training_learns_and_its_codec_serves_the_other_commands(

@@ -14,8 +14,8 @@ from taming_cli.runtime.fp32 import exact
 _DISTANCES = 2**23
 """Largest number of distances in memory at once; it bounds the number of vectors that are compared at a time."""
 
-LOGITS = 2.0
-"""Standard deviation of the logits with which a sampled codebook begins."""
+LOGITS = 8.0
+"""Standard deviation, between the cells of a batch, of the logits with which a sampled codebook begins."""
 
 
 class Quantized(NamedTuple):
@@ -105,21 +105,29 @@ class GumbelQuantizer(nn.Module):
             return Quantized(z_q, z_q, chosen.argmax(1), logits)
 
     @torch.no_grad()
-    def begin_with(self, z: Tensor, world: World = ALONE) -> None:
-        """Scale a new quantizer so that each logit has mean 0 and standard deviation LOGITS over the cells of a batch,
-        of which each process has a part, (B, channels, h, w) (as the start of Salimans & Kingma 2016).
+    def begin_with(self, z: Tensor, generator: torch.Generator, world: World = ALONE) -> None:
+        """Place the codes of a new quantizer on vectors of a batch, of which each process has a part, (B, channels, h,
+        w). `generator` (CPU) makes the choice reproducible, and equal in all processes.
 
-        The standard deviation of Gumbel noise is 1.3. With logits that differ less between cells, codes are sampled
-        almost regardless of the picture.
+        A cell's logits are `-s |z - c_k|^2 / 2`, up to a constant of the cell, for K random vectors c_k of the batch;
+        s gives them a standard deviation of LOGITS between cells, on average over codes. The entries are a random
+        projection of the c_k. The output of a new encoder varies in few directions, along which two or three of K
+        random logits are the largest everywhere. The standard deviation of Gumbel noise is 1.3: logits that vary less
+        are lost in it.
         """
+        vectors = world.rows(z.float().permute(0, 2, 3, 1).reshape(-1, z.shape[1]))
+        mean = vectors.mean(0)
+        centred = vectors - mean
+        chosen = choose_vectors(centred, len(self.embed.weight), generator)
         with exact(z.device):
-            logits = self.proj(z.float())
-        mean = world.mean(logits.mean((0, 2, 3)))
-        variance = world.mean((logits - mean[:, None, None]).pow(2).mean((0, 2, 3)))
-        scale = LOGITS / variance.sqrt().clamp(min=1e-6)
-        assert self.proj.bias is not None
-        self.proj.bias.copy_((self.proj.bias - mean) * scale)
-        self.proj.weight.mul_(scale[:, None, None, None])
+            bias = -chosen.pow(2).sum(1) / 2
+            scale = LOGITS / (centred @ chosen.t() + bias).std(0).mean().clamp(min=1e-6)
+            mix = to_device(torch.randn(z.shape[1], self.embed.weight.shape[1], generator=generator), z.device)
+            entries = (chosen - chosen.mean(0)) @ mix
+            assert self.proj.bias is not None
+            self.proj.weight.copy_(scale * chosen[:, :, None, None])
+            self.proj.bias.copy_(scale * (bias - chosen @ mean))
+            self.embed.weight.copy_(entries / entries.std().clamp(min=1e-6))
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Codes (B, h, w) in [0, K) -> entries (B, D, h, w) fp32."""
@@ -135,6 +143,19 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
         distance = rows.pow(2).sum(1, keepdim=True) + squares - 2 * rows @ codebook.t()
         codes.append(distance.argmin(1))
     return torch.cat(codes)
+
+
+def choose_vectors(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """`count` random vectors of (N, D), without repetition if there are so many, else with a little noise."""
+    places = torch.randperm(len(vectors), generator=generator)
+    if len(vectors) < count:
+        places = torch.randint(len(vectors), (count,), generator=generator)
+    chosen = vectors[to_device(places[:count], vectors.device)]
+    if len(vectors) >= count:
+        return chosen
+    noise = to_device(torch.randn(chosen.shape, generator=generator), chosen.device)
+    spread = vectors.std(0) if len(vectors) > 1 else torch.zeros_like(vectors[0])  # std of one vector is NaN
+    return chosen + 0.02 * spread * noise
 
 
 class CodebookUse(NamedTuple):
@@ -216,16 +237,9 @@ class CodebookAverages:
         return self._place(entries, world.rows(vectors), generator)
 
     def _place(self, entries: Tensor, vectors: Tensor, generator: torch.Generator) -> Tensor:
-        """Move `entries` to random vectors, with a little noise where there are fewer vectors than entries."""
+        """Move `entries` to random vectors."""
         weight = self.quantizer.embedding.weight
-        chosen = torch.randperm(len(vectors), generator=generator)
-        if len(vectors) < len(entries):
-            chosen = torch.randint(len(vectors), (len(entries),), generator=generator)
-        placed = vectors[to_device(chosen[: len(entries)], vectors.device)]
-        if len(vectors) < len(entries):
-            noise = to_device(torch.randn(placed.shape, generator=generator), placed.device)
-            spread = vectors.std(0) if len(vectors) > 1 else torch.zeros_like(vectors[0])  # std of one vector is NaN
-            placed = placed + 0.02 * spread * noise
+        placed = choose_vectors(vectors, len(entries), generator)
         weight.index_copy_(0, entries, placed.to(weight.dtype))
         even = len(vectors) / len(weight)
         self.uses.index_fill_(0, entries, even)

@@ -135,10 +135,11 @@ def codec_step(
 
 @torch.no_grad()
 def _begin_with(state: CodecState, x: Tensor) -> None:
-    """Scale the logits of a new dVAE by the first batch."""
+    """Place the codes of a new dVAE on vectors of the first batch."""
     quantize = state.codec.quantize
     if isinstance(quantize, GumbelQuantizer) and quantize.relaxed:
-        quantize.begin_with(state.codec.encoder(x), state.world)
+        generator = torch.Generator().manual_seed(state.seed)
+        quantize.begin_with(state.codec.encoder(x), generator, state.world)
         state.average.quantize.load_state_dict(quantize.state_dict())
 
 

@@ -158,6 +158,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 "ch_mult": (1, 2, 4, 8),
                 "codebook_dim": 128,
                 "kl_weight": 6.6 / 192,
+                "learning_rate": 1e-3,
                 "betas": (0.9, 0.999),
                 **MAPS,
             },
