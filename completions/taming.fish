@@ -27,7 +27,7 @@ function __taming_takes
         case 'train-prior'
             contains -- $argv[2] --preset --minutes --steps -o --out --name --codec --cond-ckpt --batch-size --accumulate --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --samples --seed --device --precision --init --arch --level --n-layer --n-head --n-embd --window --reach --res-blocks --kernel --nproc --config
         case 'sample'
-            contains -- $argv[2] -n --class --size --cond --complete --mask --redraw --at --ckpt -o --out --codec --above --class-map --first --tokens --npz --temperature --top-k --top-p --min-p --guidance --seed --candidates --keep --accept-rate --classifier --stride --sample-steps --batch-size --weights --name --shard --device --precision --memory --config --max-pixels
+            contains -- $argv[2] -n --class --size --cond --complete --mask --redraw --at --ckpt -o --out --codec --above --class-map --first --tokens --npz --temperature --top-k --top-p --min-p --guidance --seed --candidates --keep --accept-rate --classifier --stride --speculate --sample-steps --batch-size --weights --name --shard --device --precision --memory --config --max-pixels
         case 'tokenize'
             contains -- $argv[2] --ckpt -o --out --size --views --cond --cond-ckpt --batch-size --shard --device --precision --memory --workers --config --max-pixels
         case 'reconstruct'
@@ -400,6 +400,7 @@ complete -c taming -n '__taming_may \'--keep\' sample' -l keep -d 'With --comple
 complete -c taming -n '__taming_may \'--accept-rate\' sample' -l accept-rate -d 'Rejection sampling: draw n / rate pictures and keep the n in which --classifier finds the class with the highest probability; 1: keep all. Default 1.' -x
 complete -c taming -n '__taming_may \'--classifier\' sample' -l classifier -d 'Classifier for --accept-rate: efficientnet-lite0 (no download), or one of torchvision\'s, such as resnet50. Default efficientnet-lite0.' -x -a 'efficientnet-lite0\\t resnet50\\t'
 complete -c taming -n '__taming_may \'--stride\' sample' -l stride -d 'Columns that share a window: 1 is the paper\'s procedure, more is faster; 0: half the window. Default 0.' -x
+complete -c taming -n '__taming_may \'--speculate\' sample' -l speculate -d 'With a raster prior: guess the next codes, and draw up to N codes of a window in one forward pass; N is 2 to 16. `auto` adapts N, `off` draws code by code. The pictures are the same. Default auto.' -x -a 'auto\\t off\\t'
 complete -c taming -n '__taming_may \'--sample-steps\' sample' -l sample-steps -d 'With a prior for any order: forward passes per picture, one after the other; fewer are faster. Default 32.' -x
 complete -c taming -n '__taming_may \'--batch-size\' sample' -l batch-size -d 'Windows computed at once; affects memory and speed, not the pictures. Default 16.' -x
 complete -c taming -n '__taming_may \'--shard\' sample reconstruct decode \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -l shard -d 'Process only every N-th picture, starting with the I-th.' -x

@@ -146,7 +146,8 @@ def test_waves_equal_brute_force_token_for_token(trial: int, monkeypatch: pytest
     steps: list[tuple[int, int]] = []
     batch_size = rng.choice([1, 2, 3, 5, 64])
     monkeypatch.setattr(buffers, "REACH", 16)
-    codes, recorded = (
+    ahead = rng.randint(2, 16)
+    codes, *others = (
         generate(
             gpt,
             size=size,
@@ -158,11 +159,12 @@ def test_waves_equal_brute_force_token_for_token(trial: int, monkeypatch: pytest
             batch_size=batch_size,
             known=given,
             buffers=kept,
+            speculate=speculate,
             on_progress=lambda done, total: steps.append((done, total)),
         )
-        for kept in (None, Recording())
+        for kept, speculate in ((None, 1), (Recording(), 1), (None, 0), (None, ahead), (Recording(), ahead))
     )
-    assert torch.equal(codes, recorded)
+    assert all(torch.equal(codes, other) for other in others)
     assert codes.shape == (len(numbers), *size)
     for n, number in enumerate(numbers):
         own = {kind: values[n] for kind, values in conditions.items()}
@@ -301,20 +303,30 @@ def test_a_condition_that_is_not_given_is_the_null_token() -> None:
     assert torch.equal(left_out, explicit)
 
 
-def test_golden_class_tokens() -> None:
+@pytest.mark.parametrize("speculate", [1, 0, 5])
+def test_golden_class_tokens(speculate: int) -> None:
     gpt, io = golden_prior()
     classes = {"class": torch.from_numpy(io["classes"])}
     codes = generate(
-        gpt, size=(16, 16), samples=[0, 1], seed=0, decoding=DecodingConfig(greedy=True), conditions=classes
+        gpt,
+        size=(16, 16),
+        samples=[0, 1],
+        seed=0,
+        decoding=DecodingConfig(greedy=True),
+        conditions=classes,
+        speculate=speculate,
     )
     np.testing.assert_array_equal(codes.flatten(1).numpy(), io["greedy"])
 
 
-def test_golden_sliding_window(shared: Path) -> None:
+@pytest.mark.parametrize("speculate", [1, 0, 5])
+def test_golden_sliding_window(shared: Path, speculate: int) -> None:
     gpt, io = golden_segmentation(shared)
     segmentation = {"segmentation": torch.from_numpy(io["cond_indices"])}
     greedy = DecodingConfig(greedy=True)
-    codes = generate(gpt, size=(18, 22), samples=[0], seed=0, decoding=greedy, conditions=segmentation)
+    codes = generate(
+        gpt, size=(18, 22), samples=[0], seed=0, decoding=greedy, conditions=segmentation, speculate=speculate
+    )
     np.testing.assert_array_equal(codes.numpy(), io["greedy_sliding"])
 
 

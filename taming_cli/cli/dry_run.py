@@ -102,7 +102,7 @@ def would_sample(output: Output, request: "Request") -> int:
     cost = request.cost
     how: dict[str, Any] = {"window": str(prior.window), "stride": stride}
     parts, at_once = f"windows of {prior.window}, stride {stride}", "windows"
-    if request.model.own_setting != "stride":
+    if "stride" not in request.model.own_settings:
         how = {"sample_steps": cost.forwards} if request.model.any_order else {}
         parts, at_once = f"in {cost.forwards} groups" if how else "cell by cell", "pictures"
     values = {

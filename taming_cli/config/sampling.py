@@ -1,11 +1,13 @@
 """Settings of sampling: what to draw from a prior, and how a code is chosen from its logits."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from taming_cli.config.fields import check, option
 from taming_cli.config.ramp import Ramp
 from taming_cli.config.size import Size
+from taming_cli.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,12 @@ class Decoding(NamedTuple):
     greedy: bool
 
 
+MOST_CELLS = 16
+"""Cells of a window that one forward pass computes, at most."""
+SPECULATE: Mapping[str, int] = {"auto": 0, "off": 1, **{str(cells): cells for cells in range(2, MOST_CELLS + 1)}}
+"""The values of `speculate`, and the numbers of cells that they mean; 0 adapts it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(DecodingConfig):
     """What to draw from a prior."""
@@ -98,7 +106,23 @@ class SampleConfig(DecodingConfig):
     stride: int = option(
         0, "Columns that share a window: 1 is the paper's procedure, more is faster; 0: half the window.", low=0
     )
+    speculate: str = option(
+        "auto",
+        "With a raster prior: guess the next codes, and draw up to N codes of a window in one forward pass; N is 2 to "
+        "16. `auto` adapts N, `off` draws code by code. The pictures are the same.",
+        metavar="auto|off|N",
+    )
     sample_steps: int = option(
         32, "With a prior for any order: forward passes per picture, one after the other; fewer are faster.", low=8
     )
     batch_size: int = option(16, "Windows computed at once; affects memory and speed, not the pictures.", low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.speculate not in SPECULATE:
+            raise UsageError(f"speculate is {self.speculate!r}; use auto, off, or 2 to {MOST_CELLS}")
+
+    @property
+    def cells_ahead(self) -> int:
+        """The number of cells of each window that a forward pass computes: 0 adapts it, and 1 draws one by one."""
+        return SPECULATE[self.speculate]

@@ -56,6 +56,7 @@ def complete(
     stride: int = 1,
     steps: int = 32,
     batch_size: int = 16,
+    speculate: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Completion:
     """Draw the unknown cells `candidates` times for each sample, and keep the best candidate of each.
@@ -89,6 +90,7 @@ def complete(
         stride=stride,
         steps=steps,
         batch_size=batch_size,
+        speculate=speculate,
         known=KnownCells(known.codes.expand(count, -1, -1).repeat_interleave(drawn, dim=0), known.mask),
         on_progress=progress.count_drawn,
     )

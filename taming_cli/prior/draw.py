@@ -14,6 +14,7 @@ from taming_cli.prior.networks.pixelsnail import PixelSNAIL
 from taming_cli.prior.pixelsnail import generate as pixelsnail
 from taming_cli.prior.raster import generate as raster
 from taming_cli.prior.raster.buffers import BufferCache
+from taming_cli.prior.raster.speculation import Spent
 
 
 def draw(
@@ -30,13 +31,15 @@ def draw(
     known: KnownCells | None = None,
     attempts: Sequence[int] | None = None,
     buffers: BufferCache | None = None,
+    speculate: int = 1,
+    spent: Spent | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Draw the samples numbered `samples`: codes (n, h, w), int64, on the prior's device.
 
-    A raster prior draws through windows that move by `stride` columns and reuses `buffers`, a prior for any order draws
-    in `steps` forwards, a PixelSNAIL cell by cell. The arguments are those of `generate` of each kind. UsageError if
-    they do not fit the prior.
+    A raster prior draws through windows that move by `stride` columns, reuses `buffers`, takes `speculate` and counts
+    in `spent`; a prior for any order draws in `steps` forwards, a PixelSNAIL cell by cell. The arguments are those of
+    `generate` of each kind. UsageError if they do not fit the prior.
     """
     settings: dict[str, Any] = {
         "size": size,
@@ -53,4 +56,4 @@ def draw(
         return any_order.generate(network, steps=steps, **settings)
     if isinstance(network, PixelSNAIL):
         return pixelsnail.generate(network, **settings)
-    return raster.generate(network, stride=stride, buffers=buffers, **settings)
+    return raster.generate(network, stride=stride, buffers=buffers, speculate=speculate, spent=spent, **settings)

@@ -1,5 +1,6 @@
 """Draws the samples of a request: codes from the prior, pictures from the codec, in memory or chunk by chunk."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -10,7 +11,10 @@ from taming_cli.codec.vqgan import with_top
 from taming_cli.config.levels import SCALE, TOP_CONDITION
 from taming_cli.prior.completion import complete
 from taming_cli.prior.draw import draw as draw_from
+from taming_cli.prior.estimate import SamplingCost
+from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.noise import ATTEMPTS
+from taming_cli.prior.raster.speculation import Spent
 from taming_cli.prior.raster.windows import widest_stride
 from taming_cli.sampling.inpainting import restore_pixels
 from taming_cli.sampling.model import OnProgress
@@ -18,16 +22,19 @@ from taming_cli.sampling.request import Request
 
 CHUNK = 64
 """Largest number of samples drawn, decoded and written together: a kill loses at most this much work."""
+_log = logging.getLogger(__name__)
 
 
 class Samples(NamedTuple):
     """`images` uint8 (n, 3, H, W) in [0, 255] and `codes` int64 (n, h, w), both on the CPU; `classes`, a name or None
-    for each. `exact` is false where memory was short and decoding used estimated statistics."""
+    for each. `exact` is false where memory was short and decoding used estimated statistics. `costs` are those of the
+    prior for each picture, or None where the best of several candidates was kept."""
 
     images: Tensor
     codes: Tensor
     classes: tuple[str | None, ...]
     exact: bool = True
+    costs: tuple[SamplingCost, ...] | None = None
 
 
 class Chunk(NamedTuple):
@@ -54,17 +61,24 @@ def draw(
     UsageError for settings that do not fit the prior.
     """
     model, config = request.model, request.config
-    codes = draw_codes(request, numbers, on_progress=on_progress)
+    codes, costs = draw_codes(request, numbers, on_progress=on_progress)
     rows, columns = request.frame.place
     images = model.decode(codes, config.batch_size, on_decode)[:, :, rows, columns].contiguous()
     if request.known is not None and config.keep == "pixels":
         images = restore_pixels(images, request.known)
     labels = tuple(request.label_of(number) for number in numbers)
-    return Samples(images, codes.cpu(), labels, model.exact(request.grid))
+    return Samples(images, codes.cpu(), labels, model.exact(request.grid), costs)
 
 
-def draw_codes(request: Request, numbers: Sequence[int], *, on_progress: OnProgress | None = None) -> Tensor:
-    """The codes of samples, int64 (n, h, w) on the model's device; see `draw`."""
+class DrawnCodes(NamedTuple):
+    """`codes` int64 (n, h, w), on the model's device, and `costs` as in `Samples`."""
+
+    codes: Tensor
+    costs: tuple[SamplingCost, ...] | None
+
+
+def draw_codes(request: Request, numbers: Sequence[int], *, on_progress: OnProgress | None = None) -> DrawnCodes:
+    """The codes of samples; see `draw`."""
     model, config = request.model, request.config
     conditions = request.conditions(numbers)
     if model.above is not None:
@@ -77,15 +91,23 @@ def draw_codes(request: Request, numbers: Sequence[int], *, on_progress: OnProgr
         "stride": request.stride,
         "steps": config.sample_steps,
         "batch_size": config.batch_size,
+        "speculate": config.cells_ahead,
         "on_progress": on_progress,
     }
+    costs: tuple[SamplingCost, ...] | None = (request.cost,) * len(numbers)
     known = None if request.known is None else request.known.cells
     if known is not None and config.candidates > 1:
         codes = complete(model.gpt, known, candidates=config.candidates, **settings).codes
+        costs = costs if model.any_order else None
     else:
         size = (request.grid.height, request.grid.width)
-        codes = draw_from(model.gpt, size=size, known=known, buffers=model.buffers, **settings)
-    return with_top(model.codec, codes, conditions)
+        spent = Spent(len(numbers))
+        codes = draw_from(model.gpt, size=size, known=known, buffers=model.buffers, spent=spent, **settings)
+        if isinstance(model.gpt, GPT):
+            costs = tuple(map(SamplingCost, spent.forwards, spent.tokens))
+            if spent.guesses:
+                _log.info("guessed codes: %d of %d right", spent.right, spent.guesses)
+    return DrawnCodes(with_top(model.codec, codes, conditions), costs)
 
 
 def _top_codes(request: Request, numbers: Sequence[int]) -> Tensor:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from taming_cli.data.images import SETTINGS, SHEET, grid, png_settings, read_ima
 from taming_cli.data.tokens.header import TokenHeader
 from taming_cli.data.tokens.writer import TokenJob
 from taming_cli.errors import UsageError
+from taming_cli.prior.estimate import SamplingCost
 from taming_cli.runtime.interrupt import StopRequest
 from taming_cli.runtime.run.folder import next_folder
 from taming_cli.sampling.draw import chunk_size, draw_chunks
@@ -35,7 +36,8 @@ LARGEST_GRID = 100
 @dataclass(frozen=True, kw_only=True)
 class SampleFile:
     """A picture on disk: its path, the number of the sample, the names of its class and map, its size in pixels, and
-    whether it was decoded with exact statistics."""
+    whether it was decoded with exact statistics. `cost` is that of the prior. A raster prior counts it while it draws,
+    so it is None for a picture that was present, and for the best of several candidates."""
 
     path: Path
     sample: int
@@ -43,11 +45,13 @@ class SampleFile:
     map: str | None
     size: Size
     exact: bool
+    cost: SamplingCost | None = None
 
     def to_json(self, **settings: Any) -> dict[str, Any]:
         """A description for other programs, with `settings` that all samples share."""
         values = {"path": str(self.path), "sample": self.sample, "seed": settings.pop("seed"), "class": self.label}
-        values |= {"size": str(self.size), **settings, DECODING: decoding(self.exact)}
+        values |= {"size": str(self.size), **settings, **({} if self.cost is None else self.cost._asdict())}
+        values[DECODING] = decoding(self.exact)
         return values if self.map is None else values | {"cond": self.map}
 
 
@@ -108,6 +112,7 @@ def _write_pictures(
             map=request.maps.name_of(number),
             size=size,
             exact=exact,
+            cost=None if "stride" in request.model.own_settings else request.cost,
         )
         for number in numbers
     ]
@@ -129,6 +134,9 @@ def _write_pictures(
         for chunk in draw_chunks(request, numbers, find_missing, on_progress=on_progress, on_decode=on_decode):
             done = files[chunk.start : chunk.start + len(chunk.numbers)]
             if chunk.drawn is not None:
+                if chunk.drawn.costs is not None:
+                    done = [replace(file, cost=cost) for file, cost in zip(done, chunk.drawn.costs, strict=True)]
+                    files[chunk.start : chunk.start + len(done)] = done
                 for file, image, codes in zip(done, chunk.drawn.images, chunk.drawn.codes, strict=True):
                     own = codes_text(OwnCodes(codes, request.frame, codec_sha256))
                     write_png(file.path, image, {SETTINGS: settings[file.path], CHUNK: own})

@@ -139,9 +139,9 @@ class LoadedModel:
         return isinstance(self.gpt, AnyOrder)
 
     @property
-    def own_setting(self) -> str | None:
-        """The name of the setting that only this kind of prior has."""
-        return "sample_steps" if self.any_order else "stride" if isinstance(self.gpt, GPT) else None
+    def own_settings(self) -> tuple[str, ...]:
+        """The names of the settings that only this kind of prior has."""
+        return ("sample_steps",) if self.any_order else ("stride", "speculate") if isinstance(self.gpt, GPT) else ()
 
     def exact(self, grid: Size) -> bool:
         """Whether pictures on this grid are decoded as a whole, with exact statistics, in the memory available."""

@@ -35,7 +35,7 @@ from taming_cli.sampling.inpainting import KnownPicture, read_known, read_sample
 from taming_cli.sampling.model import LoadedModel
 
 WHOLE = Shard()
-OF_KINDS = ("stride", "sample_steps")
+OF_KINDS = ("stride", "speculate", "sample_steps")
 """Settings that only some kinds of prior have."""
 _log = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class Request:
                 "precision": precision_name(self.model.precision),
                 DECODING: decoding(self.model.exact(self.grid)),
                 **values,
-                **({"stride": self.stride} if self.model.own_setting == "stride" else self.cost._asdict()),
+                **({"stride": self.stride} if "stride" in self.model.own_settings else self.cost._asdict()),
             },
             sort_keys=True,
         )
@@ -156,11 +156,11 @@ class Request:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that pictures of this prior depend on: a raster prior has a stride, one for any order has
-        steps, a PixelSNAIL neither."""
+        """The settings that pictures of this prior depend on, up to rounding: a raster prior has a stride and
+        speculates, one for any order has steps, a PixelSNAIL none of them."""
         values = to_dict(self.config)
         for name in ("batch_size", *OF_KINDS):
-            if name != self.model.own_setting:
+            if name not in self.model.own_settings:
                 values.pop(name)
         return values
 
@@ -283,11 +283,15 @@ def _refuse_levels(model: LoadedModel, complete: str | Path | None) -> None:
 
 def _refuse_other_architectures(model: LoadedModel, config: SampleConfig, origins: Mapping[str, str]) -> None:
     """UsageError where a setting that this kind of prior does not have was given for this request."""
-    own = model.own_setting
+    own = model.own_settings
     order = "in any order" if model.any_order else "in raster order" if own else "cell by cell"
     for name in OF_KINDS:
-        if name != own and origins[name] in ("flag", "settings") and vars(config)[name] != vars(SampleConfig())[name]:
-            remedy = f"use {own} in its place" if own else "leave it out"
+        if (
+            name not in own
+            and origins[name] in ("flag", "settings")
+            and vars(config)[name] != vars(SampleConfig())[name]
+        ):
+            remedy = f"use {own[0]} in its place" if own and name != "speculate" else "leave it out"
             raise UsageError(f"{name} is {vars(config)[name]}, but this prior draws {order}: {remedy}")
 
 

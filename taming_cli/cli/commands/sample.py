@@ -159,8 +159,6 @@ def sample(
         return would_sample(output, request)
 
     shared = {"seed": request.config.seed, "precision": used}
-    if request.known is None or pipeline.any_order:
-        shared |= {"forwards": request.cost.forwards, "tokens": request.cost.tokens}
 
     def print_json(file: "SampleFile") -> None:
         print_line(json_module.dumps(file.to_json(**shared), ensure_ascii=False))

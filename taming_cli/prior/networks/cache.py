@@ -22,7 +22,7 @@ class KVCache:
 
     def __init__(self, config: PriorConfig, batch: int, *, dtype: torch.dtype, device: torch.device) -> None:
         self.length = config.sequence_length
-        shape = (config.n_layer, batch, config.n_head, self.length, config.head_size)
+        shape = (config.n_layer, batch, config.n_head, self.length + 1, config.head_size)  # the last is never read
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)  # zeros: a NaN would spread, although masked
         self.lengths: list[int] = []
@@ -38,23 +38,33 @@ class KVCache:
         self._index = index = slice(0, tokens)
         return index
 
-    def append(self, rows: int) -> slice | Tensor:
-        """One new token for each of rows 0 to rows - 1; the other rows are finished. `grow` counts it afterwards."""
+    def append(self, rows: int, tokens: int = 1) -> slice | Tensor:
+        """`tokens` new tokens for each of rows 0 to rows - 1; the other rows are finished. `grow` counts them
+        afterwards. The results of tokens beyond the end of a sequence are to be discarded."""
         longest = self.longest(rows)
-        self._index = slice(longest, longest + 1) if self.even(rows) else self.device_lengths[:rows]
-        self._reach = longest + 1
+        self._reach = min(longest + tokens, self.length)
+        if self.even(rows) and longest + tokens <= self.length:
+            self._index = slice(longest, longest + tokens)
+        else:
+            self._index = self._behind(self.device_lengths[:rows], tokens)
         return self._index
 
-    def append_at(self, lengths: Tensor, reach: int) -> Tensor:
-        """One new token for each row, behind `lengths` (B,) int64 tokens, all below `reach`. The lengths of the cache
-        are neither used nor changed, and the operations do not depend on the values of `lengths`."""
-        self._index, self._reach = lengths, reach
-        return lengths
+    def append_at(self, lengths: Tensor, tokens: int, reach: int) -> Tensor:
+        """`tokens` new tokens for each row, behind `lengths` (B,) int64, which attend to the first `reach` at most. The
+        lengths of the cache are neither used nor changed, and the operations do not depend on the values of
+        `lengths`."""
+        self._index, self._reach = self._behind(lengths, tokens), reach
+        return self._index
 
     def grow(self, rows: int) -> None:
         """Count one more token in rows 0 to rows - 1; the other rows are finished."""
         self.lengths = [length + 1 for length in self.lengths[:rows]]
         self.device_lengths = self.device_lengths[:rows] + 1
+
+    def keep(self, kept: Sequence[int]) -> None:
+        """Count the first `kept[b]` of the tokens that were last appended to row b; the other rows are finished."""
+        self.lengths = [length + more for length, more in zip(self.lengths, kept, strict=False)]
+        self.device_lengths = torch.tensor(self.lengths, device=self.keys.device)
 
     def longest(self, rows: int) -> int:
         """Tokens in the longest of the first `rows` rows."""
@@ -63,6 +73,10 @@ class KVCache:
     def even(self, rows: int) -> bool:
         """Whether the first `rows` rows have the same length."""
         return min(self.lengths[:rows]) == self.longest(rows)
+
+    def _behind(self, lengths: Tensor, tokens: int) -> Tensor:
+        """Indices of new tokens behind (B,) lengths: (B, tokens)."""
+        return (lengths[:, None] + torch.arange(tokens, device=lengths.device)).clamp(max=self.length)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store the keys and values of the new tokens, and let each attend to itself and to all tokens before it.
@@ -75,11 +89,16 @@ class KVCache:
         keys[:, :, index], values[:, :, index] = k, v
         if index.start == 0:
             return causal_attention(q, k, v)
-        return F.scaled_dot_product_attention(q, keys[:, :, : index.stop], values[:, :, : index.stop])
+        mask = None
+        if q.shape[2] > 1:
+            places = torch.arange(index.stop, device=k.device)
+            mask = places <= places[index, None]
+        return F.scaled_dot_product_attention(q, keys[:, :, : index.stop], values[:, :, : index.stop], attn_mask=mask)
 
-    def _attend_masked(self, keys: Tensor, values: Tensor, lengths: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend to `reach` tokens of each row; those beyond its length are masked."""
-        rows = torch.arange(len(k), device=k.device)
-        keys[rows, :, lengths], values[rows, :, lengths] = k[:, :, 0].to(keys.dtype), v[:, :, 0].to(keys.dtype)
-        mask = (torch.arange(self._reach, device=k.device) <= lengths[:, None])[:, None, None]  # (B, 1, 1, reach)
+    def _attend_masked(self, keys: Tensor, values: Tensor, index: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend to `reach` tokens of each row; those behind the index (B, T) of a new token are masked."""
+        rows = torch.arange(len(k), device=k.device)[:, None]
+        keys[rows, :, index] = k.transpose(1, 2).to(keys.dtype)
+        values[rows, :, index] = v.transpose(1, 2).to(keys.dtype)
+        mask = (torch.arange(self._reach, device=k.device) <= index[..., None])[:, None]  # (B, 1, T, reach)
         return F.scaled_dot_product_attention(q, keys[:, :, : self._reach], values[:, :, : self._reach], attn_mask=mask)

@@ -99,11 +99,16 @@ class GPT(nn.Module):
         cache.grow(len(codes))
         return self.logits(x[:, 0])
 
+    def extend(self, cache: KVCache, codes: Tensor) -> Tensor:
+        """Append T codes to each of rows 0 to B - 1 of `cache`, codes (B, T), and predict the cell behind each of them:
+        logits (B, T, K). `cache.grow` then counts those that are kept."""
+        return self.logits(self._run(codes, cache.append(len(codes), codes.shape[1]), cache))
+
     def step_at(self, cache: KVCache, codes: Tensor, lengths: Tensor, reach: int) -> Tensor:
-        """As `step`, for rows that hold `lengths` (B,) int64 tokens, all below `reach`. The lengths of the cache are
-        neither used nor changed. The operations do not depend on the values of `lengths`, so they can be recorded as a
-        CUDA graph."""
-        return self.logits(self._run(codes[:, None], cache.append_at(lengths, reach), cache)[:, 0])
+        """As `extend`, for rows that hold `lengths` (B,) int64 tokens; all of them attend to the first `reach` at most.
+        The lengths of the cache are neither used nor changed. The operations do not depend on the values of `lengths`,
+        so they can be recorded as a CUDA graph."""
+        return self.logits(self._run(codes, cache.append_at(lengths, codes.shape[1], reach), cache))
 
     def build_tables(self) -> None:
         """Compute the kinds and angles of the modern form, which follow from the config and are in no file. Call it for
@@ -120,13 +125,13 @@ class GPT(nn.Module):
             self.register_buffer(name, table, persistent=False)
 
     def _run(self, tokens: Tensor, index: slice | Tensor, cache: KVCache | None) -> Tensor:
-        """Tokens (B, T) -> features (B, T, C); `index` gives their sequence indices, T for all rows or one per row."""
+        """Tokens (B, T) -> features (B, T, C); `index` gives their sequence indices, T for all rows, or (B, T)."""
         x, rotation = self.tok_emb(tokens), None
         if self.modern:
-            x = x + _per_row(self.kind_emb(self.kinds[index]), index)
+            x = x + self.kind_emb(self.kinds[index])
             rotation = Rotation(_cos_sin(self.query_angles[index], index), _cos_sin(self.key_angles[index], index))
         else:
-            x = x + _per_row(self.pos_emb[0, index], index)
+            x = x + self.pos_emb[0, index if isinstance(index, slice) else index.clamp(max=self.pos_emb.shape[1] - 1)]
         x = self.drop(x)
         for block in self.blocks:
             x = block(x, rotation, cache)
@@ -156,12 +161,7 @@ def _positions(config: PriorConfig) -> tuple[Tensor, Tensor]:
     return predicts, holds
 
 
-def _per_row(rows: Tensor, index: slice | Tensor) -> Tensor:
-    """(T, C), the same for all rows, unchanged; (B, C), one token per row -> (B, 1, C)."""
-    return rows if isinstance(index, slice) else rows[:, None]
-
-
 def _cos_sin(angles: Tensor, index: slice | Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin out of one table, shaped for (B, heads, T, head_size / 2)."""
-    cos, sin = (angles if isinstance(index, slice) else angles[:, None, None]).chunk(2, dim=-1)
+    cos, sin = (angles if isinstance(index, slice) else angles[:, None]).chunk(2, dim=-1)
     return cos, sin

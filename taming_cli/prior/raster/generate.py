@@ -17,6 +17,7 @@ from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.noise import cell, gumbel
 from taming_cli.prior.raster.buffers import BufferCache, DecodingBuffers
 from taming_cli.prior.raster.code_grid import BatchRow, CodeGrid
+from taming_cli.prior.raster.speculation import DraftLength, GuessedRows, NoiseAhead, Spent
 from taming_cli.prior.raster.windows import Span
 
 NOISE_BLOCK = {"cpu": 2**18, "cuda": 2**23}
@@ -39,6 +40,8 @@ def generate(
     known: KnownCells | None = None,
     attempts: Sequence[int] | None = None,
     buffers: BufferCache | None = None,
+    speculate: int = 1,
+    spent: Spent | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Draw the samples numbered `samples`: codes (n, h, w), int64, on the prior's device. `size` is (h, w) in cells.
@@ -47,7 +50,10 @@ def generate(
     out, or `NOT_GIVEN`, means no condition of that kind. `known` cells keep their codes. `attempts`, one number for
     each sample and 0 by default, draws a sample with other noise. At most `batch_size` windows are computed at once
     (twice as many rows with guidance). `buffers` are reused between calls and save the time to allocate them.
-    `on_progress(done, total)` counts cells. Raises UsageError if conditions, stride or guidance do not fit.
+    `speculate` is the number of cells of each window that a forward computes (see `speculation`): 0 adapts it to what
+    is right, and 1 draws one by one; the codes are the same, up to rounding. `spent` counts the forwards and the tokens
+    of each sample. `on_progress(done, total)` counts cells. Raises UsageError if conditions, stride or guidance do not
+    fit.
     """
     assert not gpt.training
     config = gpt.config
@@ -61,7 +67,17 @@ def generate(
     )
     check_constant(decoding)
     check_guidance(config, decoding)
-    sampler = Sampler(gpt, grid, samples=samples, attempts=attempts, seed=seed, decoding=decoding, known=known)
+    sampler = Sampler(
+        gpt,
+        grid,
+        samples=samples,
+        attempts=attempts,
+        seed=seed,
+        decoding=decoding,
+        known=known,
+        draft=DraftLength(grid.codes.device.type, speculate),
+        spent=spent,
+    )
     waves = sampler.unknown_waves()
     total, done = len(samples) * sum(span.length for wave in waves for span in wave), 0
     widest = len(samples) * max((len(wave) for wave in waves), default=0)
@@ -99,8 +115,12 @@ class Sampler:
         seed: int,
         decoding: DecodingConfig,
         known: KnownCells | None,
+        draft: DraftLength | None = None,
+        spent: Spent | None = None,
     ) -> None:
         self.gpt, self.grid, self.seed, self.decoding = gpt, grid, seed, decoding
+        self.draft = draft or DraftLength(grid.codes.device.type, 1)
+        self.spent = spent or Spent(len(samples))
         device, planned = grid.codes.device, grid.plan
         self.numbers = torch.tensor(samples, dtype=torch.int64, device=device)
         self.attempts = torch.tensor(attempts or [0] * len(samples), dtype=torch.int64, device=device)
@@ -123,16 +143,21 @@ class Sampler:
 
     def draw_wave(self, wave: Sequence[Span], buffers: DecodingBuffers, batch_size: int) -> Iterator[int]:
         """Draw a wave of all samples in batches of windows; yields the number of cells drawn by each step."""
-        rows = [BatchRow(span, sample) for span in wave for sample in range(len(self.numbers))]
-        rows.sort(key=lambda row: -row.span.length)  # finished rows are then last, and steps leave them out
-        for start in range(0, len(rows), batch_size):
-            yield from self._draw_batch(rows[start : start + batch_size], buffers)
+        whole = [BatchRow(span, sample) for span in wave for sample in range(len(self.numbers))]
+        whole.sort(key=lambda row: -row.span.length)  # finished rows are then last, and steps leave them out
+        for start in range(0, len(whole), batch_size):
+            batch = whole[start : start + batch_size]
+            rows = len(batch) * (1 + self.decoding.guided)
+            drawing = self._draw_one_by_one if self.draft.one_by_one(rows) else self._draw_ahead
+            yield from drawing(batch, buffers)
 
-    def _draw_batch(self, batch: Sequence[BatchRow], buffers: DecodingBuffers) -> Iterator[int]:
-        """Draw the cells of independent rows, the longest first; yields the number of cells drawn by each step."""
+    def _draw_one_by_one(self, batch: Sequence[BatchRow], buffers: DecodingBuffers) -> Iterator[int]:
+        """Draw the cells of independent rows one by one, the longest row first; yields the number of cells drawn by
+        each step."""
         columns, codes = self.grid.plan.padded_width, self.grid.codes
         spans, sample = [row.span for row in batch], self.grid.samples(batch)
         steps = spans[0].length
+        self.spent.count_spans(batch, 1 + self.decoding.guided, self.grid)
         cells = self.grid.numbers(batch, steps)
         rows, cols = cells // columns, cells % columns
         codebook_size, greedy = self.gpt.config.codebook_size, self.decoding.greedy
@@ -157,6 +182,38 @@ class Sampler:
                 token = torch.where(self.mask[current[1:]], codes[current], token)
             codes[current] = token
             yield active
+
+    def _draw_ahead(self, batch: Sequence[BatchRow], buffers: DecodingBuffers) -> Iterator[int]:
+        """The same with several cells of each row in a forward; yields the number of cells drawn by each forward."""
+        grid, steps, columns = self.grid, buffers.steps, self.grid.plan.padded_width
+        rows = GuessedRows(grid, batch, self.mask if self.any_known else None)
+        passes = 1 + self.decoding.guided
+
+        def noise_of(row: int, cells: Tensor) -> Tensor:
+            at, sample = grid.raster(cells), batch[row].sample
+            number, attempt = self.numbers[sample], self.attempts[sample]
+            return gumbel(
+                self.seed, number, cell(at // columns, at % columns), self.gpt.config.codebook_size, attempt=attempt
+            )
+
+        block = noise_block(grid.codes.device.type, len(batch) * self.gpt.config.codebook_size)
+        noise = NoiseAhead(None if self.decoding.greedy else noise_of, rows.cells, block)
+        logits = steps.guide(self._prefill(buffers, batch))
+        kept = rows.take(steps.guess(logits, noise.at(rows.drawn, 1)))
+        self.spent.count(batch, [passes * (self.gpt.config.prefix_length + grid.plan.known(row.span)) for row in batch])
+        yield sum(kept)
+        while active := rows.active:
+            cells = self.draft.choose(active * passes, rows.most)
+            if missing := rows.missing(cells - 1):
+                rows.guess(steps.guess(logits[:active], noise.at(rows.guessed, missing)), missing)
+            got, logits = steps.ahead(rows.last(cells), noise.at(rows.drawn, cells))
+            kept = rows.take(got)
+            steps.keep(kept)
+            self.draft.count(cells, kept)
+            self.spent.guesses += (cells - 1) * active
+            self.spent.right += sum(number - 1 for number in kept if number)
+            self.spent.count([row for row, own in zip(batch, kept, strict=False) if own], [passes * cells] * active)
+            yield sum(kept)
 
     def _prefill(self, buffers: DecodingBuffers, batch: Sequence[BatchRow]) -> Tensor:
         """Read each window up to the first cell of its span: logits (B, K), of 2 B rows with guidance."""

@@ -1,0 +1,191 @@
+"""Exact speculative sampling: several cells of a window in one forward, with the codes of drawing one by one.
+
+A code is the argmax of its logits plus noise, and the noise depends on seed, sample and cell alone. So with the seed
+fixed, the code of a cell is a function of the cells before it. A forward reads the last code and guesses of the next
+ones, and gives the code of each cell behind them. These are right up to the first one whose guess was wrong, and that
+one is right too. The others are the guesses of the next forward. This is the Jacobi iteration (Song et al. 2021) of
+drawing, towards its only fixed point; speculative Jacobi decoding (Teng et al. 2024) preserves the distribution, but
+not the picture.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from taming_cli.config.sampling import MOST_CELLS
+from taming_cli.prior.raster.code_grid import BatchRow, CodeGrid
+
+TOKEN_COST = {"cpu": 0.05, "cuda": 0.004}
+"""Time of one more token in a forward, relative to that of a forward of one token. Other devices use that of "cpu"."""
+WORTH = 0.25
+"""With more than this cost of one more cell in all rows, cells are drawn one by one."""
+RIGHT = (0.4, 0.65, 0.75, 0.8)
+"""Shares of right guesses to begin with: of the first guess, and of each next one after right ones. The last stands for
+those behind it too."""
+MEMORY = 0.98
+"""Decay of these shares at each forward."""
+
+
+class DraftLength:
+    """How many cells of each row a forward computes: the number that draws the most cells in the estimated time, from
+    what was right lately. It depends on the codes alone, not on the clock.
+
+    `fixed` cells instead, if it is not 0.
+    """
+
+    def __init__(self, device: str, fixed: int = 0) -> None:
+        self.cost, self.fixed = TOKEN_COST.get(device, TOKEN_COST["cpu"]), fixed
+        self.right = [RIGHT[min(n, len(RIGHT) - 1)] for n in range(MOST_CELLS - 1)]
+
+    def one_by_one(self, rows: int) -> bool:
+        """Whether a batch of so many rows of the network is drawn cell by cell."""
+        return self.fixed == 1 or (not self.fixed and self.cost * rows > WORTH)
+
+    def choose(self, rows: int, most: int) -> int:
+        """The number of cells for a forward of so many rows of the network, 2 to `most`, and 1 if that is `most`."""
+        if self.fixed:
+            return min(self.fixed, most)
+        best, length, drawn, share = 0.0, 1, 1.0, 1.0
+        for cells in range(2, min(MOST_CELLS, most) + 1):
+            share *= self.right[cells - 2]
+            drawn += share
+            if (speed := drawn / (1 + self.cost * rows * (cells - 1))) > best:
+                best, length = speed, cells
+        return length
+
+    def count(self, cells: int, kept: Sequence[int]) -> None:
+        """Take into account a forward of `cells` cells for each row, of which `kept` were right."""
+        for n in range(cells - 1):
+            reached = [number for number in kept if number > n]
+            if reached:
+                share = sum(number > n + 1 for number in reached) / len(reached)
+                self.right[n] += (1 - MEMORY) * (share - self.right[n])
+
+
+class GuessedRows:
+    """Rows of a batch whose cells are drawn several at a time. The grid holds the codes of the cells drawn, and behind
+    them the guesses of the next ones; cells that are true in `mask`, (rows, columns) of the grid, keep their codes.
+
+    `cells` (B, longest span) int64 are numbers of cells on the grid; `drawn` and `guessed` count, for each active row,
+    the cells of its span that are drawn, and those that are drawn or guessed.
+    """
+
+    def __init__(self, grid: CodeGrid, batch: Sequence[BatchRow], mask: Tensor | None) -> None:
+        self._codes, self._mask = grid.codes.view(len(grid.codes), -1), None if mask is None else mask.flatten()
+        self._sample, self._lengths = grid.samples(batch)[:, None], [row.span.length for row in batch]
+        self.cells = grid.numbers(batch, self._lengths[0])
+        self.drawn, self.guessed = [0] * len(batch), [0] * len(batch)
+
+    @property
+    def active(self) -> int:
+        """Rows up to the last one that has cells to draw; those behind it are finished."""
+        return len(self.drawn)
+
+    @property
+    def most(self) -> int:
+        """The largest number of cells that a row has left."""
+        return max(length - number for length, number in zip(self._lengths, self.drawn, strict=False))
+
+    def missing(self, count: int) -> int:
+        """Guesses to add to each row, so that all have `count`."""
+        return max(0, count - min(more - n for more, n in zip(self.guessed, self.drawn, strict=True)))
+
+    def guess(self, codes: Tensor, count: int) -> None:
+        """Add `count` guesses to each active row, codes (B, count), or (B, 1) for the same one."""
+        self._write(self.guessed, codes.expand(-1, count))
+        self.guessed = [number + count for number in self.guessed]
+
+    def last(self, count: int) -> Tensor:
+        """The last code drawn and the count - 1 guesses behind it: (B, count)."""
+        at = self._at([number - 1 for number in self.drawn], count)
+        return self._codes[self._sample[: self.active], at]
+
+    def take(self, codes: Tensor) -> list[int]:
+        """Take codes (B, T) for the cells behind those drawn, of which the first is right, and each other one whose
+        predecessors were all guessed. -> The number of right ones, for each active row."""
+        at, count = self._at(self.drawn, codes.shape[1]), len(codes)
+        guesses = self._codes[self._sample[:count], at]  # before they are overwritten
+        codes = self._write(self.drawn, codes)
+        agreed = (guesses == codes)[:, :-1].long().cumprod(1).sum(1) + 1
+        left = [length - number for length, number in zip(self._lengths, self.drawn, strict=False)]
+        kept = [min(own, most) for own, most in zip(agreed.tolist(), left, strict=True)]
+        self.guessed = [number + codes.shape[1] for number in self.drawn]
+        self.drawn = [number + more for number, more in zip(self.drawn, kept, strict=True)]
+        while self.drawn and self.drawn[-1] == self._lengths[len(self.drawn) - 1]:
+            self.drawn.pop()
+        self.guessed = self.guessed[: len(self.drawn)]
+        return kept
+
+    def _at(self, start: Sequence[int], count: int) -> Tensor:
+        """`count` cells of each active row from `start` on, (B, count); the last cell stands for those beyond it."""
+        index = torch.tensor(start, device=self.cells.device)[:, None] + torch.arange(count, device=self.cells.device)
+        ends = torch.tensor(self._lengths[: len(start)], device=self.cells.device)[:, None] - 1
+        return self.cells[: len(start)].gather(1, torch.minimum(index, ends))
+
+    def _write(self, start: Sequence[int], codes: Tensor) -> Tensor:
+        """Write codes (B, T) to the cells from `start` on, known ones excepted. -> The codes that the cells now have,
+        also of the cells beyond the end of a row."""
+        at, sample = self._at(start, codes.shape[1]), self._sample[: len(codes)].expand_as(codes)
+        if self._mask is not None:
+            codes = torch.where(self._mask[at], self._codes[sample, at], codes)
+        inside = torch.tensor(
+            [
+                [number + n < length for n in range(codes.shape[1])]
+                for number, length in zip(start, self._lengths, strict=False)
+            ],
+            device=codes.device,
+        )
+        self._codes[sample[inside], at[inside]] = codes[inside]
+        return codes
+
+
+class NoiseAhead:
+    """The noise of each row's next cells, computed in blocks of at least `block` cells by `make(row, cells)`, which
+    gives (cells, K); None where decoding needs no noise."""
+
+    def __init__(self, make: Callable[[int, Tensor], Tensor] | None, cells: Tensor, block: int) -> None:
+        self._make, self._cells, self._block = make, cells, max(block, 4 * MOST_CELLS)
+        self._start, self._noise = [0] * len(cells), [torch.empty(0)] * len(cells)
+
+    def at(self, start: Sequence[int], count: int) -> Tensor | None:
+        """The noise of `count` cells of each row from `start` on: (B, count, K)."""
+        if self._make is None:
+            return None
+        found = []
+        for row, first in enumerate(start):
+            if not self._start[row] <= first <= self._start[row] + len(self._noise[row]) - count:
+                length = self._cells.shape[1]
+                number = max(count, min(self._block, length - first))
+                index = torch.arange(first, first + number, device=self._cells.device).clamp(max=length - 1)
+                self._start[row], self._noise[row] = first, self._make(row, self._cells[row, index])
+            begin = first - self._start[row]
+            found.append(self._noise[row][begin : begin + count])
+        return torch.stack(found)
+
+
+class Spent:
+    """Forwards, one after the other, and tokens through the network, of each sample; and of all together, the guesses
+    that were read, and those that were right."""
+
+    def __init__(self, samples: int) -> None:
+        self.forwards, self.tokens = [0] * samples, [0] * samples
+        self.guesses = self.right = 0
+
+    def count(self, rows: Sequence[BatchRow], tokens: Sequence[int]) -> None:
+        """Count a forward with so many `tokens` for each of the rows."""
+        for sample in {row.sample for row in rows}:
+            self.forwards[sample] += 1
+        for row, number in zip(rows, tokens, strict=False):
+            self.tokens[row.sample] += number
+
+    def count_spans(self, rows: Sequence[BatchRow], passes: int, grid: CodeGrid) -> None:
+        """Count the forwards that draw the spans of all rows at once, cell by cell; each token passes through the
+        network `passes` times."""
+        longest = dict[int, int]()
+        for row in rows:
+            longest[row.sample] = max(longest.get(row.sample, 0), row.span.length)
+            read = grid.config.prefix_length + grid.plan.known(row.span) + row.span.length - 1
+            self.tokens[row.sample] += passes * read
+        for sample, length in longest.items():
+            self.forwards[sample] += length
