@@ -150,7 +150,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             prior={},
         ),
         "dvae": Preset(
-            about="DALL-E's discrete VAE at a fourth of its width; f8, 3.2 M parameters; learns far slower than tiny",
+            about="DALL-E's discrete VAE at a fourth of its width; f8, 3.2 M parameters",
             codec={
                 "network": "dvae",
                 "codebook": "gumbel",
