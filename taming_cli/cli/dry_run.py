@@ -116,10 +116,12 @@ def would_sample(output: Output, request: "Request") -> int:
         "path": None if folder is None else str(folder),
     }
     more = f", of {drawn} drawn" if drawn > pictures else ""
+    guesses = "stride" in how and settings.cells_ahead != 1
+    most, least = ("at most ", "at least ") if guesses else ("", "")
     output.result(
         f"{pictures} pictures of {size}{more}: {grid} codes each, {parts}\n"
-        f"{cost.forwards:,} forward passes one after the other for {settings.batch_size} {at_once} at once, "
-        f"{cost.tokens * drawn:,} tokens through the network; into {folder or 'the next folder of runs/sample'}",
+        f"{most}{cost.forwards:,} forward passes one after the other for {settings.batch_size} {at_once} at once, "
+        f"{least}{cost.tokens * drawn:,} tokens through the network; into {folder or 'the next folder of runs/sample'}",
         values,
         short=str(pictures),
     )

@@ -1,5 +1,6 @@
 """The key/value cache: the tokens that a new token attends to."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +15,7 @@ class KVCache:
     """Keys and values of up to `batch` sequences of up to `length` tokens.
 
     Row b holds tokens 0 to lengths[b] - 1. Entries behind them are masked, and overwritten later. The lengths are kept
-    on the host too, so that no step waits for the device. Where all rows have the same length there is no mask.
+    on the host too, so that no step waits for the device. Single tokens of rows of the same length need no mask.
 
     A forward pass begins with `start`, `append` or `append_at`, which return the sequence indices of its new tokens.
     Its layers then call `attend`.
@@ -29,6 +30,7 @@ class KVCache:
         self.device_lengths = torch.empty(0, dtype=torch.int64, device=device)
         self._index: slice | Tensor = slice(0)
         self._reach = 0
+        self._mask: Tensor | None = None
 
     def start(self, lengths: Sequence[int], tokens: int) -> slice:
         """Discard everything. Rows 0 to len(lengths) - 1 begin with `tokens` new tokens, of which row b keeps
@@ -39,21 +41,23 @@ class KVCache:
         return index
 
     def append(self, rows: int, tokens: int = 1) -> slice | Tensor:
-        """`tokens` new tokens for each of rows 0 to rows - 1; the other rows are finished. `grow` counts them
+        """`tokens` new tokens for each of rows 0 to rows - 1; the other rows are finished. `grow` or `keep` counts them
         afterwards. The results of tokens beyond the end of a sequence are to be discarded."""
-        longest = self.longest(rows)
-        self._reach = min(longest + tokens, self.length)
-        if self.even(rows) and longest + tokens <= self.length:
-            self._index = slice(longest, longest + tokens)
-        else:
-            self._index = self._behind(self.device_lengths[:rows], tokens)
+        end = self.longest(rows) + tokens
+        if not self.even(rows) or end > self.length:
+            return self.append_at(self.device_lengths[:rows], tokens, min(end, self.length))
+        self._index, self._reach, self._mask = slice(end - tokens, end), end, None
+        if tokens > 1:
+            self._mask = self._hidden(torch.arange(end - tokens, end, device=self.keys.device))
         return self._index
 
     def append_at(self, lengths: Tensor, tokens: int, reach: int) -> Tensor:
         """`tokens` new tokens for each row, behind `lengths` (B,) int64, which attend to the first `reach` at most. The
         lengths of the cache are neither used nor changed, and the operations do not depend on the values of
         `lengths`."""
-        self._index, self._reach = self._behind(lengths, tokens), reach
+        behind = torch.arange(tokens, device=lengths.device)
+        self._index, self._reach = (lengths[:, None] + behind).clamp(max=self.length), reach
+        self._mask = self._hidden(self._index)[:, None]
         return self._index
 
     def grow(self, rows: int) -> None:
@@ -74,9 +78,11 @@ class KVCache:
         """Whether the first `rows` rows have the same length."""
         return min(self.lengths[:rows]) == self.longest(rows)
 
-    def _behind(self, lengths: Tensor, tokens: int) -> Tensor:
-        """Indices of new tokens behind (B,) lengths: (B, tokens)."""
-        return (lengths[:, None] + torch.arange(tokens, device=lengths.device)).clamp(max=self.length)
+    def _hidden(self, index: Tensor) -> Tensor:
+        """The mask of the tokens at an index (..., T), (..., T, reach): minus infinity for the tokens behind each, and
+        0 for the others."""
+        hidden = torch.arange(self._reach, device=index.device) > index[..., None]
+        return torch.zeros(hidden.shape, dtype=self.keys.dtype, device=index.device).masked_fill_(hidden, -math.inf)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store the keys and values of the new tokens, and let each attend to itself and to all tokens before it.
@@ -84,21 +90,13 @@ class KVCache:
         Queries, keys and values (B, heads, T, head_size) -> (B, heads, T, head_size).
         """
         keys, values, index = self.keys[layer, : len(k)], self.values[layer, : len(k)], self._index
-        if isinstance(index, Tensor):
-            return self._attend_masked(keys, values, index, q, k, v)
-        keys[:, :, index], values[:, :, index] = k, v
-        if index.start == 0:
-            return causal_attention(q, k, v)
-        mask = None
-        if q.shape[2] > 1:
-            places = torch.arange(index.stop, device=k.device)
-            mask = places <= places[index, None]
-        return F.scaled_dot_product_attention(q, keys[:, :, : index.stop], values[:, :, : index.stop], attn_mask=mask)
-
-    def _attend_masked(self, keys: Tensor, values: Tensor, index: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend to `reach` tokens of each row; those behind the index (B, T) of a new token are masked."""
-        rows = torch.arange(len(k), device=k.device)[:, None]
-        keys[rows, :, index] = k.transpose(1, 2).to(keys.dtype)
-        values[rows, :, index] = v.transpose(1, 2).to(keys.dtype)
-        mask = (torch.arange(self._reach, device=k.device) <= index[..., None])[:, None]  # (B, 1, T, reach)
-        return F.scaled_dot_product_attention(q, keys[:, :, : self._reach], values[:, :, : self._reach], attn_mask=mask)
+        if isinstance(index, slice):
+            keys[:, :, index], values[:, :, index] = k, v
+            if index.start == 0:
+                return causal_attention(q, k, v)
+        else:
+            rows = torch.arange(len(k), device=k.device)[:, None]
+            keys[rows, :, index] = k.transpose(1, 2).to(keys.dtype)
+            values[rows, :, index] = v.transpose(1, 2).to(keys.dtype)
+        keys, values = keys[:, :, : self._reach], values[:, :, : self._reach]
+        return F.scaled_dot_product_attention(q, keys, values, attn_mask=self._mask)
