@@ -1,21 +1,28 @@
 """Compare the speed of drawing with guesses and code by code, of a raster prior, in turns (A B A B).
 
     python scripts/speed/speculation.py PRIOR [--cond MAP] [--sizes 512x336,1280x832] [--batch 1,4,16]
-        [--speculate auto] [--temperatures 1,0.8] [--top-k 0,100]
+        [--speculate auto] [--temperatures 1,0.8] [--top-k 0,100] [--image FILE.png]
 
 Forwards, one after the other, and tokens are those of the picture that takes most. The seconds are medians, those of
 drawing codes. `other codes` is the share of codes that rounding changed.
+
+`--image` writes a picture of the window's size, and beside it, for each cell, how many cells were drawn in the same
+forward: white is 64, black is 1. Where it is bright, the codes are easy to guess.
 """
 
 import argparse
+import math
 import time
+from pathlib import Path
 from statistics import median
 
 import torch
 
+from taming_cli.config.sampling import MOST_CELLS
+from taming_cli.data.images import write_png
 from taming_cli.runtime.allocator import keep_freed_memory
 from taming_cli.runtime.cost import synchronize
-from taming_cli.sampling.draw import DrawnCodes, draw_codes
+from taming_cli.sampling.draw import DrawnCodes, draw, draw_codes
 from taming_cli.sampling.pipeline import Pipeline
 from taming_cli.sampling.request import Request, resolve_request
 
@@ -28,8 +35,23 @@ def drawn(request: Request) -> tuple[float, DrawnCodes]:
     return time.perf_counter() - began, codes
 
 
+def write_runs(pipeline: Pipeline, path: Path, cond: str | None) -> None:
+    """Write a picture, and the cells that were drawn together with each of its cells."""
+    window, f = pipeline.gpt.config.window, pipeline.codec.config.downsample_factor
+    settings = {"n": 1, "size": str(window.times(f)), "seed": 1, "speculate": str(MOST_CELLS)}
+    counts = [0]
+    result = draw(
+        resolve_request(pipeline, settings, cond=cond), [0], on_progress=lambda done, total: counts.append(done)
+    )
+    runs = torch.tensor(counts).diff()
+    together = runs.repeat_interleave(runs).view(window.height, window.width)  # one window is drawn in raster order
+    grey = (together.log2() / math.log2(MOST_CELLS) * 255).round().byte()
+    heat = grey.repeat_interleave(f, 0).repeat_interleave(f, 1).expand(3, -1, -1)
+    write_png(path, torch.cat((result.images[0], heat), dim=2))
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the table, or write the picture."""
     parser = argparse.ArgumentParser()
     parser.add_argument("prior")
     parser.add_argument("--cond")
@@ -40,9 +62,13 @@ def main() -> None:
     parser.add_argument("--top-k", default="0,100")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--image", type=Path)
     asked = parser.parse_args()
     keep_freed_memory()  # as the executable does
     pipeline = Pipeline.load(asked.prior, precision=asked.precision)
+    if asked.image:
+        write_runs(pipeline, asked.image, asked.cond)
+        return
     drawn(resolve_request(pipeline, {"n": 1}, cond=asked.cond))  # to warm up
     print(f"{torch.get_num_threads()} threads, {pipeline.precision}")
     print(

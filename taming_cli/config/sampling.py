@@ -61,7 +61,7 @@ class Decoding(NamedTuple):
     greedy: bool
 
 
-MOST_CELLS = 16
+MOST_CELLS = 64
 """Cells of a window that one forward pass computes, at most."""
 SPECULATE: Mapping[str, int] = {"auto": 0, "off": 1, **{str(cells): cells for cells in range(2, MOST_CELLS + 1)}}
 """The values of `speculate`, and the numbers of cells that they mean; 0 adapts it."""
@@ -109,7 +109,7 @@ class SampleConfig(DecodingConfig):
     speculate: str = option(
         "auto",
         "With a raster prior: guess the next codes, and draw up to N codes of a window in one forward pass; N is 2 to "
-        "16. `auto` adapts N, `off` draws code by code. The pictures are the same.",
+        "64. `auto` adapts N, `off` draws code by code. The pictures are the same.",
         metavar="auto|off|N",
     )
     sample_steps: int = option(

@@ -154,7 +154,8 @@ class RecordedSteps(Steps):
         many.codes[:active, :cells] = codes
         if noise is not None:
             many.noise[:active, :cells] = noise
-        shape = (*self._shape(active, cells), cells)
+        padded = 1 << (cells - 1).bit_length()
+        shape = (*self._shape(active, padded), padded)
         if shape not in self._graphs:
             self._graphs[shape] = self._record_many(many, *shape)
         self._graphs[shape]()

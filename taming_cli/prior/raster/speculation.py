@@ -43,16 +43,18 @@ class DraftLength:
         return self.fixed == 1 or (not self.fixed and self.cost * rows > WORTH)
 
     def choose(self, rows: int, most: int) -> int:
-        """The number of cells for a forward of so many rows of the network, 2 to `most`, and 1 if that is `most`."""
+        """The number of cells for a forward of so many rows of the network: a power of two from 2 on, but not more than
+        `most`."""
         if self.fixed:
             return min(self.fixed, most)
-        best, length, drawn, share = 0.0, 1, 1.0, 1.0
-        for cells in range(2, min(MOST_CELLS, most) + 1):
+        best, length, drawn, share = 0.0, 2, 1.0, 1.0
+        for cells in range(2, MOST_CELLS + 1):
             share *= self.right[cells - 2]
             drawn += share
-            if (speed := drawn / (1 + self.cost * rows * (cells - 1))) > best:
+            speed = drawn / (1 + self.cost * rows * (cells - 1))
+            if cells & (cells - 1) == 0 and speed > best:
                 best, length = speed, cells
-        return length
+        return min(length, most)
 
     def count(self, cells: int, kept: Sequence[int]) -> None:
         """Take into account a forward of `cells` cells for each row, of which `kept` were right."""
