@@ -20,7 +20,7 @@ from taming_cli.prior.layout import KnownCells
 from taming_cli.prior.networks.cache import KVCache
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.raster.generate import generate
-from taming_cli.prior.raster.speculation import RIGHT, DraftLength, NoiseAhead, Spent
+from taming_cli.prior.raster.speculation import POWER, DraftLength, NoiseAhead, Spent
 from tests.test_gpt import toy
 from tests.test_pipeline import saved
 
@@ -93,18 +93,22 @@ def test_the_cache_extends_rows_of_different_lengths() -> None:
 
 
 def test_the_length_follows_what_was_right() -> None:
-    draft = DraftLength("cpu")
-    assert draft.choose(1, 100) in (2, 4, 8, 16, 32, 64)
-    for _ in range(300):
-        draft.count(64, [64])
-    assert draft.choose(1, 100) == 64
+    draft, gpu = DraftLength("cpu"), DraftLength("cuda")
+    assert draft.power == pytest.approx(POWER)
+    assert (draft.choose(1, 100), draft.choose(4, 100), gpu.choose(1, 100)) == (8, 2, 64)
     assert draft.choose(1, 5) == 5
     for _ in range(300):
-        draft.count(4, [1])
+        draft.count(8, [8, 0, 8])  # a finished row does not count
+    assert draft.power == pytest.approx(1, abs=0.01)
+    assert draft.choose(1, 100) == 64
+    for _ in range(300):
+        draft.count(64, [1])
+    assert draft.power == pytest.approx(0, abs=0.01)
     assert draft.choose(1, 100) == 2  # a guess is always tried
-    assert draft.right[5] > 0.9  # what no forward reached is not forgotten
+    for _ in range(300):
+        draft.count(2, [2])
+    assert draft.choose(1, 100) == 64
     assert [DraftLength("cpu", 3).choose(1, most) for most in (1, 2, 3, 9)] == [1, 2, 3, 3]
-    assert list(RIGHT) == sorted(RIGHT)
 
 
 def test_many_rows_are_drawn_cell_by_cell() -> None:

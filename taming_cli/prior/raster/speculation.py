@@ -8,6 +8,7 @@ drawing, towards its only fixed point; speculative Jacobi decoding (Teng et al. 
 not the picture.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -20,23 +21,30 @@ TOKEN_COST = {"cpu": 0.05, "cuda": 0.004}
 """Time of one more token in a forward, relative to that of a forward of one token. Other devices use that of "cpu"."""
 WORTH = 0.25
 """With more than this cost of one more cell in all rows, cells are drawn one by one."""
-RIGHT = (0.4, 0.65, 0.75, 0.8)
-"""Shares of right guesses to begin with: of the first guess, and of each next one after right ones. The last stands for
-those behind it too."""
+POWER = 0.35
+"""A forward of m cells draws about m^POWER of them, as long as nothing is known of the picture."""
 MEMORY = 0.98
-"""Decay of these shares at each forward."""
+"""Decay of the earlier forwards at each one, of which there are at first as many as this remembers."""
 
 
 class DraftLength:
-    """How many cells of each row a forward computes: the number that draws the most cells in the estimated time, from
-    what was right lately. It depends on the codes alone, not on the clock.
+    """How many cells of each row a forward computes: the number that draws the most cells in the estimated time.
 
-    `fixed` cells instead, if it is not 0.
+    A guess that waits is improved by each forward, so longer drafts have more right guesses than the first ones would
+    let one expect: a forward of m cells draws m^p, and p hardly depends on m (`scripts/RESULTS.md`). It is estimated
+    from the last forwards, so it depends on the codes alone, not on the clock. `fixed` cells instead, if it is not 0.
     """
 
     def __init__(self, device: str, fixed: int = 0) -> None:
         self.cost, self.fixed = TOKEN_COST.get(device, TOKEN_COST["cpu"]), fixed
-        self.right = [RIGHT[min(n, len(RIGHT) - 1)] for n in range(MOST_CELLS - 1)]
+        self._forwards = 1 / (1 - MEMORY)
+        self._lengths = self._forwards * math.log(8)
+        self._drawn = self._forwards * 8**POWER
+
+    @property
+    def power(self) -> float:
+        """The power of a forward's length that its drawn cells are, from the last forwards."""
+        return max(0.0, math.log(self._drawn / self._forwards) / (self._lengths / self._forwards))
 
     def one_by_one(self, rows: int) -> bool:
         """Whether a batch of so many rows of the network is drawn cell by cell."""
@@ -47,22 +55,17 @@ class DraftLength:
         `most`."""
         if self.fixed:
             return min(self.fixed, most)
-        best, length, drawn, share = 0.0, 2, 1.0, 1.0
-        for cells in range(2, MOST_CELLS + 1):
-            share *= self.right[cells - 2]
-            drawn += share
-            speed = drawn / (1 + self.cost * rows * (cells - 1))
-            if cells & (cells - 1) == 0 and speed > best:
-                best, length = speed, cells
-        return min(length, most)
+        power = self.power
+        lengths = [2**n for n in range(1, MOST_CELLS.bit_length())]
+        return min(most, max(lengths, key=lambda cells: cells**power / (1 + self.cost * rows * (cells - 1))))
 
     def count(self, cells: int, kept: Sequence[int]) -> None:
-        """Take into account a forward of `cells` cells for each row, of which `kept` were right."""
-        for n in range(cells - 1):
-            reached = [number for number in kept if number > n]
-            if reached:
-                share = sum(number > n + 1 for number in reached) / len(reached)
-                self.right[n] += (1 - MEMORY) * (share - self.right[n])
+        """Take into account a forward of `cells` cells for each row, of which `kept` were right; 0 of finished rows."""
+        drawn = [number for number in kept if number]
+        if cells > 1 and drawn:
+            self._forwards = MEMORY * self._forwards + 1
+            self._lengths = MEMORY * self._lengths + math.log(cells)
+            self._drawn = MEMORY * self._drawn + sum(drawn) / len(drawn)
 
 
 class GuessedRows:
