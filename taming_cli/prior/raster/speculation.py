@@ -23,6 +23,8 @@ WORTH = 0.25
 """With more than this cost of one more cell in all rows, cells are drawn one by one."""
 POWER = 0.35
 """A forward of m cells draws about m^POWER of them, as long as nothing is known of the picture."""
+LENGTHS = tuple(2**n for n in range(1, MOST_CELLS.bit_length()))
+"""Cells in a forward, to choose from."""
 MEMORY = 0.98
 """Decay of the earlier forwards at each one, of which there are at first as many as this remembers."""
 
@@ -55,9 +57,11 @@ class DraftLength:
         `most`."""
         if self.fixed:
             return min(self.fixed, most)
-        power = self.power
-        lengths = [2**n for n in range(1, MOST_CELLS.bit_length())]
-        return min(most, max(lengths, key=lambda cells: cells**power / (1 + self.cost * rows * (cells - 1))))
+        power, best, length = self.power, 0.0, 2
+        for cells in LENGTHS:
+            if (speed := cells**power / (1 + self.cost * rows * (cells - 1))) > best:
+                best, length = speed, cells
+        return min(most, length)
 
     def count(self, cells: int, kept: Sequence[int]) -> None:
         """Take into account a forward of `cells` cells for each row, of which `kept` were right; 0 of finished rows."""
