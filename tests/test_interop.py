@@ -97,13 +97,16 @@ def test_a_published_codec_makes_the_golden_codes_and_pictures(
         assert np.abs(made - np.clip((picture + 1) * 127.5, 0, 255)).max() < 1
 
 
-def test_a_published_prior_samples_the_golden_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("speculate", ["off", "auto", "16"])
+def test_a_published_prior_samples_the_golden_tokens(
+    speculate: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     golden("class_prior", tmp_path)
     config = str(GOLDEN / "class_prior.yaml")
     assert main(["import", "class_prior.ckpt", "--config", config, "-o", "class.safetensors"]) == 0
-    line = "sample --ckpt class.safetensors --class 3 --greedy --tokens s.h5 -o out --device cpu"
-    assert main(line.split()) == 0
+    line = "sample --ckpt class.safetensors --class 3 --greedy --tokens s.h5 -o out --device cpu --speculate"
+    assert main([*line.split(), speculate]) == 0
     with np.load(GOLDEN / "class_prior_io.npz") as io, TokenFile(Path("s.h5")) as tokens:
         assert np.array_equal(tokens.codes(slice(None))[0, 0].flatten(), io["greedy"][io["classes"].flatten() == 3][0])
 
