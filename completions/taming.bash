@@ -347,7 +347,7 @@ _taming_help() {
     *' --accept-rate') help='Rejection sampling: draw n / rate pictures and keep the n in which --classifier finds the class with the highest probability; 1: keep all. Default 1.' ;;
     *' --classifier') help='Classifier for --accept-rate: efficientnet-lite0 (no download), or one of torchvision'\''s, such as resnet50. Default efficientnet-lite0.' ;;
     *' --stride') help='Columns that share a window: 1 is the paper'\''s procedure, more is faster; 0: half the window. Default 0.' ;;
-    *' --speculate') help='With a raster prior: guess the next codes, and draw up to N codes of a window in one forward pass; N is 2 to 64. `auto` adapts N, `off` draws code by code. The pictures are the same. Default auto.' ;;
+    *' --speculate') help='With a raster prior: guess the next codes, and draw up to N codes of a window in one forward pass; N is 2 to 64. `auto` adapts N, `off` draws code by code. The pictures are the same, up to rounding. Default auto.' ;;
     *' --sample-steps') help='With a prior for any order: forward passes per picture, one after the other; fewer are faster. Default 32.' ;;
     *' --shard') help='Process only every N-th picture, starting with the I-th.' ;;
     *' --memory') help='Memory for one picture; a picture that fits is decoded exactly. Default: half of the free memory.' ;;

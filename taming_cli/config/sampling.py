@@ -109,7 +109,8 @@ class SampleConfig(DecodingConfig):
     speculate: str = option(
         "auto",
         "With a raster prior: guess the next codes, and draw up to N codes of a window in one forward pass; N is 2 to "
-        "64. `auto` adapts N, `off` draws code by code. The pictures are the same.",
+        "64. `auto` adapts N, `off` draws code by code. The pictures are the same, up to "
+        "rounding.",
         metavar="auto|off|N",
     )
     sample_steps: int = option(
