@@ -31,7 +31,7 @@ def svg(strips: Sequence[Strip], size: Size) -> str:
     width, total = GAP + len(strips) * (SHOWN_WIDTH + GAP), below + lines * LINE + GAP
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {total}" width="{width}" height="{total}" '
-        'font-family="sans-serif" font-size="13">',
+        'font-family="sans-serif" font-size="12">',
         f'<rect width="{width}" height="{total}" fill="white"/>',
     ]
     for column, strip in enumerate(strips):

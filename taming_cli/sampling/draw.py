@@ -128,6 +128,7 @@ def _top_codes(request: Request, numbers: Sequence[int]) -> Tensor:
         attempts=[ATTEMPTS - 1] * len(numbers),
         buffers=model.buffers,
         batch_size=config.batch_size,
+        speculate=config.cells_ahead,
     )
     return codes.repeat_interleave(SCALE, 1).repeat_interleave(SCALE, 2)
 
