@@ -112,9 +112,11 @@ def test_the_executable_sets_its_own(ckpt: Path, tmp_path: Path) -> None:
     assert found["changed"] == ["warnings"]
 
 
-def test_two_threads_draw_with_one_pipeline_what_one_would(ckpt: Path) -> None:
+@pytest.mark.parametrize("speculate", ["off", "2"])
+def test_two_threads_draw_with_one_pipeline_what_one_would(ckpt: Path, speculate: str) -> None:
     pipeline = Pipeline.load(ckpt, device="cpu")
     asked = [{"n": 3, "size": "8x8", "seed": 1}, {"n": 1, "size": "24x12", "seed": 2, "batch_size": 4}]
+    asked = [{**each, "speculate": speculate} for each in asked]
     alone = [pipeline.sample(**each) for each in asked]
     together = Barrier(2, timeout=60)
 
@@ -126,7 +128,7 @@ def test_two_threads_draw_with_one_pipeline_what_one_would(ckpt: Path) -> None:
             def in_turns(done: int, total: int) -> None:  # both are at work, neither ahead
                 nonlocal steps
                 steps += 1
-                if steps <= 16:
+                if steps <= 8:
                     together.wait()
 
             found.append(pipeline.sample(**asked[number], on_progress=in_turns).codes)
