@@ -107,15 +107,13 @@ class GuessedRows:
 
     def last(self, count: int) -> Tensor:
         """The last code drawn and the count - 1 guesses behind it: (B, count)."""
-        at = self._at([number - 1 for number in self.drawn], count)
+        at, _ = self._at([number - 1 for number in self.drawn], count)
         return self._codes[self._sample[: self.active], at]
 
     def take(self, codes: Tensor) -> list[int]:
         """Take codes (B, T) for the cells behind those drawn, of which the first is right, and each other one whose
         predecessors were all guessed. -> The number of right ones, for each active row."""
-        at, count = self._at(self.drawn, codes.shape[1]), len(codes)
-        guesses = self._codes[self._sample[:count], at]  # before they are overwritten
-        codes = self._write(self.drawn, codes)
+        guesses, codes = self._write(self.drawn, codes)
         agreed = (guesses == codes)[:, :-1].long().cumprod(1).sum(1) + 1
         left = [length - number for length, number in zip(self._lengths, self.drawn, strict=False)]
         kept = [min(own, most) for own, most in zip(agreed.tolist(), left, strict=True)]
@@ -126,27 +124,22 @@ class GuessedRows:
         self.guessed = self.guessed[: len(self.drawn)]
         return kept
 
-    def _at(self, start: Sequence[int], count: int) -> Tensor:
-        """`count` cells of each active row from `start` on, (B, count); the last cell stands for those beyond it."""
+    def _at(self, start: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
+        """`count` cells of each active row from `start` on, (B, count), and which of them are in the row's span; its
+        last cell stands for those beyond it."""
         index = torch.tensor(start, device=self.cells.device)[:, None] + torch.arange(count, device=self.cells.device)
         ends = torch.tensor(self._lengths[: len(start)], device=self.cells.device)[:, None] - 1
-        return self.cells[: len(start)].gather(1, torch.minimum(index, ends))
+        return self.cells[: len(start)].gather(1, torch.minimum(index, ends)), index <= ends
 
-    def _write(self, start: Sequence[int], codes: Tensor) -> Tensor:
-        """Write codes (B, T) to the cells from `start` on, known ones excepted. -> The codes that the cells now have,
-        also of the cells beyond the end of a row."""
-        at, sample = self._at(start, codes.shape[1]), self._sample[: len(codes)].expand_as(codes)
+    def _write(self, start: Sequence[int], codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Write codes (B, T) to the cells from `start` on, known ones excepted. -> The codes that the cells had, and
+        those that they now have, also of the cells beyond the end of a row, which are not written."""
+        (at, inside), sample = self._at(start, codes.shape[1]), self._sample[: len(codes)].expand_as(codes)
+        before = self._codes[sample, at]
         if self._mask is not None:
-            codes = torch.where(self._mask[at], self._codes[sample, at], codes)
-        inside = torch.tensor(
-            [
-                [number + n < length for n in range(codes.shape[1])]
-                for number, length in zip(start, self._lengths, strict=False)
-            ],
-            device=codes.device,
-        )
+            codes = torch.where(self._mask[at], before, codes)
         self._codes[sample[inside], at[inside]] = codes[inside]
-        return codes
+        return before, codes
 
 
 class NoiseAhead:
