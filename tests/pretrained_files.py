@@ -27,7 +27,9 @@ def inception_weights(path: Path) -> Path:
 def vgg16_weights(path: Path) -> Path:
     """torchvision's VGG16, likewise."""
     with torch.random.fork_rng(devices=[]):
-        torch.save(_varied(models.vgg16(weights=None)).state_dict(), path)
+        with torch.device("meta"):  # its own random numbers take seconds
+            network = models.vgg16(weights=None)
+        torch.save(_varied(network.to_empty(device="cpu")).state_dict(), path)
     return path
 
 
@@ -36,6 +38,8 @@ def _varied(network: nn.Module) -> nn.Module:
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     return network
 
 

@@ -71,20 +71,20 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as here:
         here.chdir(root)
         assert main(["demo-data", "scenes", "-n", "16", "--size", "48x40", "-q"]) == 0
-        taming("train-vqgan", "scenes/images", *CODEC, "--steps", 20, "--out", "one")
+        taming("train-vqgan", "scenes/images", *CODEC, "--steps", 12, "--out", "one")
         line = ["tokenize", "scenes/images", "--ckpt", "one/checkpoints/last.safetensors", "-o", "t.h5", "-q"]
         assert main([*line, "--device", "cpu"]) == 0
         yield root
 
 
 def test_a_codec_learns_in_two_processes_as_in_one(house: Path) -> None:
-    taming("train-vqgan", "scenes/images", *CODEC, "--steps", 20, "--out", "two", processes=2)
+    taming("train-vqgan", "scenes/images", *CODEC, "--steps", 12, "--out", "two", processes=2)
     close(house / "one", house / "two")
     assert any("adaptive" in line for line in logged(house / "two"))
 
 
 def test_so_do_two_levels_of_codes(house: Path) -> None:
-    levels = ["--network", "vq-vae-2", "--n-res-channel", 4, "--disc-weight", 0, "--steps", 10]
+    levels = ["--network", "vq-vae-2", "--n-res-channel", 4, "--disc-weight", 0, "--steps", 6]
     for processes in (1, 2):
         taming("train-vqgan", "scenes/images", *CODEC, *levels, "--out", f"levels{processes}", processes=processes)
     close(house / "levels1", house / "levels2")
@@ -92,7 +92,7 @@ def test_so_do_two_levels_of_codes(house: Path) -> None:
 
 
 def test_so_it_does_with_a_perceptual_network(house: Path) -> None:
-    line = ["train-vqgan", "scenes/images", *CODEC, "--perceptual", "efficientnet-lite0", "--steps", 10]
+    line = ["train-vqgan", "scenes/images", *CODEC, "--perceptual", "efficientnet-lite0", "--steps", 6]
     for processes in (1, 2):
         taming(*line, "--out", f"seen{processes}", processes=processes)
     close(house / "seen1", house / "seen2")
@@ -100,7 +100,7 @@ def test_so_it_does_with_a_perceptual_network(house: Path) -> None:
 
 @pytest.mark.parametrize("more", [[], ["--accumulate", "2"], ANY_ORDER], ids=["", "parts", "any-order"])
 def test_a_prior_learns_in_two_processes_as_in_one(house: Path, more: list[str]) -> None:
-    line = ["train-prior", "t.h5", *PRIOR, "--batch-size", 4, "--steps", 20, "--dropout", 0, *more]
+    line = ["train-prior", "t.h5", *PRIOR, "--batch-size", 4, "--steps", 12, "--dropout", 0, *more]
     for processes in (1, 2):
         taming(*line, "--out", f"prior{processes}{''.join(more)}", processes=processes)
     close(house / f"prior1{''.join(more)}", house / f"prior2{''.join(more)}")
@@ -110,7 +110,7 @@ def test_a_prior_learns_in_two_processes_as_in_one(house: Path, more: list[str])
 def test_a_sharded_prior_learns_the_same_and_ends_in_the_same_files(house: Path, more: list[str]) -> None:
     line = ["train-prior", "t.h5", *PRIOR, "--batch-size", 4, "--dropout", 0, "--gradient-checkpointing", *more]
     whole, sharded = (f"{name}{''.join(more)}" for name in ("whole", "sharded"))
-    for steps in (10, 20):
+    for steps in (6, 12):
         taming(*line, "--steps", steps, "--out", whole, processes=2)
         taming(*line, "--steps", steps, "--out", sharded, "--fsdp", processes=2)
     close(house / whole, house / sharded)
@@ -119,8 +119,8 @@ def test_a_sharded_prior_learns_the_same_and_ends_in_the_same_files(house: Path,
     states = [trainer["optimizer"]["state"] for trainer in trainers]
     assert states[0].keys() == states[1].keys()
     assert all(one.keys() == other.keys() for one, other in zip(states[0].values(), states[1].values(), strict=True))
-    taming(*line, "--steps", 21, "--out", sharded)  # and one process goes on with it
-    assert load_model(house / sharded / "checkpoints" / "last.safetensors").about["step"] == 21
+    taming(*line, "--steps", 13, "--out", sharded)  # and one process goes on with it
+    assert load_model(house / sharded / "checkpoints" / "last.safetensors").about["step"] == 13
 
 
 @pytest.mark.parametrize("stage", ["codec", "prior"])
@@ -130,8 +130,8 @@ def test_a_training_goes_on_with_another_number_of_processes(house: Path, stage:
     line = codec if stage == "codec" else prior
     for first, then in ((1, 1), (2, 1), (1, 2)):
         out = f"{stage}-{first}-{then}"
-        taming(*line, "--steps", 10, "--out", out, processes=first)
-        taming(*line, "--steps", 20, "--out", out, processes=then)
+        taming(*line, "--steps", 6, "--out", out, processes=first)
+        taming(*line, "--steps", 12, "--out", out, processes=then)
     close(house / f"{stage}-1-1", house / f"{stage}-2-1")
     close(house / f"{stage}-1-1", house / f"{stage}-1-2")
 

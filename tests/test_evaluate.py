@@ -28,8 +28,8 @@ class Two:
     """Two sets of pictures, and a file of random Inception weights."""
 
     def __init__(self, folder: Path) -> None:
-        self.a = folder_of_pictures(folder / "a", 9, seed=1)
-        self.b = folder_of_pictures(folder / "b", 8, seed=2, size=(128, 80))
+        self.a = folder_of_pictures(folder / "a", 7, seed=1)
+        self.b = folder_of_pictures(folder / "b", 6, seed=2, size=(128, 80))
         self.weights = inception_weights(folder / "inception.pth")
 
 
@@ -50,23 +50,18 @@ def result(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0
     return found
 
 
-def torch_fidelitys_fid(two: Two) -> float:
-    """By its network and its formula, of the features' coordinates in the space that they span: the distance is the
-    same, and takes no minute."""
+def torch_fidelitys_fid(kept: Path) -> float:
+    """By its features and its formula, of their coordinates in the space that they span: the distance is the same, and
+    takes no minute."""
     from torch_fidelity import metric_fid
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=two.weights)
-    features = []
-    for folder in (two.a, two.b):
-        pictures = [torch.from_numpy(np.array(Image.open(path))) for path in sorted(folder.iterdir())]
-        features.append(network(torch.stack(pictures).permute(0, 3, 1, 2))[0].double())
+    features = [torch.load(kept / f"{name}-inception-v3-compat-features-2048.pt").double() for name in "ab"]
     basis = torch.linalg.qr(torch.cat(features).T).Q
     statistics = [metric_fid.fid_features_to_statistics(each @ basis) for each in features]
     return metric_fid.fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
 
 
-def test_fid_is_kid_and_prc_equal_torch_fidelitys(two: Two, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fid_is_kid_and_prc_equal_torch_fidelitys(two: Two, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from torch_fidelity import calculate_metrics
 
     expected = calculate_metrics(
@@ -79,20 +74,22 @@ def test_fid_is_kid_and_prc_equal_torch_fidelitys(two: Two, capsys: pytest.Captu
         prc_neighborhood=1,
         feature_extractor="inception-v3-compat",
         feature_extractor_weights_path=str(two.weights),
-        kid_subset_size=6,
+        kid_subset_size=5,
         isc_splits=3,
         verbose=False,
-        cache=False,
+        cache_root=str(tmp_path),
+        input1_cache_name="a",
+        input2_cache_name="b",
         save_cpu_ram=True,
     )
     given = ("--weights", two.weights)
     fid = result(capsys, "fid", two.a, two.b, *given)
     assert fid["metric"] == "fid"
-    assert fid["value"] == pytest.approx(torch_fidelitys_fid(two), rel=1e-5)
+    assert fid["value"] == pytest.approx(torch_fidelitys_fid(tmp_path), rel=1e-5)
     inception = result(capsys, "is", two.a, "--splits", 3, *given)
     assert inception["value"] == pytest.approx(expected["inception_score_mean"], rel=1e-6)
     assert inception["deviation"] == pytest.approx(expected["inception_score_std"], rel=1e-5)
-    kid = result(capsys, "kid", two.a, two.b, "--subset-size", 6, *given)
+    kid = result(capsys, "kid", two.a, two.b, "--subset-size", 5, *given)
     one_rounding = 6e-8  # theirs is in fp32: a difference of kernels' means, which are about 1
     assert kid["value"] == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-4, abs=one_rounding)
     assert kid["deviation"] == pytest.approx(expected["kernel_inception_distance_std"], rel=1e-3)
@@ -138,7 +135,7 @@ def test_two_files_of_inception_statistics_give_a_fid(
 
 @pytest.mark.parametrize("metric", ["fid", "kid"])
 def test_batches_and_threads_do_not_change_a_result(two: Two, capsys: pytest.CaptureFixture[str], metric: str) -> None:
-    more = ("--subset-size", 6) if metric == "kid" else ("--no-cache",)
+    more = ("--subset-size", 5) if metric == "kid" else ("--no-cache",)
     found = [
         result(capsys, metric, two.a, two.b, *LITE, *more, "--batch-size", batch, "--workers", workers)["value"]
         for batch, workers in ((1, 1), (5, 4), (32, 2))
@@ -191,14 +188,14 @@ def test_a_result_records_its_protocol_and_warns(two: Two, capsys: pytest.Captur
     found = result(capsys, "fid", two.a, two.b, "--weights", two.weights, "--resize", "clean", "--size", "64x64")
     assert found["metric"] == "fid-clean"
     protocol = found["protocol"]
-    assert protocol["generated"]["count"] == 9
+    assert protocol["generated"]["count"] == 7
     assert protocol["reference"]["smallest"] == "128x80"
     assert protocol["reference"]["form"] == "png"
     assert protocol["features"]["resize"] == "clean"
     assert protocol["size"] == "64x64"
     assert len(protocol["features"]["sha256"]) == 64
     warnings = " ".join(found["warnings"])
-    for part in ("9 pictures", "8 pictures", "singular", "not the published ones"):
+    for part in ("7 pictures", "6 pictures", "singular", "not the published ones"):
         assert part in warnings
     assert "enlarged" not in warnings
     assert "enlarged" in " ".join(result(capsys, "fid", two.b, two.a, *LITE)["warnings"])
@@ -279,5 +276,5 @@ def test_unreadable_pictures_are_listed_and_the_rest_is_measured(
     (mixed / "broken.png").write_bytes(b"no picture")
     found = result(capsys, "fid", mixed, two.b, *LITE, code=3)
     assert list(found["skipped"]) == ["broken.png"]
-    assert found["protocol"]["generated"]["count"] == 9
+    assert found["protocol"]["generated"]["count"] == 7
     assert found["value"] == pytest.approx(result(capsys, "fid", two.a, two.b, *LITE)["value"], rel=1e-9)

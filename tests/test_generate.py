@@ -96,7 +96,7 @@ def random_conditions(config: PriorConfig, samples: int, size: tuple[int, int]) 
 def random_size(rng: random.Random, trial: int) -> tuple[int, int]:
     """Often small, now and then up to 36 a side; the published window on a tall latent and on a wide one."""
     if trial < 2:
-        return ((60, 23), (21, 60))[trial]
+        return ((40, 18), (17, 40))[trial]
     longest = 36 if trial % 6 == 0 else 12
     return rng.randint(1, longest), rng.randint(1, longest)
 
