@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from taming_cli.prior.networks import attention
-from taming_cli.prior.networks.attention import causal_attention, masked_attention
+from taming_cli.prior.networks.attention import cached_attention, causal_attention, masked_attention
 from taming_cli.prior.networks.reach import ALL, Part
 
 
@@ -68,3 +68,18 @@ def test_in_parts_with_a_mask_for_each_picture_or_one_for_all(pictures: int, dty
             torch.testing.assert_close(ours.double(), theirs, rtol=error, atol=error)
         with torch.no_grad():
             torch.testing.assert_close(masked_attention(q, k, v, in_parts).double(), expected, rtol=error, atol=error)
+
+
+@pytest.mark.parametrize("amx", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_new_tokens_attend_to_those_of_a_cache(masked: bool, amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "has_amx", lambda: amx)
+    _, k, v = (each.detach() for each in heads(3, 40))
+    for tokens in (1, 2, 5):
+        q = drawn(3, tokens, 4, 16).transpose(1, 2).detach()
+        mask = torch.where(torch.rand(3, 1, tokens, 40) < 0.3, -torch.inf, 0.0).index_fill(3, torch.tensor(0), 0.0)
+        given = [each.double() for each in (q, k, v)]
+        expected = F.scaled_dot_product_attention(*given, attn_mask=mask.double() if masked else None)
+        found = cached_attention(q, k, v, mask.to(q.dtype) if masked else None)
+        assert found.shape == q.shape
+        torch.testing.assert_close(found.double(), expected, rtol=0.02, atol=0.02)

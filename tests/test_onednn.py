@@ -1,4 +1,4 @@
-"""Packed products: the same network in all that it says, up to the rounding of bf16."""
+"""Packed products: the same network in all that it says, up to rounding."""
 
 import copy
 from dataclasses import replace
@@ -17,9 +17,9 @@ from taming_cli.prior.raster.generate import generate
 CONFIG = PriorConfig(arch="modern", n_layer=2, n_head=2, n_embd=64, window=Size(4, 4), codebook_size=32)
 
 
-def network(arch: str, dtype: torch.dtype = torch.bfloat16) -> GPT:
+def network(arch: str, dtype: torch.dtype = torch.bfloat16, width: int = 64) -> GPT:
     torch.manual_seed(0)
-    gpt = GPT(replace(CONFIG, arch=arch)).eval().requires_grad_(False)
+    gpt = GPT(replace(CONFIG, arch=arch, n_embd=width)).eval().requires_grad_(False)
     for parameter in gpt.parameters():
         parameter.mul_(3)  # so that what it says is not nearly uniform
     return gpt.to(dtype)
@@ -47,7 +47,19 @@ def test_it_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (drawn[1] == alone[0]).double().mean() > 0.8  # bf16: near, not equal, in another batch
 
 
-def test_what_is_not_bf16_is_left_alone_and_so_is_all_where_it_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not any(isinstance(module, PackedLinear) for module in pack(network("modern", torch.float32)).modules())
-    monkeypatch.setattr(onednn, "_works", lambda: False)
+@pytest.mark.parametrize("arch", ["modern", "published"])
+def test_a_wide_network_in_fp32_is_packed_too(arch: str) -> None:
+    plain = network(arch, torch.float32, width=256)
+    ours = pack(copy.deepcopy(plain))
+    assert any(isinstance(module, PackedLinear) for module in ours.modules())
+    prefix, codes = torch.full((3, 1), 32), torch.randint(0, 32, (3, 16))
+    with torch.inference_mode():
+        found, expected = (gpt(prefix, codes) for gpt in (ours, plain))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
+
+
+def test_what_gains_nothing_is_left_alone_and_so_is_all_where_it_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    for dtype in (torch.float32, torch.float64):
+        assert not any(isinstance(module, PackedLinear) for module in pack(network("modern", dtype)).modules())
+    monkeypatch.setattr(onednn, "_works", lambda dtype: False)
     assert not any(isinstance(module, PackedLinear) for module in pack(network("modern")).modules())

@@ -92,30 +92,37 @@ def test_the_cache_extends_rows_of_different_lengths() -> None:
         assert cache.lengths == [1 + n + more for n, more in zip(known, (1, 3, 2), strict=True)]
 
 
+def draft(device: str = "cpu", fixed: int = 0, dtype: torch.dtype = torch.float32) -> DraftLength:
+    return DraftLength(device, dtype, fixed)
+
+
 def test_the_length_follows_what_was_right() -> None:
-    draft, gpu = DraftLength("cpu"), DraftLength("cuda")
-    assert draft.power == pytest.approx(POWER)
-    assert (draft.choose(1, 100), draft.choose(4, 100), gpu.choose(1, 100)) == (8, 2, 64)
-    assert draft.choose(1, 5) == 5
+    length = draft()
+    assert length.power == pytest.approx(POWER)
+    assert (length.choose(1, 100), length.choose(4, 100), draft("cuda").choose(1, 100)) == (16, 4, 64)
+    assert length.choose(1, 5) == 5
     for _ in range(300):
-        draft.count(8, [8, 0, 8])  # a finished row does not count
-    assert draft.power == pytest.approx(1, abs=0.01)
-    assert draft.choose(1, 100) == 64
+        length.count(8, [8, 0, 8])  # a finished row does not count
+    assert length.power == pytest.approx(1, abs=0.01)
+    assert length.choose(1, 100) == 64
     for _ in range(300):
-        draft.count(64, [1])
-    assert draft.power == pytest.approx(0, abs=0.01)
-    assert draft.choose(1, 100) == 2  # a guess is always tried
+        length.count(64, [1])
+    assert length.power == pytest.approx(0, abs=0.01)
+    assert [length.choose(1, 100) for _ in range(32)] == 2 * (15 * [1] + [4])  # guesses are tried again
     for _ in range(300):
-        draft.count(2, [2])
-    assert draft.choose(1, 100) == 64
-    assert [DraftLength("cpu", 3).choose(1, most) for most in (1, 2, 3, 9)] == [1, 2, 3, 3]
+        length.count(2, [2])
+    assert length.choose(1, 100) == 64
+    assert [draft(fixed=3).choose(1, most) for most in (1, 2, 3, 9)] == [1, 2, 3, 3]
 
 
 def test_many_rows_are_drawn_cell_by_cell() -> None:
-    assert [DraftLength("cpu").one_by_one(rows) for rows in (1, 4, 16)] == [False, False, True]
-    assert [DraftLength("cuda").one_by_one(rows) for rows in (1, 16, 256)] == [False, False, True]
-    assert not DraftLength("cpu", 2).one_by_one(64)
-    assert DraftLength("cpu", 1).one_by_one(1)
+    assert [draft().one_by_one(rows) for rows in (1, 4, 16)] == [False, True, True]
+    assert [draft("cuda").one_by_one(rows) for rows in (1, 16, 256)] == [False, False, True]
+    assert not draft(fixed=2).one_by_one(64)
+    assert draft(fixed=1).one_by_one(1)
+    assert not draft(dtype=torch.bfloat16).one_by_one(4)
+    assert draft("mps").cost == draft().cost
+    assert draft("cuda", dtype=torch.bfloat16).cost == draft("cuda", dtype=torch.float16).cost == draft("cuda").cost
 
 
 def test_noise_is_that_of_each_cell_at_any_place() -> None:

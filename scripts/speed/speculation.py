@@ -1,25 +1,27 @@
 """Compare the speed of drawing with guesses and code by code, of a raster prior, in turns (A B A B).
 
     python scripts/speed/speculation.py PRIOR [--cond MAP] [--sizes 512x336,1280x832] [--batch 1,4,16]
-        [--speculate auto] [--temperatures 1,0.8] [--top-k 0,100] [--image FILE.png]
+        [--speculate auto] [--temperatures 1,0.8] [--top-k 0,100] [--image FILE.png [--pictures 16]]
 
 Forwards, one after the other, and tokens are those of the picture that takes most. The seconds are medians, those of
 drawing codes. `other codes` is the share of codes that rounding changed.
 
-`--image` writes a picture of the window's size, and beside it, for each cell, how many cells were drawn in the same
-forward: white is 64, black is 1. Where it is bright, the codes are easy to guess.
+`--image` writes a picture of the window's size, and beside it, for each cell, the share of its guesses that were right,
+over `--pictures` with 16 cells in a forward: white where all were.
 """
 
 import argparse
-import math
 import time
 from pathlib import Path
 from statistics import median
+from typing import ClassVar
 
 import torch
+from torch import Tensor
 
-from taming_cli.config.sampling import MOST_CELLS
 from taming_cli.data.images import write_png
+from taming_cli.prior.raster import generate
+from taming_cli.prior.raster.speculation import GuessedRows
 from taming_cli.runtime.allocator import keep_freed_memory
 from taming_cli.runtime.cost import synchronize
 from taming_cli.sampling.draw import DrawnCodes, draw, draw_codes
@@ -35,19 +37,35 @@ def drawn(request: Request) -> tuple[float, DrawnCodes]:
     return time.perf_counter() - began, codes
 
 
-def write_runs(pipeline: Pipeline, path: Path, cond: str | None) -> None:
-    """Write a picture, and the cells that were drawn together with each of its cells."""
+class ReadRows(GuessedRows):
+    """Rows that keep what the forwards read: the number of the first guess of each, and its guesses."""
+
+    reads: ClassVar[list[tuple[int, Tensor]]] = []
+
+    def last(self, count: int) -> Tensor:
+        """As in the base class."""
+        codes = super().last(count)
+        self.reads.append((self.drawn[0], codes[0, 1:]))
+        return codes
+
+
+def write_guesses(pipeline: Pipeline, path: Path, cond: str | None, pictures: int) -> None:
+    """Write a picture, and beside it the share of right guesses of each cell, over so many pictures."""
     window, f = pipeline.gpt.config.window, pipeline.codec.config.downsample_factor
-    settings = {"n": 1, "size": str(window.times(f)), "seed": 1, "speculate": str(MOST_CELLS)}
-    counts = [0]
-    result = draw(
-        resolve_request(pipeline, settings, cond=cond), [0], on_progress=lambda done, total: counts.append(done)
-    )
-    runs = torch.tensor(counts).diff()
-    together = runs.repeat_interleave(runs).view(window.height, window.width)  # one window is drawn in raster order
-    grey = (together.log2() / math.log2(MOST_CELLS) * 255).round().byte()
-    heat = grey.repeat_interleave(f, 0).repeat_interleave(f, 1).expand(3, -1, -1)
-    write_png(path, torch.cat((result.images[0], heat), dim=2))
+    settings = {"n": pictures, "size": str(window.times(f)), "seed": 1, "speculate": "16"}
+    request = resolve_request(pipeline, settings, cond=cond)
+    read, right = torch.zeros(2, window.height * window.width)
+    setattr(generate, "GuessedRows", ReadRows)  # noqa: B010 - what the sampler builds
+    for number in request.numbers:
+        ReadRows.reads.clear()
+        codes = draw_codes(request, [number]).codes[0].flatten()  # a window: in raster order
+        for first, guesses in ReadRows.reads:
+            cells = slice(first, min(first + len(guesses), len(codes)))
+            read[cells] += 1
+            right[cells] += codes[cells] == guesses[: cells.stop - first]
+    share = (right / read.clamp(min=1)).view(window.height, window.width)
+    heat = (255 * share).round().byte().repeat_interleave(f, 0).repeat_interleave(f, 1).expand(3, -1, -1)
+    write_png(path, torch.cat((draw(request, [request.numbers[0]]).images[0], heat), dim=2))
 
 
 def main() -> None:
@@ -63,11 +81,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--image", type=Path)
+    parser.add_argument("--pictures", type=int, default=1)
     asked = parser.parse_args()
     keep_freed_memory()  # as the executable does
     pipeline = Pipeline.load(asked.prior, precision=asked.precision)
     if asked.image:
-        write_runs(pipeline, asked.image, asked.cond)
+        write_guesses(pipeline, asked.image, asked.cond, asked.pictures)
         return
     drawn(resolve_request(pipeline, {"n": 1}, cond=asked.cond))  # to warm up
     print(f"{torch.get_num_threads()} threads, {pipeline.precision}")
@@ -83,7 +102,14 @@ def main() -> None:
         for top_k in asked.top_k.split(",")
     ]
     for size, batch, temperature, top_k in settings:
-        common = {"n": batch, "batch_size": batch, "size": size, "temperature": temperature, "top_k": top_k, "seed": 1}
+        common = {
+            "n": batch,
+            "batch_size": max(batch, 16),
+            "size": size,
+            "temperature": temperature,
+            "top_k": top_k,
+            "seed": 1,
+        }
         ways = ["off", *asked.speculate.split(",")]
         requests = {way: resolve_request(pipeline, {**common, "speculate": way}, cond=asked.cond) for way in ways}
         seconds: dict[str, list[float]] = {way: [] for way in ways}

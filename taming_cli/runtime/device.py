@@ -5,6 +5,7 @@ import logging
 import resource
 import sys
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 
@@ -86,6 +87,12 @@ def _supports_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+@cache
+def has_amx() -> bool:
+    """Whether the CPU has matrix instructions for bf16 (AMX)."""
+    return bool(torch.cpu._is_amx_tile_supported())
 
 
 def precision_name(dtype: torch.dtype) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from taming_cli.prior.networks.reach import Part
-from taming_cli.runtime.device import full_precision
+from taming_cli.runtime.device import full_precision, has_amx
 
 ROWS = 256
 """Number of queries whose scores are in memory at once. Keys after the last of them are not read, which saves up to
@@ -30,6 +30,18 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> T
         y: Tensor = _Causal.apply(q, k, v)
         return y
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
+
+
+def cached_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """New tokens attend to those of a cache: q (B, heads, T, head_size), k and v (B, heads, L, head_size), a mask that
+    is added to the scores -> (B, heads, T, head_size).
+
+    In bf16 on a CPU without AMX, torch takes twice the time for one query that it takes for two (`scripts/RESULTS.md`).
+    So a single query is computed twice.
+    """
+    if q.shape[2] == 1 and q.dtype == torch.bfloat16 and q.device.type == "cpu" and not has_amx():
+        return F.scaled_dot_product_attention(torch.cat((q, q), 2), k, v, attn_mask=mask)[:, :, :1]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 class _Causal(torch.autograd.Function):

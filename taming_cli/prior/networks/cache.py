@@ -4,11 +4,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from taming_cli.config.prior import PriorConfig
-from taming_cli.prior.networks.attention import causal_attention
+from taming_cli.prior.networks.attention import cached_attention, causal_attention
 
 
 class KVCache:
@@ -99,4 +98,4 @@ class KVCache:
             keys[rows, :, index] = k.transpose(1, 2).to(keys.dtype)
             values[rows, :, index] = v.transpose(1, 2).to(keys.dtype)
         keys, values = keys[:, :, : self._reach], values[:, :, : self._reach]
-        return F.scaled_dot_product_attention(q, keys, values, attn_mask=self._mask)
+        return cached_attention(q, keys, values, self._mask)

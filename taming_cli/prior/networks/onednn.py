@@ -1,8 +1,9 @@
-"""Linear layers in bf16 on a CPU, with weights packed once into the layout of oneDNN.
+"""Linear layers on a CPU, with weights packed once into the layout of oneDNN.
 
 torch itself packs them again for each product of a few rows, and sampling consists of such products: without that, a
-step of sixteen windows takes half the time. The operators belong to torch's compiler and are not a public interface.
-They are tried once; where they are missing or do not agree with `nn.Linear`, networks stay unpacked.
+step of sixteen windows takes half the time in bf16. In fp32, a product of one row takes two thirds of the time, and one
+of eight rows half of it (`scripts/RESULTS.md`). The operators belong to torch's compiler and are not a public
+interface. They are tried once; where they are missing or do not agree with `nn.Linear`, networks stay unpacked.
 """
 
 import functools
@@ -18,8 +19,13 @@ Packable = TypeVar("Packable", bound=Any)
 """A network with `blocks` and a `head`."""
 
 
+NARROW = 256
+"""Smallest width of a network, in channels, that is packed in fp32. The products of narrower ones are as fast without.
+"""
+
+
 class PackedLinear(nn.Module):
-    """One `nn.Linear` in bf16, or several with the same input side by side, followed by `then` ("none" or "gelu"). For
+    """One `nn.Linear`, or several with the same input side by side, followed by `then` ("none" or "gelu"). For
     inference only: the weights are kept in packed form alone."""
 
     def __init__(self, *linears: nn.Linear, then: str = "none") -> None:
@@ -51,10 +57,11 @@ class PackedAttention(Attention):
 
 
 def pack(gpt: Packable) -> Packable:
-    """Pack the linear layers of a network's blocks, in place, where that pays: in bf16 on a CPU. The network can no
-    longer be trained."""
+    """Pack the linear layers of a network's blocks, in place, where that pays: on a CPU, in bf16, and in fp32 from
+    `NARROW` channels on. The network can no longer be trained."""
     weight = gpt.head.weight
-    if weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and _works():
+    pays = weight.dtype == torch.bfloat16 or (weight.dtype == torch.float32 and weight.shape[1] >= NARROW)
+    if pays and weight.device.type == "cpu" and _works(weight.dtype):
         for block in gpt.blocks:
             if not isinstance(block, PublishedBlock | ModernBlock):
                 continue
@@ -69,12 +76,13 @@ def pack(gpt: Packable) -> Packable:
 
 
 @functools.cache
-def _works() -> bool:
+def _works(dtype: torch.dtype) -> bool:
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
-        linear = nn.Linear(64, 96).to(torch.bfloat16)
-        x = torch.randn(3, 5, 64).to(torch.bfloat16)
+        linear = nn.Linear(64, 96).to(dtype)
+        x = torch.randn(3, 5, 64).to(dtype)
+        error = 0.02 if dtype == torch.bfloat16 else 1e-4
         try:
             packed = PackedLinear(linear)(x)
         except (AttributeError, RuntimeError, TypeError):
             return False
-        return packed.shape == (3, 5, 96) and torch.allclose(packed.float(), linear(x).float(), rtol=0.02, atol=0.02)
+        return packed.shape == (3, 5, 96) and torch.allclose(packed, linear(x), rtol=error, atol=error)

@@ -75,7 +75,7 @@ def generate(
         seed=seed,
         decoding=decoding,
         known=known,
-        draft=DraftLength(grid.codes.device.type, speculate),
+        draft=DraftLength(grid.codes.device.type, gpt.head.weight.dtype, speculate),
         spent=spent,
     )
     waves = sampler.unknown_waves()
@@ -119,7 +119,7 @@ class Sampler:
         spent: Spent | None = None,
     ) -> None:
         self.gpt, self.grid, self.seed, self.decoding = gpt, grid, seed, decoding
-        self.draft = draft or DraftLength(grid.codes.device.type, 1)
+        self.draft = draft or DraftLength(grid.codes.device.type, gpt.head.weight.dtype, 1)
         self.spent = spent or Spent(len(samples))
         device, planned = grid.codes.device, grid.plan
         self.numbers = torch.tensor(samples, dtype=torch.int64, device=device)

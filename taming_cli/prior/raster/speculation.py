@@ -10,6 +10,7 @@ not the picture.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,14 +18,39 @@ from torch import Tensor
 from taming_cli.config.sampling import MOST_CELLS
 from taming_cli.prior.raster.code_grid import BatchRow, CodeGrid
 
-TOKEN_COST = {"cpu": 0.05, "cuda": 0.004}
-"""Time of one more token in a forward, relative to that of a forward of one token. Other devices use that of "cpu"."""
-WORTH = 0.25
-"""With more than this cost of one more cell in all rows, cells are drawn one by one."""
+
+class TokenCost(NamedTuple):
+    """The time of a forward of T > 1 tokens in each of B rows, relative to that of one token in each:
+    1 + `start` + (T - 1) `alone` B / (1 + `shared` B). The forward of one token takes longer for more rows as well."""
+
+    start: float
+    alone: float
+    shared: float
+
+    def time(self, rows: int, tokens: int) -> float:
+        """The relative time for so many rows and tokens."""
+        if tokens == 1:
+            return 1.0
+        return 1 + self.start + (tokens - 1) * self.alone * rows / (1 + self.shared * rows)
+
+
+TOKEN_COSTS = {
+    "cpu": TokenCost(0.25, 0.035, 0.05),
+    "cpu, bf16": TokenCost(0.0, 0.05, 0.3),
+    "cuda": TokenCost(0.0, 0.004, 0.0),
+}
+"""Measured on a CPU (`scripts/RESULTS.md`), estimated for a GPU. Other devices use the cost of "cpu"."""
+WORTH = 1.2
+"""A batch is drawn cell by cell where guesses are not expected to draw so many cells in the time of one."""
 POWER = 0.35
 """A forward of m cells draws about m^POWER of them, as long as nothing is known of the picture."""
 LENGTHS = tuple(2**n for n in range(1, MOST_CELLS.bit_length()))
 """Cells in a forward, to choose from."""
+HOPELESS = 0.85
+"""Forwards have one cell where guesses draw fewer cells than this in the time of one: guesses that do not wait are not
+improved, and more of them are wrong."""
+TRIAL = (16, 4)
+"""Where forwards have one cell, one in 16 has 4 cells, to find out if guesses are right again."""
 MEMORY = 0.98
 """Decay of the earlier forwards at each one, of which there are at first as many as this remembers."""
 
@@ -37,31 +63,42 @@ class DraftLength:
     from the last forwards, so it depends on the codes alone, not on the clock. `fixed` cells instead, if it is not 0.
     """
 
-    def __init__(self, device: str, fixed: int = 0) -> None:
-        self.cost, self.fixed = TOKEN_COST.get(device, TOKEN_COST["cpu"]), fixed
+    def __init__(self, device: str, dtype: torch.dtype, fixed: int = 0) -> None:
+        kind = f"{device}, bf16" if dtype == torch.bfloat16 else device
+        self.cost, self.fixed = TOKEN_COSTS.get(kind) or TOKEN_COSTS.get(device, TOKEN_COSTS["cpu"]), fixed
         self._forwards = 1 / (1 - MEMORY)
         self._lengths = self._forwards * math.log(8)
         self._drawn = self._forwards * 8**POWER
+        self._single = 0
 
     @property
     def power(self) -> float:
         """The power of a forward's length that its drawn cells are, from the last forwards."""
         return max(0.0, math.log(self._drawn / self._forwards) / (self._lengths / self._forwards))
 
+    def speed(self, cells: int, rows: int, power: float) -> float:
+        """Cells drawn by forwards of so many cells, in the time of one that is drawn alone."""
+        return cells**power / self.cost.time(rows, cells)  # type: ignore[no-any-return]
+
     def one_by_one(self, rows: int) -> bool:
         """Whether a batch of so many rows of the network is drawn cell by cell."""
-        return self.fixed == 1 or (not self.fixed and self.cost * rows > WORTH)
+        if self.fixed:
+            return self.fixed == 1
+        return max(self.speed(cells, rows, POWER) for cells in LENGTHS) < WORTH
 
     def choose(self, rows: int, most: int) -> int:
-        """The number of cells for a forward of so many rows of the network: a power of two from 2 on, but not more than
+        """The number of cells for a forward of so many rows of the network: a power of two, but not more than
         `most`."""
         if self.fixed:
             return min(self.fixed, most)
-        power, best, length = self.power, 0.0, 2
-        for cells in LENGTHS:
-            if (speed := cells**power / (1 + self.cost * rows * (cells - 1))) > best:
-                best, length = speed, cells
-        return min(most, length)
+        power = self.power
+        length = max(LENGTHS, key=lambda cells: self.speed(cells, rows, power))
+        if self.speed(length, rows, power) >= HOPELESS:
+            self._single = 0
+            return min(most, length)
+        self._single += 1
+        every, cells = TRIAL
+        return min(most, 1 if self._single % every else cells)
 
     def count(self, cells: int, kept: Sequence[int]) -> None:
         """Take into account a forward of `cells` cells for each row, of which `kept` were right; 0 of finished rows."""
@@ -117,7 +154,7 @@ class GuessedRows:
         agreed = (guesses == codes)[:, :-1].long().cumprod(1).sum(1) + 1
         left = [length - number for length, number in zip(self._lengths, self.drawn, strict=False)]
         kept = [min(own, most) for own, most in zip(agreed.tolist(), left, strict=True)]
-        self.guessed = [number + codes.shape[1] for number in self.drawn]
+        self.guessed = [max(more, n + codes.shape[1]) for more, n in zip(self.guessed, self.drawn, strict=True)]
         self.drawn = [number + more for number, more in zip(self.drawn, kept, strict=True)]
         while self.drawn and self.drawn[-1] == self._lengths[len(self.drawn) - 1]:
             self.drawn.pop()
