@@ -44,7 +44,7 @@ WORTH = 1.2
 """A batch is drawn cell by cell where guesses are not expected to draw so many cells in the time of one."""
 POWER = 0.35
 """A forward of m cells draws about m^POWER of them, as long as nothing is known of the picture."""
-LENGTHS = tuple(2**n for n in range(1, MOST_CELLS.bit_length()))
+LENGTHS = tuple(1 << n for n in range(1, MOST_CELLS.bit_length()))
 """Cells in a forward, to choose from."""
 HOPELESS = 0.85
 """Forwards have one cell where guesses draw fewer cells than this in the time of one: guesses that do not wait are not
@@ -78,7 +78,7 @@ class DraftLength:
 
     def speed(self, cells: int, rows: int, power: float) -> float:
         """Cells drawn by forwards of so many cells, in the time of one that is drawn alone."""
-        return cells**power / self.cost.time(rows, cells)  # type: ignore[no-any-return]
+        return math.pow(cells, power) / self.cost.time(rows, cells)
 
     def one_by_one(self, rows: int) -> bool:
         """Whether a batch of so many rows of the network is drawn cell by cell."""
