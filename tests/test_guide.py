@@ -121,6 +121,20 @@ def test_every_link_leads_somewhere(path: Path) -> None:
             assert not anchor or anchor in anchors(target.read_text()), link
 
 
+@pytest.mark.parametrize(
+    "path", [*pages(), ROOT / "scripts" / "RESULTS.md", ROOT / "CHANGELOG.md"], ids=lambda path: path.stem
+)
+def test_every_table_is_whole(path: Path) -> None:
+    """Each row has the cells of its headings, and no other text interrupts a table."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for table in re.findall(r"(?:^.*\|.*\n)+", text, re.MULTILINE):
+        lines = [line for line in table.splitlines() if line.startswith("|") or line.endswith(" |")]
+        cells = {len(re.findall(r"(?<!\\)\|", line)) for line in lines}
+        assert len(cells) <= 1, lines
+        assert not lines or re.fullmatch(r"\|(?:[-:]+\|)+", lines[1]), lines[:2]
+        assert all(line.startswith("|") and line.endswith("|") for line in lines), lines
+
+
 def test_readme_links_every_guide() -> None:
     linked = {(ROOT / link.partition("#")[0]).resolve() for link in LINK.findall(README.read_text())}
     assert {path.resolve() for path in GUIDES.glob("*.md")} <= linked
