@@ -56,16 +56,19 @@ def write_guesses(pipeline: Pipeline, path: Path, cond: str | None, pictures: in
     request = resolve_request(pipeline, settings, cond=cond)
     read, right = torch.zeros(2, window.height * window.width)
     setattr(generate, "GuessedRows", ReadRows)  # noqa: B010 - what the sampler builds
+    images = []
     for number in request.numbers:
         ReadRows.reads.clear()
-        codes = draw_codes(request, [number]).codes[0].flatten()  # a window: in raster order
+        result = draw(request, [number])
+        images.append(result.images[0])
+        codes = result.codes.flatten()  # a window: in raster order
         for first, guesses in ReadRows.reads:
             cells = slice(first, min(first + len(guesses), len(codes)))
             read[cells] += 1
             right[cells] += codes[cells] == guesses[: cells.stop - first]
     share = (right / read.clamp(min=1)).view(window.height, window.width)
     heat = (255 * share).round().byte().repeat_interleave(f, 0).repeat_interleave(f, 1).expand(3, -1, -1)
-    write_png(path, torch.cat((draw(request, [request.numbers[0]]).images[0], heat), dim=2))
+    write_png(path, torch.cat((images[0], heat), dim=2))
 
 
 def main() -> None:

@@ -5,7 +5,6 @@
 import time
 import weakref
 from collections.abc import Callable
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -94,14 +93,12 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.held -= size
 
 
-@cache
 def flop_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
     """Floating-point operations per second of large matrix products, which no network exceeds."""
     a, b = (torch.randn(_SIDE, _SIDE, device=device).to(dtype) for _ in range(2))
     return 2 * _SIDE**3 * _rate(lambda: a @ b, device, seconds)
 
 
-@cache
 def read_rate(device: torch.device, seconds: float = 0.5) -> float:
     """Bytes read from memory per second, by a matrix-vector product much larger than any cache."""
     matrix = torch.ones(2**28 // 4 // 4096, 4096, device=device)

@@ -17,11 +17,8 @@ from taming_cli.prior.networks.blocks import Attention, ModernBlock, PublishedBl
 
 Packable = TypeVar("Packable", bound=Any)
 """A network with `blocks` and a `head`."""
-
-
-NARROW = 256
-"""Smallest width of a network, in channels, that is packed in fp32. The products of narrower ones are as fast without.
-"""
+WIDE = 256
+"""Smallest width of a network, in channels, that is packed in fp32: narrower ones are as fast without."""
 
 
 class PackedLinear(nn.Module):
@@ -58,9 +55,9 @@ class PackedAttention(Attention):
 
 def pack(gpt: Packable) -> Packable:
     """Pack the linear layers of a network's blocks, in place, where that pays: on a CPU, in bf16, and in fp32 from
-    `NARROW` channels on. The network can no longer be trained."""
+    `WIDE` channels on. The network can no longer be trained."""
     weight = gpt.head.weight
-    pays = weight.dtype == torch.bfloat16 or (weight.dtype == torch.float32 and weight.shape[1] >= NARROW)
+    pays = weight.dtype == torch.bfloat16 or (weight.dtype == torch.float32 and weight.shape[1] >= WIDE)
     if pays and weight.device.type == "cpu" and _works(weight.dtype):
         for block in gpt.blocks:
             if not isinstance(block, PublishedBlock | ModernBlock):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from taming_cli.config.prior import ConditionSpec, PriorConfig
 from taming_cli.prior.layout import NOT_GIVEN
-from taming_cli.prior.networks.attention import causal_attention
+from taming_cli.prior.networks.attention import cached_attention, causal_attention
 from taming_cli.prior.predictions import Predictions, TokenBatch
 from taming_cli.runtime.gradient_checkpointing import Recomputable
 
@@ -377,7 +377,7 @@ class CellSteps:
         keys[:, :, self.number], values[:, :, self.number] = k[:, :, 0], v[:, :, 0]
         if self.number == 0:
             return torch.zeros_like(v)
-        return F.scaled_dot_product_attention(q, keys[:, :, : self.number], values[:, :, : self.number])
+        return cached_attention(q, keys[:, :, : self.number], values[:, :, : self.number])
 
     def _around(self, padded: Tensor, margin: tuple[int, int, int, int]) -> Tensor:
         """(..., rows, columns) with a margin -> what lies within the margin of the next cell."""

@@ -75,7 +75,7 @@ def generate(
         seed=seed,
         decoding=decoding,
         known=known,
-        draft=DraftLength(grid.codes.device.type, gpt.head.weight.dtype, speculate),
+        speculate=speculate,
         spent=spent,
     )
     waves = sampler.unknown_waves()
@@ -115,11 +115,11 @@ class Sampler:
         seed: int,
         decoding: DecodingConfig,
         known: KnownCells | None,
-        draft: DraftLength | None = None,
+        speculate: int = 1,
         spent: Spent | None = None,
     ) -> None:
         self.gpt, self.grid, self.seed, self.decoding = gpt, grid, seed, decoding
-        self.draft = draft or DraftLength(grid.codes.device.type, gpt.head.weight.dtype, 1)
+        self.draft = DraftLength(grid.codes.device.type, gpt.head.weight.dtype, speculate)
         self.spent = spent or Spent(len(samples))
         device, planned = grid.codes.device, grid.plan
         self.numbers = torch.tensor(samples, dtype=torch.int64, device=device)
