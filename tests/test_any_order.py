@@ -109,8 +109,8 @@ def test_a_cache_draws_what_teacher_forcing_does(
     decoding = DecodingConfig(guidance=guidance, top_k=7, temperature=0.9 if guidance == 2.5 else Ramp(0.6, 1.1))
     expected = by_teacher_forcing(net, size, 3, steps, decoding, given, cells)
     monkeypatch.setattr(reach, "BLOCK", 4)
-    for batch, scores in ((1, 1), (3, 1), (3, reach.SCORES)):  # block by block, and at once
-        monkeypatch.setattr(reach, "SCORES", scores)
+    for batch, scores in ((1, 1), (3, 1), (3, 2**22)):  # block by block, and at once
+        monkeypatch.setattr(reach, "SCORES", {"cpu": scores, "cuda": scores})
         codes = generate(
             net,
             size=size,

@@ -99,7 +99,12 @@ def _in_parts(q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Part]) -> Tensor:
 
 
 def _take(of: Tensor, keys: Tensor | tuple[slice, ...]) -> Tensor:
-    """Some of (..., L, head_size), along L."""
+    """Some of (..., L, head_size), along L. Indices are fast where the heads of a token are adjacent, as in a cache."""
+    if isinstance(keys, Tensor) and of.ndim == 4:
+        batch, heads, tokens, size = of.shape
+        first = torch.arange(batch, device=of.device)[:, None] * tokens
+        found = F.embedding(first + keys, of.transpose(1, 2).reshape(batch * tokens, heads * size))
+        return found.view(batch, -1, heads, size).transpose(1, 2)
     if isinstance(keys, Tensor):
         return of[..., keys, :]
     return of[..., keys[0], :] if len(keys) == 1 else torch.cat([of[..., each, :] for each in keys], dim=-2)

@@ -45,7 +45,7 @@ class GroupCache:
         self.size = size
         cells = size[0] * size[1]
         tokens = cells if capacity is None else capacity
-        shape = (config.n_layer, batch, config.n_head, tokens, config.head_size)
+        shape = (config.n_layer, batch, tokens, config.n_head, config.head_size)  # so that tokens are gathered fast
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty(shape, dtype=dtype, device=device)
         self.codes = torch.zeros(batch, cells, dtype=torch.int64, device=device)
@@ -71,9 +71,9 @@ class GroupCache:
         queries alone."""
         keys, values = self.keys[layer, : len(k)], self.values[layer, : len(k)]
         new = slice(self.length, self.length + k.shape[2])
-        keys[:, :, new], values[:, :, new] = k, v
+        keys[:, new], values[:, new] = k.transpose(1, 2), v.transpose(1, 2)
         asked = of_last(self._parts, k.shape[2] - q.shape[2])
-        return masked_attention(q, keys[:, :, : new.stop], values[:, :, : new.stop], asked)
+        return masked_attention(q, keys.transpose(1, 2), values.transpose(1, 2), asked)
 
     def keep(self) -> None:
         """Count the content of this pass; its queries are forgotten."""

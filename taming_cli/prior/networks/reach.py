@@ -16,9 +16,9 @@ from torch import Tensor
 
 MOST_LEVELS = 16
 """Levels beyond which the reach of a cell does not grow: it is any picture then."""
-SCORES = 2**22
-"""Attention scores of one head up to which they are computed at once, although most may be masked."""
-BLOCK = 32
+SCORES = {"cpu": 2**18, "cuda": 2**22}
+"""Attention scores of one head that are computed at once, although most may be masked, by type of device."""
+BLOCK = 24
 """Rows and columns of the blocks of cells that attend together otherwise."""
 ALL = (slice(None),)
 CELLS = 96
@@ -74,8 +74,8 @@ class Part(NamedTuple):
 def parts(queries: Places, keys: Places, dtype: torch.dtype) -> list[Part]:
     """Attention of pictures in one plan, in parts that each see few of the keys: one part for few tokens, else one for
     each block of cells."""
-    if queries.rows.shape[1] * keys.rows.shape[1] <= SCORES:
-        return [Part(ALL[0], ALL, bias(queries, keys, dtype))]
+    if queries.rows.shape[1] * keys.rows.shape[1] <= SCORES.get(keys.rows.device.type, SCORES["cuda"]):
+        return [Part(ALL[0], (slice(keys.rows.shape[1]),), bias(queries, keys, dtype))]
     block = (queries.rows[0] // BLOCK) * 2**16 + queries.columns[0] // BLOCK
     order = block.argsort(stable=True)
     counts = torch.unique_consecutive(block[order], return_counts=True)[1].tolist()
