@@ -34,7 +34,7 @@ _taming_command() {
     'weights ls') commands='' flags='--all --weights --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'weights verify') commands='' flags='--weights --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'weights fetch') commands='' flags='--all -o,--out --offline --json -q,--quiet -v,--verbose --debug -h,--help' ;;
-    'eval') commands='fid is kid prc rfid recon codebook nll all' flags='-h,--help' ;;
+    'eval') commands='fid is kid prc rfid recon codebook nll memorization all' flags='-h,--help' ;;
     'eval fid') commands='' flags='-o,--out --batch-size --codec --features --resize --size --cache,--no-cache --device --memory --workers --weights --offline --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'eval is') commands='' flags='-o,--out --batch-size --codec --features --resize --size --cache,--no-cache --splits --seed --device --memory --workers --weights --offline --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'eval kid') commands='' flags='-o,--out --batch-size --codec --features --resize --size --cache,--no-cache --subsets --subset-size --seed --device --memory --workers --weights --offline --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
@@ -43,6 +43,7 @@ _taming_command() {
     'eval recon') commands='' flags='-o,--out --batch-size --size --perceptual --device --memory --workers --weights --offline --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'eval codebook') commands='' flags='-o,--out --batch-size --size --device --memory --workers --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'eval nll') commands='' flags='-o,--out --batch-size --stride --order --sample-steps --device --memory --workers --precision --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
+    'eval memorization') commands='' flags='-o,--out --batch-size --held-out --codec --features --resize --size --cache,--no-cache --device --memory --workers --weights --offline --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'eval all') commands='' flags='-o,--out --batch-size --perceptual --features --resize --size --cache,--no-cache --device --memory --workers --weights --offline --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     esac
 }
@@ -69,7 +70,7 @@ _taming_value_of_flag() {
     *' --quantizer') words='ema vq' ;;
     *' --device') words='auto cpu cuda mps' ;;
     *' --precision') words='auto fp32 bf16 fp16' ;;
-    *' --val') suffixes='.avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt' ;;
+    *' --val' | *' --held-out') suffixes='.avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt' ;;
     *' --init' | *' --codec' | *' --cond-ckpt') suffixes='.safetensors' ;;
     *' --train') words='all decoder' ;;
     *' --network') words='vqgan dvae vq-vae-2 palette' ;;
@@ -107,7 +108,8 @@ _taming_value_of_argument() {
     'info 0') suffixes='.ckpt .pkl .pt .pth .bin .safetensors .h5' ;;
     'guide 0') words='own-pictures conditions any-size comparisons evaluation several-gpus published-models settings troubleshooting' ;;
     'presets show 0') words='tiny small vq-vae vq-vae-2 dvae palette f16-1024 f16-16384' ;;
-    'eval fid 0' | 'eval fid 1' | 'eval is 0' | 'eval kid 0' | 'eval kid 1' | 'eval prc 0' | 'eval prc 1') suffixes='.avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt .h5 .npz' ;;
+    'eval fid 0' | 'eval fid 1' | 'eval is 0' | 'eval kid 0' | 'eval kid 1' | 'eval prc 0' | 'eval prc 1' | 'eval memorization 0') suffixes='.avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt .h5 .npz' ;;
+    'eval memorization 1') suffixes='any' ;;
     'train-vqgan '* | 'tokenize '* | 'reconstruct '* | 'annotate segmentation '* | 'annotate depth '* | 'annotate pose '* | 'annotate edges '* | 'eval rfid '* | 'eval recon '*) suffixes='.avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt' ;;
     'train-prior '* | 'tokens merge '*) suffixes='.h5' ;;
     'import '*) suffixes='.ckpt .pkl .pt .pth .bin .safetensors' ;;
@@ -212,6 +214,7 @@ _taming_help() {
     *' recon') help='PSNR, SSIM, L1, perceptual distance and bits/pixel of reconstructions; -o also writes the best and worst' ;;
     *' codebook') help='Codebook use: codes that occur, their perplexity, codes that never occur; -o also writes a histogram' ;;
     *' nll') help='nats/token and bits/dim of a token file'\''s codes under a prior, by class; -o also writes a map by position' ;;
+    *' memorization') help='Whether samples repeat training pictures: how near they are to them, compared with held-out pictures' ;;
     *' all') help='Every measure that applies to a run, on held-out data' ;;
     *' --version') help='Print the version and exit.' ;;
     *' -h' | *' --help') help='Show this message and exit.' ;;
@@ -368,6 +371,7 @@ _taming_help() {
     *' --subset-size') help='Pictures of each side in a subset. Default 1000.' ;;
     *' --neighbours') help='k: each feature'\''s sphere reaches its k-th nearest neighbour. Default 3.' ;;
     *' --order') help='With a prior for any order: that of sampling, or raster order. Default plan.' ;;
+    *' --held-out') help='Pictures that were not trained on. Default: those that the prior held out.' ;;
     esac
 }
 

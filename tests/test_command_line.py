@@ -48,7 +48,9 @@ LEAVES = {" ".join(path): command for path, command in COMMANDS.items() if not h
 GROUPS = [" ".join(path) for path, command in COMMANDS.items() if path and hasattr(command, "commands")]
 ANNOTATE = {f"annotate {kind}" for kind in ("segmentation", "depth", "pose", "edges")}
 NETWORKS = ANNOTATE - {"annotate edges"}
-EVAL = {f"eval {name}" for name in ("fid", "is", "kid", "prc", "rfid", "recon", "codebook", "nll", "all")}
+EVAL = {
+    f"eval {name}" for name in ("fid", "is", "kid", "prc", "rfid", "recon", "codebook", "nll", "memorization", "all")
+}
 TRAIN = {"train-vqgan", "train-prior"}
 CODES = {"tokenize", "reconstruct", "decode"}
 TAKES = {

@@ -101,7 +101,7 @@ def test_a_codec_is_measured_on_a_single_readable_picture(capsys: Capture) -> No
 def test_a_prior_is_measured_on_held_out_tokens_and_by_its_newest_samples(capsys: Capture) -> None:
     folder = Path("runs/train-prior/001")
     found = measured(capsys, "all", folder)
-    assert list(found) == ["nll", "fid", "prc"]
+    assert list(found) == ["nll", "fid", "prc", "memorization"]
     assert found["fid"]["protocol"]["size"] == "32x32"  # the pictures are cut as the samples are
     assert found["fid"]["protocol"]["generated"]["drawn"]["temperature"] == "0.7:1"
     assert found["nll"]["protocol"]["tokens"]["count"] == read_run(folder).about["data"]["held"]
@@ -141,7 +141,7 @@ def test_a_prior_is_measured_without_its_training_pictures(house: Path, capsys: 
         output = capsys.readouterr()
     finally:
         (house / "gone").rename(house / "scenes")
-    assert list(json.loads(output.out)) == ["nll"]
+    assert list(json.loads(output.out)) == ["nll", "memorization"]  # by its tokens
     assert "distances are left out: name the reference" in output.err
 
 

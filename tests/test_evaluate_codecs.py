@@ -18,8 +18,8 @@ from taming_cli.codec import autoencoder
 from taming_cli.codec.vqgan import VQGAN, codec_file
 from taming_cli.data.images import SETTINGS, SHEET, read_image, to_float, write_png
 from taming_cli.evaluate import codecs
-from taming_cli.evaluate.codecs import SIDE
 from taming_cli.evaluate.coding import CodedBatch
+from taming_cli.evaluate.plots import SIDE
 from taming_cli.pretrained.features import FeatureNetwork, FeatureOutput
 from taming_cli.runtime.checkpoint import save_model
 from tests import toys

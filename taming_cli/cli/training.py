@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _PRINTED = {
     "nats_per_token": "{} nats/token",
     "val_nats_per_token": "{} nats/token",
+    "train_nats_per_token": "{} on training pictures",
     "psnr": "PSNR {} dB",
     "accuracy": "{} correct",
     "l1": "L1 {}",

@@ -1,22 +1,19 @@
 """Codec metrics: reconstruction error per image, distance between distributions (rFID), and codebook usage."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import ImageOps
-from PIL.Image import Resampling, fromarray
 from torch import Tensor
 
 from taming_cli.codec.locate import codec_for, stored_codes
 from taming_cli.codec.vqgan import code_counts
 from taming_cli.config.codec import CodecConfig
 from taming_cli.data.batches import Skipped
-from taming_cli.data.images import grid, tensor, to_float
+from taming_cli.data.images import to_float
 from taming_cli.data.tokens.file import TokenFile, blocks
 from taming_cli.evaluate.coding import CodecRun, CodedBatch, Metric, chunk_size
-from taming_cli.evaluate.plots import histogram
+from taming_cli.evaluate.plots import histogram, pairs
 from taming_cli.evaluate.protocol import Measurement, metric_name, versions, warnings_for
 from taming_cli.metrics import SSIM_RADIUS, Moments, RunningMoments, frechet_distance, perplexity, psnr, ssim, usage
 from taming_cli.pretrained.features import FeatureNetwork
@@ -24,8 +21,6 @@ from taming_cli.pretrained.perceptual import SMALLEST_SIDE, Perceptual
 
 SHOWN = 4
 """The number of best and of worst reconstructions to draw."""
-SIDE = 224
-"""The side of each drawn image, in pixels."""
 MAX_PSNR = 100.0
 """The PSNR in dB that an exact reconstruction counts with, instead of infinity."""
 
@@ -75,13 +70,14 @@ class ReconstructionMetrics(Metric):
         protocol = {**run.protocol, "perceptual": None if self.perceptual is None else self.perceptual.stamp}
         protocol["pictures"] = protocol["pictures"] | {"count": len(rows)}
         extremes = _extremes([each for part in gathered for each in part[2]])
+        worst, best = ([list(each[2]) for each in some[:SHOWN]] for some in (extremes, extremes[::-1]))
         return Measurement(
             metric="reconstruction",
             values={name: sum(row.values[name] for row in rows) / len(rows) for name in rows[0].values},
             protocol=protocol,
             skipped=tuple(skipped),
             details={"by_picture": {row.name: row.values for row in rows}},
-            pictures={"worst.png": _sheet(extremes[:SHOWN]), "best.png": _sheet(extremes[::-1][:SHOWN])},
+            pictures={"worst.png": pairs(worst), "best.png": pairs(best)},
         )
 
 
@@ -206,14 +202,3 @@ def _extremes(rows: list[tuple[float, str, Tensor]]) -> list[tuple[float, str, T
     """The SHOWN lowest and SHOWN highest rows, sorted."""
     ordered = sorted(rows, key=lambda row: row[:2])
     return ordered if len(ordered) <= 2 * SHOWN else ordered[:SHOWN] + ordered[-SHOWN:]
-
-
-def _sheet(rows: Sequence[tuple[float, str, Tensor]]) -> Tensor:
-    """Originals above reconstructions, each padded to a square."""
-    pairs = [[_padded(picture) for picture in row[2]] for row in rows]
-    return grid(torch.stack([pair[0] for pair in pairs] + [pair[1] for pair in pairs]), columns=len(pairs))
-
-
-def _padded(picture: Tensor) -> Tensor:
-    image = fromarray(picture.permute(1, 2, 0).numpy())
-    return tensor(ImageOps.pad(image, (SIDE, SIDE), Resampling.LANCZOS))

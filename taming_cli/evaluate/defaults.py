@@ -1,14 +1,23 @@
-"""Defaults of `taming eval`: the newest samples, compared with the images that their codec was trained on."""
+"""Defaults of `taming eval`: the newest samples, the images that their codec was trained on, and the tokens that their
+prior was trained on."""
 
+import contextlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from taming_cli.config.fields import from_dict
+from taming_cli.config.prior import PriorTrainConfig, recorded_prior
 from taming_cli.data.images import png_settings
 from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import BadFileError, UsageError
+from taming_cli.prior.batches import TokenSet
+from taming_cli.prior.train import COMMAND as TRAIN_PRIOR
 from taming_cli.runtime.checkpoint import read_header
-from taming_cli.runtime.run.folder import runs_below
+from taming_cli.runtime.run.folder import read_settings, runs_below
 from taming_cli.runtime.weights import sha256
 
 
@@ -17,6 +26,68 @@ class TrainedOn(NamedTuple):
 
     pictures: Path
     codec: Path
+
+
+class Learned(NamedTuple):
+    """A prior's `model`, and the samples of token files that it was trained on, and those that were held out: files and
+    row numbers."""
+
+    model: Path
+    training: Sequence[tuple[Path, Sequence[int]]]
+    held_out: Sequence[tuple[Path, Sequence[int]]]
+
+
+def model_of(run: Path) -> Path:
+    """The best model of a run, or else its last. UsageError if it has none."""
+    for name in ("best", "last"):
+        if (path := run / "checkpoints" / f"{name}.safetensors").exists():
+            return path
+    raise UsageError(f"{run} holds no model yet; train it first")
+
+
+def learned_by(run: Path) -> Learned:
+    """What the prior of a run was trained on. BadFileError for damaged files, UsageError for missing ones."""
+    settings = read_settings(run)
+    place = str(run / "config.json")
+    train = from_dict(PriorTrainConfig, settings["config"]["train"], place)
+    paths = [Path(path) for path in settings["inputs"]]
+    tokens = TokenSet(paths, kinds=train.cond, level=recorded_prior(settings["config"]["prior"], place).level)
+    parts = []
+    for rows in tokens.split(train.held):
+        of_files = [
+            np.sort(rows[(rows >= start) & (rows < end)] - start).tolist()
+            for start, end in zip(tokens.starts[:-1], tokens.starts[1:], strict=True)
+        ]
+        parts.append([(path, own) for path, own in zip(paths, of_files, strict=True) if own])
+    return Learned(model_of(run), *parts)
+
+
+def prior_run(path: Path) -> Path | None:
+    """The run of a prior that is named by its folder or by a model file in it; None for any other path."""
+    run = path.parent.parent if path.suffix == ".safetensors" else path
+    if not (run / "config.json").is_file() or read_settings(run)["command"] != TRAIN_PRIOR:
+        return None
+    return run
+
+
+def run_that_drew(samples: Path, root: Path = Path("runs")) -> Path:
+    """The run of the prior that drew a folder of samples. UsageError if it is not among the runs under `root`."""
+    try:
+        return _prior(samples, root).parent.parent
+    except (BadFileError, OSError, ValueError) as error:
+        raise UsageError(
+            f"name the training pictures, and others with --held-out: those of {samples} are unknown ({error})"
+        ) from error
+
+
+def samples_of(run: Path) -> Path | None:
+    """The newest folder of samples drawn by a run's prior, among the default sample folders."""
+    models = {sha256(path) for path in (run / "checkpoints").glob("*.safetensors")}
+    for folder in samples_under(Path("runs"), run.parent.parent):
+        with contextlib.suppress(ValueError):
+            if drawn_by(folder) in models:
+                return folder
+    return None
 
 
 def newest_samples(root: Path = Path("runs")) -> Path:
@@ -72,7 +143,7 @@ def _prior(samples: Path, root: Path) -> Path:
     if not samples.is_dir():
         raise ValueError("it is not a folder of samples")
     prior_sha256 = drawn_by(samples)
-    for run in runs_below(root, "train-prior"):
+    for run in runs_below(root, TRAIN_PRIOR):
         for path in sorted(run.glob("checkpoints/*.safetensors")):
             if sha256(path) == prior_sha256:
                 return path

@@ -1,32 +1,30 @@
 """All metrics that apply to a run: of a codec on held-out images, of a prior on held-out tokens and on its samples."""
 
-import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from taming_cli.codec.setup import held_out
 from taming_cli.codec.train import COMMAND as TRAIN_CODEC
 from taming_cli.config.codec import CodecTrainConfig
 from taming_cli.config.evaluate import InceptionScoreConfig, KernelConfig, ManifoldConfig
 from taming_cli.config.fields import from_dict
-from taming_cli.config.prior import PriorTrainConfig, recorded_prior
 from taming_cli.errors import UsageError
 from taming_cli.evaluate import codecs, distance
 from taming_cli.evaluate.coding import Metric, codec_run
-from taming_cli.evaluate.defaults import drawn_by, samples_under, training_images
+from taming_cli.evaluate.defaults import Learned, learned_by, model_of, samples_of, training_images
 from taming_cli.evaluate.extraction import Extractor
 from taming_cli.evaluate.image_sets import ImageSet, open_image_set
 from taming_cli.evaluate.likelihood import nll
+from taming_cli.evaluate.memorization import known_by, memorization
 from taming_cli.evaluate.protocol import Measurement
 from taming_cli.pretrained.perceptual import Perceptual
-from taming_cli.prior.batches import TokenSet
 from taming_cli.prior.train import COMMAND as TRAIN_PRIOR
 from taming_cli.runtime.run.folder import read_settings
-from taming_cli.runtime.weights import sha256
+
+MOST = 10_000
+"""Training pictures above which memorization, which decodes all of them, is not measured unasked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +45,7 @@ def evaluate_run(run: Path, networks: Networks) -> Iterator[tuple[str, Measureme
     UsageError if the folder is not a run, or is a run of a codec of condition maps; BadFileError for damaged files.
     """
     settings = read_settings(run)
-    model = next(
-        (path for name in ("best", "last") if (path := run / "checkpoints" / f"{name}.safetensors").exists()), None
-    )
-    if model is None:
-        raise UsageError(f"{run} holds no model yet; train it first")
+    model = model_of(run)
     if settings["command"] == TRAIN_CODEC:
         yield from _evaluate_codec(run, model, settings, networks)
     elif settings["command"] == TRAIN_PRIOR:
@@ -101,38 +95,38 @@ def _evaluate_codec(
 def _evaluate_prior(
     run: Path, model: Path, settings: dict[str, Any], networks: Networks
 ) -> Iterator[tuple[str, Measurement]]:
-    train = from_dict(PriorTrainConfig, settings["config"]["train"], str(run / "config.json"))
-    paths = [Path(path) for path in settings["inputs"]]
-    level = recorded_prior(settings["config"]["prior"], str(run / "config.json")).level
-    tokens = TokenSet(paths, kinds=train.cond, level=level)
-    _, held = tokens.split(train.held)
-    world = networks.extractor.world
-    for number, path in enumerate(paths):
-        rows = held[(held >= tokens.starts[number]) & (held < tokens.starts[number + 1])] - tokens.starts[number]
-        if len(rows):
-            name = "nll" if len(paths) == 1 else f"nll-{number + 1}"
-            yield name, nll(model, path, rows=np.sort(rows).tolist(), device=networks.device, world=world)
-    folder = _newest_own_samples(run)
+    learned, world = learned_by(run), networks.extractor.world
+    for path, rows in learned.held_out:
+        name = "nll" if len(settings["inputs"]) == 1 else f"nll-{settings['inputs'].index(str(path)) + 1}"
+        yield name, nll(model, path, rows=rows, device=networks.device, world=world)
+    folder = samples_of(run)
     if folder is None:
         networks.note(
             f"distances are left out: this prior has drawn no samples yet; draw some: taming sample --ckpt {model}"
         )
         return
-    device = next(networks.extractor.network.parameters()).device
+    generated = open_image_set(folder, device=next(networks.extractor.network.parameters()).device)
+    assert isinstance(generated, ImageSet)
+    networks = replace(networks, extractor=replace(networks.extractor, size=generated.first_size()))
+    yield from _distances(generated, model, networks)
+    yield from _memorization(generated, learned, networks)
+
+
+def _distances(generated: ImageSet, model: Path, networks: Networks) -> Iterator[tuple[str, Measurement]]:
+    """The metrics that compare samples with the training pictures, where these are found."""
+    extractor = networks.extractor
     try:
-        generated, reference = (
-            open_image_set(path, device=device) for path in (folder, training_images(model).pictures)
+        reference = open_image_set(
+            training_images(model).pictures, device=next(extractor.network.parameters()).device, statistics=False
         )
     except UsageError as error:
         networks.note(f"distances are left out: {error}")
         return
-    assert isinstance(generated, ImageSet)
     assert isinstance(reference, ImageSet)
     fewest = min(len(generated), len(reference))
     if fewest < 2:
-        networks.note(f"distances are left out: {folder} holds one picture")
+        networks.note(f"distances are left out: {generated.name} holds one picture")
         return
-    extractor = replace(networks.extractor, size=generated.first_size())
     yield "fid", distance.fid(generated, reference, extractor)
     manifold, kernel, inception = ManifoldConfig(), KernelConfig(), InceptionScoreConfig()
     if fewest > manifold.neighbours:
@@ -143,11 +137,11 @@ def _evaluate_prior(
         yield "is", distance.inception(generated, extractor, inception)
 
 
-def _newest_own_samples(run: Path) -> Path | None:
-    """The newest folder of samples drawn by this run's prior, among the default sample folders."""
-    models = {sha256(path) for path in (run / "checkpoints").glob("*.safetensors")}
-    for folder in samples_under(Path("runs"), run.parent.parent):
-        with contextlib.suppress(ValueError):
-            if drawn_by(folder) in models:
-                return folder
-    return None
+def _memorization(generated: ImageSet, learned: Learned, networks: Networks) -> Iterator[tuple[str, Measurement]]:
+    extractor = networks.extractor
+    known = known_by(learned, device=next(extractor.network.parameters()).device, memory=networks.memory)
+    training, held = (sum(map(len, sets)) for sets in known)
+    if training > MOST:
+        networks.note(f"memorization is left out for {training:,} training pictures; run: taming eval memorization")
+    elif held > 1:
+        yield "memorization", memorization(generated, known, extractor)

@@ -85,6 +85,10 @@ class ImageSet(ABC):
         """The fields that a result records."""
         return {"name": self.name, "form": self.form, "listed": len(self), "list_sha256": self.list_sha256()}
 
+    def title(self, number: int) -> str:
+        """The name of the image at a position."""
+        return str(number)
+
     def first_size(self) -> Size | None:
         """The stored size of the first image, or None if it cannot be read."""
         for batch in self.batches(lambda image: image[:, :1, :1], size=None, every=_FIRST, batch_size=1, workers=1):
@@ -116,6 +120,9 @@ class FileImages(ImageSet):
     def form(self) -> str:  # noqa: D102 - see ImageSet
         suffixes = {PurePosixPath(item.name).suffix.lower().lstrip(".") for item in self.items}
         return " ".join(sorted({"jpeg" if suffix in ("jpg", "jpe", "jfif") else suffix for suffix in suffixes}))
+
+    def title(self, number: int) -> str:  # noqa: D102
+        return self.items[number].name
 
     def list_sha256(self) -> str:  # noqa: D102
         return digest(self.items)
@@ -189,22 +196,32 @@ class _ArrayBacked(ImageSet):
 
 @dataclass(frozen=True)
 class TokenImages(_ArrayBacked):
-    """Images of a token file, decoded to 8 bits on demand; the first of several views."""
+    """Images of a token file, decoded to 8 bits on demand; the first of several views. `rows` selects some of them."""
 
     file: TokenFile
     codec: Path | None
     device: torch.device
     budget: int = BUDGET
+    rows: Sequence[int] | None = None
 
     form = "tokens"
 
     def __len__(self) -> int:
-        return len(self.file)
+        return len(self._rows)
+
+    @property
+    def _rows(self) -> Sequence[int]:
+        return range(len(self.file)) if self.rows is None else self.rows
+
+    def title(self, number: int) -> str:  # noqa: D102
+        return self.file.names([self._rows[number]])[0]
 
     def content_sha256(self) -> str:
         """A digest of the file and of its codec, whose decoder determines the images."""
         codec, _, _ = codec_for(self.file.header, self.path, self.codec)
         combined = hashlib.sha256(super().content_sha256().encode())
+        if self.rows is not None:
+            combined.update(repr(list(self.rows)).encode())
         for name, value in codec.state_dict().items():
             combined.update(f"{name} ".encode() + value.contiguous().view(torch.uint8).numpy().tobytes())
         if not self.exact(codec):
@@ -226,10 +243,11 @@ class TokenImages(_ArrayBacked):
         codec = ready(codec, self.device, torch.float32)
         header = self.file.header
         at_once = tiles.at_once(codec, header.height, header.width, batch_size)
-        positions = range(len(self.file))[every]
+        positions = range(len(self))[every]
         for start in range(0, len(positions), at_once):
             numbers = list(positions[start : start + at_once])
-            codes = stored_codes(self.file, codec, numbers)[:, 0].to(self.device)
+            chosen = [self._rows[number] for number in numbers]
+            codes = stored_codes(self.file, codec, chosen)[:, 0].to(self.device)
             rows, columns = header.frame.place
             yield numbers, tiles.pictures(codec, codes, budget=self.budget)[:, :, rows, columns].contiguous()
 

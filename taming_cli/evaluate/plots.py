@@ -1,18 +1,21 @@
-"""Drawings of results: a heat map over a grid, and a histogram of code frequencies."""
+"""Drawings of results: a heat map over a grid, a histogram of code frequencies, and pairs of pictures."""
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
-from taming_cli.data.images import tensor
+from taming_cli.data.images import grid, tensor
 
 _PAPER, _INK, _BAR = (255, 255, 255), (32, 32, 36), (52, 96, 148)
 _COLD, _MIDDLE, _WARM = (24, 38, 84), (190, 84, 96), (252, 232, 164)
 _SHORTEST = 320
 """The minimum length of a heat map's longer side, in pixels."""
+SIDE = 224
+"""The side of each picture of a pair, in pixels."""
 
 
 def heat_map(values: Tensor, unit: str) -> Tensor:
@@ -53,6 +56,17 @@ def histogram(counts: Tensor, title: str) -> Tensor:
     draw.text((left, base + 8), title, _INK, _font())
     draw.text((left, base + 26), f"{len(ordered):,} codes, the most frequent first", _INK, _font())
     return tensor(sheet)
+
+
+def pairs(of: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Pairs of pictures uint8 (3, H, W) of any size, the first of each above the second -> uint8 (3, H, W)."""
+    rows = [[_padded(pair[k]) for pair in of] for k in (0, 1)]
+    return grid(torch.stack([*rows[0], *rows[1]]), columns=len(of))
+
+
+def _padded(picture: Tensor) -> Tensor:
+    image = Image.fromarray(picture.permute(1, 2, 0).numpy())
+    return tensor(ImageOps.pad(image, (SIDE, SIDE), Image.Resampling.LANCZOS))
 
 
 def _share(count: float, top: float) -> float:

@@ -1,5 +1,6 @@
 """Train a prior: `fit` is `taming train-prior`."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +18,7 @@ from taming_cli.config.sampling import DecodingConfig
 from taming_cli.data.images import grid, write_png
 from taming_cli.data.tokens.header import RULE
 from taming_cli.errors import UsageError
+from taming_cli.prior import memorization
 from taming_cli.prior.batch_order import Rows
 from taming_cli.prior.batches import TokenSet, data_of, fixed_windows, train_batch, validation_batch
 from taming_cli.prior.draw import draw
@@ -36,6 +39,9 @@ from taming_cli.runtime.run.sheets import CONDITION, Layout, stamp
 from taming_cli.runtime.run.tensorboard import check_installed
 
 COMMAND = "train-prior"
+COMPARED = 64
+"""Training windows in each validation, to compare with the held-out ones."""
+_log = logging.getLogger(__name__)
 Render = Callable[[Tensor], Tensor]
 """Codes (n, h, w) -> pictures uint8 (n, 3, H, W). Passed in, since priors do not import codecs."""
 RenderGiven = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
@@ -103,6 +109,13 @@ def fit(
     state = start(gpt, train, device, pick_precision(train.precision, device), world)
     if saved and trainer:
         _load(trainer, saved, state, data.sha256(), sharded)
+    parameters, codes = sum(each.numel() for each in gpt.parameters()), int(np.prod(data.header.row))
+    if (
+        world.first
+        and not saved
+        and (warning := memorization.expected(parameters, len(rows), codes, data.header.codebook_size))
+    ):
+        _log.warning("%s", warning)
     settings: dict[str, Any] = {"origins": origins or {}, "tensorboard": train.tensorboard}
     with open_run(COMMAND, place, **same, **settings, existing=existing, world=world) as run:
         about = {
@@ -214,23 +227,22 @@ def _out_of_patience(session: _Session) -> bool:
 
 @torch.no_grad()
 def _validate(session: _Session, pacing: Pacing) -> None:
-    """Draw a sheet of samples, compute nats/token of the average on held-out windows, and record whether it is the best
-    so far. Every process has to call it."""
-    state, train, config = session.state, session.train, session.state.gpt.config
-    world = state.world
+    """Draw a sheet of samples, compute nats/token of the average on held-out and training windows, and record if it
+    is the best so far. Every process has to call it."""
+    state, train, world = session.state, session.train, session.state.world
     if world.first and not is_sharded(state.average_likelihood):  # a sharded network is whole in no process
         _draw_samples(session)
     if not len(session.held):
         return
-    device, total = state.average.head.weight.device, 0.0
     chosen = session.held[: train.val_windows]
-    for begin in range(0, len(chosen), train.batch_size):  # as often in each process, since a sharded forward needs all
-        rows = chosen[begin + world.rank * session.part :][: session.part]
-        windows = fixed_windows(session.data, rows if len(rows) else chosen[:1], config)
-        batch = moved(validation_batch(windows, config), device)
-        total += state.average_likelihood(batch, state.precision).item() * len(rows)
-    mean = sum(world.gather(total)) / len(chosen)
-    state.validation = {"val_nats_per_token": mean, "windows": len(chosen)}
+    count = min(len(chosen), len(session.rows), COMPARED)
+    seen = session.rows[np.arange(count) * len(session.rows) // count]
+    mean = _mean_nats(session, chosen)
+    state.validation = {
+        "val_nats_per_token": mean,
+        "train_nats_per_token": _mean_nats(session, seen),
+        "windows": len(chosen),
+    }
     if mean < state.best:
         state.best, state.best_step, state.waited = mean, state.step, 0
     else:
@@ -238,6 +250,18 @@ def _validate(session: _Session, pacing: Pacing) -> None:
     if world.first:
         pacing.log("validation", **state.validation)
     pacing.report_validation()
+
+
+def _mean_nats(session: _Session, chosen: Rows) -> float:
+    """nats/token of the average on one window of each of the `chosen` samples. Every process has to call it."""
+    state, train, world, total = session.state, session.train, session.state.world, 0.0
+    device = state.average.head.weight.device
+    for begin in range(0, len(chosen), train.batch_size):  # as often in each process, since a sharded forward needs all
+        rows = chosen[begin + world.rank * session.part :][: session.part]
+        windows = fixed_windows(session.data, rows if len(rows) else chosen[:1], state.gpt.config)
+        batch = moved(validation_batch(windows, state.gpt.config), device)
+        total += state.average_likelihood(batch, state.precision).item() * len(rows)
+    return sum(world.gather(total)) / len(chosen)
 
 
 def _draw_samples(session: _Session) -> None:
@@ -291,6 +315,8 @@ def _notes(session: _Session) -> tuple[str, ...]:
         notes.append("no samples were drawn during training, since the prior is sharded: use taming sample")
     if not len(session.held):
         notes.append("nothing is held out, since all tokens are of one picture: there is no validation")
+    if memorized := memorization.found(session.state.validation):
+        notes.append(memorized)
     if _out_of_patience(session):
         notes.append(f"stopped after {session.state.waited} validations without improvement")
     return tuple(notes)

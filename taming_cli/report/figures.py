@@ -20,6 +20,7 @@ class Figure(NamedTuple):
 
 FIGURES: Mapping[str, Figure] = {
     "val_nats_per_token": Figure("Negative log-likelihood", "nats/token", "lower"),
+    "train_nats_per_token": Figure("The same, of training pictures", "nats/token"),
     "bits_per_dim": Figure("The same, of the codes only", "bits/dim", "lower"),
     "psnr": Figure("PSNR", "dB", "higher"),
     "accuracy": Figure("Correct labels", "%", "higher"),
@@ -36,13 +37,13 @@ FIGURES: Mapping[str, Figure] = {
 }
 """In the order of tables. A figure that is not listed has its own name as its title."""
 
-HEADLINE = [name for name in FIGURES if name not in ("cross_entropy", "l1", "count", "windows")]
+HEADLINE = [name for name in FIGURES if name not in ("train_nats_per_token", "cross_entropy", "l1", "count", "windows")]
 """Figures in large type at the head of a run's page."""
 SHARES = ("codes_used", "top_codes_used", "accuracy")
 """Figures between 0 and 1 that are shown in percent."""
 _RESULT_TITLES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "l1": "L1 (of 2)", "codes_used": "codes used (share)"}
 _RESULT_HIGHER = ("psnr", "ssim", "codes_used", "perplexity", "precision", "recall")
-_RESULT_NEITHER = ("bits_per_pixel", "dead", "codes_counted", "deviation")
+_RESULT_NEITHER = ("bits_per_pixel", "dead", "codes_counted", "deviation", "p_value", "code_p_value")
 
 
 def figure(name: str) -> Figure:

@@ -12,6 +12,7 @@ from taming_cli.cli.evaluation import Evaluation, Generated, Paths, measurement
 from taming_cli.cli.results import save, save_all, values
 from taming_cli.config.evaluate import FeatureConfig, InceptionScoreConfig, KernelConfig, ManifoldConfig
 from taming_cli.config.size import Size
+from taming_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from taming_cli.evaluate.protocol import Measurement
@@ -176,6 +177,60 @@ def nll(
     )
 
 
+@measurement("memorization")
+def memorization(
+    evaluation: Evaluation,
+    features: Features,
+    pretrained: o.Pretrained,
+    generated: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[GENERATED]",
+            help="Samples, or a prior's run or file: its newest samples. Default: newest samples.",
+        ),
+    ] = None,
+    training: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[TRAINING]",
+            help="Training pictures or token file. Default: the token files of the prior that drew the samples.",
+        ),
+    ] = None,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            "--held-out",
+            metavar="IMAGES",
+            help="Pictures that were not trained on. Default: those that the prior held out.",
+        ),
+    ] = None,
+    codec: o.TokensCodec = None,
+) -> "Measurement":
+    """Whether samples repeat training pictures: how near they are to them, compared with held-out pictures."""
+    from taming_cli.evaluate import memorization as measure
+    from taming_cli.evaluate.defaults import learned_by, prior_run, run_that_drew, samples_of
+
+    run = None if generated is None else prior_run(generated)
+    if run is not None:
+        prior, generated = generated, samples_of(run)
+        if generated is None:
+            raise UsageError(f"{prior} has drawn no samples yet; draw some: taming sample --ckpt {prior}")
+        evaluation.output.note(f"generated: {generated} (its newest samples)")
+    samples = evaluation.pictures(evaluation.newest(generated), codec)
+    if training is None:
+        learned = learned_by(run or run_that_drew(Path(samples.name)))
+        known = measure.known_by(learned, device=evaluation.device, memory=evaluation.memory)
+    elif held_out is None:
+        raise UsageError("name pictures that the prior was not trained on: --held-out IMAGES")
+    else:
+        known = measure.Known([evaluation.pictures(training, codec)], [])
+    if held_out is not None:
+        known = known._replace(held_out=[evaluation.pictures(held_out, codec)])
+    size = features.size or samples.first_size()
+    extractor = evaluation.extractor(replace(features, size=size), pretrained, samples, *known.training)
+    return measure.memorization(samples, known, extractor)
+
+
 @measurement("all")
 def everything(
     evaluation: Evaluation,
@@ -217,5 +272,5 @@ def everything(
 EVAL = Group(
     "eval",
     "Measure pictures, codecs and priors. Every result states how it was computed; --json prints all details.",
-    (fid, inception, kernel, manifold, rfid, recon, codebook, nll, everything),
+    (fid, inception, kernel, manifold, rfid, recon, codebook, nll, memorization, everything),
 )
