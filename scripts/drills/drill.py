@@ -12,7 +12,7 @@ from typing import cast
 
 from outcome import Drill, Outcome, Row, markdown, rows
 
-DRILLS: tuple[str, ...] = ()
+DRILLS: tuple[str, ...] = ("kill",)
 """The modules of this folder that are a `Drill`."""
 
 
