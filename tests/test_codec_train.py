@@ -569,6 +569,9 @@ def test_a_non_finite_gradient_of_finite_losses_stops_too(monkeypatch: pytest.Mo
 def test_a_non_finite_loss_leaves_the_saved_run_as_it_was(
     run: Callable[..., TrainedCodec], first: TrainedCodec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(
+        "taming_cli.runtime.pacing.LOG_EVERY", 1
+    )  # as for `first`: the trainer file keeps what is unlogged
     true = codec_step
 
     def breaks_at_8(state: CodecState, images: Tensor, **options: Any) -> Any:

@@ -68,6 +68,15 @@ def test_taking_them_begins_anew() -> None:
     assert means.take() == {"l1": 7.0}
 
 
+def test_means_include_the_steps_of_an_earlier_session() -> None:
+    terms: dict[str, list[torch.Tensor]] = {}
+    StepMeans(terms).add({"l1": torch.tensor(1.0)}, 4)
+    means = StepMeans(terms)
+    means.add({"l1": torch.tensor(3.0)}, 4)
+    assert means.take() == {"l1": 2.0}
+    assert terms == {}
+
+
 def test_the_rate_is_images_per_second_since_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])

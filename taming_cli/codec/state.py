@@ -67,7 +67,8 @@ class CodecState:
     `reconstruct` and `discriminate` are the forward passes of codec and discriminator. With several processes they
     average gradients; everything else is the same in each process. `best` is the criterion of the best model so far,
     `best_by` names its figures, and `best_weight` is the share (0 to 1) at which the adversarial term counted when that
-    model was trained. `validation` holds the figures of the last validation.
+    model was trained. `validation` holds the figures of the last validation; `unlogged` and
+    `counts` (levels, K) hold the terms and the uses of each code since the last line of the log.
     """
 
     codec: VQGAN
@@ -89,6 +90,8 @@ class CodecState:
     best_by: str = ""
     best_weight: float = 0.0
     validation: dict[str, float] = field(default_factory=dict)
+    unlogged: dict[str, list[Tensor]] = field(default_factory=dict)
+    counts: Tensor | None = None
 
     def update_codebook(
         self, quantized: Sequence[Quantized], config: CodecTrainConfig, uses: Sequence[CodebookUse], dead: Sequence[int]
@@ -130,7 +133,8 @@ class CodecState:
         if "best_weight" not in state:  # earlier versions chose the best model without regard to the adversarial term
             state = {**state, "best": -state["best"], "best_by": "", "best_weight": 0.0}
         for name in _COUNTERS:
-            setattr(self, name, state[name])
+            if name in state or name not in _OF_LOG:  # earlier versions did not save what the log needs
+                setattr(self, name, state[name])
 
     def note_best(self, criterion: Criterion, weight: float) -> None:
         """Record the present model if it is the best so far: the one with the smallest criterion among those that were
@@ -143,7 +147,8 @@ class CodecState:
 
 
 STATEFUL = ("codec", "discriminator", "average", "codebook", "codec_optimizer", "discriminator_optimizer")
-_COUNTERS = ("step", "images_seen", "seconds", "best", "best_step", "best_by", "best_weight", "validation")
+_OF_LOG = ("unlogged", "counts")
+_COUNTERS = ("step", "images_seen", "seconds", "best", "best_step", "best_by", "best_weight", "validation", *_OF_LOG)
 
 
 def start(

@@ -149,6 +149,9 @@ def _loop(session: _Session, pacing: Pacing, items: Sequence[Item]) -> Mapping[s
     device = state.codec.device
     config = state.codec.config
     counts = torch.zeros(config.levels, config.codebook_size, device=device)
+    if state.counts is not None:
+        counts += state.counts.to(device)
+    state.counts = counts
 
     def codebook_use() -> dict[str, float]:
         values = codebook_figures(to_host(counts))

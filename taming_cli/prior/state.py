@@ -43,8 +43,8 @@ class PriorState:
 
     `likelihood` is the forward pass of the network to its loss, `average_likelihood` that of the average. With several
     processes, either the gradients of the former are averaged and everything else is the same in each process, or both
-    networks and the optimiser are sharded. `validation` holds the figures of the last validation, and `waited` is the
-    number of validations since the best one.
+    networks and the optimiser are sharded. `validation` holds the figures of the last validation, `waited` is the
+    number of validations since the best one, and `unlogged` holds the terms since the last log line.
     """
 
     gpt: Network
@@ -61,6 +61,7 @@ class PriorState:
     best_step: int = 0
     waited: int = 0
     validation: dict[str, float] = field(default_factory=dict)
+    unlogged: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
         """The contents of the trainer file. If the networks are sharded, every process has to call it, and only the
@@ -86,7 +87,8 @@ class PriorState:
             for name in _STATEFUL:
                 getattr(self, name).load_state_dict(state[name])
         for name in _COUNTERS:
-            setattr(self, name, state[name])
+            if name in state or name != "unlogged":  # which earlier versions did not save
+                setattr(self, name, state[name])
 
     def whole_average(self) -> Network:
         """The prior to use, in full. If it is sharded, every process has to call this, and all but the first one get a
@@ -105,7 +107,7 @@ LOGITS = 2**24
 """Largest number of logits in memory at once."""
 
 _STATEFUL = ("gpt", "average", "optimizer")
-_COUNTERS = ("step", "images_seen", "seconds", "best", "best_step", "waited", "validation")
+_COUNTERS = ("step", "images_seen", "seconds", "best", "best_step", "waited", "validation", "unlogged")
 
 
 def read_state(path: Path, world: World, *, sharded: bool) -> dict[str, Any]:

@@ -85,14 +85,17 @@ OnStep = Callable[[Progress], None]
 
 
 class StepMeans:
-    """Means of loss terms, the rate of images and the time spent waiting for batches, since they were last taken."""
+    """Means of loss terms, the rate of images and the time spent waiting for batches, since they were last taken.
 
-    def __init__(self) -> None:
+    `terms` are those of earlier steps by name, which are extended here; `take` clears them.
+    """
+
+    def __init__(self, terms: dict[str, list[Tensor]] | None = None) -> None:
         self.images_per_second = self.waiting_seconds = 0.0
+        self._terms = {} if terms is None else terms
         self._reset()
 
     def _reset(self) -> None:
-        self._terms: dict[str, list[Tensor]] = {}
         self._images, self._steps, self._waiting, self._since = 0, 0, 0.0, time.monotonic()
 
     @contextmanager
@@ -114,12 +117,14 @@ class StepMeans:
         self.images_per_second = self._images / (time.monotonic() - self._since)
         self.waiting_seconds = self._waiting / max(1, self._steps)
         means = {name: torch.stack(values).mean().item() for name, values in self._terms.items()}
+        self._terms.clear()
         self._reset()
         return means
 
 
 class TrainingState(Protocol):
-    """The counters that codec and prior trainings share; `seconds` is wall-clock time over all sessions of the run."""
+    """The counters that codec and prior trainings share; `seconds` is wall-clock time over all sessions of the run, and
+    `unlogged` holds the terms of the steps since the last line of the log."""
 
     world: World
     step: int
@@ -127,6 +132,7 @@ class TrainingState(Protocol):
     seconds: float
     best_step: int
     validation: dict[str, float]
+    unlogged: dict[str, list[Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +201,7 @@ class Pacing:
         self._budget = Budget(steps=config.steps, minutes=config.minutes)
         self._spent = self._budget.spent(state.step, state.seconds)
         self._saved_at, self._images_seen = state.seconds, state.images_seen
-        self._means, self._stop = StepMeans(), StopRequest()
+        self._means, self._stop = StepMeans(state.unlogged), StopRequest()
         self.learning_rate = 0.0
         """Of the present step: warm-up, then a cosine over the budget."""
         self.validates = False
