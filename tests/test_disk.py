@@ -1,6 +1,7 @@
 """A disk that is full: one line that says which file, which disk, what was needed and what is free; old files whole."""
 
 import errno
+import os
 import re
 import resource
 import shutil
@@ -158,6 +159,31 @@ def test_other_errors_of_a_writer_stay_what_they_are(error: Exception, tmp_path:
         write_atomically(tmp_path / "f", write)
     assert caught.value is error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_writer_leaves_nothing_once_another_process_writes_into_its_folder(tmp_path: Path) -> None:
+    script = f"""
+import os, pathlib, signal
+from taming_cli.data.disk import write_atomically
+def write(temporary):
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.{{}})
+write_atomically(pathlib.Path({str(tmp_path)!r}) / "f", write)
+"""
+    with subprocess.Popen([sys.executable, "-c", script.format("SIGSTOP")]) as running:
+        try:
+            os.waitpid(running.pid, os.WUNTRACED)
+            subprocess.run([sys.executable, "-c", script.format("SIGKILL")], check=False)
+            (tmp_path / ".other.tmp").write_text("another program's")
+            (tmp_path / ".01234567-1-89abcdef.tmp").write_text("another machine's")
+            assert len(list(tmp_path.iterdir())) == 4
+            write_atomically(tmp_path / "g", lambda temporary: temporary.write_text("whole"))
+            left = {path.name for path in tmp_path.iterdir()}
+            assert {".other.tmp", ".01234567-1-89abcdef.tmp", "g"} < left
+            (last,) = left - {".other.tmp", ".01234567-1-89abcdef.tmp", "g"}
+            assert f"-{running.pid}-" in last
+        finally:
+            running.kill()
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@ file needs, and the free space."""
 
 import contextlib
 import errno
+import hashlib
 import io
 import json
 import os
@@ -10,8 +11,11 @@ import re
 import resource
 import secrets
 import shutil
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,9 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Errors of a full disk, quota or file size limit."""
 TEMPORARY = ".*.tmp"
 """Names of files that `write_atomically` has not finished."""
+_OWNED = re.compile(r"\.([0-9a-f]{8})-([0-9]+)-[0-9a-f]{8}\.tmp")
+"""Such a name: the machine and the process that writes the file, and a random number."""
+_clearing = threading.Lock()
 _TORCHS = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs|file write failed")
 """torch's messages for a failed write, regardless of the reason."""
 _PROBE = 2**16
@@ -88,17 +95,52 @@ def write_atomically(
 ) -> None:
     """Call `write(temporary)` and rename the file to `path`, which is always the old file or the complete new one.
 
-    The folder is created if it is missing. A `durable` file survives a power failure once this returns. Raises
-    DiskError where the disk refuses the file; `size` is what the file takes, in bytes, where that is known.
+    The folder is created if it is missing, and temporary files of killed processes are removed from it. A `durable`
+    file survives a power failure once this returns. Raises DiskError where the disk refuses the file; `size` is what
+    the file takes, in bytes, where that is known.
     """
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # a long name would not fit with an addition
+    owned = f".{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"  # a long name would not fit with an addition
+    temporary = path.with_name(owned)
     with refusals(path, temporary, size=size):
         path.parent.mkdir(parents=True, exist_ok=True)
+        with _clearing:
+            _clear(path.parent.absolute(), os.getpid())
         write(temporary)
         if durable:
             publish(temporary, path)
         else:
             temporary.replace(path)
+
+
+@cache
+def _clear(folder: Path, own: int) -> None:
+    """Remove the temporary files that killed processes of this machine have left in a folder, when process `own` first
+    writes there. Those of other machines stay: whether their processes run is not known here."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            match = _OWNED.fullmatch(entry.name)
+            if match and match[1] == _machine() and (int(match[2]) == own or not _runs(int(match[2]))):
+                Path(entry.path).unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+@cache
+def _machine() -> str:
+    """A name for the machine since its start, and for the container: those within which process numbers are unique."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.blake2b(" ".join(parts).encode(), digest_size=4).hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:
