@@ -173,3 +173,19 @@ def test_merge_overwrites_neither_a_file_nor_an_unfinished_job(tmp_path: Path) -
         assert [shard.index for shard in job.pending()] == [1, 2, 3]
     with pytest.raises(UsageError, match="no token files"):
         merge([], tmp_path / "c.h5")
+
+
+def test_merge_removes_what_one_left_that_was_killed_once_its_file_was_there(tmp_path: Path) -> None:
+    run(tmp_path / "part.h5")
+    merge([tmp_path / "part.h5"], tmp_path / "merged.h5")
+    parts = tmp_path / "merged.h5.parts"
+    parts.mkdir()
+    (parts / "lock").touch()
+    with pytest.raises(UsageError, match="exists; give another -o"):
+        merge([tmp_path / "part.h5"], tmp_path / "merged.h5")
+    assert not parts.exists()
+    parts.mkdir()
+    (parts / "shard-00000.h5").touch()  # of an unfinished job
+    with pytest.raises(UsageError, match="exists; give another -o"):
+        merge([tmp_path / "part.h5"], tmp_path / "merged.h5")
+    assert (parts / "shard-00000.h5").exists()

@@ -40,6 +40,7 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
     if not sources:
         raise UsageError("no token files to merge; name at least one")
     if target.exists():
+        PartsFolder(target).remove_leftovers()
         raise UsageError(f"{target}: exists; give another -o or remove it")
     first = TokenFile(sources[0]).header
     holder: dict[str, int] = {}

@@ -62,6 +62,16 @@ class PartsFolder:
             os.close(self._lock)
             self._lock = None
 
+    def remove_leftovers(self) -> None:
+        """Remove what a writer left that was killed after it had finished the target. Shards stay, and so does a folder
+        that another process holds."""
+        if self.folder.exists():
+            with suppress(TamingError):
+                self.lock()
+                if not self.shards():
+                    self.remove()
+                self.unlock()
+
     def shards(self) -> list[Path]:
         """Return the finished shards, in order."""
         return sorted(self.folder.glob("shard-*.h5"))
