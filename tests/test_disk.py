@@ -186,6 +186,24 @@ write_atomically(pathlib.Path({str(tmp_path)!r}) / "f", write)
             running.kill()
 
 
+def test_a_folder_that_refuses_a_token_file_is_one_line_with_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(TamingError) as caught:
+        write_tokens(tmp_path / "file" / "t.h5")
+    assert re.match(rf"{tmp_path}/file/t\.h5\.parts/lock: cannot be written \(.*\); choose another", str(caught.value))
+
+
+def test_no_file_handles_is_one_line_that_names_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))  # as for a pipe, which has no name
+
+    monkeypatch.setattr("taming_cli.annotate.annotate", refuse)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    said = taming("annotate", "edges", tmp_path, tmp_path / "out")
+    assert said.code == 1
+    assert said.refusal == f"taming: Too many open files: a process may open {most} here; raise the limit (ulimit -n)\n"
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("trained")

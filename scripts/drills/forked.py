@@ -4,16 +4,18 @@ A trial takes tenths of a second instead of seconds, and a kill meets work, not 
 chunks of `sample` are made small, so that a few pictures have several of them.
 """
 
+import fcntl
+import importlib
 import mmap
 import os
 import shutil
 import signal
 import struct
 import sys
-import tempfile
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +28,8 @@ from tests.fork_server import become, preload  # noqa: E402
 
 SHARD, CHUNK = 8, 2
 """Pictures of a shard and of a chunk; by default 256 and 64."""
+_PIPE = 2**20
+"""Bytes that a command can print before anyone reads."""
 Prepare = Callable[[], object]
 """Called in the new process, before the command."""
 
@@ -41,7 +45,7 @@ class Ended(NamedTuple):
 class Process:
     """A running command."""
 
-    def __init__(self, pid: int, out: Any, err: Any) -> None:
+    def __init__(self, pid: int, out: int, err: int) -> None:
         self.pid, self._out, self._err = pid, out, err
         self._ended: Ended | None = None
 
@@ -70,18 +74,27 @@ class Process:
         if self._ended is None:
             pid, status = os.waitpid(self.pid, options)
             if pid:
-                texts = []
-                for stream in (self._out, self._err):
-                    stream.seek(0)
-                    texts.append(stream.read().decode(errors="replace"))
-                    stream.close()
+                texts = [_rest(pipe).decode(errors="replace") for pipe in (self._out, self._err)]
                 self._ended = Ended(os.waitstatus_to_exitcode(status), *texts)
         return self._ended
+
+
+def _rest(pipe: int) -> bytes:
+    """Read what is in a pipe, even if a process that was started from the command still holds its other end."""
+    os.set_blocking(pipe, False)
+    text = b""
+    with suppress(BlockingIOError):
+        while part := os.read(pipe, _PIPE):
+            text += part
+    os.close(pipe)
+    return text
 
 
 @cache
 def _preloaded() -> None:
     preload()
+    for name in ("zoneinfo", "encodings.cp437"):  # another user may not be able to read the interpreter's folder
+        importlib.import_module(name)
     sys.modules["taming_cli.codec.tokenize"].SHARD_IMAGES = SHARD  # type: ignore[attr-defined]
     sys.modules["taming_cli.sampling.draw"].CHUNK = CHUNK  # type: ignore[attr-defined]
 
@@ -103,16 +116,23 @@ def start(
         "executable": executable,
         "umask": 0o022,
     }
-    out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115  # closed when it has ended
+    (out, own_out), (err, own_err) = os.pipe(), os.pipe()  # a limit on file sizes does not count here
+    for pipe in (own_out, own_err):
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
     pid = os.fork()
     if pid == 0:
         try:
             weakref.finalize._registry.clear()  # type: ignore[attr-defined]  # temporary folders are the parent's
+            for number, stream in enumerate((os.open(os.devnull, os.O_RDONLY), own_out, own_err)):
+                os.dup2(stream, number)
+                os.close(stream)
             if prepare is not None:
                 prepare()
-            become(request, [os.open(os.devnull, os.O_RDONLY), os.dup(out.fileno()), os.dup(err.fileno())])
+            become(request, [])
         finally:
             os._exit(99)
+    os.close(own_out)
+    os.close(own_err)
     return Process(pid, out, err)
 
 

@@ -1,6 +1,8 @@
 """The executable: runs a command, and turns errors into lines and exit codes."""
 
+import errno
 import os
+import resource
 import sys
 import time
 import traceback
@@ -115,6 +117,10 @@ def _file_message(error: OSError) -> str:
     named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
     if error.errno in FULL:
         return refusal_message(Path(named or "file"), error)
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        place = f"{named}: " if named else ""
+        return f"{place}{error.strerror}: a process may open {most} here; raise the limit (ulimit -n)"
     return f"{named or 'file'}: {error.strerror or error}"
 
 

@@ -32,7 +32,7 @@ class PartsFolder:
 
     def lock(self) -> None:
         """Create the folder and become its only writer. Raises `TamingError` if another process holds the lock."""
-        with refusals(self.target):
+        with refusals(self.folder / "lock"):
             while self._lock is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with suppress(FileNotFoundError):  # the last writer is removing the folder: create it again
