@@ -21,7 +21,7 @@ from taming_cli.config.kinds import CodecKind
 from taming_cli.config.shard import Shard
 from taming_cli.data.batches import Skipped, eval_batches
 from taming_cli.data.conditions.edges import RULE, edges
-from taming_cli.data.disk import write_atomically
+from taming_cli.data.disk import sync_folder, write_atomically
 from taming_cli.data.images import EXTENSIONS, SETTINGS, png_settings, save_png
 from taming_cli.data.sources import Item, list_items
 from taming_cli.data.split import content_key
@@ -118,6 +118,9 @@ def annotate(
                 raise stop.interrupted(
                     f"stopped; {kept + made} of {len(selected)} maps are in {out}: repeat the command to continue"
                 )
+    for folder in {targets[item.name].parent for item in pending} if made else ():
+        if folder.is_dir():
+            sync_folder(folder)
     return Annotated(folder=out, kind=config.kind, made=made, present=kept, skipped=tuple(skipped), labels=maker.labels)
 
 

@@ -26,7 +26,7 @@ def watch(moment: Before) -> None:
 
     def count(event: str, values: tuple[Any, ...]) -> None:
         nonlocal met
-        if event == moment.event and Path(os.fsdecode(values[event == "os.rename"])).name == moment.name:
+        if event == moment.event and Path(os.fsdecode(values[event in ("os.rename", "os.link")])).name == moment.name:
             met += 1
             if met == moment.nth:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from taming_cli.annotate import _write_labels
 from taming_cli.codec.vqgan import codec_file
+from taming_cli.data import disk
 from taming_cli.data.disk import write_atomically
 from taming_cli.data.images import write_png
 from taming_cli.data.tokens.merge import merge
@@ -149,6 +150,24 @@ def test_whatever_a_library_makes_of_a_full_disk_it_is_one_line(error: Exception
     assert path.read_text() == "old"
 
 
+@pytest.mark.parametrize("durable", [True, False])
+def test_content_is_on_the_disk_before_its_name_and_new_folders_are_too(
+    durable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    true, path = disk._sync, tmp_path / "a" / "b" / "f"
+
+    def sync(synced: Path) -> None:
+        done.append("content" if synced.name.endswith(".tmp") else f"{synced.relative_to(tmp_path)}")
+        done.append("named" if path.exists() else "not named")
+        true(synced)
+
+    monkeypatch.setattr(disk, "_sync", sync)
+    write_atomically(path, lambda temporary: temporary.write_text("whole"), durable=durable)
+    before = ["a", "not named", ".", "not named", "content", "not named"]
+    assert done == before + (["a/b", "named"] if durable else [])
+
+
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), FileNotFoundError(2, "none", "/somewhere/else")])
 def test_other_errors_of_a_writer_stay_what_they_are(error: Exception, tmp_path: Path) -> None:
     def write(temporary: Path) -> None:
@@ -164,6 +183,7 @@ def test_other_errors_of_a_writer_stay_what_they_are(error: Exception, tmp_path:
 def test_a_killed_writer_leaves_nothing_once_another_process_writes_into_its_folder(tmp_path: Path) -> None:
     script = f"""
 import os, pathlib, signal
+from taming_cli.data import disk
 from taming_cli.data.disk import write_atomically
 def write(temporary):
     temporary.write_text("half")

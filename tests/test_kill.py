@@ -34,7 +34,7 @@ from tests.processes import python
 ROOT = Path(__file__).parents[1]
 PICTURES = 520  # three shards
 TINY = CodecConfig(ch=32, ch_mult=(1, 1), attn_resolutions=(), z_channels=4, codebook_size=16, codebook_dim=4)
-COMMON = shlex.split("--steps 12 --minutes 0 --precision fp32 --device cpu --val-every 0.25 --seed 1")
+COMMON = shlex.split("--steps 12 --minutes 0 --precision fp32 --device cpu --val-every 0.25 --snapshots --seed 1")
 CODEC = COMMON + shlex.split(
     "--ch 32 --ch-mult 1,1 --z-channels 4 --codebook-size 16 --codebook-dim 4 --disc-ndf 4 --size 32x32 --batch-size 2 "
     "--perceptual none --disc-train-start 0.3 --disc-start 0.5 --quantizer ema"
@@ -173,6 +173,8 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert (a.config, a.about) == (b.config, b.about)
     assert differing(load_trainer(one / "trainer.pt"), load_trainer(other / "trainer.pt")) == []
     assert logged(one) == logged(other)
+    kept = [sorted(path.name for path in (run / "checkpoints").iterdir()) for run in (one, other)]
+    assert kept[0] == kept[1]
     assert not [path for path in one.rglob("*") if path.suffix == ".tmp"]
 
 
@@ -224,6 +226,7 @@ MOMENTS = [
     Before("trainer.pt", nth=2),
     Before("last.safetensors", nth=2),
     Before("best.safetensors", nth=LAST),
+    Before("step_0000006.safetensors", event="os.link"),
     After("run/config.json", delay=0.3),
     After("run/metrics.jsonl", delay=0.2, size=20),
 ]

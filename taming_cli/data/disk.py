@@ -95,21 +95,33 @@ def write_atomically(
 ) -> None:
     """Call `write(temporary)` and rename the file to `path`, which is always the old file or the complete new one.
 
-    The folder is created if it is missing, and temporary files of killed processes are removed from it. A `durable`
-    file survives a power failure once this returns. Raises DiskError where the disk refuses the file; `size` is what
-    the file takes, in bytes, where that is known.
+    The folder is created if it is missing, and temporary files of killed processes are removed from it. After a power
+    failure the file is complete or absent as well; one that is `durable` is there once this returns, any other one once
+    its folder is synced. Raises DiskError where the disk refuses the file; `size` is what the file takes, in bytes,
+    where that is known.
     """
     owned = f".{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"  # a long name would not fit with an addition
     temporary = path.with_name(owned)
     with refusals(path, temporary, size=size):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with _clearing:
             _clear(path.parent.absolute(), os.getpid())
         write(temporary)
         if durable:
             publish(temporary, path)
         else:
+            _sync(temporary)
             temporary.replace(path)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents where they are missing, so that they are there after a power failure."""
+    if folder.is_dir():
+        return
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        sync_folder(each.parent)
 
 
 @cache
@@ -153,6 +165,12 @@ def publish(temporary: Path, path: Path) -> None:
     _sync(temporary)
     temporary.replace(path)
     sync_folder(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Flush a file to the disk, such as one that is appended to, if it exists."""
+    with contextlib.suppress(FileNotFoundError):
+        _sync(path)
 
 
 def sync_folder(folder: Path) -> None:

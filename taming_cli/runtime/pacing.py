@@ -31,6 +31,7 @@ from taming_cli.runtime.checkpoint import ModelFile, read_header, save_model, sa
 from taming_cli.runtime.distributed import World
 from taming_cli.runtime.interrupt import StopRequest
 from taming_cli.runtime.run.folder import Run, WriteReport, best_of
+from taming_cli.runtime.run.metrics import read_metrics
 
 LOG_EVERY = 10
 """Steps between two lines of metrics.jsonl; their values are means over those steps."""
@@ -286,11 +287,13 @@ class Pacing:
             self._on_step(progress)
 
     def _save(self) -> None:
-        """Write the trainer file first, then the models of the same step; `_complete_files` repairs a kill between."""
+        """Flush what a resume does not write again, write the trainer file, and then the models of the same step;
+        `_complete_files` repairs a kill between."""
         files = self._checkpoint()
         self._saved_at = self._state.seconds
         if not self._world.first:
             return
+        self._run.sync()
         save_trainer(self._run.trainer, files.trainer)
         for path, model in self._models(files):
             save_model(path, model)
@@ -299,12 +302,16 @@ class Pacing:
 
     def _complete_files(self) -> None:
         """Write the models that are missing because the run was killed just after it wrote their trainer file."""
-        if not self._world.by_first(lambda: any(self._outdated(path) for path in self._model_paths())):
-            return
-        files = self._checkpoint()
-        for path, model in self._models(files) if self._world.first else ():
-            if self._outdated(path):
-                save_model(path, model)
+        if self._world.by_first(lambda: any(self._outdated(path) for path in self._model_paths())):
+            files = self._checkpoint()
+            for path, model in self._models(files) if self._world.first else ():
+                if self._outdated(path):
+                    save_model(path, model)
+        step = self._state.step
+        if self._config.snapshots and self._world.first and not self._run.kept(step).exists():
+            lines = read_metrics(self._run.metrics).lines
+            if any(line["kind"] == "validation" and line["step"] == step for line in lines):
+                self._run.keep(step)
 
     def _models(self, files: Checkpoint) -> Iterator[tuple[Path, ModelFile]]:
         return zip(self._model_paths(), (files.last, files.best), strict=False)

@@ -15,7 +15,7 @@ from taming_cli.codec.reconstruct import DECODING, decoding
 from taming_cli.codec.vqgan import code_levels
 from taming_cli.config.size import Size
 from taming_cli.data.arrays import origin_of, write_pictures
-from taming_cli.data.disk import write_atomically
+from taming_cli.data.disk import make_folder, sync_folder, write_atomically
 from taming_cli.data.images import SETTINGS, SHEET, grid, png_settings, read_image, write_png
 from taming_cli.data.tokens.header import TokenHeader
 from taming_cli.data.tokens.writer import TokenJob
@@ -120,7 +120,7 @@ def _write_pictures(
     for path, text in settings.items():
         if path.exists() and png_settings(path) != text:
             raise UsageError(f"{path} exists and was made with other settings; give another --out")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     codec_sha256 = request.model.codec.sha256()
     with ExitStack() as stack:
         job = stack.enter_context(_token_job(request, request.tokens, numbers)) if request.tokens else None
@@ -162,6 +162,7 @@ def _write_pictures(
     if files:
         shown = [file.path for file in files[: request.model.at_once(request.grid, LARGEST_GRID)]]
         _write_grid(folder / "grid.png", shown)
+    sync_folder(folder)
     return files
 
 

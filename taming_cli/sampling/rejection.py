@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 import torch
 from torch import Tensor
 
-from taming_cli.data.disk import refusals
+from taming_cli.data.disk import make_folder, refusals
 from taming_cli.errors import UsageError
 from taming_cli.runtime.interrupt import StopRequest
 from taming_cli.sampling.draw import draw_chunks
@@ -68,7 +68,7 @@ def accepted(request: Request, folder: Path, scorer: Scorer, on_progress: OnProg
     if hashes := request.hashes(range(max(1, len(request.maps.names)))):  # of all maps: a later call may draw more
         settings["asked"] = hashes
     scores = _recorded(path, settings)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with refusals(path), path.open("a") as stream, StopRequest() as stop:
         if not scores and stream.tell() == 0:
             _append(stream, [json.dumps(settings)])

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from taming_cli.data.disk import publish, refusals, sync_folder
+from taming_cli.data.disk import make_folder, publish, refusals
 from taming_cli.data.locks import lock
 from taming_cli.errors import TamingError
 
@@ -34,12 +34,11 @@ class PartsFolder:
         """Create the folder and become its only writer. Raises `TamingError` if another process holds the lock."""
         with refusals(self.folder / "lock"):
             while self._lock is None:
-                self.folder.mkdir(parents=True, exist_ok=True)
+                make_folder(self.folder)
                 with suppress(FileNotFoundError):  # the last writer is removing the folder: create it again
                     self._try_lock()
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-            sync_folder(self.target.parent)
 
     def _try_lock(self) -> None:
         path = self.folder / "lock"

@@ -17,7 +17,15 @@ from torch import Tensor
 
 from taming_cli.config import former
 from taming_cli.config.fields import to_dict
-from taming_cli.data.disk import TEMPORARY, refusals, write_atomically, write_json
+from taming_cli.data.disk import (
+    TEMPORARY,
+    make_folder,
+    refusals,
+    sync_file,
+    sync_folder,
+    write_atomically,
+    write_json,
+)
 from taming_cli.data.images import write_png
 from taming_cli.data.locks import lock
 from taming_cli.errors import BadFileError, UsageError
@@ -90,14 +98,24 @@ class Run:
         """The model of the best validation so far."""
         return self.checkpoints / "best.safetensors"
 
+    def kept(self, step: int) -> Path:
+        """The model of a step that is kept."""
+        return self.checkpoints / f"step_{step:07d}.safetensors"
+
     def keep(self, step: int) -> None:
         """Keep the last model as `step_*.safetensors` too: a hard link, which the next save leaves intact."""
-        kept = self.checkpoints / f"step_{step:07d}.safetensors"
+        kept = self.kept(step)
         kept.unlink(missing_ok=True)
         try:
             os.link(self.last, kept)
         except OSError:  # a file system without hard links
             write_atomically(kept, lambda temporary: shutil.copy(self.last, temporary))
+        sync_folder(self.checkpoints)
+
+    def sync(self) -> None:
+        """Flush the log and the names of the sheets to the disk."""
+        sync_file(self.metrics)
+        sync_folder(self.samples)
 
     def log(self, **values: Any) -> None:
         """Append one line to metrics.jsonl."""
@@ -225,7 +243,7 @@ def _create_run(
     if existing is None:
         existing = inspect_run(command, place, groups, inputs=inputs, data=data)
     folder = existing.folder or next_folder(place.root / command)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     run = Run(command, folder, _lock(folder), tensorboard=tensorboard)
     try:
         now = inspect_run(command, Place(out=folder), groups, inputs=inputs, data=data)
@@ -354,7 +372,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 def next_folder(parent: Path) -> Path:
     """Create the next numbered folder in `parent`: `001` and so on."""
-    parent.mkdir(parents=True, exist_ok=True)
+    make_folder(parent)
     number = 1 + max((int(path.name) for path in parent.iterdir() if path.name.isdecimal()), default=0)
     while True:
         folder = parent / f"{number:03d}"
