@@ -134,7 +134,7 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def digest(path: Path, name: str) -> str:
     """A hash of a file's content, without times and paths; `name` is its name in the command's folder. Raises where it
-    cannot be opened. Of a log, its complete lines."""
+    cannot be opened. Of a log, its whole lines."""
     last = Path(name).name
     if last == "trainer.pt":
         state = hashlib.sha256()
@@ -143,8 +143,7 @@ def digest(path: Path, name: str) -> str:
             state.update(value.numpy().tobytes() if isinstance(value, Tensor) else repr(value).encode())
         return state.hexdigest()
     if last == "metrics.jsonl":
-        text = path.read_text()
-        lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        lines = _log_lines(path.read_text(errors="replace"))
         return "".join(f"{ {k: v for k, v in line.items() if k not in _TIMES} }\n" for line in lines)
     if last == "report.html":
         if not path.read_text().rstrip().endswith("</html>"):
@@ -155,6 +154,19 @@ def digest(path: Path, name: str) -> str:
         values.pop("origins", None)
         return "environment" if last == "env.json" else json.dumps(values, sort_keys=True)
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _log_lines(text: str) -> list[dict[str, Any]]:
+    """The lines of a log up to one that is damaged, which has to be the end of what was appended last."""
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        try:
+            json.loads(line)
+        except ValueError:
+            if any(each.strip("\0") for each in lines[number + 1 :]):
+                raise ValueError("a line in the middle is damaged") from None
+            return [json.loads(each) for each in lines[:number]]
+    return [json.loads(each) for each in lines[:-1]]
 
 
 def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
