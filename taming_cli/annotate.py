@@ -8,7 +8,7 @@ map, several processes can write into one folder, and no other files are needed.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -21,8 +21,9 @@ from taming_cli.config.kinds import CodecKind
 from taming_cli.config.shard import Shard
 from taming_cli.data.batches import Skipped, eval_batches
 from taming_cli.data.conditions.edges import RULE, edges
-from taming_cli.data.disk import sync_folder, write_atomically
+from taming_cli.data.disk import make_folder, sync_folder, write_atomically
 from taming_cli.data.images import EXTENSIONS, SETTINGS, png_settings, save_png
+from taming_cli.data.locks import shared
 from taming_cli.data.sources import Item, list_items
 from taming_cli.data.split import content_key
 from taming_cli.errors import BadImageError, UsageError
@@ -93,14 +94,22 @@ def annotate(
         return Annotated(folder=out, kind=config.kind, made=len(selected) - kept, present=kept)
     maker = _maker(config, weights=weights, offline=offline, device=device, on_bytes=on_bytes)
     present = _present(out, targets, items, maker.settings)
-    if maker.labels:
-        _write_labels(out / LABELS, maker.labels)
     pending = [item for item in selected if item.name not in present]
     made, skipped = 0, list[Skipped]()
-    kept = len(selected) - len(pending)
-    if on_item is not None:
-        on_item(kept, len(selected))
-    with StopRequest() as stop, closing(eval_batches(pending, batch_size=1, workers=workers)) as batches:
+    with ExitStack() as stack:
+        if pending:
+            make_folder(out)
+            stack.enter_context(shared(out, json.dumps(maker.settings)))
+        if any(targets[item.name].exists() for item in pending):  # another process has just made them
+            present = _present(out, targets, items, maker.settings)
+            pending = [item for item in pending if item.name not in present]
+        if maker.labels:
+            _write_labels(out / LABELS, maker.labels)
+        kept = len(selected) - len(pending)
+        if on_item is not None:
+            on_item(kept, len(selected))
+        stop = stack.enter_context(StopRequest())
+        batches = stack.enter_context(closing(eval_batches(pending, batch_size=1, workers=workers)))
         for batch in batches:
             skipped += batch.skipped
             for item, picture in zip(batch.items, batch.images, strict=True):

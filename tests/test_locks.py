@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from taming_cli.codec.vqgan import codec_file
+from taming_cli.data.locks import shared
 from taming_cli.data.tokens.merge import merge
-from taming_cli.errors import TamingError
+from taming_cli.errors import TamingError, UsageError
 from taming_cli.runtime.checkpoint import save_model
 from taming_cli.runtime.run.folder import Place, open_run
 from tests import toys
@@ -116,3 +117,41 @@ def test_commands_report_it_on_stderr_and_end_well(answering: Callable[[int], No
         said = taming(*command)
         assert said.code == 0, said.err
         assert said.err.count("cannot be locked (No locks available)") == 1
+
+
+def test_a_folder_is_shared_by_processes_of_the_same_settings_only(tmp_path: Path) -> None:
+    with shared(tmp_path, "seed 1"):
+        with shared(tmp_path, "seed 1"):
+            pass
+        with (
+            pytest.raises(UsageError, match="another process is writing files of other settings"),
+            shared(tmp_path, "2"),
+        ):
+            pass
+        assert (tmp_path / ".lock").exists()
+    assert not (tmp_path / ".lock").exists()
+    (tmp_path / ".lock").write_text("of a process that was killed")
+    with shared(tmp_path, "2"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_a_file_system_without_locks_is_written_all_the_same(
+    answering: Callable[[int], None], tmp_path: Path
+) -> None:
+    answering(errno.ENOLCK)
+    with shared(tmp_path, "seed 1"), shared(tmp_path, "seed 2"):
+        pass
+
+
+def test_annotate_and_sample_refuse_a_folder_where_another_process_writes(tmp_path: Path) -> None:
+    picture(tmp_path / "pictures" / "0.bmp", 0)
+    out = tmp_path / "out"
+    out.mkdir()
+    line = ["sample", "--ckpt", "builtin", "--size", "64x64", "--device", "cpu", "-o", out]
+    with shared(out, "others"):
+        for command in (["annotate", "edges", tmp_path / "pictures", out], line):
+            said = taming(*command, "-q")
+            assert said.code == 2
+            assert "another process is writing files of other settings there" in said.refusal
+    assert not list(out.iterdir())

@@ -2,12 +2,16 @@
 
 import errno
 import fcntl
+import hashlib
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from taming_cli.errors import TamingError
+from taming_cli.data.disk import refusals
+from taming_cli.errors import TamingError, UsageError
 
 _log = logging.getLogger(__name__)
 HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
@@ -34,6 +38,57 @@ def lock(file: int, path: Path, function: Flock | None = None) -> bool:
             return False
         raise TamingError(f"{path} cannot be locked ({error.strerror or error}); choose another place") from error
     return True
+
+
+@contextmanager
+def shared(folder: Path, settings: str) -> Iterator[None]:
+    """A context in which this process and others of the same `settings` write into an existing folder, and none of
+    other settings does. Raises UsageError where one does already."""
+    path, own = folder / ".lock", hashlib.sha256(settings.encode()).hexdigest().encode()
+    opened, locks = _opened(path, own)
+    try:
+        if locks and os.pread(opened, len(own), 0) != own:
+            raise UsageError(
+                f"{folder}: another process is writing files of other settings there; wait for it, or give another "
+                "folder"
+            )
+        yield
+    finally:
+        if locks and _alone(opened, path):
+            with suppress(OSError):
+                path.unlink()
+        os.close(opened)
+
+
+def _opened(path: Path, own: bytes) -> tuple[int, bool]:
+    """The lock file, locked together with other processes, and whether the file system has locks. A process that is
+    alone writes `own` to it."""
+    while True:
+        with refusals(path):
+            opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            if _alone(opened, path):
+                os.ftruncate(opened, 0)
+                os.pwrite(opened, own, 0)
+            fcntl.flock(opened, fcntl.LOCK_SH)  # the last reader removes the file, perhaps just now
+            if path.stat().st_ino == os.fstat(opened).st_ino:
+                return opened, True
+        except FileNotFoundError:
+            pass
+        except (OSError, TamingError) as error:
+            if isinstance(error, OSError) and error.errno in NONE:
+                return opened, False
+            os.close(opened)
+            raise
+        os.close(opened)
+
+
+def _alone(opened: int, path: Path) -> bool:
+    """Lock the file for this process alone, if no other has it open."""
+    try:
+        return lock(opened, path)
+    except BlockingIOError:
+        return False
 
 
 @cache

@@ -17,6 +17,7 @@ from taming_cli.config.size import Size
 from taming_cli.data.arrays import origin_of, write_pictures
 from taming_cli.data.disk import make_folder, sync_folder, write_atomically
 from taming_cli.data.images import SETTINGS, SHEET, grid, png_settings, read_image, write_png
+from taming_cli.data.locks import shared
 from taming_cli.data.tokens.header import TokenHeader
 from taming_cli.data.tokens.writer import TokenJob
 from taming_cli.errors import UsageError
@@ -84,11 +85,14 @@ def write_samples(
     scorer = load_scorer(request, on_bytes) if request.config.accept_rate < 1 else None
     npz_plan = "" if request.npz is None else _npz_plan(request, request.npz, scorer)
     folder = request.folder or next_folder(Path("runs") / "sample")
+    numbers: Sequence[int] = request.numbers[request.shard.places]
     if scorer is None:
-        numbers: Sequence[int] = request.numbers[request.shard.places]
-    else:
-        numbers = accepted(request, folder, scorer, on_progress)
-    files = _write_pictures(request, folder, numbers, on_sample, on_progress, on_decode)
+        _refuse_others(request, folder, numbers)
+    make_folder(folder)
+    with shared(folder, request.shared_settings):
+        if scorer is not None:
+            numbers = accepted(request, folder, scorer, on_progress)
+        files = _write_pictures(request, folder, numbers, on_sample, on_progress, on_decode)
     if request.npz is not None:
         write_npz(request.npz, [file.path for file in files], [request.class_of(n) for n in numbers], npz_plan)
     return WrittenSamples(folder, files)
@@ -116,11 +120,7 @@ def _write_pictures(
         )
         for number in numbers
     ]
-    settings = {file.path: request.settings_of(file.sample, file.label) for file in files}
-    for path, text in settings.items():
-        if path.exists() and png_settings(path) != text:
-            raise UsageError(f"{path} exists and was made with other settings; give another --out")
-    make_folder(folder)
+    settings = _refuse_others(request, folder, numbers)
     codec_sha256 = request.model.codec.sha256()
     with ExitStack() as stack:
         job = stack.enter_context(_token_job(request, request.tokens, numbers)) if request.tokens else None
@@ -164,6 +164,17 @@ def _write_pictures(
         _write_grid(folder / "grid.png", shown)
     sync_folder(folder)
     return files
+
+
+def _refuse_others(request: Request, folder: Path, numbers: Sequence[int]) -> dict[Path, str]:
+    """The settings of each picture by its path. UsageError where a file is present with other settings."""
+    settings = {
+        folder / f"{number:06d}.png": request.settings_of(number, request.label_of(number)) for number in numbers
+    }
+    for path, text in settings.items():
+        if path.exists() and png_settings(path) != text:
+            raise UsageError(f"{path} exists and was made with other settings; give another --out")
+    return settings
 
 
 def write_npz(path: Path, pictures: Sequence[Path], classes: Sequence[int | None], plan: str) -> None:

@@ -164,6 +164,13 @@ class Request:
                 values.pop(name)
         return values
 
+    @property
+    def shared_settings(self) -> str:
+        """The settings that all samples share, as JSON: those of processes that may write into one folder at once."""
+        values = json.loads(self.settings_of(self.numbers.start, self.config.class_name))
+        del values["sample"]
+        return json.dumps({**values, "asked": self.hashes(range(max(1, len(self.maps.names))))})
+
     def plan(self, numbers: Sequence[int]) -> dict[str, Any]:
         """Everything that these samples together depend on: an equal plan gives equal pictures."""
         plan: dict[str, Any] = {
