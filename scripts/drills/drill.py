@@ -12,7 +12,7 @@ from typing import cast
 
 from outcome import Drill, Outcome, Row, markdown, rows
 
-DRILLS: tuple[str, ...] = ("kill", "power", "full")
+DRILLS: tuple[str, ...] = ("kill", "power", "full", "together")
 """The modules of this folder that are a `Drill`."""
 
 
