@@ -156,6 +156,21 @@ def test_damaged_trainer_files_are_refused_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_a_trainer_file_with_a_flipped_bit_is_refused_or_read_as_it_was(tmp_path: Path) -> None:
+    saved = torch.arange(1000.0)
+    save_trainer(tmp_path / "t.pt", {"a": saved})
+    data, refused = (tmp_path / "t.pt").read_bytes(), 0
+    for place in range(0, len(data), 37):
+        changed = bytearray(data)
+        changed[place] ^= 1
+        (tmp_path / "t.pt").write_bytes(changed)
+        try:
+            assert torch.equal(load_trainer(tmp_path / "t.pt")["a"], saved), place
+        except BadFileError:
+            refused += 1
+    assert refused > 4000 // 37, "all of the values are protected"
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "f"
     write_atomically(path, lambda temporary: temporary.write_text("old") and None)

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import shlex
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -238,8 +239,12 @@ def load_trainer(path: Path) -> dict[str, Any]:
     """Load a trainer file, with its tensors on the CPU; it is read with `weights_only=True`. BadFileError where it is
     damaged, and where a tensor in it is not finite."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch ignores the checksums
+        if damaged is not None:
+            raise BadFileError(f"its member {damaged} is damaged")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's unpickler raises many kinds of error for damaged bytes
+    except Exception as error:  # zipfile and torch's unpickler raise many kinds of error for damaged bytes
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise BadFileError(f"trainer file {path} cannot be read: {reason}") from None
     if not isinstance(state, dict):
