@@ -1,6 +1,7 @@
 """Where a value comes from: layers, their order, and the origins that are kept."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,6 +113,17 @@ def test_a_file_that_holds_no_settings_is_refused_by_name(name: str, data: bytes
     (tmp_path / name).write_bytes(data)
     with pytest.raises(UsageError, match=name):
         from_file(tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ["width = 0", 'width = "x"', 'size = "3y4"', "witdh = 3", "levels = 1"])
+def test_a_bad_value_in_a_file_names_the_file(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=re.escape(str(path))):
+        resolve(BOTH, [Layer("flag", {"count": 2}), from_file(path)])
+    path.write_text("width = 3")
+    with pytest.raises(UsageError, match=r"^count is 0"):
+        resolve(BOTH, [Layer("flag", {"count": 0}), from_file(path)])
 
 
 def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,7 +31,7 @@ class Settings:
     def resolve(
         self,
         *classes: type[Any],
-        recorded: Mapping[str, Any] | None = None,
+        recorded: Layer | None = None,
         fixed: Layer | None = None,
     ) -> Resolved:
         """One instance of each of `classes`, in that order.
@@ -43,9 +43,7 @@ class Settings:
         if recorded is not None:
             if self.preset or self.config_file:
                 raise UsageError("a resumed run keeps its settings; leave out --preset and --config")
-            from taming_cli.runtime.run.folder import RESUMED
-
-            return _logged(resolve(classes, [given, Layer(RESUMED, recorded)]))
+            return _logged(resolve(classes, [given, recorded]))
         layers = [given]
         if fixed is not None:
             layers.append(fixed)
@@ -93,7 +91,7 @@ def _logged(resolved: Resolved) -> Resolved:
 def _for(classes: Sequence[type[Any]], layer: Layer) -> Layer:
     """A file's values for these classes; the option `--config` has handled the others."""
     known = {field.name for config in classes for field in fields(config)}
-    return Layer(layer.origin, {name: value for name, value in layer.values.items() if name in known})
+    return replace(layer, values={name: value for name, value in layer.values.items() if name in known})
 
 
 def _of_kind(layers: Sequence[Layer]) -> Layer:

@@ -58,7 +58,7 @@ class Training:
         """With `--resume`, the inputs and settings in the run's config.json, else the given inputs. From this call on,
         only the first of several processes prints. UsageError, with the text `usage`, for no inputs."""
         from taming_cli.runtime.processes import started
-        from taming_cli.runtime.run.folder import find_run, read_settings
+        from taming_cli.runtime.run.folder import RESUMED, find_run, read_settings
         from taming_cli.runtime.run.lists import check_lists, inputs_of
         from taming_cli.runtime.run.resume import refuse_lost
 
@@ -80,14 +80,15 @@ class Training:
         if not inputs:
             check_lists(folder, settings["inputs"])
         self.output.note(f"resuming {folder}")
-        return Start(list(inputs or inputs_of(folder, settings["inputs"])), flatten(settings["config"]))
+        recorded = Layer(RESUMED, flatten(settings["config"]), str(folder / "config.json"))
+        return Start(list(inputs or inputs_of(folder, settings["inputs"])), recorded)
 
 
 class Start(NamedTuple):
     """The inputs, and the recorded settings of the resumed run (None for a new one)."""
 
     inputs: list[Path]
-    recorded: Mapping[str, Any] | None
+    recorded: Layer | None
 
 
 def architecture_of(init: str | None, group: str) -> Layer | None:

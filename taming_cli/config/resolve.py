@@ -1,8 +1,10 @@
 """Resolve settings: flag > environment > config file > preset > default. The origin of each value is recorded."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ from taming_cli.errors import UsageError
 
 @dataclass(frozen=True)
 class Layer:
-    """Values by field name from one origin, such as `preset tiny`: in JSON form, or as the fields hold them."""
+    """Values by field name from one origin, such as `preset tiny`: in JSON form, or as the fields hold them. `file` is
+    the file that holds them, by which errors name it."""
 
     origin: str
     values: Mapping[str, Any]
+    file: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -33,16 +37,38 @@ def resolve(classes: Sequence[type[Any]], layers: Sequence[Layer]) -> Resolved:
 
     Raises UsageError for a key that is not a field of any class, and for invalid values.
     """
-    owners = {field.name: config for config in classes for field in fields(config)}
+    owners = {each.name: config for config in classes for each in fields(config)}
     origins = dict.fromkeys(owners, "default")
+    files = dict.fromkeys(owners, "")
     arguments: dict[type[Any], dict[str, Any]] = {config: {} for config in classes}
     for layer in reversed(layers):
         for name, value in layer.values.items():
+            where = layer.file or layer.origin
             if name not in owners:
-                raise UsageError(f"{layer.origin}: unknown key {name!r}; {one_of(owners, name)}")
-            arguments[owners[name]][name] = revive(owners[name], name, value, layer.origin)
-            origins[name] = layer.origin
-    return Resolved(tuple(config(**arguments[config]) for config in classes), origins)
+                raise UsageError(f"{where}: unknown key {name!r}; {one_of(owners, name)}")
+            with _naming({name: layer.file}):
+                arguments[owners[name]][name] = revive(owners[name], name, value, where)
+            origins[name], files[name] = layer.origin, layer.file
+    configs = []
+    for config in classes:
+        with _naming({name: files[name] for name in arguments[config]}):
+            configs.append(config(**arguments[config]))
+    return Resolved(tuple(configs), origins)
+
+
+@contextmanager
+def _naming(files: Mapping[str, str]) -> Iterator[None]:
+    """A context in which an error about a field names the file that its value comes from. `files` are by field."""
+    try:
+        yield
+    except UsageError as error:
+        named = [word for word in re.findall(r"\w+", str(error)) if word in files]
+        if len(files) == 1:
+            named = list(files)
+        file = files[named[0]] if named else ""
+        if not file or file in str(error):
+            raise
+        raise UsageError(f"{file}: {error}") from None
 
 
 def suggest(resolved: Resolved, suggested: Layer) -> Resolved:
@@ -56,7 +82,7 @@ def suggest(resolved: Resolved, suggested: Layer) -> Resolved:
 
 def from_flags(classes: Sequence[type[Any]], given: Mapping[str, Any]) -> Layer:
     """The layer of the given flags, by field name; text is parsed according to the field's type."""
-    owners = {field.name: (config, flag_name(field)) for config in classes for field in fields(config)}
+    owners = {each.name: (config, flag_name(each)) for config in classes for each in fields(config)}
     values = {
         name: parse(owners[name][0], name, value, owners[name][1]) if isinstance(value, str) else value
         for name, value in given.items()
@@ -96,7 +122,7 @@ def from_file(path: Path, command: str = "") -> Layer:
     if isinstance(values.get("config"), dict):  # a run's config.json
         values = values["config"]
     values |= {name: {} for name in values if name in CONFIGS and name != command}
-    return Layer(f"config file {path}", former.renamed(flatten(values), former.SETTINGS))
+    return Layer(f"config file {path}", former.renamed(flatten(values), former.SETTINGS), f"config file {path}")
 
 
 def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
