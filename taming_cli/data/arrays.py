@@ -3,38 +3,46 @@ Nichol 2021). Files are read and written picture by picture, because tens of tho
 
 import math
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from taming_cli.errors import BadFileError
+from taming_cli.errors import BadFileError, TamingError
 
 PICTURES, CLASSES = "arr_0.npy", "arr_1.npy"
 Picture = npt.NDArray[np.uint8]
 
 
-def members(path: Path) -> set[str]:
-    """Return the names of the arrays in an .npz, with `.npy`. Raises BadFileError for other files."""
+@contextmanager
+def opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open an .npz to read it. Any exception in the context becomes a BadFileError that names the file, because zipfile
+    and numpy raise nearly every class for damaged bytes."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return set(archive.namelist())
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise BadFileError(f"{path}: damaged, or not an .npz file ({error}); write or fetch it again") from error
+            yield archive
+    except TamingError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadFileError(f"{path}: damaged, or not an .npz file ({reason}); write or fetch it again") from error
+
+
+def members(path: Path) -> set[str]:
+    """Return the names of the arrays in an .npz, with `.npy`. Raises BadFileError for other files."""
+    with opened(path) as archive:
+        return set(archive.namelist())
 
 
 def shape_of(path: Path) -> tuple[int, int, int, int]:
     """Return the shape (N, H, W, 3) of the pictures in an .npz. Raises BadFileError for missing or other arrays."""
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(PICTURES) as stream:
-            shape, by_columns, dtype = read_header(stream)
-            if by_columns:
-                raise ValueError("columns first")
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise BadFileError(f"{path}: damaged ({error}); write or fetch it again") from error
+    with opened(path) as archive, archive.open(PICTURES) as stream:
+        shape, by_columns, dtype = read_header(stream)
+        if by_columns:
+            raise ValueError("columns first")
     if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8 or not math.prod(shape):
         raise BadFileError(f"{path}: {PICTURES} is {dtype} {shape}; pictures are uint8 (N, H, W, 3)")
     count, height, width, channels = map(int, shape)
@@ -45,24 +53,35 @@ def read_pictures(path: Path) -> Iterator[Picture]:
     """Yield each picture (H, W, 3) in turn. Raises BadFileError where the file is truncated or damaged."""
     shape = shape_of(path)
     each = math.prod(shape[1:])
-    with zipfile.ZipFile(path) as archive, archive.open(PICTURES) as stream:
+    with opened(path) as archive, archive.open(PICTURES) as stream:
         read_header(stream)
         for number in range(shape[0]):
-            try:
-                data = stream.read(each)
-            except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                raise BadFileError(f"{path}: damaged at picture {number} ({error}); write it again") from error
+            data = stream.read(each)
             if len(data) < each:
                 raise BadFileError(f"{path}: ends within picture {number} of {shape[0]}; write it again")
             yield np.frombuffer(data, np.uint8).reshape(shape[1:])
 
 
+def read_floats(path: Path, member: str, ndim: int, longest: int) -> npt.NDArray[np.floating[Any]]:
+    """Return a floating-point array of an .npz. Raises BadFileError for another type or number of dimensions, and for a
+    side above `longest`, before memory is allocated: a small file can claim, and unpack to, a large array."""
+    with opened(path) as archive, archive.open(member) as stream:
+        shape, by_columns, dtype = read_header(stream)
+        if dtype.kind != "f" or len(shape) != ndim or max(shape) > longest:
+            raise BadFileError(
+                f"{path}: {member} is {dtype} {shape}; floating-point numbers in {ndim} dimensions of at most "
+                f"{longest} are expected"
+            )
+        data = stream.read(math.prod(shape) * dtype.itemsize)
+        return np.frombuffer(data, dtype).reshape(shape, order="F" if by_columns else "C")
+
+
 def origin_of(path: Path) -> str | None:
     """Return the `origin` that `write_pictures` recorded; None for files of other programs and missing ones."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with opened(path) as archive:
             return archive.comment.decode() or None
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except BadFileError:
         return None
 
 

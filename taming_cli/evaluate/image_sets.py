@@ -6,8 +6,6 @@ Every set yields the 8-bit RGB values that a PNG of the image would hold, in ord
 
 import hashlib
 import json
-import zipfile
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +39,8 @@ from taming_cli.runtime.weights import sha256
 Prepare = Callable[[Tensor], Tensor]
 """Image uint8 (3, H, W) -> network input, of the same shape for all images."""
 
+MOST_FEATURES = 4096
+"""Largest number of features in a file of statistics; a covariance of them takes 128 MiB."""
 _FIRST = slice(0, 1)
 
 
@@ -336,16 +336,10 @@ def _is_sheet(item: Item) -> bool:
 def _open_npz(path: Path, statistics: bool) -> ImageSet | FeatureStatistics:
     members = arrays.members(path)
     if {"mu.npy", "sigma.npy"} <= members and (statistics or arrays.PICTURES not in members):
-        try:
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as contents:
-                mu, sigma = contents["mu"], contents["sigma"]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise BadFileError(f"{path}: damaged ({error}); fetch it again") from error
-        if {mu.dtype.kind, sigma.dtype.kind} != {"f"} or sigma.shape != (mu.size, mu.size) or mu.ndim != 1:
-            raise BadFileError(
-                f"{path}: mu is {mu.dtype} {mu.shape} and sigma {sigma.dtype} {sigma.shape}; floating-point (D,) and "
-                "(D, D) are expected"
-            )
+        mu = arrays.read_floats(path, "mu.npy", 1, MOST_FEATURES)
+        sigma = arrays.read_floats(path, "sigma.npy", 2, MOST_FEATURES)
+        if sigma.shape != (mu.size, mu.size):
+            raise BadFileError(f"{path}: mu is {mu.shape} and sigma {sigma.shape}; (D,) and (D, D) are expected")
         if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
             raise BadFileError(f"{path}: holds values that are not finite; compute the statistics again")
         return FeatureStatistics(str(path), path, mu.astype(np.float64), sigma.astype(np.float64))
