@@ -15,7 +15,7 @@ from material import Material, apart
 from taming_cli.codec.locate import load_codec
 from taming_cli.config.presets import CONFIGS
 from taming_cli.config.resolve import from_file, resolve
-from taming_cli.data.tokens.file import TokenFile, verify
+from taming_cli.data.tokens.file import TokenFile
 from taming_cli.data.tokens.writer import TokenJob
 from taming_cli.interop.load import import_file
 from taming_cli.runtime.checkpoint import load_trainer
@@ -63,7 +63,10 @@ def tokens(material: Material) -> list[Example]:
 
 def _content(path: Path) -> Any:
     command("tokens", "verify", path, "-q")
-    verify(path)
+    return _columns(path)
+
+
+def _columns(path: Path) -> Any:
     with TokenFile(path) as file:
         top = file.top(slice(None)) if file.header.top_codebook_size else None
         conditions = {kind: file.condition(kind, slice(None)) for kind in file.header.conditions}
@@ -87,7 +90,7 @@ def _job(path: Path) -> TokenJob:
         top_codebook_size=70_000,
         conditions={"depth": ConditionHeader(codec_sha256="d" * 64, codebook_size=1000)},
     )
-    return TokenJob(path, header=header, plan={"items": "abc"}, total=30, shard_size=10)
+    return TokenJob(path, header=header, plan={"items": "abc"}, total=20, shard_size=10)
 
 
 def _write(job: TokenJob) -> None:
@@ -113,10 +116,10 @@ def _fill(job: TokenJob, shard: Any) -> None:
 
 
 def parts(material: Material) -> list[Example]:
-    """The files of a job that was stopped after two of three shards, and then continues."""
+    """The files of a job that was stopped before it joined its two shards, and then continues."""
     whole = material.tokens.with_name("job") / "out.h5"
     with _job(whole) as job:
-        for shard in job.pending()[:2]:
+        for shard in job.pending():
             _fill(job, shard)
     kept = {path.name: path.read_bytes() for path in whole.with_name("out.h5.parts").iterdir() if path.name != "lock"}
 
@@ -127,7 +130,7 @@ def parts(material: Material) -> list[Example]:
                 (folder / name).write_bytes(data)
         try:
             _write(_job(whole))
-            return _content(whole)
+            return _columns(whole)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             whole.unlink(missing_ok=True)
@@ -218,7 +221,7 @@ def run_files(material: Material) -> list[Example]:
     names: Sequence[str] = ("config.json", "env.json", "metrics.jsonl", "eval.json")
     reported = [example(material.codec_run / name, report) for name in names]
     resumed = [example(material.prior_run / name, resume) for name in ("config.json", "metrics.jsonl")]
-    return [*reported, *resumed]
+    return [each._replace(named=str(each.path.parent)) for each in (*reported, *resumed)]
 
 
 def _measured() -> dict[str, Any]:

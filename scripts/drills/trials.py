@@ -44,7 +44,8 @@ def attempted(
 ) -> Iterator[Ended]:
     """Call `attempt(number)`, which returns what was lost, for each number, in processes that first call `intact`.
 
-    An exception, a death by signal, an exit, a hang, too much memory, and output on stderr are losses.
+    An exception, a death by signal, an exit, a hang, too much memory, and a traceback or control characters on stderr
+    are losses.
     """
     start = numbers.start
     while start < numbers.stop:
@@ -130,8 +131,9 @@ def _measured(attempt: Callable[[int], str], number: int, noise: IO[bytes]) -> E
         loss = f"{type(error).__name__}: {' '.join(str(error).split())[:200]} ({place(error.__traceback__)})"
     seconds = time.monotonic() - began
     sys.stderr.flush()
-    if not loss and os.fstat(noise.fileno()).st_size > quiet:
-        loss = f"printed on stderr: {os.pread(noise.fileno(), 300, quiet).decode(errors='replace')!r}"
+    printed = os.pread(noise.fileno(), MIB, quiet).decode(errors="replace")
+    if not loss and ("Traceback" in printed or not printed.replace("\n", "").isprintable()):
+        loss = f"printed on stderr: {printed[:300]!r}"
     return Ended(number, loss, seconds, _status("VmHWM") - before)
 
 
