@@ -1,5 +1,6 @@
 """Damaged files: each reader gives the right content or one line, in bounded time and memory, and never dies."""
 
+import logging
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +47,7 @@ READERS: dict[str, Callable[[Material], list[Example]]] = {
 def run(times: int, seed: int, folder: Path) -> Iterator[Outcome]:
     """Damage a file of each row `times` times."""
     torch.set_num_threads(1)  # threads would not survive a fork
+    logging.getLogger("taming_cli").addHandler(logging.NullHandler())  # commands add their own
     os.environ["COLUMNS"] = "1000"
     material = make(folder)
     for row, examples_of in READERS.items():

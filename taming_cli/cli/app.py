@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 
 import taming_cli
 from taming_cli.cli.console import discard, flushed
+from taming_cli.cli.formatting import printable
 from taming_cli.cli.program import Program
 from taming_cli.errors import OfOneProcessError, TamingError
 
@@ -88,7 +89,7 @@ def _fail(message: str, code: int, debug: bool = False) -> int:
     """Print an error on one line, and return the exit code."""
     if debug:
         traceback.print_exc()
-    sys.stderr.write(f"taming: {' '.join(message.split())}\n")
+    sys.stderr.write(f"taming: {printable(' '.join(message.split()))}\n")
     return code
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from rich.console import Console
 
@@ -16,7 +16,10 @@ from taming_cli.errors import DiskError
 
 if TYPE_CHECKING:
     from taming_cli.cli.progress import Bar
+    from taming_cli.cli.styled_text import StyledText
 
+Text = Union[str, list[str], "StyledText"]
+"""A line, a list of lines, or lines whose colours are their own. In the first two, nothing can control a terminal."""
 LOG = logging.getLogger("taming_cli")
 """The library's log, which `-v` prints."""
 
@@ -53,21 +56,21 @@ class Output:
     def note(self, text: str) -> None:
         """Print a line on stderr, unless quiet."""
         if not self.quiet:
-            self.errors.print(text, markup=False)
+            self.errors.print(printable(text), markup=False)
 
     def warn(self, text: str) -> None:
         """Print a warning on stderr, even if quiet."""
         if not self.silent:
-            self.errors.print(f"warning: {text}", markup=False)
+            self.errors.print(f"warning: {printable(text)}", markup=False)
 
-    def result(self, line: str, values: Mapping[str, Any], *, short: str | None = None) -> None:
-        """Print the result: `values` as one JSON object, or `short` if quiet, or `line`."""
+    def result(self, text: "Text", values: Mapping[str, Any], *, short: "Text | None" = None) -> None:
+        """Print the result: `values` as one JSON object, or `short` if quiet, or `text`."""
         if self.silent:
             return
         if self.json:
-            print_line(json.dumps(values, ensure_ascii=False))
+            print_text(json.dumps(values, ensure_ascii=False))
         else:
-            print_line(short if self.quiet and short is not None else line)
+            print_text(short if self.quiet and short is not None else text)
 
     def bar(self, label: str, total: float | None = None, unit: str | None = None) -> "Bar":
         """Progress: a bar on a terminal, plain lines every few seconds elsewhere, nothing if quiet. Items counted in a
@@ -85,16 +88,18 @@ class Output:
                 self.errors.print(f"  {printable(shown)}", markup=False)
 
 
-def print_line(line: str) -> None:
-    """Print a line on stdout and flush it. DiskError if stdout is a file that cannot be written."""
+def print_text(text: "Text") -> None:
+    """Print text on stdout and flush it. DiskError if stdout is a file that cannot be written."""
     with flushed():
-        # A file name may hold bytes that are not UTF-8; they are escaped, in a form that is also valid JSON.
-        sys.stdout.write(line.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
+        if isinstance(text, list):
+            sys.stdout.writelines(f"{printable(line)}\n" for line in text)
+        else:
+            sys.stdout.write(f"{printable(text) if isinstance(text, str) else text}\n")
 
 
 @contextmanager
 def flushed() -> Iterator[None]:
-    """Flush stdout at the end; raises as `print_line`."""
+    """Flush stdout at the end; raises as `print_text`."""
     try:
         yield
         sys.stdout.flush()

@@ -50,7 +50,7 @@ def print_estimate(
         "steps": steps,
         "hours": hours,
     }
-    output.result("\n".join(lines), {**values, **more}, short=f"{hours:.3g}")
+    output.result(lines, {**values, **more}, short=f"{hours:.3g}")
     return 0
 
 
@@ -79,7 +79,7 @@ def would_tokenize(output: Output, listing: "Listing", part: Shard, prepared: "P
         text += f", and {Size(header.width // 2, header.height // 2)} above them"
     conditions = f", with codes of {', '.join(kinds)}" if kinds else ""
     state = "exists already, with these settings" if job.done else f"at most {size / 1e6:.3g} MB"
-    output.result(f"{text}{conditions}\n{job.path}: {state}", values, short=str(pictures))
+    output.result([f"{text}{conditions}", f"{job.path}: {state}"], values, short=str(pictures))
     return 0
 
 
@@ -118,11 +118,10 @@ def would_sample(output: Output, request: "Request") -> int:
     more = f", of {drawn} drawn" if drawn > pictures else ""
     guesses = "stride" in how and settings.cells_ahead != 1
     most, least = ("at most ", "at least ") if guesses else ("", "")
-    output.result(
-        f"{pictures} pictures of {size}{more}: {grid} codes each, {parts}\n"
+    lines = [
+        f"{pictures} pictures of {size}{more}: {grid} codes each, {parts}",
         f"{most}{cost.forwards:,} forward passes one after the other for {settings.batch_size} {at_once} at once, "
         f"{least}{cost.tokens * drawn:,} tokens through the network; into {folder or 'the next folder of runs/sample'}",
-        values,
-        short=str(pictures),
-    )
+    ]
+    output.result(lines, values, short=str(pictures))
     return 0

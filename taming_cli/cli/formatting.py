@@ -1,5 +1,6 @@
 """Numbers, durations, file names and metadata as text."""
 
+import re
 from typing import Any
 
 
@@ -17,9 +18,16 @@ def figure(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
 
 
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, marks of direction, and lone surrogates."""
+
+
 def printable(text: str) -> str:
-    """A file name that any terminal can print: its undecodable bytes are escaped."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    r"""Text that cannot control a terminal: characters that would are escaped, as `\u001b`, which JSON reads as well.
+
+    Names of files and classes may come from strangers. Newlines are escaped too, since one could forge a line.
+    """
+    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def value_text(value: Any) -> str:
@@ -28,10 +36,13 @@ def value_text(value: Any) -> str:
         return "-"
     if isinstance(value, dict):
         return "\n" + "\n".join(
-            f"    {name:<18} {value_text(inner).replace(chr(10), chr(10) + '    ')}" for name, inner in value.items()
+            f"    {printable(str(name)):<18} {value_text(inner).replace(chr(10), chr(10) + '    ')}"
+            for name, inner in value.items()
         )
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     if isinstance(value, list):
-        return ", ".join(map(str, value[:8])) + (f", ... ({len(value)})" if len(value) > 8 else "")
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+        return ", ".join(printable(str(each)) for each in value[:8]) + (
+            f", ... ({len(value)})" if len(value) > 8 else ""
+        )
+    return f"{value:.5g}" if isinstance(value, float) else printable(str(value))

@@ -20,11 +20,11 @@ def values(measured: "Measurement") -> str:
     return "  ".join(f"{name} {value:.6g}" for name, value in named.items())
 
 
-def lines(measured: "Measurement") -> str:
-    """A result as text: the values, the values by class, and the protocol of the measurement."""
+def lines(measured: "Measurement") -> list[str]:
+    """A result as lines: the values, the values by class, and the protocol of the measurement."""
     by_class = measured.details.get("by_class", {})
     figures = [values(measured), "  ".join(f"{name} {value:.4g}" for name, value in by_class.items())]
-    return "\n".join([*filter(None, figures), _protocol(measured.protocol)])
+    return [*filter(None, figures), _protocol(measured.protocol)]
 
 
 def save(measured: "Measurement", out: Path) -> Path:

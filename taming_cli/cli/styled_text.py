@@ -7,6 +7,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from taming_cli.cli.formatting import printable
+
 NARROWEST = 24
 """Smallest number of columns for wrapped text. If a terminal has fewer after the beginning of a line, nothing is
 wrapped."""
@@ -24,7 +26,8 @@ class StyledText:
     def line(self, *parts: str | tuple[str, str], wrapped: str = "") -> None:
         """Add a line of `parts`, each text or (text, style), then the text `wrapped` with a hanging indent. Words and
         text in backticks are never broken, so that paths and commands can be copied."""
-        line = Text.assemble(*parts)
+        line = Text.assemble(*(_printable(part) for part in parts))
+        wrapped = printable(wrapped)
         indent = cell_len(line.plain)
         width = self._console.width - indent - 1
         if self._console.is_terminal and width >= NARROWEST:
@@ -39,3 +42,7 @@ class StyledText:
                 line.rstrip()
                 self._console.print(line)
         return captured.get().rstrip("\n")
+
+
+def _printable(part: str | tuple[str, str]) -> str | tuple[str, str]:
+    return printable(part) if isinstance(part, str) else (printable(part[0]), part[1])

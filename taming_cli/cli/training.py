@@ -133,7 +133,7 @@ def print_result(output: Output, trained: "Trained", **more: Any) -> None:
     models = {"best": best, "last": last} if best["step"] != last["step"] else {"best and last": last}
     lines = [f"{name}, step {each['step']}: {'  '.join(words(each))}" for name, each in models.items() if words(each)]
     output.result(
-        "\n".join([str(trained.best), *lines]),
+        [str(trained.best), *lines],
         {
             "run": str(trained.run),
             "best": str(trained.best),

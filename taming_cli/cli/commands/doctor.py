@@ -37,7 +37,7 @@ def doctor(context: typer.Context, output: Output) -> int:
     return 0 if report.ok else 1
 
 
-def _page(report: "Report") -> str:
+def _page(report: "Report") -> StyledText:
     text = StyledText()
     names = [each.name for findings in report.groups.values() for each in findings]
     widest = max((len(name) for name in names if len(name) <= _WIDEST), default=0)
@@ -52,11 +52,11 @@ def _page(report: "Report") -> str:
         text.line((f"{faults} failure{'s' * (faults != 1)}", STYLES["FAIL"]), f", {noted}")
     else:
         text.line(("No failure", STYLES["ok"]), f", {noted}")
-    return str(text)
+    return text
 
 
-def _short(report: "Report") -> str:
-    return "\n".join(f"FAIL {each.name}: {each.message}" for each in report.marked("FAIL")) or "ok"
+def _short(report: "Report") -> list[str]:
+    return [f"FAIL {each.name}: {each.message}" for each in report.marked("FAIL")] or ["ok"]
 
 
 def _values(report: "Report") -> dict[str, Any]:

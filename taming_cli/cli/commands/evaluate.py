@@ -263,9 +263,9 @@ def everything(
         if evaluation.out is not None:
             for measured in results.values():
                 evaluation.output.note(f"written: {save(measured, evaluation.out)}")
-        text = "\n".join(values(measured) for measured in results.values())
+        text = [values(measured) for measured in results.values()]
         named = {name: measured.to_dict() for name, measured in results.items()}
-        evaluation.output.result(f"{text}\n{run / 'report.html'}", named, short=str(run / "eval.json"))
+        evaluation.output.result([*text, str(run / "report.html")], named, short=str(run / "eval.json"))
     return 3 if skipped else 0
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from taming_cli.cli.command import command
-from taming_cli.cli.console import Output, print_line
+from taming_cli.cli.console import Output, flushed
 from taming_cli.config.fields import one_of
 from taming_cli.errors import UsageError
 
@@ -39,7 +39,7 @@ def guide(
         purposes = {each: purpose(each) for each in NAMES}
         widest = max(map(len, NAMES))
         lines = [f"{each:<{widest}}  {purposes[each]}" for each in NAMES]
-        output.result("\n".join(lines), purposes, short="\n".join(NAMES))
+        output.result(lines, purposes, short=list(NAMES))
         output.note("`taming guide NAME` prints one")
         return 0
     if name not in NAMES:
@@ -48,9 +48,10 @@ def guide(
     if sys.stdout.isatty() and not (output.json or output.quiet):
         from taming_cli.cli.markdown import rendered
 
-        print_line(rendered(_LINK.sub(r"`taming guide \1`", text)))
+        with flushed():
+            sys.stdout.write(rendered(_LINK.sub(r"`taming guide \1`", text)) + "\n")
     else:
-        output.result(text, {"name": name, "purpose": purpose(name), "text": text}, short=str(_file(name)))
+        output.result(text.split("\n"), {"name": name, "purpose": purpose(name), "text": text}, short=str(_file(name)))
     return 0
 
 

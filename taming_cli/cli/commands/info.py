@@ -24,7 +24,7 @@ def info(
     """Describe a file: a model, tokens, or a published checkpoint."""
     values = _describe(file, config)
     lines = [f"{name.replace('_', ' '):<20} {value_text(value)}" for name, value in values.items()]
-    output.result("\n".join(lines), values, short=values["kind"])
+    output.result("\n".join(lines).split("\n"), values, short=values["kind"])
     return 0
 
 

@@ -13,9 +13,9 @@ from taming_cli.config.presets import CONFIGS, PRESETS, preset
 def ls(output: Output) -> int:
     """List the presets."""
     output.result(
-        "\n".join(f"{name:<12} {value.about}" for name, value in PRESETS.items()),
+        [f"{name:<12} {value.about}" for name, value in PRESETS.items()],
         {name: value.about for name, value in PRESETS.items()},
-        short="\n".join(PRESETS),
+        short=list(PRESETS),
     )
     return 0
 
@@ -37,7 +37,7 @@ def show(output: Output, name: Annotated[str, typer.Argument(metavar="NAME", hel
     for command_name, settings in values.items():
         lines.append(f"[{command_name}]")
         lines += [f"{key} = {_toml(value)}" for key, value in settings.items() if value is not None]
-    output.result("\n".join(lines), values, short="\n".join(lines))
+    output.result(lines, values, short=lines)
     return 0
 
 

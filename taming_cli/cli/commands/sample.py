@@ -9,7 +9,7 @@ import typer
 
 from taming_cli.cli import options as o
 from taming_cli.cli.command import Panel, command
-from taming_cli.cli.console import Output, print_line
+from taming_cli.cli.console import Output, print_text
 from taming_cli.cli.dry_run import would_sample
 from taming_cli.cli.inputs import prior_path
 from taming_cli.cli.processes import own_part, part_text
@@ -161,7 +161,7 @@ def sample(
     shared = {"seed": request.config.seed, "precision": used}
 
     def print_json(file: "SampleFile") -> None:
-        print_line(json_module.dumps(file.to_json(**shared), ensure_ascii=False))
+        print_text(json_module.dumps(file.to_json(**shared), ensure_ascii=False))
 
     with output.bar("sampling", unit="cells") as bar:
         written = write_samples(

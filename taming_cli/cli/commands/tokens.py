@@ -8,7 +8,7 @@ import typer
 
 from taming_cli.cli.command import Group, command
 from taming_cli.cli.console import Output
-from taming_cli.cli.formatting import value_text
+from taming_cli.cli.formatting import printable, value_text
 
 
 @command("verify")
@@ -22,7 +22,7 @@ def verify(
     verified = verify_file(file)
     summary = asdict(verified) | {"path": str(verified.path), "header": verified.header.to_values()}
     text = ", ".join(f"{name.replace('_', ' ')} {value_text(value)}" for name, value in summary.items() if value)
-    output.result(f"{file} is valid: {text}", summary, short=str(file))
+    output.result(f"{printable(str(file))} is valid: {text}".split("\n"), summary, short=str(file))
     return 0
 
 

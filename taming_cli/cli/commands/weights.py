@@ -42,7 +42,7 @@ def ls(
         _block(text, entry, locations[name])
     present = [str(each.path) for each in locations.values() if each.path is not None]
     values = {name: _values(entry, locations[name]) for name, entry in table.items()}
-    output.result(str(text), values, short="\n".join(present))
+    output.result(text, values, short=present)
     more = "" if every else "; --all lists torchvision's other networks too"
     output.note(f"{len(present)} of {len(table)} are on this machine; `taming weights fetch NAME` downloads one{more}")
     return 0
@@ -169,7 +169,7 @@ def _print_verified(output: Output, entry: "Weights", location: "Location") -> N
     text.line((f"{state:<12}", STYLES[state]), f"  {entry.name:<{_NAME}}  ", wrapped=path)
     quietly = str(location.path) if location.state in ("verified", "present") else None
     if not output.quiet or output.json or quietly:
-        output.result(str(text), {"name": entry.name, **_values(entry, location)}, short=quietly)
+        output.result(text, {"name": entry.name, **_values(entry, location)}, short=quietly)
 
 
 def _remedy(entry: "Weights", location: "Location") -> str:
