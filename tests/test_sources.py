@@ -1,6 +1,9 @@
 """Listings: folders, files, path lists and archives."""
 
+import bz2
+import gzip
 import io
+import lzma
 import multiprocessing
 import os
 import pickle
@@ -319,6 +322,47 @@ def test_a_damaged_member_of_a_zip_is_a_bad_image(tmp_path: Path):
     with pytest.raises(BadImageError, match=r"^1\.png: cannot be read from"):
         first.read()
     assert second.read() == b"2.png"
+
+
+def zeros(count: int) -> bytes:
+    """A tar file of one picture of zeros, without its end."""
+    about = tarfile.TarInfo("a.png")
+    about.size = count
+    return about.tobuf(tarfile.GNU_FORMAT) + bytes(count)
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.tar.bz2", "a.tar.xz"])
+def test_a_compressed_tar_may_not_unpack_to_much_more_than_it_is(name: str, tmp_path: Path):
+    pack = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}[name.rpartition(".")[2]]
+    block = pack(bytes(2**23))
+    (tmp_path / name).write_bytes(pack(zeros(2**28)[:512]) + block * 32)
+    with pytest.raises(BadFileError, match=rf"{name}.*unpacks to more than 250 times its size"):
+        list_items([tmp_path / name])
+    (tmp_path / name).write_bytes(pack(zeros(2**23) + bytes(1024)))  # small ones may
+    (item,) = list_items([tmp_path / name]).items
+    assert item.read() == bytes(2**23)
+
+
+def test_a_header_of_a_tar_may_not_claim_much(tmp_path: Path):
+    about = tarfile.TarInfo("a.png")
+    about.size, about.type = 2**40, tarfile.XHDTYPE
+    (tmp_path / "a.tar").write_bytes(about.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(BadFileError, match=r"a\.tar.*claims 1099511627776 bytes"):
+        list_items([tmp_path / "a.tar"])
+    item = Item("a.png", tmp_path / "a.tar", "a.png", offset=512, length=2**62)
+    with pytest.raises(BadImageError, match=r"a\.png.* ends within a\.png, \d+ bytes early"):
+        item.read()
+
+
+def test_a_member_of_a_zip_may_not_unpack_to_much_more_than_it_is(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb.png", bytes(2**26 + 1))
+        archive.writestr("small.png", bytes(2**26))
+    bomb, small = list_items([tmp_path / "a.zip"]).items
+    with pytest.raises(BadImageError, match=r"bomb\.png.*more than 25 times its size"):
+        bomb.read()
+    assert len(small.read()) == 2**26
+    assert len(bomb.head()) == 2**16
 
 
 def test_threads_share_an_archive(tmp_path: Path):

@@ -28,6 +28,15 @@ from taming_cli.errors import BadFileError
 _SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 
+_PLAIN = 2**26
+"""Bytes that compressed data of any size may unpack to."""
+_MEMBER, _ARCHIVE = 25, 250
+"""A larger member of a zip file, which is held in memory, may unpack to so many times its size, and a compressed tar
+file, which is not, to so many times its own."""
+_HEADER = 2**24
+"""The largest read of a tar file at once, in bytes, which a header determines."""
+
+
 class Member(NamedTuple):
     """A file in an archive."""
 
@@ -107,7 +116,7 @@ def _zip_members(path: Path, wanted: Callable[[str], int]) -> Iterator[Member]:
 
 
 def _tar_members(path: Path, wanted: Callable[[str], int]) -> Iterator[Member]:
-    with _unpacking(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+    with _unpacking(path) as stream, tarfile.open(fileobj=_Limited(stream, path), mode="r:") as archive:
         for info in archive:
             if info.isreg() and not info.issparse():
                 count = wanted(info.name)
@@ -128,6 +137,37 @@ def _unpacking(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
+class _Limited(io.RawIOBase):
+    """A tar file being read: a compressed one may not unpack to much more than it is, and no header claims much."""
+
+    def __init__(self, stream: BinaryIO, path: Path) -> None:
+        self._stream = stream
+        self._packed = not isinstance(stream, io.BufferedReader)
+        self._most = max(_PLAIN, _ARCHIVE * path.stat().st_size)
+
+    def read(self, count: int = -1) -> bytes:
+        """Read `count` bytes."""
+        if not 0 <= count <= _HEADER:
+            raise ValueError(f"a header claims {count} bytes")
+        data = self._stream.read(count)
+        self._check(self._stream.tell())
+        return data
+
+    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
+        """Go to `place`, from the start."""
+        assert whence == os.SEEK_SET, whence
+        self._check(place)
+        return self._stream.seek(place)
+
+    def tell(self) -> int:
+        """Return the number of bytes before the next one."""
+        return self._stream.tell()
+
+    def _check(self, place: int) -> None:
+        if self._packed and place > self._most:
+            raise ValueError(f"it unpacks to more than {_ARCHIVE} times its size; unpack it yourself")
+
+
 # Both read unbuffered: closing a buffered file moves its position, which a forked child shares with its parent.
 
 
@@ -137,7 +177,12 @@ class _Zip:
         self._archive = zipfile.ZipFile(cast(BinaryIO, self._file))  # has its own lock for threads
 
     def read(self, stored_name: str, offset: int, count: int) -> bytes:
-        with self._archive.open(stored_name) as stream:
+        info = self._archive.getinfo(stored_name)
+        if min(count, info.file_size) > max(_PLAIN, _MEMBER * info.compress_size):
+            raise ValueError(
+                f"it unpacks to {info.file_size} bytes, more than {_MEMBER} times its size; unpack the archive yourself"
+            )
+        with self._archive.open(info) as stream:
             return stream.read(count)
 
     def __del__(self) -> None:
@@ -153,14 +198,15 @@ class _Tar:
             self._file = stream.detach()
         else:
             with stream, tempfile.TemporaryFile() as unpacked:
-                shutil.copyfileobj(stream, unpacked, 1 << 20)
+                shutil.copyfileobj(_Limited(stream, path), unpacked, 1 << 20)
                 unpacked.flush()
                 self._file = os.fdopen(os.dup(unpacked.fileno()), "rb", buffering=0)
 
     def read(self, stored_name: str, offset: int, count: int) -> bytes:
         with self._turn:
+            rest = max(0, self._file.seek(0, os.SEEK_END) - offset)
             self._file.seek(offset)
-            data = self._file.read(count)
+            data = self._file.read(min(count, rest))  # a header may claim more than memory holds
         if len(data) < count:
             raise EOFError(f"the archive ends within {stored_name}, {count - len(data)} bytes early")
         return data
