@@ -18,6 +18,7 @@ from torch import Tensor
 
 from taming_cli.config.annotate import AnnotateConfig, DepthConfig, EdgesConfig, SegmentationConfig
 from taming_cli.config.kinds import CodecKind
+from taming_cli.config.parsing import parse_json
 from taming_cli.config.shard import Shard
 from taming_cli.data.batches import Skipped, eval_batches
 from taming_cli.data.conditions.edges import RULE, edges
@@ -209,7 +210,7 @@ def _key(item: Item) -> str | None:
 def _stamp(path: Path) -> dict[str, Any]:
     """Return the settings recorded in a map; empty for other files."""
     try:
-        stamp = json.loads(png_settings(path) or "{}")
+        stamp = parse_json(png_settings(path) or "{}")
     except ValueError:
         return {}
     return stamp if isinstance(stamp, dict) else {}

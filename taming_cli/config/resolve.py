@@ -1,6 +1,5 @@
 """Resolve settings: flag > environment > config file > preset > default. The origin of each value is recorded."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import Any
 
 from taming_cli.config import former
 from taming_cli.config.fields import flag_name, kinds, one_of, parse, revive
+from taming_cli.config.parsing import parse_json, parse_toml
 from taming_cli.config.presets import CONFIGS
 from taming_cli.errors import UsageError
 
@@ -108,11 +108,9 @@ def from_file(path: Path, command: str = "") -> Layer:
     Groups such as `[codec]` are flattened, so the config.json of a run can be used. A table named after a training
     command applies to that command only, so the output of `taming presets show` can be used too.
     """
-    import tomllib  # imported only where a file is read, since it takes time
-
     try:
         text = path.read_text()
-        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        values = parse_json(text) if path.suffix == ".json" else parse_toml(text)
     except OSError as error:
         raise UsageError(f"config file {path}: {error.strerror}") from None
     except ValueError as error:

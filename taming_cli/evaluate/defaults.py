@@ -2,14 +2,14 @@
 prior was trained on."""
 
 import contextlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from taming_cli.config.fields import from_dict
+from taming_cli.config.parsing import parse_json
 from taming_cli.config.prior import PriorTrainConfig, recorded_prior
 from taming_cli.data.images import png_settings
 from taming_cli.data.tokens.file import TokenFile
@@ -107,8 +107,8 @@ def samples_under(*roots: Path) -> list[Path]:
 def drawn_by(samples: Path) -> str:
     """The sha256 of the prior that drew a folder of samples, as its PNGs record it. ValueError if none does."""
     pictures = (path for path in sorted(samples.rglob("*.png")) if path.name != "grid.png")
-    settings: dict[str, Any] = json.loads(next((png_settings(path) or "" for path in pictures), "") or "{}")
-    if "prior_sha256" not in settings:
+    settings = parse_json(next((png_settings(path) or "" for path in pictures), "") or "{}")
+    if not isinstance(settings, dict) or "prior_sha256" not in settings:
         raise ValueError("no picture in it records which prior drew it")
     return str(settings["prior_sha256"])
 

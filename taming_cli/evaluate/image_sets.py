@@ -5,7 +5,6 @@ Every set yields the 8-bit RGB values that a PNG of the image would hold, in ord
 """
 
 import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from taming_cli.codec.locate import codec_for, stored_codes
 from taming_cli.codec.reconstruct import DECODING, decoding
 from taming_cli.codec.tiling import tiles
 from taming_cli.codec.vqgan import VQGAN, ready
+from taming_cli.config.parsing import parse_json
 from taming_cli.config.size import Size
 from taming_cli.data import arrays
 from taming_cli.data.batches import Skipped, eval_batches
@@ -140,7 +140,10 @@ class FileImages(ImageSet):
     def protocol(self) -> dict[str, Any]:
         """The recorded fields, with the sampling settings of the first image if this tool drew it."""
         drawn = png_settings(self.items[0].path) if self.items[0].member is None else None
-        return super().protocol() | ({"drawn": json.loads(drawn)} if drawn else {})
+        try:
+            return super().protocol() | ({"drawn": parse_json(drawn)} if drawn else {})
+        except ValueError:  # another program wrote it
+            return super().protocol()
 
     def batches(  # noqa: D102
         self, prepare: Prepare, *, size: Size | None, every: slice, batch_size: int, workers: int

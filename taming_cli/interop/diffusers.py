@@ -1,6 +1,5 @@
 """Import and export of diffusers' `VQModel` folders: config.json and weights."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from taming_cli.config.codec import CodecConfig
 from taming_cli.config.fields import from_dict
+from taming_cli.config.parsing import parse_json
 from taming_cli.data.disk import write_atomically, write_json
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.interop.ledger import ImportedModel
@@ -100,7 +100,7 @@ def export_folder(model: ModelFile, folder: Path) -> Path:
 
 def _config(path: Path) -> Mapping[str, Any]:
     try:
-        config = json.loads(path.read_text())
+        config = parse_json(path.read_text())
     except (OSError, ValueError) as error:
         raise BadFileError(f"{path} cannot be read: {error}") from None
     if not isinstance(config, dict):

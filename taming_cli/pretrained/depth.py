@@ -7,7 +7,6 @@ imported when a model is built.
 import contextlib
 import hashlib
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from taming_cli.config.parsing import parse_json
 from taming_cli.errors import BadFileError, BadImageError, MissingWeightsError, TamingError
 from taming_cli.pretrained.annotators import Annotator, Stamp, downscaled
 from taming_cli.runtime.finite import refuse_tensors
@@ -241,7 +241,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     try:
-        parts = sorted(set(json.loads((folder / _INDEX).read_text())["weight_map"].values()))
+        parts = sorted(set(parse_json((folder / _INDEX).read_text())["weight_map"].values()))
     except (OSError, ValueError, LookupError, AttributeError):
         return []
     files = [folder / Path(part).name for part in parts]

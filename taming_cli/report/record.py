@@ -1,6 +1,5 @@
 """The record of a training in its run folder, readable at any time. Missing parts are empty; damaged ones are noted."""
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from taming_cli.config.parsing import parse_json
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.runtime.checkpoint import ModelFile, read_header
 from taming_cli.runtime.pacing import Budget
@@ -176,7 +176,7 @@ def _read(path: Path, read: Callable[[Path], T], notes: list[str]) -> T | None:
 
 def _json(path: Path) -> Mapping[str, Any]:
     try:
-        value = json.loads(path.read_text())
+        value = parse_json(path.read_text())
     except (OSError, ValueError) as error:
         raise BadFileError(f"{path} cannot be read: {error}") from None
     if not isinstance(value, dict):

@@ -5,7 +5,6 @@ All text is escaped. A content policy in the page forbids scripts and requests.
 
 import base64
 import html
-import json
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -14,6 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from taming_cli.config.parsing import parse_json
 from taming_cli.data.disk import write_atomically
 from taming_cli.report import facts
 from taming_cli.report.charts import number, numbered_line, tick_label
@@ -67,6 +67,6 @@ def about_of(path: Path) -> Any:
     try:
         with path.open(encoding="utf-8") as stream:
             meta = re.search(rf"""<meta name="{ABOUT}" content=(["'])(.*?)\1>""", stream.read(HEAD))
-        return json.loads(html.unescape(meta[2])) if meta else None
+        return parse_json(html.unescape(meta[2])) if meta else None
     except (OSError, ValueError):
         return None

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from taming_cli.config.parsing import parse_json
 from taming_cli.config.size import Frame, Size
 from taming_cli.data.images import png_text
 from taming_cli.errors import UsageError
@@ -38,7 +39,7 @@ def read_own_codes(picture: Path) -> OwnCodes:
     """The codes of a sample. UsageError for another picture."""
     text = png_text(picture, CHUNK)
     try:
-        values = json.loads(text or "")
+        values = parse_json(text or "")
         grid, f = Size.parse(values["grid"]), int(values["f"])
         data = np.frombuffer(base64.b64decode(values["codes"], validate=True), "<u4")
         codes = torch.from_numpy(data.astype(np.int64)).view(grid.height, grid.width)

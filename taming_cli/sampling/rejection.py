@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 import torch
 from torch import Tensor
 
+from taming_cli.config.parsing import parse_json
 from taming_cli.data.disk import make_folder, refusals
 from taming_cli.errors import UsageError
 from taming_cli.runtime.interrupt import StopRequest
@@ -117,7 +118,7 @@ def _recorded(path: Path, settings: object) -> dict[int, float]:
         return {}
     text = path.read_text()
     complete = text[: text.rfind("\n") + 1]
-    lines = [json.loads(line) for line in complete.splitlines()]
+    lines = [parse_json(line) for line in complete.splitlines()]
     if lines and lines[0] != json.loads(json.dumps(settings)):
         raise UsageError(f"{path} holds candidates drawn with other settings; give another --out")
     if complete != text:

@@ -16,6 +16,7 @@ from torch import Tensor
 from taming_cli.codec.reconstruct import DECODING, decoding
 from taming_cli.config.fields import to_dict
 from taming_cli.config.levels import SCALE
+from taming_cli.config.parsing import parse_json
 from taming_cli.config.resolve import Layer, Resolved, resolve, suggest
 from taming_cli.config.sampling import SampleConfig
 from taming_cli.config.shard import Shard
@@ -325,7 +326,7 @@ def _refuse_other_grids(model: LoadedModel, config: SampleConfig, grid: Size, st
 def _as_drawn(config: SampleConfig, origins: Mapping[str, str], picture: Path) -> SampleConfig:
     """The settings with which a sample is redrawn: by default with its class, and decoded as a whole."""
     try:
-        label = json.loads(png_settings(picture) or "{}")["class"]
+        label = parse_json(png_settings(picture) or "{}")["class"]
     except (KeyError, TypeError, ValueError):
         label = None
     if config.class_name is None and isinstance(label, str):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from taming_cli.config.parsing import parse_json
 from taming_cli.config.size import Size
 from taming_cli.data.conditions.keypoints import JOINTS
 from taming_cli.data.conditions.skeletons import Keypoints
@@ -95,7 +96,7 @@ def _claim(out: Path, record: dict[str, Any]) -> None:
         write_json(path, record)
         return
     try:
-        existing = json.loads(path.read_text())
+        existing = parse_json(path.read_text())
     except (OSError, ValueError):
         raise UsageError(f"{out} is not empty and holds no scenes written by this command: name a new folder") from None
     if existing != record:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from taming_cli.config.parsing import parse_json
 from taming_cli.config.size import Size
 from taming_cli.errors import BadImageError, UsageError
 
@@ -76,7 +77,7 @@ def sheets(text: bytes) -> list[Sheet]:
     Raises BadImageError (without the file's name) for invalid JSON, and for JSON without keypoints.
     """
     try:
-        content = json.loads(text.removeprefix(b"\xef\xbb\xbf"))
+        content = parse_json(text.removeprefix(b"\xef\xbb\xbf"))
     except (ValueError, RecursionError) as error:
         raise BadImageError(f"neither a picture nor valid JSON ({error})") from error
     try:

@@ -1,6 +1,5 @@
 """Read token files: samples in any order, lazily and per process, and a check of the whole file."""
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from taming_cli.config.parsing import parse_json
 from taming_cli.data.tokens.header import TOP, TokenHeader, TokenPart, code_dtype, decode_name, has_group, read_header
 from taming_cli.data.tokens.text import read_text
 from taming_cli.errors import BadFileError, UsageError
@@ -44,7 +44,7 @@ class TokenFile:
             self.label_names: tuple[str, ...] = _text(file["label_names"])
             planned = "plan_sha256" in file.attrs
             self.plan_sha256: str | None = read_text(file.attrs, "plan_sha256") if planned else None
-            self.part = TokenPart(**json.loads(read_text(file.attrs, "part"))) if "part" in file.attrs else None
+            self.part = TokenPart(**parse_json(read_text(file.attrs, "part"))) if "part" in file.attrs else None
             skipped = file["skipped"] if has_group(file, "skipped") else {"names": [], "reasons": []}
             self.skipped: tuple[tuple[str, str], ...] = tuple(
                 zip(_text(skipped["names"]), _text(skipped["reasons"]), strict=True)

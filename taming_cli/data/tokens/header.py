@@ -26,6 +26,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from taming_cli.config.parsing import parse_json
 from taming_cli.config.shard import Shard
 from taming_cli.config.size import Frame, Size
 from taming_cli.data.tokens.text import check_text, read_text, write_text
@@ -208,7 +209,7 @@ def read_header(file: h5py.File) -> TokenHeader:
         codec_path=decode_name(read_text(file.attrs, "codec_path")),
         codebook_size=int(file.attrs["codebook_size"]),
         downsample_factor=int(file.attrs["downsample_factor"]),
-        preprocess=json.loads(read_text(file.attrs, "preprocess")),
+        preprocess=parse_json(read_text(file.attrs, "preprocess")),
         created_by=read_text(file.attrs, "created_by"),
         views=views,
         height=height,

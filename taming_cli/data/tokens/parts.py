@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from taming_cli.config.parsing import parse_json
 from taming_cli.data.disk import make_folder, publish, refusals
 from taming_cli.data.locks import lock
 from taming_cli.errors import TamingError
@@ -87,7 +88,7 @@ class PartsFolder:
     def read_plan(self) -> Any:
         """Return the plan, {} if there is none."""
         try:
-            return json.loads((self.folder / "plan.json").read_text("utf-8"))
+            return parse_json((self.folder / "plan.json").read_text("utf-8"))
         except (FileNotFoundError, ValueError):
             return {}
 

@@ -4,7 +4,6 @@ The name is a counter by default. A given name resumes the run with the same con
 Nothing is overwritten silently.
 """
 
-import json
 import logging
 import os
 import shutil
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from taming_cli.config import former
 from taming_cli.config.fields import to_dict
+from taming_cli.config.parsing import parse_json
 from taming_cli.data.disk import (
     TEMPORARY,
     make_folder,
@@ -360,11 +360,15 @@ def read_settings(folder: Path) -> dict[str, Any]:
     damaged."""
     path = folder / "config.json"
     try:
-        settings = json.loads(path.read_text())
+        settings = parse_json(path.read_text())
     except (OSError, ValueError) as error:
         raise BadFileError(f"{path} cannot be read: {error}") from None
+    types = {"command": str, "inputs": list, "config": dict, "origins": dict}
     complete = isinstance(settings, dict) and {"command", "inputs", "config"} <= set(settings)
-    if not complete or not isinstance(settings["config"], dict):
+    if not complete or not all(isinstance(settings.get(name, of()), of) for name, of in types.items()):
+        raise BadFileError(f"{path} is not a run's config")
+    groups, inputs = settings["config"].values(), settings["inputs"]
+    if not all(isinstance(each, dict) for each in groups) or not all(isinstance(each, str) for each in inputs):
         raise BadFileError(f"{path} is not a run's config")
     origins = former.renamed(settings.get("origins", {}), former.SETTINGS)
     return {**settings, "config": former.renamed_settings(settings["config"]), "origins": origins}

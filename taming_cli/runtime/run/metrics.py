@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from taming_cli.config import former
+from taming_cli.config.parsing import parse_json
 from taming_cli.data.disk import appending, write_atomically
 
 METRICS = "metrics.jsonl"
@@ -40,7 +41,7 @@ def read_metrics(path: Path) -> Log:
     texts = path.read_text(errors="replace").splitlines() if path.is_file() else []
     for number, text in enumerate(texts, start=1):
         try:
-            line = json.loads(text)
+            line = parse_json(text)
         except ValueError:
             damaged += number < len(texts)
             continue

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from taming_cli.config.parsing import parse_json
 from taming_cli.errors import BadFileError
 
 LAYOUT = "taming-sheet"
@@ -80,7 +81,7 @@ def layout_of(sheet: PngFile) -> Layout | None:
         return None
     try:
         with Image.open(sheet.path) as picture:
-            recorded = json.loads(picture.info.get(LAYOUT, "null"))
+            recorded = parse_json(picture.info.get(LAYOUT, "null"))
         layout = Layout(int(recorded["columns"]), int(recorded["count"]), tuple(map(str, recorded["labels"])))
     except (OSError, SyntaxError, ValueError, TypeError, KeyError):  # another PNG, or a damaged one
         return None
