@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,74 @@ def test_a_flipped_byte_in_a_chunk_is_found_by_verify(path: Path, name: str) -> 
     path.write_bytes(content)
     with pytest.raises(BadFileError, match=str(path)):
         verify(path)
+
+
+@pytest.mark.parametrize("name", ["codes", "names", "labels", "label_names", "conditions", "conditions/depth"])
+@pytest.mark.parametrize("kind", ["external", "soft"])
+def test_no_column_is_read_through_a_link(name: str, kind: str, path: Path, tmp_path: Path) -> None:
+    shutil.copy(path, tmp_path / "other.h5")
+    with h5py.File(path, "r+") as file:
+        file.move(name, "elsewhere")
+        file[name] = h5py.SoftLink("/elsewhere") if kind == "soft" else h5py.ExternalLink(tmp_path / "other.h5", name)
+    with pytest.raises(BadFileError, match=rf"tokens\.h5: refused: /{name} is a link"):
+        TokenFile(path)
+
+
+def test_no_value_is_read_from_another_file(path: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"s" * 40 * COUNT)
+    with h5py.File(path, "r+") as file:
+        del file["names"]
+        file.create_dataset("names", (COUNT,), h5py.string_dtype("utf-8", 40), external=[(str(secret), 0, 40 * COUNT)])
+    with pytest.raises(BadFileError, match=r"tokens\.h5: refused: the values of /names are in another file"):
+        TokenFile(path)
+    layout = h5py.VirtualLayout((COUNT,), np.int32)
+    layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "labels", (COUNT,))
+    write_plainly(path, datasets={"labels": None})
+    with h5py.File(path, "r+") as file:
+        file.create_virtual_dataset("labels", layout)
+    with pytest.raises(BadFileError, match=r"tokens\.h5: refused: the values of /labels are in another file"):
+        TokenFile(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype", "chunk"),
+    [
+        ("labels", (2**31,), "i4", 1024),
+        ("labels", (2**60,), "i4", 1024),
+        ("names", (COUNT,), "S268435456", 1),
+        ("label_names", (2**28,), "S64", 1024),
+        ("label_names", (1,), "S1073741824", 1),
+        ("codes", (2**40, 1, 1, 1), "u2", 1024),
+        ("codes", (4, 1, 2**16, 2**16), "u2", 1),
+        ("conditions/depth", (2**40, VIEWS, HEIGHT, WIDTH), "u4", 256),
+    ],
+)
+def test_columns_that_declare_what_they_do_not_hold_are_refused_at_once(
+    name: str, shape: tuple[int, ...], dtype: str, chunk: int, path: Path
+) -> None:
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        chunks = (chunk, *(min(side, 64) for side in shape[1:]))
+        file.create_dataset(name, shape, dtype, chunks=chunks, maxshape=(None, *shape[1:]))
+    with pytest.raises(BadFileError, match=rf"tokens\.h5: damaged: /{name} declares"):
+        TokenFile(path)
+
+
+def test_columns_that_unpack_to_much_more_than_the_file_are_refused_at_once(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        del file["label_names"]
+        labels = file.create_dataset("label_names", (2**24,), "S1", chunks=(2**20,), compression="gzip")
+        for start in range(0, 2**24, 2**20):
+            labels[start : start + 2**20] = np.zeros(2**20, "S1")
+    with pytest.raises(BadFileError, match=r"/label_names has 16777216 rows, more than the file can hold"):
+        TokenFile(path)
+    write_plainly(path)
+    with h5py.File(path, "r+") as file:
+        del file["labels"]
+        file.create_dataset("labels", data=LABELS.astype(np.int32), chunks=(2**25,), maxshape=(None,), compression=1)
+    with pytest.raises(BadFileError, match="/labels has rows, texts or chunks larger than those of any token file"):
+        TokenFile(path)
 
 
 def test_codes_beyond_the_codebook_are_found_when_they_are_read(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ import numpy as np
 from taming_cli.config.parsing import parse_json
 from taming_cli.config.shard import Shard
 from taming_cli.config.size import Frame, Size
+from taming_cli.data.tokens.storage import check_storage
 from taming_cli.data.tokens.text import check_text, read_text, write_text
 from taming_cli.errors import BadFileError
 
@@ -181,6 +182,7 @@ def write_header(file: h5py.File, header: TokenHeader) -> None:
 
 def read_header(file: h5py.File) -> TokenHeader:
     """Read the header and check every dataset against it. Raises `BadFileError` without the file's name."""
+    check_storage(file)
     check_text(file)
     if "format" not in file.attrs or read_text(file.attrs, "format") != FORMAT:
         raise BadFileError(f"not a token file (it has no attribute format = {FORMAT!r})")
