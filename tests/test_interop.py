@@ -23,7 +23,7 @@ from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import BadFileError, UsageError
 from taming_cli.interop.compvis_export import export_checkpoint
 from taming_cli.interop.diffusers import export_folder
-from taming_cli.interop.load import describe, import_file
+from taming_cli.interop.load import describe, import_file, read_yaml
 from taming_cli.interop.names import DIFFUSERS, LLAMAGEN, OLD_DIFFUSERS, from_published, to_published
 from taming_cli.prior.model import prior_file, prior_from
 from taming_cli.prior.networks.gpt import GPT
@@ -74,6 +74,42 @@ def same(model: ModelFile, codec: VQGAN) -> None:
 
 
 # --- the authors' files, through the commands -------------------------------------------------------------------------
+
+
+LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (LAUGHS, "repeats itself"),
+        (LAUGHS + "model: {params: {ddconfig: {ch_mult: *a39}}}", "repeats itself"),
+        ("model: &a [*a]", "repeats itself"),
+        ("[" * 30_000, "recursion"),
+        ("model: 2001-99-99", "month"),
+        ("model: " + "9" * 5000, "4300 digits"),
+        ("a: [" + "x, " * 50_000 + "]", "longer than any config"),
+        ("", "is empty"),
+        ("!!python/object/apply:os.system ['false']", "constructor"),
+    ],
+)
+def test_a_config_that_repeats_or_nests_without_end_is_one_line(text: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(BadFileError, match=rf"c\.yaml.*{reason}"):
+        read_yaml(path)
+    path.write_text("base: &a {x: 1}\nmodel: {<<: *a, y: [*a, *a]}")
+    assert read_yaml(path)["model"] == {"x": 1, "y": [{"x": 1}, {"x": 1}]}
+
+
+@pytest.mark.parametrize(
+    "name", ["encoder.down.0.block.99999999.conv1.weight", f"encoder.down.{'9' * 5000}.block.0.conv1.weight"]
+)
+def test_names_that_claim_many_layers_build_none(name: str, tmp_path: Path) -> None:
+    tensors = dict(load_file(GOLDEN / "vqgan.safetensors"))
+    torch.save({"state_dict": {**tensors, name: torch.zeros(32, 32, 3, 3)}}, tmp_path / "c.ckpt")
+    with pytest.raises(BadFileError, match=r"c\.ckpt"):
+        import_file(tmp_path / "c.ckpt")
 
 
 def test_a_published_codec_makes_the_golden_codes_and_pictures(

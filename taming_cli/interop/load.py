@@ -23,6 +23,8 @@ from taming_cli.runtime.stored import Stored
 PRIOR = "transformer.tok_emb.weight"
 STATES = ("state_dict", "ema", "model", "module", "params")
 """The keys under which trainers save the weights, in order of preference."""
+_LONGEST_YAML, _MOST_VALUES = 2**16, 10_000
+"""Bytes and values of the largest config."""
 _DEPTH = 3
 """The depth to which these keys may be nested."""
 
@@ -109,14 +111,45 @@ def describe(path: Path, config: Path | None = None) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> Mapping[str, Any]:
-    """Read a yaml file as nested plain containers. BadFileError if it is not a mapping."""
+    """Read a yaml file as nested plain containers. BadFileError if it is not a mapping, or longer than any config, as
+    such or with its references replaced by what they refer to."""
     try:
-        value = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        with path.open("rb") as stream:
+            text = stream.read(_LONGEST_YAML + 1)
+        if len(text) > _LONGEST_YAML:
+            raise BadFileError(f"{path} is longer than any config, {_LONGEST_YAML} bytes")
+        value = _parse_yaml(text)
+    except BadFileError:
+        raise
+    except Exception as error:  # yaml raises many kinds, such as ValueError for a date in month 99
         raise BadFileError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(value, Mapping):
         raise BadFileError(f"{path} is not the config of a model")
     return value
+
+
+def _parse_yaml(text: bytes) -> Any:
+    """`yaml.safe_load`, with a ValueError for references that repeat more values than any config has."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None or _values_in(node, {}) > _MOST_VALUES:
+            raise ValueError("it is empty" if node is None else "it repeats itself too often")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _values_in(node: Any, known: dict[int, float]) -> float:
+    """The number of values below a node, each reference counted as what it refers to; infinite if that is itself."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = math.inf  # while it is being counted
+        pairs = isinstance(node, yaml.MappingNode)
+        below = [each for pair in node.value for each in pair] if pairs else node.value
+        known[id(node)] = 1 + sum(_values_in(each, known) for each in below)
+    return known[id(node)]
 
 
 def _open(path: Path) -> tuple[dict[str, Stored], dict[str, Any]]:

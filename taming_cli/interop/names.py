@@ -111,5 +111,5 @@ def _levels(names: Sequence[str], rules: Rules, side: int) -> int:
 
 @cache
 def _pattern(text: str) -> re.Pattern[str]:
-    text = re.escape(text).replace(r"\{\-i\}", r"(?P<i>\d+)").replace(r"\{i\}", r"(?P<i>\d+)")
-    return re.compile(text.replace(r"\{j\}", r"(?P<j>\d+)"))
+    text = re.escape(text).replace(r"\{\-i\}", r"(?P<i>\d{1,9})").replace(r"\{i\}", r"(?P<i>\d{1,9})")
+    return re.compile(text.replace(r"\{j\}", r"(?P<j>\d{1,9})"))

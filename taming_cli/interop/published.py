@@ -33,9 +33,9 @@ class CodecParts(NamedTuple):
 
 
 def count(names: Iterable[str], pattern: str) -> int:
-    """One more than the largest number that `pattern` captures at the start of a name; 0 without a match."""
-    numbers = [int(match[1]) for name in names if (match := re.match(pattern, name))]
-    return max(numbers, default=-1) + 1
+    """How many numbers `pattern` captures at the start of names. Names count from 0, so that this is the largest plus
+    one, except for names that claim more than the file holds."""
+    return len({match[1] for name in names if (match := re.match(pattern, name))})
 
 
 def codec_config(tensors: Mapping[str, Stored], where: str, **known: Any) -> CodecConfig:
