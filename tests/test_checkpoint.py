@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +15,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from taming_cli.codec.vqgan import VQGAN, codec_file
 from taming_cli.data.disk import write_atomically
-from taming_cli.errors import BadFileError, NonFiniteLossError
+from taming_cli.errors import BadFileError, NonFiniteLossError, UsageError
+from taming_cli.interop import pickles
 from taming_cli.runtime.checkpoint import (
     FORMAT_VERSION,
+    LONGEST_HEADER,
     ModelFile,
     load_model,
     load_trainer,
@@ -24,7 +29,9 @@ from taming_cli.runtime.checkpoint import (
     save_model,
     save_trainer,
     tensors_sha256,
+    write_safetensors,
 )
+from tests.toys import FLAT, toy_codec
 
 MODEL = ModelFile(
     format="taming-codec",
@@ -169,6 +176,57 @@ def test_a_trainer_file_with_a_flipped_bit_is_refused_or_read_as_it_was(tmp_path
         except BadFileError:
             refused += 1
     assert refused > 4000 // 37, "all of the values are protected"
+
+
+def test_a_compressed_trainer_file_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(2**20)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for member in plain.namelist():
+            packed.writestr(member, plain.read(member))
+    with pytest.raises(BadFileError, match=r"packed\.pt.*compressed"):
+        load_trainer(tmp_path / "packed.pt")
+
+
+@pytest.mark.parametrize("claimed", [LONGEST_HEADER + 1, 10**9, 2**63])
+def test_a_header_longer_than_that_of_any_model_is_refused(claimed: int, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(claimed.to_bytes(8, "little") + b'{"__metadata__":{"format":"taming-codec"}}')
+    for read in (read_header, load_model, pickles.read):
+        with pytest.raises(BadFileError, match=rf"m\.safetensors.* {claimed} bytes"):
+            read(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000 + "]" * 100_000, "[]", "null", "5", '{"codec": 3}', "9" * 5000])
+@pytest.mark.parametrize("part", ["config", "about"])
+def test_metadata_of_any_other_form_is_one_line(part: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    metadata = {"format": "taming-codec", "format_version": "1", "config": "{}", "about": "{}", part: text}
+    write_safetensors(path, {"a": torch.zeros(1)}, metadata)
+    if (part, text) != ("about", '{"codec": 3}'):
+        with pytest.raises(BadFileError, match=r"m\.safetensors has damaged metadata"):
+            read_header(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ch", 2**16 - 2),
+        ("num_res_blocks", 10**8),
+        ("ch_mult", [1] * 10**5),
+        ("codebook_size", 2**60),
+        ("z_channels", 0),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused_before_it_is_built(name: str, value: Any, tmp_path: Path) -> None:
+    codec = codec_file(toy_codec(FLAT), {})
+    save_model(tmp_path / "m.safetensors", replace(codec, config={"codec": {**codec.config["codec"], name: value}}))
+    began = time.process_time()
+    with pytest.raises((BadFileError, UsageError), match=r"m\.safetensors"):
+        VQGAN.load(tmp_path / "m.safetensors")
+    assert time.process_time() - began < 2
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

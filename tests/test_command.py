@@ -13,8 +13,10 @@ from taming_cli.cli.console import Output
 from taming_cli.cli.help import HelpGroup
 from taming_cli.cli.settings import Settings
 from taming_cli.config.evaluate import KernelConfig
+from taming_cli.config.resolve import Layer
 from taming_cli.config.sampling import DecodingConfig
 from taming_cli.errors import UsageError
+from taming_cli.runtime.run.folder import RESUMED
 from tests.test_cli import COMMANDS
 
 CALLS: list[dict[str, Any]] = []
@@ -86,8 +88,10 @@ def test_a_command_may_resolve_its_settings_itself() -> None:
     settings = CALLS[0]["settings"]
     assert (settings.flags["top_k"], settings.flags["top_p"], settings.preset) == ("4", None, "tiny")
     with pytest.raises(UsageError, match="resumed run keeps its settings"):
-        settings.resolve(DecodingConfig, recorded={})
-    resumed = Settings(command="train-prior", flags=settings.flags).resolve(DecodingConfig, recorded={"min_p": 0.5})
+        settings.resolve(DecodingConfig, recorded=Layer(RESUMED, {}))
+    resumed = Settings(command="train-prior", flags=settings.flags).resolve(
+        DecodingConfig, recorded=Layer(RESUMED, {"min_p": 0.5})
+    )
     assert (resumed.configs[0].min_p, resumed.configs[0].top_k) == (0.5, 4)
 
 

@@ -14,7 +14,7 @@ from taming_cli.codec.vqvae2 import LevelEncoder, TwoLevelQuantizer, VQVAE2Decod
 from taming_cli.config.codec import CodecConfig
 from taming_cli.config.fields import from_dict, to_dict
 from taming_cli.config.levels import TOP_CONDITION, Level
-from taming_cli.runtime.checkpoint import ModelFile, fill, load_model, tensors_sha256
+from taming_cli.runtime.checkpoint import ModelFile, building, fill, load_model, tensors_sha256
 from taming_cli.runtime.fp32 import ieee
 from taming_cli.runtime.model_files import named
 from taming_cli.runtime.stored import Stored
@@ -202,7 +202,7 @@ def codec_from(model: ModelFile, where: str, part: str = "codec") -> VQGAN:
         kind = part.removeprefix("condition.")
         values, facts = model.config["conditions"][kind], model.about.get("conditions", {}).get(kind, {})
     config = from_dict(CodecConfig, values, where)
-    with torch.device("meta"):
+    with building(where):
         codec = VQGAN(config)
     if facts.get("encoder_only"):
         for name, _ in list(codec.named_children()):

@@ -10,6 +10,8 @@ from taming_cli.config.ramp import Ramp
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 
+_MOST_LEVELS = 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class CodecConfig:
@@ -23,11 +25,11 @@ class CodecConfig:
         "reconstruction loss, the likelihood of the pixels; vq-vae-2: two levels of codes, f4 and f8; palette: none, "
         "each code is a colour, found by k-means.",
     )
-    ch: int = option(32, "Channels at full resolution; a multiple of --norm-groups.", low=1)
+    ch: int = option(32, "Channels at full resolution; a multiple of --norm-groups.", low=1, high=2**16)
     ch_mult: tuple[int, ...] = option(
-        (1, 1, 2, 4), "Channel multiplier of each level; n levels downsample by f = 2^(n-1).", low=1
+        (1, 1, 2, 4), "Channel multiplier of each level; n levels downsample by f = 2^(n-1).", low=1, high=2**10
     )
-    num_res_blocks: int = option(1, "Residual blocks per level; the decoder has one more.", low=1)
+    num_res_blocks: int = option(1, "Residual blocks per level; the decoder has one more.", low=1, high=2**10)
     n_res_channel: int = option(
         32, "With --network vq-vae-2: channels between the two convolutions of a residual block.", low=1
     )
@@ -39,13 +41,13 @@ class CodecConfig:
     attn_resolutions: tuple[int, ...] = option(
         (16,), "Nominal sizes of the levels with attention: --resolution divided by 1, 2, 4 and so on.", low=1
     )
-    z_channels: int = option(64, "Channels between encoder and quantizer.", low=1)
+    z_channels: int = option(64, "Channels between encoder and quantizer.", low=1, high=2**16)
     resolution: int = option(128, "Nominal side of a picture, which determines the levels with attention.", low=1)
-    in_channels: int = option(3, "Channels of the encoder's input.", low=1, hidden=True)
-    out_ch: int = option(3, "Channels of the decoder's output.", low=1, hidden=True)
+    in_channels: int = option(3, "Channels of the encoder's input.", low=1, high=2**17, hidden=True)
+    out_ch: int = option(3, "Channels of the decoder's output.", low=1, high=2**17, hidden=True)
     dropout: float = option(0.0, "Dropout in the residual blocks.", low=0, high=0.9)
     codebook_size: int = option(1024, "Number of codebook entries, K.", low=2, high=2**24)
-    codebook_dim: int = option(8, "Dimension of each codebook entry, D.", low=1)
+    codebook_dim: int = option(8, "Dimension of each codebook entry, D.", low=1, high=2**16)
     codebook: Literal["nearest", "gumbel"] = option(
         "nearest", "nearest: a code is the nearest entry; gumbel: it is the largest of K logits."
     )
@@ -53,8 +55,9 @@ class CodecConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        if not self.ch_mult:
-            raise UsageError("ch_mult is empty; give one channel multiplier per level, like 1,1,2,4")
+        if not 1 <= len(self.ch_mult) <= _MOST_LEVELS:
+            has = f"has {len(self.ch_mult)} levels; at most {_MOST_LEVELS} are possible" if self.ch_mult else "is empty"
+            raise UsageError(f"ch_mult {has}; give one channel multiplier per level, like 1,1,2,4")
         if self.network == "dvae":
             self._check_dvae()
         elif self.network == "vq-vae-2":

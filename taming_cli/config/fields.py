@@ -214,15 +214,12 @@ def _plain(value: Any) -> Any:
 def from_dict(config: type[Config], values: Mapping[str, Any], where: str) -> Config:
     """The inverse of `to_dict`. UsageError for an unknown key (with the nearest valid one) or a bad value."""
     known = kinds(config)
-    arguments = {}
-    for name, value in values.items():
-        if name not in known:
-            raise UsageError(f"{where}: unknown key {name!r}; {one_of(known, name)}")
-        arguments[name] = revive(config, name, value, where)
+    if (unknown := next((name for name in values if name not in known), None)) is not None:
+        raise UsageError(f"{where}: unknown key {unknown!r}; {one_of(known, unknown)}")
     try:
-        return config(**arguments)
+        return config(**{name: revive(config, name, value, where) for name, value in values.items()})
     except UsageError as error:
-        raise UsageError(f"{where}: {error}") from None
+        raise UsageError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
 
 
 def revive(config: type, name: str, value: Any, where: str) -> Any:

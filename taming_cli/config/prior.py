@@ -48,9 +48,9 @@ class PriorConfig:
         "single",
         "With a codec of two levels of codes, the one to model: top, or bottom, which follows from the top one.",
     )
-    n_layer: int = option(4, "Transformer blocks, or blocks of --arch pixelsnail.", low=1)
+    n_layer: int = option(4, "Transformer blocks, or blocks of --arch pixelsnail.", low=1, high=2**10)
     n_head: int = option(4, "Attention heads.", low=1)
-    n_embd: int = option(256, "Width of the network; a multiple of --n-head.", low=1)
+    n_embd: int = option(256, "Width of the network; a multiple of --n-head.", low=1, high=2**17)
     window: Size = option(
         Size(16, 16),
         "Context of the prior, in cells; reduced to the grid of the token files where that is smaller.",
@@ -67,15 +67,19 @@ class PriorConfig:
         low=0,
         hidden=True,
     )
-    res_blocks: int = option(4, "With --arch pixelsnail: causal residual blocks before each attention.", low=1)
+    res_blocks: int = option(
+        4, "With --arch pixelsnail: causal residual blocks before each attention.", low=1, high=2**10
+    )
     kernel: int = option(5, "With --arch pixelsnail: side of the causal kernels, an odd number.", low=3)
     res_width: int = option(
         0, "With --arch pixelsnail: channels within residual blocks; 0: --n-embd.", low=0, hidden=True
     )
     attention: bool = option(True, "With --arch pixelsnail: whether blocks have attention.", hidden=True)
-    out_blocks: int = option(0, "With --arch pixelsnail: residual blocks before the head.", low=0, hidden=True)
+    out_blocks: int = option(
+        0, "With --arch pixelsnail: residual blocks before the head.", low=0, high=2**10, hidden=True
+    )
     map_blocks: int = option(
-        3, "With --arch pixelsnail: residual blocks that read a condition grid.", low=0, hidden=True
+        3, "With --arch pixelsnail: residual blocks that read a condition grid.", low=0, high=2**10, hidden=True
     )
     map_width: int = option(
         0, "With --arch pixelsnail: channels of what is read of the conditions; 0: --n-embd.", low=0, hidden=True

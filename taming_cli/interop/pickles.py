@@ -19,7 +19,7 @@ from torch import Tensor
 
 from taming_cli.errors import BadFileError
 from taming_cli.interop.unpickler import DamagedError, Storage, unpickle
-from taming_cli.runtime.checkpoint import SAFETENSORS
+from taming_cli.runtime.checkpoint import SAFETENSORS, check_header
 from taming_cli.runtime.stored import Stored
 
 OLD_MAGIC, OLD_VERSION = 0x1950A86A20F9469CFC6C, 1001
@@ -38,6 +38,7 @@ def read(path: Path) -> Any:
         with path.open("rb") as stream:
             start = stream.read(512)
         if path.suffix == ".safetensors":
+            check_header(path)
             return _read_safetensors(path)
         if start.startswith(b"PK"):
             return _read_zip(path)

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from taming_cli.config.fields import to_dict
@@ -12,7 +11,7 @@ from taming_cli.config.prior import PriorConfig, recorded_prior
 from taming_cli.prior.networks.any_order import AnyOrder
 from taming_cli.prior.networks.gpt import GPT
 from taming_cli.prior.networks.pixelsnail import PixelSNAIL
-from taming_cli.runtime.checkpoint import ModelFile, fill
+from taming_cli.runtime.checkpoint import ModelFile, building, fill
 from taming_cli.runtime.finite import MARK, marked
 
 Network = GPT | AnyOrder | PixelSNAIL
@@ -80,7 +79,7 @@ CONTENT = (
 
 def prior_from(model: ModelFile, where: str, *, dropout: float = 0.0) -> Network:
     """The network of a prior's model file, frozen and in eval mode on the CPU. BadFileError names `where`."""
-    with torch.device("meta"):
+    with building(where):
         gpt = new_network(recorded_prior(model.config["prior"], where), dropout=dropout)
     fill(gpt, model, "prior.", where, "prior")
     if isinstance(gpt, GPT | PixelSNAIL):

@@ -10,7 +10,8 @@ import logging
 import math
 import shlex
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from taming_cli.config.parsing import parse_json
 from taming_cli.data.disk import write_atomically, write_stream
 from taming_cli.errors import BadFileError, NonFiniteLossError
 from taming_cli.runtime.finite import marked, named_tensors, non_finite, refuse, refuse_tensors
@@ -28,6 +30,10 @@ from taming_cli.runtime.stored import Stored
 _log = logging.getLogger(__name__)
 Network = TypeVar("Network", bound=nn.Module)
 FORMAT_VERSION = 1
+LONGEST_HEADER = 2**25
+"""Bytes of the longest header of a safetensors file that is read, enough for 200,000 tensors."""
+_PARTS = {"taming-codec": ("codec",), "taming-prior": ("codec", "prior")}
+"""The parts of the config of each format."""
 SAFETENSORS = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -156,11 +162,24 @@ def fill(network: Network, model: ModelFile, prefix: str, where: str, noun: str)
     return network.eval().requires_grad_(False)
 
 
+@contextmanager
+def building(where: str) -> Iterator[None]:
+    """A context in which a network is built on torch's meta device as a file describes it. BadFileError for sizes that
+    torch cannot represent."""
+    try:
+        with torch.device("meta"):
+            yield
+    except (RuntimeError, OverflowError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadFileError(f"{where} describes a network that cannot be built: {reason}") from None
+
+
 def _read(path: Path, *, with_tensors: bool) -> ModelFile:
     if not path.exists():
         raise BadFileError(f"model file {path} does not exist")
     if problem := mistaken(path):
         raise BadFileError(problem)
+    check_header(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -171,14 +190,29 @@ def _read(path: Path, *, with_tensors: bool) -> ModelFile:
         raise BadFileError(f"{path} was not written by taming; import it first: {_import_of(path)}")
     try:
         version = int(metadata["format_version"])
-        config, about = json.loads(metadata["config"]), json.loads(metadata["about"])
-    except (KeyError, ValueError):
+        config, about = parse_json(metadata["config"]), parse_json(metadata["about"])
+        parts = [config.get(name, {}) for name in _PARTS.get(metadata["format"], ())]
+    except (KeyError, ValueError, AttributeError):
         raise BadFileError(f"{path} has damaged metadata") from None
+    if not all(isinstance(each, dict) for each in (config, about, *parts)):
+        raise BadFileError(f"{path} has damaged metadata")
     if version > FORMAT_VERSION:
         raise BadFileError(
             f"{path} has format version {version}, and this program reads up to {FORMAT_VERSION}; update taming"
         )
     return ModelFile(format=metadata["format"], config=config, about=about, tensors=tensors)
+
+
+def check_header(path: Path) -> None:
+    """Raise BadFileError for a safetensors file whose header is longer than any model needs: parsing it would take much
+    time and memory."""
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+    if length > LONGEST_HEADER:
+        raise BadFileError(
+            f"{path} is not a readable safetensors file: its header has {length} bytes; headers of at most "
+            f"{LONGEST_HEADER} are read"
+        )
 
 
 _ZIP, _PICKLE, _HDF5 = b"PK\x03\x04", b"\x80", b"\x89HDF\r\n"
@@ -239,10 +273,7 @@ def load_trainer(path: Path) -> dict[str, Any]:
     """Load a trainer file, with its tensors on the CPU; it is read with `weights_only=True`. BadFileError where it is
     damaged, and where a tensor in it is not finite."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch ignores the checksums
-        if damaged is not None:
-            raise BadFileError(f"its member {damaged} is damaged")
+        _check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile and torch's unpickler raise many kinds of error for damaged bytes
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -255,6 +286,20 @@ def load_trainer(path: Path) -> dict[str, Any]:
         "the training cannot be resumed from it; start a new run from an intact model file, with --init",
     )
     return state
+
+
+def _check_archive(path: Path) -> None:
+    """Raise an error if a member of a trainer file is damaged, since torch ignores the checksums, or compressed, which
+    torch.save never does: a small file could unpack to any size."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise BadFileError("its members are compressed")
+        if sum(member.file_size for member in members) > path.stat().st_size:
+            raise BadFileError("its members overlap, or are larger than the file")
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise BadFileError(f"its member {damaged} is damaged")
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor | Stored], config: Mapping[str, Any]) -> str:
