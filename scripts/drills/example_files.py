@@ -56,12 +56,13 @@ def tokens(material: Material) -> list[Example]:
     rich = material.tokens.with_name("rich.h5")
     _write(_job(rich))
     return [
-        example(each, _content, at=each.with_name(f"damaged-{each.stem}-N.h5"), exact=True)
+        example(each, content_of, at=each.with_name(f"damaged-{each.stem}-N.h5"), exact=True)
         for each in (material.tokens, rich)
     ]
 
 
-def _content(path: Path) -> Any:
+def content_of(path: Path) -> Any:
+    """Verify a token file, and read all of it."""
     command("tokens", "verify", path, "-q")
     return _columns(path)
 

@@ -44,16 +44,9 @@ def example(path: Path, read: Callable[[Path], Any], *, at: Path | None = None, 
 def command(*arguments: object) -> str:
     """Run a command in this process -> its output on stdout.
 
-    RefusedError for an error of one line, AssertionError for any other."""
-    from taming_cli.cli.app import main
-
-    out, err = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
-    try:
-        code = main([*map(str, arguments)])
-        printed, errors = sys.stdout.getvalue(), sys.stderr.getvalue()
-    finally:
-        sys.stdout, sys.stderr = out, err
+    RefusedError for an error of one line, AssertionError for any other.
+    """
+    code, printed, errors = captured(*arguments)
     if code in (0, 3):
         return printed
     lines = errors.splitlines()
@@ -61,6 +54,27 @@ def command(*arguments: object) -> str:
     if not sound or any(not each.isprintable() for each in lines):
         raise AssertionError(f"exit code {code}, stderr {errors[-400:]!r}")
     raise RefusedError(lines[-1])
+
+
+class Captured(NamedTuple):
+    """What a command ended with: its exit code, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+def captured(*arguments: object) -> Captured:
+    """Run a command in this process."""
+    from taming_cli.cli.app import main
+
+    out, err = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
+    try:
+        code = main([*map(str, arguments)])
+        return Captured(code, sys.stdout.getvalue(), sys.stderr.getvalue())
+    finally:
+        sys.stdout, sys.stderr = out, err
 
 
 def fingerprint(value: object) -> str:

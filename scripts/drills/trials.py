@@ -19,12 +19,14 @@ LEAK = 256 * MIB
 """Bytes that a process may keep from its trials; then another one takes over."""
 SPARE = 2048 * MIB
 """Address space beyond the limit of memory; a larger claim fails in the process, not on the machine."""
+HANG = 10.0
+"""Seconds after which a process that does not end its trial is killed."""
 START = 60.0
 """Seconds for a process to start, with its first read of the intact files."""
 
 
 class Limits(NamedTuple):
-    """Seconds for a trial, and bytes that it may use at most beyond the intact read."""
+    """Seconds of computing for a trial, and bytes that it may use at most beyond the intact read."""
 
     seconds: float
     memory: int
@@ -82,7 +84,7 @@ def _in_process(
                 yield ended
             elif ended.loss:
                 raise RuntimeError(f"the trials cannot begin: {ended.loss}")
-            patience = limits.seconds
+            patience = max(limits.seconds, HANG)
     _, status = os.waitpid(process, 0)
     code = os.waitstatus_to_exitcode(status)
     if death or code:
@@ -124,12 +126,12 @@ def _be_process(
 def _measured(attempt: Callable[[int], str], number: int, noise: IO[bytes]) -> Ended:
     """Time and peak of memory of a trial."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before, began, quiet = _status("VmRSS"), time.monotonic(), os.fstat(noise.fileno()).st_size
+    before, began, quiet = _status("VmRSS"), time.process_time(), os.fstat(noise.fileno()).st_size
     try:
         loss = attempt(number)
     except BaseException as error:
         loss = f"{type(error).__name__}: {' '.join(str(error).split())[:200]} ({place(error.__traceback__)})"
-    seconds = time.monotonic() - began
+    seconds = time.process_time() - began
     sys.stderr.flush()
     printed = os.pread(noise.fileno(), MIB, quiet).decode(errors="replace")
     if not loss and ("Traceback" in printed or not printed.replace("\n", "").isprintable()):
