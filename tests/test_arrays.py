@@ -42,6 +42,19 @@ def test_damaged_arrays_are_refused_by_name_or_read_as_they_were(save, tmp_path:
     assert all(str(path) in line for line in refused)
 
 
+def test_the_checksum_is_verified_even_where_the_directory_declares_more_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, PICTURES)
+    data = bytearray(path.read_bytes())
+    data[300] ^= 1
+    place = data.rindex(b"PK\1\2") + 20  # compressed and uncompressed size
+    size = int.from_bytes(data[place : place + 4], "little") + 1000
+    data[place : place + 8] = size.to_bytes(4, "little") * 2
+    path.write_bytes(data)
+    with pytest.raises(BadFileError, match=r"a\.npz"):
+        list(read_pictures(path))
+
+
 def test_every_feature_of_zip_that_is_not_supported_is_one_line(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", PICTURES)
     data = (tmp_path / "a.npz").read_bytes()

@@ -59,6 +59,8 @@ def read_pictures(path: Path) -> Iterator[Picture]:
             data = stream.read(each)
             if len(data) < each:
                 raise BadFileError(f"{path}: ends within picture {number} of {shape[0]}; write it again")
+            if number == shape[0] - 1:
+                _check_end(stream)
             yield np.frombuffer(data, np.uint8).reshape(shape[1:])
 
 
@@ -73,7 +75,14 @@ def read_floats(path: Path, member: str, ndim: int, longest: int) -> npt.NDArray
                 f"{longest} are expected"
             )
         data = stream.read(math.prod(shape) * dtype.itemsize)
+        _check_end(stream)
         return np.frombuffer(data, dtype).reshape(shape, order="F" if by_columns else "C")
+
+
+def _check_end(stream: IO[bytes]) -> None:
+    """Raise an error unless a member is read to its end, where zipfile verifies its checksum."""
+    if stream.read(1):
+        raise ValueError("it holds more values than its header declares")
 
 
 def origin_of(path: Path) -> str | None:
