@@ -296,6 +296,16 @@ def test_maps_obey_the_same_setting(monkeypatch: pytest.MonkeyPatch):
         assert read_map(grey, "x").size == (40, 24)
 
 
+def test_an_animation_larger_than_webp_allows_is_refused():
+    stream = io.BytesIO()
+    frames = [Image.new("RGB", (24, 24), colour) for colour in ("red", "blue")]
+    frames[0].save(stream, "WEBP", save_all=True, append_images=frames[1:])
+    data = bytearray(stream.getvalue())
+    data[29] |= 0x40  # 24 x 4,194,328 pixels, fewer than the limit
+    with pytest.raises(BadImageError, match=r"x\.webp: damaged: it declares 24 x 4194328 pixels"):
+        read_rgb(bytes(data), "x.webp")
+
+
 @pytest.mark.parametrize("said", ["0", "-5", "many", "1e9"])
 def test_a_faulty_limit_is_refused_by_its_name(said: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TAMING_MAX_PIXELS", said)

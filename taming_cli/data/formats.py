@@ -62,6 +62,7 @@ _SIGNATURES = (
     (re.compile(rb"(\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n)"), "JPEG XL"),
 )
 _FAR = 64 * 1024
+_WEBP_SIDE = 16383
 _ISPE = re.compile(rb"ispe\0{4}(.{8})", re.DOTALL)  # ISO/IEC 23008-12, 6.5.3: width and height of an image item
 
 
@@ -144,6 +145,8 @@ def open_picture(data: bytes) -> ImageFile:
         raise BadImageError(f"{kind}, which cannot be read here: {remedy}")
     image = _open_heif(data) if kind == "HEIF" else _open(_Sips(data))
     check_pixels(image.size)
+    if image.format == "WEBP" and max(image.size) > _WEBP_SIDE:  # of an animation; its pictures cannot be as large
+        raise BadImageError(f"damaged: it declares {image.width} x {image.height} pixels; WebP ends at {_WEBP_SIDE}")
     return image
 
 
