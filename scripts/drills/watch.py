@@ -1,0 +1,89 @@
+"""Watches a command from outside: its memory, open files and threads, while its work goes on."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+EVERY = 0.2
+"""Seconds between two looks."""
+MIB = 2**20
+
+
+class Look(NamedTuple):
+    """What a command and its processes have at a time, in seconds: work done, bytes of memory, open files, threads."""
+
+    time: float
+    done: float
+    memory: int
+    files: int
+    threads: int
+
+
+class Stretch(NamedTuple):
+    """A tenth of the work: the median of its memory, the most open files and threads, and its seconds."""
+
+    memory: float
+    files: int
+    threads: int
+    seconds: float
+
+
+def watched(arguments: Sequence[object], done: Callable[[], float], log: Path) -> list[Look]:
+    """Run a command of the tool to its end; `done` is how much of its work is done."""
+    looks: list[Look] = []
+    command = [sys.executable, "-m", "taming_cli", *map(str, arguments)]
+    with log.open("wb") as stream, subprocess.Popen(command, stdout=stream, stderr=stream) as process:
+        while process.poll() is None:
+            if (look := _look(process.pid, done())) is not None:
+                looks.append(look)
+            time.sleep(EVERY)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}: {log.read_text()[-500:]}")
+    return looks
+
+
+def stretch(looks: Sequence[Look], start: float, stop: float) -> Stretch:
+    """The looks while the work done was from `start` to `stop`."""
+    within = [look for look in looks if start <= look.done <= stop] or list(looks[-1:])
+    working = [look for look in within if look.done < stop] or within  # without what follows the work, such as a merge
+    seconds = _time_of(looks, stop) - _time_of(looks, start)
+    return Stretch(
+        median(look.memory for look in within),
+        max(look.files for look in working),
+        max(look.threads for look in working),
+        seconds,
+    )
+
+
+def _time_of(looks: Sequence[Look], done: float) -> float:
+    """When so much was done, between the looks before and after."""
+    after = next((number for number, look in enumerate(looks) if look.done >= done), len(looks) - 1)
+    last = looks[after]
+    first = next((look for look in reversed(looks[:after]) if look.done < last.done), last)
+    # Work is seen in steps: the look before the last change is the beginning of this one.
+    share = (done - first.done) / (last.done - first.done) if last.done > first.done else 1.0
+    return first.time + min(1.0, share) * (last.time - first.time)
+
+
+def _look(process: int, done: float) -> Look | None:
+    """A look at a process and those below it; None if it ended meanwhile."""
+    memory = files = threads = 0
+    try:
+        for each in _family(process):
+            status = dict(line.split(":", 1) for line in Path(f"/proc/{each}/status").read_text().splitlines())
+            memory += int(status["VmRSS"].split()[0]) * 1024
+            threads += int(status["Threads"])
+            files += sum(1 for _ in Path(f"/proc/{each}/fd").iterdir())
+    except (OSError, KeyError):
+        return None
+    return Look(time.monotonic(), done, memory, files, threads)
+
+
+def _family(process: int) -> list[int]:
+    """A process and those below it."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [process, *(member for child in children for member in _family(int(child)))]
