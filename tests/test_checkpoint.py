@@ -64,6 +64,39 @@ def test_the_metadata_follows_the_format_and_any_program_can_read_it(tmp_path: P
     assert json.loads(metadata["config"]) == MODEL.config
 
 
+def test_a_model_file_with_a_flipped_bit_is_refused_or_read_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_model(path, MODEL)
+    data = path.read_bytes()
+    values = len(data) - sum(each.numel() * each.element_size() for each in MODEL.tensors.values())
+    for place in range(len(data)):
+        changed = bytearray(data)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        try:
+            found = load_model(path)
+        except BadFileError as error:
+            assert "m.safetensors" in str(error)  # noqa: PT017 - at nearly every place
+        else:
+            assert place < values, place
+            assert (found.config, found.about) == (MODEL.config, MODEL.about), place
+            assert all(torch.equal(found.tensors[name], tensor) for name, tensor in MODEL.tensors.items()), place
+    path.write_bytes(data)
+    assert load_model(path).about == MODEL.about
+
+
+def test_a_model_file_of_a_version_without_checksums_is_read(tmp_path: Path) -> None:
+    save_model(tmp_path / "m.safetensors", MODEL)
+    with safe_open(tmp_path / "m.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    tensors = {name: tensor.contiguous() for name, tensor in MODEL.tensors.items()}
+    save_file(tensors, tmp_path / "same.safetensors", metadata)  # as another program would copy it
+    assert load_model(tmp_path / "same.safetensors").about == MODEL.about
+    del metadata["checksum"]
+    save_file({**tensors, "a": torch.tensor([5, 6])}, tmp_path / "old.safetensors", metadata)
+    assert load_model(tmp_path / "old.safetensors").tensors["a"].tolist() == [5, 6]
+
+
 def test_a_header_is_read_without_the_tensors(tmp_path: Path) -> None:
     save_model(tmp_path / "m.safetensors", MODEL)
     header = read_header(tmp_path / "m.safetensors")

@@ -10,6 +10,7 @@ import logging
 import math
 import shlex
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ from taming_cli.runtime.stored import Stored
 _log = logging.getLogger(__name__)
 Network = TypeVar("Network", bound=nn.Module)
 FORMAT_VERSION = 1
+CHECKSUM = "checksum"
+"""The entry of a model file's metadata with the CRC-32 of the other entries and of all tensors."""
 LONGEST_HEADER = 2**25
 """Bytes of the longest header of a safetensors file that is read, enough for 200,000 tensors."""
 _PARTS = {"taming-codec": ("codec",), "taming-prior": ("codec", "prior")}
@@ -67,6 +70,7 @@ def save_model(path: Path, model: ModelFile, tensors: Mapping[str, Tensor | Stor
         "format_version": str(FORMAT_VERSION),
         "config": json.dumps(model.config),
         "about": json.dumps(model.about),
+        CHECKSUM: "0" * 8,
     }
     chosen = tensors or model.tensors
     size = sum(each.dtype.itemsize * math.prod(each.shape) for each in chosen.values())
@@ -75,12 +79,13 @@ def save_model(path: Path, model: ModelFile, tensors: Mapping[str, Tensor | Stor
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor | Stored], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file tensor by tensor; the library's own writer first copies all of them.
+    """Write a safetensors file tensor by tensor; the library's own writer first copies all of them. If the metadata has
+    an entry CHECKSUM, of eight zeros, it becomes the checksum of everything else.
 
     The format: the length of the header (8 bytes, little-endian), the header (JSON, padded with spaces), then the
     values of each tensor at the offsets in the header.
     """
-    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))  # keeps all aligned
+    order = _order(tensors)
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
     for name in order:
@@ -92,11 +97,48 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor | Stored], metada
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    checksum = _checksum_of(metadata)
     with path.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little"))
         stream.write(text)
         for name in order:
-            stream.write(_bytes(tensors[name]))
+            values = _bytes(tensors[name])
+            checksum = _add(checksum, name, tensors[name], values)
+            stream.write(values)
+        if CHECKSUM in metadata:
+            before, digits = f'"{CHECKSUM}":"'.encode(), f"{checksum:08x}".encode()
+            stream.seek(8 + text.index(before) + len(before))
+            stream.write(digits)
+
+
+def _order(tensors: Mapping[str, Tensor | Stored]) -> list[str]:
+    """The names of tensors in the order of their values in a file, which keeps all aligned."""
+    return sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+
+
+def _checksum_of(metadata: Mapping[str, str]) -> int:
+    """The CRC-32 of metadata, whose order safetensors does not keep."""
+    others = sorted((name, text) for name, text in metadata.items() if name != CHECKSUM)
+    return zlib.crc32(json.dumps(others).encode())
+
+
+def _add(checksum: int, name: str, tensor: Tensor | Stored, values: memoryview) -> int:
+    """The CRC-32 of what came before, and of a tensor."""
+    return zlib.crc32(values, zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), checksum))
+
+
+def _verify(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+    """Raise BadFileError unless a model file is as it was written. Earlier versions wrote no checksum."""
+    if CHECKSUM not in metadata:
+        return
+    checksum = _checksum_of(metadata)
+    for name in _order(tensors):
+        checksum = _add(checksum, name, tensors[name], _bytes(tensors[name]))
+    if metadata[CHECKSUM] != f"{checksum:08x}":
+        raise BadFileError(
+            f"{path} is damaged: its checksum differs. Use a copy of it, or another checkpoint of the run; if another "
+            f"program changed the file on purpose, remove {CHECKSUM!r} from its metadata"
+        )
 
 
 def _bytes(tensor: Tensor | Stored) -> memoryview:
@@ -196,6 +238,8 @@ def _read(path: Path, *, with_tensors: bool) -> ModelFile:
         raise BadFileError(f"{path} has damaged metadata") from None
     if not all(isinstance(each, dict) for each in (config, about, *parts)):
         raise BadFileError(f"{path} has damaged metadata")
+    if with_tensors:
+        _verify(path, metadata, tensors)
     if version > FORMAT_VERSION:
         raise BadFileError(
             f"{path} has format version {version}, and this program reads up to {FORMAT_VERSION}; update taming"
