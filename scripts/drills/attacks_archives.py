@@ -16,7 +16,7 @@ from attacks import Attack, Scene
 from taming_cli.data.images import read_image
 from taming_cli.data.sources import list_items
 
-BOMB, BLOCK = 2**29, bytes(2**24)
+BOMB, BLOCK = 3 * 2**27, bytes(2**24)
 """Bytes that a bomb unpacks to, and a part of it."""
 
 

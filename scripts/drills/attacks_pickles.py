@@ -21,6 +21,8 @@ from examples import command
 
 from taming_cli.evaluate.image_sets import open_image_set
 
+BOMB = 3 * 2**27
+"""Bytes that a packed file unpacks to: more than the limit of memory."""
 OLD_START = b"".join(pickle.dumps(each, 2) for each in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
 """The beginning of a file of torch's format before zip."""
 
@@ -120,10 +122,10 @@ def bombs(scene: Scene) -> list[Attack]:
         attacks += [Attack(path.stem, path, imported) for path in (old, new)]
     packed = scene.folder / "packed.ckpt"
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        archive.writestr("archive/data.pkl", bytes(2**29))
+        archive.writestr("archive/data.pkl", bytes(BOMB))
     run = scene.folder / "run"
     shutil.copytree(scene.material.prior_run, run)
-    _pack(run / "trainer.pt", 2**29)
+    _pack(run / "trainer.pt", BOMB)
 
     def resume(path: Path) -> str:
         return command("train-prior", scene.material.tokens, "--resume", "--out", path.parent, "-q")

@@ -42,13 +42,14 @@ def bombs(scene: Scene) -> list[Attack]:
     """Pictures of each format."""
     small = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
     small.save(scene.folder / "small.png")
+    bomb = zlib.compress(bytes(2**29), 1)
     files = {
         "png size.png": _png(SIDE, SIDE, zlib.compress(bytes(2**20))),
         "png claimed.png": _png(2**31 - 1, 2**31 - 1, b""),
-        "png text.png": _png(8, 8, zlib.compress(bytes(200)), (b"zTXt", b"a\0\0" + zlib.compress(bytes(2**29)))),
+        "png text.png": _png(8, 8, zlib.compress(bytes(200)), (b"zTXt", b"a\0\0" + bomb)),
         "png texts.png": _png(8, 8, b"", *[(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**20)))] * 500),
-        "png profile.png": _png(8, 8, zlib.compress(bytes(200)), (b"iCCP", b"a\0\0" + zlib.compress(bytes(2**29)))),
-        "png data.png": _png(8, 8, zlib.compress(bytes(2**29))),
+        "png profile.png": _png(8, 8, zlib.compress(bytes(200)), (b"iCCP", b"a\0\0" + bomb)),
+        "png data.png": _png(8, 8, bomb),
         "tiff size.tif": _tiff({256: SIDE, 257: SIDE}),
         "tiff strips.tif": _tiff({256: 8, 257: 8}, count=2**30),
         "tiff tags.tif": b"II*\0\x08\0\0\0\xff\xff" + bytes(100),

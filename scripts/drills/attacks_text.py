@@ -3,6 +3,7 @@
 import shutil
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from taming_cli.codec.locate import load_codec
 from taming_cli.config.presets import CONFIGS
 from taming_cli.config.resolve import from_file, resolve
-from taming_cli.runtime.checkpoint import load_model, save_model
+from taming_cli.runtime.checkpoint import ModelFile, load_model, save_model
 from taming_cli.sampling.model import LoadedModel
 
 DEPTH = 200_000
@@ -62,7 +63,7 @@ def models(scene: Scene) -> list[Attack]:
     for name, value in claims.items():
         path = scene.folder / f"{name}.safetensors"
         codec_config = {"codec": {**codec.config["codec"], name: value}}
-        save_model(path, torch_free(codec, codec_config))
+        save_model(path, _with(codec, codec_config))
         attacks.append(Attack(f"claims {name}", path, load))
     prior = load_model(material.prior)
     for name, value in {
@@ -72,7 +73,7 @@ def models(scene: Scene) -> list[Attack]:
         "window": "999999999x999999999",
     }.items():
         path = scene.folder / f"prior-{name}.safetensors"
-        save_model(path, torch_free(prior, {**prior.config, "prior": {**prior.config["prior"], name: value}}))
+        save_model(path, _with(prior, {**prior.config, "prior": {**prior.config["prior"], name: value}}))
         attacks.append(
             Attack(
                 f"claims {name}",
@@ -84,10 +85,8 @@ def models(scene: Scene) -> list[Attack]:
     return [*attacks, *_published(scene)]
 
 
-def torch_free(model: Any, config: dict[str, Any]) -> Any:
+def _with(model: ModelFile, config: dict[str, Any]) -> ModelFile:
     """A model file with another config."""
-    from dataclasses import replace
-
     return replace(model, config=config)
 
 

@@ -19,7 +19,7 @@ from trials import MIB, Limits, attempted
 from taming_cli.data.pillow import without_pillows_warnings
 from taming_cli.errors import TamingError
 
-TIMES, QUICK = 10_000, 40
+TIMES, QUICK = 10_000, 20
 LIMITS = Limits(seconds=10, memory=512 * MIB)
 READERS: dict[str, Callable[[Material], list[Example]]] = {
     "model file": files.models,

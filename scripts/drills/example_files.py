@@ -36,8 +36,8 @@ def models(material: Material) -> list[Example]:
         return described, model.gpt.state_dict(), model.codec.state_dict(), model.about
 
     return [
-        example(material.codec, codec, at=material.codec.with_name("damaged-N.safetensors")),
-        example(material.prior, prior, at=material.prior.with_name("damaged-N.safetensors")),
+        example(material.codec, codec, at=material.codec.with_name("damaged-N.safetensors"), exact=True),
+        example(material.prior, prior, at=material.prior.with_name("damaged-N.safetensors"), exact=True),
     ]
 
 
