@@ -186,6 +186,16 @@ def _all(capsys: Capture) -> str:
     return capsys.readouterr().out
 
 
+def test_a_prior_without_samples_is_named(house: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(house)
+    (house / "runs/sample").rename(house / "samples")
+    try:
+        _, error = measured(capsys, "runs/train-prior/001", code=2)
+    finally:
+        (house / "samples").rename(house / "runs/sample")
+    assert "no samples of runs/train-prior/001 are under runs/; name their folder" in error
+
+
 def test_what_is_missing_is_named(
     house: Path, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
