@@ -214,7 +214,9 @@ def memorization(
     if run is not None:
         prior, generated = generated, samples_of(run)
         if generated is None:
-            raise UsageError(f"no samples of {prior} are under runs/; name their folder, or draw some with taming sample")
+            raise UsageError(
+                f"no samples of {prior} are under runs/; name their folder, or draw some with taming sample"
+            )
         evaluation.output.note(f"generated: {generated} (its newest samples)")
     samples = evaluation.pictures(evaluation.newest(generated), codec)
     if training is None:
