@@ -106,7 +106,7 @@ _taming_value_of_argument() {
     'decode 1' | 'demo-data 0' | 'eval all 0') suffixes='' ;;
     'export 0' | 'eval rfid 0' | 'eval recon 0' | 'eval codebook 0' | 'eval nll 0') suffixes='.safetensors' ;;
     'info 0') suffixes='.ckpt .pkl .pt .pth .bin .safetensors .h5' ;;
-    'guide 0') words='own-pictures conditions any-size comparisons evaluation several-gpus published-models settings troubleshooting' ;;
+    'guide 0') words='own-pictures conditions any-size comparisons evaluation several-gpus published-models settings security troubleshooting' ;;
     'presets show 0') words='tiny small vq-vae vq-vae-2 dvae palette f16-1024 f16-16384' ;;
     'eval fid 0' | 'eval fid 1' | 'eval is 0' | 'eval kid 0' | 'eval kid 1' | 'eval prc 0' | 'eval prc 1' | 'eval memorization 0') suffixes='.avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt .h5 .npz' ;;
     'eval memorization 1') suffixes='any' ;;

@@ -246,7 +246,7 @@ complete -c taming -n '__taming_at 0 export \'eval rfid\' \'eval recon\' \'eval 
 complete -c taming -n '__taming_at 0 info' -a '(__taming_files .ckpt .pkl .pt .pth .bin .safetensors .h5)'
 complete -c taming -n '__taming_from 0 report' -a '(__taming_files)'
 complete -c taming -n '__taming_at 0 demo-data \'eval all\'' -a '(__taming_files)'
-complete -c taming -n '__taming_at 0 guide' -a 'own-pictures\\t conditions\\t any-size\\t comparisons\\t evaluation\\t several-gpus\\t published-models\\t settings\\t troubleshooting\\t'
+complete -c taming -n '__taming_at 0 guide' -a 'own-pictures\\t conditions\\t any-size\\t comparisons\\t evaluation\\t several-gpus\\t published-models\\t settings\\t security\\t troubleshooting\\t'
 complete -c taming -n '__taming_at 0 \'presets show\'' -a 'tiny\\t small\\t vq-vae\\t vq-vae-2\\t dvae\\t palette\\t f16-1024\\t f16-16384\\t'
 complete -c taming -n '__taming_from 0 \'weights verify\' \'weights fetch\'' -a 'efficientnet-lite0\\t vgg16\\t alexnet\\t squeezenet1_1\\t inception-v3-compat\\t deeplabv3_resnet50\\t keypointrcnn_resnet50_fpn\\t dinov2\\t depth\\t'
 complete -c taming -n '__taming_at 0 \'eval fid\' \'eval is\' \'eval kid\' \'eval prc\' \'eval memorization\'' -a '(__taming_files .avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt .h5 .npz)'

@@ -22,6 +22,7 @@ NAMES = (
     "several-gpus",
     "published-models",
     "settings",
+    "security",
     "troubleshooting",
 )
 """The guides, in the order to read them."""
