@@ -62,7 +62,7 @@ def judged(run: Run, looks: Sequence[Look]) -> Iterator[Outcome]:
 
 
 def _figures(part: Stretch, work: float) -> str:
-    speed = f"{work / part.seconds:.1f}/s" if part.seconds > 0 else "no time"
+    speed = f"{work / part.seconds:.1f} a second of processor time" if part.seconds > 0 else "no time"
     return f"{part.memory / MIB:.1f} MiB, {part.files} open files, {part.threads} threads, {speed}"
 
 

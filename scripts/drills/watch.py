@@ -1,5 +1,6 @@
-"""Watches a command from outside: its memory, open files and threads, while its work goes on."""
+"""Watches a command from outside: its memory, open files, threads and processor time, while its work goes on."""
 
+import os
 import subprocess
 import sys
 import time
@@ -14,7 +15,8 @@ MIB = 2**20
 
 
 class Look(NamedTuple):
-    """What a command and its processes have at a time, in seconds: work done, bytes of memory, open files, threads."""
+    """What a command and its processes have: the seconds of processor time so far, which other programs do not change,
+    work done, bytes of memory, open files, threads."""
 
     time: float
     done: float
@@ -24,7 +26,7 @@ class Look(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """A tenth of the work: the median of its memory, the most open files and threads, and its seconds."""
+    """A tenth of the work: the median of its memory, the most open files and threads, and its processor time in seconds."""
 
     memory: float
     files: int
@@ -71,16 +73,18 @@ def _time_of(looks: Sequence[Look], done: float) -> float:
 
 def _look(process: int, done: float) -> Look | None:
     """A look at a process and those below it; None if it ended meanwhile."""
-    memory = files = threads = 0
+    ticks = memory = files = threads = 0
     try:
         for each in _family(process):
             status = dict(line.split(":", 1) for line in Path(f"/proc/{each}/status").read_text().splitlines())
+            stat = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, stat[11:15]))  # of the process and of its children that have ended
             memory += int(status["VmRSS"].split()[0]) * 1024
             threads += int(status["Threads"])
             files += sum(1 for _ in Path(f"/proc/{each}/fd").iterdir())
     except (OSError, KeyError):
         return None
-    return Look(time.monotonic(), done, memory, files, threads)
+    return Look(ticks / os.sysconf("SC_CLK_TCK"), done, memory, files, threads)
 
 
 def _family(process: int) -> list[int]:
