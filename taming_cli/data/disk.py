@@ -100,7 +100,7 @@ def write_atomically(
     its folder is synced. Raises DiskError where the disk refuses the file; `size` is what the file takes, in bytes,
     where that is known.
     """
-    owned = f".{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"  # a long name would not fit with an addition
+    owned = f".{machine()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"  # a long name would not fit with an addition
     temporary = path.with_name(owned)
     with refusals(path, temporary, size=size):
         make_folder(path.parent)
@@ -131,7 +131,7 @@ def _clear(folder: Path, own: int) -> None:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             match = _OWNED.fullmatch(entry.name)
-            if match and match[1] == _machine() and (int(match[2]) == own or not _runs(int(match[2]))):
+            if match and match[1] == machine() and (int(match[2]) == own or not _runs(int(match[2]))):
                 Path(entry.path).unlink(missing_ok=True)
 
 
@@ -146,7 +146,7 @@ def _runs(process: int) -> bool:
 
 
 @cache
-def _machine() -> str:
+def machine() -> str:
     """A name for the machine since its start, and for the container: those within which process numbers are unique."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):

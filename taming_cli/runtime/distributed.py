@@ -1,6 +1,7 @@
 """The processes of one command, as started by torchrun or Slurm, and their collective operations."""
 
 import inspect
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from taming_cli.data.disk import machine
 from taming_cli.errors import LostProcessError, OfOneProcessError, TamingError, UsageError
 from taming_cli.runtime.assembly import assembled
 from taming_cli.runtime.processes import started
+from taming_cli.runtime.stopped import noticing
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=1)
@@ -171,7 +174,11 @@ def world() -> Iterator[World]:
     try:
         store = assembled(this)
         dist.init_process_group(backend, store=store, rank=this.rank, world_size=this.size, timeout=PATIENCE)
-        yield World(this.rank, this.size)
+        all_of_them = World(this.rank, this.size)
+        places = all_of_them.gather((machine(), os.getpid()))
+        others = {rank: pid for rank, (where, pid) in enumerate(places) if rank != this.rank and where == machine()}
+        with noticing(others, f"process {this.rank} of {this.size}"):
+            yield all_of_them
         dist.destroy_process_group()  # not after an error: it would wait for processes that wait for this one
     except TamingError as error:
         if not this.first and not isinstance(error, LostProcessError | OfOneProcessError):
