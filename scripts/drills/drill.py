@@ -12,7 +12,7 @@ from typing import cast
 
 from outcome import Drill, Outcome, Row, markdown, rows
 
-DRILLS: tuple[str, ...] = ("kill", "power", "full", "together", "damage", "hostile", "soak")
+DRILLS: tuple[str, ...] = ("kill", "power", "full", "together", "damage", "hostile", "soak", "ranks")
 """The modules of this folder that are a `Drill`."""
 
 

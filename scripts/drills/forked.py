@@ -26,8 +26,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # a fork keeps one thread only
 
 from tests.fork_server import become, preload  # noqa: E402
 
-SHARD, CHUNK = 8, 2
-"""Pictures of a shard and of a chunk; by default 256 and 64."""
+SHARD, CHUNK, STOPPED = 8, 2, 6.0
+"""Pictures of a shard and of a chunk, and seconds for which one of several processes may be stopped; by default 256, 64
+and 30."""
 _PIPE = 2**20
 """Bytes that a command can print before anyone reads."""
 Prepare = Callable[[], object]
@@ -97,6 +98,7 @@ def _preloaded() -> None:
         importlib.import_module(name)
     sys.modules["taming_cli.codec.tokenize"].SHARD_IMAGES = SHARD  # type: ignore[attr-defined]
     sys.modules["taming_cli.sampling.draw"].CHUNK = CHUNK  # type: ignore[attr-defined]
+    sys.modules["taming_cli.runtime.stopped"].LONGEST = STOPPED  # type: ignore[attr-defined]
 
 
 def start(

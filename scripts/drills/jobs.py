@@ -2,13 +2,14 @@
 
 import shlex
 import shutil
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from forked import SHARD, Ended, Watch, call, run
+from forked import SHARD, Ended, Prepare, Process, Watch, call, run, start
 from PIL import Image
 
 from taming_cli.codec.vqgan import VQGAN, codec_file
@@ -33,6 +34,7 @@ class Job:
 
     `line` names what it writes relative to that folder. `resume` is the command that continues it once `trainer` is
     there. A command that `refuses` does not replace a complete result. `begin` fills the folder before the command.
+    It runs in `ranks` processes.
     """
 
     name: str
@@ -41,12 +43,35 @@ class Job:
     trainer: str = ""
     refuses: bool = False
     begin: Callable[[Path], object] | None = None
+    ranks: int = 1
 
     def prepare(self, folder: Path) -> None:
         """Create the folder."""
         folder.mkdir()
         if self.begin is not None:
             self.begin(folder)
+
+    def start(self, folder: Path, prepare: Prepare | None = None, *, resume: bool = False) -> list[Process]:
+        """Start the command, or the one that resumes it, in all its processes; `prepare` is for the first one."""
+        line = self.resume if resume else self.line
+        if self.ranks == 1:
+            return [start(line, folder, prepare)]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            shared = {
+                "WORLD_SIZE": str(self.ranks),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(free.getsockname()[1]),
+            }
+        own = [{**shared, "GLOO_SOCKET_IFNAME": "lo", "RANK": str(rank)} for rank in range(self.ranks)]
+        return [
+            start(line, folder, None if rank else prepare, environment=variables) for rank, variables in enumerate(own)
+        ]
+
+    def run(self, folder: Path, prepare: Prepare | None = None, *, resume: bool = False) -> Ended:
+        """Run the command to its end; returns that of the first process, or the first one that failed."""
+        ended = [process.wait() for process in self.start(folder, prepare, resume=resume)]
+        return next((each for each in ended if each.code), ended[0])
 
 
 def jobs(folder: Path) -> dict[str, Job]:

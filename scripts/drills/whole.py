@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forked import Ended, Watch, run
+from forked import Ended, Watch
 from jobs import Job
 from torch import Tensor
 
@@ -43,7 +43,7 @@ class Reference:
         for name, path in _files(folder):
             contents.setdefault(name, set()).add(digest(path, name))
         watch = Watch(folder, record=record)
-        ended = run(job.line, folder, watch)
+        ended = job.run(folder, watch)
         assert ended.code == 0, ended
         for copy in sorted(record.iterdir()):
             name = (copy / "name").read_text()
@@ -55,7 +55,7 @@ class Reference:
         timed = folder.with_name(f"{folder.name}.timed")
         job.prepare(timed)
         began = time.monotonic()
-        assert run(job.line, timed).code == 0
+        assert job.run(timed).code == 0
         seconds = time.monotonic() - began
         assert (lost := different(timed, final)) == "", f"{job.name} is not repeatable: {lost}"
         return cls(job, final, {k: frozenset(v) for k, v in contents.items()}, watch.count, seconds, sizes)
@@ -87,8 +87,8 @@ class Reference:
 
         A command that refuses to replace a file may say that its complete result is there.
         """
-        resumed = resume and self.job.resume and (folder / self.job.trainer).exists()
-        ended = run(self.job.resume if resumed else self.job.line, folder)
+        resumed = resume and bool(self.job.resume) and (folder / self.job.trainer).exists()
+        ended = self.job.run(folder, resume=resumed)
         done = ended.code == 2 and self.job.refuses and ended.err.count("\n") == 1 and "exists" in ended.err
         if ended.code != 0 and not done:
             return f"the command run again ends with {ended.code}: {' '.join(ended.err.split())[-400:]}"
