@@ -69,22 +69,25 @@ def _in_process(
         _be_process(numbers, attempt, intact, limits, writing)
     os.close(writing)
     number, patience, death = numbers.start, START, ""
-    with open(reading, "rb") as results:  # noqa: PTH123 - a descriptor
-        while True:
-            if not select.select([results], [], [], patience)[0]:
-                os.kill(process, signal.SIGKILL)
-                death = f"no end within {patience:.0f} s"
-                break
-            line = results.readline()
-            if not line:
-                break
+    rest = b""
+    while True:
+        if not select.select([reading], [], [], patience)[0]:
+            os.kill(process, signal.SIGKILL)
+            death = f"no end within {patience:.0f} s"
+            break
+        data = os.read(reading, 1 << 16)
+        if not data:
+            break
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
             ended = Ended(*json.loads(line))
             if ended.number >= 0:
                 number = ended.number + 1
                 yield ended
             elif ended.loss:
                 raise RuntimeError(f"the trials cannot begin: {ended.loss}")
-            patience = max(limits.seconds, HANG)
+        patience = max(limits.seconds, HANG)
+    os.close(reading)
     _, status = os.waitpid(process, 0)
     code = os.waitstatus_to_exitcode(status)
     if death or code:

@@ -1,0 +1,95 @@
+"""`scripts/drills/trials.py` and `watch.py`: each kind of loss is seen, and the trials after it are still made."""
+
+import importlib
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DRILLS = Path(__file__).parents[1] / "scripts" / "drills"
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """A module of scripts/drills, which is no package."""
+    monkeypatch.syspath_prepend(DRILLS)
+    return importlib.import_module
+
+
+def spend() -> str:
+    end = time.process_time() + 0.2
+    while time.process_time() < end:
+        pass
+    return ""
+
+
+TRIALS: dict[str, Callable[[], Any]] = {
+    "": lambda: "",
+    "a loss": lambda: "a loss",
+    "ZeroDivisionError": lambda: 1 // 0,
+    "SystemExit": lambda: sys.exit(3),
+    "died of SIGKILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "exit code 7": lambda: os._exit(7),
+    "no end within": lambda: time.sleep(60),
+    " MiB more than the intact read": lambda: str(bytearray(100 * 2**20)[:0].decode()),
+    "MemoryError": lambda: bytearray(2**40),
+    "Traceback": lambda: os.write(2, b"Traceback of a thread\n") and "",
+    "\\x1b[2J": lambda: os.write(2, b"\x1b[2J") and "",
+    "0.2 s": spend,
+}
+
+
+def test_each_loss_is_seen_and_the_next_trial_is_made(
+    module: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = module("trials")
+    monkeypatch.setattr(trials, "HANG", 4.0)
+    kinds = [kind for each in TRIALS for kind in (each, "")]
+    limits = trials.Limits(seconds=0.1, memory=50 * 2**20)
+    ended = list(trials.attempted(range(len(kinds)), lambda number: TRIALS[kinds[number]](), lambda: "", limits))
+    assert [each.number for each in ended] == list(range(len(kinds)))
+    for kind, each in zip(kinds, ended, strict=True):
+        assert kind in each.loss if kind else not each.loss, (kind, each)
+
+
+def test_trials_do_not_begin_if_the_intact_file_cannot_be_read(module: Callable[[str], Any]) -> None:
+    trials = module("trials")
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        list(trials.attempted(range(3), lambda number: "", lambda: str(1 // 0), trials.Limits(1, 2**28)))
+
+
+def test_damage_is_of_each_kind_and_the_same_for_the_same_seed(module: Callable[[str], Any]) -> None:
+    damages = module("damages")
+    data = random.Random(0).randbytes(5000)
+    made = [damages.damaged(data, random.Random(f"0 {number}")) for number in range(400)]
+    assert made == [damages.damaged(data, random.Random(f"0 {number}")) for number in range(400)]
+    assert {each.name.split()[0] for each in made} == {"flip", "cut", "zeros", "swap"}
+    assert sum(each.data == data for each in made) < 40
+    assert all(len(each.data) == len(data) for each in made if not each.name.startswith("cut"))
+    assert {len(damages.damaged(b"a", random.Random(number)).data) for number in range(40)} <= {0, 1}
+
+
+def test_growth_more_files_and_less_speed_are_losses(module: Callable[[str], Any]) -> None:
+    soak, watch = module("soak"), module("watch")
+    run = soak.Run("train", [], 10_000, lambda: 0)
+
+    def lost(**late: float) -> list[str]:
+        looks, time_now = [], 0.0
+        for step in range(0, 10_001, 50):
+            now = late if step > 9000 else {}
+            time_now += now.get("seconds", 1.0)
+            sizes = int(now.get("memory", 100)), int(now.get("files", 5)), int(now.get("threads", 2))
+            looks.append(watch.Look(time_now, step, *sizes))
+        return [outcome.trial for outcome in soak.judged(run, looks) if outcome.loss]
+
+    assert lost() == lost(memory=104, seconds=1.02) == lost(memory=50, files=4, seconds=0.5) == []
+    assert lost(memory=107) == ["memory"]
+    assert lost(files=6) == ["open files"]
+    assert lost(threads=3) == ["threads"]
+    assert lost(seconds=1.1) == ["speed"]
