@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from taming_cli.errors import BadFileError
+
 DRILLS = Path(__file__).parents[1] / "scripts" / "drills"
 
 
@@ -93,3 +95,26 @@ def test_growth_more_files_and_less_speed_are_losses(module: Callable[[str], Any
     assert lost(files=6) == ["open files"]
     assert lost(threads=3) == ["threads"]
     assert lost(seconds=1.1) == ["speed"]
+
+
+@pytest.mark.parametrize(
+    "harm", ["os.system", "outside was changed", "was read", "does not name the file", "shows another"]
+)
+def test_a_reader_that_obeys_a_hostile_file_is_found_out(
+    harm: str, module: Callable[[str], Any], tmp_path: Path
+) -> None:
+    hostile, attacks = module("hostile"), module("attacks")
+    outside, path = tmp_path / "outside", tmp_path / "evil.ckpt"
+    outside.mkdir()
+
+    def read(path: Path) -> str:
+        if harm == "os.system":
+            os.system("true")
+        elif harm == "outside was changed":
+            os.mkdir(outside / "made")  # noqa: PTH102
+        elif harm == "was read":
+            return "content"
+        raise BadFileError({"does not name the file": "damaged", "shows another": attacks.SECRET}.get(harm, str(path)))
+
+    (outcome,) = hostile.row_of("row", [attacks.Attack("evil", path, read)], outside)
+    assert harm in outcome.loss
