@@ -26,7 +26,7 @@ class Look(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """A tenth of the work: the median of its memory, the most open files and threads, and its processor time in seconds."""
+    """A tenth of the work: the median of its memory, the most open files and threads, and its seconds."""
 
     memory: float
     files: int
