@@ -69,12 +69,13 @@ def _figures(part: Stretch, work: float) -> str:
 def _runs(material: Material, times: int, seed: int, folder: Path) -> Iterator[Run]:
     """The commands, in an order in which each can use the results of those before."""
     budget = ["--steps", times, "--minutes", 0, "--val-every", 0.05, "--save-every", 0.1, "--seed", seed, "-q"]
-    for command, settings, source in (
-        ("train-vqgan", material.codec_settings, material.pictures),
-        ("train-prior", material.prior_settings, material.tokens),
+    alike = ["--disc-train-start", 0, "--disc-start", 0]  # all steps but the first ones do the same work
+    for command, settings, source, more in (
+        ("train-vqgan", material.codec_settings, material.pictures, alike),
+        ("train-prior", material.prior_settings, material.tokens, []),
     ):
         out = folder / f"soak-{command}"
-        arguments = [command, source, "--config", settings, "--out", out, *budget]
+        arguments = [command, source, "--config", settings, "--out", out, *budget, *more]
         yield Run(command, arguments, times, _last_step(out / "metrics.jsonl"))
     out = folder / "soak-samples"
     arguments = ["sample", "--ckpt", material.prior, "-n", times, "-o", out, "--seed", seed, "--device", "cpu", "-q"]
