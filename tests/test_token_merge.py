@@ -189,3 +189,12 @@ def test_merge_removes_what_one_left_that_was_killed_once_its_file_was_there(tmp
     with pytest.raises(UsageError, match="exists; give another -o"):
         merge([tmp_path / "part.h5"], tmp_path / "merged.h5")
     assert (parts / "shard-00000.h5").exists()
+
+
+def test_the_removed_folder_stays_away_after_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[Path, bool]] = []
+    parts = tmp_path / "merged.h5.parts"
+    monkeypatch.setattr("taming_cli.data.tokens.parts.sync_folder", lambda path: synced.append((path, parts.exists())))
+    run(tmp_path / "part.h5")
+    merge([tmp_path / "part.h5"], tmp_path / "merged.h5")
+    assert synced[-1] == (tmp_path, False)

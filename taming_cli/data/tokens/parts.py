@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from taming_cli.config.parsing import parse_json
-from taming_cli.data.disk import make_folder, publish, refusals
+from taming_cli.data.disk import make_folder, publish, refusals, sync_folder
 from taming_cli.data.locks import lock
 from taming_cli.errors import TamingError
 
@@ -105,3 +105,4 @@ class PartsFolder:
             path.unlink(missing_ok=True)
         with suppress(OSError):
             self.folder.rmdir()
+            sync_folder(self.target.parent)
