@@ -19,10 +19,10 @@ from forked import Ended, Prepare, Watch
 from forked import run as run_command
 from jobs import jobs
 from outcome import Outcome
-from whole import Reference, one_line
+from whole import Reference, one_line, undisturbed
 
 TIMES = 50
-QUICK = 6
+QUICK = 2
 AMPLE = 2**26
 """Bytes of a file system that no command fills."""
 PAGE = 4096
@@ -39,14 +39,12 @@ class _Again(Exception):  # noqa: N818
 
 def run(times: int, seed: int, folder: Path) -> Iterator[Outcome]:
     """One row per kind of refusal; its trials go through the commands in turn."""
-    folder.chmod(0o755)  # read by another user too
-    material = folder / "material"
-    material.mkdir()
+    folder.chmod(0o755)  # another user reads it too
     if reason := _cannot_mount():
         for row in ROWS:
             yield Outcome(row, "all", skipped=reason)
         return
-    references = [Reference.of(job, folder / f"undisturbed{n}") for n, job in enumerate(jobs(material).values())]
+    references = [undisturbed(name) for name in jobs()]
     for row, attempt in ROWS.items():
         rng = random.Random(f"{seed} {row}")
         for number in range(times):

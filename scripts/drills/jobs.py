@@ -3,8 +3,10 @@
 import shlex
 import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ VQGAN_FLAGS = shlex.split(
     "--perceptual none --disc-train-start 0.3 --disc-start 0.5 --quantizer ema --workers 0"
 )
 PRIOR_FLAGS = shlex.split("--n-layer 1 --n-head 2 --n-embd 16 --batch-size 4 --samples 1 --dropout 0.2 --snapshots")
+_kept: list[tempfile.TemporaryDirectory[str]] = []
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,18 @@ class Job:
         return next((each for each in ended if each.code), ended[0])
 
 
-def jobs(folder: Path) -> dict[str, Job]:
-    """Write what the commands read to an empty folder; returns the jobs by name."""
+def kept(name: str) -> Path:
+    """A new folder that is removed when this process ends; other users may read it."""
+    _kept.append(tempfile.TemporaryDirectory(prefix=f"drill-{name}-"))
+    folder = Path(_kept[-1].name)
+    folder.chmod(0o755)
+    return folder
+
+
+@cache
+def jobs() -> dict[str, Job]:
+    """The jobs by name. What they read is written once, and removed when this process ends."""
+    folder = kept("material")
     call(lambda: _write_inputs(folder))
     words = {name: str(folder / name) for name in ("pictures", "few", "vq.safetensors", "published.ckpt", "t.h5")}
     codec = ["--ckpt", words["vq.safetensors"], "--device", "cpu", "--workers", "1", "-q"]

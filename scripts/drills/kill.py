@@ -14,7 +14,7 @@ from pathlib import Path
 from forked import Watch, start
 from jobs import jobs
 from outcome import Outcome
-from whole import Reference
+from whole import Reference, undisturbed
 
 TIMES = 100
 QUICK = 2
@@ -22,11 +22,9 @@ QUICK = 2
 
 def run(times: int, seed: int, folder: Path) -> Iterator[Outcome]:
     """One row per command."""
-    material = folder / "material"
-    material.mkdir()
-    for name, job in jobs(material).items():
+    for name, job in jobs().items():
         rng = random.Random(f"{seed} {name}")
-        reference = Reference.of(job, folder / "undisturbed")
+        reference = undisturbed(name)
         for _ in range(times):
             trial = folder / "trial"
             job.prepare(trial)
@@ -40,8 +38,6 @@ def run(times: int, seed: int, folder: Path) -> Iterator[Outcome]:
             loss = loss or reference.again(trial, resume=rng.random() < 0.5)
             yield Outcome(name, "killed " + ", then ".join(moments), loss)
             shutil.rmtree(trial)
-        for path in folder.glob("undisturbed*"):
-            shutil.rmtree(path)
 
 
 def _killed(reference: Reference, trial: Path, rng: random.Random) -> str | None:

@@ -13,14 +13,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from jobs import Job, jobs
+from jobs import Job
 from outcome import Outcome
 from recorded import Call, cannot_record, record
 from surviving import STATES, Disk, write
-from whole import Reference
+from whole import Reference, undisturbed
 
 TIMES = 400
-QUICK = 24
+QUICK = 16
 _AGAIN = 8
 """One in so many moments is followed by running the command again."""
 ROWS = {"tokenize": "tokenize", "train-prior": "save", "sample": "sample"}
@@ -33,12 +33,9 @@ def run(times: int, seed: int, folder: Path) -> Iterator[Outcome]:
         for row in ROWS.values():
             yield Outcome(row, "all", skipped=reason)
         return
-    material = folder / "material"
-    material.mkdir()
-    made = jobs(material)
     for name, row in ROWS.items():
-        job = _without_threads(made[name])
-        reference = Reference.of(job, folder / f"undisturbed-{name}")
+        reference = undisturbed(name)
+        job = _without_threads(reference.job)
         begun = folder / f"recorded-{name}"
         job.prepare(begun)
         disk = Disk(begun)

@@ -25,9 +25,7 @@ _MINUTE = 60.0
 
 def run(times: int, seed: int, folder: Path) -> Iterator[Outcome]:
     """One row per fault."""
-    material = folder / "material"
-    material.mkdir()
-    job = replace(jobs(material)["train-prior"], ranks=2)
+    job = replace(jobs()["train-prior"], ranks=2)
     reference = Reference.of(job, folder / "undisturbed")
     for row, number in (("killed", signal.SIGKILL), ("stopped", signal.SIGSTOP), ("slow", signal.SIGCONT)):
         rng = random.Random(f"{seed} {row}")

@@ -14,30 +14,21 @@ from pathlib import Path
 
 from forked import Ended, Watch, start
 from forked import run as run_command
-from jobs import Job, jobs
 from outcome import Outcome
-from whole import Reference, one_line
+from whole import Reference, one_line, undisturbed
 
 TIMES = 50
-QUICK = 2
+QUICK = 1
 _BUSY = ("another process", "is writing", "exists", "has just saved", "has changed")
 """What the line of a process that steps back says."""
 
 
 def run(times: int, seed: int, folder: Path) -> Iterator[Outcome]:
     """One row per pair."""
-    material = folder / "material"
-    material.mkdir()
-    made = jobs(material)
-    numbers = iter(range(1000))
-
-    def reference(job: Job) -> Reference:
-        return Reference.of(job, folder / f"undisturbed{next(numbers)}")
-
-    tokenize, sample, prior = (reference(made[name]) for name in ("tokenize", "sample", "train-prior"))
-    plain = reference(replace(made["sample"], line=made["sample"].line[:-4]))
-    other = reference(replace(plain.job, line=[*plain.job.line, "--seed", "5"]))
-    merge = reference(made["tokenize, its merge"])
+    tokenize, sample, prior = (undisturbed(name) for name in ("tokenize", "sample", "train-prior"))
+    merge = undisturbed("tokenize, its merge")
+    plain = Reference.of(replace(sample.job, line=sample.job.line[:-4]), folder / "plain")
+    other = Reference.of(replace(plain.job, line=[*plain.job.line, "--seed", "5"]), folder / "other")
     pairs: dict[str, Callable[[Path, random.Random], str | None]] = {
         "two writers: tokenize": lambda trial, rng: _two(tokenize, tokenize, trial, rng),
         "two writers: sample": lambda trial, rng: _two(plain, plain, trial, rng),

@@ -9,11 +9,12 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from forked import Ended, Watch
-from jobs import Job
+from jobs import Job, jobs, kept
 from torch import Tensor
 
 from taming_cli.runtime.checkpoint import load_trainer
@@ -95,6 +96,12 @@ class Reference:
         if loss := self.difference(folder):
             return f"after the command was run again: {loss}"
         return ""
+
+
+@cache
+def undisturbed(name: str) -> Reference:
+    """The undisturbed run of the job of that name, run once for all drills."""
+    return Reference.of(jobs()[name], kept("undisturbed") / "run")
 
 
 def different(folder: Path, final: Mapping[str, str]) -> str:
