@@ -666,7 +666,7 @@ def test_without_ckpt_the_newest_run_is_taken_and_printed(
         path.parent.mkdir(parents=True)
         path.write_bytes(house.codec.read_bytes())
         os.utime(path, (time.time() - age,) * 2)
-        settings = {"command": "train-vqgan", "inputs": {}, "config": {}}
+        settings = {"command": "train-vqgan", "inputs": [], "config": {}}
         (path.parents[1] / "config.json").write_text(json.dumps(settings))
     said = taming("tokenize", picture(tmp_path / "a.png"), "--device", "cpu")
     assert said.code == 0, said.err

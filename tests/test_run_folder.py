@@ -189,7 +189,7 @@ def test_newest_is_the_most_recently_written_checkpoint_of_a_command_wherever_it
         path.parent.mkdir(parents=True)
         path.write_bytes(b"")
         os.utime(path, (time.time() - age,) * 2)
-        (tmp_path / name / "config.json").write_text(json.dumps({"command": command, "inputs": {}, "config": {}}))
+        (tmp_path / name / "config.json").write_text(json.dumps({"command": command, "inputs": [], "config": {}}))
     (tmp_path / "train-x" / "config.json").write_text("broken")
     assert newest("train-x", "best.safetensors", tmp_path) == tmp_path / "deep/one/a/checkpoints/best.safetensors"
     assert set(runs_below(tmp_path, "train-x")) == {tmp_path / "deep/one/a", tmp_path / "train-x/b"}

@@ -254,8 +254,8 @@ def check_header(path: Path) -> None:
         length = int.from_bytes(stream.read(8), "little")
     if length > LONGEST_HEADER:
         raise BadFileError(
-            f"{path} is not a readable safetensors file: its header has {length} bytes; headers of at most "
-            f"{LONGEST_HEADER} are read"
+            f"{path} cannot be read: it is not a readable safetensors file, or its header, of {length} bytes, exceeds "
+            f"{LONGEST_HEADER} bytes"
         )
 
 
