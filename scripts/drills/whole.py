@@ -1,7 +1,7 @@
 """What a command leaves: whether each file under a final name is whole, and whether the result is the undisturbed one.
 
 The undisturbed run is recorded: each content that a name ever gets, in full. A file of a disturbed run is whole if it
-has one of those contents, bit for bit; only times and paths of this machine's making are left out.
+has one of those contents, bit for bit; only times, the environment and the origins of settings are left out.
 """
 
 import hashlib
