@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import median, median_low
 from typing import NamedTuple
 
 EVERY = 0.2
@@ -26,7 +26,7 @@ class Look(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """A tenth of the work: the median of its memory, the most open files and threads, and its seconds."""
+    """A tenth of the work: the medians of its memory, open files and threads, and its seconds."""
 
     memory: float
     files: int
@@ -55,8 +55,8 @@ def stretch(looks: Sequence[Look], start: float, stop: float) -> Stretch:
     seconds = _time_of(looks, stop) - _time_of(looks, start)
     return Stretch(
         median(look.memory for look in within),
-        max(look.files for look in working),
-        max(look.threads for look in working),
+        median_low(look.files for look in working),
+        median_low(look.threads for look in working),
         seconds,
     )
 
