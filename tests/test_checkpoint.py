@@ -93,6 +93,11 @@ def test_a_model_file_of_a_version_without_checksums_is_read(tmp_path: Path) -> 
     save_file(tensors, tmp_path / "same.safetensors", metadata)  # as another program would copy it
     assert load_model(tmp_path / "same.safetensors").about == MODEL.about
     del metadata["checksum"]
+    save_file({**tensors, "a": torch.tensor([5, 6])}, tmp_path / "lost.safetensors", metadata)  # or damaged in its name
+    for read in (load_model, read_header):
+        with pytest.raises(BadFileError, match=r"lost\.safetensors has damaged metadata: its checksum is missing"):
+            read(tmp_path / "lost.safetensors")
+    metadata["format_version"] = "1"
     save_file({**tensors, "a": torch.tensor([5, 6])}, tmp_path / "old.safetensors", metadata)
     assert load_model(tmp_path / "old.safetensors").tensors["a"].tolist() == [5, 6]
 

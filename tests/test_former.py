@@ -28,6 +28,9 @@ from taming_cli.runtime.run.resume import read_trainer
 FORMER = Path(__file__).parent / "golden" / "former-run"
 """Runs of a codec and a prior by an earlier version, stopped after step 4 of 6, and the logs of uninterrupted ones."""
 
+LATER = {"train_nats_per_token"}
+"""Figures that the earlier version did not log."""
+
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -51,9 +54,9 @@ def assert_same_log(folder: Path, expected: Path) -> None:
     """The figures of all steps and validations are those of the uninterrupted run, but for their times."""
     lines = [former.renamed(json.loads(line), former.METRICS) for line in expected.read_text().splitlines()]
     read = read_metrics(folder / METRICS).lines
-    assert [list(line) for line in read] == [list(line) for line in lines]
+    assert [[name for name in line if name not in LATER] for line in read] == [list(line) for line in lines]
     for line, other in zip(read, lines, strict=True):
-        for name in line.keys() - {"kind", "seconds", "images_per_second", "waiting_seconds"}:
+        for name in other.keys() - {"kind", "seconds", "images_per_second", "waiting_seconds"}:
             assert line[name] == pytest.approx(other[name], rel=1e-3), (line["step"], name)
 
 

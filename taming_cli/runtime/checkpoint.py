@@ -30,7 +30,8 @@ from taming_cli.runtime.stored import Stored
 
 _log = logging.getLogger(__name__)
 Network = TypeVar("Network", bound=nn.Module)
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""From version 2 on, a model file has a checksum."""
 CHECKSUM = "checksum"
 """The entry of a model file's metadata with the CRC-32 of the other entries and of all tensors."""
 LONGEST_HEADER = 2**25
@@ -128,7 +129,7 @@ def _add(checksum: int, name: str, tensor: Tensor | Stored, values: memoryview) 
 
 
 def _verify(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
-    """Raise BadFileError unless a model file is as it was written. Earlier versions wrote no checksum."""
+    """Raise BadFileError unless a model file is as it was written. Format version 1 may have no checksum."""
     if CHECKSUM not in metadata:
         return
     checksum = _checksum_of(metadata)
@@ -137,7 +138,7 @@ def _verify(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tenso
     if metadata[CHECKSUM] != f"{checksum:08x}":
         raise BadFileError(
             f"{path} is damaged: its checksum differs. Use a copy of it, or another checkpoint of the run; if another "
-            f"program changed the file on purpose, remove {CHECKSUM!r} from its metadata"
+            f"program changed the file on purpose, set 'format_version' in its metadata to 1, and remove {CHECKSUM!r}"
         )
 
 
@@ -238,12 +239,14 @@ def _read(path: Path, *, with_tensors: bool) -> ModelFile:
         raise BadFileError(f"{path} has damaged metadata") from None
     if not all(isinstance(each, dict) for each in (config, about, *parts)):
         raise BadFileError(f"{path} has damaged metadata")
-    if with_tensors:
-        _verify(path, metadata, tensors)
     if version > FORMAT_VERSION:
         raise BadFileError(
             f"{path} has format version {version}, and this program reads up to {FORMAT_VERSION}; update taming"
         )
+    if version > 1 and CHECKSUM not in metadata:
+        raise BadFileError(f"{path} has damaged metadata: its checksum is missing")
+    if with_tensors:
+        _verify(path, metadata, tensors)
     return ModelFile(format=metadata["format"], config=config, about=about, tensors=tensors)
 
 
