@@ -7,11 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import example_files as files
-import example_pictures as pictures
 import torch
 from damages import Damaged, damaged
-from examples import Example, fingerprint
+from examples import Example, files, fingerprint, pictures
 from material import Material, make
 from outcome import Outcome
 from trials import MIB, Limits, attempted

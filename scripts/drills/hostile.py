@@ -9,14 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import attacks_archives
-import attacks_names
-import attacks_pickles
-import attacks_pictures
-import attacks_text
-import attacks_tokens
 import torch
-from attacks import SECRET, Attack, Scene
+from attacks import SECRET, Attack, Scene, archives, names, pickles, pictures, text, tokens
 from material import make
 from outcome import Outcome
 from trials import MIB, Limits, attempted
@@ -28,17 +22,17 @@ TIMES, QUICK = 1000, 15
 """The first is more than there are: each attack is tried once."""
 LIMITS = Limits(seconds=1, memory=256 * MIB)
 ROWS: dict[str, Callable[[Scene], list[Attack]]] = {
-    "pickles that run commands": attacks_pickles.commands,
-    "pickles that exhaust": attacks_pickles.bombs,
-    "archives that lead out": attacks_archives.escapes,
-    "archives that exhaust": attacks_archives.bombs,
-    "pictures that exhaust": attacks_pictures.bombs,
-    "token files that link": attacks_tokens.links,
-    "token files that exhaust": attacks_tokens.bombs,
-    "model files that exhaust": attacks_text.models,
-    "json, toml and yaml": attacks_text.settings,
-    "names on a terminal": attacks_names.terminal,
-    "names in a report": attacks_names.report,
+    "pickles that run commands": pickles.commands,
+    "pickles that exhaust": pickles.bombs,
+    "archives that lead out": archives.escapes,
+    "archives that exhaust": archives.bombs,
+    "pictures that exhaust": pictures.bombs,
+    "token files that link": tokens.links,
+    "token files that exhaust": tokens.bombs,
+    "model files that exhaust": text.models,
+    "json, toml and yaml": text.settings,
+    "names on a terminal": names.terminal,
+    "names in a report": names.report,
 }
 _RUN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "socket.connect", "shutil.rmtree")
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC

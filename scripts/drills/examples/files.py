@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from examples import Example, command, example
 from material import Material, apart
 
+from examples import Example, command, example
 from taming_cli.codec.locate import load_codec
 from taming_cli.config.presets import CONFIGS
 from taming_cli.config.resolve import from_file, resolve

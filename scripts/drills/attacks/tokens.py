@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+from examples.files import content_of
+
 from attacks import SECRET, Attack, Scene
-from example_files import content_of
 
 Change = Callable[[h5py.File], object]
 

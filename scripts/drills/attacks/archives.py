@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from attacks import Attack, Scene
-
 from taming_cli.data.images import read_image
 from taming_cli.data.sources import list_items
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from examples import Example, example
 from material import Material
 from PIL import Image, ImageCms
 
+from examples import Example, example
 from taming_cli.data.conditions.depth import read_depth
 from taming_cli.data.conditions.labels import read_labels
 from taming_cli.data.conditions.pairs import each_picture

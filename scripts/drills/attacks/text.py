@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attacks import Attack, Scene
-from example_files import imported
 from examples import command
+from examples.files import imported
 from safetensors.torch import save_file
 
+from attacks import Attack, Scene
 from taming_cli.codec.locate import load_codec
 from taming_cli.config.presets import CONFIGS
 from taming_cli.config.resolve import from_file, resolve

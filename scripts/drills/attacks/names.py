@@ -10,9 +10,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from attacks import Attack, Scene
 from examples import captured
 
+from attacks import Attack, Scene
 from taming_cli.report.page import write_report
 from taming_cli.runtime.checkpoint import load_model, save_model
 

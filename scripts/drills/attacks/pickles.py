@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from attacks import Attack, Scene
-from example_files import imported
 from examples import command
+from examples.files import imported
 
+from attacks import Attack, Scene
 from taming_cli.evaluate.image_sets import open_image_set
 
 BOMB = 3 * 2**27

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from attacks import Attack, Scene
 from PIL import Image
 
+from attacks import Attack, Scene
 from taming_cli.data.conditions.depth import read_depth
 from taming_cli.data.conditions.labels import read_labels
 from taming_cli.data.formats import declared_size
