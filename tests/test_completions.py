@@ -183,7 +183,7 @@ def test_the_choices_of_every_setting_are_offered(path: str, offered: Asked) -> 
         ("train-vqgan photos --preset ", "tiny small vq-vae vq-vae-2 dvae palette f16-1024 f16-16384"),
         ("train-vqgan --preset=ti", "tiny"),
         ("presets show ", "tiny small vq-vae vq-vae-2 dvae palette f16-1024 f16-16384"),
-        ("guide s", "several-gpus settings"),
+        ("guide s", "several-gpus settings security"),
         ("sample --precision ", "auto fp32 bf16 fp16"),
         ("sample --device=", "auto cpu cuda mps"),
         ("train-prior --device c", "cpu cuda"),

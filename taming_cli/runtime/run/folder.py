@@ -17,15 +17,7 @@ from torch import Tensor
 from taming_cli.config import former
 from taming_cli.config.fields import to_dict
 from taming_cli.config.parsing import parse_json
-from taming_cli.data.disk import (
-    TEMPORARY,
-    make_folder,
-    refusals,
-    sync_file,
-    sync_folder,
-    write_atomically,
-    write_json,
-)
+from taming_cli.data.disk import TEMPORARY, make_folder, refusals, sync_file, sync_folder, write_atomically, write_json
 from taming_cli.data.images import write_png
 from taming_cli.data.locks import lock
 from taming_cli.errors import BadFileError, UsageError
