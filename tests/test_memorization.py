@@ -1,6 +1,8 @@
 """`taming eval memorization`: finds copies of training pictures, by features and by codes, and no other pictures."""
 
 import json
+import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,8 @@ from taming_cli.data.tokens.file import TokenFile
 from taming_cli.data.tokens.header import TokenHeader
 from taming_cli.data.tokens.writer import TokenJob
 from taming_cli.metrics import nearest, nearness
+from taming_cli.prior.memorization import expected, found
+from taming_cli.runtime.run.metrics import read_metrics
 from taming_cli.sampling.own_codes import CHUNK, OwnCodes, codes_text
 from tests.pretrained_files import folder_of_pictures
 from tests.test_cli import CODEC, PRIOR
@@ -64,6 +68,38 @@ def test_nearness_of_copies_and_of_equals() -> None:
     assert equals.nearer == pytest.approx(0.5, abs=0.1)
     assert equals.copied == pytest.approx(0.05, abs=0.05)
     assert equals.p_value > 0.01
+
+
+def test_a_network_that_can_store_its_pictures_many_times_is_warned_of() -> None:
+    bits = 100 * 256 * 10  # of 100 pictures of 256 codes of 1,024
+    enough = math.ceil(10 * bits / 3.6)
+    assert "the codes of 100 training pictures 10 times" in expected(enough, 100, 256, 1024)
+    assert expected(enough - 1, 100, 256, 1024) == ""
+    assert expected(enough, 101, 256, 1024) == ""
+    assert expected(100, 1, 1, 1)  # a codebook of one code holds nothing, and is no error
+
+
+def test_a_gap_to_held_out_pictures_is_noted() -> None:
+    assert "memorized training pictures (3.10 nats/token, 4.00 for" in found(
+        {"val_nats_per_token": 4.0, "train_nats_per_token": 3.1}
+    )
+    assert found({"val_nats_per_token": 4.0, "train_nats_per_token": 3.3}) == ""
+    assert found({"val_nats_per_token": 4.0}) == found({}) == ""
+
+
+def test_a_training_warns_and_logs_the_likelihood_of_training_pictures(
+    house: Path, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(house)
+    capsys.readouterr()
+    line = ["train-prior", "t.h5", *PRIOR, "--steps", 40, "--n-embd", 128, "--learning-rate", 0.01]
+    line += ["--out", tmp_path / "run"]
+    assert main(list(map(str, line))) == 0
+    output = capsys.readouterr()
+    assert re.search(r"can store the codes of \d+ training pictures \d+ times", output.err)
+    assert re.search(r"last, step 40: .* nats/token  .* on training pictures", output.out)
+    last = read_metrics(tmp_path / "run" / "metrics.jsonl").lines[-1]
+    assert 0 < last["train_nats_per_token"] < last["val_nats_per_token"]
 
 
 def test_copies_are_found_and_other_pictures_are_not(capsys: Capture, tmp_path: Path) -> None:

@@ -85,9 +85,9 @@ class ImageSet(ABC):
         """The fields that a result records."""
         return {"name": self.name, "form": self.form, "listed": len(self), "list_sha256": self.list_sha256()}
 
-    def title(self, number: int) -> str:
-        """The name of the image at a position."""
-        return str(number)
+    def titles(self) -> list[str]:
+        """The names of the images, readable or not."""
+        return [str(number) for number in range(len(self))]
 
     def first_size(self) -> Size | None:
         """The stored size of the first image, or None if it cannot be read."""
@@ -121,8 +121,8 @@ class FileImages(ImageSet):
         suffixes = {PurePosixPath(item.name).suffix.lower().lstrip(".") for item in self.items}
         return " ".join(sorted({"jpeg" if suffix in ("jpg", "jpe", "jfif") else suffix for suffix in suffixes}))
 
-    def title(self, number: int) -> str:  # noqa: D102
-        return self.items[number].name
+    def titles(self) -> list[str]:  # noqa: D102
+        return [item.name for item in self.items]
 
     def list_sha256(self) -> str:  # noqa: D102
         return digest(self.items)
@@ -216,8 +216,8 @@ class TokenImages(_ArrayBacked):
     def _rows(self) -> Sequence[int]:
         return range(len(self.file)) if self.rows is None else self.rows
 
-    def title(self, number: int) -> str:  # noqa: D102
-        return self.file.names([self._rows[number]])[0]
+    def titles(self) -> list[str]:  # noqa: D102
+        return self.file.names(list(self._rows))
 
     def content_sha256(self) -> str:
         """A digest of the file and of its codec, whose decoder determines the images."""

@@ -114,7 +114,7 @@ class _Side(NamedTuple):
         names, places = [], []
         for which, (images, part) in enumerate(zip(sets, parts, strict=True)):
             unread = {each.name for each in part.skipped}
-            titles = [images.title(number) for number in range(len(images))]
+            titles = images.titles()
             read = [number for number, title in enumerate(titles) if title not in unread]
             names += [titles[number] for number in read]
             places += [(which, number) for number in read]

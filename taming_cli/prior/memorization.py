@@ -18,7 +18,7 @@ def expected(parameters: int, pictures: int, codes: int, codebook_size: int) -> 
 
     `codes` is their number for one picture, over all its views; each holds log2 K bits at most.
     """
-    information = pictures * codes * math.log2(codebook_size)
+    information = pictures * codes * math.log2(max(2, codebook_size))
     capacity = parameters * BITS_PER_PARAMETER
     if capacity < SPARE * information:
         return ""
