@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import resource
 import time
 import zipfile
 from collections.abc import Callable
@@ -100,6 +101,29 @@ def test_a_model_file_of_a_version_without_checksums_is_read(tmp_path: Path) -> 
     metadata["format_version"] = "1"
     save_file({**tensors, "a": torch.tensor([5, 6])}, tmp_path / "old.safetensors", metadata)
     assert load_model(tmp_path / "old.safetensors").tensors["a"].tolist() == [5, 6]
+
+
+@pytest.mark.parametrize("read", [load_model, read_header, pickles.read])
+def test_a_lack_of_file_handles_is_no_damage(read: Callable[[Path], Any], tmp_path: Path) -> None:
+    """With few handles free, a read succeeds or is refused by the system, wherever in it they run out."""
+    path = tmp_path / "m.safetensors"
+    save_model(path, MODEL)
+    read(path)
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = {int(each.name) for each in Path("/proc/self/fd").iterdir()}
+    free = [number for number in range(max(taken) + 9) if number not in taken]
+    refused = 0
+    for count in range(5):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free[count], most))
+            try:
+                read(path)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+        except (OSError, BadFileError) as error:
+            assert all(text in str(error) for text in ("Too many open files", str(path)))  # noqa: PT017 - not each time
+            refused += 1
+    assert 0 < refused < 5
 
 
 def test_a_header_is_read_without_the_tensors(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from taming_cli.errors import BadFileError
 from taming_cli.interop.unpickler import DamagedError, Storage, unpickle
-from taming_cli.runtime.checkpoint import SAFETENSORS, check_header
+from taming_cli.runtime.checkpoint import SAFETENSORS, check_header, open_safetensors
 from taming_cli.runtime.stored import Stored
 
 OLD_MAGIC, OLD_VERSION = 0x1950A86A20F9469CFC6C, 1001
@@ -160,7 +160,7 @@ def _read_old(path: Path) -> Any:
 def _read_safetensors(path: Path) -> dict[str, Stored]:
     dtypes = {name: dtype for dtype, name in SAFETENSORS.items()}
     try:
-        file: Any = safe_open(path, framework="pt")
+        file = open_safetensors(path)
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError as error:
         raise DamagedError(str(error)) from None

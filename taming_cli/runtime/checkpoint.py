@@ -4,10 +4,13 @@ A model file is a safetensors file whose JSON metadata describes it. A trainer f
 resume needs. It is written before the model file of the same step, so a kill between the two loses nothing.
 """
 
+import errno
 import hashlib
 import json
 import logging
 import math
+import os
+import re
 import shlex
 import zipfile
 import zlib
@@ -224,10 +227,12 @@ def _read(path: Path, *, with_tensors: bool) -> ModelFile:
         raise BadFileError(problem)
     check_header(path)
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_safetensors(path) as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
         raise BadFileError(f"{path} is not a readable safetensors file: {error}") from None
     if not str(metadata.get("format", "")).startswith("taming-"):
         raise BadFileError(f"{path} was not written by taming; import it first: {_import_of(path)}")
@@ -248,6 +253,18 @@ def _read(path: Path, *, with_tensors: bool) -> ModelFile:
     if with_tensors:
         _verify(path, metadata, tensors)
     return ModelFile(format=metadata["format"], config=config, about=about, tensors=tensors)
+
+
+def open_safetensors(path: Path) -> Any:
+    """Open a safetensors file to read its tensors. OSError if the system refuses that; torch, which maps the file,
+    reports it as a RuntimeError that ends with the number of the error."""
+    try:
+        return safe_open(path, framework="pt")
+    except RuntimeError as error:
+        number = re.search(r"\((\d+)\)\s*$", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def check_header(path: Path) -> None:
