@@ -10,13 +10,15 @@ import numpy as np
 from PIL import Image
 
 COUNT = 12
-CODEC = """
+COMMON = """
 steps = 4
 minutes = 0
 precision = "fp32"
 device = "cpu"
 seed = 1
 val_every = 0.5
+"""
+CODEC = """
 workers = 0
 size = "16x16"
 batch_size = 2
@@ -35,12 +37,6 @@ codebook_dim = 4
 disc_ndf = 4
 """
 PRIOR = """
-steps = 4
-minutes = 0
-precision = "fp32"
-device = "cpu"
-seed = 1
-val_every = 0.5
 batch_size = 2
 samples = 1
 n_layer = 1
@@ -91,8 +87,8 @@ def make(folder: Path) -> Material:
         prior_settings=folder / "prior.toml",
         prior_run=folder / "prior",
     )
-    material.codec_settings.write_text(CODEC)
-    material.prior_settings.write_text(PRIOR)
+    material.codec_settings.write_text(COMMON + CODEC)
+    material.prior_settings.write_text(COMMON + PRIOR)
     codec = ["train-vqgan", pictures, "--config", material.codec_settings, "--out", material.codec_run]
     tokens = ["tokenize", pictures, "--ckpt", material.codec_run, "--device", "cpu", "-o", material.tokens]
     prior = ["train-prior", material.tokens, "--config", material.prior_settings, "--out", material.prior_run]

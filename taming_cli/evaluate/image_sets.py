@@ -199,32 +199,33 @@ class _ArrayBacked(ImageSet):
 
 @dataclass(frozen=True)
 class TokenImages(_ArrayBacked):
-    """Images of a token file, decoded to 8 bits on demand; the first of several views. `rows` selects some of them."""
+    """Images of a token file, decoded to 8 bits on demand; the first of several views. `chosen` are some rows."""
 
     file: TokenFile
     codec: Path | None
     device: torch.device
     budget: int = BUDGET
-    rows: Sequence[int] | None = None
+    chosen: Sequence[int] | None = None
 
     form = "tokens"
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     @property
-    def _rows(self) -> Sequence[int]:
-        return range(len(self.file)) if self.rows is None else self.rows
+    def rows(self) -> Sequence[int]:
+        """The rows of the file, in the order of the images."""
+        return range(len(self.file)) if self.chosen is None else self.chosen
 
     def titles(self) -> list[str]:  # noqa: D102
-        return self.file.names(list(self._rows))
+        return self.file.names(list(self.rows))
 
     def content_sha256(self) -> str:
         """A digest of the file and of its codec, whose decoder determines the images."""
         codec, _, _ = codec_for(self.file.header, self.path, self.codec)
         combined = hashlib.sha256(super().content_sha256().encode())
-        if self.rows is not None:
-            combined.update(repr(list(self.rows)).encode())
+        if self.chosen is not None:
+            combined.update(repr(list(self.chosen)).encode())
         for name, value in codec.state_dict().items():
             combined.update(f"{name} ".encode() + value.contiguous().view(torch.uint8).numpy().tobytes())
         if not self.exact(codec):
@@ -249,8 +250,8 @@ class TokenImages(_ArrayBacked):
         positions = range(len(self))[every]
         for start in range(0, len(positions), at_once):
             numbers = list(positions[start : start + at_once])
-            chosen = [self._rows[number] for number in numbers]
-            codes = stored_codes(self.file, codec, chosen)[:, 0].to(self.device)
+            rows_read = [self.rows[number] for number in numbers]
+            codes = stored_codes(self.file, codec, rows_read)[:, 0].to(self.device)
             rows, columns = header.frame.place
             yield numbers, tiles.pictures(codec, codes, budget=self.budget)[:, :, rows, columns].contiguous()
 

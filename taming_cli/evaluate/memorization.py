@@ -159,27 +159,28 @@ def _by_codes(samples: ImageSet, known: Known) -> tuple[Nearest, Nearest] | None
     """The nearest training pictures of samples and of held-out pictures by their codes, at a distance of the share of
     the codes that differ; None where they do not all have codes of one codec on one grid."""
     training = [images for images in known.training if isinstance(images, TokenImages)]
-    if len(training) < len(known.training) or any(images.file.header.top_codebook_size for images in training):
+    wanted = _grid(training[0]) if training else None
+    if wanted is None or len(training) < len(known.training) or any(_grid(images) != wanted for images in training):
         return None
-    header = training[0].file.header
-    wanted = (header.codec_sha256, header.height, header.width)
     found = [_codes(images, wanted) for images in (samples, *known.held_out)]
-    if any(codes is None for codes in found) or any(
-        (of.codec_sha256, of.height, of.width) != wanted for of in (images.file.header for images in training)
-    ):
+    if any(codes is None for codes in found):
         return None
     own, *held = (codes for codes in found if codes is not None)
     return _nearest_codes(own, training), _nearest_codes(torch.cat(held), training)
 
 
+def _grid(images: TokenImages) -> tuple[str, int, int] | None:
+    """The hash of the codec and the size of the grid; None where there are two levels of codes."""
+    header = images.file.header
+    return None if header.top_codebook_size else (header.codec_sha256, header.height, header.width)
+
+
 def _codes(images: ImageSet, wanted: tuple[str, int, int]) -> Tensor | None:
     """The codes (n, h w) of pictures that carry those of the codec `wanted`, by its hash, on a grid of that size."""
     if isinstance(images, TokenImages):
-        header = images.file.header
-        if (header.codec_sha256, header.height, header.width) != wanted or header.top_codebook_size:
+        if _grid(images) != wanted:
             return None
-        rows = list(range(len(images.file)) if images.rows is None else images.rows)
-        return torch.from_numpy(images.file.codes(rows))[:, 0].flatten(1)
+        return torch.from_numpy(images.file.codes(list(images.rows)))[:, 0].flatten(1)
     if not isinstance(images, FileImages) or any(item.member is not None for item in images.items):
         return None
     found = []
@@ -199,7 +200,7 @@ def _nearest_codes(codes: Tensor, training: Sequence[TokenImages]) -> Nearest:
     most, numbers = torch.full((len(codes),), -1.0, dtype=torch.float64), torch.zeros(len(codes), dtype=torch.int64)
     codes, first = codes.int(), 0
     for images in training:
-        rows = list(range(len(images.file)) if images.rows is None else images.rows)
+        rows = list(images.rows)
         for start in range(0, len(rows), ROWS):
             there = torch.from_numpy(images.file.codes(rows[start : start + ROWS])).flatten(2).int()  # (m, V, T)
             for number, own in enumerate(codes):
