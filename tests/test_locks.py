@@ -144,13 +144,21 @@ def test_a_folder_of_a_file_system_without_locks_is_written_all_the_same(
         pass
 
 
-def test_annotate_and_sample_refuse_a_folder_where_another_process_writes(tmp_path: Path) -> None:
-    picture(tmp_path / "pictures" / "0.bmp", 0)
+def test_a_folder_where_another_process_writes_is_refused(tmp_path: Path) -> None:
+    pictures, codec = tmp_path / "pictures", ["--ckpt", tmp_path / "vq.safetensors", "--device", "cpu"]
+    picture(pictures / "0.bmp", 0)
+    save_model(tmp_path / "vq.safetensors", codec_file(toys.toy_codec(), {"size": "32x32"}))
+    assert taming("tokenize", pictures, *codec, "-q", "-o", tmp_path / "t.h5").code == 0
     out = tmp_path / "out"
     out.mkdir()
-    line = ["sample", "--ckpt", "builtin", "--size", "64x64", "--device", "cpu", "-o", out]
+    commands = [
+        ["annotate", "edges", pictures, out],
+        ["sample", "--ckpt", "builtin", "--size", "64x64", "--device", "cpu", "-o", out],
+        ["reconstruct", pictures, *codec, "-o", out],
+        ["decode", tmp_path / "t.h5", out, "--codec", tmp_path / "vq.safetensors", "--device", "cpu"],
+    ]
     with shared(out, "others"):
-        for command in (["annotate", "edges", tmp_path / "pictures", out], line):
+        for command in commands:
             said = taming(*command, "-q")
             assert said.code == 2
             assert "another process is writing files of other settings there" in said.refusal

@@ -118,6 +118,7 @@ def jobs() -> dict[str, Job]:
             "run/trainer.pt",
         ),
         Job("sample", [*sample, "--tokens", "codes.h5", "--npz", "out.npz"]),
+        Job("decode", ["decode", words["t.h5"], "out", "--codec", words["vq.safetensors"], "--device", "cpu", "-q"]),
         Job("annotate", ["annotate", "edges", words["few"], "maps", "--workers", "1", "-q"]),
         Job("import", ["import", words["published.ckpt"], "-o", "imported.safetensors", "-q"], refuses=True),
     ]

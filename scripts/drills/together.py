@@ -29,11 +29,14 @@ def run(times: int, seed: int, folder: Path) -> Iterator[Outcome]:
     merge = undisturbed("tokenize, its merge")
     plain = Reference.of(replace(sample.job, line=sample.job.line[:-4]), folder / "plain")
     other = Reference.of(replace(plain.job, line=[*plain.job.line, "--seed", "5"]), folder / "other")
+    decode = undisturbed("decode")
+    rounded = Reference.of(replace(decode.job, line=[*decode.job.line, "--precision", "bf16"]), folder / "rounded")
     pairs: dict[str, Callable[[Path, random.Random], str | None]] = {
         "two writers: tokenize": lambda trial, rng: _two(tokenize, tokenize, trial, rng),
         "two writers: sample": lambda trial, rng: _two(plain, plain, trial, rng),
         "two writers: sample with tokens": lambda trial, rng: _two(sample, sample, trial, rng),
         "two writers: sample, two seeds": lambda trial, rng: _two(plain, other, trial, rng),
+        "two writers: decode, two precisions": lambda trial, rng: _two(decode, rounded, trial, rng),
         "two writers: train-prior": lambda trial, rng: _two(prior, prior, trial, rng),
         "two resumes": lambda trial, rng: _resumes(prior, trial, rng),
         "a reader during a merge": lambda trial, rng: _read(merge, trial, rng, _OF_TOKENS),

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -20,7 +20,9 @@ from taming_cli.config.shard import Shard
 from taming_cli.config.size import Size
 from taming_cli.data.batches import Skipped, eval_batches
 from taming_cli.data.contents import Content
+from taming_cli.data.disk import make_folder
 from taming_cli.data.images import SETTINGS, png_settings, write_png
+from taming_cli.data.locks import shared
 from taming_cli.data.sources import Item
 from taming_cli.data.tokens.file import TokenFile
 from taming_cli.errors import UsageError
@@ -74,8 +76,8 @@ def reconstruct(
     chunk records that. `shard` selects every n-th picture. `dry_run` writes nothing, and counts what would be written.
     `on_item` receives (done, total).
 
-    Raises UsageError for a name that leads out of the folder, and where an original, or a file made with other
-    settings, would be overwritten.
+    Raises UsageError for a name that leads out of the folder, where an original, or a file made with other settings,
+    would be overwritten, and while another process writes other pictures into the folder.
     """
     codec, model = load_codec(ckpt)
     content = content_in(model)
@@ -84,15 +86,16 @@ def reconstruct(
     where = pick_device(device)
     dtype = pick_precision(precision, where)
     provenance = _provenance(codec, size=str(size), precision=precision_name(dtype))
-    stamps = {item: provenance | {"of": _source_key(item.path, item.member or "")} for item in items}
-    _refuse_others({targets[item]: stamp for item, stamp in stamps.items()})
+    stamps = {targets[item]: provenance | {"of": _source_key(item.path, item.member or "")} for item in items}
+    _refuse_others(stamps)
     items = items[(shard or Shard()).places]
     if dry_run:
         return Written(folder=out, count=len(items))
     codec = ready(codec, where, dtype)
     space = room(where, memory)
     total, count, estimated, skipped = 0.0, 0, 0, list[Skipped]()
-    with closing(eval_batches(items, size=size, batch_size=batch_size, workers=workers, content=content)) as batches:
+    read = eval_batches(items, size=size, batch_size=batch_size, workers=workers, content=content)
+    with _writing(out, stamps), closing(read) as batches:
         for batch in batches:
             if batch.items:
                 with autocast(where, dtype):
@@ -105,7 +108,7 @@ def reconstruct(
                 exact = tiles.exact(codec, codes.shape[1], codes.shape[2], space.decode)
                 estimated += 0 if exact else len(batch.items)
                 for item, picture in zip(batch.items, rec, strict=True):
-                    write_png(targets[item], picture, {SETTINGS: _text(stamps[item], exact)})
+                    write_png(targets[item], picture, {SETTINGS: _text(stamps[targets[item]], exact)})
             skipped += batch.skipped
             count += len(batch.items)
             if on_item is not None:
@@ -135,8 +138,9 @@ def decode(
     writes nothing, and counts what would be written. `on_item` receives (pictures written, total pictures), and
     `on_decode` (cells decoded, total cells) for each batch.
 
-    Raises UsageError for a name that leads out of the folder, and where a file made with other settings would be
-    overwritten; BadFileError for a file that is damaged or whose codec is not found.
+    Raises UsageError for a name that leads out of the folder, where a file made with other settings would be
+    overwritten, and while another process writes other pictures into the folder; BadFileError for a file that is
+    damaged or whose codec is not found.
     """
     file = TokenFile(tokens)
     codec, _, _ = codec_for(file.header, tokens, codec_path)
@@ -147,22 +151,24 @@ def decode(
     provenance = _provenance(codec, of=_source_key(tokens), precision=precision_name(dtype))
     budget = room(where, memory).decode
     exact = tiles.exact(codec, file.header.height, file.header.width, budget)
-    _refuse_others({_view(path, view): provenance for path in targets for view in range(views)})
+    stamps = {_view(path, view): provenance for path in targets for view in range(views)}
+    _refuse_others(stamps)
     selected = (shard or Shard()).stretch(len(file))
     if dry_run:
         return Written(folder=out, count=len(selected) * views)
     codec = ready(codec, where, dtype)
     batch_size = tiles.at_once(codec, file.header.height * views, file.header.width, batch_size)
-    for start in range(selected.start, selected.stop, batch_size):
-        rows = slice(start, min(start + batch_size, selected.stop))
-        codes = stored_codes(file, codec, rows).flatten(0, 1).to(where)
-        with autocast(where, dtype):
-            decoded = tiles.pictures(codec, codes, budget=budget, on_progress=on_decode)[:, :, place[0], place[1]]
-        for index, picture in enumerate(decoded):
-            target = _view(targets[start + index // views], index % views)
-            write_png(target, picture, {SETTINGS: _text(provenance, exact)})
-        if on_item is not None:
-            on_item(rows.stop - selected.start, len(selected))
+    with _writing(out, stamps):
+        for start in range(selected.start, selected.stop, batch_size):
+            rows = slice(start, min(start + batch_size, selected.stop))
+            codes = stored_codes(file, codec, rows).flatten(0, 1).to(where)
+            with autocast(where, dtype):
+                decoded = tiles.pictures(codec, codes, budget=budget, on_progress=on_decode)[:, :, place[0], place[1]]
+            for index, picture in enumerate(decoded):
+                target = _view(targets[start + index // views], index % views)
+                write_png(target, picture, {SETTINGS: _text(provenance, exact)})
+            if on_item is not None:
+                on_item(rows.stop - selected.start, len(selected))
     return Written(folder=out, count=len(selected) * views, estimated=0 if exact else len(selected) * views)
 
 
@@ -224,6 +230,15 @@ def _refuse_others(stamps: Mapping[Path, Mapping[str, str]]) -> None:
     for path, stamp in stamps.items():
         if path.exists() and png_settings(path) not in (_text(stamp, True), _text(stamp, False)):
             raise UsageError(f"{path} exists and was made with other settings; give another folder")
+
+
+@contextmanager
+def _writing(out: Path, stamps: Mapping[Path, Mapping[str, str]]) -> Iterator[None]:
+    """A context in which only processes of the same pictures, such as other shards, write into the folder."""
+    make_folder(out)
+    with shared(out, json.dumps([[str(path.relative_to(out)), dict(stamp)] for path, stamp in stamps.items()])):
+        _refuse_others(stamps)
+        yield
 
 
 def _view(path: Path, view: int) -> Path:
