@@ -5,18 +5,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import median, median_low
 from typing import NamedTuple
 
 EVERY = 0.2
 """Seconds between two looks."""
+SLICES = 10
+"""Parts of a tenth whose times are compared."""
 MIB = 2**20
 
 
 class Look(NamedTuple):
-    """What a command and its processes have: the seconds of processor time so far, which other programs do not change,
-    work done, bytes of memory, open files, threads."""
+    """What a command and its processes have: the seconds of processor time so far, work done, bytes of memory, open
+    files, threads."""
 
     time: float
     done: float
@@ -26,7 +29,9 @@ class Look(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """A tenth of the work: the medians of its memory, open files and threads, and its seconds."""
+    """A tenth of the work: the medians of its memory, open files and threads, and its seconds of processor time: ten
+    times those of the third fastest of ten slices. Other programs on the machine, which come and go, make a slice
+    slower, and never faster."""
 
     memory: float
     files: int
@@ -52,12 +57,13 @@ def stretch(looks: Sequence[Look], start: float, stop: float) -> Stretch:
     """The looks while the work done was from `start` to `stop`."""
     within = [look for look in looks if start <= look.done <= stop] or list(looks[-1:])
     working = [look for look in within if look.done < stop] or within  # without what follows the work, such as a merge
-    seconds = _time_of(looks, stop) - _time_of(looks, start)
+    times = [_time_of(looks, start + (stop - start) * number / SLICES) for number in range(SLICES + 1)]
+    slices = sorted(after - before for before, after in pairwise(times))
     return Stretch(
         median(look.memory for look in within),
         median_low(look.files for look in working),
         median_low(look.threads for look in working),
-        seconds,
+        SLICES * slices[2],
     )
 
 
