@@ -48,12 +48,12 @@ def judged(run: Run, looks: Sequence[Look]) -> Iterator[Outcome]:
     tenth = run.total / 10
     early, late = stretch(looks, tenth, 2 * tenth), stretch(looks, 9 * tenth, run.total)
     print(f"{run.name}: {run.total:,}: {_figures(early, tenth)}; at the end {_figures(late, tenth)}", file=sys.stderr)
-    short = "" if run.total >= ENOUGH and early.seconds > 0 else f"{run.total:,} are too few to measure it"
+    short = "" if run.total >= ENOUGH and early.time > 0 else f"{run.total:,} are too few to measure it"
     trials = {
         "memory": late.memory <= GROWTH * early.memory,
         "open files": late.files <= early.files,
         "threads": late.threads <= early.threads,
-        "speed": SLOWER * late.seconds <= early.seconds,
+        "speed": SLOWER * late.time <= early.time,
     }
     for name, held in trials.items():
         skipped = short if name in ("memory", "speed") else ""
@@ -62,7 +62,7 @@ def judged(run: Run, looks: Sequence[Look]) -> Iterator[Outcome]:
 
 
 def _figures(part: Stretch, work: float) -> str:
-    speed = f"{work / part.seconds:.1f} a second of processor time" if part.seconds > 0 else "no time"
+    speed = f"speed {work / part.time:.2f}" if part.time > 0 else "no time"
     return f"{part.memory / MIB:.1f} MiB, {part.files} open files, {part.threads} threads, {speed}"
 
 

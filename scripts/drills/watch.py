@@ -1,25 +1,29 @@
 """Watches a command from outside: its memory, open files, threads and processor time, while its work goes on."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from statistics import median, median_low
 from typing import NamedTuple
 
+import numpy as np
+
 EVERY = 0.2
 """Seconds between two looks."""
-SLICES = 10
-"""Parts of a tenth whose times are compared."""
+PACED = 5
+"""Looks between two measurements of the machine's pace."""
 MIB = 2**20
 
 
 class Look(NamedTuple):
-    """What a command and its processes have: the seconds of processor time so far, work done, bytes of memory, open
-    files, threads."""
+    """What a command and its processes have: the processor time so far, in computations of `_pace`, work done, bytes of
+    memory, open files, threads."""
 
     time: float
     done: float
@@ -29,41 +33,73 @@ class Look(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """A tenth of the work: the medians of its memory, open files and threads, and its seconds of processor time: ten
-    times those of the third fastest of ten slices. Other programs on the machine, which come and go, make a slice
-    slower, and never faster."""
+    """A tenth of the work: the medians of its memory, open files and threads, and its processor time, in computations
+    of `_pace`."""
 
     memory: float
     files: int
     threads: int
-    seconds: float
+    time: float
 
 
 def watched(arguments: Sequence[object], done: Callable[[], float], log: Path) -> list[Look]:
-    """Run a command of the tool to its end; `done` is how much of its work is done."""
+    """Run a command of the tool to its end; `done` is how much of its work is done.
+
+    The speed of a machine changes by a tenth and more within seconds. So the command is stopped every second, while a
+    fixed computation is timed, and its processor time is divided by that of the computation.
+    """
     looks: list[Look] = []
     command = [sys.executable, "-m", "taming_cli", *map(str, arguments)]
+    before, total, pace = 0.0, 0.0, _pace()
     with log.open("wb") as stream, subprocess.Popen(command, stdout=stream, stderr=stream) as process:
-        while process.poll() is None:
+        for number in count():
+            if process.poll() is not None:
+                break
             if (look := _look(process.pid, done())) is not None:
-                looks.append(look)
+                total, before = total + (look.time - before) / pace, look.time
+                looks.append(look._replace(time=total))
+            if number % PACED == 0:
+                pace = _paced(process.pid)
             time.sleep(EVERY)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}: {log.read_text()[-500:]}")
     return looks
 
 
+def _paced(process: int) -> float:
+    """The pace of the machine while a process and those below it are stopped."""
+    try:
+        family = _family(process)
+        for each in family:
+            os.kill(each, signal.SIGSTOP)
+    except OSError:  # one of them has ended
+        family = []
+    pace = _pace()
+    for each in family:
+        with suppress(OSError):
+            os.kill(each, signal.SIGCONT)
+    return pace
+
+
+def _pace() -> float:
+    """Seconds of processor time that a fixed computation takes now: a loop, and products of small matrices."""
+    matrix = np.full((128, 128), 1 / 128, dtype=np.float32)
+    began = time.process_time()
+    sum(number & 7 for number in range(300_000))
+    for _ in range(150):
+        matrix = matrix @ matrix
+    return time.process_time() - began
+
+
 def stretch(looks: Sequence[Look], start: float, stop: float) -> Stretch:
     """The looks while the work done was from `start` to `stop`."""
     within = [look for look in looks if start <= look.done <= stop] or list(looks[-1:])
     working = [look for look in within if look.done < stop] or within  # without what follows the work, such as a merge
-    times = [_time_of(looks, start + (stop - start) * number / SLICES) for number in range(SLICES + 1)]
-    slices = sorted(after - before for before, after in pairwise(times))
     return Stretch(
         median(look.memory for look in within),
         median_low(look.files for look in working),
         median_low(look.threads for look in working),
-        SLICES * slices[2],
+        _time_of(looks, stop) - _time_of(looks, start),
     )
 
 
