@@ -15,10 +15,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from taming_cli.codec import quantizers, step
+from taming_cli.codec import step
 from taming_cli.codec import train as codec_training
 from taming_cli.codec.discriminator import Discriminator
-from taming_cli.codec.quantizers import CodebookAverages, Quantized, Quantizer
+from taming_cli.codec.quantizers import gumbel, nearest
+from taming_cli.codec.quantizers.averages import CodebookAverages
+from taming_cli.codec.quantizers.nearest import Quantizer
+from taming_cli.codec.quantizers.quantized import Quantized
 from taming_cli.codec.state import CodecState, initial_state
 from taming_cli.codec.step import Phase, codec_step
 from taming_cli.codec.vqgan import VQGAN
@@ -119,7 +122,7 @@ def device_without_values(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
         waits.count -= tensor.device.type == "cpu"
         return moved
 
-    for module in (step, quantizers, codec_training, prior_state, prior_training):
+    for module in (step, gumbel, nearest, codec_training, prior_state, prior_training):
         for replacement in (to_host, to_device):
             if hasattr(module, replacement.__name__):
                 monkeypatch.setattr(module, replacement.__name__, replacement)

@@ -16,7 +16,7 @@ from torch.distributions import Categorical, Laplace, SigmoidTransform, Transfor
 
 from taming_cli.cli.app import main
 from taming_cli.codec import losses
-from taming_cli.codec.quantizers import GumbelQuantizer
+from taming_cli.codec.quantizers.gumbel import GumbelQuantizer
 from taming_cli.codec.step import phase
 from taming_cli.codec.tiling import tiles
 from taming_cli.codec.tiling.boxes import divided

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from taming_cli.cli.app import main
 from taming_cli.codec import state as codec_state
 from taming_cli.codec.autoencoder import Decoder, Encoder
-from taming_cli.codec.quantizers import GumbelQuantizer, Quantizer
+from taming_cli.codec.quantizers.gumbel import GumbelQuantizer
+from taming_cli.codec.quantizers.nearest import Quantizer
 from taming_cli.codec.step import Phase, codec_step
 from taming_cli.codec.tiling import tiles
 from taming_cli.codec.vqgan import codec_file

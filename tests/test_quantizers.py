@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from taming_cli.codec.quantizers import CodebookAverages, Quantized, Quantizer, nearest
+from taming_cli.codec.quantizers.averages import CodebookAverages
+from taming_cli.codec.quantizers.nearest import Quantizer, nearest
+from taming_cli.codec.quantizers.quantized import Quantized
 
 
 def seeded(seed: int = 0) -> torch.Generator:

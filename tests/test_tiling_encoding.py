@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from taming_cli.codec.quantizers import Quantized
+from taming_cli.codec.quantizers.quantized import Quantized
 from taming_cli.codec.tiling import boxes, encoding, global_layers, tiles
 from taming_cli.codec.tiling.boxes import Box, Window
 from taming_cli.codec.vqgan import VQGAN

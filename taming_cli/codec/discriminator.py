@@ -1,7 +1,5 @@
 """The discriminator: a PatchGAN (Isola et al. 2017, section 3.2.2) that scores overlapping patches as real or fake."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -37,19 +35,6 @@ class Discriminator(nn.Module):
         return logits
 
 
-class _Total(torch.autograd.Function):
-    """The sum over all processes, in the forward and in the backward pass."""
-
-    @staticmethod
-    def forward(context: Any, values: Tensor, world: World) -> Tensor:
-        context.world = world
-        return world.total(values.clone())
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return context.world.total(gradient.clone()), None
-
-
 class BatchNorm(nn.BatchNorm2d):
     """Batch normalisation with the statistics of the pictures of all processes together. torch's `SyncBatchNorm` does
     the same on GPUs only."""
@@ -72,8 +57,7 @@ class BatchNorm(nn.BatchNorm2d):
         return y.to(x.dtype)
 
     def _mean(self, values: Tensor) -> Tensor:
-        total: Tensor = _Total.apply(values.mean((0, 2, 3), keepdim=True), self.world)
-        return total / self.world.size
+        return self.world.mean_with_gradient(values.mean((0, 2, 3), keepdim=True))
 
     @torch.no_grad()
     def _update_running_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:

@@ -54,6 +54,11 @@ def kl_to_uniform(logits: Tensor) -> Tensor:
     return (logs.exp() * logs).sum(1).mean() + math.log(logits.shape[1])
 
 
+def entropy(probabilities: Tensor) -> Tensor:
+    """Entropy of distributions (..., K), nats: (...), 0 to log K."""
+    return torch.special.entr(probabilities.float()).sum(-1)
+
+
 def codebook_loss(z_e: Tensor, z_q: Tensor, beta: float, *, legacy: bool = False, learned: bool = True) -> Tensor:
     """The codebook and commitment terms, the mean over (B, D, h, w): a scalar.
 

@@ -67,7 +67,7 @@ def palette_step(state: CodecState, pixels: Pixels) -> Iteration:
     """
     from scipy.cluster.vq import vq
 
-    weight = state.codec.quantizers[0].embedding.weight
+    weight = state.codec.entries()
     values = to_float(torch.from_numpy(pixels.values)).double().numpy()
     entries = weight.cpu().double().numpy()
     codes, distances = vq(values, entries)
@@ -75,7 +75,7 @@ def palette_step(state: CodecState, pixels: Pixels) -> Iteration:
     sums = np.stack([np.bincount(codes, weights=channel, minlength=len(entries)) for channel in values.T], axis=1)
     means = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], entries)
     weight.copy_(torch.from_numpy(means))
-    state.average.quantizers[0].embedding.weight.copy_(to_float(to_uint8(weight)))
+    state.average.entries().copy_(to_float(to_uint8(weight)))
     state.step += 1
     state.images_seen += pixels.pictures
     l2 = torch.tensor(np.square(distances).mean() / values.shape[1], dtype=torch.float32)

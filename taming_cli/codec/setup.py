@@ -2,6 +2,7 @@
 read, settings, and the codec with its initial weights."""
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from taming_cli.codec.autoencoder import Encoder
 from taming_cli.codec.estimate import check_memory
@@ -36,6 +37,9 @@ from taming_cli.runtime.run.folder import absolute, read_settings
 
 _log = logging.getLogger(__name__)
 _COLOUR = 4.0  # in photographs, brightness varies 3 and 8 times as much as the two directions of colour
+_GRIDS = ("fsq", "lfq")
+_FSQ_LEVELS = ((8, 6, 5), (8, 5, 5, 5), (7, 5, 5, 5, 5), (8, 8, 8, 6, 5), (8, 8, 8, 5, 5, 5))
+"""For about 2^8, 2^10, 2^12, 2^14 and 2^16 codes (Mentzer et al. 2023, table 1)."""
 _LISTED_BY = ("kind", "held", "val_images")
 """Settings that decide which pictures are listed, and how the model file counts them."""
 
@@ -72,8 +76,10 @@ def set_up(
     """
     train = replace(train, val=absolute(train.val), init=recorded(train.init), colours=absolute(train.colours))
     train = replace(train, pictures=absolute(train.pictures))
+    codec, train = _with_grid(codec, train)
     _check_size(codec, discriminator, train)
     _check_network(codec, train)
+    _check_quantizer(codec, train)
     pictures, keys = _split(images, train, run)
     files = _content(train, run)
     labels = None
@@ -133,9 +139,10 @@ def first_codec(setup: Setup) -> VQGAN:
         codec = VQGAN(config)
         if isinstance(codec.encoder, Encoder):
             _whiten(codec.encoder.conv_in.weight, setup.content)
+        if train.quantizer == "simvq":
+            nn.init.normal_(codec.entries(), std=config.codebook_dim**-0.5)
         if setup.pixels is not None:
-            colours = first_colours(setup.pixels, config.codebook_size, train.seed)
-            codec.quantizers[0].embedding.weight.data.copy_(colours)
+            codec.entries().data.copy_(first_colours(setup.pixels, config.codebook_size, train.seed))
         return codec
     model = load_model(Path(train.init))
     codec = codec_from(model, train.init)
@@ -172,6 +179,35 @@ def _check_network(codec: CodecConfig, train: CodecTrainConfig) -> None:
         raise UsageError(
             f"network is {network!r}, which has neither a perceptual loss nor a discriminator; use --perceptual none "
             f"and --disc-weight 0, or --preset {network}"
+        )
+
+
+def _with_grid(codec: CodecConfig, train: CodecTrainConfig) -> tuple[CodecConfig, CodecTrainConfig]:
+    """The settings of a fixed grid of codes: the architecture says what the training says, or the other way round."""
+    if codec.codebook in _GRIDS:  # of the codec to start from
+        return codec, replace(train, quantizer=codec.codebook)
+    if train.quantizer == "fsq":
+        levels = codec.fsq_levels or min(_FSQ_LEVELS, key=lambda each: abs(math.log(math.prod(each) / codec.codebook_size)))
+        grid: dict[str, Any] = {"fsq_levels": levels, "codebook_size": math.prod(levels), "codebook_dim": len(levels)}
+    elif train.quantizer == "lfq":
+        grid = {"codebook_dim": codec.codebook_size.bit_length() - 1}
+        if codec.codebook_size != 2 ** grid["codebook_dim"]:
+            raise UsageError(f"codebook_size is {codec.codebook_size}; with quantizer 'lfq', it must be a power of two")
+    else:
+        return codec, train
+    if codec.codebook != "nearest" or codec.network != "vqgan":
+        given = f"network is {codec.network!r} with codebook {codec.codebook!r}"
+        raise UsageError(f"{given}; quantizer {train.quantizer!r} is for 'vqgan' without --codebook")
+    return replace(codec, codebook=train.quantizer, **grid), train
+
+
+def _check_quantizer(codec: CodecConfig, train: CodecTrainConfig) -> None:
+    """UsageError for a quantizer or gradient that a network does not have."""
+    plain = codec.network == "vqgan" and codec.codebook in ("nearest", *_GRIDS)
+    if not plain and (train.quantizer not in ("ema", "vq") or train.gradient != "straight-through"):
+        raise UsageError(
+            f"network is {codec.network!r} with codebook {codec.codebook!r}; quantizer {train.quantizer!r} with "
+            f"gradient {train.gradient!r} is for 'vqgan' with 'nearest'"
         )
 
 

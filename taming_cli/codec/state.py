@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from taming_cli.codec.discriminator import BatchNorm, Discriminator
 from taming_cli.codec.losses import DiscriminatorLogits
-from taming_cli.codec.quantizers import CodebookAverages, CodebookUse, LevelAverages, Quantized, Quantizer
+from taming_cli.codec.quantizers.averages import CodebookAverages, CodebookUse, LevelAverages
+from taming_cli.codec.quantizers.linear import LinearCodebook
+from taming_cli.codec.quantizers.nearest import Quantizer
+from taming_cli.codec.quantizers.quantized import Quantized
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.codec import CodecTrainConfig, DiscriminatorConfig
 from taming_cli.runtime.device import autocast, full_precision
@@ -40,7 +43,7 @@ class Reconstructor(nn.Module):
         with autocast(x.device, precision):
             quantized = codec.quantized(x)
             assert not isinstance(codec.decoder, nn.Identity)
-            features = codec.decoder.features(codec.post_quant_conv(quantized.straight_through()))
+            features = codec.decoder.features(codec.post_quant_conv(quantized.to_decoder()))
         with full_precision(x.device):
             return codec.decoder.conv_out(features.float()), quantized
 
@@ -67,7 +70,7 @@ class CodecState:
     `reconstruct` and `discriminate` are the forward passes of codec and discriminator. With several processes they
     average gradients; everything else is the same in each process. `best` is the criterion of the best model so far,
     `best_by` names its figures, and `best_weight` is the share (0 to 1) at which the adversarial term counted when that
-    model was trained. `validation` holds the figures of the last validation; `unlogged` and
+    model was trained. `linear` is what learns in place of the entries with `--quantizer simvq`. `validation` holds the figures of the last validation; `unlogged` and
     `counts` (levels, K) hold the terms and the uses of each code since the last line of the log.
     """
 
@@ -75,6 +78,7 @@ class CodecState:
     discriminator: Discriminator
     average: VQGAN
     codebook: LevelAverages
+    linear: LinearCodebook | None
     codec_optimizer: torch.optim.Optimizer
     discriminator_optimizer: torch.optim.Optimizer
     reconstruct: nn.Module
@@ -102,17 +106,19 @@ class CodecState:
         """
         if config.train == "decoder":
             return
+        if self.linear is not None:
+            self.linear.update_entries()
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) % 2**63)
         for level, averages in enumerate(self.codebook.levels):
             revived = averages.update(quantized[level], generator, self.world, uses[level], dead[level])
             if not len(revived):
                 continue
-            weight = self.codec.quantizers[level].embedding.weight
+            weight = self.codec.entries(level)
             for value in self.codec_optimizer.state.get(weight, {}).values():
                 if isinstance(value, torch.Tensor) and value.shape == weight.shape:
                     value.index_fill_(0, revived, 0)
             with torch.no_grad():
-                self.average.quantizers[level].embedding.weight[revived] = weight[revived]
+                self.average.entries(level)[revived] = weight[revived]
 
     @torch.no_grad()
     def update_average(self, decay: float) -> None:
@@ -122,19 +128,29 @@ class CodecState:
 
     def state_dict(self) -> dict[str, Any]:
         """The contents of the trainer file."""
-        modules = {name: getattr(self, name).state_dict() for name in STATEFUL}
+        modules = {name: getattr(self, name).state_dict() for name in self.stateful}
         counters = {name: getattr(self, name) for name in _COUNTERS}
         return {**modules, **counters}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the contents of a trainer file."""
-        for name in STATEFUL:
+        for name in self.stateful:
             getattr(self, name).load_state_dict(state[name])
         if "best_weight" not in state:  # earlier versions chose the best model without regard to the adversarial term
             state = {**state, "best": -state["best"], "best_by": "", "best_weight": 0.0}
         for name in _COUNTERS:
             if name in state or name not in _OF_LOG:  # earlier versions did not save what the log needs
                 setattr(self, name, state[name])
+
+    @property
+    def optimized(self) -> list[nn.Parameter]:
+        """The parameters that the codec's optimiser changes."""
+        return [parameter for group in self.codec_optimizer.param_groups for parameter in group["params"]]
+
+    @property
+    def stateful(self) -> tuple[str, ...]:
+        """The members that the trainer file holds."""
+        return _STATEFUL if self.linear is None else (*_STATEFUL, "linear")
 
     def note_best(self, criterion: Criterion, weight: float) -> None:
         """Record the present model if it is the best so far: the one with the smallest criterion among those that were
@@ -146,7 +162,7 @@ class CodecState:
             self.best_step, self.best_weight = self.step, weight
 
 
-STATEFUL = ("codec", "discriminator", "average", "codebook", "codec_optimizer", "discriminator_optimizer")
+_STATEFUL = ("codec", "discriminator", "average", "codebook", "codec_optimizer", "discriminator_optimizer")
 _OF_LOG = ("unlogged", "counts")
 _COUNTERS = ("step", "images_seen", "seconds", "best", "best_step", "best_by", "best_weight", "validation", *_OF_LOG)
 
@@ -178,20 +194,23 @@ def initial_state(
     if config.train == "decoder":
         for part in (codec.encoder, codec.quant_conv, codec.quantize):
             part.eval().requires_grad_(False)
-    averages = []
+    averages, linear = list[CodebookAverages](), None
     for quantizer in codec.quantizers:
-        nearest = isinstance(quantizer, Quantizer) and codec.config.network != "palette"
+        free = isinstance(quantizer, Quantizer) and codec.config.network != "palette" and config.quantizer != "simvq"
         averages.append(
             CodebookAverages(
                 quantizer,
                 decay=config.codebook_decay,
-                revive=config.revive if nearest else 0.0,
-                learn=nearest and config.quantizer == "ema",
+                revive=config.revive if free else 0.0,
+                learn=free and config.quantizer == "ema",
                 trained=config.init is not None,
             )
         )
         if averages[-1].learn:
             quantizer.requires_grad_(False)
+        if isinstance(quantizer, Quantizer) and config.train == "all":
+            quantizer.gradient = "index" if config.quantizer == "ibq" else config.gradient
+            linear = LinearCodebook(quantizer) if config.quantizer == "simvq" else None
     if config.gradient_checkpointing:
         recompute(codec)
     for module in discriminator.modules():
@@ -202,8 +221,9 @@ def initial_state(
         discriminator=discriminator,
         average=average.eval().requires_grad_(False),
         codebook=LevelAverages(averages),
-        codec_optimizer=_adam(codec, config.learning_rate, config),
-        discriminator_optimizer=_adam(discriminator, config.disc_learning_rate, config),
+        linear=linear,
+        codec_optimizer=_adam(_learned(codec, linear), config.learning_rate, config),
+        discriminator_optimizer=_adam(discriminator.parameters(), config.disc_learning_rate, config),
         reconstruct=world.joined(Reconstructor(codec)),
         discriminate=world.joined(RealAndFake(discriminator)),
         precision=precision,
@@ -212,7 +232,17 @@ def initial_state(
     )
 
 
-def _adam(module: nn.Module, learning_rate: float, config: CodecTrainConfig) -> torch.optim.Optimizer:
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+def _learned(codec: VQGAN, linear: LinearCodebook | None) -> list[nn.Parameter]:
+    """The parameters of a codec, with a linear map in place of its entries."""
+    if linear is None:
+        return list(codec.parameters())
+    entries = linear.quantizer.embedding.weight
+    return [*(parameter for parameter in codec.parameters() if parameter is not entries), linear.map]
+
+
+def _adam(
+    parameters: Iterable[nn.Parameter], learning_rate: float, config: CodecTrainConfig
+) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in trained)
     return torch.optim.Adam(trained, lr=learning_rate, betas=(config.betas[0], config.betas[1]), fused=fused)

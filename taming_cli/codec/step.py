@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from taming_cli.codec import losses
-from taming_cli.codec.quantizers import GumbelQuantizer, Quantized
+from taming_cli.codec.quantizers.gumbel import GumbelQuantizer
+from taming_cli.codec.quantizers.quantized import Quantized
+from taming_cli.codec.quantizers.terms import Term, quantizer_terms
 from taming_cli.codec.state import CodecState
 from taming_cli.config.codec import CodecTrainConfig
 from taming_cli.config.ramp import Ramp
@@ -103,7 +105,9 @@ def codec_step(
     )
     terms = dict(zip(results[0].terms, world.mean(means), strict=True))
     quantized = Quantized(*map(torch.cat, zip(*(each.quantized[:3] for each in results), strict=True)))
-    terms["gradient"] = clip_grad_norm_(trained, config.clip or float("inf"))
+    if state.linear is not None:
+        state.linear.take_gradient()
+    terms["gradient"] = clip_grad_norm_(state.optimized, config.clip or float("inf"))
     if now.discriminator:
         terms["disc_gradient"] = get_total_norm(
             [p.grad for p in state.discriminator.parameters() if p.grad is not None]
@@ -190,23 +194,27 @@ def backward(state: CodecState, x: Tensor, task: PartTask) -> PartResult:
         terms["adaptive"] = losses.adaptive_weight(*at_last)
         gradient = gradient + config.disc_weight * now.adversarial * terms["adaptive"] * grad_gen
     roots, gradients = [x_rec], [task.share * gradient]
-    if quantized.logits is not None:
-        terms["kl"] = losses.kl_to_uniform(quantized.logits)
-        roots.append(terms["kl"])
-        gradients.append(torch.full_like(terms["kl"], task.share * config.kl_weight * now.kl))
-    elif not isinstance(state.codec.quantize, GumbelQuantizer):
-        how: dict[str, bool] = {"legacy": config.legacy, "learned": config.quantizer == "vq"}
-        of_levels = [
-            losses.codebook_loss(level.z_e, level.z_q, config.beta, **how) for level in state.codec.by_level(quantized)
-        ]
-        terms["codebook"] = torch.stack(of_levels).sum()
+    for name, term in _of_quantizers(state, quantized, task).items():
+        terms[name] = term.value
         if config.train == "all":
-            roots.append(terms["codebook"])
-            gradients.append(torch.full_like(terms["codebook"], task.share * config.codebook_weight))
+            roots.append(term.value)
+            gradients.append(torch.full_like(term.value, task.share * term.weight))
     torch.autograd.backward(roots, gradients, inputs=task.trained)
     if now.discriminator:
         torch.autograd.backward([task.share * terms["discriminator"]], inputs=list(state.discriminator.parameters()))
     return PartResult(task.share, {name: term.detach() for name, term in terms.items()}, quantized.detached())
+
+
+def _of_quantizers(state: CodecState, quantized: Quantized, task: PartTask) -> dict[str, Term]:
+    """The terms of the quantizers by name, summed over levels of codes."""
+    terms: dict[str, Term] = {}
+    for quantizer, level in zip(state.codec.quantizers, state.codec.by_level(quantized), strict=True):
+        of_level = quantizer_terms(
+            quantizer, level, task.config, kl=task.now.kl, mean=state.world.mean_with_gradient
+        )
+        for name, term in of_level.items():
+            terms[name] = term if name not in terms else Term(terms[name].value + term.value, term.weight)
+    return terms
 
 
 def _reconstruction(x: Tensor, x_rec: Tensor, state: CodecState, task: PartTask) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import torch
 
 from taming_cli.codec.palette import palette_step
 from taming_cli.codec.setup import first_codec, identity, picture_counts, set_up
-from taming_cli.codec.state import STATEFUL, CodecState, start
+from taming_cli.codec.state import CodecState, start
 from taming_cli.codec.step import Phase, codec_step, phase
 from taming_cli.codec.validate import codebook_figures, validate
 from taming_cli.codec.vqgan import VQGAN, codec_file
@@ -96,7 +96,7 @@ def fit(
     state = start(first, discriminator, train, device, pick_precision(train.precision, device), world)
     if existing.folder is not None and existing.saved:
         trainer = existing.folder / "trainer.pt"
-        world.first_ahead(lambda: load_state(trainer, read_trainer(trainer, STATEFUL), state.load_state_dict))
+        world.first_ahead(lambda: load_state(trainer, read_trainer(trainer, state.stateful), state.load_state_dict))
     settings: dict[str, Any] = {"origins": origins or {}, "tensorboard": train.tensorboard}
     with open_run(COMMAND, place, **same, **settings, existing=existing, world=world) as run:
         if world.first:

@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 from taming_cli.codec.autoencoder import Decoder, Encoder
 from taming_cli.codec.dvae import DVAEDecoder, DVAEEncoder
-from taming_cli.codec.quantizers import GumbelQuantizer, Quantized, Quantizer
+from taming_cli.codec.quantizers.gumbel import GumbelQuantizer
+from taming_cli.codec.quantizers.nearest import Quantizer
+from taming_cli.codec.quantizers.quantized import Quantized
+from taming_cli.codec.quantizers.scalar import FSQ, LFQ
 from taming_cli.codec.vqvae2 import LevelEncoder, TwoLevelQuantizer, VQVAE2Decoder, split_levels
 from taming_cli.config.codec import CodecConfig
 from taming_cli.config.fields import from_dict, to_dict
@@ -19,8 +22,10 @@ from taming_cli.runtime.fp32 import ieee
 from taming_cli.runtime.model_files import named
 from taming_cli.runtime.stored import Stored
 
+OneLevel = Quantizer | GumbelQuantizer | FSQ | LFQ
+"""The quantizer of one level of codes."""
 _DECODER = ("decoder.", "post_quant_conv.")
-_LATER = ("codebook", "network", "n_res_channel")
+_LATER = ("codebook", "network", "n_res_channel", "fsq_levels", "fsq_bound")
 """Fields of the architecture that did not exist when the hash was defined."""
 
 
@@ -57,9 +62,9 @@ class VQGAN(nn.Module):
         return codec_from(load_model(file), str(file))
 
     def forward(self, x: Tensor) -> VQGANOutput:
-        """(B, 3, H, W) in [-1, 1] -> VQGANOutput. Gradients pass straight through the quantizer."""
+        """(B, 3, H, W) in [-1, 1] -> VQGANOutput. In training, gradients pass through the quantizer."""
         quantized = self.quantized(x)
-        return VQGANOutput(self.decoder(self.post_quant_conv(quantized.straight_through())), quantized)
+        return VQGANOutput(self.decoder(self.post_quant_conv(quantized.to_decoder())), quantized)
 
     def quantized(self, x: Tensor) -> Quantized:
         """(B, 3, H, W) in [-1, 1], sides as of `encode` -> z_e, z_q (B, D, h, w) and codes (B, h, w)."""
@@ -83,10 +88,16 @@ class VQGAN(nn.Module):
             return x.float()
 
     @property
-    def quantizers(self) -> tuple[Quantizer | GumbelQuantizer, ...]:
+    def quantizers(self) -> tuple[OneLevel, ...]:
         """The quantizer of each level of codes, the bottom one first."""
         quantize = self.quantize
         return (quantize.bottom, quantize.top) if isinstance(quantize, TwoLevelQuantizer) else (quantize,)
+
+    def entries(self, level: int = 0) -> nn.Parameter:
+        """The learned entries (K, D) of a level whose codes are nearest entries, as they are stored."""
+        quantizer = self.quantizers[level]
+        assert isinstance(quantizer, Quantizer)
+        return quantizer.embedding.weight
 
     def by_level(self, quantized: Quantized) -> tuple[Quantized, ...]:
         """The result of `quantized` by level, as each level's own quantizer gave it."""
@@ -137,12 +148,16 @@ def _encoder(config: CodecConfig) -> Encoder | DVAEEncoder | LevelEncoder | nn.I
     return DVAEEncoder(config) if config.network == "dvae" else Encoder(config)
 
 
-def _quantizer(config: CodecConfig) -> Quantizer | GumbelQuantizer | TwoLevelQuantizer:
+def _quantizer(config: CodecConfig) -> OneLevel | TwoLevelQuantizer:
     size, dim, dvae = config.codebook_size, config.codebook_dim, config.network == "dvae"
     if config.network == "vq-vae-2":
         return TwoLevelQuantizer(config)
     if config.codebook == "gumbel":
         return GumbelQuantizer(size, dim, config.ch * config.ch_mult[-1] if dvae else dim, relaxed=dvae)
+    if config.codebook == "fsq":
+        return FSQ(config.fsq_levels, config.fsq_bound)
+    if config.codebook == "lfq":
+        return LFQ(dim)
     return Quantizer(size, dim, normalize=config.normalize)
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from taming_cli.codec.dvae import initialise
-from taming_cli.codec.quantizers import Quantized, Quantizer
+from taming_cli.codec.quantizers.nearest import Quantizer
+from taming_cli.codec.quantizers.quantized import Quantized
 from taming_cli.config.codec import CodecConfig
 from taming_cli.runtime.gradient_checkpointing import Recomputable
 
@@ -152,7 +153,7 @@ class TwoLevelQuantizer(nn.Module):
         """The encoder's output (B, ch, h, w) -> Quantized with joint codes, and z_e and z_q (B, 2 D, h, w), whose first
         D channels are those of the top level, on 2 x 2 cells each."""
         top: Quantized = self.top(self.conv_top(self.encoder(h)))
-        below = self.decoder(top.straight_through())
+        below = self.decoder(top.to_decoder())
         bottom: Quantized = self.bottom(self.conv_bottom(torch.cat((below, h.to(below.dtype)), 1)))
         return Quantized(
             torch.cat((_doubled(top.z_e), bottom.z_e), 1),

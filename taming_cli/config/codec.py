@@ -48,8 +48,20 @@ class CodecConfig:
     dropout: float = option(0.0, "Dropout in the residual blocks.", low=0, high=0.9)
     codebook_size: int = option(1024, "Number of codebook entries, K.", low=2, high=2**24)
     codebook_dim: int = option(8, "Dimension of each codebook entry, D.", low=1, high=2**16)
-    codebook: Literal["nearest", "gumbel"] = option(
-        "nearest", "nearest: a code is the nearest entry; gumbel: it is the largest of K logits."
+    codebook: Literal["nearest", "gumbel", "fsq", "lfq"] = option(
+        "nearest",
+        "nearest: a code is the nearest entry; gumbel: the largest of K logits; fsq, lfq: each channel is rounded to "
+        "one of a few levels, or to its sign (see --quantizer).",
+    )
+    fsq_levels: tuple[int, ...] = option(
+        (),
+        "With fsq: levels of each channel, whose product is K; by default those published for a K near "
+        "--codebook-size.",
+        low=2,
+        high=2**16,
+    )
+    fsq_bound: Literal["tanh", "sigmoid"] = option(
+        "tanh", "With fsq: function that bounds a channel before it is rounded; sigmoid uses levels more evenly (iFSQ)."
     )
     normalize: bool = option(False, "Normalise codebook entries and encoder outputs to unit length (cosine distance).")
 
@@ -66,6 +78,7 @@ class CodecConfig:
             self._check_palette()
         elif self.ch % self.norm_groups:
             raise UsageError(f"ch is {self.ch}; it must be a multiple of norm_groups, which is {self.norm_groups}")
+        self._check_codebook()
 
     def _check_dvae(self) -> None:
         if self.ch % 4:
@@ -88,6 +101,22 @@ class CodecConfig:
             if given != value:
                 shown, right = (",".join(map(str, v)) if isinstance(v, tuple) else v for v in (given, value))
                 raise UsageError(f"{name} is {shown}; with network 'palette', it must be {right}, as in preset palette")
+
+    def _check_codebook(self) -> None:
+        """UsageError where a fixed grid has other sides than K and D."""
+        if self.fsq_levels and self.codebook != "fsq":
+            raise UsageError(f"codebook is {self.codebook!r}; fsq_levels are for 'fsq'")
+        if self.codebook not in ("fsq", "lfq"):
+            return
+        if self.normalize:
+            raise UsageError(f"codebook is {self.codebook!r}, whose entries are fixed; leave --normalize out")
+        dim = len(self.fsq_levels) if self.codebook == "fsq" else self.codebook_dim
+        size = math.prod(self.fsq_levels) if self.codebook == "fsq" else 2**dim
+        if (size, dim) != (self.codebook_size, self.codebook_dim):
+            raise UsageError(
+                f"codebook_size is {self.codebook_size} and codebook_dim {self.codebook_dim}; this codebook "
+                f"{self.codebook!r} has {size} and {dim}"
+            )
 
     @property
     def levels(self) -> int:
@@ -233,8 +262,21 @@ class CodecTrainConfig:
         0.1, "Fraction of the training over which the adversarial loss grows to its full weight.", low=0, high=1
     )
 
-    quantizer: Literal["ema", "vq"] = option(
-        "ema", "How the codebook learns: by moving averages (ema), or by its own loss (vq, as published)."
+    quantizer: Literal["ema", "vq", "simvq", "ibq", "fsq", "lfq"] = option(
+        "ema",
+        "How the codebook learns: by moving averages (ema), by its own loss (vq, as published), as a linear map of "
+        "fixed entries (simvq), by the gradient of all entries (ibq); fsq and lfq have a fixed grid of codes.",
+    )
+    gradient: Literal["straight-through", "rotation"] = option(
+        "straight-through",
+        "With ema, vq and simvq: how the decoder's gradient passes through the quantizer, unchanged or by the rotation "
+        "from vector to entry.",
+    )
+    entropy_weight: float = option(
+        0.1, "With ibq and lfq: weight of the entropy of each cell's code minus that of all codes of a batch.", low=0
+    )
+    entropy_temperature: float = option(
+        0.01, "With ibq and lfq: temperature of the logits whose entropy is measured.", low=1e-6
     )
     codebook_decay: float = option(0.9, "Decay of the moving averages of the ema quantizer.", low=0, high=0.99999)
     revive: float = option(
@@ -268,6 +310,11 @@ class CodecTrainConfig:
         check_training(self)
         if len(self.crop_scale) != 2 or self.crop_scale[0] > self.crop_scale[1]:
             raise UsageError(f"crop_scale is {self.crop_scale}; give smallest and largest, like 0.4,1")
+        if self.gradient != "straight-through" and self.quantizer in ("ibq", "fsq", "lfq"):
+            raise UsageError(
+                f"gradient is {self.gradient!r}, but quantizer {self.quantizer!r} has its own; use --gradient "
+                "straight-through"
+            )
         if self.kind != "image" and (self.perceptual != "none" or self.disc_weight):
             raise UsageError(
                 f"kind is {self.kind!r}: a codec of maps has neither a perceptual loss nor a discriminator; use "

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from taming_cli.config.prior import recorded_prior
 from taming_cli.data.disk import write_atomically
 from taming_cli.errors import UsageError
 from taming_cli.interop.compvis import ORDERS
+from taming_cli.interop.published import with_entries
 from taming_cli.prior.raster.order import cells
 from taming_cli.runtime.checkpoint import ModelFile, save_torch
 
@@ -113,14 +113,10 @@ def _prior_state(model: ModelFile, where: str) -> tuple[dict[str, Tensor], dict[
 
 
 def _codec_state(config: CodecConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a codec in the authors' layout; entries of a normalised codebook are scaled to norm 1."""
+    """The tensors of a codec in the authors' layout."""
     if config.norm_groups != 32:
         raise UsageError(f"this codec has norm_groups {config.norm_groups}; the authors' code supports only 32")
-    state = dict(tensors)
-    entries = "quantize.embedding.weight"
-    if config.normalize and entries in state:
-        state[entries] = F.normalize(state[entries].float(), dim=1)
-    return state
+    return with_entries(config, tensors)
 
 
 def _codec_params(config: CodecConfig, kind: str) -> dict[str, Any]:

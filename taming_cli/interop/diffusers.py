@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from taming_cli.config.codec import CodecConfig
@@ -15,7 +14,7 @@ from taming_cli.errors import BadFileError, UsageError
 from taming_cli.interop.ledger import ImportedModel
 from taming_cli.interop.names import DIFFUSERS, OLD_DIFFUSERS, from_published, to_published
 from taming_cli.interop.pickles import read
-from taming_cli.interop.published import imported_codec, published_codec
+from taming_cli.interop.published import imported_codec, published_codec, with_entries
 from taming_cli.interop.wrappers import unwrapped
 from taming_cli.runtime.checkpoint import ModelFile, write_safetensors
 from taming_cli.runtime.stored import Stored
@@ -66,9 +65,8 @@ def export_folder(model: ModelFile, folder: Path) -> Path:
         raise UsageError("a VQModel has an encoder and a decoder, not a palette alone; give the file of a VQGAN")
     if config.ch_mult[0] != 1:
         raise UsageError(f"ch_mult starts with {config.ch_mult[0]}; a VQModel requires 1")
-    tensors = {name: tensor for name, tensor in model.tensors.items() if not name.startswith("extra.")}
-    if config.normalize:
-        tensors["quantize.embedding.weight"] = F.normalize(tensors["quantize.embedding.weight"].float(), dim=1)
+    own = {name: tensor for name, tensor in model.tensors.items() if not name.startswith("extra.")}
+    tensors = with_entries(config, own)
     attended = [config.resolution // 2**level in config.attn_resolutions for level in range(len(config.ch_mult))]
     widths = [config.ch * multiple for multiple in config.ch_mult]
     written = {

@@ -6,8 +6,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from taming_cli.codec.quantizers.scalar import LFQ
 from taming_cli.codec.vqgan import VQGAN, codec_sha256
 from taming_cli.config.codec import CodecConfig
 from taming_cli.config.fields import to_dict
@@ -30,6 +32,19 @@ class CodecParts(NamedTuple):
     config: CodecConfig
     tensors: Mapping[str, Stored]
     kept: Mapping[str, Stored] = MappingProxyType({})
+
+
+def with_entries(config: CodecConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A codec's tensors with the codebook as other code compares it: entries of a normalised codebook have norm 1, and
+    those of an LFQ are listed. UsageError for an FSQ, which bounds its channels first."""
+    entries, listed = "quantize.embedding.weight", dict(tensors)
+    if config.codebook == "fsq":
+        raise UsageError("codebook is 'fsq', whose bounded channels other code does not have; it cannot be exported")
+    if config.codebook == "lfq":
+        listed[entries] = LFQ(config.codebook_dim).codebook
+    elif config.normalize and entries in listed:
+        listed[entries] = F.normalize(listed[entries].float(), dim=1)
+    return listed
 
 
 def count(names: Iterable[str], pattern: str) -> int:

@@ -28,6 +28,19 @@ _NAMES = inspect.signature(DistributedDataParallel).parameters
 _SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers"  # before torch 2.13
 
 
+class _Total(torch.autograd.Function):
+    """The sum over all processes, in the forward and in the backward pass."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor, world: "World") -> Tensor:
+        context.world = world
+        return world.total(values.clone())
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return context.world.total(gradient.clone()), None
+
+
 @dataclass(frozen=True)
 class World:
     """The processes of one command: this one is number `rank`, counted from 0, of `size`.
@@ -93,6 +106,14 @@ class World:
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean over all processes, in place. Collective."""
         return self.total(tensor).div_(self.size) if self.size > 1 else tensor
+
+    def mean_with_gradient(self, tensor: Tensor) -> Tensor:
+        """The mean over all processes, whose gradient reaches the tensor of each of them. Collective, and so is its
+        backward pass."""
+        if self.size == 1:
+            return tensor
+        total: Tensor = _Total.apply(tensor, self)
+        return total / self.size
 
     def most(self, *values: float) -> list[float]:
         """The maximum of each value over all processes. Collective."""
