@@ -46,12 +46,14 @@ def watched(arguments: Sequence[object], done: Callable[[], float], log: Path) -
     """Run a command of the tool to its end; `done` is how much of its work is done.
 
     The speed of a machine changes by a tenth and more within seconds. So the command is stopped every second, while a
-    fixed computation is timed, and its processor time is divided by that of the computation.
+    fixed computation is timed, and its processor time is divided by that of the computation. It has a single thread,
+    since threads that wait for others in a loop take processor time.
     """
     looks: list[Look] = []
     command = [sys.executable, "-m", "taming_cli", *map(str, arguments)]
     before, total, pace = 0.0, 0.0, _pace()
-    with log.open("wb") as stream, subprocess.Popen(command, stdout=stream, stderr=stream) as process:
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with log.open("wb") as stream, subprocess.Popen(command, stdout=stream, stderr=stream, env=alone) as process:
         for number in count():
             if process.poll() is not None:
                 break
