@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from statistics import median, median_low
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
@@ -33,8 +33,8 @@ class Look(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """A tenth of the work: the medians of its memory, open files and threads, and its processor time, in computations
-    of `_pace`."""
+    """A tenth of the work: the median of its memory, the least number of open files and threads, since some are open
+    for a moment, and its processor time, in computations of `_pace`."""
 
     memory: float
     files: int
@@ -99,8 +99,8 @@ def stretch(looks: Sequence[Look], start: float, stop: float) -> Stretch:
     working = [look for look in within if look.done < stop] or within  # without what follows the work, such as a merge
     return Stretch(
         median(look.memory for look in within),
-        median_low(look.files for look in working),
-        median_low(look.threads for look in working),
+        min(look.files for look in working),
+        min(look.threads for look in working),
         _time_of(looks, stop) - _time_of(looks, start),
     )
 
