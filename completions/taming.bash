@@ -6,7 +6,7 @@
 _taming_command() {
     case $1 in
     '') commands='train-vqgan train-prior sample tokenize reconstruct decode import export annotate tokens info report demo-data doctor guide presets weights eval' flags='--version -h,--help' ;;
-    'train-vqgan') commands='' flags='--preset --minutes --steps --size -o,--out --name --resume -0,--null --kind --labels --unlabelled --colours --label-values --missing --depth-range --pictures --batch-size --accumulate --gradient-checkpointing --learning-rate --disc-learning-rate --betas --warmup --final-lr --disc-final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --legacy --kl-weight --kl-ramp --relaxation --relaxation-ramp --disc-weight --disc-train-start --disc-start --disc-ramp --quantizer --codebook-decay --revive --crop-scale --flip,--no-flip --held --val-every --val-images --save-every --snapshots --tensorboard --seed --device --precision --workers --cache --val --init --train --network --ch --ch-mult --num-res-blocks --n-res-channel --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --codebook --normalize --disc-ndf --disc-num-layers --disc-loss --nproc --dry-run --weights --offline --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
+    'train-vqgan') commands='' flags='--preset --minutes --steps --size -o,--out --name --resume -0,--null --kind --labels --unlabelled --colours --label-values --missing --depth-range --pictures --batch-size --accumulate --gradient-checkpointing --learning-rate --disc-learning-rate --betas --warmup --final-lr --disc-final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --legacy --kl-weight --kl-ramp --relaxation --relaxation-ramp --disc-weight --disc-train-start --disc-start --disc-ramp --quantizer --gradient --entropy-weight --entropy-temperature --codebook-decay --revive --crop-scale --flip,--no-flip --held --val-every --val-images --save-every --snapshots --tensorboard --seed --device --precision --workers --cache --val --init --train --network --ch --ch-mult --num-res-blocks --n-res-channel --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --codebook --fsq-levels --fsq-bound --normalize --disc-ndf --disc-num-layers --disc-loss --nproc --dry-run --weights --offline --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'train-prior') commands='' flags='--preset --minutes --steps -o,--out --name --resume --codec +--cond-ckpt --batch-size --accumulate --gradient-checkpointing --compile --fsdp --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --snapshots --samples --tensorboard --seed --device --precision --init --arch --level --n-layer --n-head --n-embd --window --reach --res-blocks --kernel --nproc --dry-run --config --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'sample') commands='' flags='-n --class --size +--cond --complete --mask --redraw --at --ckpt -o,--out --codec --above --class-map --first --tokens --npz --temperature --top-k --top-p --min-p --guidance --greedy --seed --candidates --keep --accept-rate --classifier --stride --speculate --sample-steps --batch-size --weights --offline --name --shard --device --precision --memory --dry-run --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'tokenize') commands='' flags='--ckpt -o,--out --size --views +--cond +--cond-ckpt -0,--null --batch-size --shard --device --precision --memory --workers --dry-run --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
@@ -67,14 +67,16 @@ _taming_value_of_flag() {
     *' --kind') words='image segmentation depth pose edges' ;;
     *' --colours' | *' --pictures' | *' --above') suffixes='any' ;;
     *' --perceptual') words='lpips-vgg lpips-alex lpips-squeeze efficientnet-lite0 none' ;;
-    *' --quantizer') words='ema vq' ;;
+    *' --quantizer') words='ema vq simvq ibq fsq lfq' ;;
+    *' --gradient') words='straight-through rotation' ;;
     *' --device') words='auto cpu cuda mps' ;;
     *' --precision') words='auto fp32 bf16 fp16' ;;
     *' --val' | *' --held-out') suffixes='.avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt' ;;
     *' --init' | *' --codec' | *' --cond-ckpt') suffixes='.safetensors' ;;
     *' --train') words='all decoder' ;;
     *' --network') words='vqgan dvae vq-vae-2 palette' ;;
-    *' --codebook') words='nearest gumbel' ;;
+    *' --codebook') words='nearest gumbel fsq lfq' ;;
+    *' --fsq-bound') words='tanh sigmoid' ;;
     *' --disc-loss') words='hinge vanilla' ;;
     *' --weights') suffixes='.pth .pt .safetensors' ;;
     *' --config') suffixes='.toml .json' ;;
@@ -260,7 +262,10 @@ _taming_help() {
     *' --disc-train-start') help='Fraction of the training after which the discriminator starts to train. Default 0.3.' ;;
     *' --disc-start') help='Fraction of the training after which the adversarial loss is applied. Default 0.4.' ;;
     *' --disc-ramp') help='Fraction of the training over which the adversarial loss grows to its full weight. Default 0.1.' ;;
-    *' --quantizer') help='How the codebook learns: by moving averages (ema), or by its own loss (vq, as published). Default ema.' ;;
+    *' --quantizer') help='How the codebook learns: by moving averages (ema), by its own loss (vq, as published), as a linear map of fixed entries (simvq), by the gradient of all entries (ibq); fsq and lfq have a fixed grid of codes. Default ema.' ;;
+    *' --gradient') help='With ema, vq and simvq: how the decoder'\''s gradient passes through the quantizer, unchanged or by the rotation from vector to entry. Default straight-through. One of straight-through, rotation.' ;;
+    *' --entropy-weight') help='With ibq and lfq: weight of the entropy of each cell'\''s code minus that of all codes of a batch. Default 0.1.' ;;
+    *' --entropy-temperature') help='With ibq and lfq: temperature of the logits whose entropy is measured. Default 0.01.' ;;
     *' --codebook-decay') help='Decay of the moving averages of the ema quantizer. Default 0.9.' ;;
     *' --revive') help='Replace entries used less than this fraction of the mean use; 0: never, as published. Default 0.1.' ;;
     *' --crop-scale') help='Smallest and largest area of a training crop, as fractions of the largest crop. Default 0.4,1.0.' ;;
@@ -292,7 +297,9 @@ _taming_help() {
     *' --dropout') help='Dropout in the residual blocks. Default 0.' ;;
     *' --codebook-size') help='Number of codebook entries, K. Default 1024.' ;;
     *' --codebook-dim') help='Dimension of each codebook entry, D. Default 8.' ;;
-    *' --codebook') help='nearest: a code is the nearest entry; gumbel: it is the largest of K logits. Default nearest.' ;;
+    *' --codebook') help='nearest: a code is the nearest entry; gumbel: the largest of K logits; fsq, lfq: each channel is rounded to one of a few levels, or to its sign (see --quantizer). Default nearest.' ;;
+    *' --fsq-levels') help='With fsq: levels of each channel, whose product is K; by default those published for a K near --codebook-size.' ;;
+    *' --fsq-bound') help='With fsq: bounds a channel before it is rounded; sigmoid makes a normal variable nearly uniform (iFSQ). Default tanh.' ;;
     *' --normalize') help='Normalise codebook entries and encoder outputs to unit length (cosine distance).' ;;
     *' --disc-ndf') help='Channels of the first layer of the discriminator. Default 32.' ;;
     *' --disc-num-layers') help='Strided layers of the discriminator; patches are 34 x 34 pixels with 2, 70 x 70 with 3. Default 2.' ;;

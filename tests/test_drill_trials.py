@@ -84,7 +84,7 @@ def test_growth_more_files_and_less_speed_are_losses(module: Callable[[str], Any
     def lost(**late: float) -> list[str]:
         looks, time_now = [], 0.0
         for step in range(0, 10_001, 50):
-            now = late if step > 9000 else {}
+            now = late if step >= 9000 else {}
             time_now += now.get("seconds", 1.0)
             sizes = int(now.get("memory", 100)), int(now.get("files", 5)), int(now.get("threads", 2))
             looks.append(watch.Look(time_now, step, *sizes))

@@ -135,7 +135,7 @@ def test_the_codec_to_use_has_the_nearest_8_bit_colours() -> None:
 def test_a_colour_without_pixels_keeps_its_place() -> None:
     pixels = clusters()
     state = begun(pixels)
-    weight = state.codec.quantizers[0].embedding.weight.data
+    weight = state.codec.entries().data
     weight[3] = torch.tensor([7.0, 7.0, 7.0])
     counts = palette_step(state, pixels).counts
     assert counts[3] == 0

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import vector_quantize_pytorch
 from PIL import Image
 from torch import Tensor
-from vector_quantize_pytorch import FSQ as TheirFSQ
-from vector_quantize_pytorch import LFQ as TheirLFQ
 from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
 from taming_cli.codec.quantizers.linear import LinearCodebook
@@ -46,9 +45,9 @@ def vectors(dim: int, *, seed: int = 0, scale: float = 2.0) -> Tensor:
 # --- fixed grids ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("levels", LEVELS, ids=str)
+@pytest.mark.parametrize("levels", [each for each in LEVELS if 2 not in each], ids=str)
 def test_fsq_is_that_of_vector_quantize_pytorch(levels: tuple[int, ...]) -> None:
-    own, theirs = FSQ(levels), TheirFSQ(list(levels))
+    own, theirs = FSQ(levels), vector_quantize_pytorch.FSQ(list(levels))
     z, slope = vectors(len(levels)).requires_grad_(), torch.randn(3, len(levels), 4, 5, generator=seeded(1))
     got = own(z)
     expected, codes = theirs(z)
@@ -76,15 +75,21 @@ def test_an_fsq_reaches_all_its_codes_and_their_entries_are_their_own(levels: tu
     assert torch.equal(zero.z_q, torch.zeros_like(zero.z_q))
 
 
-def test_levels_of_a_normal_variable_are_more_even_with_a_sigmoid() -> None:
+def test_a_normal_variable_is_nearly_uniform_with_a_sigmoid() -> None:
     z = torch.randn(1, 1, 100, 1000, generator=seeded())
-    shares = {bound: torch.bincount(FSQ((5,), bound)(z).codes.flatten()) / z.numel() for bound in ("tanh", "sigmoid")}
-    assert shares["sigmoid"].min() > shares["tanh"].min()
-    assert shares["sigmoid"].std() < shares["tanh"].std()
+
+    def off(bound: Any) -> float:
+        """The largest difference between the distribution of a bounded channel and the uniform one."""
+        values = FSQ((17,), bound)(z).z_e.flatten().sort().values
+        return (values - torch.linspace(-1, 1, len(values))).abs().max().item() / 2
+
+    assert off("sigmoid") < 0.02
+    assert off("tanh") > 0.04
 
 
 def test_lfq_is_that_of_vector_quantize_pytorch() -> None:
-    own, theirs = LFQ(6), TheirLFQ(dim=6, codebook_size=64, entropy_loss_weight=1.0, commitment_loss_weight=1.0)
+    weights = {"entropy_loss_weight": 1.0, "commitment_loss_weight": 1.0}
+    own, theirs = LFQ(6), vector_quantize_pytorch.LFQ(dim=6, codebook_size=64, **weights)
     z = vectors(6, scale=0.02).requires_grad_()
     got = own(z)
     (expected, codes, _), (sample, batch, commitment) = theirs(z, inv_temperature=100.0, return_loss_breakdown=True)
@@ -95,15 +100,25 @@ def test_lfq_is_that_of_vector_quantize_pytorch() -> None:
     terms = quantizer_terms(own, got, config)
     torch.testing.assert_close(terms["entropy"].value, sample - batch, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(terms["codebook"].value, commitment)
-    gradients = [torch.autograd.grad(value, z, retain_graph=True)[0] for value in (terms["entropy"].value, sample - batch)]
-    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
+
+    exact = z.detach().double().requires_grad_()
+    logits = 2 * torch.einsum("bdhw,kd->bhwk", exact, own.codebook.double()) / 0.01
+    mean = logits.softmax(-1).mean((0, 1, 2))
+    expected = -(logits.softmax(-1) * logits.log_softmax(-1)).sum(-1).mean() + (mean * mean.log()).sum()
+    (own_gradient,) = torch.autograd.grad(terms["entropy"].value, z)
+    (gradient,) = torch.autograd.grad(expected, exact)
+    torch.testing.assert_close(own_gradient.double(), gradient, rtol=1e-3, atol=1e-5)
+    assert gradient.abs().max() > 0.01
 
 
 def test_the_joint_distribution_of_many_bits_is_that_of_groups() -> None:
     z = vectors(12, scale=0.01)
     config = CodecTrainConfig(quantizer="lfq")
     whole = quantizer_terms(LFQ(12), LFQ(12)(z), config)["entropy"].value
-    parts = [quantizer_terms(LFQ(n), LFQ(n)(part), config)["entropy"].value for n, part in zip((10, 2), z.split(10, 1), strict=True)]
+    parts = [
+        quantizer_terms(LFQ(n), LFQ(n)(part), config)["entropy"].value
+        for n, part in zip((10, 2), z.split(10, 1), strict=True)
+    ]
     torch.testing.assert_close(whole, sum(parts))
 
 
@@ -122,7 +137,7 @@ def test_a_rotated_gradient_is_that_of_vector_quantize_pytorch() -> None:
 
 
 def test_a_rotated_gradient_keeps_its_angle_and_is_scaled() -> None:
-    """The angle between gradient and entry is that between the encoder's gradient and its vector (the paper's claim)."""
+    """The encoder's gradient and vector have the angle of the decoder's gradient and the entry, as the paper says."""
     z_e, z_q, slope = (torch.randn(1, 3, 1, 1, dtype=torch.float64, generator=seeded(n)) for n in range(3))
     z_e.requires_grad_()
     (gradient,) = torch.autograd.grad((rotated(z_e, z_q) * slope).sum(), z_e)
@@ -154,7 +169,10 @@ def test_index_backpropagation_is_the_published_formula() -> None:
     got = by_index(logits, F.embedding(codes, book).movedim(-1, 1), book)
     torch.testing.assert_close(got, expected)
     slope = torch.randn(z.shape, dtype=torch.float64, generator=seeded(4))
-    for one, other in zip(*(torch.autograd.grad((out * slope).sum(), (z, book), retain_graph=True) for out in (got, expected)), strict=True):
+    for one, other in zip(
+        *(torch.autograd.grad((out * slope).sum(), (z, book), retain_graph=True) for out in (got, expected)),
+        strict=True,
+    ):
         torch.testing.assert_close(one, other)
 
 
@@ -262,7 +280,10 @@ def train(pictures: Path, tmp_path: Path) -> Callable[..., TrainedCodec]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_learns_and_resumes_exactly(kind: str, train: Callable[..., TrainedCodec], tmp_path: Path) -> None:
+def test_each_kind_learns_and_resumes_exactly(
+    kind: str, train: Callable[..., TrainedCodec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taming_cli.runtime.pacing.LOG_EVERY", 1)
     whole = train("whole", **KINDS[kind])
     codec = codec_from(load_model(whole.last), "codec")
     x = torch.rand(1, 3, 32, 32, generator=seeded()) * 2 - 1
@@ -350,6 +371,6 @@ def test_an_lfq_is_exported_with_its_entries_listed(tmp_path: Path) -> None:
 
 def test_an_fsq_cannot_be_exported(tmp_path: Path) -> None:
     codec = VQGAN(replace(CODEC, codebook="fsq", fsq_levels=(4, 4), codebook_dim=2, norm_groups=32))
-    with pytest.raises(UsageError, match="codebook is 'fsq'.*cannot be exported"):
+    with pytest.raises(UsageError, match=r"codebook is 'fsq'.*cannot be exported"):
         export_checkpoint(codec_file(codec, {}), tmp_path / "fsq.ckpt")
     assert not list(tmp_path.iterdir())

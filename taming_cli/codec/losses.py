@@ -55,8 +55,9 @@ def kl_to_uniform(logits: Tensor) -> Tensor:
 
 
 def entropy(probabilities: Tensor) -> Tensor:
-    """Entropy of distributions (..., K), nats: (...), 0 to log K."""
-    return torch.special.entr(probabilities.float()).sum(-1)
+    """Entropy of distributions (..., K), nats: (...), 0 to log K. Probabilities below 1e-12 have no gradient."""
+    p = probabilities.float().clamp(min=1e-12)
+    return -(p * p.log()).sum(-1)
 
 
 def codebook_loss(z_e: Tensor, z_q: Tensor, beta: float, *, legacy: bool = False, learned: bool = True) -> Tensor:

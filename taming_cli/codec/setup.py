@@ -184,10 +184,12 @@ def _check_network(codec: CodecConfig, train: CodecTrainConfig) -> None:
 
 def _with_grid(codec: CodecConfig, train: CodecTrainConfig) -> tuple[CodecConfig, CodecTrainConfig]:
     """The settings of a fixed grid of codes: the architecture says what the training says, or the other way round."""
-    if codec.codebook in _GRIDS:  # of the codec to start from
+    if codec.codebook == "fsq" or codec.codebook == "lfq":  # noqa: PLR1714 - of the codec to start from
         return codec, replace(train, quantizer=codec.codebook)
     if train.quantizer == "fsq":
-        levels = codec.fsq_levels or min(_FSQ_LEVELS, key=lambda each: abs(math.log(math.prod(each) / codec.codebook_size)))
+        levels = codec.fsq_levels or min(
+            _FSQ_LEVELS, key=lambda each: abs(math.log(math.prod(each) / codec.codebook_size))
+        )
         grid: dict[str, Any] = {"fsq_levels": levels, "codebook_size": math.prod(levels), "codebook_dim": len(levels)}
     elif train.quantizer == "lfq":
         grid = {"codebook_dim": codec.codebook_size.bit_length() - 1}

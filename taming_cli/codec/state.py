@@ -70,8 +70,9 @@ class CodecState:
     `reconstruct` and `discriminate` are the forward passes of codec and discriminator. With several processes they
     average gradients; everything else is the same in each process. `best` is the criterion of the best model so far,
     `best_by` names its figures, and `best_weight` is the share (0 to 1) at which the adversarial term counted when that
-    model was trained. `linear` is what learns in place of the entries with `--quantizer simvq`. `validation` holds the figures of the last validation; `unlogged` and
-    `counts` (levels, K) hold the terms and the uses of each code since the last line of the log.
+    model was trained. `validation` holds the figures of the last validation; `unlogged` and
+    `counts` (levels, K) hold the terms and the uses of each code since the last line of the log. `linear` learns in
+    place of the entries with `--quantizer simvq`.
     """
 
     codec: VQGAN
@@ -204,6 +205,7 @@ def initial_state(
                 revive=config.revive if free else 0.0,
                 learn=free and config.quantizer == "ema",
                 trained=config.init is not None,
+                device=codec.device,
             )
         )
         if averages[-1].learn:
@@ -240,9 +242,7 @@ def _learned(codec: VQGAN, linear: LinearCodebook | None) -> list[nn.Parameter]:
     return [*(parameter for parameter in codec.parameters() if parameter is not entries), linear.map]
 
 
-def _adam(
-    parameters: Iterable[nn.Parameter], learning_rate: float, config: CodecTrainConfig
-) -> torch.optim.Optimizer:
+def _adam(parameters: Iterable[nn.Parameter], learning_rate: float, config: CodecTrainConfig) -> torch.optim.Optimizer:
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in trained)
     return torch.optim.Adam(trained, lr=learning_rate, betas=(config.betas[0], config.betas[1]), fused=fused)

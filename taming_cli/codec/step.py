@@ -209,9 +209,7 @@ def _of_quantizers(state: CodecState, quantized: Quantized, task: PartTask) -> d
     """The terms of the quantizers by name, summed over levels of codes."""
     terms: dict[str, Term] = {}
     for quantizer, level in zip(state.codec.quantizers, state.codec.by_level(quantized), strict=True):
-        of_level = quantizer_terms(
-            quantizer, level, task.config, kl=task.now.kl, mean=state.world.mean_with_gradient
-        )
+        of_level = quantizer_terms(quantizer, level, task.config, kl=task.now.kl, mean=state.world.mean_with_gradient)
         for name, term in of_level.items():
             terms[name] = term if name not in terms else Term(terms[name].value + term.value, term.weight)
     return terms

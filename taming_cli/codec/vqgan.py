@@ -93,7 +93,7 @@ class VQGAN(nn.Module):
         quantize = self.quantize
         return (quantize.bottom, quantize.top) if isinstance(quantize, TwoLevelQuantizer) else (quantize,)
 
-    def entries(self, level: int = 0) -> nn.Parameter:
+    def entries(self, level: int = 0) -> Tensor:
         """The learned entries (K, D) of a level whose codes are nearest entries, as they are stored."""
         quantizer = self.quantizers[level]
         assert isinstance(quantizer, Quantizer)

@@ -61,7 +61,8 @@ class CodecConfig:
         high=2**16,
     )
     fsq_bound: Literal["tanh", "sigmoid"] = option(
-        "tanh", "With fsq: function that bounds a channel before it is rounded; sigmoid uses levels more evenly (iFSQ)."
+        "tanh",
+        "With fsq: bounds a channel before it is rounded; sigmoid makes a normal variable nearly uniform (iFSQ).",
     )
     normalize: bool = option(False, "Normalise codebook entries and encoder outputs to unit length (cosine distance).")
 

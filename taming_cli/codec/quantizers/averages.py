@@ -26,13 +26,20 @@ class CodebookAverages:
     Averages: van den Oord et al. 2017, appendix A.1. The state is kept outside the quantizer, so that the keys of the
     model stay the published ones. With `learn=False`, only the use of each entry is tracked, for revival; other
     quantizers than `Quantizer` have neither. `trained` keeps the entries of a trained codebook; those of a new one are
-    placed on vectors of the first batch.
+    placed on vectors of the first batch. `device` is that of the codec.
     """
 
     def __init__(
-        self, quantizer: AnyQuantizer, *, decay: float, revive: float, learn: bool, trained: bool = False
+        self,
+        quantizer: AnyQuantizer,
+        *,
+        decay: float,
+        revive: float,
+        learn: bool,
+        trained: bool = False,
+        device: torch.device | None = None,
     ) -> None:
-        entries = quantizer.codebook.detach()
+        entries = quantizer.codebook.detach().to(device)
         self.quantizer, self.decay, self.revive, self.learn = quantizer, decay, revive, learn
         self.uses = torch.zeros(len(entries), device=entries.device)
         self.sums = torch.zeros_like(entries)

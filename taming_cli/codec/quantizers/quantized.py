@@ -50,8 +50,8 @@ def straight_through(z_e: Tensor, z_q: Tensor) -> Tensor:
 
 
 def rotated(z_e: Tensor, z_q: Tensor) -> Tensor:
-    """`z_q` (B, D, h, w), whose gradient passes to `z_e` through the rotation and scaling that map `z_e` to `z_q`, which
-    are constants (Fifty et al. 2024, section 4.2).
+    """`z_q` (B, D, h, w), whose gradient passes to `z_e` through the rotation and scaling that map `z_e` to `z_q`,
+    which are constants (Fifty et al. 2024, section 4.2).
 
     With unit vectors e and q and r = (e + q) / |e + q|, the rotation is z - 2 r (r . z) + 2 q (e . z). Where e = -q, no
     rotation is the right one, and the gradient passes unchanged.
@@ -71,7 +71,7 @@ def rotated(z_e: Tensor, z_q: Tensor) -> Tensor:
 
 
 def by_index(logits: Tensor, z_q: Tensor, codebook: Tensor) -> Tensor:
-    """`z_q` (B, D, h, w), the entries with the largest of the `logits` (B, K, h, w), whose gradient passes to the logits
-    as if it were the mean of the codebook (K, D) under their softmax (Shi et al. 2024, equation 4)."""
+    """`z_q` (B, D, h, w), the entries with the largest of the `logits` (B, K, h, w), whose gradient passes to the
+    logits as if it were the mean of the codebook (K, D) under their softmax (Shi et al. 2024, equation 4)."""
     mean = torch.einsum("bkhw,kd->bdhw", logits.softmax(1), codebook.detach())
     return z_q + (mean - mean.detach())

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from taming_cli.codec import losses
 from taming_cli.codec.quantizers.gumbel import GumbelQuantizer
-from taming_cli.codec.quantizers.nearest import Quantizer
 from taming_cli.codec.quantizers.quantized import AnyQuantizer, Quantized
 from taming_cli.codec.quantizers.scalar import FSQ, LFQ
 from taming_cli.config.codec import CodecTrainConfig
@@ -86,7 +85,7 @@ def _of_bits(z_e: Tensor, temperature: float, mean: Callable[[Tensor], Tensor]) 
     positive = torch.sigmoid(4 * z_e.permute(0, 2, 3, 1).flatten(0, 2) / temperature)  # (N, D)
     sample = losses.entropy(torch.stack((positive, 1 - positive), -1)).sum(1).mean()
     batch = torch.zeros_like(sample)
-    for group in positive.split(_BITS, 1):
+    for group in torch.split(positive, _BITS, 1):
         joint = torch.ones_like(group[:, :1])
         for bit in group.unbind(1):
             joint = torch.cat((joint * (1 - bit[:, None]), joint * bit[:, None]), 1)  # (N, 2^bits)
