@@ -6,8 +6,8 @@
 _taming_command() {
     case $1 in
     '') commands='train-vqgan train-prior sample tokenize reconstruct decode import export annotate tokens info report demo-data doctor guide presets weights eval' flags='--version -h,--help' ;;
-    'train-vqgan') commands='' flags='--preset --minutes --steps --size -o,--out --name --resume -0,--null --kind --labels --unlabelled --colours --label-values --missing --depth-range --pictures --batch-size --accumulate --gradient-checkpointing --learning-rate --disc-learning-rate --betas --warmup --final-lr --disc-final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --legacy --kl-weight --kl-ramp --relaxation --relaxation-ramp --disc-weight --disc-train-start --disc-start --disc-ramp --quantizer --gradient --entropy-weight --entropy-temperature --codebook-decay --revive --crop-scale --flip,--no-flip --held --val-every --val-images --save-every --snapshots --tensorboard --seed --device --precision --workers --cache --val --init --train --network --ch --ch-mult --num-res-blocks --n-res-channel --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --codebook --fsq-levels --fsq-bound --normalize --disc-ndf --disc-num-layers --disc-loss --nproc --dry-run --weights --offline --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
-    'train-prior') commands='' flags='--preset --minutes --steps -o,--out --name --resume --codec +--cond-ckpt --batch-size --accumulate --gradient-checkpointing --compile --fsdp --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --snapshots --samples --tensorboard --seed --device --precision --init --arch --level --n-layer --n-head --n-embd --window --reach --res-blocks --kernel --nproc --dry-run --config --json -q,--quiet -v,--verbose --debug -h,--help' ;;
+    'train-vqgan') commands='' flags='--preset --scale --minutes --steps --size -o,--out --name --resume -0,--null --kind --labels --unlabelled --colours --label-values --missing --depth-range --pictures --batch-size --accumulate --gradient-checkpointing --learning-rate --disc-learning-rate --betas --warmup --final-lr --disc-final-lr --clip --ema --l1-weight --l2-weight --perceptual --perceptual-weight --codebook-weight --beta --legacy --kl-weight --kl-ramp --relaxation --relaxation-ramp --disc-weight --disc-train-start --disc-start --disc-ramp --quantizer --gradient --entropy-weight --entropy-temperature --codebook-decay --revive --crop-scale --flip,--no-flip --held --val-every --val-images --save-every --snapshots --tensorboard --seed --device --precision --workers --cache --val --init --train --network --ch --ch-mult --num-res-blocks --n-res-channel --norm-groups --attn-resolutions --z-channels --resolution --dropout --codebook-size --codebook-dim --codebook --fsq-levels --fsq-bound --normalize --disc-ndf --disc-num-layers --disc-loss --nproc --dry-run --device-name --weights --offline --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
+    'train-prior') commands='' flags='--preset --scale --minutes --steps -o,--out --name --resume --codec +--cond-ckpt --batch-size --accumulate --gradient-checkpointing --compile --fsdp --learning-rate --betas --weight-decay --warmup --final-lr --clip --ema --dropout --pkeep --condition-dropout --cond --held --val-every --val-windows --patience --save-every --snapshots --samples --tensorboard --seed --device --precision --init --arch --level --n-layer --n-head --n-embd --window --reach --res-blocks --kernel --nproc --dry-run --device-name --config --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'sample') commands='' flags='-n --class --size +--cond --complete --mask --redraw --at --ckpt -o,--out --codec --above --class-map --first --tokens --npz --temperature --top-k --top-p --min-p --guidance --greedy --seed --candidates --keep --accept-rate --classifier --stride --speculate --sample-steps --batch-size --weights --offline --name --shard --device --precision --memory --dry-run --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'tokenize') commands='' flags='--ckpt -o,--out --size --views +--cond +--cond-ckpt -0,--null --batch-size --shard --device --precision --memory --workers --dry-run --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
     'reconstruct') commands='' flags='--ckpt -o,--out --size --pictures --batch-size --device --precision --memory --workers --shard --dry-run --config --max-pixels --json -q,--quiet -v,--verbose --debug -h,--help' ;;
@@ -62,7 +62,7 @@ _taming_value_of_flag() {
     'annotate depth --model') suffixes='' ;;
     'demo-data --kind') words='landscape figure' ;;
     *' --version' | *' -h' | *' --help' | *' --resume' | *' -0' | *' --null' | *' --unlabelled' | *' --gradient-checkpointing' | *' --legacy' | *' --flip' | *' --no-flip' | *' --snapshots' | *' --tensorboard' | *' --cache' | *' --normalize' | *' --dry-run' | *' --offline' | *' --json' | *' -q' | *' --quiet' | *' -v' | *' --verbose' | *' --debug' | *' --compile' | *' --fsdp' | *' --greedy' | *' --allow-non-finite' | *' --all' | *' --no-cache') return 1 ;;
-    *' --preset') words='tiny small vq-vae vq-vae-2 dvae palette f16-1024 f16-16384' ;;
+    *' --preset') words='tiny scale-2 scale-3 scale-4 small scale-6 vq-vae vq-vae-2 dvae palette f16-1024 f16-16384' ;;
     *' -o' | *' --out') suffixes='' ;;
     *' --kind') words='image segmentation depth pose edges' ;;
     *' --colours' | *' --pictures' | *' --above') suffixes='any' ;;
@@ -109,7 +109,7 @@ _taming_value_of_argument() {
     'export 0' | 'eval rfid 0' | 'eval recon 0' | 'eval codebook 0' | 'eval nll 0') suffixes='.safetensors' ;;
     'info 0') suffixes='.ckpt .pkl .pt .pth .bin .safetensors .h5' ;;
     'guide 0') words='own-pictures conditions any-size comparisons evaluation several-gpus published-models settings security troubleshooting' ;;
-    'presets show 0') words='tiny small vq-vae vq-vae-2 dvae palette f16-1024 f16-16384' ;;
+    'presets show 0') words='tiny scale-2 scale-3 scale-4 small scale-6 vq-vae vq-vae-2 dvae palette f16-1024 f16-16384' ;;
     'eval fid 0' | 'eval fid 1' | 'eval is 0' | 'eval kid 0' | 'eval kid 1' | 'eval prc 0' | 'eval prc 1' | 'eval memorization 0') suffixes='.avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt .h5 .npz' ;;
     'eval memorization 1') suffixes='any' ;;
     'train-vqgan '* | 'tokenize '* | 'reconstruct '* | 'annotate segmentation '* | 'annotate depth '* | 'annotate pose '* | 'annotate edges '* | 'eval rfid '* | 'eval recon '*) suffixes='.avif .bmp .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp .zip .tar .tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .txt' ;;
@@ -220,7 +220,8 @@ _taming_help() {
     *' all') help='Every measure that applies to a run, on held-out data' ;;
     *' --version') help='Print the version and exit.' ;;
     *' -h' | *' --help') help='Show this message and exit.' ;;
-    *' --preset') help='Named set of settings: tiny, small, vq-vae, vq-vae-2, dvae, palette, f16-1024, f16-16384. Default: tiny on a CPU, small on a GPU.' ;;
+    *' --preset') help='Named set of settings: tiny, scale-2, scale-3, scale-4, small, scale-6, vq-vae, vq-vae-2, dvae, palette, f16-1024, f16-16384. Default: tiny on a CPU, small on a GPU.' ;;
+    *' --scale') help='Size of the training, 1 (tiny) to 6: each has about 3 times the operations of the last.' ;;
     *' --minutes') help='Wall-clock time in minutes; 0: no limit. Default 8.' ;;
     *' --steps') help='Number of optimiser steps; 0: no limit. Default 0.' ;;
     *' --size') help='First centre-crop and resize all pictures to this size. Default: keep their sizes.' ;;
@@ -306,6 +307,7 @@ _taming_help() {
     *' --disc-loss') help='Adversarial loss. Default hinge.' ;;
     *' --nproc') help='Processes on this machine that share each batch, each on its own GPU. Default 1.' ;;
     *' --dry-run') help='Print what would be done, and write nothing.' ;;
+    *' --device-name') help='With --dry-run: estimate the time on another device: h200, h100, a100, l40s, l4, rtx5090, rtx4090, rtx3090.' ;;
     *' --weights') help='Pretrained weights: a file, or a folder of files.' ;;
     *' --offline') help='Never download anything.' ;;
     *' --config') help='TOML or JSON file of settings.' ;;

@@ -510,6 +510,32 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 
 
+def test_a_dry_run_estimates_the_time_on_another_device(house: House) -> None:
+    line = ("train-prior", house.tokens, "--n-layer", 1, "--n-head", 2, "--n-embd", 32, "--steps", 1000, "--dry-run")
+
+    def on(name: str, precision: str = "auto") -> dict[str, Any]:
+        return taming(*line, "--device-name", name, "--precision", precision, "--json").json
+
+    h100, fp32 = on("h100"), on("h100", "fp32")
+    read, own = 3.35e12, h100["flops_per_step"] / (0.4 * 989e12)
+    assert h100["device_name"] == "h100"
+    assert own < h100["seconds_per_step"] < own + 20 * h100["memory_bytes"] / read
+    assert h100["hours"] == pytest.approx(1000 * h100["seconds_per_step"] / 3600)
+    slower = fp32["flops_per_step"] / (0.4 * 67e12) - own
+    assert fp32["seconds_per_step"] - h100["seconds_per_step"] == pytest.approx(slower, rel=1)
+    lines = taming(*line, "--device-name", "h100").out
+    assert "s on h100;" in lines
+    assert "an estimate for one h100, not a measurement: from its published rates, 989 TFLOP/s in bf16" in lines
+    refused = {
+        ("--device-name", "h1000"): "device name 'h1000' is unknown; did you mean 'h100'",
+        ("--scale", "7"): "scale is 7; give 1 (tiny) to 6",
+        ("--scale", "1", "--preset", "tiny"): "leave one of them out",
+    }
+    for flags, message in refused.items():
+        assert message in taming(*line, *flags).refusal
+    assert "add --dry-run" in taming(*line[:-1], "--device-name", "h100").refusal
+
+
 def test_a_dry_run_of_a_prior_reckons_and_writes_nothing(house: House, tmp_path: Path) -> None:
     line = ("train-prior", house.tokens, "--n-layer", 3, "--n-head", 2, "--n-embd", 32, "--batch-size", 4, "--steps", 7)
     found = taming(*line, "--out", tmp_path / "run", "--device", "cpu", "--dry-run", "--json").json

@@ -180,9 +180,9 @@ def test_the_choices_of_every_setting_are_offered(path: str, offered: Asked) -> 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("train-vqgan photos --preset ", "tiny small vq-vae vq-vae-2 dvae palette f16-1024 f16-16384"),
+        ("train-vqgan photos --preset ", "tiny scale-2 scale-3 scale-4 small scale-6 vq-vae vq-vae-2 dvae palette f16-1024 f16-16384"),
         ("train-vqgan --preset=ti", "tiny"),
-        ("presets show ", "tiny small vq-vae vq-vae-2 dvae palette f16-1024 f16-16384"),
+        ("presets show ", "tiny scale-2 scale-3 scale-4 small scale-6 vq-vae vq-vae-2 dvae palette f16-1024 f16-16384"),
         ("guide s", "several-gpus settings security"),
         ("sample --precision ", "auto fp32 bf16 fp16"),
         ("sample --device=", "auto cpu cuda mps"),

@@ -1,16 +1,36 @@
 """Presets: complete, buildable, and the paper's where they say so."""
 
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
+import torch
 
+from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
-from taming_cli.config.presets import PRESETS, preset
+from taming_cli.config.presets import PRESETS, SCALES, of_scale, preset
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.resolve import Layer, resolve
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
+from taming_cli.prior.model import new_network
+from taming_cli.runtime.cost import cost, fake_tensors
 
+NAMES = [
+    "tiny",
+    "scale-2",
+    "scale-3",
+    "scale-4",
+    "small",
+    "scale-6",
+    "vq-vae",
+    "vq-vae-2",
+    "dvae",
+    "palette",
+    "f16-1024",
+    "f16-16384",
+]
 STAGES: dict[str, tuple[type[Any], ...]] = {
     "codec": (CodecConfig, DiscriminatorConfig, CodecTrainConfig),
     "prior": (PriorConfig, PriorTrainConfig),
@@ -18,7 +38,7 @@ STAGES: dict[str, tuple[type[Any], ...]] = {
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("name", ["tiny", "small", "vq-vae", "vq-vae-2", "dvae", "palette", "f16-1024", "f16-16384"])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_preset_builds_both_stages(name: str, stage: str) -> None:
     resolved = resolve(STAGES[stage], [Layer(f"preset {name}", getattr(preset(name), stage))])
     if stage == "codec":
@@ -28,10 +48,38 @@ def test_every_preset_builds_both_stages(name: str, stage: str) -> None:
 
 
 def test_there_are_no_other_presets() -> None:
-    assert list(PRESETS) == ["tiny", "small", "vq-vae", "vq-vae-2", "dvae", "palette", "f16-1024", "f16-16384"]
+    assert list(PRESETS) == NAMES
 
 
-@pytest.mark.parametrize("name", ["tiny", "small", "vq-vae", "vq-vae-2", "dvae", "palette"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_scale_takes_three_times_the_operations_of_the_last(stage: str) -> None:
+    """Of a forward pass, to which those of a step are proportional."""
+
+    def flops(scale: int) -> int:
+        configs = resolve(STAGES[stage], [Layer("scale", getattr(preset(of_scale(scale)), stage))]).configs
+        train = configs[-1]
+        with fake_tensors():
+            if stage == "codec":
+                codec, x = VQGAN(configs[0]), torch.rand(1, 3, train.size.height, train.size.width)
+                return train.batch_size * cost(lambda: codec(x)).flops
+            prior = new_network(replace(configs[0], arch="modern"))
+            prefix, codes = (
+                torch.zeros(1, n, dtype=torch.int64) for n in (prior.config.prefix_length, prior.config.cells)
+            )
+            return train.batch_size * cost(lambda: prior(prefix, codes)).flops
+
+    steps = [after / before for before, after in pairwise(map(flops, range(1, len(SCALES) + 1)))]
+    assert all(2.5 < step < 3.5 for step in steps), steps
+
+
+def test_a_scale_is_one_of_six() -> None:
+    assert (of_scale(1), of_scale(5)) == ("tiny", "small")
+    for scale in (0, 7):
+        with pytest.raises(UsageError, match=rf"scale is {scale}; give 1 \(tiny\) to 6"):
+            of_scale(scale)
+
+
+@pytest.mark.parametrize("name", NAMES[:-2])
 def test_the_presets_for_first_use_need_no_download(name: str) -> None:
     train = resolve(STAGES["codec"], [Layer("preset", preset(name).codec)]).configs[2]
     assert train.perceptual in ("efficientnet-lite0", "none")

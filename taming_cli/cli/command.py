@@ -94,6 +94,7 @@ def command(
                     classes=classes,
                     flags={field: values[field] for field in settled & values.keys()},
                     preset=values.get("preset"),
+                    scale=values.get("scale"),
                     config_file=values.get("config"),
                 )
                 code = call(values)
@@ -163,6 +164,7 @@ class _Signature:
         self.panels.append(panel)
         if self.name in CONFIGS:
             self.add("preset", o.PresetName, None)
+            self.add("scale", o.Scale, None)
         for field, kind in zip(fields(panel.config), kinds(panel.config).values(), strict=True):
             if not field.metadata["hidden"]:
                 self.add(field.name, _field_option(kind, field, panel.title), None)

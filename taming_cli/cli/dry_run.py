@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from taming_cli.cli.console import Output
 from taming_cli.cli.processes import part_text
+from taming_cli.config.devices import REACHED, device_named
 from taming_cli.config.shard import Shard
 from taming_cli.config.size import Size
 
@@ -19,26 +20,49 @@ if TYPE_CHECKING:
     from taming_cli.sampling.request import Request
 
 
+class Where(NamedTuple):
+    """A device on which a training is estimated, and the precision of its networks. `name` is that of a device of
+    published rates, for which `device` is not used."""
+
+    device: "torch.device"
+    dtype: "torch.dtype"
+    name: str | None = None
+
+    @property
+    def precision(self) -> Literal["bf16", "fp32"]:
+        """The precision's name among published rates."""
+        return "fp32" if str(self.dtype) == "torch.float32" else "bf16"
+
+
+def where(name: str | None, device: str, precision: str) -> Where:
+    """The device of `--device-name`, or else of `--device`. UsageError for an unknown one."""
+    import torch
+
+    from taming_cli.runtime.device import pick_device, pick_precision
+
+    if name is None:
+        here = pick_device(device)
+        return Where(here, pick_precision(precision, here))
+    device_named(name)
+    return Where(torch.device("cpu"), torch.float32 if precision == "fp32" else torch.bfloat16, name)
+
+
 def print_estimate(
-    output: Output,
-    inputs: str,
-    values: Mapping[str, Any],
-    cost: "Estimate",
-    train: Any,
-    device: "torch.device",
-    dtype: "torch.dtype",
-    nproc: int = 1,
+    output: Output, inputs: str, values: Mapping[str, Any], cost: "Estimate", train: Any, at: Where, nproc: int = 1
 ) -> int:
     """Print the cost of a training; `inputs` and `values` describe its inputs. Memory and operations are those of a
     single process that trains alone."""
-    step = cost.seconds(device, dtype)
+    step = cost.seconds(at.device, at.dtype) if at.name is None else _seconds_on(cost, at)
     steps = train.steps or max(1, round(60 * train.minutes / step))
     hours = steps * step / 3600 if train.steps else train.minutes / 60
+    place = "here" if at.name is None else f"on {at.name}"
     lines = [
         inputs,
         f"{cost.parameters:,} parameters; {cost.memory / 2**30:.2f} GiB of memory at most, besides torch itself",
-        f"{cost.flops / 1e12:.3g} TFLOP per step, about {step:.2g} s here; {steps:,} steps take {hours:.2g} hours",
+        f"{cost.flops / 1e12:.3g} TFLOP per step, about {step:.2g} s {place}; {steps:,} steps take {hours:.2g} hours",
     ]
+    if at.name is not None:
+        lines.append(_published(at, cost.memory))
     if nproc > 1:
         lines.append(f"each of {nproc} processes exchanges {cost.exchanged / 1e6:.3g} MB per step")
     more = {
@@ -47,11 +71,33 @@ def print_estimate(
         "memory_bytes": cost.memory,
         "flops_per_step": cost.flops,
         "seconds_per_step": step,
+        "device_name": at.name,
         "steps": steps,
         "hours": hours,
     }
     output.result(lines, {**values, **more}, short=f"{hours:.3g}")
     return 0
+
+
+def _seconds_on(cost: "Estimate", at: Where) -> float:
+    """The duration of a step on a device of published rates."""
+    rates = device_named(str(at.name))
+    return cost.seconds_at(REACHED * getattr(rates, at.precision), rates.read)
+
+
+def _published(at: Where, memory: int) -> str:
+    """What an estimate for a device that is not here is based on, and whether its memory is enough."""
+    rates = device_named(str(at.name))
+    text = (
+        f"an estimate for one {at.name}, not a measurement: from its published rates, "
+        f"{getattr(rates, at.precision) / 1e12:.3g} TFLOP/s in {at.precision}, of which {REACHED:.0%}, and "
+        f"{rates.read / 1e12:.3g} TB/s"
+    )
+    if memory > rates.memory:
+        text += (
+            f"; its {rates.memory / 2**30:.0f} GiB of memory are too small: use a smaller --batch-size, or --accumulate"
+        )
+    return text
 
 
 def would_tokenize(output: Output, listing: "Listing", part: Shard, prepared: "Prepared") -> int:

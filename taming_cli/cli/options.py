@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from taming_cli.config.devices import DEVICES
 from taming_cli.config.fields import one_of
-from taming_cli.config.presets import PRESETS
+from taming_cli.config.presets import PRESETS, SCALES
 from taming_cli.config.resolve import from_file
 from taming_cli.errors import UsageError
 
@@ -123,6 +124,14 @@ PresetName = Annotated[
         help=f"Named set of settings: {', '.join(PRESETS)}. Default: tiny on a CPU, small on a GPU.",
     ),
 ]
+Scale = Annotated[
+    int | None,
+    number(
+        "--scale",
+        low=1,
+        help=f"Size of the training, 1 (tiny) to {len(SCALES)}: each has about 3 times the operations of the last.",
+    ),
+]
 Config = Annotated[
     Path | None,
     typer.Option(
@@ -191,6 +200,14 @@ MaxPixels = Annotated[
         help="Skip pictures with more pixels than this. Default 178956970.",
         panel=SHARED,
         envvar="TAMING_MAX_PIXELS",
+    ),
+]
+DeviceName = Annotated[
+    str | None,
+    option(
+        "--device-name",
+        metavar="NAME",
+        help=f"With --dry-run: estimate the time on another device: {', '.join(DEVICES)}.",
     ),
 ]
 DryRun = Annotated[bool, option("--dry-run", help="Print what would be done, and write nothing.")]

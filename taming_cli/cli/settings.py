@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from taming_cli.cli.console import LOG
 from taming_cli.config.fields import to_dict
-from taming_cli.config.presets import CONFIGS, MAPS, preset
+from taming_cli.config.presets import CONFIGS, MAPS, of_scale, preset
 from taming_cli.config.resolve import Layer, Resolved, from_environment, from_file, from_flags, resolve
 from taming_cli.errors import UsageError
 
@@ -20,12 +20,13 @@ Config = TypeVar("Config")
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The command line's values for the config classes of a command. `flags` maps field names to text, or None if a
-    flag was not given; `preset` and `config_file` are those of `--preset` and `--config`."""
+    flag was not given; `preset`, `scale` and `config_file` are those of `--preset`, `--scale` and `--config`."""
 
     command: str
     classes: Sequence[type[Any]] = ()
     flags: Mapping[str, Any]
     preset: str | None = None
+    scale: int | None = None
     config_file: Path | None = None
 
     def resolve(
@@ -41,8 +42,8 @@ class Settings:
         """
         given = from_flags(classes, self.flags)
         if recorded is not None:
-            if self.preset or self.config_file:
-                raise UsageError("a resumed run keeps its settings; leave out --preset and --config")
+            if self.preset or self.scale or self.config_file:
+                raise UsageError("a resumed run keeps its settings; leave out --preset, --scale and --config")
             return _logged(resolve(classes, [given, recorded]))
         layers = [given]
         if fixed is not None:
@@ -51,9 +52,17 @@ class Settings:
         if self.config_file is not None:
             layers.append(_for(classes, from_file(self.config_file, self.command)))
         if self.command in CONFIGS:
-            name = self.preset or os.environ.get("TAMING_PRESET") or _default_preset()
+            name = self._preset()
             layers += [_of_kind(layers), Layer(f"preset {name}", preset(name).of(self.command))]
         return _logged(resolve(classes, layers))
+
+    def _preset(self) -> str:
+        """The name of the preset that the flags, the environment or the device choose."""
+        if self.preset and self.scale is not None:
+            raise UsageError("--preset and --scale both choose the size of a training; leave one of them out")
+        if self.scale is not None:
+            return of_scale(self.scale)
+        return self.preset or os.environ.get("TAMING_PRESET") or _default_preset()
 
     def config(self, config: type[Config]) -> Config:
         """The resolved instance of one config class, for a command whose settings depend on no file."""

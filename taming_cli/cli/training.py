@@ -46,6 +46,7 @@ class Training:
     resume: o.Resume = False
     nproc: o.Nproc = 1
     dry_run: o.DryRun = False
+    device_name: o.DeviceName = None
 
     @property
     def place(self) -> "Place":
@@ -64,6 +65,8 @@ class Training:
 
         if not started().first:
             self.output.mute()
+        if self.device_name is not None and not self.dry_run:
+            raise UsageError("--device-name only estimates a training on that device; add --dry-run")
         if not self.resume:
             if not inputs:
                 raise UsageError(usage)

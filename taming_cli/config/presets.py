@@ -91,6 +91,25 @@ _PAPER_PRIOR = MappingProxyType(
     }
 )
 
+_WIDE_CODEC = MappingProxyType(
+    {
+        "ch": 64,
+        "ch_mult": (1, 1, 2, 2, 4),
+        "num_res_blocks": 2,
+        "norm_groups": 16,
+        "z_channels": 128,
+        "resolution": 256,
+        "codebook_size": 4096,
+        "disc_ndf": 64,
+        "disc_num_layers": 3,
+        "size": Size(256, 256),
+        "minutes": 0.0,
+        "learning_rate": 4e-4,
+        "ema": 0.999,
+        "workers": 8,
+    }
+)
+
 MAPS: Mapping[str, Any] = MappingProxyType({"perceptual": "none", "disc_weight": 0.0})
 """Values for a codec of condition maps, with every preset."""
 
@@ -98,27 +117,49 @@ MAPS: Mapping[str, Any] = MappingProxyType({"perceptual": "none", "disc_weight":
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "tiny": Preset(about="two CPU cores, minutes, no download; f8, 3.1 M parameters", codec={}, prior={}),
+        "scale-2": Preset(
+            about="two to eight CPU cores, half an hour; f8, 7 M parameters",
+            codec={"ch": 48, "batch_size": 12, "warmup": 100, "minutes": 30.0},
+            prior={
+                "n_layer": 6,
+                "n_head": 5,
+                "n_embd": 320,
+                "batch_size": 24,
+                "minutes": 30.0,
+                "learning_rate": 1.4e-3,
+                "warmup": 100,
+            },
+        ),
+        "scale-3": Preset(
+            about="many CPU cores or a small GPU, an hour; f8, 12 M parameters",
+            codec={"ch": 64, "batch_size": 20, "warmup": 200, "minutes": 60.0, "workers": 4},
+            prior={
+                "n_layer": 8,
+                "n_head": 7,
+                "n_embd": 448,
+                "batch_size": 28,
+                "minutes": 60.0,
+                "learning_rate": 8e-4,
+                "warmup": 200,
+            },
+        ),
+        "scale-4": Preset(
+            about="one GPU, an hour or two; f16 at 256 x 256, 14 M parameters",
+            codec={**_WIDE_CODEC, "num_res_blocks": 1, "batch_size": 16, "steps": 20_000, "warmup": 300},
+            prior={
+                "n_layer": 10,
+                "n_head": 10,
+                "n_embd": 640,
+                "batch_size": 36,
+                "steps": 30_000,
+                "minutes": 0.0,
+                "learning_rate": 5e-4,
+                "warmup": 500,
+            },
+        ),
         "small": Preset(
             about="one GPU, an evening, no download; f16 at 256 x 256",
-            codec={
-                "ch": 64,
-                "ch_mult": (1, 1, 2, 2, 4),
-                "num_res_blocks": 2,
-                "norm_groups": 16,
-                "z_channels": 128,
-                "resolution": 256,
-                "codebook_size": 4096,
-                "disc_ndf": 64,
-                "disc_num_layers": 3,
-                "size": Size(256, 256),
-                "batch_size": 32,
-                "steps": 50_000,
-                "minutes": 0.0,
-                "learning_rate": 4e-4,
-                "warmup": 500,
-                "ema": 0.999,
-                "workers": 8,
-            },
+            codec={**_WIDE_CODEC, "batch_size": 32, "steps": 50_000, "warmup": 500},
             prior={
                 "n_layer": 12,
                 "n_head": 12,
@@ -128,6 +169,27 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 "minutes": 0.0,
                 "learning_rate": 4e-4,
                 "warmup": 1000,
+            },
+        ),
+        "scale-6": Preset(
+            about="one large GPU or several, a day; f16 at 256 x 256, 41 M parameters",
+            codec={
+                **_WIDE_CODEC,
+                "ch": 96,
+                "z_channels": 256,
+                "batch_size": 48,
+                "steps": 100_000,
+                "warmup": 1000,
+            },
+            prior={
+                "n_layer": 18,
+                "n_head": 16,
+                "n_embd": 1024,
+                "batch_size": 72,
+                "steps": 100_000,
+                "minutes": 0.0,
+                "learning_rate": 3e-4,
+                "warmup": 2000,
             },
         ),
         "vq-vae": Preset(
@@ -193,6 +255,18 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         ),
     }
 )
+
+
+SCALES: tuple[str, ...] = ("tiny", "scale-2", "scale-3", "scale-4", "small", "scale-6")
+"""The presets of `--scale` 1 to 6. A training step of each takes about three times the operations of one of the scale
+before. Rates and warm-up of the scales between `tiny` and `small` lie between theirs."""
+
+
+def of_scale(scale: int) -> str:
+    """The name of the preset of a scale, 1 to 6. UsageError for any other number."""
+    if not 1 <= scale <= len(SCALES):
+        raise UsageError(f"scale is {scale}; give 1 (tiny) to {len(SCALES)}")
+    return SCALES[scale - 1]
 
 
 def preset(name: str) -> Preset:

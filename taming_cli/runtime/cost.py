@@ -40,8 +40,11 @@ class Estimate(NamedTuple):
 
     def seconds(self, device: torch.device, dtype: torch.dtype) -> float:
         """The duration of a step, from the present speed of large products and of the memory of this machine."""
-        products = self.flops / (PRODUCTS * flop_rate(device, dtype))
-        return products + (FROM_MEMORY * self.moved + SWEEPS * 4 * self.parameters) / read_rate(device)
+        return self.seconds_at(PRODUCTS * flop_rate(device, dtype), read_rate(device))
+
+    def seconds_at(self, products: float, read: float) -> float:
+        """The duration of a step at so many operations and so many bytes read per second."""
+        return self.flops / products + (FROM_MEMORY * self.moved + SWEEPS * 4 * self.parameters) / read
 
 
 PRODUCTS, FROM_MEMORY = 0.8, 0.6

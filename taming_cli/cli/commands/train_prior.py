@@ -9,7 +9,7 @@ import typer
 
 from taming_cli.cli import options as o
 from taming_cli.cli.command import Panel, command
-from taming_cli.cli.dry_run import print_estimate
+from taming_cli.cli.dry_run import print_estimate, where
 from taming_cli.cli.processes import launched
 from taming_cli.cli.settings import Settings
 from taming_cli.cli.training import Training, architecture_of, print_result, progress_printer
@@ -18,7 +18,7 @@ from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-FIRST = ("preset", "minutes", "steps", "out", "name", "resume")
+FIRST = ("preset", "scale", "minutes", "steps", "out", "name", "resume")
 
 
 @command("train-prior", first=FIRST)
@@ -91,7 +91,6 @@ def _dry_run(run: Training, files: Sequence[Path], prior: PriorConfig, train: Pr
     from taming_cli.prior.estimate import estimate
     from taming_cli.prior.initial import first_prior, fitted, saved_prior
     from taming_cli.prior.train import COMMAND, identity
-    from taming_cli.runtime.device import pick_device, pick_precision
     from taming_cli.runtime.model_files import recorded
     from taming_cli.runtime.run.folder import inspect_run
     from taming_cli.runtime.run.resume import read_trainer
@@ -104,11 +103,10 @@ def _dry_run(run: Training, files: Sequence[Path], prior: PriorConfig, train: Pr
         prior = saved_prior(read_trainer(trainer, ("prior",)), train, str(trainer)).config
     else:
         prior = fitted(prior, data) if train.init is None else first_prior(prior, train, data).config
-    device = pick_device(train.device)
-    dtype = pick_precision(train.precision, device)
+    at = where(run.device_name, train.device, train.precision)
     rows, _ = data.split(train.held)
     tokens = prior.sequence_length
     values = {"pictures": len(rows), "tokens_per_window": tokens, "tokens_per_step": tokens * train.batch_size}
     kinds = ", ".join(spec.kind for spec in prior.conditions) or "nothing"
     text = f"{len(rows)} pictures, windows of {prior.window} codes and {tokens} tokens, conditioned on {kinds}"
-    return print_estimate(run.output, text, values, estimate(prior, train, dtype), train, device, dtype, run.nproc)
+    return print_estimate(run.output, text, values, estimate(prior, train, at.dtype), train, at, run.nproc)

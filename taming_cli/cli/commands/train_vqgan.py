@@ -8,7 +8,7 @@ import typer
 
 from taming_cli.cli import options as o
 from taming_cli.cli.command import Panel, command
-from taming_cli.cli.dry_run import print_estimate
+from taming_cli.cli.dry_run import print_estimate, where
 from taming_cli.cli.inputs import stdin_as_list
 from taming_cli.cli.processes import launched
 from taming_cli.cli.settings import Settings
@@ -16,7 +16,7 @@ from taming_cli.cli.training import Training, architecture_of, print_result, pro
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.size import Size
 
-FIRST = ("preset", "minutes", "steps", "size", "out", "name", "resume")
+FIRST = ("preset", "scale", "minutes", "steps", "size", "out", "name", "resume")
 
 
 @command("train-vqgan", first=FIRST, reads_pictures=True)
@@ -90,15 +90,13 @@ def _dry_run(
     from taming_cli.codec.train import COMMAND
     from taming_cli.data.oversized import find_oversized
     from taming_cli.pretrained.perceptual import build as build_perceptual
-    from taming_cli.runtime.device import pick_device, pick_precision
     from taming_cli.runtime.run.folder import inspect_run, saved_run
 
     saved = saved_run(COMMAND, run.place)
     known = set_up(images, codec, discriminator, train, run=saved, processes=max(1, run.nproc))
     inspect_run(COMMAND, run.place, **identity(images, discriminator, known))
     find_oversized([*known.pictures.train, *known.pictures.held])
-    device = pick_device(train.device)
-    dtype = pick_precision(train.precision, device)
+    at = where(run.device_name, train.device, train.precision)
     with run.output.bar("estimating") as bar:
         perceptual = build_perceptual(train.perceptual, on_bytes=bar.fetching, **vars(pretrained))
     latent = known.codec.latent(train.size)
@@ -111,5 +109,5 @@ def _dry_run(
     text = f"{pictures} pictures of {train.size} become {latent} codes of {known.codec.codebook_size}"
     if known.codec.levels > 1:
         text += f", and {Size(latent.width // 2, latent.height // 2)} above them"
-    cost = estimate(known.codec, discriminator, known.train, perceptual, dtype)
-    return print_estimate(run.output, text, values, cost, train, device, dtype, run.nproc)
+    cost = estimate(known.codec, discriminator, known.train, perceptual, at.dtype)
+    return print_estimate(run.output, text, values, cost, train, at, run.nproc)
