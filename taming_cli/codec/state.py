@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -36,14 +36,20 @@ class Reconstructor(nn.Module):
         super().__init__()
         self.codec = codec
 
-    def forward(self, x: Tensor, precision: torch.dtype) -> tuple[Tensor, Quantized]:
+    def forward(
+        self, x: Tensor, precision: torch.dtype, perturb: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Quantized]:
         """(B, C, H, W) -> the reconstruction, fp32 of the same shape, and the quantizer's output. Of a dVAE, the first
-        is what the last convolution gives, (B, 2 C, H, W)."""
+        is what the last convolution gives, (B, 2 C, H, W).
+
+        `perturb` maps the codes (B, h, w) to those that are decoded in their place; no gradient passes through it.
+        """
         codec = self.codec
         with autocast(x.device, precision):
             quantized = codec.quantized(x)
+            z = quantized.to_decoder() if perturb is None else codec.quantize.lookup(perturb(quantized.codes))
             assert not isinstance(codec.decoder, nn.Identity)
-            features = codec.decoder.features(codec.post_quant_conv(quantized.to_decoder()))
+            features = codec.decoder.features(codec.post_quant_conv(z))
         with full_precision(x.device):
             return codec.decoder.conv_out(features.float()), quantized
 

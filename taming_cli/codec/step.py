@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from taming_cli.codec import losses
+from taming_cli.codec.perturb import Perturbation
 from taming_cli.codec.quantizers.gumbel import GumbelQuantizer
 from taming_cli.codec.quantizers.quantized import Quantized
 from taming_cli.codec.quantizers.terms import Term, quantizer_terms
@@ -70,6 +72,7 @@ def codec_step(
     now: Phase,
     learning_rate: float,
     disc_learning_rate: float | None = None,
+    perturb: Perturbation | None = None,
 ) -> StepReport:
     """Update codec, codebook, discriminator and the moving average on `x`, float32 (B, C, H, W) on the state's device.
 
@@ -78,7 +81,8 @@ def codec_step(
     once each, and compared at the last layer (equation 7 of the paper). Only their weighted sum runs back through the
     codec. With `config.accumulate` parts, gradients are accumulated; the adaptive weight and the batch statistics of
     the discriminator are computed for each part. `disc_learning_rate` is that of the discriminator, by default its
-    peak. The step waits for the device once.
+    peak. With `perturb`, for a training of the decoder alone, the decoder reads perturbed codes. The step waits for the
+    device once.
 
     Raises NonFiniteLossError where a term, the norm of the codec's or the discriminator's gradient, or a running
     statistic of the discriminator is not finite. The state is then unchanged, bit for bit.
@@ -96,7 +100,7 @@ def codec_step(
     results, done = list[PartResult](), world.rank * len(x)
     parts = x.tensor_split(min(config.accumulate, len(x)))
     for number, part in enumerate(parts, 1):
-        task = PartTask(trained, config, now, categorical, perceptual, share=len(part) / len(x), first=done)
+        task = PartTask(trained, config, now, categorical, perceptual, len(part) / len(x), done, perturb)
         with apart(joined, last=number == len(parts)), ieee_for(state.precision):
             results.append(backward(state, part, task))
         done += len(part)
@@ -149,7 +153,8 @@ def _begin_with(state: CodecState, x: Tensor) -> None:
 
 class PartTask(NamedTuple):
     """What to compute for a part of a step's pictures: `share` is its share of the pictures, 0 to 1, `first` the index
-    of its first picture in the batch, and `trained` the parameters of the codec that are trained."""
+    of its first picture in the batch, `trained` the parameters of the codec that are trained, and `perturb` what
+    changes the codes before they are decoded."""
 
     trained: list[nn.Parameter]
     config: CodecTrainConfig
@@ -158,6 +163,7 @@ class PartTask(NamedTuple):
     perceptual: Perceptual | None
     share: float
     first: int
+    perturb: Perturbation | None = None
 
 
 class PartResult(NamedTuple):
@@ -173,7 +179,9 @@ def backward(state: CodecState, x: Tensor, task: PartTask) -> PartResult:
     config, now = task.config, task.now
     if isinstance(state.codec.quantize, GumbelQuantizer):
         state.codec.quantize.temperature = now.temperature
-    x_rec, quantized = state.reconstruct(x, state.precision)
+    first = state.images_seen + task.first
+    perturb = None if task.perturb is None else partial(task.perturb, first=first)
+    x_rec, quantized = state.reconstruct(x, state.precision, perturb)
     leaf = x_rec.detach().requires_grad_()  # where the gradients of the losses end
 
     if task.categorical:

@@ -29,7 +29,7 @@ from taming_cli.errors import BadImageError
 T = TypeVar("T")
 R = TypeVar("R")
 
-_ORDER, _CROP = 1, 2  # separate streams of random numbers under one seed
+_ORDER, _CROP = 1, 2  # separate streams of random numbers under one seed; `codec.perturb` has the third
 _PICTURES = Pictures()
 
 
@@ -107,7 +107,7 @@ class TrainingSamples:
             crop = random_resized_crop(
                 Size(*picture.size),
                 self._size,
-                np.random.Generator(_philox(self._seed, _CROP, position)),
+                np.random.Generator(philox(self._seed, _CROP, position)),
                 scale=self._augment.crop_scale,
                 flip=self._augment.flip,
             )
@@ -137,11 +137,11 @@ class TrainingSamples:
 @lru_cache(maxsize=2)  # a batch may extend into the next epoch
 def _permutation(count: int, epoch: int, seed: int) -> np.ndarray[Any, np.dtype[np.intp]]:
     """Return the order of an epoch, by sorting raw random numbers, which are the same in every version of numpy."""
-    return np.argsort(_philox(seed, _ORDER, epoch).random_raw(count), kind="stable")
+    return np.argsort(philox(seed, _ORDER, epoch).random_raw(count), kind="stable")
 
 
-def _philox(seed: int, stream: int, number: int) -> np.random.Philox:
-    """Return counter-based random numbers (Salmon et al. 2011), a separate sequence per (seed, stream, number)."""
+def philox(seed: int, stream: int, number: int) -> np.random.Philox:
+    """Counter-based random numbers (Salmon et al. 2011), a separate sequence per (seed, stream, number)."""
     key = np.array([seed % 2**64, stream], dtype=np.uint64)  # numpy converts a list of such numbers to floats
     return np.random.Philox(key=key, counter=np.array([0, number, 0, 0], dtype=np.uint64))
 

@@ -70,6 +70,19 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     return torch.cat(codes)
 
 
+@torch.no_grad()
+def closest(codebook: Tensor, count: int) -> Tensor:
+    """The `count` nearest other entries of each entry, the nearest first: (K, D) -> (K, count) int64; count < K."""
+    squares, found = codebook.pow(2).sum(1), []
+    with exact(codebook.device):
+        numbers = torch.arange(len(codebook), device=codebook.device)
+        for own in torch.split(numbers, max(1, _DISTANCES // len(codebook))):
+            distance = squares - 2 * codebook[own] @ codebook.t()  # up to |e|^2 of the entry itself
+            distance.scatter_(1, own[:, None], torch.inf)
+            found.append(distance.topk(count, dim=1, largest=False).indices)
+    return torch.cat(found)
+
+
 def choose_vectors(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """`count` random vectors of (N, D), without repetition if there are so many, else with a little noise."""
     places = torch.randperm(len(vectors), generator=generator)
