@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from taming_cli.codec import step
+from taming_cli.codec import perturb, step
 from taming_cli.codec import train as codec_training
 from taming_cli.codec.discriminator import Discriminator
+from taming_cli.codec.perturb import Perturbation, near_entries
 from taming_cli.codec.quantizers import gumbel, nearest
 from taming_cli.codec.quantizers.averages import CodebookAverages
 from taming_cli.codec.quantizers.nearest import Quantizer
@@ -26,9 +28,13 @@ from taming_cli.codec.state import CodecState, initial_state
 from taming_cli.codec.step import Phase, codec_step
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.codec import CodecTrainConfig
+from taming_cli.config.prior import PriorConfig
+from taming_cli.config.size import Size
 from taming_cli.errors import NonFiniteLossError
+from taming_cli.prior import redraw
 from taming_cli.prior import state as prior_state
 from taming_cli.prior import train as prior_training
+from taming_cli.prior.model import new_network
 from taming_cli.runtime import pacing
 from taming_cli.runtime.pacing import Pacing, Progress
 from taming_cli.runtime.run.folder import Best, Place
@@ -122,7 +128,7 @@ def device_without_values(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
         waits.count -= tensor.device.type == "cpu"
         return moved
 
-    for module in (step, gumbel, nearest, codec_training, prior_state, prior_training):
+    for module in (step, gumbel, nearest, perturb, redraw, codec_training, prior_state, prior_training):
         for replacement in (to_host, to_device):
             if hasattr(module, replacement.__name__):
                 monkeypatch.setattr(module, replacement.__name__, replacement)
@@ -157,6 +163,22 @@ def test_a_codecs_step_waits_once_for_the_device(
         codec_step(training, x, perceptual=None, config=train, now=FULL, learning_rate=1e-3)
         assert waits.count == 1
     assert [level.updates for level in training.codebook.levels] == [1]
+
+
+@pytest.mark.parametrize("arch", [None, "modern", "any-order"], ids=["near", "raster", "any-order"])
+def test_so_does_a_step_on_perturbed_codes(arch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = replace(TRAIN, train="decoder", init="codec.safetensors", perturb=0.5)
+    prior = PriorConfig(arch=arch or "modern", n_layer=1, n_head=2, n_embd=16, window=Size(16, 16), codebook_size=16)
+    with device_without_values(monkeypatch) as waits:
+        with torch.device("meta"):
+            training = initial_state(VQGAN(CODEC), VQGAN(CODEC), Discriminator(DISCRIMINATOR), train, torch.float32)
+            network = new_network(prior).eval()
+            x = torch.empty(2, 3, 32, 32)
+        draw = partial(redraw.redraw, network) if arch else near_entries(training.codec.quantize.codebook)
+        given = {"perceptual": None, "config": train, "now": FULL, "learning_rate": 1e-3}
+        waits.count = 0
+        codec_step(training, x, **given, perturb=Perturbation(share=0.5, seed=0, redraw=draw))
+        assert waits.count == 1
 
 
 def test_a_codecs_training_waits_once_a_step_and_once_more_for_each_line_of_its_log(

@@ -91,6 +91,18 @@ def test_so_do_two_levels_of_codes(house: Path) -> None:
     assert all("top_codes_used" in line for line in logged(house / "levels2"))
 
 
+@pytest.mark.parametrize("more", [[], ["--prior", "drawn/checkpoints/last.safetensors"]], ids=["near", "prior"])
+def test_so_does_a_decoder_on_perturbed_codes(house: Path, more: list[str]) -> None:
+    if more and not Path("drawn").exists():
+        taming("train-prior", "t.h5", *PRIOR, "--steps", 2, "--out", "drawn")
+    line = ["train-vqgan", "scenes/images", *CODEC, "--steps", 4, "--init", "one/checkpoints/last.safetensors"]
+    line += ["--train", "decoder", "--perturb", "1", *more]
+    for processes in (1, 2):
+        taming(*line, "--out", f"decoder{processes}{len(more)}", processes=processes)
+    close(house / f"decoder1{len(more)}", house / f"decoder2{len(more)}")
+    assert all("perturbed_psnr" in line for line in logged(house / f"decoder2{len(more)}") if "psnr" in line)
+
+
 def test_so_it_does_with_a_perceptual_network(house: Path) -> None:
     line = ["train-vqgan", "scenes/images", *CODEC, "--perceptual", "efficientnet-lite0", "--steps", 6]
     for processes in (1, 2):

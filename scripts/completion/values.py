@@ -81,6 +81,7 @@ BY_NAME = {
     "--out": Value(suffixes=FOLDERS),
     "--perceptual": Value(words=kinds(CodecTrainConfig)["perceptual"].choices),
     "--preset": Value(words=tuple(PRESETS)),
+    "--prior": Value(suffixes=MODEL),
     "--tokens": Value(suffixes=TOKENS),
     "--val": Value(suffixes=(*PICTURES, *ARCHIVES, *LISTS)),
     "--weights": Value(suffixes=WEIGHTS),

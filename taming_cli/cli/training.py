@@ -21,6 +21,7 @@ _PRINTED = {
     "val_nats_per_token": "{} nats/token",
     "train_nats_per_token": "{} on training pictures",
     "psnr": "PSNR {} dB",
+    "perturbed_psnr": "{} dB from perturbed codes",
     "accuracy": "{} correct",
     "l1": "L1 {}",
     "cross_entropy": "{} nats/pixel",

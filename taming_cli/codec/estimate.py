@@ -3,6 +3,7 @@
 import torch
 
 from taming_cli.codec.discriminator import Discriminator
+from taming_cli.codec.perturb import Perturbation, Redraw
 from taming_cli.codec.state import initial_state
 from taming_cli.codec.step import PartTask, Phase, backward
 from taming_cli.codec.vqgan import VQGAN
@@ -24,13 +25,16 @@ def estimate(
     train: CodecTrainConfig,
     perceptual: Perceptual | None,
     precision: torch.dtype,
+    redraw: Redraw | None = None,
 ) -> Estimate:
-    """The cost of training on pictures or label maps, in its last phase, when all loss terms are computed."""
+    """The cost of training on pictures or label maps, in its last phase, when all loss terms are computed. `redraw` is
+    that of `fit`, whose cost is included."""
     if codec.network == "palette":
         return _of_palette(codec)
     parts = min(train.accumulate, train.batch_size)
     shape = (-(-train.batch_size // parts), codec.in_channels, train.size.height, train.size.width)
     now = Phase(discriminator=bool(train.disc_weight), adversarial=1.0 if train.disc_weight else 0.0)
+    perturb = None if redraw is None else Perturbation(share=train.perturb, seed=train.seed, redraw=redraw)
     trained = list[int]()
 
     def run() -> None:
@@ -39,7 +43,7 @@ def estimate(
         trained.extend(parameter.numel() for parameter in [*own, *state.discriminator.parameters()])
         x = torch.rand(shape).contiguous(memory_format=torch.channels_last)
         maps = train.kind == "segmentation"
-        backward(state, x, PartTask(own, train, now, maps, perceptual, share=1 / parts, first=0))
+        backward(state, x, PartTask(own, train, now, maps, perceptual, share=1 / parts, first=0, perturb=perturb))
 
     with fake_tensors():
         step = cost(run)

@@ -34,6 +34,7 @@ from taming_cli.runtime.model_files import recorded
 from taming_cli.runtime.run import lists
 from taming_cli.runtime.run.data import Data, Fingerprints, content_hashes, name_hashes
 from taming_cli.runtime.run.folder import absolute, read_settings
+from taming_cli.runtime.weights import sha256
 
 _log = logging.getLogger(__name__)
 _COLOUR = 4.0  # in photographs, brightness varies 3 and 8 times as much as the two directions of colour
@@ -75,11 +76,12 @@ def set_up(
     Raises UsageError for settings or inputs that do not fit, and for more labels than fit into memory.
     """
     train = replace(train, val=absolute(train.val), init=recorded(train.init), colours=absolute(train.colours))
-    train = replace(train, pictures=absolute(train.pictures))
+    train = replace(train, pictures=absolute(train.pictures), perturb_prior=recorded(train.perturb_prior))
     codec, train = _with_grid(codec, train)
     _check_size(codec, discriminator, train)
     _check_network(codec, train)
     _check_quantizer(codec, train)
+    _check_perturb(codec, train, run)
     pictures, keys = _split(images, train, run)
     files = _content(train, run)
     labels = None
@@ -213,6 +215,22 @@ def _check_quantizer(codec: CodecConfig, train: CodecTrainConfig) -> None:
         )
 
 
+def _check_perturb(codec: CodecConfig, train: CodecTrainConfig, run: Path | None) -> None:
+    """UsageError for perturbed codes of two levels, and for a prior of another codec."""
+    if train.perturb and codec.levels > 1:
+        raise UsageError(
+            f"perturb is {train.perturb:g}, but network is {codec.network!r}, with two levels of codes; leave it out"
+        )
+    if train.perturb_prior is None or train.init is None:
+        return
+    own, other = (read_header(path).about for path in (_started_from(train, run), Path(train.perturb_prior)))
+    if other.get("codec_sha256") != own.get("codec_sha256"):
+        raise UsageError(
+            f"perturb_prior is {train.perturb_prior}, a prior of another codec than {train.init}; give one of the same "
+            "codec (taming info FILE prints codec_sha256)"
+        )
+
+
 def _split(images: Sequence[Path], train: CodecTrainConfig, run: Path | None) -> tuple[Split, Mapping[str, int | None]]:
     """Training and held-out pictures, and the content keys by name where the split follows from them."""
     listed = _listed(images, train)
@@ -250,9 +268,8 @@ def _content(train: CodecTrainConfig, run: Path | None) -> Content:
         missing=train.missing,
         depth_range=train.depth_range,
     )
-    last = None if run is None else run / "checkpoints" / "last.safetensors"
-    start = last if last is not None and last.exists() else Path(train.init or "")
-    if train.init is None or (last is not None and not start.exists()):
+    start = _started_from(train, run)
+    if train.init is None or (run is not None and not start.exists()):
         return requested
     before = content_in(read_header(start))
     if before.kind != train.kind:
@@ -260,6 +277,12 @@ def _content(train: CodecTrainConfig, run: Path | None) -> Content:
             f"{train.init} is a codec of kind {before.kind!r}, not {train.kind!r}; use --kind {before.kind}"
         )
     return _completed(requested, before)
+
+
+def _started_from(train: CodecTrainConfig, run: Path | None) -> Path:
+    """The last model of a resumed run, where there is one, else the file of `train.init`."""
+    last = None if run is None else run / "checkpoints" / "last.safetensors"
+    return last if last is not None and last.exists() else Path(train.init or "")
 
 
 def _completed(requested: Content, before: Content) -> Content:
@@ -296,11 +319,15 @@ def _data_of(setup: Setup, inputs: Sequence[str]) -> Data:
             "val": f"--val {train.val}",
             "pictures": f"--pictures {train.pictures}",
             "colour table": f"--colours {train.colours}",
+            "prior": f"--prior {train.perturb_prior}",
         },
         about={"data": picture_counts(pictures, train), **setup.content.about()},
         by={name: settings[name] for name in _LISTED_BY},
         named=not keys,
-        hashes={"colour table": repr(setup.content.about()["colours"])} if train.colours else {},
+        hashes={
+            **({"colour table": repr(setup.content.about()["colours"])} if train.colours else {}),
+            **({"prior": sha256(Path(train.perturb_prior))} if train.perturb_prior else {}),
+        },
         init=train.init,
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from taming_cli.codec.palette import palette_step
+from taming_cli.codec.perturb import Perturbation, Redraw, near_entries
 from taming_cli.codec.setup import first_codec, identity, picture_counts, set_up
 from taming_cli.codec.state import CodecState, start
 from taming_cli.codec.step import Phase, codec_step, phase
@@ -21,6 +22,7 @@ from taming_cli.data.contents import Content
 from taming_cli.data.oversized import find_oversized
 from taming_cli.data.pixels import Pixels
 from taming_cli.data.sources import Item
+from taming_cli.errors import UsageError
 from taming_cli.pretrained.perceptual import Perceptual
 from taming_cli.pretrained.perceptual import build as build_perceptual
 from taming_cli.runtime.device import pick_device, pick_precision, to_device, to_host
@@ -30,7 +32,7 @@ from taming_cli.runtime.run import lists
 from taming_cli.runtime.run.folder import Place, Run, WriteReport, inspect_run, open_run, saved_run
 from taming_cli.runtime.run.resume import load_state, read_trainer
 from taming_cli.runtime.run.tensorboard import check_installed
-from taming_cli.runtime.weights import OnBytes
+from taming_cli.runtime.weights import OnBytes, sha256
 
 COMMAND = "train-vqgan"
 
@@ -59,13 +61,15 @@ def fit(
     on_step: OnStep | None = None,
     on_bytes: OnBytes | None = None,
     write_report: WriteReport | None = None,
+    redraw: Redraw | None = None,
     world: World = ALONE,
 ) -> TrainedCodec:
     """Train a codec on pictures or condition maps: folders, files, archives, or lists of paths in a `.txt`.
 
     The result is a run folder, which keeps a copy of each list. A run that was interrupted is resumed where `place`
     names it and the settings are the same. `train.kind` is the kind of the files; the codec's channels follow from it,
-    and labels are counted unless they are given.
+    and labels are counted unless they are given. With `train.perturb_prior`, `redraw` draws codes from that prior (see
+    `prior.redraw`).
 
     Several processes share each batch: `train.batch_size` is the size for all of them together. The first process
     writes files. It calls `on_step` after each step, `write_report` with the run folder after each save, and `on_bytes`
@@ -77,6 +81,8 @@ def fit(
     began = time.monotonic()
     if train.tensorboard:
         check_installed()
+    if train.perturb_prior is not None and redraw is None:
+        raise UsageError(f"perturb_prior is {train.perturb_prior!r}; pass what draws from it, as redraw")
     place = place or Place()
     saved = world.by_first(lambda: saved_run(COMMAND, place))
     setup = set_up(images, codec, discriminator, train, run=saved, processes=world.size)
@@ -107,6 +113,7 @@ def fit(
             "data": picture_counts(pictures, train),
             "perceptual": perceptual.stamp if perceptual is not None else None,
             **({"labels": str(setup.labels)} if setup.labels is not None else {}),
+            **({"perturb": _perturb_record(train)} if train.perturb else {}),
             **content.about(),
         }
         session = _Session(
@@ -118,6 +125,7 @@ def fit(
             held=pictures.held,
             about=about,
             part=part,
+            perturb=_perturbation(state, train, redraw),
         )
         pacing = Pacing(
             run, state, train, partial(_checkpoint, session), started=began, on_step=on_step, write_report=write_report
@@ -141,6 +149,22 @@ class _Session:
     about: Mapping[str, Any]
     part: int
     """Pictures of each batch that this process takes."""
+    perturb: Perturbation | None
+
+
+def _perturbation(state: CodecState, train: CodecTrainConfig, redraw: Redraw | None) -> Perturbation | None:
+    """How codes are perturbed before they are decoded; the codebook does not change in such a training."""
+    if not train.perturb:
+        return None
+    if train.perturb_prior is None or redraw is None:
+        redraw = near_entries(state.codec.quantizers[0].codebook.detach())
+    return Perturbation(share=train.perturb, seed=train.seed, redraw=redraw)
+
+
+def _perturb_record(train: CodecTrainConfig) -> dict[str, object]:
+    """The record of the perturbation in the model file."""
+    prior = train.perturb_prior
+    return {"share": train.perturb, "prior": prior, "prior_sha256": None if prior is None else sha256(Path(prior))}
 
 
 def _loop(session: _Session, pacing: Pacing, items: Sequence[Item]) -> Mapping[str, str]:
@@ -187,6 +211,7 @@ def _loop(session: _Session, pacing: Pacing, items: Sequence[Item]) -> Mapping[s
                 now=now,
                 learning_rate=pacing.learning_rate,
                 disc_learning_rate=train.disc_learning_rate * cosine(spent, train.disc_final_lr),
+                perturb=session.perturb,
             )
             counts += result.counts
             pacing.report(result.terms, codebook_use)
@@ -214,7 +239,7 @@ def _validate(session: _Session, pacing: Pacing, now: Phase) -> None:
     state, train = session.state, session.train
     held = session.held[: train.val_images]
     settings = (train.size, session.perceptual, state.precision, session.content, bool(train.disc_weight))
-    result = validate(state.average, held, *settings)
+    result = validate(state.average, held, *settings, session.perturb)
     if result is None:
         return
     state.validation = result.figures()

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from taming_cli.codec.perturb import Perturbation
 from taming_cli.codec.state import Criterion
 from taming_cli.codec.vqgan import VQGAN, code_counts
 from taming_cli.config.size import Size
@@ -31,7 +32,8 @@ SHOWN = 8
 class Validation:
     """Means over the held-out pictures.
 
-    `psnr` is in dB, of the 8-bit pictures; `l1` in [0, 2]; `perceptual` is the perceptual distance, None without a
+    `psnr` is in dB, of the 8-bit pictures, and `perturbed_psnr` that of perturbed codes, None without a perturbation;
+    `l1` in [0, 2]; `perceptual` is the perceptual distance, None without a
     perceptual network; `texture` is the distance of local features, see `Textures`. Label maps have instead `accuracy`,
     the share of correct pixels, and `cross_entropy` in nats per pixel. `codes_used` is the share of the codebook that
     occurs, beside its `codebook_perplexity`, and `code_use` the result of `use_by_rank`. With two levels of codes these
@@ -40,6 +42,7 @@ class Validation:
     """
 
     psnr: float | None = None
+    perturbed_psnr: float | None = None
     l1: float | None = None
     perceptual: float | None = None
     texture: float | None = None
@@ -75,7 +78,7 @@ class Validation:
         return grid(self.pictures, columns=len(self.pictures) // 2)
 
 
-_MEANS = ("psnr", "l1", "perceptual", "texture", "accuracy", "cross_entropy")
+_MEANS = ("psnr", "perturbed_psnr", "l1", "perceptual", "texture", "accuracy", "cross_entropy")
 _LEVELS = ("", "top_")
 _USE = ("codes_used", "codebook_perplexity")
 
@@ -147,10 +150,12 @@ def validate(
     precision: torch.dtype,
     content: Content,
     texture: bool = False,
+    perturb: Perturbation | None = None,
 ) -> Validation | None:
     """Encode and decode centre crops of `size` in the precision of the training; None if no picture can be read.
 
-    With a perceptual network and `texture`, the texture distance is measured too.
+    With a perceptual network and `texture`, the texture distance is measured too. With `perturb`, pictures are also
+    decoded from perturbed codes, the same in each validation; all other figures are those of true codes.
     """
     device = codec.device
     counts = torch.zeros(codec.config.levels, codec.config.codebook_size)
@@ -167,6 +172,10 @@ def validate(
             x_rec = codec.decode(codes)
         for name, values in _compare(content, x, x_rec, perceptual, precision, textures).items():
             totals[name] += values.double().sum().item()
+        if perturb is not None and not content.categorical:
+            with autocast(device, precision):
+                perturbed = codec.decode(perturb(codes, images)).clamp(-1, 1)
+            totals["perturbed_psnr"] += psnr(to_uint8(x), to_uint8(perturbed), data_range=255).double().sum().item()
         counts += code_counts(codec.config, codes.cpu())
         if len(shown) < SHOWN:
             shown += zip(content.show(x).cpu(), content.show(x_rec).cpu(), strict=True)

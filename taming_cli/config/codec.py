@@ -306,6 +306,20 @@ class CodecTrainConfig:
     train: Literal["all", "decoder"] = option(
         "all", "Parts to train; `decoder` keeps encoder and codebook, so that existing tokens and priors stay valid."
     )
+    perturb: float = option(
+        0.0,
+        "With --train decoder: replace the codes of random cells before they are decoded, in each picture a fraction "
+        "between 0 and this one; 0: none.",
+        low=0,
+        high=1,
+    )
+    perturb_prior: str | None = option(
+        None,
+        "With --perturb: draw the replaced codes from this prior, given the other cells; by default, they are near "
+        "entries of the codebook.",
+        flag="--prior",
+        metavar="FILE",
+    )
 
     def __post_init__(self) -> None:
         check_training(self)
@@ -325,11 +339,24 @@ class CodecTrainConfig:
             raise UsageError(
                 f"labels, unlabelled, colours and label_values are for segmentation maps, but kind is {self.kind!r}"
             )
+        self._check_perturb()
         self._check_depth()
         if self.kind != "pose" and self.pictures is not None:
             raise UsageError(f"pictures is for keypoints, but kind is {self.kind!r}; leave it out")
         if self.label_values:
             self._check_label_values()
+
+    def _check_perturb(self) -> None:
+        if self.perturb and self.train != "decoder":
+            raise UsageError(
+                f"perturb is {self.perturb:g}, which is for the training of a decoder alone; use --train decoder, or "
+                "leave it out"
+            )
+        if self.perturb_prior is not None and not self.perturb:
+            raise UsageError(
+                f"perturb_prior is {self.perturb_prior!r}, but perturb is 0, so that no code is replaced; use "
+                "--perturb 0.5, or leave --prior out"
+            )
 
     def _check_depth(self) -> None:
         if len(self.depth_range) != 2 or self.depth_range[0] >= self.depth_range[1]:

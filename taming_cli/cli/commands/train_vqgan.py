@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,9 @@ from taming_cli.cli.settings import Settings
 from taming_cli.cli.training import Training, architecture_of, print_result, progress_printer
 from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
 from taming_cli.config.size import Size
+
+if TYPE_CHECKING:
+    from taming_cli.codec.perturb import Redraw
 
 FIRST = ("preset", "scale", "minutes", "steps", "size", "out", "name", "resume")
 
@@ -56,8 +59,13 @@ def train_vqgan(
         fixed=architecture_of(settings.flags["init"], "codec"),
     )
     codec, discriminator, train = resolved.configs
+    redraw = None
+    if train.perturb_prior is not None:
+        from taming_cli.prior.redraw import load_redraw
+
+        redraw = load_redraw(Path(train.perturb_prior), codec.latent(train.size))
     if run.dry_run:
-        return _dry_run(run, pretrained, pictures, codec, discriminator, train)
+        return _dry_run(run, pretrained, pictures, codec, discriminator, train, redraw)
     with world() as together, run.output.bar("training", total=1.0) as bar:
         trained = fit(
             pictures,
@@ -69,6 +77,7 @@ def train_vqgan(
             on_step=progress_printer(bar),
             on_bytes=bar.fetching,
             write_report=write_report,
+            redraw=redraw,
             world=together,
             **vars(pretrained),
         )
@@ -84,6 +93,7 @@ def _dry_run(
     codec: CodecConfig,
     discriminator: DiscriminatorConfig,
     train: CodecTrainConfig,
+    redraw: "Redraw | None",
 ) -> int:
     from taming_cli.codec.estimate import estimate
     from taming_cli.codec.setup import identity, set_up
@@ -109,5 +119,5 @@ def _dry_run(
     text = f"{pictures} pictures of {train.size} become {latent} codes of {known.codec.codebook_size}"
     if known.codec.levels > 1:
         text += f", and {Size(latent.width // 2, latent.height // 2)} above them"
-    cost = estimate(known.codec, discriminator, known.train, perceptual, at.dtype)
+    cost = estimate(known.codec, discriminator, known.train, perceptual, at.dtype, redraw)
     return print_estimate(run.output, text, values, cost, train, at, run.nproc)

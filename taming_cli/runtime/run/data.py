@@ -95,7 +95,7 @@ def compare(folder: Path, settings: Mapping[str, Any], inputs: Sequence[str], da
     for name, digest in data.hashes.items():
         if before.hashes.get(name, digest) != digest:
             return DataDifference(f"{folder} was trained with another {name} than {data.places[name]} holds now")
-    moved = {"val", "colours", "pictures"}
+    moved = {"val", "colours", "pictures", "perturb_prior"}
     if data.init is not None and "init" in before.hashes and _file_hash(data.init) == before.hashes["init"]:
         moved.add("init")
     return DataDifference(None, frozenset(moved))
