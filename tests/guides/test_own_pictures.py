@@ -15,7 +15,13 @@ def test_every_command_runs(begun: Path) -> None:
     assert len(list(Path("runs/sample/002").glob("*.png"))) == 5
     follow(rest)
     assert Path("listed.h5").exists()
-    assert sorted(path.name for path in Path("runs/train-vqgan").iterdir()) == ["001", "002", "decoder", "drawn", "perturbed"]
+    assert sorted(path.name for path in Path("runs/train-vqgan").iterdir()) == [
+        "001",
+        "002",
+        "decoder",
+        "drawn",
+        "perturbed",
+    ]
     assert sorted(path.name for path in Path("runs/train-prior").iterdir()) == ["001", "002"]
     for name in ("003", "004"):
         assert len(list(Path(f"runs/sample/{name}").glob("*.png"))) == 5
