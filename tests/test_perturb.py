@@ -18,6 +18,7 @@ from torch import Tensor
 from taming_cli.codec.perturb import Perturbation, near_entries
 from taming_cli.codec.quantizers import nearest
 from taming_cli.codec.quantizers.nearest import closest
+from taming_cli.codec.quantizers.scalar import LFQ
 from taming_cli.codec.setup import held_out
 from taming_cli.codec.state import CodecState, start
 from taming_cli.codec.step import Phase, StepReport, codec_step
@@ -119,6 +120,15 @@ def test_the_number_of_near_entries_grows_with_the_codebook(
     noise = torch.arange(32 * 64).view(1, 32, 64) / (32 * 64)
     replaced = near_entries(codebook)(codes, everywhere, noise)
     assert replaced.unique().tolist() == list(range(1, count + 1))
+
+
+def test_on_a_fixed_grid_the_near_entries_differ_in_few_channels() -> None:
+    codes, everywhere = grids(1, (32, 32), 1024), torch.ones(1, 32, 32, dtype=torch.bool)
+    codebook = LFQ(10).codebook
+    replaced = near_entries(codebook)(codes, everywhere, uniforms((1, 32, 32)))
+    flipped = (codebook[codes] != codebook[replaced]).sum(-1)
+    assert set(flipped.flatten().tolist()) == {1, 2}  # 10 of the 16 near ones at the first distance, 6 at the second
+    assert (flipped == 1).float().mean() == pytest.approx(10 / 16, abs=0.05)
 
 
 def test_the_share_of_replaced_cells_is_uniform_between_zero_and_the_given_one() -> None:
