@@ -1,9 +1,6 @@
 """`scripts/paper`: the tables of the paper on a dozen pictures, what a second run skips, and what is refused."""
 
-import contextlib
 import hashlib
-import importlib
-import io
 import json
 import re
 import shutil
@@ -23,31 +20,14 @@ from taming_cli.cli.app import main as taming
 from taming_cli.config.presets import PRESETS
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
+from tests.tables import TABLES, load, make_small, refuse_all, run_here, set_call
 
-TABLES = Path(__file__).resolve().parents[1] / "scripts" / "tables"
-SMALL = {
-    "STEPS": "1",
-    "BATCH_SIZE": "2",
-    "CH": "8",
-    "DISC_NDF": "8",
-    "VAL_IMAGES": "2",
-    "PERCEPTUAL": "none",
-    "DISC_WEIGHT": "0",
-    "DEVICE": "cpu",
-    "WORKERS": "1",
-}
 FLAGS = ["--minutes", "1", "--size", "32x32", "--n-layer", "1", "--n-embd", "32", "--samples", "3"]
 pytestmark = pytest.mark.usefixtures("each_distance_once", "small")
 
-# modules of no package
 NAMES = ("commands", "figure7", "held_out", "paper", "request", "runs", "sheet", "table1", "table4", "table5")
-sys.path.insert(0, str(TABLES))
-try:
-    importlib.import_module("table2")  # which `paper` imports by name
-    modules = [importlib.import_module(name) for name in NAMES]
-    commands, figure7, held_out, paper, request_of, runs, sheet, table1, table4, table5 = modules
-finally:
-    sys.path.pop(0)
+load("table2")  # which `paper` imports by name
+commands, figure7, held_out, paper, request_of, runs, sheet, table1, table4, table5 = load(*NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -67,36 +47,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty working directory, and trainings of one step."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TAMING_CACHE_DIR", str(tmp_path / "cache"))
-    for name, value in SMALL.items():
-        monkeypatch.setenv(f"TAMING_{name}", value)
+    make_small(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Commands run in this process, which saves seconds for each. -> Those that ran."""
-    ran = []
-
-    def call(command: Sequence[str]) -> tuple[int, str]:
-        assert list(command[:3]) == [sys.executable, "-m", "taming_cli"]
-        ran.append(list(command[3:]))
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            code = taming(list(command[3:]))
-        return code, printed.getvalue()
-
-    monkeypatch.setattr(commands, "_call", call)
-    return ran
+    """Commands run in this process. -> Those that ran."""
+    return run_here(monkeypatch)
 
 
 @pytest.fixture
 def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From this call on, a command that is run fails the test."""
-
-    def refuse(command: Sequence[str]) -> tuple[int, str]:
-        pytest.fail(f"ran {command}")
-
-    return lambda: monkeypatch.setattr(commands, "_call", refuse)
+    return lambda: refuse_all(monkeypatch)
 
 
 def run(table: str, images: Path, *more: str) -> dict[str, Any]:
@@ -170,13 +133,13 @@ def test_table1_and_again(
     assert printed.out == markdown
     assert printed.err.count("== done before: taming ") == 5
 
-    def copied(command: Sequence[str]) -> tuple[int, str]:
+    def copied(command: Sequence[str], log: Path | None) -> tuple[int, str]:
         target = Path(command[command.index("-o") + 1])
         source = Path("out") / target.name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
         return 0, "{}\n"
 
-    monkeypatch.setattr(commands, "_call", copied)
+    set_call(monkeypatch, copied)
     other = ["--codec", "out/codec/checkpoints/best.safetensors", "--out", "other"]
     assert paper.main(["table1", str(data / "images"), *FLAGS, *other]) == 0
     with_codec = json.loads(Path("other/table1.json").read_text())
@@ -306,7 +269,7 @@ def test_labels_are_those_of_all_maps(tmp_path: Path) -> None:
 def test_a_finished_command_is_not_run_again_nor_another_in_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_runs: Callable[[], None]
 ) -> None:
-    monkeypatch.setattr(commands, "_call", lambda command: (0, '{"path": "a", "details": [1]}\n'))
+    set_call(monkeypatch, lambda command, log: (0, '{"path": "a", "details": [1]}\n'))
     done = commands.Commands(tmp_path).run("a", "info", tmp_path)
     assert done.value == {"path": "a"}
     with (tmp_path / commands.LOG).open("a") as log:
@@ -317,17 +280,19 @@ def test_a_finished_command_is_not_run_again_nor_another_in_its_place(
     assert again.to_dict() == {"a": f"taming info {tmp_path}"}
     with pytest.raises(UsageError, match="holds a by another command, `taming info"):
         again.run("a", "info", "other")
+    assert again.keep("c", lambda: {"value": 1}) == {"value": 1}
+    assert commands.Commands(tmp_path).keep("c", lambda: {"value": 2}) == {"value": 1}
 
 
 @pytest.mark.parametrize(("code", "said"), [(2, r"a has failed \(exit code 2\)"), (130, "a was interrupted")])
 def test_a_failed_command_is_run_again_without_its_time(
     code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "_call", lambda command: (code, ""))
+    set_call(monkeypatch, lambda command, log: (code, ""))
     with pytest.raises(commands.FailedError, match=said) as raised:
         commands.Commands(tmp_path).run("a", "info")
     assert raised.value.exit_code == code
-    monkeypatch.setattr(commands, "_call", lambda command: (3, "{}\n"))
+    set_call(monkeypatch, lambda command, log: (3, "{}\n"))
     assert commands.Commands(tmp_path).run("a", "info").seconds is None
 
 
@@ -340,7 +305,7 @@ def test_a_command_is_a_process_whose_json_comes_back(tmp_path: Path) -> None:
 def test_a_signal_reaches_the_command_and_its_code_comes_back() -> None:
     code = "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
     before = signal.getsignal(signal.SIGTERM)
-    assert commands._call([sys.executable, "-c", code]) == (-signal.SIGTERM, "")
+    assert commands._call([sys.executable, "-c", code]) == (143, "")
     assert signal.getsignal(signal.SIGTERM) is before
 
 

@@ -6,8 +6,10 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -15,6 +17,9 @@ from typing import Any, NamedTuple
 from taming_cli.errors import TamingError, UsageError
 
 LOG = "commands.jsonl"
+LOGS = "logs"
+STOPPED = (130, 143)
+"""The exit codes of a command that a signal ended."""
 SKIPPED = 3
 """The exit code of a command that is done but for some inputs, which it has listed."""
 LEFT_OUT = ("details",)
@@ -43,14 +48,18 @@ class Done(NamedTuple):
 
 
 class Commands:
-    """The commands of one output folder."""
+    """The commands of one output folder, which several threads may run. With `logs`, what a command prints on stderr
+    goes to a file of its own in the folder `logs`."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, *, logs: bool = False) -> None:
         self._log = out / LOG
+        self._logs = out / LOGS if logs else None
         self._done: dict[str, Mapping[str, Any]] = {}
         self._begun: set[str] = set()
-        lines = self._log.read_text(encoding="utf-8").splitlines() if self._log.exists() else []
-        for line in lines:
+        self._lock = threading.Lock()
+        text = self._log.read_text(encoding="utf-8") if self._log.exists() else ""
+        self._torn = bool(text) and not text.endswith("\n")
+        for line in text.splitlines():
             try:
                 entry = json.loads(line)
             except ValueError:  # the line that was being written when the machine stopped
@@ -70,17 +79,18 @@ class Commands:
                     f"{self._log.parent} holds {name} by another command, `taming {shlex.join(before['command'])}`; "
                     "use the same arguments, or another --out"
                 )
-            print(f"== done before: taming {shlex.join(command)}", file=sys.stderr)
+            note(f"done before: taming {shlex.join(command)}")
             return Done(before["values"], before["seconds"])
-        print(f"== taming {shlex.join(command)}", file=sys.stderr, flush=True)
+        note(f"taming {shlex.join(command)}")
         resumed = name in self._begun
         self._write({"name": name, "command": command})
         self._begun.add(name)
         began = time.monotonic()
-        code, text = _call([sys.executable, "-m", "taming_cli", *command, "--json"])
+        log = None if self._logs is None else self._logs / f"{name}.txt"
+        code, text = _call([sys.executable, "-m", "taming_cli", *command, "--json"], log)
         if code not in (0, SKIPPED):
-            stopped = "was interrupted" if code in (130, 143) else f"has failed (exit code {code})"
-            raise FailedError(f"{name} {stopped}; start the script again to continue", code if code > 0 else 1)
+            stopped = "was interrupted" if code in STOPPED else f"has failed (exit code {code}{_last_line(log)})"
+            raise FailedError(f"{name} {stopped}; start the script again to continue", code)
         seconds = None if resumed else time.monotonic() - began
         values = [json.loads(line) for line in text.splitlines()]
         values = [{key: value for key, value in each.items() if key not in LEFT_OUT} for each in values]
@@ -107,26 +117,84 @@ class Commands:
         return Done(values, seconds)
 
     def _write(self, entry: Mapping[str, Any]) -> None:
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        with self._lock:
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            with self._log.open("ab", buffering=0) as stream:
+                stream.write(("\n" * self._torn + json.dumps(entry) + "\n").encode())
+                os.fsync(stream.fileno())
+            self._torn = False
 
 
-def _call(command: Sequence[str]) -> tuple[int, str]:
-    """Exit code and standard output. A terminal sends Ctrl-C to the command too, which saves and ends; TERM is passed
-    on."""
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
+def note(text: str) -> None:
+    """Print a line on stderr, whole, whichever threads print."""
+    sys.stderr.write(f"== {text}\n")
+    sys.stderr.flush()
 
-        def forward(number: int, _: FrameType | None) -> None:
-            if number == signal.SIGTERM:
-                process.send_signal(number)
 
-        former = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+class _Running:
+    """The processes of the commands that run, and the signal that has asked for a stop. Signals are those of the whole
+    program, and so is this."""
+
+    def __init__(self) -> None:
+        self.processes: set[subprocess.Popen[str]] = set()
+        self.stop: int | None = None
+
+    def add(self, process: subprocess.Popen[str]) -> None:
+        """Take in a process that was started; it may have missed the signal."""
+        self.processes.add(process)
+        if self.stop is not None:
+            process.terminate()
+
+    def on_signal(self, number: int, _: FrameType | None = None) -> None:
+        """A terminal sends Ctrl-C to the commands too, which save and end; TERM is passed on."""
+        self.stop = number
+        if number == signal.SIGTERM:
+            for process in tuple(self.processes):
+                process.terminate()
+
+
+_running = _Running()
+
+
+@contextmanager
+def ending_with_commands() -> Iterator[Callable[[int], None]]:
+    """While inside, Ctrl-C and TERM end the commands, not this program, and later commands end at once. Of the main
+    thread only. -> A function that does what a signal does."""
+    handlers = {number: signal.signal(number, _running.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield _running.on_signal
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        _running.stop = None
+
+
+def _call(command: Sequence[str], log: Path | None = None) -> tuple[int, str]:
+    """Exit code, as a shell gives it, and standard output. Standard error is added to `log`, or goes where that of
+    this program goes."""
+    if _running.stop is not None:
+        return 128 + _running.stop, ""
+    with ExitStack() as stack:
+        if threading.current_thread() is threading.main_thread():
+            stack.enter_context(ending_with_commands())
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+        errors = None if log is None else stack.enter_context(log.open("a", encoding="utf-8"))
+        process = stack.enter_context(
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True)
+        )
+        _running.add(process)
         try:
             text, _ = process.communicate()
         finally:
-            for number, handler in former.items():
-                signal.signal(number, handler)
-    return process.returncode, text
+            _running.processes.discard(process)
+    code = process.returncode
+    return code if code >= 0 else 128 - code, text
+
+
+def _last_line(log: Path | None) -> str:
+    """What a command that has failed printed last, after a colon."""
+    if log is None or not log.exists():
+        return ""
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((f": {line.strip()}" for line in reversed(lines) if line.strip()), "")
