@@ -62,9 +62,9 @@ def split(images: Path, out: Path, maps: Path | None = None) -> Parts:
     _check(out / MADE, made)
     for item in items:
         part = out / ("held" if item.name in held else "train")
-        _link(part / "images" / item.name, item.path)
+        link(part / "images" / item.name, item.path)
         if item.name in found:
-            _link(part / "segmentation" / found[item.name].name, found[item.name].path)
+            link(part / "segmentation" / found[item.name].name, found[item.name].path)
     (out / MADE).write_text(json.dumps(made) + "\n", encoding="utf-8")
     every = all(item.label is not None for item in items)
     labels = tuple(sorted({item.label for item in items if every and item.label and item.name not in held}))
@@ -101,10 +101,11 @@ def _check(path: Path, made: dict[str, Any]) -> None:
         raise UsageError(f"{path.parent} was made from other pictures or maps; use another --out")
 
 
-def _link(link: Path, target: Path) -> None:
-    link.parent.mkdir(parents=True, exist_ok=True)
-    if not link.is_symlink():
-        link.symlink_to(target.resolve())
+def link(path: Path, target: Path) -> None:
+    """Make a link to a file, unless there is one already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_symlink():
+        path.symlink_to(target.resolve())
 
 
 def _key(name: str) -> int:

@@ -5,10 +5,9 @@ import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from commands import Commands
-from request import FREE_FEATURES, Request
+from request import FREE_FEATURES, Parser, Request
 from table import Table
 
 from taming_cli.config.size import Size
@@ -16,11 +15,6 @@ from taming_cli.errors import TamingError, UsageError
 
 TABLES = ("table1", "table2", "table4", "table5", "figure7")
 """The modules that have `make(request, commands)`."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def read(arguments: Sequence[str] | None) -> Request:
     """The request of a command line. UsageError for what is not one."""
-    parser = _Parser(prog="paper", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(prog="paper", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("table", metavar="TABLE", help=", ".join(TABLES))
     parser.add_argument("images", type=Path, metavar="IMAGES", help="a folder of pictures")
     parser.add_argument("--minutes", type=float, default=8, help="time of each training")

@@ -1,12 +1,24 @@
-"""What `scripts/paper` was asked for, and how that reads as flags of `taming`."""
+"""What `scripts/paper` or `scripts/recipes` was asked for, and how that reads as flags of `taming`."""
 
+import argparse
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from taming_cli.config.size import Size
+from taming_cli.errors import UsageError
 
 FREE_FEATURES = "efficientnet-lite0"
 """The feature network that needs no download."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError for a command line that is none."""
+
+    def error(self, message: str) -> NoReturn:  # noqa: D102 - see ArgumentParser
+        raise UsageError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,3 +60,21 @@ class Request:
     def network(self) -> list[str]:
         """Flags for the size of a transformer."""
         return ["--n-layer", str(self.n_layer), "--n-embd", str(self.n_embd)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipesRequest(Request):
+    """The arguments of `scripts/recipes`. `minutes` are those of a codec's training, `samples` those of a prior."""
+
+    variants: Mapping[str, str]
+    """The flags of each, as text."""
+    seeds: int
+    jobs: int
+    """Trainings at once."""
+    priors: int = 0
+    """The number of variants whose codecs get priors."""
+    prior_minutes: float
+
+    def flags(self, variant: str) -> list[str]:
+        """Flags of `train-vqgan`."""
+        return shlex.split(self.variants[variant])

@@ -1,10 +1,12 @@
-"""Columns of pictures with lines of text below them, as one self-contained SVG."""
+"""Sheets of pictures with text: columns as one self-contained SVG, rows as a PNG."""
 
 import base64
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
+
+from PIL import Image, ImageDraw, ImageFont
 
 from taming_cli.config.size import Size
 
@@ -20,6 +22,30 @@ class Strip(NamedTuple):
 
     pictures: Sequence[Path]
     lines: Sequence[str]
+
+
+class Row(NamedTuple):
+    """Pictures from left to right, and the line of text above them."""
+
+    title: str
+    pictures: Sequence[Image.Image]
+
+
+def png(rows: Sequence[Row], size: Size) -> Image.Image:
+    """All rows below each other. The pictures have `size` pixels."""
+    columns = max(len(row.pictures) for row in rows)
+    height = LINE + size.height + GAP
+    font = ImageFont.load_default(13)
+    widest = max(int(font.getlength(row.title)) for row in rows)
+    width = GAP + max(columns * (size.width + GAP), widest + GAP)
+    paper = Image.new("RGB", (width, GAP + len(rows) * height), "white")
+    draw = ImageDraw.Draw(paper)
+    for number, row in enumerate(rows):
+        top = GAP + number * height
+        draw.text((GAP, top), row.title, "black", font)
+        for column, picture in enumerate(row.pictures):
+            paper.paste(picture, (GAP + column * (size.width + GAP), top + LINE))
+    return paper
 
 
 def svg(strips: Sequence[Strip], size: Size) -> str:

@@ -50,6 +50,15 @@ def reconstruction_distance(request: Request, commands: Commands, codec: Path, p
     return commands.run(f"{codec.name}-distance", "eval", "rfid", best(codec), pictures, *flags).value
 
 
+def errors_and_use(request: Request, commands: Commands, codec: Path, pictures: Path) -> dict[str, Any]:
+    """The errors of reconstructions and the use of the codebook: the values of `eval recon`, with its protocol, and
+    those of `eval codebook`."""
+    size = ("--size", request.size)
+    errors = commands.run(f"{codec.name}-recon", "eval", "recon", best(codec), pictures, *size).value
+    use = commands.run(f"{codec.name}-codebook", "eval", "codebook", best(codec), pictures, *size).value
+    return {**use, **errors}
+
+
 def distance_column(metric: str) -> Column:
     """The column of a distance, under its own name: only that of Inception is called FID."""
     return Column("distance", metric.upper() if metric in ("fid", "rfid") else metric, ".2f")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,15 @@ class Published(NamedTuple):
     rows: tuple[tuple[str, ...], ...]
 
 
+class Section(NamedTuple):
+    """A further table below the first one. `name` is its key in the JSON."""
+
+    name: str
+    heading: str
+    columns: Sequence[Column]
+    rows: Sequence[Mapping[str, Any]]
+
+
 TRAININGS = (
     Column("training", "training"),
     Column("parameters", "parameters", ",d"),
@@ -39,14 +48,15 @@ TRAININGS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """What was measured. `more` is for the JSON alone."""
+    """What was measured. `more` is for the JSON alone. A value may be a dataclass with a `__format__`."""
 
     title: str
     protocol: Sequence[str]
     columns: Sequence[Column]
     rows: Sequence[Mapping[str, Any]]
     trainings: Sequence[Mapping[str, Any]]
-    published: Published
+    published: Published | None = None
+    sections: Sequence[Section] = ()
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,29 +65,27 @@ class Table:
             "title": self.title,
             "protocol": list(self.protocol),
             "rows": [dict(row) for row in self.rows],
+            **{section.name: [dict(row) for row in section.rows] for section in self.sections},
             "trainings": [dict(row) for row in self.trainings],
-            "published": self.published._asdict(),
+            **({} if self.published is None else {"published": self.published._asdict()}),
             **self.more,
         }
 
     def markdown(self) -> str:
-        """Title, table, trainings, protocol and the paper's values."""
-        parts = [
-            f"# {self.title}",
-            _markdown(self.columns, self.rows),
-            "## Trainings",
-            _markdown(TRAININGS, self.trainings),
-            "## Protocol",
-            "\n".join(f"- {line}" for line in self.protocol),
-            "## The paper",
-            self.published.source,
-            _grid(self.published.headings, self.published.rows),
-        ]
+        """Title, tables, trainings, protocol and the paper's values."""
+        parts = [f"# {self.title}", _markdown(self.columns, self.rows)]
+        for section in self.sections:
+            parts += [f"## {section.heading}", _markdown(section.columns, section.rows)]
+        parts += ["## Trainings", _markdown(TRAININGS, self.trainings)]
+        parts += ["## Protocol", "\n".join(f"- {line}" for line in self.protocol)]
+        if self.published is not None:
+            parts += ["## The paper", self.published.source, _grid(self.published.headings, self.published.rows)]
         return "\n\n".join(parts) + "\n"
 
     def write(self, out: Path, name: str) -> None:
         """Write `NAME.json` and `NAME.md`."""
-        (out / f"{name}.json").write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(self.to_dict(), indent=2, default=asdict)
+        (out / f"{name}.json").write_text(text + "\n", encoding="utf-8")
         (out / f"{name}.md").write_text(self.markdown(), encoding="utf-8")
 
 

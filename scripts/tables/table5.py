@@ -1,14 +1,11 @@
 """Table 5: reconstructions by codecs of several kinds, trained for equal minutes."""
 
-from pathlib import Path
-from typing import Any
-
 from commands import Commands
 from held_out import split
 from published import TABLE5
 from request import Request
-from runs import best, facts
-from stage import data_line, distance_column, few_line, reconstruction_distance, train_codec
+from runs import facts
+from stage import data_line, distance_column, errors_and_use, few_line, reconstruction_distance, train_codec
 from table import Column, Table
 
 CODECS = {"VQGAN": "tiny", "VQ-VAE": "vq-vae", "dVAE": "dvae", "VQ-VAE-2": "vq-vae-2"}
@@ -33,7 +30,9 @@ def make(request: Request, commands: Commands) -> Table:
         trainings.append(facts(name, run))
         distance = reconstruction_distance(request, commands, run, held)
         metric = distance["metric"]
-        rows.append({"codec": name, "distance": distance["value"], **_measured(request, commands, run, held)})
+        values = errors_and_use(request, commands, run, held)
+        own = {column.key: values[column.key] for column in COLUMNS if column.key in values}
+        rows.append({"codec": name, "distance": distance["value"], **own})
     return Table(
         title="Table 5: reconstructions",
         protocol=[
@@ -49,10 +48,3 @@ def make(request: Request, commands: Commands) -> Table:
         trainings=trainings,
         published=TABLE5,
     )
-
-
-def _measured(request: Request, commands: Commands, run: Path, held: Path) -> dict[str, Any]:
-    size = ("--size", request.size)
-    values = dict(commands.run(f"{run.name}-recon", "eval", "recon", best(run), held, *size).value)
-    values |= commands.run(f"{run.name}-codebook", "eval", "codebook", best(run), held, *size).value
-    return {column.key: values[column.key] for column in COLUMNS if column.key in values}
