@@ -57,6 +57,7 @@ SLOW = {
     "test_pipeline",
     "test_prior_train",
     "test_published_models",
+    "test_recipes",
     "test_reconstruct",
     "test_resume",
     "test_scenes",
