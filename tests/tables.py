@@ -22,7 +22,7 @@ SMALL = {
     "PERCEPTUAL": "none",
     "DISC_WEIGHT": "0",
     "DEVICE": "cpu",
-    "WORKERS": "1",
+    "WORKERS": "0",
 }
 
 

@@ -111,23 +111,21 @@ def test_variants_and_priors_are_compared(
     assert printed.err.count("== done before: taming ") == 4 * 4 + 2
     assert Path("out/recipes.png").read_bytes() == before
 
-    ran = run_here(monkeypatch)  # priors come later, with another time
-    more = ["--priors", "1", "--prior-minutes", "2"]
-    assert recipes.main([*words, *more]) == 0
-    kinds = ["tokenize", "train-prior", "sample", "eval"]
-    wanted = {"default", min(names, key=lambda name: np.mean(measured["distance"][name]))}
-    assert [command[0] for command in ran] == kinds * (2 * len(wanted))
+    ran = run_here(monkeypatch)  # priors come later, with another time, here of one seed
+    assert recipes.main([*words[:-1], "1", "--priors", "1", "--prior-minutes", "2"]) == 0
+    wanted = {"default", min(names, key=lambda name: measured["distance"][name][0])}
+    assert [command[0] for command in ran] == ["tokenize", "train-prior", "sample", "eval"] * len(wanted)
     for command in ran[1::4]:
         assert command[command.index("--minutes") + 1] == "2"
-        assert command[command.index("-o") + 1][-1] == command[command.index("--seed") + 1]
+        assert command[command.index("-o") + 1][-1] == command[command.index("--seed") + 1] == "0"
     found = json.loads(Path("out/recipes.json").read_text())
     assert {row["variant"] for row in found["priors"]} == wanted
     assert {row["variant"] for row in found.get("prior_differences", [])} == wanted - {"default"}
     for row in found["priors"]:
-        own = found["measured_priors"][row["variant"]]
-        assert row["distance"]["mean"] == pytest.approx(np.mean([own[seed]["distance"] for seed in "01"]))
-        assert [own[seed]["codec"] for seed in "01"] == measured["distance"][row["variant"]]
-    assert len(list(Path("out/samples-default-1").rglob("*.png"))) >= 3
+        own = found["measured_priors"][row["variant"]]["0"]
+        assert row["distance"] == {"mean": own["distance"], "deviation": None}
+        assert row["codec"]["mean"] == own["codec"] == measured["distance"][row["variant"]][0]
+    assert len(list(Path("out/samples-default-0").rglob("*.png"))) >= 3
 
 
 def recon(run: str, capfd: pytest.CaptureFixture[str]) -> float:
@@ -462,8 +460,10 @@ def test_a_signal_or_an_error_ends_all_commands(cause: str, tmp_path: Path) -> N
     tasks = {**tasks, 4: partial(task, 4), 5: partial(task, 5)}
     with pytest.raises(UsageError if cause == "error" else commands.FailedError):
         at_once.run_all(tasks, 3, lambda key, done: None)
-    assert codes[1] == codes[2] == 143
-    assert {path.name for path in tmp_path.iterdir()} == {"1", "2"}
+    assert {1, 2} <= codes.keys()
+    assert set(codes.values()) == {143}  # a fourth may have begun when the third had ended
+    if cause == "error":
+        assert 5 not in codes
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert commands._call([sys.executable, "-c", "print(1)"]) == (0, "1\n")
 
