@@ -180,7 +180,10 @@ def test_the_choices_of_every_setting_are_offered(path: str, offered: Asked) -> 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("train-vqgan photos --preset ", "tiny scale-2 scale-3 scale-4 small scale-6 vq-vae vq-vae-2 dvae palette f16-1024 f16-16384"),
+        (
+            "train-vqgan photos --preset ",
+            "tiny scale-2 scale-3 scale-4 small scale-6 vq-vae vq-vae-2 dvae palette f16-1024 f16-16384",
+        ),
         ("train-vqgan --preset=ti", "tiny"),
         ("presets show ", "tiny scale-2 scale-3 scale-4 small scale-6 vq-vae vq-vae-2 dvae palette f16-1024 f16-16384"),
         ("guide s", "several-gpus settings security"),
