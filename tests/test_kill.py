@@ -1,20 +1,16 @@
-"""kill -9 at five moments of tokenising and of both trainings: the same command then ends as if nothing had happened.
+"""kill -9 at exact moments of tokenising and of both trainings: the same command then ends as if nothing had happened.
 
-A moment is either exact, when the process is about to give a file its final name (or to remove it), or it comes from
-outside: a random while, the same at each run, after a file has appeared.
+At a moment, the process is about to give a file its final name, or to remove it. `scripts/drill kill` has random ones.
 """
 
 import json
 import math
-import random
 import shlex
-import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
@@ -42,51 +38,18 @@ CODEC = COMMON + shlex.split(
 PRIOR = COMMON + shlex.split("--n-layer 1 --n-head 2 --n-embd 16 --batch-size 4 --samples 1 --dropout 0.2")
 
 
-class After(NamedTuple):
-    """From outside: up to `delay` seconds after `pattern` matches a file of at least `size` bytes."""
-
-    pattern: str
-    delay: float
-    size: int = 0
-
-
 @pytest.fixture
-def execute(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., int]:
+def execute(tmp_path: Path) -> Callable[..., int]:
     """Run a command as a process of its own, killed at a moment where one is given; its exit code (or -9)."""
-    seeded = random.Random(request.node.name)
 
-    def run(arguments: Sequence[object], moment: Before | After | None = None) -> int:
-        exact = moment if isinstance(moment, Before) else NEVER
-        command = [python(), "-m", "tests.killed", *map(str, exact), *map(str, arguments)]
-        with (
-            (tmp_path / "log").open("ab") as log,
-            subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log) as process,
-        ):
-            end = time.monotonic() + 300
-            while process.poll() is None and isinstance(moment, After):
-                if any(path.stat().st_size >= moment.size for path in tmp_path.glob(moment.pattern)):
-                    time.sleep(seeded.uniform(0, moment.delay))
-                    process.kill()
-                    break
-                assert time.monotonic() < end, "the moment never came"
-                time.sleep(0.002)
-            process.communicate(timeout=300)  # its output ends when the process that writes it does
-        assert process.returncode in (0, -signal.SIGKILL), (tmp_path / "log").read_text()
-        return int(process.returncode)
+    def run(arguments: Sequence[object], moment: Before = NEVER) -> int:
+        command = [python(), "-m", "tests.killed", *map(str, moment), *map(str, arguments)]
+        with (tmp_path / "log").open("ab") as log:
+            done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, timeout=300, check=False)
+        assert done.returncode in (0, -signal.SIGKILL), (tmp_path / "log").read_text()
+        return done.returncode
 
     return run
-
-
-def kill(execute: Callable[..., int], command: Sequence[object], moment: Before | After, folder: Path) -> None:
-    """Kill the command at that moment; from outside, sooner if it was over already."""
-    for _ in range(6):
-        if execute(command, moment) == -signal.SIGKILL:
-            return
-        assert isinstance(moment, After), "the moment never came"
-        moment = moment._replace(delay=moment.delay / 4)
-        for path in folder.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    pytest.fail("the command was over before it could be killed")
 
 
 @pytest.fixture(scope="module")
@@ -197,19 +160,18 @@ def whole_tokens(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         Before("shard-00001.h5"),
         Before("t.h5"),
         Before("shard-00001.h5", event="os.remove"),
-        After("t.h5.parts/shard-00000.h5", delay=0.3),
     ],
     ids=str,
 )
 def test_a_killed_tokenize_ends_with_the_same_file(
-    moment: Before | After, material: Path, whole_tokens: Path, execute: Callable[..., int], tmp_path: Path
+    moment: Before, material: Path, whole_tokens: Path, execute: Callable[..., int], tmp_path: Path
 ) -> None:
     out = tmp_path / "t.h5"
     command = tokenize_command(material, out)
-    kill(execute, command, moment, tmp_path)
+    assert execute(command, moment) == -signal.SIGKILL, "the moment never came"
     assert_nothing_broken_is_there(tmp_path)
     kept = {path: path.stat().st_ino for path in tmp_path.glob("t.h5.parts/shard-*.h5") if not out.exists()}
-    assert execute(command, Before("t.h5") if kept else None) in (0, -signal.SIGKILL)
+    assert execute(command, Before("t.h5") if kept else NEVER) in (0, -signal.SIGKILL)
     for path, inode in kept.items():  # what was finished was not made again
         assert path.stat().st_ino == inode
     assert execute(command) == 0
@@ -227,8 +189,6 @@ MOMENTS = [
     Before("last.safetensors", nth=2),
     Before("best.safetensors", nth=LAST),
     Before("step_0000006.safetensors", event="os.link"),
-    After("run/config.json", delay=0.3),
-    After("run/metrics.jsonl", delay=0.2, size=20),
 ]
 
 
@@ -265,18 +225,18 @@ def whole_runs(material: Path, whole_tokens: Path, tmp_path_factory: pytest.Temp
 @pytest.mark.parametrize("what", ["train-vqgan", "train-prior"])
 def test_a_killed_training_ends_with_the_same_tensors(
     what: str,
-    moment: Before | After,
+    moment: Before,
     material: Path,
     whole_tokens: Path,
     whole_runs: dict[str, Path],
     execute: Callable[..., int],
     tmp_path: Path,
 ) -> None:
-    if isinstance(moment, Before) and moment.nth == LAST:
+    if moment.nth == LAST:
         moment = moment._replace(nth=improvements(whole_runs[what]))
     out = tmp_path / "run"
     command = training_command(what, material, whole_tokens, out)
-    kill(execute, command, moment, tmp_path)
+    assert execute(command, moment) == -signal.SIGKILL, "the moment never came"
     assert_nothing_broken_is_there(out)
     started = (out / "trainer.pt").exists()
     again = [what, "--resume", "--out", out, "--json"] if started else command
