@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from taming_cli.codec import perturb, step
 from taming_cli.codec import train as codec_training
-from taming_cli.codec.discriminator import Discriminator
+from taming_cli.codec.adversarial.discriminator import Discriminator
 from taming_cli.codec.perturb import Perturbation, near_entries
 from taming_cli.codec.quantizers import gumbel, nearest
 from taming_cli.codec.quantizers.averages import CodebookAverages

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from taming_cli.codec.discriminator import Discriminator
+from taming_cli.codec.adversarial.discriminator import Discriminator
 from taming_cli.config.codec import DiscriminatorConfig
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from taming_cli.codec import losses
-from taming_cli.codec.discriminator import Discriminator
+from taming_cli.codec.adversarial.discriminator import Discriminator
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.codec import CodecConfig, DiscriminatorConfig
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from taming_cli.codec.discriminator import Discriminator
+from taming_cli.codec.adversarial.discriminator import Discriminator
 from taming_cli.codec.perturb import Perturbation, Redraw
 from taming_cli.codec.state import initial_state
 from taming_cli.codec.step import PartTask, Phase, backward

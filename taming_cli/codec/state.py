@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from taming_cli.codec.discriminator import BatchNorm, Discriminator
+from taming_cli.codec.adversarial.discriminator import BatchNorm, Discriminator
 from taming_cli.codec.losses import DiscriminatorLogits
 from taming_cli.codec.quantizers.averages import CodebookAverages, CodebookUse, LevelAverages
 from taming_cli.codec.quantizers.linear import LinearCodebook

@@ -1,0 +1,1 @@
+"""What is trained against the codec: the discriminator."""
