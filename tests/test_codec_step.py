@@ -90,6 +90,21 @@ def test_one_vector_alone_places_a_finite_codebook() -> None:
     assert quantizer.embedding.weight.isfinite().all()
 
 
+def test_what_is_not_requested_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        pytest.fail("computed")
+
+    for place in ("taming_cli.codec.losses.lecam",):
+        monkeypatch.setattr(place, never)
+    training = fresh()
+    report = take(training, TRAIN, FULL)
+    assert set(report.terms) == {
+        *("l1", "l2", "reconstruction", "codebook", "gradient"),
+        *("discriminator", "generator", "adaptive", "logits_real", "logits_fake", "disc_gradient"),
+    }
+    assert training.logit_means == {}
+
+
 # --- waiting ----------------------------------------------------------------------------------------------------------
 
 

@@ -177,8 +177,13 @@ def assert_same_end(one: TrainedCodec, other: TrainedCodec) -> None:
         {"codec": DVAE, "disc_weight": 0.0},
         {"codec": VQ_VAE_2},
         {"codec": VQ_VAE_2, "quantizer": "vq", "disc_weight": 0.0, "accumulate": 2},
+        {
+            "steps": 6,
+            "val_every": 0.5,
+            "lecam_weight": 0.5,
+        },
     ],
-    ids=["ema", "vq", "perceptual", "gumbel", "dvae", "vq-vae-2", "vq-vae-2-vq"],
+    ids=["ema", "vq", "perceptual", "gumbel", "dvae", "vq-vae-2", "vq-vae-2-vq", "elements"],
 )
 def test_a_stopped_and_resumed_training_ends_bit_for_bit_like_an_undisturbed_one(
     changes: dict[str, Any], run: Callable[..., TrainedCodec], first: TrainedCodec, monkeypatch: pytest.MonkeyPatch
@@ -188,7 +193,7 @@ def test_a_stopped_and_resumed_training_ends_bit_for_bit_like_an_undisturbed_one
     codec = replace(CODEC, **changes.pop("codec", {}))
     settings = {"train": replace(TRAIN, **changes), "codec": codec}
     whole = run("whole", **settings) if (changes, codec) != ({}, CODEC) else first
-    for step in (2, 5) if "perceptual" in changes else (1, 7, 11):
+    for step in (2, 5) if changes.get("steps") == 6 else (1, 7, 11):
         with pytest.raises(
             Interrupted, match=f"after step {step}, everything is saved; resume with: taming train-vqgan"
         ):
@@ -251,6 +256,16 @@ def test_what_a_kill_after_the_trainer_file_left_unwritten_is_written_on_resume(
         if missing in (name, "both"):
             (damaged / "checkpoints" / f"{name}.safetensors").unlink()
     assert_same_end(whole, run("damaged", train=train))
+
+
+def test_a_trainer_file_without_later_members_is_read() -> None:
+    state = fresh()
+    take(state, TRAIN, Phase(discriminator=True, adversarial=1.0))
+    saved = state.state_dict()
+    del saved["logit_means"]
+    again = fresh()
+    again.load_state_dict(saved)
+    assert differing(again.state_dict(), state.state_dict()) == []
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -451,6 +466,29 @@ def test_the_discriminator_learns_from_the_same_reconstruction_by_its_own_loss()
     x = to_float(batch())
     real, fake = discriminator(x), discriminator(twin(x).x_rec.detach())
     ((1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean()).div(2).backward()
+    for ours, theirs in zip(state.discriminator.parameters(), discriminator.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_the_lecam_term_compares_with_averages_of_the_steps_before() -> None:
+    train = replace(TRAIN, lecam_weight=0.5, quantizer="vq", revive=0.0)
+    state = fresh(train)
+    now, x = Phase(discriminator=True, adversarial=0.0), to_float(batch())
+    seen = [take(state, train, now).terms for _ in range(2)]
+    means = {
+        name: 0.99 * float(seen[0][f"logits_{name}"]) + 0.01 * float(seen[1][f"logits_{name}"])
+        for name in ("real", "fake")
+    }
+    assert seen[0]["lecam"] == 0
+    assert state.logit_means == pytest.approx(means, rel=1e-12)
+    twin, discriminator = copy.deepcopy(state.codec), copy.deepcopy(state.discriminator)
+    third = take(state, train, now).terms
+
+    real, fake = discriminator(x), discriminator(twin(x).x_rec.detach())
+    lecam = (real - means["fake"]).clamp(min=0).square().mean() + (means["real"] - fake).clamp(min=0).square().mean()
+    hinge = ((1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean()).div(2)
+    (hinge + 0.5 * lecam).backward()
+    torch.testing.assert_close(third["lecam"], lecam.detach(), rtol=1e-4, atol=1e-6)
     for ours, theirs in zip(state.discriminator.parameters(), discriminator.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-6)
 

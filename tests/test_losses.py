@@ -11,6 +11,7 @@ from taming_cli.codec.losses import (
     discriminator_loss,
     generator_loss,
     l1,
+    lecam,
 )
 
 RNG = np.random.default_rng(0)
@@ -67,6 +68,20 @@ def test_the_discriminator_loss_at_known_points() -> None:
     assert discriminator_loss(unsure, "vanilla").item() == pytest.approx(np.log(2))
     huge = DiscriminatorLogits(real=torch.full((1,), -1e4), fake=torch.full((1,), 1e4))
     assert discriminator_loss(huge, "vanilla").item() == pytest.approx(1e4)  # no overflow
+
+
+def test_the_lecam_term_is_its_formula_and_pulls_real_and_fake_logits_towards_the_averages() -> None:
+    real, fake = (torch.tensor(2 * array(2, 1, 3, 3), requires_grad=True) for _ in range(2))
+    means = {"real": 0.7, "fake": -0.4}
+    loss = lecam(DiscriminatorLogits(real, fake), means)
+    loss.backward()
+    r, f = (logits.detach().numpy().astype(np.float64).ravel() for logits in (real, fake))
+    above, below = [max(0.0, each + 0.4) for each in r], [max(0.0, 0.7 - each) for each in f]
+    assert loss.item() == pytest.approx(sum(v * v for v in above) / 18 + sum(v * v for v in below) / 18, rel=1e-5)
+    for logits, slope in ((real, above), (fake, [-value for value in below])):
+        assert logits.grad is not None
+        np.testing.assert_allclose(logits.grad.numpy().ravel(), 2 * np.array(slope) / 18, rtol=1e-5, atol=1e-8)
+    assert lecam(DiscriminatorLogits(real, fake), {}).item() == 0.0
 
 
 def test_the_generator_loss_is_minus_the_mean() -> None:

@@ -4,6 +4,7 @@ Esser, Rombach, Ommer 2021, equations 4 to 7. Nothing here logs, and nothing dep
 """
 
 import math
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import torch
@@ -85,6 +86,18 @@ def discriminator_loss(logits: DiscriminatorLogits, kind: Literal["hinge", "vani
     if kind == "hinge":
         return 0.5 * (F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean())
     return 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
+
+
+def lecam(logits: DiscriminatorLogits, means: Mapping[str, float]) -> Tensor:
+    """The LeCam regularisation of the discriminator: a scalar.
+
+    `E relu(real - m_fake)^2 + E relu(m_real - fake)^2` (Tseng et al. 2021, equation 4, as in their code), where `means`
+    holds the moving averages m of earlier logits as `real` and `fake`. Without averages it is 0.
+    """
+    if not means:
+        return logits.real.new_zeros((), dtype=torch.float32)
+    real, fake = logits.real.float() - means["fake"], means["real"] - logits.fake.float()
+    return F.relu(real).square().mean() + F.relu(fake).square().mean()
 
 
 def generator_loss(logits_fake: Tensor) -> Tensor:

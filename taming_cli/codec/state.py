@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -76,9 +76,10 @@ class CodecState:
     `reconstruct` and `discriminate` are the forward passes of codec and discriminator. With several processes they
     average gradients; everything else is the same in each process. `best` is the criterion of the best model so far,
     `best_by` names its figures, and `best_weight` is the share (0 to 1) at which the adversarial term counted when that
-    model was trained. `validation` holds the figures of the last validation; `unlogged` and
-    `counts` (levels, K) hold the terms and the uses of each code since the last line of the log. `linear` learns in
-    place of the entries with `--quantizer simvq`.
+    model was trained. `linear` learns in place of the entries with `--quantizer simvq`. `logit_means` holds
+    moving averages of the discriminator's logits, `real` and `fake`, with `--lecam-weight`. `validation` holds the
+    figures of the last validation; `unlogged` and `counts` (levels, K) hold the terms and the uses of each code since
+    the last line of the log.
     """
 
     codec: VQGAN
@@ -100,6 +101,7 @@ class CodecState:
     best_step: int = 0
     best_by: str = ""
     best_weight: float = 0.0
+    logit_means: dict[str, float] = field(default_factory=dict)
     validation: dict[str, float] = field(default_factory=dict)
     unlogged: dict[str, list[Tensor]] = field(default_factory=dict)
     counts: Tensor | None = None
@@ -133,6 +135,12 @@ class CodecState:
         now = min(decay, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.codec.parameters()), 1 - now)
 
+    def update_logit_means(self, terms: Mapping[str, Tensor]) -> None:
+        """Move the averages towards the mean logits among the terms of a step, scalars on the CPU; they begin there."""
+        for name in ("real", "fake"):
+            now = float(terms[f"logits_{name}"])
+            self.logit_means[name] = _LOGITS * self.logit_means.get(name, now) + (1 - _LOGITS) * now
+
     def state_dict(self) -> dict[str, Any]:
         """The contents of the trainer file."""
         modules = {name: getattr(self, name).state_dict() for name in self.stateful}
@@ -146,7 +154,7 @@ class CodecState:
         if "best_weight" not in state:  # earlier versions chose the best model without regard to the adversarial term
             state = {**state, "best": -state["best"], "best_by": "", "best_weight": 0.0}
         for name in _COUNTERS:
-            if name in state or name not in _OF_LOG:  # earlier versions did not save what the log needs
+            if name in state or name not in _LATER:
                 setattr(self, name, state[name])
 
     @property
@@ -170,8 +178,11 @@ class CodecState:
 
 
 _STATEFUL = ("codec", "discriminator", "average", "codebook", "codec_optimizer", "discriminator_optimizer")
-_OF_LOG = ("unlogged", "counts")
-_COUNTERS = ("step", "images_seen", "seconds", "best", "best_step", "best_by", "best_weight", "validation", *_OF_LOG)
+_LATER = ("unlogged", "counts", "logit_means")
+"""Members that earlier versions did not save."""
+_COUNTERS = ("step", "images_seen", "seconds", "best", "best_step", "best_by", "best_weight", "validation", *_LATER)
+_LOGITS = 0.99
+"""Decay of the moving averages of the discriminator's logits."""
 
 
 def start(

@@ -134,11 +134,14 @@ def codec_step(
             group["lr"] = config.disc_learning_rate if disc_learning_rate is None else disc_learning_rate
         state.discriminator_optimizer.step()
     state.update_codebook(levels, config, uses, dead)
+    report = dict(zip(terms, values, strict=False))
+    if now.discriminator and config.lecam_weight:
+        state.update_logit_means(report)
     state.step += 1
     state.images_seen += len(x) * world.size
     state.update_average(config.ema)
     counts = torch.stack([use.counts for use in uses])
-    return StepReport(terms=dict(zip(terms, values, strict=False)), codes=quantized.codes, counts=counts)
+    return StepReport(terms=report, codes=quantized.codes, counts=counts)
 
 
 @torch.no_grad()
@@ -191,7 +194,7 @@ def backward(state: CodecState, x: Tensor, task: PartTask) -> PartResult:
         terms = _reconstruction(x, leaf, state, task)
     (gradient,) = torch.autograd.grad(terms["reconstruction"], leaf)
     if now.discriminator:
-        terms |= _discriminator(x, leaf, state)
+        terms |= _discriminator(x, leaf, state, config)
     if now.adversarial:
         (grad_gen,) = torch.autograd.grad(terms["generator"], leaf, retain_graph=True)
         assert not isinstance(state.codec.decoder, nn.Identity)
@@ -209,7 +212,10 @@ def backward(state: CodecState, x: Tensor, task: PartTask) -> PartResult:
             gradients.append(torch.full_like(term.value, task.share * term.weight))
     torch.autograd.backward(roots, gradients, inputs=task.trained)
     if now.discriminator:
-        torch.autograd.backward([task.share * terms["discriminator"]], inputs=list(state.discriminator.parameters()))
+        loss = terms["discriminator"]
+        if config.lecam_weight:
+            loss = loss + config.lecam_weight * terms["lecam"]
+        torch.autograd.backward([task.share * loss], inputs=list(state.discriminator.parameters()))
     return PartResult(task.share, {name: term.detach() for name, term in terms.items()}, quantized.detached())
 
 
@@ -244,18 +250,21 @@ def _reconstruction(x: Tensor, x_rec: Tensor, state: CodecState, task: PartTask)
     return terms
 
 
-def _discriminator(x: Tensor, x_rec: Tensor, state: CodecState) -> dict[str, Tensor]:
+def _discriminator(x: Tensor, x_rec: Tensor, state: CodecState, config: CodecTrainConfig) -> dict[str, Tensor]:
     """Both adversarial losses, from one pass of the discriminator over real and one over generated pictures."""
     logits = state.discriminate(x, x_rec, state.precision)
-    return {
+    terms = {
         "discriminator": losses.discriminator_loss(logits, state.discriminator.config.disc_loss),
         "generator": losses.generator_loss(logits.fake),
         "logits_real": logits.real.float().mean(),
         "logits_fake": logits.fake.float().mean(),
     }
+    if config.lecam_weight:
+        terms["lecam"] = losses.lecam(logits, state.logit_means)
+    return terms
 
 
-_OF_DISCRIMINATOR = ("discriminator", "logits_real", "logits_fake", "disc_gradient", "disc_statistics")
+_OF_DISCRIMINATOR = ("discriminator", "lecam", "logits_real", "logits_fake", "disc_gradient", "disc_statistics")
 
 
 def _non_finite(names: Sequence[str], values: Sequence[Tensor]) -> str:

@@ -263,6 +263,10 @@ class CodecTrainConfig:
         0.1, "Fraction of the training over which the adversarial loss grows to its full weight.", low=0, high=1
     )
 
+    lecam_weight: float = option(
+        0.0, "Weight of the discriminator's LeCam regularisation, for few pictures; 0: none.", low=0
+    )
+
     quantizer: Literal["ema", "vq", "simvq", "ibq", "fsq", "lfq"] = option(
         "ema",
         "How the codebook learns: by moving averages (ema), by its own loss (vq, as published), as a linear map of "
@@ -334,6 +338,11 @@ class CodecTrainConfig:
             raise UsageError(
                 f"kind is {self.kind!r}: a codec of maps has neither a perceptual loss nor a discriminator; use "
                 "--perceptual none and --disc-weight 0"
+            )
+        if not self.disc_weight and self.lecam_weight:
+            raise UsageError(
+                f"lecam_weight is {self.lecam_weight:g}, but there is no discriminator, since disc_weight is 0; leave "
+                "lecam_weight out"
             )
         if self.kind != "segmentation" and (self.labels or self.unlabelled or self.colours or self.label_values):
             raise UsageError(
