@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from taming_cli.codec import perturb, step
 from taming_cli.codec import train as codec_training
+from taming_cli.codec.adversarial import augmentation
 from taming_cli.codec.adversarial.discriminator import Discriminator
 from taming_cli.codec.perturb import Perturbation, near_entries
 from taming_cli.codec.quantizers import gumbel, nearest
@@ -94,7 +95,10 @@ def test_what_is_not_requested_is_not_computed(monkeypatch: pytest.MonkeyPatch) 
     def never(*_: Any, **__: Any) -> None:
         pytest.fail("computed")
 
-    for place in ("taming_cli.codec.losses.lecam",):
+    for place in (
+        "taming_cli.codec.losses.lecam",
+        "taming_cli.codec.step.augmented",
+    ):
         monkeypatch.setattr(place, never)
     training = fresh()
     report = take(training, TRAIN, FULL)
@@ -143,7 +147,7 @@ def device_without_values(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
         waits.count -= tensor.device.type == "cpu"
         return moved
 
-    for module in (step, gumbel, nearest, perturb, redraw, codec_training, prior_state, prior_training):
+    for module in (step, augmentation, gumbel, nearest, perturb, redraw, codec_training, prior_state, prior_training):
         for replacement in (to_host, to_device):
             if hasattr(module, replacement.__name__):
                 monkeypatch.setattr(module, replacement.__name__, replacement)
@@ -163,7 +167,10 @@ def without_saving(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "codes"),
-    [({"accumulate": 2}, 16), ({}, 4096)],  # the second has fewer vectors than codes to place on them
+    [
+        ({"accumulate": 2, "disc_augment": ("colour", "translation", "cutout")}, 16),
+        ({}, 4096),
+    ],  # the second has fewer vectors than codes to place on them
     ids=["parts", "large"],
 )
 def test_a_codecs_step_waits_once_for_the_device(

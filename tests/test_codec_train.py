@@ -181,6 +181,7 @@ def assert_same_end(one: TrainedCodec, other: TrainedCodec) -> None:
             "steps": 6,
             "val_every": 0.5,
             "lecam_weight": 0.5,
+            "disc_augment": ("colour", "translation", "cutout"),
         },
     ],
     ids=["ema", "vq", "perceptual", "gumbel", "dvae", "vq-vae-2", "vq-vae-2-vq", "elements"],

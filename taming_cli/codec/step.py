@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from taming_cli.codec import losses
+from taming_cli.codec.adversarial.augmentation import augmented, draws
 from taming_cli.codec.perturb import Perturbation
 from taming_cli.codec.quantizers.gumbel import GumbelQuantizer
 from taming_cli.codec.quantizers.quantized import Quantized
@@ -194,7 +195,7 @@ def backward(state: CodecState, x: Tensor, task: PartTask) -> PartResult:
         terms = _reconstruction(x, leaf, state, task)
     (gradient,) = torch.autograd.grad(terms["reconstruction"], leaf)
     if now.discriminator:
-        terms |= _discriminator(x, leaf, state, config)
+        terms |= _discriminator(x, leaf, state, task)
     if now.adversarial:
         (grad_gen,) = torch.autograd.grad(terms["generator"], leaf, retain_graph=True)
         assert not isinstance(state.codec.decoder, nn.Identity)
@@ -250,8 +251,12 @@ def _reconstruction(x: Tensor, x_rec: Tensor, state: CodecState, task: PartTask)
     return terms
 
 
-def _discriminator(x: Tensor, x_rec: Tensor, state: CodecState, config: CodecTrainConfig) -> dict[str, Tensor]:
+def _discriminator(x: Tensor, x_rec: Tensor, state: CodecState, task: PartTask) -> dict[str, Tensor]:
     """Both adversarial losses, from one pass of the discriminator over real and one over generated pictures."""
+    config = task.config
+    if config.disc_augment:
+        drawn = draws(state.seed, state.images_seen + task.first, len(x))
+        x, x_rec = (augmented(each, config.disc_augment, drawn) for each in (x, x_rec))
     logits = state.discriminate(x, x_rec, state.precision)
     terms = {
         "discriminator": losses.discriminator_loss(logits, state.discriminator.config.disc_loss),

@@ -267,6 +267,12 @@ class CodecTrainConfig:
         0.0, "Weight of the discriminator's LeCam regularisation, for few pictures; 0: none.", low=0
     )
 
+    disc_augment: tuple[Literal["colour", "translation", "cutout"], ...] = option(
+        (),
+        "Random changes of what the discriminator sees, for few pictures: of brightness, saturation and contrast, of "
+        "the position, and a hole; a picture and its reconstruction are changed alike.",
+    )
+
     quantizer: Literal["ema", "vq", "simvq", "ibq", "fsq", "lfq"] = option(
         "ema",
         "How the codebook learns: by moving averages (ema), by its own loss (vq, as published), as a linear map of "
@@ -343,6 +349,11 @@ class CodecTrainConfig:
             raise UsageError(
                 f"lecam_weight is {self.lecam_weight:g}, but there is no discriminator, since disc_weight is 0; leave "
                 "lecam_weight out"
+            )
+        if not self.disc_weight and self.disc_augment:
+            raise UsageError(
+                f"disc_augment is {','.join(self.disc_augment)}, but there is no discriminator, since disc_weight is "
+                "0; leave disc_augment out"
             )
         if self.kind != "segmentation" and (self.labels or self.unlabelled or self.colours or self.label_values):
             raise UsageError(

@@ -1,1 +1,1 @@
-"""What is trained against the codec: the discriminator."""
+"""What is trained against the codec: the discriminator, and what it sees."""
