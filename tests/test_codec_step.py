@@ -98,6 +98,7 @@ def test_what_is_not_requested_is_not_computed(monkeypatch: pytest.MonkeyPatch) 
     for place in (
         "taming_cli.codec.losses.lecam",
         "taming_cli.codec.step.augmented",
+        "taming_cli.codec.losses.class_distance",
     ):
         monkeypatch.setattr(place, never)
     training = fresh()

@@ -181,6 +181,7 @@ def assert_same_end(one: TrainedCodec, other: TrainedCodec) -> None:
             "steps": 6,
             "val_every": 0.5,
             "lecam_weight": 0.5,
+            **{"perceptual": "efficientnet-lite0", "logits_weight": 0.1},
             "disc_augment": ("colour", "translation", "cutout"),
         },
     ],
@@ -537,15 +538,20 @@ def test_the_parts_of_a_step_add_up_to_the_whole(accumulate: int) -> None:
 
 
 def test_a_perceptual_network_looks_at_each_picture_alike_in_one_part_and_in_two() -> None:
-    perceptual = build_perceptual("efficientnet-lite0")
+    perceptual = build_perceptual("efficientnet-lite0", classify=True)
     terms = []
     for parts in (1, 2):
-        train, now = replace(TRAIN, accumulate=parts), Phase(discriminator=False, adversarial=0.0)
+        weights = {"perceptual": "efficientnet-lite0", "logits_weight": 0.3}
+        train, now = replace(TRAIN, accumulate=parts, **weights), Phase(discriminator=False, adversarial=0.0)
         x = to_float(four())
-        terms.append(
-            codec_step(fresh(), x, perceptual=perceptual, config=train, now=now, learning_rate=0.0).terms["perceptual"]
-        )
-    torch.testing.assert_close(terms[1], terms[0], rtol=1e-4, atol=1e-6)
+        terms.append(codec_step(fresh(), x, perceptual=perceptual, config=train, now=now, learning_rate=0.0).terms)
+    torch.testing.assert_close(terms[1], terms[0], rtol=1e-3, atol=1e-6)
+    x_rec, shown = fresh().codec(x).x_rec, perceptual.features
+    logits = [shown(each, 0).logits for each in (x, x_rec)]
+    torch.testing.assert_close(terms[0]["logits"], (logits[0] - logits[1]).square().sum() / 4000, rtol=1e-3, atol=1e-6)
+    weighted = {"l1": 1.0, "l2": 2.0, "perceptual": 0.2, "logits": 0.3}
+    total = sum(weight * terms[0][name] for name, weight in weighted.items())
+    torch.testing.assert_close(terms[0]["reconstruction"], total)
 
 
 def test_activations_made_again_are_the_same_and_fewer_are_kept() -> None:

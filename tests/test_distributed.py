@@ -106,10 +106,13 @@ def test_so_does_a_decoder_on_perturbed_codes(house: Path, more: list[str]) -> N
 def test_so_it_does_with_a_perceptual_network(house: Path) -> None:
     line = ["train-vqgan", "scenes/images", *CODEC, "--perceptual", "efficientnet-lite0", "--steps", 6]
     line += ["--lecam-weight", 0.5]
+    line += ["--logits-weight", 0.1]
     line += ["--disc-augment", "colour,translation,cutout"]
     for processes in (1, 2):
         taming(*line, "--out", f"seen{processes}", processes=processes)
     close(house / "seen1", house / "seen2")
+    about = load_model(house / "seen1" / "checkpoints" / "last.safetensors").about
+    assert about["classifier"] == about["perceptual"]
 
 
 @pytest.mark.parametrize("more", [[], ["--accumulate", "2"], ANY_ORDER], ids=["", "parts", "any-order"])

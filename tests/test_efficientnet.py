@@ -82,8 +82,11 @@ def test_activations_are_what_the_projections_of_timms_network_read(
     ]
     x = pictures((64, 96))
     with torch.no_grad():
-        reference(x)
+        logits = reference(x)
         seen = network.activations(x, depth=7)
+        both = network.stages_and_logits(x)
+        torch.testing.assert_close(both.logits, logits, rtol=1e-4, atol=1e-4)
+        assert all(torch.equal(one, other) for one, other in zip(both.stages, seen, strict=True))
         stem = reference.bn1(reference.conv_stem(x))  # type: ignore[operator]
     for hook in hooks:
         hook.remove()

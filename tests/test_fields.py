@@ -200,6 +200,10 @@ def test_every_setting_has_a_default_that_passes_its_own_checks_and_a_help_text(
         (lambda: CodecTrainConfig(betas=(0.9,)), "0.5,0.9"),
         (lambda: CodecTrainConfig(crop_scale=(0.9, 0.4)), "crop_scale"),
         (lambda: CodecTrainConfig(disc_weight=0.0, lecam_weight=0.1), "lecam_weight is 0.1, .* no discriminator"),
+        (
+            lambda: CodecTrainConfig(perceptual="none", logits_weight=0.1),
+            "logits_weight is 0.1, but perceptual is 'none'",
+        ),
         (lambda: CodecTrainConfig(disc_weight=0.0, disc_augment=("cutout",)), "disc_augment is cutout, .* no discrim"),
         (lambda: CodecTrainConfig(disc_augment=("color",)), "disc_augment is 'color'; did you mean 'colour'"),
         (lambda: PriorTrainConfig(steps=0, minutes=0.0), "--steps or --minutes"),

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from taming_cli.errors import BadFileError, MissingWeightsError, UsageError
+from taming_cli.pretrained.classifiers import LiteClassifier
+from taming_cli.pretrained.classifiers import build as build_classifier
 from taming_cli.pretrained.perceptual import Perceptual, build, grid_shift
 from taming_cli.runtime import weights
 
@@ -247,6 +249,24 @@ def test_a_training_step_looks_at_both_pictures_with_the_same_shift(lite: Percep
     assert torch.allclose(distance, lite(*moved), rtol=1e-5)
     assert not torch.allclose(distance, lite(x, y), rtol=1e-3)
     assert torch.equal(lite.distance(lite.features(x, step=21), x), torch.zeros(2))
+
+
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "lpips-squeeze"])
+def test_with_a_classifier_features_have_its_logits(name: str, files: dict[str, Path]) -> None:
+    plain, network = (build(name, classify=classify, weights=files.get(name)) for classify in (False, True))
+    classifier = build_classifier("efficientnet-lite0")
+    assert plain is not None
+    assert network is not None
+    assert isinstance(classifier, LiteClassifier)
+    x = pictures(1, 64, 80)
+    moved = torch.stack([x[0].roll(grid_shift(21), (1, 2)), x[1].roll(grid_shift(22), (1, 2))])
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = network.features(x, step=21)
+        assert plain.features(x, step=21).logits is None
+    assert torch.equal(plain(x, moved), network(x, moved))
+    torch.testing.assert_close(seen.logits, classifier.logits(moved), rtol=1e-4, atol=1e-4)
+    assert (plain.classifier_stamp, network.classifier_stamp) == (None, classifier.stamp)
+    assert network.stamp == plain.stamp
 
 
 def unevenness(gradient: Tensor) -> float:

@@ -31,6 +31,15 @@ def l2(x: Tensor, x_rec: Tensor) -> Tensor:
     return F.mse_loss(x_rec.float(), x.float())
 
 
+def class_distance(real: Tensor | None, generated: Tensor | None) -> Tensor:
+    """Mean squared difference of the logits (B, classes) that a classifier gives two batches (Weber et al. 2024): a
+    scalar. Of log-probabilities, it would be ten times as large, nearly all of it the difference of their normalisers.
+    """
+    assert real is not None
+    assert generated is not None
+    return F.mse_loss(generated.float(), real.float())
+
+
 def cross_entropy(x: Tensor, logits: Tensor) -> Tensor:
     """Mean cross-entropy of each pixel's label, nats: a scalar. `x` one-hot and `logits`, both (B, labels, H, W)."""
     return F.cross_entropy(logits.float(), x.float())

@@ -241,12 +241,17 @@ def _reconstruction(x: Tensor, x_rec: Tensor, state: CodecState, task: PartTask)
     if config.l2_weight:
         terms["l2"] = losses.l2(x, x_rec)
         total = total + config.l2_weight * terms["l2"]
-    if perceptual is not None and config.perceptual_weight:
+    if perceptual is not None and (config.perceptual_weight or config.logits_weight):
         with autocast(x.device, state.precision):
             with torch.no_grad():
                 real = perceptual.features(x, state.step + task.first)
-            terms["perceptual"] = perceptual.distance(real, x_rec).mean()
-        total = total + config.perceptual_weight * terms["perceptual"]
+            rebuilt = perceptual.features(x_rec, real.step)
+        if config.perceptual_weight:
+            terms["perceptual"] = perceptual.between(real, rebuilt).mean()
+            total = total + config.perceptual_weight * terms["perceptual"]
+        if config.logits_weight:
+            terms["logits"] = losses.class_distance(real.logits, rebuilt.logits)
+            total = total + config.logits_weight * terms["logits"]
     terms["reconstruction"] = total
     return terms
 

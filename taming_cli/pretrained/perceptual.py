@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from taming_cli.config.fields import one_of
 from taming_cli.errors import MissingWeightsError, UsageError
 from taming_cli.pretrained import efficientnet
+from taming_cli.pretrained.efficientnet import StagesAndLogits
 from taming_cli.pretrained.frozen import StampedNetwork
 from taming_cli.pretrained.published import copy_strictly
 from taming_cli.runtime.weights import LocalWeights, OnBytes, find, load
 
 NAMES = ("lpips-vgg", "lpips-alex", "lpips-squeeze", "efficientnet-lite0", "none")
+_LITE = "efficientnet-lite0"
 SMALLEST_SIDE = 32  # pixels; the deepest stages of smaller images are empty
 
 # the lpips package's name of each network, and the weights of its backbone
@@ -39,24 +41,33 @@ _EFFICIENTNET_WEIGHTS = (0.73, 0.55, 0.22, 0.27, 0.24)
 
 
 class Features(NamedTuple):
-    """Activations of a batch: per stage (B, C, h, w) in fp32, normalised over C; and the training step they belong
-    to."""
+    """Activations of a batch: per stage (B, C, h, w) in fp32, normalised over C; the training step they belong to; and
+    with a classifier, the logits of its classes, (B, 1000) fp32."""
 
     stages: tuple[Tensor, ...]
     step: int | None
+    logits: Tensor | None = None
 
 
 class Perceptual(StampedNetwork, ABC):
     """The interface: `forward` to measure; `features` of the real batch and `distance` to train.
 
     Images are (B, 3, H, W), RGB in [-1, 1], each side at least 32 pixels. Subclasses implement
-    `activations` and set `channel_weights`, the w of each stage, (C,).
+    `activations` and set `channel_weights`, the w of each stage, (C,). With a `classifier`, features also have its
+    logits. It reads the images in their own size, which is not the one it was trained on.
     """
 
     channel_weights: nn.ParameterList
 
     def __init__(self, name: str, file: LocalWeights) -> None:
         super().__init__(name, file, known=file.known)
+        self.classifier: efficientnet.EfficientNetLite0 | None = None
+
+    @property
+    def classifier_stamp(self) -> dict[str, str | bool] | None:
+        """The record of the classifier in results."""
+        used = self.classifier
+        return None if used is None else {"name": _LITE, "sha256": used.sha256, "known": used.known}
 
     @abstractmethod
     def activations(self, pictures: Tensor, step: int | None) -> Sequence[Tensor]:
@@ -73,9 +84,18 @@ class Perceptual(StampedNetwork, ABC):
                 f"perceptual network {self.name} got pictures of shape {tuple(pictures.shape)};"
                 f" it needs (batch, 3, height, width) with sides of at least {SMALLEST_SIDE}, or choose 'none'"
             )
-        activations = self.activations(pictures, step)
+        activations, logits = self.outputs(pictures, step)
         with torch.autocast(pictures.device.type, enabled=False):  # squares of small differences: fp32
-            return Features(tuple(_unit(activation.float()) for activation in activations), step)
+            stages = tuple(_unit(activation.float()) for activation in activations)
+            return Features(stages, step, None if logits is None else logits.float())
+
+    def outputs(self, pictures: Tensor, step: int | None) -> StagesAndLogits:
+        """(B, 3, H, W) -> `activations` and, with a classifier, its logits."""
+        logits = None
+        if self.classifier is not None:
+            with torch.autocast(pictures.device.type, enabled=False):
+                logits = self.classifier(shifted(pictures, step).float()).logits
+        return StagesAndLogits(self.activations(pictures, step), logits)
 
     def distance(self, real: Features, generated: Tensor) -> Tensor:
         """Features of the real batch and generated images (B, 3, H, W) -> (B,) distances, 0 for equal features."""
@@ -137,11 +157,24 @@ class EfficientNetDistance(Perceptual):
 
     def activations(self, pictures: Tensor, step: int | None) -> Sequence[Tensor]:
         """(B, 3, H, W) -> (B, 32, H/2, W/2) twice, then (B, 144, H/4, ..), (B, 240, H/8, ..), (B, 672, H/16, ..)."""
-        if step is not None:
-            pictures = torch.stack([p.roll(grid_shift(step + i), (1, 2)) for i, p in enumerate(pictures)])
         with torch.autocast(pictures.device.type, enabled=False):  # depthwise bf16 is slower than fp32 on a CPU
-            stages = self.network.activations(pictures.float())
+            stages = self.network.activations(shifted(pictures, step).float())
         return [stages[stage] for stage in _EFFICIENTNET_STAGES]
+
+    def outputs(self, pictures: Tensor, step: int | None) -> StagesAndLogits:
+        """(B, 3, H, W) -> `activations` and, with a classifier, its logits, in one pass of the same network."""
+        if self.classifier is None:
+            return super().outputs(pictures, step)
+        with torch.autocast(pictures.device.type, enabled=False):
+            stages, logits = self.network.stages_and_logits(shifted(pictures, step).float())
+        return StagesAndLogits([stages[stage] for stage in _EFFICIENTNET_STAGES], logits)
+
+
+def shifted(pictures: Tensor, step: int | None) -> Tensor:
+    """(B, 3, H, W) -> the same, each image shifted cyclically as of a training step; None never shifts."""
+    if step is None:
+        return pictures
+    return torch.stack([p.roll(grid_shift(step + i), (1, 2)) for i, p in enumerate(pictures)])
 
 
 def grid_shift(number: int) -> tuple[int, int]:
@@ -153,11 +186,13 @@ def grid_shift(number: int) -> tuple[int, int]:
 def build(
     name: str,
     *,
+    classify: bool = False,
     weights: Path | None = None,
     offline: bool = False,
     on_bytes: OnBytes | None = None,
 ) -> Perceptual | None:
-    """Build the perceptual network `name` (see `NAMES`) on the CPU; None for "none".
+    """Build the perceptual network `name` (see `NAMES`) on the CPU; None for "none". `classify` adds the classifier,
+    efficientnet-lite0, which needs no download.
 
     `weights` is the file or folder of `--weights`. UsageError for an unknown name; MissingWeightsError, naming the
     other networks, if the weights cannot be found; BadFileError if the file does not contain them.
@@ -176,7 +211,12 @@ def build(
             + (" (efficientnet-lite0 needs no download)" if "efficientnet-lite0" in others else "")
             + "; see: taming guide troubleshooting"
         ) from error
-    return LPIPS(name, file) if name in _LPIPS else EfficientNetDistance(name, file)
+    network = LPIPS(name, file) if name in _LPIPS else EfficientNetDistance(name, file)
+    if isinstance(network, EfficientNetDistance):
+        network.classifier = network.network if classify else None
+    elif classify:
+        network.classifier = efficientnet.EfficientNetLite0(find(_LITE, offline=offline, on_bytes=on_bytes))
+    return network
 
 
 def _unit(activation: Tensor) -> Tensor:

@@ -108,7 +108,9 @@ def _dry_run(
     find_oversized([*known.pictures.train, *known.pictures.held])
     at = where(run.device_name, train.device, train.precision)
     with run.output.bar("estimating") as bar:
-        perceptual = build_perceptual(train.perceptual, on_bytes=bar.fetching, **vars(pretrained))
+        perceptual = build_perceptual(
+            train.perceptual, classify=bool(train.logits_weight), on_bytes=bar.fetching, **vars(pretrained)
+        )
     latent = known.codec.latent(train.size)
     pictures = len(known.pictures.train) + len(known.pictures.held)
     values = {
