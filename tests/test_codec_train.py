@@ -19,7 +19,7 @@ from torch import Tensor
 
 from taming_cli.codec import losses
 from taming_cli.codec import train as training
-from taming_cli.codec.setup import held_out
+from taming_cli.codec.setup import held_out, set_up
 from taming_cli.codec.state import CodecState, start
 from taming_cli.codec.step import Phase, codec_step, phase
 from taming_cli.codec.train import TrainedCodec, fit
@@ -180,6 +180,7 @@ def assert_same_end(one: TrainedCodec, other: TrainedCodec) -> None:
         {
             "steps": 6,
             "val_every": 0.5,
+            "quantize_start": 0.5,
             "lecam_weight": 0.5,
             **{"perceptual": "efficientnet-lite0", "logits_weight": 0.1},
             "disc_augment": ("colour", "translation", "cutout"),
@@ -495,6 +496,30 @@ def test_the_lecam_term_compares_with_averages_of_the_steps_before() -> None:
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("quantizer", ["ema", "vq"])
+def test_before_quantisation_codec_is_an_autoencoder_and_the_codebook_follows_its_vectors(quantizer: str) -> None:
+    train = replace(TRAIN, quantizer=quantizer, clip=0.0, quantize_start=0.5)
+    state = fresh(train)
+    for number in range(2):
+        twin, x = copy.deepcopy(state.codec), to_float(batch(number))
+        vectors = twin.quantized(x).z_e
+        x_rec = twin.decoder(twin.post_quant_conv(vectors))
+        ((x - x_rec).abs().mean() + 2 * (x - x_rec).square().mean()).backward()
+        report = take(state, train, phase(train, 0.0), batch(number))
+        torch.testing.assert_close(report.terms["l1"], (x - x_rec).abs().mean().detach())
+        for (name, ours), theirs in zip(state.codec.named_parameters(), twin.parameters(), strict=True):
+            expected = torch.zeros_like(ours) if theirs.grad is None else theirs.grad
+            grad = expected if ours.grad is None else ours.grad
+            torch.testing.assert_close(grad, expected, rtol=1e-3, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+        rows = vectors.detach().permute(0, 2, 3, 1).flatten(0, 2)
+        for codec in (state.codec, state.average):
+            assert (codec.entries().detach()[:, None] - rows).abs().sum(2).min(1).values.max() < 1e-5
+    twin = copy.deepcopy(state.codec)
+    found, expected = take(state, train, phase(train, 0.5), batch(1)).terms["l1"], twin(x).x_rec
+    torch.testing.assert_close(found, (x - expected).abs().mean().detach())
+    assert state.codebook.levels[0].updates == 2  # not placed anew
+
+
 def test_one_autoencoder_forward_serves_both_optimisers() -> None:
     state, calls = fresh(), []
     state.codec.encoder.register_forward_hook(lambda *_: calls.append("encoder"))
@@ -725,6 +750,32 @@ def test_best_is_the_last_where_the_training_ends_before_the_term_has_its_full_w
     scripted(monkeypatch, l1=[0.1] * 6 + [0.5, 0.6])
     done = run("short", train=replace(LATE, disc_start=0.7, disc_ramp=0.9))
     assert (load_model(done.best).about["step"], done.best_validation["l1"]) == (8, 0.6)
+
+
+def test_best_is_never_one_from_before_quantisation(
+    run: Callable[..., TrainedCodec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = replace(LATE, disc_weight=0.0, quantize_start=0.5)
+    scripted(monkeypatch, l1=[0.1, 0.1, 0.1, 0.1, 0.7, 0.6, 0.7, 0.7])
+    with pytest.raises(Interrupted):
+        run("continuous", train=late, on_step=stop_at(3))
+    assert load_model(run("continuous", train=late).best).about["step"] == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "codec", "message"),
+    [
+        ({"init": "f.safetensors"}, {}, "quantize_start is 0.5, but a codec from --init"),
+        ({"quantizer": "vq", "revive": 0.0}, {}, r"quantize_start is 0.5, but revive is 0.* use --revive 0.1"),
+        ({}, {"codebook": "gumbel"}, "quantize_start is 0.5, but network is 'vqgan' with codebook 'gumbel'"),
+        ({}, VQ_VAE_2, "quantize_start is 0.5, but network is 'vq-vae-2'"),
+    ],
+)
+def test_a_start_of_quantisation_that_does_not_fit_is_refused(
+    changes: dict[str, Any], codec: dict[str, Any], message: str, pictures: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        set_up([pictures], replace(CODEC, **codec), DISCRIMINATOR, replace(TRAIN, quantize_start=0.5, **changes))
 
 
 def test_a_longer_training_keeps_best_until_one_at_full_weight_is_better(

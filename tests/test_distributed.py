@@ -105,6 +105,7 @@ def test_so_does_a_decoder_on_perturbed_codes(house: Path, more: list[str]) -> N
 
 def test_so_it_does_with_a_perceptual_network(house: Path) -> None:
     line = ["train-vqgan", "scenes/images", *CODEC, "--perceptual", "efficientnet-lite0", "--steps", 6]
+    line += ["--quantize-start", 0.2]
     line += ["--lecam-weight", 0.5]
     line += ["--logits-weight", 0.1]
     line += ["--disc-augment", "colour,translation,cutout"]

@@ -82,6 +82,7 @@ def set_up(
     _check_network(codec, train)
     _check_quantizer(codec, train)
     _check_perturb(codec, train, run)
+    _check_start(codec, train)
     pictures, keys = _split(images, train, run)
     files = _content(train, run)
     labels = None
@@ -229,6 +230,22 @@ def _check_perturb(codec: CodecConfig, train: CodecTrainConfig, run: Path | None
             f"perturb_prior is {train.perturb_prior}, a prior of another codec than {train.init}; give one of the same "
             "codec (taming info FILE prints codec_sha256)"
         )
+
+
+def _check_start(codec: CodecConfig, train: CodecTrainConfig) -> None:
+    """UsageError where no vectors are quantised, or no codebook is placed on them when quantisation starts."""
+    if not train.quantize_start:
+        return
+    if train.init is not None:
+        why = "a codec from --init has a codebook already; leave quantize_start out"
+    elif train.quantizer in ("vq", "ibq") and not train.revive:
+        why = "revive is 0, so that no codebook is placed on vectors; use --revive 0.1"
+    elif codec.network != "vqgan" or codec.codebook == "gumbel":
+        given = f"network is {codec.network!r} with codebook {codec.codebook!r}"
+        why = f"{given}; it is for 'vqgan' with other codebooks than 'gumbel'"
+    else:
+        return
+    raise UsageError(f"quantize_start is {train.quantize_start:g}, but {why}")
 
 
 def _split(images: Sequence[Path], train: CodecTrainConfig, run: Path | None) -> tuple[Split, Mapping[str, int | None]]:

@@ -37,17 +37,26 @@ class Reconstructor(nn.Module):
         self.codec = codec
 
     def forward(
-        self, x: Tensor, precision: torch.dtype, perturb: Callable[[Tensor], Tensor] | None = None
+        self,
+        x: Tensor,
+        precision: torch.dtype,
+        *,
+        perturb: Callable[[Tensor], Tensor] | None = None,
+        continuous: bool = False,
     ) -> tuple[Tensor, Quantized]:
         """(B, C, H, W) -> the reconstruction, fp32 of the same shape, and the quantizer's output. Of a dVAE, the first
         is what the last convolution gives, (B, 2 C, H, W).
 
-        `perturb` maps the codes (B, h, w) to those that are decoded in their place; no gradient passes through it.
+        `perturb` maps the codes (B, h, w) to those that are decoded in their place; no gradient passes through it. If
+        `continuous`, the decoder reads z_e.
         """
         codec = self.codec
         with autocast(x.device, precision):
             quantized = codec.quantized(x)
-            z = quantized.to_decoder() if perturb is None else codec.quantize.lookup(perturb(quantized.codes))
+            if perturb is not None:
+                z = codec.quantize.lookup(perturb(quantized.codes))
+            else:
+                z = quantized.z_e if continuous else quantized.to_decoder()
             assert not isinstance(codec.decoder, nn.Identity)
             features = codec.decoder.features(codec.post_quant_conv(z))
         with full_precision(x.device):

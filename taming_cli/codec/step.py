@@ -29,12 +29,14 @@ from taming_cli.runtime.pacing import cosine
 
 class Phase(NamedTuple):
     """Whether the discriminator trains in a step, the shares (0 to 1) at which the adversarial and the KL term count,
-    and the temperature at which codes are sampled from logits."""
+    the temperature at which codes are sampled from logits, and whether the decoder reads entries of the codebook, or
+    the encoder's vectors."""
 
     discriminator: bool
     adversarial: float
     kl: float = 1.0
     temperature: float = 1.0
+    quantized: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,17 +52,18 @@ class StepReport:
 def phase(config: CodecTrainConfig, spent: float) -> Phase:
     """The phase after the share `spent` of the training, 0 to 1.
 
-    The discriminator trains from `disc_train_start` on. Its term counts from `disc_start` on and grows over
-    `disc_ramp`, the KL term from the start on over `kl_ramp`. The temperature changes over `relaxation_ramp`.
+    The decoder reads entries from `quantize_start` on. The discriminator trains from `disc_train_start` on. Its term
+    counts from `disc_start` on and grows over `disc_ramp`, the KL term from the start on over `kl_ramp`. The
+    temperature changes over `relaxation_ramp`.
     """
     kl, done = (1 - cosine(spent / ramp, 0.0) if ramp else 1.0 for ramp in (config.kl_ramp, config.relaxation_ramp))
-    temperature = Ramp.value(config.relaxation, done)
+    temperature, quantized = Ramp.value(config.relaxation, done), spent >= config.quantize_start
     if not config.disc_weight:
-        return Phase(discriminator=False, adversarial=0.0, kl=kl, temperature=temperature)
+        return Phase(discriminator=False, adversarial=0.0, kl=kl, temperature=temperature, quantized=quantized)
     since = spent - config.disc_start
     ramp = 0.0 if since < 0 else min(1.0, since / config.disc_ramp) if config.disc_ramp else 1.0
     begun = spent >= min(config.disc_train_start, config.disc_start)
-    return Phase(discriminator=begun, adversarial=ramp, kl=kl, temperature=temperature)
+    return Phase(discriminator=begun, adversarial=ramp, kl=kl, temperature=temperature, quantized=quantized)
 
 
 def codec_step(
@@ -134,6 +137,8 @@ def codec_step(
         for group in state.discriminator_optimizer.param_groups:
             group["lr"] = config.disc_learning_rate if disc_learning_rate is None else disc_learning_rate
         state.discriminator_optimizer.step()
+    if not now.quantized:
+        state.codebook.begin_again()
     state.update_codebook(levels, config, uses, dead)
     report = dict(zip(terms, values, strict=False))
     if now.discriminator and config.lecam_weight:
@@ -185,7 +190,7 @@ def backward(state: CodecState, x: Tensor, task: PartTask) -> PartResult:
         state.codec.quantize.temperature = now.temperature
     first = state.images_seen + task.first
     perturb = None if task.perturb is None else partial(task.perturb, first=first)
-    x_rec, quantized = state.reconstruct(x, state.precision, perturb)
+    x_rec, quantized = state.reconstruct(x, state.precision, perturb=perturb, continuous=not now.quantized)
     leaf = x_rec.detach().requires_grad_()  # where the gradients of the losses end
 
     if task.categorical:
@@ -210,7 +215,7 @@ def backward(state: CodecState, x: Tensor, task: PartTask) -> PartResult:
         terms[name] = term.value
         if config.train == "all":
             roots.append(term.value)
-            gradients.append(torch.full_like(term.value, task.share * term.weight))
+            gradients.append(torch.full_like(term.value, task.share * term.weight * now.quantized))
     torch.autograd.backward(roots, gradients, inputs=task.trained)
     if now.discriminator:
         loss = terms["discriminator"]

@@ -42,7 +42,8 @@ class TrainedCodec(Trained):
     """A trained codec, and the training pictures that could not be read: `skipped` maps their names to reasons.
 
     The best model has the smallest texture distance among the validations with the largest weight of the adversarial
-    term, or, before that term counts, the smallest sum of L1 and perceptual distance.
+    term, or, before that term counts, the smallest sum of L1 and perceptual distance. One from before the codec
+    quantises is never chosen.
     """
 
     skipped: Mapping[str, str]
@@ -249,7 +250,8 @@ def _validate(session: _Session, pacing: Pacing, now: Phase) -> None:
     pacing.log("validation", **state.validation, code_use=result.code_use)
     session.run.show(state.step, result.sheet)
     pacing.report_validation()
-    state.note_best(result.criterion(adversarial=now.adversarial > 0), now.adversarial)
+    if now.quantized:
+        state.note_best(result.criterion(adversarial=now.adversarial > 0), now.adversarial)
 
 
 def _checkpoint(session: _Session) -> Checkpoint:

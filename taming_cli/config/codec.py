@@ -281,6 +281,12 @@ class CodecTrainConfig:
         "How the codebook learns: by moving averages (ema), by its own loss (vq, as published), as a linear map of "
         "fixed entries (simvq), by the gradient of all entries (ibq); fsq and lfq have a fixed grid of codes.",
     )
+    quantize_start: float = option(
+        0.0,
+        "Fraction of the training after which codes are used; before, the decoder reads the encoder's vectors.",
+        low=0,
+        high=0.9,
+    )
     gradient: Literal["straight-through", "rotation"] = option(
         "straight-through",
         "With ema, vq and simvq: how the decoder's gradient passes through the quantizer, unchanged or by the rotation "

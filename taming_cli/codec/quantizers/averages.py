@@ -134,6 +134,11 @@ class LevelAverages:
         """How a batch uses each codebook; see `CodebookAverages.measure`."""
         return [level.measure(one, world) for level, one in zip(self.levels, quantized, strict=True)]
 
+    def begin_again(self) -> None:
+        """Treat the codebooks as new, so that the next update places them."""
+        for level in self.levels:
+            level.updates = 0
+
     def state_dict(self) -> dict[str, Any]:
         """The averages, for an exact resume: those of a single level, or by the number of the level."""
         states = {str(number): level.state_dict() for number, level in enumerate(self.levels)}
