@@ -463,6 +463,14 @@ def test_llamagens_codec_is_ours_with_normalised_entries(tmp_path: Path) -> None
     assert model.about["step"] == 5
 
 
+def test_a_wider_decoder_is_not_exported(tmp_path: Path) -> None:
+    file = codec_file(toy_codec(replace(PUBLISHED, decoder_ch=64)), {})
+    for export in (export_checkpoint, export_folder):
+        with pytest.raises(UsageError, match=r"ch is 32 and decoder_ch 64; .* cannot be exported"):
+            export(file, tmp_path / "out.ckpt")
+    assert not list(tmp_path.iterdir())
+
+
 def test_diffusers_and_we_agree_on_exported_and_imported_codecs(tmp_path: Path) -> None:
     import diffusers
 

@@ -138,9 +138,9 @@ class Middle(nn.Module):
         return x
 
 
-def _level(config: CodecConfig, index: int, blocks: int, in_channels: int) -> Level:
+def _level(config: CodecConfig, ch: int, index: int, blocks: int, in_channels: int) -> Level:
     """Level `index` (0 = full resolution) with `blocks` blocks, with attention if its nominal size is listed."""
-    out_channels = config.ch * config.ch_mult[index]
+    out_channels = ch * config.ch_mult[index]
     has_attention = config.resolution // 2**index in config.attn_resolutions
     widths = [in_channels] + [out_channels] * blocks
     return Level(
@@ -158,7 +158,7 @@ class Encoder(nn.Module):
         channels = config.ch
         levels = []
         for index, multiple in enumerate(config.ch_mult):
-            level = _level(config, index, config.num_res_blocks, channels)
+            level = _level(config, config.ch, index, config.num_res_blocks, channels)
             channels = config.ch * multiple
             if index < len(config.ch_mult) - 1:
                 level.downsample = Downsample(channels)
@@ -186,13 +186,14 @@ class Decoder(nn.Module):
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
-        channels = config.ch * config.ch_mult[-1]
+        ch = config.decoder_channels
+        channels = ch * config.ch_mult[-1]
         self.conv_in = nn.Conv2d(config.z_channels, channels, 3, padding=1)
         self.mid = Middle(channels, groups=config.norm_groups, dropout=config.dropout)
         levels: list[Level] = []
         for index in reversed(range(len(config.ch_mult))):
-            level = _level(config, index, config.num_res_blocks + 1, channels)
-            channels = config.ch * config.ch_mult[index]
+            level = _level(config, ch, index, config.num_res_blocks + 1, channels)
+            channels = ch * config.ch_mult[index]
             if index > 0:
                 level.upsample = Upsample(channels)
             levels.insert(0, level)
@@ -206,7 +207,7 @@ class Decoder(nn.Module):
         return x
 
     def features(self, z: Tensor) -> Tensor:
-        """(B, z_channels, h, w) -> (B, ch, f h, f w): the input of the last convolution."""
+        """(B, z_channels, h, w) -> (B, channels, f h, f w): the input of the last convolution."""
         h = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             h = level(h)

@@ -26,6 +26,7 @@ class CodecConfig:
         "each code is a colour, found by k-means.",
     )
     ch: int = option(32, "Channels at full resolution; a multiple of --norm-groups.", low=1, high=2**16)
+    decoder_ch: int = option(0, "Channels of the decoder at full resolution; 0: as --ch.", low=0, high=2**16)
     ch_mult: tuple[int, ...] = option(
         (1, 1, 2, 4), "Channel multiplier of each level; n levels downsample by f = 2^(n-1).", low=1, high=2**10
     )
@@ -79,6 +80,9 @@ class CodecConfig:
             self._check_palette()
         elif self.ch % self.norm_groups:
             raise UsageError(f"ch is {self.ch}; it must be a multiple of norm_groups, which is {self.norm_groups}")
+        if self.decoder_ch % self.norm_groups or (self.decoder_ch and self.network != "vqgan"):
+            needed = f"a multiple of norm_groups, {self.norm_groups}" if self.network == "vqgan" else "left out"
+            raise UsageError(f"decoder_ch is {self.decoder_ch}; with network {self.network!r}, it must be {needed}")
         self._check_codebook()
 
     def _check_dvae(self) -> None:
@@ -118,6 +122,11 @@ class CodecConfig:
                 f"codebook_size is {self.codebook_size} and codebook_dim {self.codebook_dim}; this codebook "
                 f"{self.codebook!r} has {size} and {dim}"
             )
+
+    @property
+    def decoder_channels(self) -> int:
+        """Channels of the decoder at full resolution."""
+        return self.decoder_ch or self.ch
 
     @property
     def levels(self) -> int:

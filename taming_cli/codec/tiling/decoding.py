@@ -54,11 +54,11 @@ def stages(codec: VQGAN) -> list[Stage]:
         return x
 
     f = config.downsample_factor
-    result = [Stage([GlobalNorm(decoder.norm_out, F.silu), local(decoder.conv_out)], 1, f, f, config.ch)]
+    result = [Stage([GlobalNorm(decoder.norm_out, F.silu), local(decoder.conv_out)], 1, f, f, config.decoder_channels)]
     for index, level in enumerate(levels):
         after = f // 2**index
         blocks = level_operations(level, _pick)
-        channels = config.ch * max(config.ch_mult[index : index + 2])
+        channels = config.decoder_channels * max(config.ch_mult[index : index + 2])
         needed = result[-1].margin + 2 * len(level.block)
         if level is levels[-1]:
             operations = [local(read), *middle_operations(decoder.mid, _pick), *blocks]
