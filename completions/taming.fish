@@ -350,6 +350,7 @@ complete -c taming -n '__taming_may \'--normalize\' train-vqgan' -l normalize -d
 complete -c taming -n '__taming_may \'--disc-ndf\' train-vqgan' -l disc-ndf -d 'Channels of the first layer of the discriminator. Default 32.' -x
 complete -c taming -n '__taming_may \'--disc-num-layers\' train-vqgan' -l disc-num-layers -d 'Strided layers of the discriminator; patches are 34 x 34 pixels with 2, 70 x 70 with 3. Default 2.' -x
 complete -c taming -n '__taming_may \'--disc-loss\' train-vqgan' -l disc-loss -d 'Adversarial loss. Default hinge.' -x -a 'hinge\\t vanilla\\t'
+complete -c taming -n '__taming_may \'--disc-blur\' train-vqgan' -l disc-blur -d 'Blur the input of each strided layer, against aliasing.'
 complete -c taming -n '__taming_may \'--nproc\' train-vqgan train-prior' -l nproc -d 'Processes on this machine that share each batch, each on its own GPU. Default 1.' -x
 complete -c taming -n '__taming_may \'--dry-run\' train-vqgan train-prior sample tokenize reconstruct decode \'annotate segmentation\' \'annotate depth\' \'annotate pose\' \'annotate edges\'' -l dry-run -d 'Print what would be done, and write nothing.'
 complete -c taming -n '__taming_may \'--device-name\' train-vqgan train-prior' -l device-name -d 'With --dry-run: estimate the time on another device: h200, h100, a100, l40s, l4, rtx5090, rtx4090, rtx3090.' -x

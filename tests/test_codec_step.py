@@ -99,6 +99,7 @@ def test_what_is_not_requested_is_not_computed(monkeypatch: pytest.MonkeyPatch) 
         "taming_cli.codec.losses.lecam",
         "taming_cli.codec.step.augmented",
         "taming_cli.codec.losses.class_distance",
+        "taming_cli.codec.adversarial.discriminator.BlurredConv2d.forward",
     ):
         monkeypatch.setattr(place, never)
     training = fresh()

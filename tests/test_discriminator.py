@@ -1,7 +1,10 @@
 """The PatchGAN: its published keys, what each logit sees, and how it begins."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import nn
 
 from taming_cli.codec.adversarial.discriminator import Discriminator
 from taming_cli.config.codec import DiscriminatorConfig
@@ -34,6 +37,28 @@ def test_keys_and_shapes_are_the_published_ones() -> None:
 def test_one_logit_per_patch(layers: int, size: tuple[int, int], grid: tuple[int, int]) -> None:
     discriminator = Discriminator(DiscriminatorConfig(disc_ndf=4, disc_num_layers=layers))
     assert discriminator(torch.zeros(2, 3, *size)).shape == (2, 1, *grid)
+
+
+def test_with_a_blur_strided_layers_read_the_filtered_input_and_all_else_is_the_same() -> None:
+    torch.manual_seed(0)
+    config = DiscriminatorConfig(disc_ndf=4, disc_num_layers=2)
+    plain, blurred = Discriminator(config).eval(), Discriminator(replace(config, disc_blur=True)).eval()
+    blurred.load_state_dict(plain.state_dict())
+    binomial = torch.tensor([1.0, 2.0, 1.0])
+    kernel = binomial.outer(binomial) / binomial.sum() ** 2
+    x = torch.randn(2, 3, 32, 40)
+    y, strided = x, 0
+    for module in plain.main:
+        if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
+            channels, strided = y.shape[1], strided + 1
+            y = nn.functional.conv2d(y, kernel.expand(channels, 1, 3, 3), padding=1, groups=channels)
+        y = module(y)
+    assert strided == 2
+    torch.testing.assert_close(blurred(x), y, rtol=1e-4, atol=1e-6)
+    checkerboard = (-1.0) ** (torch.arange(64)[:, None] + torch.arange(64))
+    inside = (..., slice(2, -2), slice(2, -2))
+    board = checkerboard.expand(1, 3, 64, 64)
+    torch.testing.assert_close(blurred.main[0](board)[inside], blurred.main[0](0 * board)[inside])  # nothing aliases
 
 
 @pytest.mark.parametrize(("layers", "seen"), [(3, 70), (2, 34), (1, 16)])

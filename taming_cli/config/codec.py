@@ -169,6 +169,7 @@ class DiscriminatorConfig:
         2, "Strided layers of the discriminator; patches are 34 x 34 pixels with 2, 70 x 70 with 3.", low=1
     )
     disc_loss: Literal["hinge", "vanilla"] = option("hinge", "Adversarial loss.")
+    disc_blur: bool = option(False, "Blur the input of each strided layer, against aliasing.")
 
     def __post_init__(self) -> None:
         check(self)

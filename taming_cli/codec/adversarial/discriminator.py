@@ -1,6 +1,7 @@
 """The discriminator: a PatchGAN (Isola et al. 2017, section 3.2.2) that scores overlapping patches as real or fake."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming_cli.config.codec import DiscriminatorConfig
@@ -14,13 +15,14 @@ class Discriminator(nn.Module):
         super().__init__()
         self.config = config
         ndf, layers = config.disc_ndf, config.disc_num_layers
-        modules: list[nn.Module] = [nn.Conv2d(in_channels, ndf, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        strided = BlurredConv2d if config.disc_blur else nn.Conv2d
+        modules: list[nn.Module] = [strided(in_channels, ndf, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         channels = ndf
         for index in range(1, layers + 1):
             wider = ndf * min(2**index, 8)
-            stride = 2 if index < layers else 1
+            layer, stride = (strided, 2) if index < layers else (nn.Conv2d, 1)
             modules += [
-                nn.Conv2d(channels, wider, 4, stride=stride, padding=1, bias=False),
+                layer(channels, wider, 4, stride=stride, padding=1, bias=False),
                 BatchNorm(wider),
                 nn.LeakyReLU(0.2),
             ]
@@ -33,6 +35,16 @@ class Discriminator(nn.Module):
         """(B, in_channels, H, W) in [-1, 1] -> logits (B, 1, h, w), unbounded; positive means real."""
         logits: Tensor = self.main(x)
         return logits
+
+
+class BlurredConv2d(nn.Conv2d):
+    """A convolution of its input convolved with the binomial filter (1, 2, 1) / 4 along each side, a low-pass filter
+    before downsampling (Zhang 2019; in this place, Karras et al. 2020). Beyond its border the input is 0."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, h, w)."""
+        pairs = F.avg_pool2d(input, 2, stride=1, padding=1)  # the filter is a mean of two, twice
+        return super().forward(F.avg_pool2d(pairs, 2, stride=1))
 
 
 class BatchNorm(nn.BatchNorm2d):
