@@ -10,7 +10,8 @@ from torch.profiler import ProfilerActivity, profile
 from taming_cli.codec import state as codec_state
 from taming_cli.codec.step import Phase, codec_step
 from taming_cli.codec.vqgan import VQGAN
-from taming_cli.config.codec import CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.codec import DiscriminatorConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import NonFiniteLossError

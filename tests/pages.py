@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.codec import CodecConfig, DiscriminatorConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.fields import to_dict
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.data.images import grid, write_png

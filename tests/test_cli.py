@@ -26,7 +26,8 @@ from taming_cli.cli.app import app, main
 from taming_cli.codec.state import CodecState
 from taming_cli.codec.vqgan import codec_from
 from taming_cli.config.annotate import DepthConfig, PoseConfig, SegmentationConfig
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.codec import CodecConfig, DiscriminatorConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.fields import kinds
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.sampling import SampleConfig

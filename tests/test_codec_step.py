@@ -28,7 +28,7 @@ from taming_cli.codec.quantizers.quantized import Quantized
 from taming_cli.codec.state import CodecState, initial_state
 from taming_cli.codec.step import Phase, codec_step
 from taming_cli.codec.vqgan import VQGAN
-from taming_cli.config.codec import CodecTrainConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.prior import PriorConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import NonFiniteLossError

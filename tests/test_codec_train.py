@@ -25,7 +25,8 @@ from taming_cli.codec.step import Phase, codec_step, phase
 from taming_cli.codec.train import TrainedCodec, fit
 from taming_cli.codec.validate import validate
 from taming_cli.codec.vqgan import VQGAN, codec_from
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.codec import CodecConfig, DiscriminatorConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.fields import from_dict
 from taming_cli.config.size import Size
 from taming_cli.data.batches import train_batches

@@ -33,7 +33,8 @@ from taming_cli.cli.program import COMMANDS as LISTED
 from taming_cli.cli.settings import Settings
 from taming_cli.codec import train as training
 from taming_cli.codec.vqgan import codec_file
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.codec import CodecConfig, DiscriminatorConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.prior import ConditionSpec, PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
 from taming_cli.data.tokens.file import TokenFile

@@ -17,7 +17,8 @@ import typer
 
 from taming_cli.cli.app import app
 from taming_cli.config.annotate import DepthConfig, PoseConfig, SegmentationConfig
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.codec import CodecConfig, DiscriminatorConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.evaluate import FeatureConfig
 from taming_cli.config.fields import flag_name, kinds
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig

@@ -17,7 +17,8 @@ from taming_cli.cli.app import main
 from taming_cli.codec.condition import COORDS_LEVELS, Coords, Lowres, MapCodec, renders
 from taming_cli.codec.train import fit
 from taming_cli.codec.vqgan import codec_from
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.codec import CodecConfig, DiscriminatorConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.fields import from_dict
 from taming_cli.config.size import Size
 from taming_cli.data.contents import Pictures, Poses, content_of

@@ -13,7 +13,8 @@ from PIL import Image
 
 from taming_cli.cli.app import main
 from taming_cli.codec.setup import set_up
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.codec import CodecConfig, DiscriminatorConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 from taming_cli.runtime.checkpoint import read_header

@@ -14,7 +14,8 @@ from PIL import Image
 from taming_cli.cli.app import main
 from taming_cli.codec.setup import set_up
 from taming_cli.codec.vqgan import codec_file
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.codec import CodecConfig, DiscriminatorConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.size import Frame, Size
 from taming_cli.data.conditions.keypoints import sheets
 from taming_cli.data.conditions.pose import read_pose

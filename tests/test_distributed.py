@@ -18,7 +18,7 @@ from PIL import Image
 
 from taming_cli.cli.app import main
 from taming_cli.codec.estimate import estimate as codec_estimate
-from taming_cli.config.codec import CodecTrainConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.prior import PriorTrainConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError

@@ -22,7 +22,7 @@ from taming_cli.codec.tiling import tiles
 from taming_cli.codec.tiling.boxes import divided
 from taming_cli.codec.tiling.decoding import stages
 from taming_cli.codec.vqgan import VQGAN
-from taming_cli.config.codec import CodecTrainConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.ramp import Ramp
 from taming_cli.data.tokens.file import TokenFile
 from tests.pretrained_files import folder_of_pictures

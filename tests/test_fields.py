@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import pytest
 
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.codec import CodecConfig, DiscriminatorConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.fields import check, flag_name, from_dict, kinds, one_of, option, parse, to_dict
 from taming_cli.config.prior import ConditionSpec, PriorConfig, PriorTrainConfig
 from taming_cli.config.ramp import Ramp

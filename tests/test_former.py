@@ -12,7 +12,8 @@ import torch
 from taming_cli.codec import train as codec_training
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config import former
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.codec import CodecConfig, DiscriminatorConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.fields import from_dict, to_dict
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.resolve import from_file, resolve

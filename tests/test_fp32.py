@@ -20,7 +20,8 @@ from taming_cli.codec.quantizers.nearest import Quantizer
 from taming_cli.codec.step import Phase, codec_step
 from taming_cli.codec.tiling import tiles
 from taming_cli.codec.vqgan import codec_file
-from taming_cli.config.codec import CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.codec import DiscriminatorConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size
 from taming_cli.pretrained.classifiers import Classifier

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from taming_cli.codec.train import fit
-from taming_cli.config.codec import CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.codec import DiscriminatorConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import UsageError
 from taming_cli.runtime.pacing import Budget, Progress, StepMeans, cosine, warm_up

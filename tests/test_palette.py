@@ -24,7 +24,8 @@ from taming_cli.codec.tiling.boxes import divided
 from taming_cli.codec.tiling.encoding import stages
 from taming_cli.codec.train import TrainedCodec, fit
 from taming_cli.codec.vqgan import VQGAN
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.codec import CodecConfig, DiscriminatorConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.size import Size
 from taming_cli.data.images import to_float
 from taming_cli.data.pixels import SAMPLED, Pixels, sample_pixels

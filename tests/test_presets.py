@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from taming_cli.codec.vqgan import VQGAN
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.codec import CodecConfig, DiscriminatorConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.presets import PRESETS, SCALES, of_scale, preset
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.resolve import Layer, resolve

@@ -24,7 +24,8 @@ from taming_cli.codec.quantizers.terms import quantizer_terms
 from taming_cli.codec.setup import set_up
 from taming_cli.codec.train import TrainedCodec, fit
 from taming_cli.codec.vqgan import VQGAN, codec_file, codec_from
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.codec import CodecConfig, DiscriminatorConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.size import Size
 from taming_cli.errors import Interrupted, UsageError
 from taming_cli.interop.compvis_export import export_checkpoint

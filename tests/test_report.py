@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from taming_cli.config.codec import CodecTrainConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.errors import BadFileError
 from taming_cli.report.page import write_report
 from taming_cli.report.pictures import earlier

@@ -25,7 +25,8 @@ from taming_cli.codec.tiling.decoding import stages
 from taming_cli.codec.train import TrainedCodec, fit
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.codec.vqvae2 import CodeLevels, join_levels, split_levels
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.codec import CodecConfig, DiscriminatorConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.presets import preset
 from taming_cli.config.resolve import Layer, resolve
 from taming_cli.config.size import Size

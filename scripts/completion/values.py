@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from taming_cli.config.codec import CodecTrainConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.fields import Kind, kinds
 from taming_cli.config.kinds import COMPUTED, RULES, CodecKind
 from taming_cli.config.presets import PRESETS

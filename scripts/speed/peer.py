@@ -20,7 +20,8 @@ import torchvision
 from torch import Tensor, nn
 
 from taming_cli.codec.vqgan import VQGAN
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.codec import CodecConfig, DiscriminatorConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.prior.networks.gpt import GPT
 
 NEEDED = ("einops", "requests", "tqdm")

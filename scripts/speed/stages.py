@@ -20,7 +20,8 @@ from taming_cli.codec.step import Phase, codec_step
 from taming_cli.codec.tiling import tiles
 from taming_cli.codec.tokenize import tokenize
 from taming_cli.codec.vqgan import VQGAN, codec_file, ready
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.codec import CodecConfig, DiscriminatorConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.presets import preset
 from taming_cli.config.prior import ConditionSpec, PriorConfig, PriorTrainConfig
 from taming_cli.config.sampling import DecodingConfig

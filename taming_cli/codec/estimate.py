@@ -7,7 +7,8 @@ from taming_cli.codec.perturb import Perturbation, Redraw
 from taming_cli.codec.state import initial_state
 from taming_cli.codec.step import PartTask, Phase, backward
 from taming_cli.codec.vqgan import VQGAN
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.codec import CodecConfig, DiscriminatorConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.data.pixels import SAMPLED
 from taming_cli.errors import UsageError
 from taming_cli.pretrained.perceptual import Perceptual

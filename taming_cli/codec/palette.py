@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from taming_cli.codec.state import CodecState
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig
+from taming_cli.config.codec import CodecConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.data.images import to_float, to_uint8
 from taming_cli.data.pixels import Pixels, sample_pixels
 from taming_cli.data.sources import Item

@@ -17,7 +17,8 @@ from taming_cli.codec.estimate import check_memory
 from taming_cli.codec.locate import content_in
 from taming_cli.codec.palette import first_colours, palette_pixels
 from taming_cli.codec.vqgan import VQGAN, codec_from
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.codec import CodecConfig, DiscriminatorConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.fields import from_dict, to_dict
 from taming_cli.data.conditions.counts import Counted, count_labels
 from taming_cli.data.conditions.depth import WHOLE

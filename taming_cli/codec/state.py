@@ -16,7 +16,8 @@ from taming_cli.codec.quantizers.linear import LinearCodebook
 from taming_cli.codec.quantizers.nearest import Quantizer
 from taming_cli.codec.quantizers.quantized import Quantized
 from taming_cli.codec.vqgan import VQGAN
-from taming_cli.config.codec import CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.codec import DiscriminatorConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.runtime.device import autocast, full_precision
 from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.gradient_checkpointing import recompute

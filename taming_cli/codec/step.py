@@ -17,7 +17,7 @@ from taming_cli.codec.quantizers.gumbel import GumbelQuantizer
 from taming_cli.codec.quantizers.quantized import Quantized
 from taming_cli.codec.quantizers.terms import Term, quantizer_terms
 from taming_cli.codec.state import CodecState
-from taming_cli.config.codec import CodecTrainConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.ramp import Ramp
 from taming_cli.errors import NonFiniteLossError
 from taming_cli.pretrained.perceptual import Perceptual

@@ -16,7 +16,8 @@ from taming_cli.codec.state import CodecState, start
 from taming_cli.codec.step import Phase, codec_step, phase
 from taming_cli.codec.validate import codebook_figures, validate
 from taming_cli.codec.vqgan import VQGAN, codec_file
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.codec import CodecConfig, DiscriminatorConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.data.batches import Augment, train_batches
 from taming_cli.data.contents import Content
 from taming_cli.data.oversized import find_oversized

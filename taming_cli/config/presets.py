@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.codec import CodecConfig, DiscriminatorConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.fields import one_of
 from taming_cli.config.prior import PriorConfig, PriorTrainConfig
 from taming_cli.config.size import Size

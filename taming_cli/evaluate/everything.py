@@ -7,7 +7,7 @@ from typing import Any
 
 from taming_cli.codec.setup import held_out
 from taming_cli.codec.train import COMMAND as TRAIN_CODEC
-from taming_cli.config.codec import CodecTrainConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.evaluate import InceptionScoreConfig, KernelConfig, ManifoldConfig
 from taming_cli.config.fields import from_dict
 from taming_cli.errors import UsageError

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 
-from taming_cli.config.codec import CodecTrainConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.prior import PriorTrainConfig
 from taming_cli.errors import UsageError
 from taming_cli.runtime.checkpoint import ModelFile, read_header, save_model, save_trainer

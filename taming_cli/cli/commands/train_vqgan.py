@@ -13,7 +13,8 @@ from taming_cli.cli.inputs import stdin_as_list
 from taming_cli.cli.processes import launched
 from taming_cli.cli.settings import Settings
 from taming_cli.cli.training import Training, architecture_of, print_result, progress_printer
-from taming_cli.config.codec import CodecConfig, CodecTrainConfig, DiscriminatorConfig
+from taming_cli.config.codec import CodecConfig, DiscriminatorConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 from taming_cli.config.size import Size
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from taming_cli.codec import losses
 from taming_cli.codec.quantizers.gumbel import GumbelQuantizer
 from taming_cli.codec.quantizers.quantized import AnyQuantizer, Quantized
 from taming_cli.codec.quantizers.scalar import FSQ, LFQ
-from taming_cli.config.codec import CodecTrainConfig
+from taming_cli.config.codec_training import CodecTrainConfig
 
 _BITS = 10
 """Most bits of a code whose joint distribution is computed. Longer codes are divided into groups."""
