@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from taming_cli.errors import UsageError
-from taming_cli.runtime.device import autocast, full_precision, pick_device, pick_precision, precision_name
+from taming_cli.runtime.device import autocast, full_precision, pick_device, pick_precision, precision_name, seed_of
 
 CPU = torch.device("cpu")
 
@@ -74,3 +74,12 @@ def test_autocast_is_off_for_float32_and_inside_full_precision() -> None:
         with full_precision(CPU):
             assert (a @ a).dtype == torch.float32
     assert (a @ a).dtype == torch.float32
+
+
+def test_every_number_of_a_seed_changes_what_the_generator_of_a_cpu_draws() -> None:
+    def drawn(*numbers: int) -> tuple[float, ...]:
+        return tuple(torch.rand(4, generator=torch.Generator().manual_seed(seed_of(*numbers))).tolist())
+
+    seeds = [(1, 5, 0), (1, 5, 1), (1, 6, 0), (2, 5, 0), (1 + 2**40, 5, 0), (2**63 - 1, 5, 0), (1, 5)]
+    assert len({drawn(*numbers) for numbers in seeds}) == len(seeds)
+    assert drawn(1, 5, 1) == drawn(1, 5, 1)

@@ -21,6 +21,12 @@ VARIANTS = {
     "lfq": "--quantizer lfq",
     "normalize": "--normalize",
     "disc-schedule": "--disc-final-lr 0.02",
+    "lecam": "--lecam-weight 0.05",
+    "augment": "--disc-augment colour,translation,cutout",
+    "blur": "--disc-blur",
+    "logits": "--logits-weight 0.001",
+    "deferred": "--quantize-start 0.1",
+    "wide-decoder": "--decoder-ch 40",
 }
 """The flags of each variant by its name."""
 SHARED = ("--minutes", "--seed", "--size", "--out", "-o", "--name", "--resume")

@@ -26,7 +26,7 @@ from taming_cli.data.sources import Item
 from taming_cli.errors import UsageError
 from taming_cli.pretrained.perceptual import Perceptual
 from taming_cli.pretrained.perceptual import build as build_perceptual
-from taming_cli.runtime.device import pick_device, pick_precision, to_device, to_host
+from taming_cli.runtime.device import pick_device, pick_precision, seed_of, to_device, to_host
 from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.pacing import Checkpoint, OnStep, Pacing, Trained, cosine
 from taming_cli.runtime.run import lists
@@ -205,7 +205,7 @@ def _loop(session: _Session, pacing: Pacing, items: Sequence[Item]) -> Mapping[s
                 images = next(batches)
             x = content.to_input(to_device(images, device))
             # dropout depends on the step and the process alone, so that a resume is exact
-            torch.manual_seed((train.seed + state.step + (world.rank << 40)) % 2**63)
+            torch.manual_seed(seed_of(train.seed, state.step, world.rank))
             now = phase(train, spent)
             result = codec_step(
                 state,

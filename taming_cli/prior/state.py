@@ -29,7 +29,7 @@ from taming_cli.prior.model import Network, new_network
 from taming_cli.prior.networks.blocks import decay_groups
 from taming_cli.prior.predictions import TokenBatch
 from taming_cli.runtime.compilation import compile_blocks
-from taming_cli.runtime.device import autocast, to_device, to_host
+from taming_cli.runtime.device import autocast, seed_of, to_device, to_host
 from taming_cli.runtime.distributed import ALONE, World, apart
 from taming_cli.runtime.fp32 import ieee_for
 from taming_cli.runtime.gradient_checkpointing import recompute
@@ -241,7 +241,7 @@ def prior_step(
     gpt, device = state.gpt, state.gpt.head.weight.device
     world = state.world
     # dropout depends on seed, step and process alone, so that a resume is exact
-    torch.manual_seed((config.seed * 1_000_003 + state.step + (world.rank << 40)) % 2**63)
+    torch.manual_seed(seed_of(config.seed, state.step, world.rank))
     batch, count = moved(batch, device), len(batch.targets)
     state.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=device)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 
+import numpy as np
 import torch
 
 from taming_cli.config.fields import one_of
@@ -114,6 +115,12 @@ def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
 def full_precision(device: torch.device) -> torch.autocast:
     """A context without autocast: for quantisation, losses, and other computations in the dtype of their input."""
     return torch.autocast(device.type, enabled=False)
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed for torch's generators that depends on all of the numbers, such as seed, step and process. They are mixed,
+    since the generator of a CPU reads only the low 32 bits of its seed."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
