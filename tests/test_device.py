@@ -80,6 +80,6 @@ def test_every_number_of_a_seed_changes_what_the_generator_of_a_cpu_draws() -> N
     def drawn(*numbers: int) -> tuple[float, ...]:
         return tuple(torch.rand(4, generator=torch.Generator().manual_seed(seed_of(*numbers))).tolist())
 
-    seeds = [(1, 5, 0), (1, 5, 1), (1, 6, 0), (2, 5, 0), (1 + 2**40, 5, 0), (2**63 - 1, 5, 0), (1, 5)]
+    seeds = [(1, 5, 0), (1, 5, 1), (1, 6, 0), (2, 5, 0), (1 + 2**40, 5, 0), (2**63 - 1, 5, 0)]
     assert len({drawn(*numbers) for numbers in seeds}) == len(seeds)
     assert drawn(1, 5, 1) == drawn(1, 5, 1)
