@@ -36,7 +36,7 @@ from taming_cli.config.presets import CONFIGS
 from taming_cli.config.ramp import Ramp
 from taming_cli.config.size import Size
 
-WIDEST_METAVAR = 24
+WIDEST_METAVAR = 20
 """Characters of choices shown as a metavar. A longer list of choices goes into the help text."""
 _SETTINGS = "settings of config classes"
 """The key of a command's `Settings` among its values; no parameter has such a name."""
