@@ -129,7 +129,7 @@ class CodecTrainConfig:
     )
     gradient: Literal["straight-through", "rotation"] = option(
         "straight-through",
-        "With ema, vq and simvq: the decoder's gradient passes through the quantizer unchanged (straight-through), or by "
+        "With ema, vq and simvq: the decoder's gradient passes through the quantizer unchanged (straight-through) or by "
         "the rotation from vector to entry.",
     )
     entropy_weight: float = option(
