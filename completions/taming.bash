@@ -267,9 +267,9 @@ _taming_help() {
     *' --disc-ramp') help='Fraction of the training over which the adversarial loss grows to its full weight. Default 0.1.' ;;
     *' --lecam-weight') help='Weight of the discriminator'\''s LeCam regularisation, for few pictures; 0: none. Default 0.' ;;
     *' --disc-augment') help='Random changes of what the discriminator sees, for few pictures: of brightness, saturation and contrast, of the position, and a hole; a picture and its reconstruction are changed alike. One of colour, translation, cutout.' ;;
-    *' --quantizer') help='How the codebook learns: by moving averages (ema), by its own loss (vq, as published), as a linear map of fixed entries (simvq), by the gradient of all entries (ibq); fsq and lfq have a fixed grid of codes. Default ema.' ;;
+    *' --quantizer') help='How the codebook learns: by moving averages (ema), by its own loss (vq, as published), as a linear map of fixed entries (simvq), by the gradient of all entries (ibq); fsq and lfq have a fixed grid of codes. Default ema. One of ema, vq, simvq, ibq, fsq, lfq.' ;;
     *' --quantize-start') help='Fraction of the training after which codes are used; before, the decoder reads the encoder'\''s vectors. Default 0.' ;;
-    *' --gradient') help='With ema, vq and simvq: how the decoder'\''s gradient passes through the quantizer, unchanged or by the rotation from vector to entry. Default straight-through. One of straight-through, rotation.' ;;
+    *' --gradient') help='With ema, vq and simvq: how the gradient of the decoder passes through the quantizer: unchanged, or by the rotation from vector to entry. Default straight-through. One of straight-through, rotation.' ;;
     *' --entropy-weight') help='With ibq and lfq: weight of the entropy of each cell'\''s code minus that of all codes of a batch. Default 0.1.' ;;
     *' --entropy-temperature') help='With ibq and lfq: temperature of the logits whose entropy is measured. Default 0.01.' ;;
     *' --codebook-decay') help='Decay of the moving averages of the ema quantizer. Default 0.9.' ;;
@@ -306,7 +306,7 @@ _taming_help() {
     *' --dropout') help='Dropout in the residual blocks. Default 0.' ;;
     *' --codebook-size') help='Number of codebook entries, K. Default 1024.' ;;
     *' --codebook-dim') help='Dimension of each codebook entry, D. Default 8.' ;;
-    *' --codebook') help='nearest: a code is the nearest entry; gumbel: the largest of K logits; fsq, lfq: each channel is rounded to one of a few levels, or to its sign (see --quantizer). Default nearest.' ;;
+    *' --codebook') help='nearest: a code is the nearest entry; gumbel: the largest of K logits; fsq, lfq: each channel is rounded to one of a few levels, or to its sign (see --quantizer). Default nearest. One of nearest, gumbel, fsq, lfq.' ;;
     *' --fsq-levels') help='With fsq: levels of each channel, whose product is K; by default those published for a K near --codebook-size.' ;;
     *' --fsq-bound') help='With fsq: bounds a channel before it is rounded; sigmoid makes a normal variable nearly uniform (iFSQ). Default tanh.' ;;
     *' --normalize') help='Normalise codebook entries and encoder outputs to unit length (cosine distance).' ;;

@@ -20,7 +20,10 @@ from taming_cli.annotate import _write_labels
 from taming_cli.codec.vqgan import codec_file
 from taming_cli.data import disk
 from taming_cli.data.disk import write_atomically
-from taming_cli.data.images import write_png
+from taming_cli.data.formats import holds_picture
+from taming_cli.data.images import SETTINGS, png_settings, write_png
+from taming_cli.data.sources import Item
+from taming_cli.data.split import content_keys
 from taming_cli.data.tokens.merge import merge
 from taming_cli.errors import TamingError
 from taming_cli.interop.compvis_export import export_checkpoint
@@ -222,6 +225,28 @@ def test_no_file_handles_is_one_line_that_names_the_limit(tmp_path: Path, monkey
     said = taming("annotate", "edges", tmp_path, tmp_path / "out")
     assert said.code == 1
     assert said.refusal == f"taming: Too many open files: a process may open {most} here; raise the limit (ulimit -n)\n"
+
+
+def test_a_file_that_no_handle_is_left_for_is_not_taken_for_a_bad_one(tmp_path: Path) -> None:
+    """A picture would be skipped, and another run's file would be as good as none."""
+    picture = tmp_path / "a.png"
+    write_png(picture, torch.zeros(3, 4, 4, dtype=torch.uint8), {SETTINGS: "mine"})
+    (tmp_path / "b.weird").write_bytes(picture.read_bytes())
+    readers: list[Callable[[], object]] = [
+        lambda: content_keys([Item("a.png", picture)]),
+        lambda: png_settings(picture),
+        lambda: holds_picture(str(tmp_path / "b.weird")),
+    ]
+    for read in readers:
+        assert read()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for read in readers:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                read()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from taming_cli.errors import TamingError, UsageError
 from taming_cli.runtime.checkpoint import save_model
 from taming_cli.runtime.run.folder import Place, open_run
 from tests import toys
+from tests.processes import python
 from tests.test_cli import taming
 from tests.test_resume import CODEC, picture
 from tests.test_token_writer import fill, job_at
@@ -133,6 +135,26 @@ def test_a_folder_is_shared_by_processes_of_the_same_settings_only(tmp_path: Pat
     (tmp_path / ".lock").write_text("of a process that was killed")
     with shared(tmp_path, "2"):
         pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_file_that_may_not_grow_is_a_refusal_of_the_disk(tmp_path: Path) -> None:
+    """Its first bytes are written without an error."""
+    program = """
+import resource, sys
+from pathlib import Path
+from taming_cli.data.locks import shared
+from taming_cli.errors import DiskError
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
+try:
+    with shared(Path(sys.argv[1]), "seed 1"):
+        pass
+except DiskError as error:
+    print(error)
+"""
+    done = subprocess.run([python(), "-c", program, tmp_path], capture_output=True, text=True, check=True)
+    assert ".lock" in done.stdout
+    assert "File too large" in done.stdout
     assert not list(tmp_path.iterdir())
 
 

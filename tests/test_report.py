@@ -96,6 +96,14 @@ def test_a_codec_of_maps_is_offered_for_conditions(tmp_path: Path) -> None:
     assert "taming reconstruct" not in text
 
 
+def test_a_codebook_size_that_is_no_number_is_left_out(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", "train-vqgan", codec_lines(), step=100)
+    settings = json.loads((run / "config.json").read_text())
+    settings["config"]["codec"] = {"codebook_size": "102\u0000"}
+    (run / "config.json").write_text(json.dumps(settings))
+    assert "Codes in use" in read(run).text
+
+
 def test_names_from_outside_are_text(tmp_path: Path) -> None:
     evil = "'\"><script>alert(1)</script><img src=x onerror=alert(1)>&amp;{{ 7 * 7 }}"
     name = evil.replace("/", "_")

@@ -129,8 +129,8 @@ class CodecTrainConfig:
     )
     gradient: Literal["straight-through", "rotation"] = option(
         "straight-through",
-        "With ema, vq and simvq: the decoder's gradient passes through the quantizer unchanged (straight-through) or by "
-        "the rotation from vector to entry.",
+        "With ema, vq and simvq: how the gradient of the decoder passes through the quantizer: unchanged, or by the "
+        "rotation from vector to entry.",
     )
     entropy_weight: float = option(
         0.1, "With ibq and lfq: weight of the entropy of each cell's code minus that of all codes of a batch.", low=0

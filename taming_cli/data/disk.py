@@ -23,6 +23,7 @@ from taming_cli.errors import DiskError, TamingError
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Errors of a full disk, quota or file size limit."""
+_HANDLES = frozenset({errno.EMFILE, errno.ENFILE})
 TEMPORARY = ".*.tmp"
 """Names of files that `write_atomically` has not finished."""
 _OWNED = re.compile(r"\.([0-9a-f]{8})-([0-9]+)-[0-9a-f]{8}\.tmp")
@@ -218,6 +219,11 @@ def refusals(path: Path, temporary: Path | None = None, *, size: int | None = No
         if reason is None:
             raise
         raise DiskError(refusal_message(path, reason, size=size, written=written)) from error
+
+
+def no_handle(error: BaseException) -> bool:
+    """Whether a process may open no further file. Such an error says nothing about the file, so it is passed on."""
+    return isinstance(error, OSError) and error.errno in _HANDLES
 
 
 @contextmanager

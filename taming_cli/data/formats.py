@@ -13,6 +13,7 @@ from typing import BinaryIO, cast
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 from PIL.ImageFile import ImageFile
 
+from taming_cli.data.disk import no_handle
 from taming_cli.errors import BadImageError, UsageError
 
 LIMIT_VARIABLE = "TAMING_MAX_PIXELS"
@@ -84,7 +85,9 @@ def holds_picture(path: str) -> bool:
     try:
         with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - called for very many files
             return format_of(stream.read(HEAD_BYTES)) is not None
-    except OSError:
+    except OSError as error:
+        if no_handle(error):
+            raise
         return False
 
 

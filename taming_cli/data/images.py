@@ -22,7 +22,7 @@ from PIL.ImageFile import ImageFile
 from torch import Tensor
 
 from taming_cli.config.size import Size
-from taming_cli.data.disk import write_atomically
+from taming_cli.data.disk import no_handle, write_atomically
 from taming_cli.data.formats import RAW, max_pixels, open_picture
 from taming_cli.errors import BadImageError
 
@@ -205,7 +205,9 @@ def png_text(path: Path, key: str) -> str | None:
     try:  # not by `Image.open`, which limits the number of pixels
         with path.open("rb") as stream, PngImagePlugin.PngImageFile(stream) as image:
             text = image.info.get(key)
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError) as error:
+        if no_handle(error):
+            raise
         return None
     return text if isinstance(text, str) else None
 

@@ -68,8 +68,10 @@ def _opened(path: Path, own: bytes) -> tuple[int, bool]:
             opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             if _alone(opened, path):
-                os.ftruncate(opened, 0)
-                os.pwrite(opened, own, 0)
+                with refusals(path):
+                    os.ftruncate(opened, 0)
+                    written = os.pwrite(opened, own, 0)
+                    os.pwrite(opened, own[written:], written)  # after a part, this fails with the reason
             fcntl.flock(opened, fcntl.LOCK_SH)  # the last reader removes the file, perhaps just now
             if path.stat().st_ino == os.fstat(opened).st_ino:
                 return opened, True
@@ -78,6 +80,9 @@ def _opened(path: Path, own: bytes) -> tuple[int, bool]:
         except (OSError, TamingError) as error:
             if isinstance(error, OSError) and error.errno in NONE:
                 return opened, False
+            with suppress(OSError):
+                if os.fstat(opened).st_size < len(own) and _alone(opened, path):
+                    path.unlink()
             os.close(opened)
             raise
         os.close(opened)

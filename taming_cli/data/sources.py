@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from taming_cli.data import archives, lists, webdataset
 from taming_cli.data.archives import Member
+from taming_cli.data.disk import no_handle
 from taming_cli.data.formats import HEAD_BYTES, SIDECARS, format_of, holds_picture, is_unclear
 from taming_cli.data.images import EXTENSIONS
 from taming_cli.errors import BadFileError, BadImageError, UsageError
@@ -86,6 +87,8 @@ class Item:
             count = self.length if limit is None else min(limit, self.length)
             return archives.read(self.path, self.member, self.offset, count)
         except OSError as error:
+            if no_handle(error):
+                raise
             raise BadImageError(f"{self.name}: {error.strerror or error}") from error
         except Exception as error:  # each archive library has exceptions of its own for damaged data
             raise BadImageError(f"{self.name}: cannot be read from {self.path}: {error}") from error

@@ -63,7 +63,7 @@ def unit_of(name: str, record: RunRecord) -> str:
     perceptual = (record.about.get("perceptual") or {}).get("name")
     if name in ("perceptual", "texture") and perceptual:
         return f"{'distance' if name == 'perceptual' else 'Frechet distance'} by {perceptual}"
-    if name in ("codes_used", "top_codes_used") and size:
+    if name in ("codes_used", "top_codes_used") and is_number(size):
         return f"% of {size:,}"
     return "of 2, mean per value" if name == "l1" else figure(name).unit
 

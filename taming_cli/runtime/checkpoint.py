@@ -4,7 +4,6 @@ A model file is a safetensors file whose JSON metadata describes it. A trainer f
 resume needs. It is written before the model file of the same step, so a kill between the two loses nothing.
 """
 
-import errno
 import hashlib
 import json
 import logging
@@ -25,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from taming_cli.config.parsing import parse_json
-from taming_cli.data.disk import write_atomically, write_stream
+from taming_cli.data.disk import no_handle, write_atomically, write_stream
 from taming_cli.errors import BadFileError, NonFiniteLossError
 from taming_cli.runtime.finite import marked, named_tensors, non_finite, refuse, refuse_tensors
 from taming_cli.runtime.model_files import named
@@ -231,7 +230,7 @@ def _read(path: Path, *, with_tensors: bool) -> ModelFile:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        if no_handle(error):
             raise
         raise BadFileError(f"{path} is not a readable safetensors file: {error}") from None
     if not str(metadata.get("format", "")).startswith("taming-"):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from taming_cli.data.disk import write_atomically
+from taming_cli.data.disk import no_handle, write_atomically
 from taming_cli.errors import BadFileError
 from taming_cli.runtime.checkpoint import read_header
 
@@ -167,7 +167,9 @@ def _read(path: Path) -> _Recorded | None:
             roles = [name.removesuffix("_names") for name in arrays.files if name.endswith("_names")]
             listings = {role: Fingerprints(arrays[f"{role}_names"], arrays[f"{role}_contents"]) for role in roles}
             return _Recorded(listings, json.loads(str(arrays["hashes"])))
-    except Exception:  # numpy, zip and zlib raise a dozen kinds for a damaged file
+    except Exception as error:  # numpy, zip and zlib raise a dozen kinds for a damaged file
+        if no_handle(error):
+            raise
         return None
 
 
@@ -176,5 +178,7 @@ def _file_hash(path: str) -> str:
     try:
         with Path(path).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError:
+    except OSError as error:
+        if no_handle(error):
+            raise
         return ""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from taming_cli.config.parsing import parse_json
+from taming_cli.data.disk import no_handle
 from taming_cli.errors import BadFileError
 
 LAYOUT = "taming-sheet"
@@ -83,7 +84,9 @@ def layout_of(sheet: PngFile) -> Layout | None:
         with Image.open(sheet.path) as picture:
             recorded = parse_json(picture.info.get(LAYOUT, "null"))
         layout = Layout(int(recorded["columns"]), int(recorded["count"]), tuple(map(str, recorded["labels"])))
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError):  # another PNG, or a damaged one
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError) as error:  # another PNG, or a damaged one
+        if no_handle(error):
+            raise
         return None
     fits = layout.columns > 0 and layout.count > 0 and len(layout.labels) in (0, layout.count)
     return layout if fits and min(_picture_size(sheet, layout)) > 0 else None
@@ -118,7 +121,9 @@ def _cut(path: Path, boxes: Sequence[tuple[int, int, int, int]]) -> list[Picture
     try:
         with Image.open(path) as file:
             sheet = file.convert("RGB")
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError) as error:
+        if no_handle(error):
+            raise
         return []
     pictures = []
     for box in boxes:
