@@ -116,8 +116,8 @@ def test_an_option_that_is_lifted_out_of_its_panel_stays_there_elsewhere() -> No
     ("path", "first"),
     [
         ("sample", ["-n", "--class", "--size", "--cond"]),
-        ("train-vqgan", ["--preset", "--minutes", "--steps", "--size", "--out"]),
-        ("train-prior", ["--preset", "--minutes", "--steps", "--out"]),
+        ("train-vqgan", ["--preset", "--scale", "--minutes", "--steps", "--size", "--out"]),
+        ("train-prior", ["--preset", "--scale", "--minutes", "--steps", "--out"]),
         ("tokenize", ["--ckpt", "--out", "--size"]),
         ("reconstruct", ["--ckpt", "--out", "--size"]),
     ],

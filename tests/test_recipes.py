@@ -169,7 +169,11 @@ def test_after_a_kill_finished_commands_are_not_run_again(images: Path, monkeypa
     assert "There is one variant, so nothing is compared." in Path("out/recipes.md").read_text()
 
 
-def test_flags_of_the_variants_are_those_of_the_command(images: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_flags_of_the_variants_are_those_of_the_command(
+    images: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("TAMING_")]:
+        monkeypatch.delenv(name)
     asked = request(images)
     assert list(asked.variants) == list(variants.VARIANTS)
     for name in asked.variants:  # settings are checked before the pictures are looked for

@@ -3,12 +3,15 @@
 import argparse
 import importlib
 import json
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before numpy is imported, since a fork keeps one thread only
 
 from outcome import Drill, Outcome, Row, markdown, rows
 

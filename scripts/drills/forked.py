@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(1, str(ROOT))  # before any other package that is called tests
-os.environ["OMP_NUM_THREADS"] = "1"  # a fork keeps one thread only
 
 from tests.fork_server import become, preload  # noqa: E402
 

@@ -14,7 +14,7 @@ from forked import start
 _CALLS = (
     "open,openat,creat,close,dup,dup2,dup3,fcntl,write,pwrite64,writev,pwritev,lseek,ftruncate,truncate,fsync,fdatasync,"
     "rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,rmdir,link,linkat,copy_file_range,sendfile,fallocate,"
-    "sync,syncfs,mmap,read,pread64,readv"
+    "sync,syncfs,mmap,read,pread64,readv,clone,clone3"
 )
 _LINE = re.compile(r"(\d+) +(\w+)\((.*)\) += +(-?\d+|0x[0-9a-f]+).*")
 _SHARED_WRITE = re.compile(r"PROT_WRITE.*MAP_SHARED\b")
@@ -59,6 +59,21 @@ def record(line: Sequence[str], folder: Path, log: Path) -> list[Call]:
     return list(_Reader(str(process.pid), folder).calls(log))
 
 
+def _ended(log: Path) -> Iterator[re.Match[str]]:
+    """The calls that have ended well, in the order in which they ended."""
+    begun: dict[str, str] = {}
+    with log.open() as lines:
+        for each in lines:
+            text, thread = each, each.partition(" ")[0]
+            if text.rstrip().endswith("<unfinished ...>"):
+                begun[thread] = text.rstrip().removesuffix("<unfinished ...>")
+                continue
+            if " resumed>" in text:
+                text = begun.pop(thread, "") + text.partition(" resumed>")[2]
+            if (match := _LINE.match(text)) and not match[4].startswith("-"):
+                yield match
+
+
 @dataclass
 class _Open:
     number: int
@@ -75,19 +90,15 @@ class _Reader:
     sizes: dict[int, int] = field(default_factory=dict)
 
     def calls(self, log: Path) -> Iterator[Call]:
-        begun = ""
-        with log.open() as lines:
-            for each in lines:
-                text = each
-                if not text.startswith(f"{self.process} "):  # a process that the command has started
-                    continue
-                if text.rstrip().endswith("<unfinished ...>"):
-                    begun = text.rstrip().removesuffix("<unfinished ...>")
-                    continue
-                if " resumed>" in text:
-                    text = begun + text.partition(" resumed>")[2]
-                if (match := _LINE.match(text)) and not match[4].startswith("-"):
-                    yield from self._call(match[2], match[3], int(match[4], 0))
+        """The calls of the command's process, whose threads share its files; not those of processes that it starts."""
+        ended = list(_ended(log))
+        threads = {self.process}
+        started = [call for call in ended if call[2].startswith("clone") and "CLONE_THREAD" in call[3]]
+        while new := {call[4] for call in started if call[1] in threads} - threads:
+            threads |= new
+        for call in ended:
+            if call[1] in threads and not call[2].startswith("clone"):
+                yield from self._call(call[2], call[3], int(call[4], 0))
 
     def _call(self, name: str, arguments: str, result: int) -> Iterator[Call]:
         texts = [bytes.fromhex(text.replace("\\x", "")) for text in _DATA.findall(arguments)]

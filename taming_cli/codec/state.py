@@ -18,7 +18,7 @@ from taming_cli.codec.quantizers.quantized import Quantized
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.codec import DiscriminatorConfig
 from taming_cli.config.codec_training import CodecTrainConfig
-from taming_cli.runtime.device import autocast, full_precision, seed_of
+from taming_cli.runtime.device import autocast, full_precision
 from taming_cli.runtime.distributed import ALONE, World
 from taming_cli.runtime.gradient_checkpointing import recompute
 
@@ -127,7 +127,7 @@ class CodecState:
             return
         if self.linear is not None:
             self.linear.update_entries()
-        generator = torch.Generator().manual_seed(seed_of(self.seed, self.step))
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) % 2**63)
         for level, averages in enumerate(self.codebook.levels):
             revived = averages.update(quantized[level], generator, self.world, uses[level], dead[level])
             if not len(revived):

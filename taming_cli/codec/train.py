@@ -205,7 +205,7 @@ def _loop(session: _Session, pacing: Pacing, items: Sequence[Item]) -> Mapping[s
                 images = next(batches)
             x = content.to_input(to_device(images, device))
             # dropout depends on the step and the process alone, so that a resume is exact
-            torch.manual_seed(seed_of(train.seed, state.step, world.rank))
+            torch.manual_seed(seed_of((train.seed + state.step) % 2**63, world.rank))
             now = phase(train, spent)
             result = codec_step(
                 state,

@@ -241,7 +241,7 @@ def prior_step(
     gpt, device = state.gpt, state.gpt.head.weight.device
     world = state.world
     # dropout depends on seed, step and process alone, so that a resume is exact
-    torch.manual_seed(seed_of(config.seed, state.step, world.rank))
+    torch.manual_seed(seed_of((config.seed * 1_000_003 + state.step) % 2**63, world.rank))
     batch, count = moved(batch, device), len(batch.targets)
     state.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=device)

@@ -117,10 +117,12 @@ def full_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, enabled=False)
 
 
-def seed_of(*numbers: int) -> int:
-    """A seed for torch's generators that depends on all of the numbers, such as seed, step and process. They are mixed,
-    since the generator of a CPU reads only the low 32 bits of its seed."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+def seed_of(seed: int, process: int) -> int:
+    """The seed of torch's generators in each of several processes, counted from 0; that of the first one is `seed`.
+
+    The generator of a CPU reads only the low 32 bits of a seed. So the two numbers are mixed into these.
+    """
+    return int(np.random.SeedSequence((seed, process)).generate_state(1)[0]) if process else seed
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
