@@ -118,3 +118,30 @@ def test_a_reader_that_obeys_a_hostile_file_is_found_out(
 
     (outcome,) = hostile.row_of("row", [attacks.Attack("evil", path, read)], outside)
     assert harm in outcome.loss
+
+
+def test_calls_of_all_threads_are_recorded_also_those_that_were_interrupted(
+    module: Callable[[str], Any], tmp_path: Path
+) -> None:
+    recorded = module("recorded")
+    name = "".join(f"\\x{byte:02x}" for byte in b"a")
+    log = tmp_path / "log"
+    log.write_text(
+        f'7  openat(AT_FDCWD, "{name}", O_WRONLY|O_CREAT, 0666) = 3\n'
+        '7  write(3, "\\x31\\x32" <unfinished ...>\n'
+        "9  fsync(5) = 0\n"
+        "7  <... write resumed>, 2) = 2\n"
+        '8  pwrite64(3, "\\x33", 1, 2) = 1\n'
+        "7  clone3({flags=CLONE_VM|CLONE_THREAD, exit_signal=0} => {parent_tid=[8]}, 88) = 8\n"
+        "7  clone(child_stack=NULL, flags=CLONE_CHILD_CLEARTID|SIGCHLD) = 9\n"
+        "7  fsync(3 <unfinished ...>\n"
+        "7  <... fsync resumed>)              = 0\n"
+        "7  fsync(3) = -1 EIO (Input/output error)\n"
+    )
+    calls = list(recorded._Reader("7", tmp_path).calls(log))
+    assert [(call.kind, call.offset, call.data) for call in calls] == [
+        ("create", 0, b""),
+        ("write", 0, b"12"),
+        ("write", 2, b"3"),
+        ("sync", 0, b""),
+    ]

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
 from damages import Damaged, damaged
 from examples import Example, files, fingerprint, pictures
 from material import Material, make
@@ -44,7 +43,6 @@ READERS: dict[str, Callable[[Material], list[Example]]] = {
 
 def run(times: int, seed: int, folder: Path) -> Iterator[Outcome]:
     """Damage a file of each row `times` times."""
-    torch.set_num_threads(1)  # threads would not survive a fork
     logging.getLogger("taming_cli").addHandler(logging.NullHandler())  # commands add their own
     os.environ["COLUMNS"] = "1000"
     material = make(folder)

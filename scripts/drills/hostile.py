@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from attacks import SECRET, Attack, Scene, archives, names, pickles, pictures, text, tokens
 from material import make
 from outcome import Outcome
@@ -40,7 +39,6 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 def run(times: int, seed: int, folder: Path) -> Iterator[Outcome]:
     """Try each attack once, but at most `times` of each row, evenly chosen."""
-    torch.set_num_threads(1)  # threads would not survive a fork
     logging.getLogger("taming_cli").addHandler(logging.NullHandler())  # commands add their own
     material = make(folder)
     outside = folder / "outside"

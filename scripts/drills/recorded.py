@@ -66,7 +66,7 @@ def _ended(log: Path) -> Iterator[re.Match[str]]:
         for each in lines:
             text, thread = each, each.partition(" ")[0]
             if text.rstrip().endswith("<unfinished ...>"):
-                begun[thread] = text.rstrip().removesuffix("<unfinished ...>")
+                begun[thread] = text.rstrip().removesuffix("<unfinished ...>").rstrip()
                 continue
             if " resumed>" in text:
                 text = begun.pop(thread, "") + text.partition(" resumed>")[2]

@@ -60,13 +60,21 @@ def _in_process(
     numbers: range, attempt: Callable[[int], str], intact: Callable[[], str], limits: Limits
 ) -> Iterator[Ended]:
     """The trials of one process, at least one; after a loss of the process itself, the last is that."""
+    with tempfile.TemporaryFile() as noise:
+        yield from _noted(numbers, attempt, intact, limits, noise)
+
+
+def _noted(
+    numbers: range, attempt: Callable[[int], str], intact: Callable[[], str], limits: Limits, noise: IO[bytes]
+) -> Iterator[Ended]:
+    """The same, with the file that gets stderr."""
     reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
     process = os.fork()
     if not process:
         os.close(reading)
-        _be_process(numbers, attempt, intact, limits, writing)
+        _be_process(numbers, attempt, intact, limits, writing, noise)
     os.close(writing)
     number, patience, death = numbers.start, START, ""
     rest = b""
@@ -91,16 +99,23 @@ def _in_process(
     _, status = os.waitpid(process, 0)
     code = os.waitstatus_to_exitcode(status)
     if death or code:
-        yield Ended(number, death or (f"died of {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"))
+        death = death or (f"died of {signal.Signals(-code).name}" if code < 0 else f"exit code {code}")
+        said = os.pread(noise.fileno(), MIB, 0).decode(errors="replace").rpartition("terminate called")[2]
+        yield Ended(number, f"{death}: {' '.join(said.split())[:500]}" if said.strip() else death)
 
 
 def _be_process(
-    numbers: range, attempt: Callable[[int], str], intact: Callable[[], str], limits: Limits, writing: int
+    numbers: range,
+    attempt: Callable[[int], str],
+    intact: Callable[[], str],
+    limits: Limits,
+    writing: int,
+    noise: IO[bytes],
 ) -> None:
     """Be the process of some trials, and end."""
     code = 1
     try:
-        with tempfile.TemporaryFile() as noise, open(writing, "wb", buffering=0, closefd=False) as results:
+        with open(writing, "wb", buffering=0, closefd=False) as results:
             os.dup2(noise.fileno(), 2)
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             intact()  # imports, caches

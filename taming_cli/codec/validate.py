@@ -33,12 +33,12 @@ class Validation:
     """Means over the held-out pictures.
 
     `psnr` is in dB, of the 8-bit pictures, and `perturbed_psnr` that of perturbed codes, None without a perturbation;
-    `l1` in [0, 2]; `perceptual` is the perceptual distance, None without a
-    perceptual network; `texture` is the distance of local features, see `Textures`. Label maps have instead `accuracy`,
-    the share of correct pixels, and `cross_entropy` in nats per pixel. `codes_used` is the share of the codebook that
-    occurs, beside its `codebook_perplexity`, and `code_use` the result of `use_by_rank`. With two levels of codes these
-    are the bottom level's, and `top_codes_used` and `top_codebook_perplexity` the top level's. `count` is the number of
-    pictures. `pictures` holds originals, then reconstructions.
+    `l1` in [0, 2]; `perceptual` is the perceptual distance, None without its network; `texture` is the distance
+    of local features, see `Textures`. Label maps have instead `accuracy`, the share of correct pixels, and
+    `cross_entropy` in nats per pixel. `codes_used` is the share of the codebook that occurs, beside its
+    `codebook_perplexity`, and `code_use` the result of `use_by_rank`. With two levels of codes these are the bottom
+    level's, and `top_codes_used` and `top_codebook_perplexity` the top level's. `count` is the number of pictures.
+    `pictures` holds originals, then reconstructions.
     """
 
     psnr: float | None = None
