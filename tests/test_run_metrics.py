@@ -45,3 +45,13 @@ def test_figures_are_the_finite_numbers_of_a_line() -> None:
         False,
         False,
     ]
+
+
+@pytest.mark.parametrize("name", ["step", "images", "seconds"])
+@pytest.mark.parametrize("value", ["1e999", "NaN", '"5"', "null", "[]", "1" + 400 * "0"])
+def test_a_line_whose_place_is_no_number_is_damaged(name: str, value: str, tmp_path: Path) -> None:
+    """A report rounds its time, and compares its step."""
+    path = tmp_path / "metrics.jsonl"
+    text = json.dumps({**LINES[0], name: 7}).replace(f'"{name}": 7', f'"{name}": {value}')
+    path.write_text(f"{text}\n{json.dumps(LINES[1])}\n")
+    assert read_metrics(path) == (LINES[1:], 1)

@@ -13,6 +13,8 @@ from taming_cli.data.disk import appending, write_atomically
 
 METRICS = "metrics.jsonl"
 """The file's name in a run folder."""
+_NUMBERS = {"step": None, "images": 0, "seconds": 0}
+"""What has to be a number, and what stands for one that is missing."""
 _POSITION = ("kind", "step", "images", "seconds")
 
 
@@ -36,7 +38,8 @@ def write_metrics(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_metrics(path: Path) -> Log:
-    """Read the log; it is empty if there is no file. A line counts if it is a JSON object with a numeric step."""
+    """Read the log; it is empty if there is no file. A line counts if it is a JSON object with a numeric step, and
+    numeric images and seconds where it has them."""
     lines, damaged = [], 0
     texts = path.read_text(errors="replace").splitlines() if path.is_file() else []
     for number, text in enumerate(texts, start=1):
@@ -45,7 +48,7 @@ def read_metrics(path: Path) -> Log:
         except ValueError:
             damaged += number < len(texts)
             continue
-        if isinstance(line, dict) and is_number(line.get("step")):
+        if isinstance(line, dict) and all(is_number(line.get(name, default)) for name, default in _NUMBERS.items()):
             lines.append(former.renamed(line, former.METRICS))
         else:
             damaged += 1
@@ -58,8 +61,11 @@ def figures_in(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 def is_number(value: object) -> bool:
-    """Whether `value` is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether `value` is a finite number, not larger than a float can be."""
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _text(line: Mapping[str, Any]) -> str:
