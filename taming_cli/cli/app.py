@@ -1,6 +1,5 @@
 """The executable: runs a command, and turns errors into lines and exit codes."""
 
-import errno
 import os
 import resource
 import sys
@@ -113,12 +112,12 @@ def _usage_message(error: TyperException) -> str:
 
 def _file_message(error: OSError) -> str:
     """The message of a failed read or write, with the free space if the disk is full."""
-    from taming_cli.data.disk import FULL, refusal_message
+    from taming_cli.data.disk import FULL, no_handle, refusal_message
 
     named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
     if error.errno in FULL:
         return refusal_message(Path(named or "file"), error)
-    if error.errno in (errno.EMFILE, errno.ENFILE):
+    if no_handle(error):
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         place = f"{named}: " if named else ""
         return f"{place}{error.strerror}: a process may open {most} here; raise the limit (ulimit -n)"

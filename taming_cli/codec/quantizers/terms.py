@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from taming_cli.codec import losses
@@ -59,8 +60,7 @@ def _codebook(quantized: Quantized, config: CodecTrainConfig) -> Tensor:
     z_e, z_q = quantized.z_e, quantized.z_q
     if config.quantizer != "ibq" or quantized.estimate is None:
         return losses.codebook_loss(z_e, z_q, config.beta, legacy=config.legacy, learned=learned)
-    double = torch.nn.functional.mse_loss(quantized.estimate, z_e) + torch.nn.functional.mse_loss(z_e, z_q.detach())
-    return double + config.beta * torch.nn.functional.mse_loss(z_q, z_e.detach())
+    return F.mse_loss(quantized.estimate, z_e) + losses.codebook_loss(z_e, z_q, config.beta, legacy=True)
 
 
 class _Entropies(NamedTuple):
