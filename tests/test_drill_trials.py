@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -79,22 +80,49 @@ def test_damage_is_of_each_kind_and_the_same_for_the_same_seed(module: Callable[
 
 def test_growth_more_files_and_less_speed_are_losses(module: Callable[[str], Any]) -> None:
     soak, watch = module("soak"), module("watch")
-    run = soak.Run("train", [], 10_000, lambda: 0)
+    run = soak.Run("train", 10_000, lambda suffix: None)
+    again = [watch.Look(20 + 1.5 * step / 50, step, 100, 5, 2) for step in range(0, 2350, 50)]
 
     def lost(**late: float) -> list[str]:
         looks, time_now = [], 0.0
         for step in range(0, 10_001, 50):
             now = late if step >= 9000 else {}
-            time_now += now.get("seconds", 1.0)
+            time_now += now.get("seconds", 1.5)
             sizes = int(now.get("memory", 100)), int(now.get("files", 5)), int(now.get("threads", 2))
             looks.append(watch.Look(time_now, step, *sizes))
-        return [outcome.trial for outcome in soak.judged(run, looks) if outcome.loss]
+        return [outcome.trial for outcome in soak.judged(run, looks, again) if outcome.loss]
 
-    assert lost() == lost(memory=104, seconds=1.02) == lost(memory=50, files=4, seconds=0.5) == []
+    assert lost() == lost(memory=104, seconds=1.53) == lost(memory=50, files=4, seconds=0.5) == []
     assert lost(memory=107) == ["memory"]
     assert lost(files=6) == ["open files"]
     assert lost(threads=3) == ["threads"]
-    assert lost(seconds=1.1) == ["speed"]
+    assert lost(seconds=1.6) == ["speed"]
+
+
+def test_the_end_of_a_long_command_is_watched_in_turns_with_a_fresh_one(
+    module: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    watch = module("watch")
+    works = """
+import pathlib, sys, time
+for number in range(100):
+    pathlib.Path(sys.argv[1], str(number)).touch()
+    time.sleep(0.01)
+"""
+    folders = [tmp_path / name for name in ("first", "again")]
+
+    def begin(folder: Path, program: str = works) -> Any:
+        folder.mkdir()
+        monkeypatch.setattr(watch, "COMMAND", (sys.executable, "-c", program))
+        return watch.Command([folder], lambda: len(list(folder.iterdir())), tmp_path / "log")
+
+    looks, again = watch.watched(begin(folders[0]), lambda: begin(folders[1]), 100)
+    assert looks[-1].done > 90
+    assert all(a.done <= b.done and a.time <= b.time for each in (looks, again) for a, b in pairwise(each))
+    assert len(list(folders[0].iterdir())) == 100
+    assert 10 <= again[-1].done <= len(list(folders[1].iterdir())) < 100  # ended before its end
+    with pytest.raises(RuntimeError, match="no room"):
+        watch.watched(begin(tmp_path / "failed", "raise SystemExit('no room')"), lambda: begin(tmp_path / "none"), 100)
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,20 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from material import Material, draw, make
 from outcome import Outcome
-from watch import MIB, Look, Stretch, stretch, watched
+from watch import MIB, Command, Look, Stretch, stretch, watched
 
 TIMES, QUICK = 10_000, 0
 """Steps of each training, and pictures to sample; ten times as many files are tokenised. The short selection has no
 long run."""
 GROWTH, SLOWER = 1.05, 0.97
-"""The most memory, and the least speed, of the last tenth, as a multiple of the second tenth."""
+"""The most memory, and the least speed, of the last tenth, as a multiple of the second tenth. The speed of the second
+tenth is that of the same command begun anew, in turns with the last tenth."""
 ENOUGH = 2000
 """Fewer do not show the speed, or the memory: the first tenth is the start of the program."""
 FILES, DISTINCT = 10, 300
@@ -23,12 +25,11 @@ FILES, DISTINCT = 10, 300
 
 
 class Run(NamedTuple):
-    """A long command: its name, arguments, the amount of its work, and how much of that is done."""
+    """A long command: its name, the amount of its work, and what begins it, given a suffix for what it writes."""
 
     name: str
-    arguments: Sequence[object]
     total: int
-    done: Callable[[], float]
+    begin: Callable[[str], Command]
 
 
 def run(times: int, seed: int, folder: Path) -> Iterator[Outcome]:
@@ -39,52 +40,71 @@ def run(times: int, seed: int, folder: Path) -> Iterator[Outcome]:
         return
     material = make(folder)
     for each in _runs(material, times, seed, folder):
-        looks = watched(each.arguments, each.done, folder / f"{each.name}.log")
-        yield from judged(each, looks)
+        yield from judged(each, *watched(each.begin(""), partial(each.begin, "-again"), each.total))
 
 
-def judged(run: Run, looks: Sequence[Look]) -> Iterator[Outcome]:
-    """What the looks at a command show; the figures are printed."""
+def judged(run: Run, looks: Sequence[Look], again: Sequence[Look]) -> Iterator[Outcome]:
+    """What the looks at a command show, and those at the same command begun again; the figures are printed."""
     tenth = run.total / 10
     early, late = stretch(looks, tenth, 2 * tenth), stretch(looks, 9 * tenth, run.total)
-    print(f"{run.name}: {run.total:,}: {_figures(early, tenth)}; at the end {_figures(late, tenth)}", file=sys.stderr)
-    short = "" if run.total >= ENOUGH and early.time > 0 else f"{run.total:,} are too few to measure it"
+    anew, begun = stretch(again, tenth, again[-1].done), again[-1].done - tenth
+    enough = run.total >= ENOUGH and min(anew.time, late.time, begun) > 0
+    speeds = (begun / anew.time, tenth / late.time) if enough else (0.0, 0.0)
+    figures = f"{_figures(early)}; at the end {_figures(late)}"
+    if enough:
+        figures += f"; {speeds[1]:.2f} per second, begun anew {speeds[0]:.2f}: {speeds[1] / speeds[0]:.3f}"
+    print(f"{run.name}: {run.total:,}: {figures}", file=sys.stderr)
+    short = "" if enough else f"{run.total:,} are too few to measure it"
     trials = {
         "memory": late.memory <= GROWTH * early.memory,
         "open files": late.files <= early.files,
         "threads": late.threads <= early.threads,
-        "speed": SLOWER * late.time <= early.time,
+        "speed": speeds[1] >= SLOWER * speeds[0],
     }
     for name, held in trials.items():
         skipped = short if name in ("memory", "speed") else ""
-        loss = f"{_figures(early, tenth)}; at the end {_figures(late, tenth)}"
-        yield Outcome(run.name, name, "" if held or skipped else loss, skipped)
+        yield Outcome(run.name, name, "" if held or skipped else figures, skipped)
 
 
-def _figures(part: Stretch, work: float) -> str:
-    speed = f"speed {work / part.time:.2f}" if part.time > 0 else "no time"
-    return f"{part.memory / MIB:.1f} MiB, {part.files} open files, {part.threads} threads, {speed}"
+def _figures(part: Stretch) -> str:
+    return f"{part.memory / MIB:.1f} MiB, {part.files} open files, {part.threads} threads"
 
 
 def _runs(material: Material, times: int, seed: int, folder: Path) -> Iterator[Run]:
     """The commands, in an order in which each can use the results of those before."""
     budget = ["--steps", times, "--minutes", 0, "--val-every", 0.05, "--save-every", 0.1, "--seed", seed, "-q"]
     alike = ["--disc-train-start", 0, "--disc-start", 0]  # all steps but the first ones do the same work
-    for command, settings, source, more in (
-        ("train-vqgan", material.codec_settings, material.pictures, alike),
-        ("train-prior", material.prior_settings, material.tokens, []),
-    ):
-        out = folder / f"soak-{command}"
-        arguments = [command, source, "--config", settings, "--out", out, *budget, *more]
-        yield Run(command, arguments, times, _last_step(out / "metrics.jsonl"))
-    out = folder / "soak-samples"
-    arguments = ["sample", "--ckpt", material.prior, "-n", times, "-o", out, "--seed", seed, "--device", "cpu", "-q"]
-    yield Run("sample", arguments, times, lambda: _count(out, ".png"))
+
+    def train_vqgan(suffix: str) -> Command:
+        out = folder / f"soak-train-vqgan{suffix}"
+        given = [material.pictures, "--config", material.codec_settings, "--out", out, *budget, *alike]
+        return Command(["train-vqgan", *given], _last_step(out / "metrics.jsonl"), out.with_suffix(".log"))
+
+    def train_prior(suffix: str) -> Command:
+        out = folder / f"soak-train-prior{suffix}"
+        given = [material.tokens, "--config", material.prior_settings, "--out", out, *budget]
+        return Command(["train-prior", *given], _last_step(out / "metrics.jsonl"), out.with_suffix(".log"))
+
+    def sample(suffix: str) -> Command:
+        out = folder / f"soak-samples{suffix}"
+        given = ["--ckpt", material.prior, "-o", out, "-n", times, "--seed", seed, "--device", "cpu", "-q"]
+        return Command(["sample", *given], lambda: _count(out, ".png"), out.with_suffix(".log"))
+
+    def tokenize(suffix: str) -> Command:
+        tokens = folder / f"soak{suffix}.h5"
+        parts = tokens.with_name(f"{tokens.name}.parts")
+        given = [many, "--ckpt", material.codec, "-o", tokens, "--device", "cpu", "-q"]
+
+        def done() -> float:
+            return min(256 * _count(parts, ".h5"), FILES * times)
+
+        return Command(["tokenize", *given], done, tokens.with_suffix(".log"))
+
+    yield Run("train-vqgan", times, train_vqgan)
+    yield Run("train-prior", times, train_prior)
+    yield Run("sample", times, sample)
     many = _linked(folder, FILES * times)
-    tokens = folder / "soak.h5"
-    parts = tokens.with_name(f"{tokens.name}.parts")
-    arguments = ["tokenize", many, "--ckpt", material.codec, "-o", tokens, "--device", "cpu", "-q"]
-    yield Run("tokenize", arguments, FILES * times, lambda: min(256 * _count(parts, ".h5"), FILES * times))
+    yield Run("tokenize", FILES * times, tokenize)
 
 
 def _linked(folder: Path, count: int) -> Path:

@@ -4,26 +4,21 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-import numpy as np
-
 EVERY = 0.2
 """Seconds between two looks."""
-PACED = 5
-"""Looks between two measurements of the machine's pace."""
 MIB = 2**20
+COMMAND = (sys.executable, "-m", "taming_cli")
 
 
 class Look(NamedTuple):
-    """What a command and its processes have: the processor time so far, in computations of `_pace`, work done, bytes of
-    memory, open files, threads."""
+    """What a command and its processes have: seconds of processor time so far, work done, bytes of memory, open files,
+    threads."""
 
     time: float
     done: float
@@ -33,8 +28,8 @@ class Look(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """A tenth of the work: the median of its memory, the least number of open files and threads, since some are open
-    for a moment, and its processor time, in computations of `_pace`."""
+    """A part of the work: the median of its memory, the least number of open files and threads, since some are open
+    for a moment, and its processor time in seconds."""
 
     memory: float
     files: int
@@ -42,55 +37,63 @@ class Stretch(NamedTuple):
     time: float
 
 
-def watched(arguments: Sequence[object], done: Callable[[], float], log: Path) -> list[Look]:
-    """Run a command of the tool to its end; `done` is how much of its work is done.
+class Command:
+    """A command of the tool that runs by turns, and is looked at after each. It has a single thread, since threads that
+    wait for others in a loop take processor time. `done` is how much of its work is done."""
 
-    The speed of a machine changes by a tenth and more within seconds. So the command is stopped every second, while a
-    fixed computation is timed, and its processor time is divided by that of the computation. It has a single thread,
-    since threads that wait for others in a loop take processor time.
+    def __init__(self, arguments: Sequence[object], done: Callable[[], float], log: Path) -> None:
+        self.looks: list[Look] = []
+        self._words = [*COMMAND, *map(str, arguments)]
+        self._done, self._log = done, log
+        alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with log.open("wb") as stream:
+            self._process = subprocess.Popen(self._words, stdout=stream, stderr=stream, env=alone)
+
+    def turn(self) -> bool:
+        """Let it run for `EVERY` seconds. -> Whether there was a look; False if it has ended."""
+        self._send(signal.SIGCONT)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(EVERY)
+        self._send(signal.SIGSTOP)
+        if code := self._process.poll():
+            raise RuntimeError(f"{' '.join(self._words)}: exit code {code}: {self._log.read_text()[-500:]}")
+        if code == 0 or (look := _look(self._process.pid, self._done())) is None:
+            return code is None
+        self.looks.append(look)
+        return True
+
+    def turns_until(self, done: float) -> None:
+        """Let it run until so much of its work is done, or it ends."""
+        while self.turn() and (not self.looks or self.looks[-1].done < done):
+            pass
+
+    def kill(self) -> None:
+        """End it with all its processes."""
+        self._send(signal.SIGKILL)
+        self._process.wait()
+
+    def _send(self, sign: signal.Signals) -> None:
+        with suppress(OSError):  # one of them has ended
+            for each in _family(self._process.pid):
+                os.kill(each, sign)
+
+
+def watched(command: Command, other: Callable[[], Command], total: float) -> tuple[Sequence[Look], Sequence[Look]]:
+    """Run a command to its end. -> The looks at it, and at another one that has the same work before it.
+
+    The speed of a machine changes by a tenth and more within seconds, and not alike for all computations. So the last
+    tenth of the work is compared with the second tenth of the `other`, which runs then, in turns with it.
     """
-    looks: list[Look] = []
-    command = [sys.executable, "-m", "taming_cli", *map(str, arguments)]
-    before, total, pace = 0.0, 0.0, _pace()
-    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with log.open("wb") as stream, subprocess.Popen(command, stdout=stream, stderr=stream, env=alone) as process:
-        for number in count():
-            if process.poll() is not None:
-                break
-            if (look := _look(process.pid, done())) is not None:
-                total, before = total + (look.time - before) / pace, look.time
-                looks.append(look._replace(time=total))
-            if number % PACED == 0:
-                pace = _paced(process.pid)
-            time.sleep(EVERY)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}: {log.read_text()[-500:]}")
-    return looks
-
-
-def _paced(process: int) -> float:
-    """The pace of the machine while a process and those below it are stopped."""
+    command.turns_until(0.9 * total)
+    fresh = other()
     try:
-        family = _family(process)
-        for each in family:
-            os.kill(each, signal.SIGSTOP)
-    except OSError:  # one of them has ended
-        family = []
-    pace = _pace()
-    for each in family:
-        with suppress(OSError):
-            os.kill(each, signal.SIGCONT)
-    return pace
-
-
-def _pace() -> float:
-    """Seconds of processor time that a fixed computation takes now: a loop, and products of small matrices."""
-    matrix = np.full((128, 128), 1 / 128, dtype=np.float32)
-    began = time.process_time()
-    sum(number & 7 for number in range(300_000))
-    for _ in range(150):
-        matrix = matrix @ matrix
-    return time.process_time() - began
+        fresh.turns_until(0.1 * total)
+        while command.turn():
+            fresh.turn()
+    finally:
+        fresh.kill()
+        command.kill()
+    return command.looks, fresh.looks
 
 
 def stretch(looks: Sequence[Look], start: float, stop: float) -> Stretch:
