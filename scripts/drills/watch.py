@@ -50,7 +50,7 @@ class Command:
             self._process = subprocess.Popen(self._words, stdout=stream, stderr=stream, env=alone)
 
     def turn(self) -> bool:
-        """Let it run for `EVERY` seconds. -> Whether there was a look; False if it has ended."""
+        """Let it run for `EVERY` seconds, and look at it. -> Whether it still runs."""
         self._send(signal.SIGCONT)
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(EVERY)
