@@ -176,6 +176,7 @@ def assert_same_end(one: TrainedCodec, other: TrainedCodec) -> None:
         {"perceptual": "efficientnet-lite0", "steps": 6, "val_every": 0.5},
         {"codec": {"codebook": "gumbel"}},
         {"codec": DVAE, "disc_weight": 0.0},
+        {"codec": {"patch_size": 2, "shortcut": True}, "accumulate": 2},
         {"codec": VQ_VAE_2},
         {"codec": VQ_VAE_2, "quantizer": "vq", "disc_weight": 0.0, "accumulate": 2},
         {
@@ -187,7 +188,7 @@ def assert_same_end(one: TrainedCodec, other: TrainedCodec) -> None:
             "disc_augment": ("colour", "translation", "cutout"),
         },
     ],
-    ids=["ema", "vq", "perceptual", "gumbel", "dvae", "vq-vae-2", "vq-vae-2-vq", "elements"],
+    ids=["ema", "vq", "perceptual", "gumbel", "dvae", "patches-shortcut", "vq-vae-2", "vq-vae-2-vq", "elements"],
 )
 def test_a_stopped_and_resumed_training_ends_bit_for_bit_like_an_undisturbed_one(
     changes: dict[str, Any], run: Callable[..., TrainedCodec], first: TrainedCodec, monkeypatch: pytest.MonkeyPatch
@@ -892,13 +893,17 @@ def test_pictures_that_cannot_be_read_are_reported(pictures: Path, tmp_path: Pat
 def test_what_varies_less_in_the_input_starts_as_strong(run: Callable[..., TrainedCodec], tmp_path: Path) -> None:
     untouched = replace(TRAIN, steps=1, learning_rate=0.0, disc_weight=0.0)
 
-    def first_layer(trained: TrainedCodec) -> Tensor:
-        return codec_from(load_model(trained.last, "taming-codec"), "").encoder.conv_in.weight.detach()
+    def first_layer(trained: TrainedCodec, name: str = "conv_in") -> Tensor:
+        return codec_from(load_model(trained.last, "taming-codec"), "").encoder.get_parameter(f"{name}.weight").detach()
 
-    pictures = first_layer(run("pictures", train=untouched))
-    brightness = pictures.sum(1).square().mean() / 3  # along (1, 1, 1), of length 1
-    colour = (pictures[:, 0] - pictures[:, 2]).square().mean() / 2  # along (1, 0, -1)
-    assert 3 < (colour / brightness).sqrt() < 5.3
+    wide = replace(CODEC, ch=64, patch_size=2, ch_mult=CODEC.ch_mult[1:], shortcut=True)
+    of_patches = run("patches", train=untouched, codec=wide)
+    patches, shortcut = first_layer(of_patches).unflatten(1, (3, 4)), first_layer(of_patches, "shortcut").flatten(1)
+    torch.testing.assert_close(shortcut @ shortcut.T, torch.eye(len(shortcut)))
+    for pictures in (first_layer(run("pictures", train=untouched)), *patches.unbind(2)):  # each pixel of a patch
+        brightness = pictures.sum(1).square().mean() / 3  # along (1, 1, 1), of length 1
+        colour = (pictures[:, 0] - pictures[:, 2]).square().mean() / 2  # along (1, 0, -1)
+        assert 3 < (colour / brightness).sqrt() < 5.3
 
     for number in range(4):
         labels = np.random.default_rng(number).integers(0, 5, (36, 44), dtype=np.uint8)
@@ -908,11 +913,12 @@ def test_what_varies_less_in_the_input_starts_as_strong(run: Callable[..., Train
     maps = replace(untouched, kind="segmentation", labels=5)
     trained = fit(
         [path.parent],
-        codec=CODEC,
+        codec=replace(CODEC, shortcut=True),
         discriminator=DISCRIMINATOR,
         train=maps,
         place=Place(name="maps", root=tmp_path / "r"),
     )
-    one_hot = first_layer(trained)
+    one_hot, shortcut = first_layer(trained), first_layer(trained, "shortcut").flatten(1)
+    torch.testing.assert_close(shortcut @ shortcut.T, 5 * torch.eye(len(shortcut)))
     assert one_hot.shape[1] == 5
     assert 9 * one_hot.square().mean() == pytest.approx(1 / 3, rel=0.1)  # as torch's initialisation for one channel

@@ -199,6 +199,8 @@ def test_every_setting_has_a_default_that_passes_its_own_checks_and_a_help_text(
         (lambda: CodecConfig(ch_mult=()), "ch_mult"),
         (lambda: CodecConfig(decoder_ch=36), "decoder_ch is 36; .* must be a multiple of norm_groups, 8"),
         (lambda: CodecConfig(network="vq-vae-2", decoder_ch=64), "decoder_ch is 64; .* must be left out"),
+        (lambda: CodecConfig(network="vq-vae-2", patch_size=2), "patch_size is 2; .* must be left out"),
+        (lambda: CodecConfig(network="vq-vae-2", shortcut=True), "shortcut is True; .* must be left out"),
         (lambda: CodecTrainConfig(steps=0, minutes=0.0), "--steps or --minutes"),
         (lambda: CodecTrainConfig(betas=(0.9,)), "0.5,0.9"),
         (lambda: CodecTrainConfig(crop_scale=(0.9, 0.4)), "crop_scale"),

@@ -463,10 +463,18 @@ def test_llamagens_codec_is_ours_with_normalised_entries(tmp_path: Path) -> None
     assert model.about["step"] == 5
 
 
-def test_a_wider_decoder_is_not_exported(tmp_path: Path) -> None:
-    file = codec_file(toy_codec(replace(PUBLISHED, decoder_ch=64)), {})
+@pytest.mark.parametrize(
+    ("config", "given"),
+    [
+        (replace(PUBLISHED, decoder_ch=64), "ch is 32 and decoder_ch 64"),
+        (replace(PUBLISHED, patch_size=2), "patch_size is 2"),
+        (replace(PUBLISHED, shortcut=True), "shortcut is True"),
+    ],
+)
+def test_a_codec_that_other_code_lacks_is_not_exported(config: CodecConfig, given: str, tmp_path: Path) -> None:
+    file = codec_file(toy_codec(config), {})
     for export in (export_checkpoint, export_folder):
-        with pytest.raises(UsageError, match=r"ch is 32 and decoder_ch 64; .* cannot be exported"):
+        with pytest.raises(UsageError, match=rf"{given}; .* cannot be exported"):
             export(file, tmp_path / "out.ckpt")
     assert not list(tmp_path.iterdir())
 

@@ -141,7 +141,7 @@ class Middle(nn.Module):
 def _level(config: CodecConfig, ch: int, index: int, blocks: int, in_channels: int) -> Level:
     """Level `index` (0 = full resolution) with `blocks` blocks, with attention if its nominal size is listed."""
     out_channels = ch * config.ch_mult[index]
-    has_attention = config.resolution // 2**index in config.attn_resolutions
+    has_attention = config.attends(index)
     widths = [in_channels] + [out_channels] * blocks
     return Level(
         [ResnetBlock(a, b, groups=config.norm_groups, dropout=config.dropout) for a, b in pairwise(widths)],
@@ -150,11 +150,17 @@ def _level(config: CodecConfig, ch: int, index: int, blocks: int, in_channels: i
 
 
 class Encoder(nn.Module):
-    """Pictures to the continuous latent: (B, in_channels, f h, f w) -> (B, z_channels, h, w)."""
+    """Pictures to the continuous latent: (B, in_channels, f h, f w) -> (B, z_channels, h, w).
+
+    `shortcut`, where the config asks for it, maps the pixels of each cell, in the order of `F.pixel_unshuffle`, to a
+    vector that is added. It keeps the colours, which each normalisation changes, and a linear map of pixels is learned
+    in few steps. Chen et al. 2024 (DC-AE) add such maps, without weights, wherever the resolution changes.
+    """
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(config.in_channels, config.ch, 3, padding=1)
+        self.patch_size = config.patch_size
+        self.conv_in = nn.Conv2d(config.in_channels * config.patch_size**2, config.ch, 3, padding=1)
         channels = config.ch
         levels = []
         for index, multiple in enumerate(config.ch_mult):
@@ -167,15 +173,27 @@ class Encoder(nn.Module):
         self.mid = Middle(channels, groups=config.norm_groups, dropout=config.dropout)
         self.norm_out = _norm(channels, config.norm_groups)
         self.conv_out = nn.Conv2d(channels, config.z_channels, 3, padding=1)
+        self.downsample_factor = config.downsample_factor
+        pixels = config.in_channels * config.downsample_factor**2
+        self.shortcut = nn.Conv2d(pixels, config.z_channels, 1) if config.shortcut else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, f h, f w) in [-1, 1] -> (B, z_channels, h, w)."""
-        h = self.conv_in(x)
+        h = self.read(x)
         for level in self.down:
             h = level(h)
         h = self.mid(h)
-        z: Tensor = self.conv_out(F.silu(self.norm_out(h)))
-        return z
+        return self.add_shortcut(self.conv_out(F.silu(self.norm_out(h))), x)
+
+    def add_shortcut(self, z: Tensor, x: Tensor) -> Tensor:
+        """The network's output z (B, z_channels, h, w), and that of the shortcut for its pixels, the input x (B,
+        in_channels, f h, f w) -> their sum, or z where there is none."""
+        return z if self.shortcut is None else z + self.shortcut(F.pixel_unshuffle(x, self.downsample_factor))
+
+    def read(self, x: Tensor) -> Tensor:
+        """(B, in_channels, p H, p W), with patches of p x p pixels -> (B, ch, H, W), the first level's input."""
+        h: Tensor = self.conv_in(F.pixel_unshuffle(x, self.patch_size))
+        return h
 
 
 class Decoder(nn.Module):
@@ -199,15 +217,19 @@ class Decoder(nn.Module):
             levels.insert(0, level)
         self.up = nn.ModuleList(levels)
         self.norm_out = _norm(channels, config.norm_groups)
-        self.conv_out = nn.Conv2d(channels, config.out_ch, 3, padding=1)
+        self.patch_size = config.patch_size
+        self.conv_out = nn.Conv2d(channels, config.out_ch * config.patch_size**2, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, z_channels, h, w) -> (B, out_ch, f h, f w), about [-1, 1]."""
-        x: Tensor = self.conv_out(self.features(z))
-        return x
+        return self.write(self.features(z))
+
+    def write(self, h: Tensor) -> Tensor:
+        """(B, channels, H, W), as of `features` -> (B, out_ch, p H, p W), with patches of p x p pixels."""
+        return F.pixel_shuffle(self.conv_out(h), self.patch_size)
 
     def features(self, z: Tensor) -> Tensor:
-        """(B, z_channels, h, w) -> (B, channels, f h, f w): the input of the last convolution."""
+        """(B, z_channels, h, w) -> (B, channels, f h / p, f w / p): the input of the last convolution."""
         h = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             h = level(h)

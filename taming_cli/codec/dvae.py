@@ -118,7 +118,11 @@ class DVAEDecoder(nn.Module):
         return F.relu(h)
 
     def pictures(self, h: Tensor) -> Tensor:
-        """(B, ch, H, W) -> (B, out_ch, H, W): the last convolution gives location and logarithm of the scale of each
-        value's logit, and the picture is at the location."""
-        location: Tensor = self.conv_out(h).chunk(2, dim=1)[0]
+        """(B, ch, H, W) -> (B, out_ch, H, W): the picture is at the locations."""
+        location = self.write(h).chunk(2, dim=1)[0]
         return ((location.float().sigmoid() - 0.5) * (2 / SHRINK)).clamp(-1, 1)
+
+    def write(self, h: Tensor) -> Tensor:
+        """(B, ch, H, W) -> (B, 2 out_ch, H, W): location and logarithm of the scale of each value's logit."""
+        x: Tensor = self.conv_out(h)
+        return x

@@ -143,6 +143,9 @@ def first_codec(setup: Setup) -> VQGAN:
         codec = VQGAN(config)
         if isinstance(codec.encoder, Encoder):
             _whiten(codec.encoder.conv_in.weight, setup.content)
+            if codec.encoder.shortcut is not None:  # of one-hot channels, one is 1: as in `_whiten`
+                gain = setup.content.channels**0.5 if setup.content.categorical else 1.0
+                nn.init.orthogonal_(codec.encoder.shortcut.weight, gain)
         if train.quantizer == "simvq":
             nn.init.normal_(codec.entries(), std=config.codebook_dim**-0.5)
         if setup.pixels is not None:
@@ -364,13 +367,15 @@ def _size(item: Item) -> bytes:
 
 @torch.no_grad()
 def _whiten(weight: Tensor, content: Content) -> None:
-    """Scale the first layer's initial weights, (ch, C, 3, 3), as if all channels of its input had the same variance.
+    """Scale the first layer's initial weights, (ch, C n, 3, 3), as if all channels of its input had the same variance.
+    n is the number of pixels of a patch.
 
     Of one-hot channels one is 1 and the others 0, so their weighted sum is sqrt(C) times smaller than the
     initialisation assumes. The colours of pictures vary several times less than their brightness. A signal that starts
     small is lost among the residual branches and is learned late.
     """
+    colours = weight.view(len(weight), content.channels, -1, *weight.shape[2:])
     if content.categorical:
-        weight.mul_(content.channels**0.5)
+        colours.mul_(content.channels**0.5)
     elif content.kind == "image":
-        weight.copy_(_COLOUR * weight + (1 - _COLOUR) * weight.mean(1, keepdim=True))
+        colours.copy_(_COLOUR * colours + (1 - _COLOUR) * colours.mean(1, keepdim=True))

@@ -61,7 +61,7 @@ class Reconstructor(nn.Module):
             assert not isinstance(codec.decoder, nn.Identity)
             features = codec.decoder.features(codec.post_quant_conv(z))
         with full_precision(x.device):
-            return codec.decoder.conv_out(features.float()), quantized
+            return codec.decoder.write(features.float()), quantized
 
 
 class RealAndFake(nn.Module):

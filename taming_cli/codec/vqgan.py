@@ -25,7 +25,7 @@ from taming_cli.runtime.stored import Stored
 OneLevel = Quantizer | GumbelQuantizer | FSQ | LFQ
 """The quantizer of one level of codes."""
 _DECODER = ("decoder.", "post_quant_conv.")
-_LATER = ("codebook", "network", "n_res_channel", "fsq_levels", "fsq_bound", "decoder_ch")
+_LATER = ("codebook", "network", "n_res_channel", "fsq_levels", "fsq_bound", "decoder_ch", "patch_size", "shortcut")
 """Fields of the architecture that did not exist when the hash was defined."""
 
 

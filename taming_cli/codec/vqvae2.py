@@ -127,6 +127,11 @@ class VQVAE2Decoder(LevelDecoder):
         h: Tensor = self.blocks[:-1](self.joined(z))
         return h
 
+    def write(self, h: Tensor) -> Tensor:
+        """(B, ch / 2, 2 h, 2 w), as of `features` -> (B, out_ch, 4 h, 4 w)."""
+        x: Tensor = self.conv_out(h)
+        return x
+
     def joined(self, z: Tensor) -> Tensor:
         """(B, 2 D, h, w) -> (B, 2 D, h, w), with the top level upsampled by a convolution."""
         top, bottom = z.chunk(2, dim=1)

@@ -26,7 +26,18 @@ class CodecConfig:
     ch: int = option(32, "Channels at full resolution; a multiple of --norm-groups.", low=1, high=2**16)
     decoder_ch: int = option(0, "Channels of the decoder at full resolution; 0: as --ch.", low=0, high=2**16)
     ch_mult: tuple[int, ...] = option(
-        (1, 1, 2, 4), "Channel multiplier of each level; n levels downsample by f = 2^(n-1).", low=1, high=2**10
+        (1, 1, 2, 4), "Channel multiplier of each level; n levels downsample by 2^(n-1).", low=1, high=2**10
+    )
+    patch_size: int = option(
+        1,
+        "Side of the squares of pixels that the first layer reads, and the last one writes, as channels. It multiplies "
+        "f, and saves the computation at full resolution.",
+        low=1,
+        high=64,
+    )
+    shortcut: bool = option(
+        False,
+        "Add a linear map from the pixels of a cell to its vector beside the encoder: colours are learned sooner.",
     )
     num_res_blocks: int = option(1, "Residual blocks per level; the decoder has one more.", low=1, high=2**10)
     n_res_channel: int = option(
@@ -38,7 +49,9 @@ class CodecConfig:
         low=1,
     )
     attn_resolutions: tuple[int, ...] = option(
-        (16,), "Nominal sizes of the levels with attention: --resolution divided by 1, 2, 4 and so on.", low=1
+        (16,),
+        "Nominal sizes of the levels with attention: --resolution divided by --patch-size times 1, 2, 4 and so on.",
+        low=1,
     )
     z_channels: int = option(64, "Channels between encoder and quantizer.", low=1, high=2**16)
     resolution: int = option(128, "Nominal side of a picture, which determines the levels with attention.", low=1)
@@ -81,6 +94,9 @@ class CodecConfig:
         if self.decoder_ch % self.norm_groups or (self.decoder_ch and self.network != "vqgan"):
             needed = f"a multiple of norm_groups, {self.norm_groups}" if self.network == "vqgan" else "left out"
             raise UsageError(f"decoder_ch is {self.decoder_ch}; with network {self.network!r}, it must be {needed}")
+        if self.network != "vqgan" and (self.patch_size > 1 or self.shortcut):
+            given = "shortcut is True" if self.shortcut else f"patch_size is {self.patch_size}"
+            raise UsageError(f"{given}; with network {self.network!r}, it must be left out")
         self._check_codebook()
 
     def _check_dvae(self) -> None:
@@ -126,6 +142,10 @@ class CodecConfig:
         """Channels of the decoder at full resolution."""
         return self.decoder_ch or self.ch
 
+    def attends(self, level: int) -> bool:
+        """Whether a level of resolution, 0 the highest, has attention."""
+        return self.resolution // (self.patch_size * 2**level) in self.attn_resolutions
+
     @property
     def levels(self) -> int:
         """Levels of codes, each with a codebook of `codebook_size` entries: 1, or 2 for a VQ-VAE-2, whose top level has
@@ -135,7 +155,7 @@ class CodecConfig:
     @property
     def downsample_factor(self) -> int:
         """f: pixels per code along one side; of two levels, those of the bottom one."""
-        return 4 if self.network == "vq-vae-2" else int(2 ** (len(self.ch_mult) - 1))
+        return 4 if self.network == "vq-vae-2" else int(self.patch_size * 2 ** (len(self.ch_mult) - 1))
 
     @property
     def multiple(self) -> int:

@@ -67,7 +67,7 @@ def export_folder(model: ModelFile, folder: Path) -> Path:
         raise UsageError(f"ch_mult starts with {config.ch_mult[0]}; a VQModel requires 1")
     own = {name: tensor for name, tensor in model.tensors.items() if not name.startswith("extra.")}
     tensors = with_entries(config, own)
-    attended = [config.resolution // 2**level in config.attn_resolutions for level in range(len(config.ch_mult))]
+    attended = [config.attends(level) for level in range(len(config.ch_mult))]
     widths = [config.ch * multiple for multiple in config.ch_mult]
     written = {
         "_class_name": "VQModel",

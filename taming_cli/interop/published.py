@@ -36,11 +36,16 @@ class CodecParts(NamedTuple):
 
 def with_entries(config: CodecConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A codec's tensors with the codebook as other code compares it: entries of a normalised codebook have norm 1, and
-    those of an LFQ are listed. UsageError for an FSQ, which bounds its channels first, and for a wider decoder."""
+    those of an LFQ are listed. UsageError for an FSQ, which bounds its channels first, for a wider decoder,
+    patches or a shortcut."""
     entries, listed = "quantize.embedding.weight", dict(tensors)
     if config.decoder_channels != config.ch:
         given = f"ch is {config.ch} and decoder_ch {config.decoder_ch}"
         raise UsageError(f"{given}; other code has one width for encoder and decoder, so it cannot be exported")
+    if config.patch_size > 1:
+        raise UsageError(f"patch_size is {config.patch_size}; other code reads single pixels, so it cannot be exported")
+    if config.shortcut:
+        raise UsageError("shortcut is True; other code has no such map, so it cannot be exported")
     if config.codebook == "fsq":
         raise UsageError("codebook is 'fsq', whose bounded channels other code does not have; it cannot be exported")
     if config.codebook == "lfq":

@@ -53,10 +53,14 @@ def stages(codec: VQGAN) -> list[Stage]:
         x: Tensor = decoder.conv_in(codec.post_quant_conv(codec.quantize.lookup(codes[:, 0])))
         return x
 
-    f = config.downsample_factor
-    result = [Stage([GlobalNorm(decoder.norm_out, F.silu), local(decoder.conv_out)], 1, f, f, config.decoder_channels)]
+    f, inner = config.downsample_factor, config.downsample_factor // config.patch_size
+    per_pixel = max(config.out_ch, -(-config.decoder_channels // config.patch_size**2))
+    result = [
+        Stage([local(decoder.write)], 1, inner, f, per_pixel),
+        Stage([GlobalNorm(decoder.norm_out, F.silu)], 1, inner, inner, config.decoder_channels),
+    ]
     for index, level in enumerate(levels):
-        after = f // 2**index
+        after = inner // 2**index
         blocks = level_operations(level, _pick)
         channels = config.decoder_channels * max(config.ch_mult[index : index + 2])
         needed = result[-1].margin + 2 * len(level.block)

@@ -64,7 +64,8 @@ class Pass(NamedTuple):
 
 
 def stages(codec: VQGAN, to_input: ToInput) -> list[Stage]:
-    """The codec's encoder and quantizer, from what `to_input` takes, (B, c, f h, f w), to codes (B, 1, h, w).
+    """The codec's encoder and quantizer, from what `to_input` takes, (B, c, f h, f w), to codes (B, 1, h, w). With a
+    shortcut, they end before it, with the network's output (B, z_channels, h, w), which `_quantized` takes.
 
     The margin of each stage is its own reach: one pixel for each 3 x 3 convolution. Downsampling reads one more pixel
     to the right and below, and another one is added so that parts begin and end at even pixels.
@@ -79,19 +80,22 @@ def stages(codec: VQGAN, to_input: ToInput) -> list[Stage]:
     assert isinstance(encoder, Encoder)
 
     def read(values: Tensor) -> Tensor:
-        x: Tensor = encoder.conv_in(to_input(values.to(device)).contiguous(memory_format=torch.channels_last))
-        return x
+        return encoder.read(to_input(values.to(device)).contiguous(memory_format=torch.channels_last))
 
     def quantize(h: Tensor) -> Tensor:
-        codes: Tensor = codec.quantize(codec.quant_conv(encoder.conv_out(h))).codes
+        z: Tensor = encoder.conv_out(h)
+        if encoder.shortcut is not None:
+            return z
+        codes: Tensor = codec.quantize(codec.quant_conv(z)).codes
         return codes[:, None]
 
-    f = config.downsample_factor
-    result = [Stage([local(read)], 1, f, f, max(config.in_channels, config.ch))]
+    f, inner = config.downsample_factor, config.downsample_factor // config.patch_size
+    per_pixel = max(config.in_channels, -(-config.ch // config.patch_size**2))
+    result = [Stage([local(read)], config.patch_size, f, inner, per_pixel, output=config.ch)]
     for index, level in enumerate(encoder.down):
         assert isinstance(level, Level)
         blocks = level_operations(level, _pick)
-        before, reach = f // 2**index, 2 * config.num_res_blocks
+        before, reach = inner // 2**index, 2 * config.num_res_blocks
         channels = config.ch * max(config.ch_mult[max(0, index - 1) : index + 1])
         if level.downsample is not None:
             result.append(Stage([*blocks, local(level.downsample)], reach + 2, before, before // 2, channels))
@@ -137,7 +141,21 @@ def encode(codec: VQGAN, picture: Tensor, to_input: ToInput, budget: int) -> Ten
     whole = Activation(picture, size, f)
     for one in passes(stages(codec, to_input), size, budget):
         whole = Activation(_run(one, whole), size, one.stages[-1].after)
+    if isinstance(codec.encoder, Encoder) and codec.encoder.shortcut is not None:
+        return _quantized(codec, codec.encoder, whole.x, picture, to_input)
     return whole.x[:, 0]
+
+
+def _quantized(codec: VQGAN, encoder: Encoder, z: Tensor, picture: Tensor, to_input: ToInput) -> Tensor:
+    """The output of the encoder's network (1, z_channels, h, w), and the picture (1, c, f h, f w) that its shortcut
+    reads -> codes (1, h, w). One row after another, since a shortcut reads many channels."""
+    f = codec.config.downsample_factor
+    rows = zip(torch.split(z, 1, dim=2), torch.split(picture, f, dim=2), strict=True)
+    codes = [
+        codec.quantize(codec.quant_conv(encoder.add_shortcut(h, to_input(pixels.to(codec.device))))).codes
+        for h, pixels in rows
+    ]
+    return torch.cat(codes, dim=1)
 
 
 def _run(one: Pass, whole: Activation) -> Tensor:
