@@ -47,7 +47,8 @@ def judged(run: Run, looks: Sequence[Look], again: Sequence[Look]) -> Iterator[O
     """What the looks at a command show, and those at the same command begun again; the figures are printed."""
     tenth = run.total / 10
     early, late = stretch(looks, tenth, 2 * tenth), stretch(looks, 9 * tenth, run.total)
-    anew, begun = stretch(again, tenth, again[-1].done), again[-1].done - tenth
+    reached = min(2 * tenth, again[-1].done)
+    anew, begun = stretch(again, tenth, reached), reached - tenth
     enough = run.total >= ENOUGH and min(anew.time, late.time, begun) > 0
     speeds = (begun / anew.time, tenth / late.time) if enough else (0.0, 0.0)
     figures = f"{_figures(early)}; at the end {_figures(late)}"
