@@ -84,15 +84,16 @@ def watched(command: Command, other: Callable[[], Command], total: float) -> tup
     The speed of a machine changes by a tenth and more within seconds, and not alike for all computations. So the last
     tenth of the work is compared with the second tenth of the `other`, which runs then, in turns with it.
     """
-    command.turns_until(0.9 * total)
-    fresh = other()
+    begun = [command]
     try:
+        command.turns_until(0.9 * total)
+        begun.append(fresh := other())
         fresh.turns_until(0.1 * total)
         while command.turn():
             fresh.turn()
-    finally:
-        fresh.kill()
-        command.kill()
+    finally:  # a command that is stopped between its turns would stay
+        for each in begun:
+            each.kill()
     return command.looks, fresh.looks
 
 
