@@ -9,11 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from taming_cli.codec.autoencoder import Encoder
 from taming_cli.codec.estimate import check_memory
+from taming_cli.codec.initial import suit
 from taming_cli.codec.locate import content_in
 from taming_cli.codec.palette import first_colours, palette_pixels
 from taming_cli.codec.vqgan import VQGAN, codec_from
@@ -38,7 +37,6 @@ from taming_cli.runtime.run.folder import absolute, read_settings
 from taming_cli.runtime.weights import sha256
 
 _log = logging.getLogger(__name__)
-_COLOUR = 4.0  # in photographs, brightness varies 3 and 8 times as much as the two directions of colour
 _GRIDS = ("fsq", "lfq")
 _FSQ_LEVELS = ((8, 6, 5), (8, 5, 5, 5), (7, 5, 5, 5, 5), (8, 8, 8, 6, 5), (8, 8, 8, 5, 5, 5))
 """For about 2^8, 2^10, 2^12, 2^14 and 2^16 codes (Mentzer et al. 2023, table 1)."""
@@ -141,11 +139,7 @@ def first_codec(setup: Setup) -> VQGAN:
         if train.train == "decoder":
             raise UsageError("--train decoder trains the decoder of a finished codec; name it with --init FILE")
         codec = VQGAN(config)
-        if isinstance(codec.encoder, Encoder):
-            _whiten(codec.encoder.conv_in.weight, setup.content)
-            if codec.encoder.shortcut is not None:  # of one-hot channels, one is 1: as in `_whiten`
-                gain = setup.content.channels**0.5 if setup.content.categorical else 1.0
-                nn.init.orthogonal_(codec.encoder.shortcut.weight, gain)
+        suit(codec, setup.content)
         if train.quantizer == "simvq":
             nn.init.normal_(codec.entries(), std=config.codebook_dim**-0.5)
         if setup.pixels is not None:
@@ -363,19 +357,3 @@ def _size(item: Item) -> bytes:
         return b"%d" % item.size()
     except BadImageError:
         return b"-1"
-
-
-@torch.no_grad()
-def _whiten(weight: Tensor, content: Content) -> None:
-    """Scale the first layer's initial weights, (ch, C n, 3, 3), as if all channels of its input had the same variance.
-    n is the number of pixels of a patch.
-
-    Of one-hot channels one is 1 and the others 0, so their weighted sum is sqrt(C) times smaller than the
-    initialisation assumes. The colours of pictures vary several times less than their brightness. A signal that starts
-    small is lost among the residual branches and is learned late.
-    """
-    colours = weight.view(len(weight), content.channels, -1, *weight.shape[2:])
-    if content.categorical:
-        colours.mul_(content.channels**0.5)
-    elif content.kind == "image":
-        colours.copy_(_COLOUR * colours + (1 - _COLOUR) * colours.mean(1, keepdim=True))
