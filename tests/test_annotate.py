@@ -390,7 +390,7 @@ def test_codecs_train_on_the_maps_and_tokenize_takes_them(
         picture(photos / "more" / f"{number}.jpg", (64, 48), 20 + number)
     annotate([photos], tmp_path / "edges", EdgesConfig())
     annotate([photos], tmp_path / "segmentation", SEGMENTATION, weights=files[0])
-    toy = "--ch 32 --ch-mult 1,1 --num-res-blocks 1 --z-channels 4 --resolution 32 --codebook-size 16 --codebook-dim 4"
+    toy = "--ch 32 --ch-mult 1 --num-res-blocks 1 --z-channels 4 --resolution 32 --codebook-size 16 --codebook-dim 4"
     toy += " --size 32x32 --batch-size 2 --steps 2 --perceptual none --precision fp32 --device cpu --workers 0"
     codecs = {}
     for kind, more in (("edges", ""), ("segmentation", "--labels 21"), ("image", "--disc-weight 0")):

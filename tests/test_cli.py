@@ -36,7 +36,7 @@ from taming_cli.runtime.checkpoint import load_model, read_header
 from tests.processes import python
 
 CODEC = shlex.split(
-    "--ch 32 --ch-mult 1,1 --num-res-blocks 1 --z-channels 4 --resolution 32 --codebook-size 16 --codebook-dim 4 "
+    "--ch 32 --ch-mult 1 --num-res-blocks 1 --z-channels 4 --resolution 32 --codebook-size 16 --codebook-dim 4 "
     "--disc-ndf 4 --size 32x32 --batch-size 2 --perceptual none --precision fp32 --device cpu --minutes 0 "
     "--val-every 0.5 --workers 0 --seed 1"
 )

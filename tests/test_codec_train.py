@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from taming_cli.codec import losses
 from taming_cli.codec import train as training
@@ -888,6 +889,17 @@ def test_pictures_that_cannot_be_read_are_reported(pictures: Path, tmp_path: Pat
     place = Place(out=tmp_path / "run")
     done = fit([tmp_path / "in"], codec=CODEC, discriminator=DISCRIMINATOR, train=TRAIN, place=place)
     assert list(done.skipped) == ["even/bad.png"]
+
+
+def test_the_pixels_of_a_patch_start_alike(run: Callable[..., TrainedCodec]) -> None:
+    untouched = replace(TRAIN, steps=1, learning_rate=0.0, disc_weight=0.0)
+    done = run("patches", train=untouched, codec=replace(CODEC, patch_size=2, ch_mult=CODEC.ch_mult[1:]))
+    codec = codec_from(load_model(done.last, "taming-codec"), "")
+    with torch.inference_mode():
+        x = codec.decode(torch.arange(16).view(1, 4, 4))
+    torch.testing.assert_close(x, F.interpolate(x[..., ::2, ::2], scale_factor=2))
+    assert x[0, :, ::2, ::2].flatten(1).std(1).min() > 0  # of each channel: patches and channels differ
+    assert x[0].std(0).min() > 0
 
 
 def test_what_varies_less_in_the_input_starts_as_strong(run: Callable[..., TrainedCodec], tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_a_codec_of_maps_continues_from_its_file_and_not_as_another_kind(
 def test_the_command_trains_on_maps_by_kind_alone(scenes: Path, tmp_path: Path, capsys: Any) -> None:
     line = [
         *("train-vqgan", str(scenes / "segmentation"), "--kind", "segmentation", "--steps", "2", "--size", "32x32"),
-        *("--ch", "8", "--ch-mult", "1,1", "--attn-resolutions", "8", "-o", str(tmp_path / "run"), "--json"),
+        *("--ch", "8", "--ch-mult", "1", "--attn-resolutions", "8", "-o", str(tmp_path / "run"), "--json"),
     ]
     assert main(line) == 0
     assert "accuracy" in json.loads(capsys.readouterr().out)

@@ -20,7 +20,7 @@ from taming_cli.errors import UsageError
 from taming_cli.runtime.checkpoint import read_header
 
 TINY = shlex.split(
-    "--kind segmentation --ch 8 --ch-mult 1,1 --num-res-blocks 1 --norm-groups 2 --z-channels 4 --codebook-size 16 "
+    "--kind segmentation --ch 8 --ch-mult 1 --num-res-blocks 1 --norm-groups 2 --z-channels 4 --codebook-size 16 "
     "--size 16x16 --batch-size 2 --steps 1 --minutes 0 --device cpu --precision fp32"
 )
 

@@ -279,7 +279,7 @@ def test_a_codec_of_depth_records_in_its_file_how_its_maps_are_read(tmp_path: Pa
         Image.fromarray(RNG.integers(0, 256, (24, 24, 3), np.uint8)).save(tmp_path / f"photos/{number}.png")
     run = tmp_path / "run"
     tiny = shlex.split(
-        "--ch 8 --ch-mult 1,1 --num-res-blocks 1 --norm-groups 2 --z-channels 4 --codebook-size 16 --size 16x16 "
+        "--ch 8 --ch-mult 1 --num-res-blocks 1 --norm-groups 2 --z-channels 4 --codebook-size 16 --size 16x16 "
         "--batch-size 2 --steps 1 --minutes 0 --device cpu --precision fp32"
     )
     how = ["--missing", "0,nan", "--depth-range", "2,98"]

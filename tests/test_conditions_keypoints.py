@@ -314,7 +314,7 @@ def test_one_of_many_keypoint_pictures_is_selected_by_name(tmp_path: Path, codec
 def test_the_shared_keypoints_train_a_codec(shared: Path, tmp_path: Path) -> None:
     cases = shared / "cases"
     tiny = (
-        "--kind pose --ch 8 --ch-mult 1,1 --num-res-blocks 1 --norm-groups 2 --z-channels 4 --codebook-size 16 "
+        "--kind pose --ch 8 --ch-mult 1 --num-res-blocks 1 --norm-groups 2 --z-channels 4 --codebook-size 16 "
         "--size 32x32 --batch-size 2 --steps 1 --minutes 0 --device cpu --precision fp32"
     )
     for name in ("openpose-keypoints", "coco-one-file/person_keypoints_val.json"):

@@ -33,7 +33,7 @@ from tests.test_token_writer import assert_equal_datasets
 
 # Small, and with everything on that processes have to agree on.
 CODEC = shlex.split(
-    "--ch 32 --ch-mult 1,1 --num-res-blocks 1 --z-channels 4 --resolution 32 --codebook-size 64 --codebook-dim 4 "
+    "--ch 32 --ch-mult 1 --num-res-blocks 1 --z-channels 4 --resolution 32 --codebook-size 64 --codebook-dim 4 "
     "--disc-ndf 4 --size 32x32 --batch-size 4 --perceptual none --precision fp32 --device cpu --minutes 0 "
     "--val-every 0.5 --workers 0 --seed 1 --disc-train-start 0.1 --disc-start 0.2 --disc-ramp 0.1 --revive 0.5"
 )

@@ -32,7 +32,7 @@ PICTURES = 520  # three shards
 TINY = CodecConfig(ch=32, ch_mult=(1, 1), attn_resolutions=(), z_channels=4, codebook_size=16, codebook_dim=4)
 COMMON = shlex.split("--steps 12 --minutes 0 --precision fp32 --device cpu --val-every 0.25 --snapshots --seed 1")
 CODEC = COMMON + shlex.split(
-    "--ch 32 --ch-mult 1,1 --z-channels 4 --codebook-size 16 --codebook-dim 4 --disc-ndf 4 --size 32x32 --batch-size 2 "
+    "--ch 32 --ch-mult 1 --z-channels 4 --codebook-size 16 --codebook-dim 4 --disc-ndf 4 --size 32x32 --batch-size 2 "
     "--perceptual none --disc-train-start 0.3 --disc-start 0.5 --quantizer ema"
 )
 PRIOR = COMMON + shlex.split("--n-layer 1 --n-head 2 --n-embd 16 --batch-size 4 --samples 1 --dropout 0.2")

@@ -290,15 +290,16 @@ def test_parts_of_a_picture_are_those_of_the_whole() -> None:
     assert are_nearest(whole.numpy().ravel(), picture[0].flatten(1).T.numpy(), colours.numpy())
 
 
-@pytest.mark.parametrize(("ch_mult", "f"), [("1", 1), ("1,2", 2), ("1,2,2", 4)])
-def test_the_multipliers_of_the_levels_set_f(
-    ch_mult: str, f: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("patch_size", "ch_mult", "f"), [(1, "1", 1), (1, "1,2", 2), (2, "1,2", 4)])
+def test_patch_and_multipliers_of_the_levels_set_f(
+    patch_size: int, ch_mult: str, f: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     folder_of_pictures(tmp_path / "pictures", 3, seed=1, size=(24, 16))
     small = ("--ch", "8", "--z-channels", "8", "--size", "24x16", "--batch-size", "2", "--perceptual", "none")
     short = ("--disc-ndf", "4", "--steps", "1", "--minutes", "0", "--out", "run")
-    assert main(["train-vqgan", "pictures", "--preset", "tiny", "--ch-mult", ch_mult, *small, *short]) == 0
+    levels = ("--patch-size", str(patch_size), "--ch-mult", ch_mult)
+    assert main(["train-vqgan", "pictures", "--preset", "tiny", *levels, *small, *short]) == 0
     assert main(["tokenize", "pictures", "--ckpt", "run", "-o", "t.h5"]) == 0
     with TokenFile(Path("t.h5")) as file:
         assert file.codes(slice(None)).shape[2:] == (16 // f, 24 // f)

@@ -21,7 +21,7 @@ from tests.test_cli import Said, taming
 
 COMMON = shlex.split("--steps 2 --minutes 0 --precision fp32 --device cpu --val-every 0.5 --seed 1")
 CODEC = COMMON + shlex.split(
-    "--ch 32 --ch-mult 1,1 --num-res-blocks 1 --z-channels 4 --resolution 32 --codebook-size 16 --codebook-dim 4 "
+    "--ch 32 --ch-mult 1 --num-res-blocks 1 --z-channels 4 --resolution 32 --codebook-size 16 --codebook-dim 4 "
     "--disc-ndf 4 --size 32x32 --batch-size 2 --perceptual none --workers 0 --held 0.3"
 )
 PRIOR = COMMON + shlex.split("--n-layer 1 --n-head 2 --n-embd 16 --batch-size 2 --samples 1 --held 0.3")

@@ -26,6 +26,7 @@ perceptual = "none"
 quantizer = "ema"
 [codec]
 ch = 8
+patch_size = 1
 ch_mult = [1, 2]
 norm_groups = 2
 num_res_blocks = 1

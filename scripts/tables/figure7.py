@@ -19,9 +19,9 @@ from taming_cli.sampling.pipeline import Pipeline
 
 CODECS = {
     1: ("--preset", "palette"),
-    2: ("--preset", "tiny", "--ch-mult", "1,2"),
+    2: ("--preset", "tiny", "--patch-size", "1", "--ch-mult", "1,2"),
     8: ("--preset", "tiny"),
-    16: ("--preset", "tiny", "--ch-mult", "1,1,2,2,4"),
+    16: ("--preset", "tiny", "--ch-mult", "1,2,2,4"),
 }
 """Flags of the codec for each f. The palette has a length of its own."""
 WINDOW = 16

@@ -27,10 +27,10 @@ VARIANTS = {
     "logits": "--logits-weight 0.001",
     "deferred": "--quantize-start 0.1",
     "wide-decoder": "--decoder-ch 40",
-    "shortcut": "--shortcut",
-    "patch": "--patch-size 2 --ch-mult 1,2,4",
-    "patch-shortcut": "--patch-size 2 --ch-mult 1,2,4 --shortcut",
-    "patch-shortcut-rate": "--patch-size 2 --ch-mult 1,2,4 --shortcut --learning-rate 6e-4",
+    "plain": "--patch-size 1 --ch-mult 1,1,2,4 --no-shortcut",
+    "no-patch": "--patch-size 1 --ch-mult 1,1,2,4",
+    "no-shortcut": "--no-shortcut",
+    "rate": "--learning-rate 1e-3",
 }
 """The flags of each variant by its name."""
 SHARED = ("--minutes", "--seed", "--size", "--out", "-o", "--name", "--resume")

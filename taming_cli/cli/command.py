@@ -32,12 +32,14 @@ from taming_cli.cli.help import HelpCommand, HelpGroup
 from taming_cli.cli.lifecycle import running
 from taming_cli.cli.settings import Settings
 from taming_cli.config.fields import Kind, flag_name, kinds
-from taming_cli.config.presets import CONFIGS
+from taming_cli.config.presets import CONFIGS, preset
 from taming_cli.config.ramp import Ramp
 from taming_cli.config.size import Size
 
 WIDEST_METAVAR = 20
 """Characters of choices shown as a metavar. A longer list of choices goes into the help text."""
+_OF_TINY = {**preset("tiny").codec, **preset("tiny").prior}
+"""Defaults in the help of trainings, where they are not those of the fields: the values of the preset for a CPU."""
 _SETTINGS = "settings of config classes"
 """The key of a command's `Settings` among its values; no parameter has such a name."""
 
@@ -201,9 +203,10 @@ def _with_default(annotation: Any, default: Any) -> Any:
 
 def _field_option(kind: Kind, field: Field[Any], panel: str) -> Any:
     """The option of a config field. One that takes a value is annotated with its `Kind` too, which completions read."""
-    name, help_text = flag_name(field), field.metadata["help"] + _default_text(field.default)
+    default = _OF_TINY.get(field.name, field.default)
+    name, help_text = flag_name(field), field.metadata["help"] + _default_text(default)
     if kind.base is bool:
-        negative = f"/--no-{name.removeprefix('--')}" if field.default is True else ""
+        negative = f"/--no-{name.removeprefix('--')}" if default is True else ""
         return Annotated[bool | None, o.option(name + negative, help=help_text, panel=panel)]
     choices = "|".join(kind.choices)
     if len(choices) > WIDEST_METAVAR:

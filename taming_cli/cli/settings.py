@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from taming_cli.cli.console import LOG
 from taming_cli.config.fields import to_dict
-from taming_cli.config.presets import CONFIGS, MAPS, of_scale, preset
+from taming_cli.config.presets import CONFIGS, MAPS, PLAIN_CODEC, of_scale, preset
 from taming_cli.config.resolve import Layer, Resolved, from_environment, from_file, from_flags, resolve
 from taming_cli.errors import UsageError
 
@@ -53,7 +53,8 @@ class Settings:
             layers.append(_for(classes, from_file(self.config_file, self.command)))
         if self.command in CONFIGS:
             name = self._preset()
-            layers += [_of_kind(layers), Layer(f"preset {name}", preset(name).of(self.command))]
+            values = preset(name).of(self.command)
+            layers += [_of_kind(layers), _of_network(layers, values), Layer(f"preset {name}", values)]
         return _logged(resolve(classes, layers))
 
     def _preset(self) -> str:
@@ -107,6 +108,13 @@ def _of_kind(layers: Sequence[Layer]) -> Layer:
     """The defaults that differ for a codec of condition maps."""
     kind = next((layer.values["kind"] for layer in layers if "kind" in layer.values), "image")
     return Layer(f"kind {kind}", {} if kind == "image" else MAPS)
+
+
+def _of_network(layers: Sequence[Layer], preset: Mapping[str, Any]) -> Layer:
+    """The defaults in place of a preset's values that are for one network, where another one is asked for."""
+    own = preset.get("network", "vqgan")
+    network = next((layer.values["network"] for layer in layers if "network" in layer.values), own)
+    return Layer(f"network {network}", {} if network == own else PLAIN_CODEC)
 
 
 def _default_preset() -> str:

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from taming_cli.cli import options as o
 from taming_cli.cli.console import Output
 from taming_cli.cli.formatting import figure
+from taming_cli.config.codec import CodecConfig
+from taming_cli.config.fields import from_dict, to_dict
+from taming_cli.config.prior import recorded_prior
 from taming_cli.config.resolve import Layer, flatten
 from taming_cli.errors import UsageError
 
@@ -96,13 +99,18 @@ class Start(NamedTuple):
 
 
 def architecture_of(init: str | None, group: str) -> Layer | None:
-    """The architecture recorded in the file of `--init`; the training checks that it is of the right kind."""
+    """The whole architecture in the file of `--init`, so that no preset sets what an older file does not record. The
+    training checks that it is of the right kind."""
     if init is None:
         return None
     from taming_cli.runtime.checkpoint import read_header
     from taming_cli.runtime.model_files import named
 
-    return Layer(f"init {init}", read_header(named(Path(init))).config.get(group, {}))
+    values = read_header(named(Path(init))).config.get(group)
+    if not values:
+        return Layer(f"init {init}", {})
+    config = recorded_prior(values, init) if group == "prior" else from_dict(CodecConfig, values, init)
+    return Layer(f"init {init}", to_dict(config))
 
 
 def words(values: Mapping[str, float]) -> list[str]:

@@ -1,5 +1,4 @@
-"""Presets: named sets of settings. A preset lists the settings that differ from the fields' defaults, which are those
-of `tiny`.
+"""Presets: named sets of settings. A preset lists the settings that differ from the fields' defaults.
 
 `f16-1024` and `f16-16384` are the codecs of the paper, and the prior of `f16-1024` is its 24-layer transformer (Esser,
 Rombach, Ommer 2021, appendix A, tables 6 and 8), with the corrections listed in the changelog.
@@ -111,16 +110,22 @@ _WIDE_CODEC = MappingProxyType(
     }
 )
 
+PLAIN_CODEC: Mapping[str, Any] = MappingProxyType({"patch_size": 1, "ch_mult": (1, 1, 2, 4), "shortcut": False})
+"""Values in place of a preset's for another network than its own."""
+
+_FAST_CODEC = MappingProxyType({"patch_size": 2, "ch_mult": (1, 2, 4), "shortcut": True})
+"""Nothing is computed at full resolution, and colours are learned at once; compared in `scripts/RESULTS.md`."""
+
 MAPS: Mapping[str, Any] = MappingProxyType({"perceptual": "none", "disc_weight": 0.0})
 """Values for a codec of condition maps, with every preset."""
 
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
-        "tiny": Preset(about="two CPU cores, minutes, no download; f8, 3.1 M parameters", codec={}, prior={}),
+        "tiny": Preset(about="two CPU cores, minutes, no download; f8, 3.1 M parameters", codec=_FAST_CODEC, prior={}),
         "scale-2": Preset(
             about="two to eight CPU cores, half an hour; f8, 7 M parameters",
-            codec={"ch": 48, "batch_size": 12, "warmup": 100, "minutes": 30.0},
+            codec={**_FAST_CODEC, "ch": 48, "batch_size": 12, "warmup": 100, "minutes": 30.0},
             prior={
                 "n_layer": 6,
                 "n_head": 5,
@@ -132,8 +137,8 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             },
         ),
         "scale-3": Preset(
-            about="many CPU cores or a small GPU, an hour; f8, 12 M parameters",
-            codec={"ch": 64, "batch_size": 20, "warmup": 200, "minutes": 60.0, "workers": 4},
+            about="many CPU cores or a small GPU, an hour; f8, 15 M parameters",
+            codec={**_FAST_CODEC, "ch": 72, "batch_size": 18, "warmup": 200, "minutes": 60.0, "workers": 4},
             prior={
                 "n_layer": 8,
                 "n_head": 7,
@@ -146,7 +151,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         ),
         "scale-4": Preset(
             about="one GPU, an hour or two; f16 at 256 x 256, 14 M parameters",
-            codec={**_WIDE_CODEC, "num_res_blocks": 1, "batch_size": 16, "steps": 20_000, "warmup": 300},
+            codec={**_WIDE_CODEC, "num_res_blocks": 1, "batch_size": 14, "steps": 20_000, "warmup": 300},
             prior={
                 "n_layer": 10,
                 "n_head": 10,
@@ -195,7 +200,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         ),
         "vq-vae": Preset(
             about="tiny, trained as a VQ-VAE: squared error alone, without perceptual loss or discriminator",
-            codec={"l1_weight": 0.0, "l2_weight": 1.0, **MAPS},
+            codec={**_FAST_CODEC, "l1_weight": 0.0, "l2_weight": 1.0, **MAPS},
             prior={},
         ),
         "vq-vae-2": Preset(

@@ -138,18 +138,19 @@ def encode(codec: VQGAN, picture: Tensor, to_input: ToInput, budget: int) -> Ten
     """Encode one picture (1, c, f h, f w), as `to_input` takes it -> codes (1, h, w) int64, in about `budget` bytes."""
     f = codec.config.downsample_factor
     size = (picture.shape[2] // f, picture.shape[3] // f)
+    shortcut = isinstance(codec.encoder, Encoder) and codec.encoder.shortcut is not None
+    vectors = 4 * size[0] * size[1] * codec.config.z_channels if shortcut else 0  # kept until all parts are done
     whole = Activation(picture, size, f)
-    for one in passes(stages(codec, to_input), size, budget):
+    for one in passes(stages(codec, to_input), size, budget - vectors):
         whole = Activation(_run(one, whole), size, one.stages[-1].after)
-    if isinstance(codec.encoder, Encoder) and codec.encoder.shortcut is not None:
-        return _quantized(codec, codec.encoder, whole.x, picture, to_input)
-    return whole.x[:, 0]
+    return _quantized(codec, whole.x, picture, to_input) if shortcut else whole.x[:, 0]
 
 
-def _quantized(codec: VQGAN, encoder: Encoder, z: Tensor, picture: Tensor, to_input: ToInput) -> Tensor:
+def _quantized(codec: VQGAN, z: Tensor, picture: Tensor, to_input: ToInput) -> Tensor:
     """The output of the encoder's network (1, z_channels, h, w), and the picture (1, c, f h, f w) that its shortcut
     reads -> codes (1, h, w). One row after another, since a shortcut reads many channels."""
-    f = codec.config.downsample_factor
+    encoder, f = codec.encoder, codec.config.downsample_factor
+    assert isinstance(encoder, Encoder)
     rows = zip(torch.split(z, 1, dim=2), torch.split(picture, f, dim=2), strict=True)
     codes = [
         codec.quantize(codec.quant_conv(encoder.add_shortcut(h, to_input(pixels.to(codec.device))))).codes
