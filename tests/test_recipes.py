@@ -22,6 +22,7 @@ from scipy import stats
 
 from taming_cli.cli.app import main as taming
 from taming_cli.errors import UsageError
+from taming_cli.runtime.checkpoint import read_header
 from tests.tables import TABLES, load, make_small, refuse_all, run_here, set_call
 
 NAMES = ("at_once", "commands", "comparison", "held_out", "noise", "recipes", "sheet", "variants")
@@ -126,6 +127,25 @@ def test_variants_and_priors_are_compared(
         assert row["distance"] == {"mean": own["distance"], "deviation": None}
         assert row["codec"]["mean"] == own["codec"] == measured["distance"][row["variant"]][0]
     assert len(list(Path("out/samples-default-0").rglob("*.png"))) >= 3
+
+    ran = run_here(monkeypatch)  # and decoders, of the best codec that has a prior
+    assert recipes.main([*words[:-1], "1", "--priors", "1", "--prior-minutes", "2", "--decoder-minutes", "3"]) == 0
+    assert [command[0] for command in ran] == ["train-vqgan", "eval", "sample", "eval"] * 3
+    found = json.loads(Path("out/recipes.json").read_text())
+    assert [row["variant"] for row in found["decoders"]] == ["default", "plain", "near", "prior"]
+    of = min(wanted, key=lambda name: measured["distance"][name][0])
+    before, *trained = (found["measured_decoders"][row["variant"]]["0"] for row in found["decoders"])
+    assert before["distance"] == found["measured_priors"][of]["0"]["distance"]
+    assert len({row["distance"] for row in (before, *trained)}) == 4
+    hashes = {codec_hash(f"out/{name}-{of}-0") for name in ("codec", "decoder-plain", "decoder-near", "decoder-prior")}
+    assert len(hashes) == 1  # so tokens and priors stay valid
+    for command, flags in zip(ran[::4], ([], ["--perturb", "0.5"], ["--perturb", "0.5", "--prior"]), strict=True):
+        assert command[command.index("decoder") + 1 :][: len(flags)] == flags
+        assert command[command.index("--minutes") + 1] == "3"
+
+
+def codec_hash(run: str) -> str:
+    return str(read_header(Path(run) / "checkpoints/best.safetensors").about["codec_sha256"])
 
 
 def recon(run: str, capfd: pytest.CaptureFixture[str]) -> float:
@@ -265,7 +285,8 @@ def report(seeds: int, network: str | None = "efficientnet-lite0", *more: str) -
     values = {name: [row(name, seed) for seed in range(seeds)] for name in ("default", "fsq")}
     asked = recipes.read(["a", "--variants", "fsq", *more])
     parts = held_out.Parts(Path("train"), Path("held"), 0.1, (), (90, 10))
-    return comparison.table(asked, parts, comparison.Measured(range(seeds), values, {"vq": "vq-0 has failed"}), None)
+    codecs = comparison.Measured(range(seeds), values, {"vq": "vq-0 has failed"})
+    return comparison.table(asked, parts, comparison.Stages(codecs))
 
 
 def test_the_report_says_what_is_noise_and_how_it_is_known() -> None:

@@ -26,6 +26,15 @@ class Measured(NamedTuple):
         return {name: [row[key] for row in rows] for name, rows in self.values.items()}
 
 
+class Stages(NamedTuple):
+    """What is measured: codecs, priors of the best of them, and further trained decoders of one of these, `of`."""
+
+    codecs: Measured
+    priors: Measured | None = None
+    decoders: Measured | None = None
+    of: str = ""
+
+
 def measures(first: Mapping[str, Any]) -> tuple[Column, ...]:
     """What is compared of a codec, given the values of one."""
     perceptual = first["perceptual_network"]
@@ -48,8 +57,9 @@ def best_codecs(codecs: Measured, count: int) -> list[str]:
     return [name for name in means if name in best or name == DEFAULT]
 
 
-def table(request: RecipesRequest, parts: Parts, codecs: Measured, priors: Measured | None) -> Table:
+def table(request: RecipesRequest, parts: Parts, stages: Stages) -> Table:
     """The report of what is measured so far, at least one seed."""
+    codecs, priors, decoders, of = stages
     first = codecs.values[DEFAULT][0]
     columns = measures(first)
     rows = [
@@ -62,26 +72,33 @@ def table(request: RecipesRequest, parts: Parts, codecs: Measured, priors: Measu
         for name, values in codecs.values.items()
     ]
     bits = Column("bits_per_pixel", "bits/pixel", ".4f")
-    stages = [codecs] if priors is None else [codecs, priors]
-    failed = {name: why for stage in stages for name, why in stage.failed.items()}
+    trained = [stage for stage in (codecs, priors, decoders) if stage is not None]
+    failed = {name: why for stage in trained for name, why in stage.failed.items()}
     return Table(
         title="Training recipes of a codec",
         protocol=[
             *_lines(request, parts, codecs, first),
             *([] if priors is None else [_prior_line(request, priors)]),
+            *([] if decoders is None else [_decoder_line(request, decoders, of)]),
             *(f"{name} is left out: {why}." for name, why in failed.items()),
         ],
         columns=(VARIANT, Column("flags", "flags"), *columns, bits),
         rows=rows,
         sections=[
             *_section("differences", f"Differences from `{DEFAULT}`", codecs, columns),
-            *([] if priors is None else _of_priors(priors, first["metric"])),
+            *([] if priors is None else _of_samples(priors, first["metric"], "prior", "Priors")),
+            *([] if decoders is None else _of_samples(decoders, first["metric"], "decoder", f"Decoders of `{of}`")),
         ],
-        trainings=[row["training"] for stage in stages for rows in stage.values.values() for row in rows],
+        trainings=[
+            row["training"] for stage in trained for rows in stage.values.values() for row in rows if "training" in row
+        ],
         more={
             "seeds": list(codecs.seeds),
             "measured": {name: _by_seed(codecs, values) for name, values in codecs.values.items()},
-            "measured_priors": {} if priors is None else {n: _by_seed(priors, v) for n, v in priors.values.items()},
+            **{
+                f"measured_{part}": {} if stage is None else {n: _by_seed(stage, v) for n, v in stage.values.items()}
+                for part, stage in (("priors", priors), ("decoders", decoders))
+            },
             "failed": failed,
         },
     )
@@ -98,17 +115,20 @@ def _section(name: str, heading: str, measured: Measured, columns: Sequence[Colu
     return [Section(name, heading, (VARIANT, *columns), rows)] if rows else []
 
 
-def _of_priors(priors: Measured, metric: str) -> list[Section]:
+def _of_samples(measured: Measured, metric: str, part: str, heading: str) -> list[Section]:
+    """The distances of samples, by the `part` of the model that differs, and of reconstructions by the same codec."""
     of_codec = Column("codec", f"{distance_column(metric).heading} of reconstructions", ".2f")
-    of_samples = Column("distance", f"{distance_column(priors.values[DEFAULT][0]['metric']).heading} of samples", ".2f")
+    of_samples = Column(
+        "distance", f"{distance_column(measured.values[DEFAULT][0]['metric']).heading} of samples", ".2f"
+    )
     rows = [
-        {"variant": name, **{column.key: spread(priors.of(column.key)[name]) for column in (of_codec, of_samples)}}
-        for name in priors.values
+        {"variant": name, **{column.key: spread(measured.of(column.key)[name]) for column in (of_codec, of_samples)}}
+        for name in measured.values
     ]
-    heading = f"Differences of priors from that of `{DEFAULT}`"
+    differ = f"Differences of {part}s from that of `{DEFAULT}`"
     return [
-        Section("priors", "Priors", (VARIANT, of_codec, of_samples), rows),
-        *_section("prior_differences", heading, priors, (of_samples,)),
+        Section(f"{part}s", heading, (VARIANT, of_codec, of_samples), rows),
+        *_section(f"{part}_differences", differ, measured, (of_samples,)),
     ]
 
 
@@ -167,4 +187,14 @@ def _prior_line(request: RecipesRequest, priors: Measured) -> str:
         f"lowest mean distance of reconstructions as were asked for, {request.priors}. {request.samples} samples of "
         f"each are compared with the held-out pictures. Finished seeds: {len(priors.seeds)} of {request.seeds}. Noise "
         f"is judged in the same way, over these {len(priors.values)} variants."
+    )
+
+
+def _decoder_line(request: RecipesRequest, decoders: Measured, of: str) -> str:
+    return (
+        f"Decoders of `{of}` are trained for {request.decoder_minutes:g} min more with `--train decoder`: `plain` on "
+        "the codes of the pictures; `near` and `prior` with half of the codes replaced by entries near to them, or by "
+        f"what the prior puts there. `{DEFAULT}` is the decoder as it was. All decode the same {request.samples} "
+        f"samples of each seed's prior. Finished seeds: {len(decoders.seeds)} of {request.seeds}. Noise is judged in "
+        f"the same way, over these {len(decoders.values)} decoders."
     )

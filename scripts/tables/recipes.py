@@ -11,7 +11,8 @@ from typing import Any
 
 from at_once import run_all
 from commands import STOPPED, Commands, FailedError, note
-from comparison import Measured, best_codecs, table
+from comparison import Measured, Stages, best_codecs, table
+from decoders import best_with_prior, measure_decoder
 from held_out import Parts, link, split
 from PIL import Image
 from request import FREE_FEATURES, Parser, RecipesRequest
@@ -19,7 +20,7 @@ from runs import best, facts
 from sheet import Row, png
 from stage import distance, errors_and_use, reconstruction_distance, sample, tokenize, train_codec, train_prior
 from table import Table
-from variants import DEFAULT, VARIANTS, chosen
+from variants import DECODERS, DEFAULT, VARIANTS, chosen
 
 from taming_cli.config.size import Size
 from taming_cli.data.images import apply, centre_crop, read_rgb, save_png
@@ -70,6 +71,9 @@ def read(arguments: Sequence[str] | None) -> RecipesRequest:
     parser.add_argument("--priors", type=int, default=0, metavar="N", help="also train priors of the N best variants")
     parser.add_argument("--prior-minutes", type=float, metavar="M", help="time of each; default: that of a codec")
     parser.add_argument("--samples", type=int, default=200, metavar="N", help="samples of each prior")
+    parser.add_argument(
+        "--decoder-minutes", type=float, default=0, metavar="M", help="also train the best codec's decoder further"
+    )
     asked = parser.parse_args(arguments)
     if asked.weights is not None and not asked.weights.exists():
         raise UsageError(f"{asked.weights} does not exist")
@@ -81,6 +85,8 @@ def read(arguments: Sequence[str] | None) -> RecipesRequest:
             raise UsageError(f"{name} is {getattr(asked, name)}; use at least {low}")
     if min(asked.minutes, asked.prior_minutes) <= 0:
         raise UsageError(f"minutes is {asked.minutes:g} and prior-minutes {asked.prior_minutes:g}; use more than 0")
+    if asked.decoder_minutes < 0 or (asked.decoder_minutes and not asked.priors):
+        raise UsageError(f"decoder-minutes is {asked.decoder_minutes:g}; use more than 0, with --priors")
     values = vars(asked) | {
         "table": "recipes",
         "variants": chosen(asked.variants, asked.variant),
@@ -92,24 +98,34 @@ def read(arguments: Sequence[str] | None) -> RecipesRequest:
 
 
 def make(request: RecipesRequest, commands: Commands) -> Table:
-    """Train and measure codecs, then priors. Whenever all variants of a seed are measured, the tables are written."""
+    """Train and measure codecs, then priors, then decoders. Whenever all of a seed are measured, the tables are
+    written."""
     parts = split(request.images, request.out)
     shown = _shown(request, parts)
     codecs = over_seeds(
         request,
         list(request.variants),
         partial(measure_codec, request, commands, parts, shown),
-        lambda codecs: _write(request, parts, codecs, None),
+        lambda codecs: _write(request, parts, Stages(codecs)),
     )
     if not request.priors:
-        return _write(request, parts, codecs, None)
+        return _write(request, parts, Stages(codecs))
     priors = over_seeds(
         request,
         best_codecs(codecs, request.priors),
         partial(measure_prior, request, commands, parts, codecs),
-        lambda priors: _write(request, parts, codecs, priors),
+        lambda priors: _write(request, parts, Stages(codecs, priors)),
     )
-    return _write(request, parts, codecs, priors)
+    if not request.decoder_minutes:
+        return _write(request, parts, Stages(codecs, priors))
+    of = best_with_prior(priors)
+    decoders = over_seeds(
+        request,
+        list(DECODERS),
+        partial(measure_decoder, request, commands, parts, priors, of),
+        lambda decoders: _write(request, parts, Stages(codecs, priors, decoders, of)),
+    )
+    return _write(request, parts, Stages(codecs, priors, decoders, of))
 
 
 def over_seeds(
@@ -214,11 +230,11 @@ def _shown(request: RecipesRequest, parts: Parts) -> Path:
     return folder
 
 
-def _write(request: RecipesRequest, parts: Parts, codecs: Measured, priors: Measured | None) -> Table:
-    written = table(request, parts, codecs, priors)
+def _write(request: RecipesRequest, parts: Parts, stages: Stages) -> Table:
+    written = table(request, parts, stages)
     written.write(request.out, "recipes")
-    if 0 in codecs.seeds:
-        save_png(request.out / "recipes.png", _sheet(request, codecs))
+    if 0 in stages.codecs.seeds:
+        save_png(request.out / "recipes.png", _sheet(request, stages.codecs))
     return written
 
 

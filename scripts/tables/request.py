@@ -74,6 +74,8 @@ class RecipesRequest(Request):
     priors: int = 0
     """The number of variants whose codecs get priors."""
     prior_minutes: float
+    decoder_minutes: float = 0
+    """Of the further training of the best codec's decoder; 0: none."""
 
     def flags(self, variant: str) -> list[str]:
         """Flags of `train-vqgan`."""

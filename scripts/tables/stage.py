@@ -10,7 +10,7 @@ from runs import best
 from table import Column
 
 
-def train_codec(request: Request, commands: Commands, images: Path, name: str, *flags: str) -> Path:
+def train_codec(request: Request, commands: Commands, images: Path, name: str, *flags: object) -> Path:
     """Train a codec. -> Its run folder."""
     run = request.out / name
     commands.run(name, "train-vqgan", images, "-o", run, "--size", request.size, *flags)
@@ -32,7 +32,7 @@ def train_prior(request: Request, commands: Commands, tokens: Path, name: str, *
     return run
 
 
-def sample(request: Request, commands: Commands, prior: Path, name: str, *flags: str) -> Done:
+def sample(request: Request, commands: Commands, prior: Path, name: str, *flags: object) -> Done:
     """Draw pictures into the folder `name`."""
     return commands.run(name, "sample", "--ckpt", best(prior), "--size", request.size, "-o", request.out / name, *flags)
 
