@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from taming_cli.cli.app import main
 from taming_cli.codec import train as codec_training
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config import former
@@ -21,7 +22,7 @@ from taming_cli.errors import UsageError
 from taming_cli.prior import train as prior_training
 from taming_cli.prior.initial import saved_prior
 from taming_cli.prior.model import prior_from
-from taming_cli.runtime.checkpoint import load_model
+from taming_cli.runtime.checkpoint import load_model, read_header
 from taming_cli.runtime.run.folder import Place, read_settings
 from taming_cli.runtime.run.metrics import METRICS, read_metrics
 from taming_cli.runtime.run.resume import read_trainer
@@ -112,6 +113,20 @@ def test_a_prior_older_than_a_setting_has_its_former_value() -> None:
     network = saved_prior({"prior": values}, PriorTrainConfig(), "it")
     assert network.config.neighbour_features == 0
     assert "neighbours.far" not in network.state_dict()
+
+
+def test_a_run_of_a_prior_older_than_a_setting_is_resumed_with_its_former_value(run: Path) -> None:
+    assert "neighbour_features" not in json.loads((run / "prior" / "config.json").read_text())["config"]["prior"]
+    assert settings(run / "prior", prior=PriorConfig)["prior"].neighbour_features == 0
+
+
+@pytest.mark.usefixtures("run")
+def test_a_codec_older_than_a_setting_is_trained_further_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    model = FORMER / "codec" / "checkpoints" / "last.safetensors"
+    assert "patch_size" not in read_header(model).config["codec"]
+    line = ["train-vqgan", FORMER / "pictures", "--init", model, "--size", "16x16", "--device", "cpu", "--dry-run"]
+    assert main([*map(str, line), "--perceptual", "none", "--disc-num-layers", "1"]) == 0
+    assert "become 8x8 codes of 8" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

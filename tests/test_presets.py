@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from taming_cli.cli.settings import Settings
 from taming_cli.codec.vqgan import VQGAN
 from taming_cli.config.codec import CodecConfig, DiscriminatorConfig
 from taming_cli.config.codec_training import CodecTrainConfig
@@ -50,6 +51,20 @@ def test_every_preset_builds_both_stages(name: str, stage: str) -> None:
 
 def test_there_are_no_other_presets() -> None:
     assert list(PRESETS) == NAMES
+
+
+def test_values_for_one_network_are_not_those_of_another() -> None:
+    def codec(**flags: str) -> CodecConfig:
+        settings = Settings(command="train-vqgan", flags=flags, preset="tiny")
+        config = settings.resolve(*STAGES["codec"]).configs[0]
+        assert isinstance(config, CodecConfig)
+        return config
+
+    tiny = codec()
+    assert (tiny.patch_size, tiny.ch_mult, tiny.shortcut, tiny.downsample_factor) == (2, (1, 2, 4), True, 8)
+    assert codec(network="dvae", codebook="gumbel") == CodecConfig(network="dvae", codebook="gumbel")
+    assert codec(network="vq-vae-2") == CodecConfig(network="vq-vae-2")
+    assert replace(tiny, patch_size=1, ch_mult=(1, 1, 2, 4), shortcut=False) == CodecConfig()
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -363,7 +363,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if not all(isinstance(each, dict) for each in groups) or not all(isinstance(each, str) for each in inputs):
         raise BadFileError(f"{path} is not a run's config")
     origins = former.renamed(settings.get("origins", {}), former.SETTINGS)
-    return {**settings, "config": former.renamed_settings(settings["config"]), "origins": origins}
+    config = former.renamed_settings(settings["config"])
+    if "prior" in config:
+        config["prior"] = {**former.PRIOR, **config["prior"]}
+    return {**settings, "config": config, "origins": origins}
 
 
 def next_folder(parent: Path) -> Path:
