@@ -19,6 +19,7 @@ from PIL import Image
 from taming_cli.cli.app import main as taming
 from taming_cli.config.presets import PRESETS
 from taming_cli.config.size import Size
+from taming_cli.data.sources import list_items
 from taming_cli.errors import UsageError
 from tests.tables import TABLES, load, make_small, refuse_all, run_here, set_call
 
@@ -239,6 +240,18 @@ def test_no_other_width_is_nearer(width: int) -> None:
     wanted = table1.count(codes, "modern", 2, width)
     errors = {each: abs(table1.count(codes, "pixelsnail", 2, each) - wanted) for each in range(8, 65, 8)}
     assert table1.pixelsnail_width(codes, 2, width) == min(errors, key=lambda each: errors[each])
+
+
+def test_a_prior_of_the_training_pictures_holds_out_its_usual_share(tmp_path: Path) -> None:
+    (tmp_path / "all").mkdir()
+    for number in range(400):
+        (tmp_path / "all" / f"{number}.png").touch()
+    parts = held_out.split(tmp_path / "all", tmp_path / "out")
+    names = [item.name for item in list_items([parts.train / "images"]).items]
+    flag, share = parts.held_of_training
+    held = [name for name in names if held_out._key(name) < float(share) * 2**64]
+    assert (flag, len(names)) == ("--held", 360)
+    assert 0.03 < len(held) / len(names) < 0.07
 
 
 def test_the_split_is_that_of_the_priors_and_does_not_move(data: Path) -> None:

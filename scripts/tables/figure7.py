@@ -104,10 +104,8 @@ def _trained(request: Request, commands: Commands, parts: Parts, f: int) -> tupl
     length = () if "palette" in CODECS[f] else request.length
     codec = train_codec(request, commands, images, f"codec-{f}", *CODECS[f], *length)
     tokens = tokenize(request, commands, images, codec, f"tokens-{f}")
-    window = ("--window", f"{WINDOW}x{WINDOW}")
-    prior = train_prior(
-        request, commands, tokens, f"prior-{f}", "--arch", "modern", "--cond", "none", *window, *request.network
-    )
+    flags = ("--arch", "modern", "--cond", "none", "--window", f"{WINDOW}x{WINDOW}", *parts.held_of_training)
+    prior = train_prior(request, commands, tokens, f"prior-{f}", *flags, *request.network)
     return codec, prior
 
 

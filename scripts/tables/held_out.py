@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from taming_cli.config.prior import PriorTrainConfig
 from taming_cli.data.conditions.pairs import partners
 from taming_cli.data.images import EXTENSIONS
 from taming_cli.data.sources import Item, list_items
@@ -34,6 +35,12 @@ class Parts(NamedTuple):
     """The classes of the training pictures, sorted; none if not all pictures are in class folders."""
     counts: tuple[int, int]
     """Pictures for training and held-out ones."""
+
+    @property
+    def held_of_training(self) -> list[str]:
+        """Flags for the usual share of held-out samples of a token file of the training pictures. `train-prior` holds
+        out the names with the smallest hashes, and those up to `fraction` are not among them."""
+        return ["--held", f"{self.fraction + PriorTrainConfig.held * (1 - self.fraction):.4f}"]
 
 
 def split(images: Path, out: Path, maps: Path | None = None) -> Parts:

@@ -207,7 +207,7 @@ def measure_prior(
     suffix = f"{name}-{seed}"
     tokens = tokenize(request, commands, images, request.out / _codec(name, seed), f"tokens-{suffix}")
     longer = replace(request, minutes=request.prior_minutes)
-    prior = train_prior(longer, commands, tokens, f"prior-{suffix}", "--seed", str(seed))
+    prior = train_prior(longer, commands, tokens, f"prior-{suffix}", *parts.held_of_training, "--seed", str(seed))
     sample(request, commands, prior, f"samples-{suffix}", "-n", str(request.samples), "--seed", str(seed))
     found = distance(request, commands, f"samples-{suffix}", parts.held / "images")
     return {

@@ -36,7 +36,8 @@ def make(request: Request, commands: Commands) -> Table:
     map_codec = train_codec(request, commands, train_maps, "map-codec", *of_maps)
     conditions = ("--cond", f"segmentation={train_maps}", "--cond-ckpt", str(best(map_codec)))
     tokens = tokenize(request, commands, images, codec, "tokens", *conditions)
-    prior = train_prior(request, commands, tokens, "prior", "--cond", "segmentation", *request.network)
+    flags = ("--cond", "segmentation", *parts.held_of_training)
+    prior = train_prior(request, commands, tokens, "prior", *flags, *request.network)
     held = parts.held / "images"
     drawn = sample(
         request, commands, prior, "samples", "--cond", str(parts.held / "segmentation"), "--top-k", str(TOP_K)

@@ -43,7 +43,7 @@ def make(request: Request, commands: Commands) -> Table:
     images = parts.train / "images"
     codec = train_codec(request, commands, images, "codec", *request.length)
     tokens = tokenize(request, commands, images, codec, "tokens")
-    prior = train_prior(request, commands, tokens, "prior", *request.network)
+    prior = train_prior(request, commands, tokens, "prior", *parts.held_of_training, *request.network)
     classifier = ["--classifier", request.classifier]
     classifier += [] if request.class_map is None else ["--class-map", str(request.class_map)]
     held = parts.held / "images"
