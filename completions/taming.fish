@@ -333,9 +333,10 @@ complete -c taming -n '__taming_may \'--prior\' train-vqgan' -l prior -d 'With -
 complete -c taming -n '__taming_may \'--network\' train-vqgan' -l network -d 'vqgan: the network of the paper; dvae: that of DALL-E\'s discrete VAE, with --codebook gumbel and, as its reconstruction loss, the likelihood of the pixels; vq-vae-2: two levels of codes, f4 and f8; palette: none, each code is a colour, found by k-means. Default vqgan. One of vqgan, dvae, vq-vae-2, palette.' -x -a 'vqgan\\t dvae\\t vq-vae-2\\t palette\\t'
 complete -c taming -n '__taming_may \'--ch\' train-vqgan' -l ch -d 'Channels at full resolution; a multiple of --norm-groups. Default 32.' -x
 complete -c taming -n '__taming_may \'--decoder-ch\' train-vqgan' -l decoder-ch -d 'Channels of the decoder at full resolution; 0: as --ch. Default 0.' -x
-complete -c taming -n '__taming_may \'--ch-mult\' train-vqgan' -l ch-mult -d 'Channel multiplier of each level; n levels downsample by 2^(n-1). Default 1,1,2,4.' -x
-complete -c taming -n '__taming_may \'--patch-size\' train-vqgan' -l patch-size -d 'Side of the squares of pixels that the first layer reads, and the last one writes, as channels. It multiplies f, and saves the computation at full resolution. Default 1.' -x
-complete -c taming -n '__taming_may \'--shortcut\' train-vqgan' -l shortcut -d 'Add a linear map from the pixels of a cell to its vector beside the encoder: colours are learned sooner.'
+complete -c taming -n '__taming_may \'--ch-mult\' train-vqgan' -l ch-mult -d 'Channel multiplier of each level; n levels downsample by 2^(n-1). Default 1,2,4.' -x
+complete -c taming -n '__taming_may \'--patch-size\' train-vqgan' -l patch-size -d 'Side of the squares of pixels that the first layer reads, and the last one writes, as channels. It multiplies f, and saves the computation at full resolution. Default 2.' -x
+complete -c taming -n '__taming_may \'--shortcut --no-shortcut\' train-vqgan' -l shortcut -d 'Add a linear map from the pixels of a cell to its vector beside the encoder: colours are learned sooner. On by default.'
+complete -c taming -n '__taming_may \'--shortcut --no-shortcut\' train-vqgan' -l no-shortcut -d 'Turn --shortcut off.'
 complete -c taming -n '__taming_may \'--num-res-blocks\' train-vqgan' -l num-res-blocks -d 'Residual blocks per level; the decoder has one more. Default 1.' -x
 complete -c taming -n '__taming_may \'--n-res-channel\' train-vqgan' -l n-res-channel -d 'With --network vq-vae-2: channels between the two convolutions of a residual block. Default 32.' -x
 complete -c taming -n '__taming_may \'--norm-groups\' train-vqgan' -l norm-groups -d 'Groups of each GroupNorm (published: 32). Fewer than 4 channels per group remove colour information. Default 8.' -x

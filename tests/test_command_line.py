@@ -269,7 +269,7 @@ def test_verbose_prints_each_setting_of_a_training_by_its_origin(files: Files, m
     lines = [line.partition(": ") for line in said_by]
     said_of = {origin: values for origin, _, values in lines}
     assert lines[-1][0] == "default"
-    assert "ch_mult 1,1" in said_of["flag"]
+    assert "ch_mult 1," in said_of["flag"]
     assert said_of["environment"] == "warmup 7"
     assert "ema 0.999" in said_of["preset small"]
     assert "beta 0.25" in said_of["default"]

@@ -139,8 +139,8 @@ def test_variants_and_priors_are_compared(
     assert len({row["distance"] for row in (before, *trained)}) == 4
     hashes = {codec_hash(f"out/{name}-{of}-0") for name in ("codec", "decoder-plain", "decoder-near", "decoder-prior")}
     assert len(hashes) == 1  # so tokens and priors stay valid
-    for command, flags in zip(ran[::4], ([], ["--perturb", "0.5"], ["--perturb", "0.5", "--prior"]), strict=True):
-        assert command[command.index("decoder") + 1 :][: len(flags)] == flags
+    for command, given in zip(ran[::4], ([], ["--perturb", "0.5"], ["--perturb", "0.5", "--prior"]), strict=True):
+        assert command[command.index("decoder") + 1 :][: len(given)] == given
         assert command[command.index("--minutes") + 1] == "3"
 
 
