@@ -132,12 +132,12 @@ def test_variants_and_priors_are_compared(
     assert recipes.main([*words[:-1], "1", "--priors", "1", "--prior-minutes", "2", "--decoder-minutes", "3"]) == 0
     assert [command[0] for command in ran] == ["train-vqgan", "eval", "sample", "eval"] * 3
     found = json.loads(Path("out/recipes.json").read_text())
-    assert [row["variant"] for row in found["decoders"]] == ["default", "plain", "near", "prior"]
+    assert [row["variant"] for row in found["decoders"]] == ["default", "true", "near", "prior"]
     of = min(wanted, key=lambda name: measured["distance"][name][0])
     before, *trained = (found["measured_decoders"][row["variant"]]["0"] for row in found["decoders"])
     assert before["distance"] == found["measured_priors"][of]["0"]["distance"]
     assert len({row["distance"] for row in (before, *trained)}) == 4
-    hashes = {codec_hash(f"out/{name}-{of}-0") for name in ("codec", "decoder-plain", "decoder-near", "decoder-prior")}
+    hashes = {codec_hash(f"out/{name}-{of}-0") for name in ("codec", "decoder-true", "decoder-near", "decoder-prior")}
     assert len(hashes) == 1  # so tokens and priors stay valid
     for command, given in zip(ran[::4], ([], ["--perturb", "0.5"], ["--perturb", "0.5", "--prior"]), strict=True):
         assert command[command.index("decoder") + 1 :][: len(given)] == given

@@ -192,7 +192,7 @@ def _prior_line(request: RecipesRequest, priors: Measured) -> str:
 
 def _decoder_line(request: RecipesRequest, decoders: Measured, of: str) -> str:
     return (
-        f"Decoders of `{of}` are trained for {request.decoder_minutes:g} min more with `--train decoder`: `plain` on "
+        f"Decoders of `{of}` are trained for {request.decoder_minutes:g} min more with `--train decoder`: `true` on "
         "the codes of the pictures; `near` and `prior` with half of the codes replaced by entries near to them, or by "
         f"what the prior puts there. `{DEFAULT}` is the decoder as it was. All decode the same {request.samples} "
         f"samples of each seed's prior. Finished seeds: {len(decoders.seeds)} of {request.seeds}. Noise is judged in "

@@ -36,7 +36,7 @@ def measure_decoder(
         request, commands, images, f"decoder-{name}-{suffix}", "--preset", "tiny", *start, *length, "--seed", str(seed)
     )
     rebuilt = reconstruction_distance(request, commands, run, held)
-    drawn = f"samples-{name}-{suffix}"
+    drawn = f"decoded-{name}-{suffix}"
     sample(request, commands, prior, drawn, "--codec", best(run), "-n", str(request.samples), "--seed", str(seed))
     found = distance(request, commands, drawn, held)
     return {
