@@ -54,8 +54,8 @@ def test_there_are_no_other_presets() -> None:
 
 
 def test_values_for_one_network_are_not_those_of_another() -> None:
-    def codec(**flags: str) -> CodecConfig:
-        settings = Settings(command="train-vqgan", flags=flags, preset="tiny")
+    def codec(preset: str = "tiny", **flags: str) -> CodecConfig:
+        settings = Settings(command="train-vqgan", flags=flags, preset=preset)
         config = settings.resolve(*STAGES["codec"]).configs[0]
         assert isinstance(config, CodecConfig)
         return config
@@ -64,12 +64,13 @@ def test_values_for_one_network_are_not_those_of_another() -> None:
     assert (tiny.patch_size, tiny.ch_mult, tiny.shortcut, tiny.downsample_factor) == (2, (1, 2, 4), True, 8)
     assert codec(network="dvae", codebook="gumbel") == CodecConfig(network="dvae", codebook="gumbel")
     assert codec(network="vq-vae-2") == CodecConfig(network="vq-vae-2")
+    assert codec("small", network="dvae", codebook="gumbel").downsample_factor == codec("small").downsample_factor == 16
     assert replace(tiny, patch_size=1, ch_mult=(1, 1, 2, 4), shortcut=False) == CodecConfig()
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_each_scale_takes_three_times_the_operations_of_the_last(stage: str) -> None:
-    """Of a forward pass, to which those of a step are proportional."""
+    """Of a forward pass of the network itself; a step adds those of its losses."""
 
     def flops(scale: int) -> int:
         configs = resolve(STAGES[stage], [Layer("scale", getattr(preset(of_scale(scale)), stage))]).configs

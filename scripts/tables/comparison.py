@@ -49,12 +49,16 @@ def measures(first: Mapping[str, Any]) -> tuple[Column, ...]:
     )
 
 
+def ranked(values: Mapping[str, Sequence[float]]) -> list[str]:
+    """The variants, the one with the lowest mean first."""
+    return sorted(values, key=lambda name: spread(values[name]).mean)
+
+
 def best_codecs(codecs: Measured, count: int) -> list[str]:
     """The `count` variants whose reconstructions have the lowest mean distance, in the order of the table; and
     `default`."""
-    means = {name: spread(values).mean for name, values in codecs.of("distance").items()}
-    best = sorted(means, key=lambda name: means[name])[:count]
-    return [name for name in means if name in best or name == DEFAULT]
+    best = ranked(codecs.of("distance"))[:count]
+    return [name for name in codecs.values if name in best or name == DEFAULT]
 
 
 def table(request: RecipesRequest, parts: Parts, stages: Stages) -> Table:

@@ -4,19 +4,20 @@ from dataclasses import replace
 from typing import Any
 
 from commands import Commands
-from comparison import Measured
+from comparison import Measured, ranked
 from held_out import Parts
-from noise import spread
 from request import RecipesRequest
 from runs import best, facts
 from stage import distance, reconstruction_distance, sample, train_codec
-from variants import DECODERS, DEFAULT
+from variants import DEFAULT
+
+DECODERS = {DEFAULT: "", "true": "", "near": "--perturb 0.5", "prior": "--perturb 0.5 --prior PRIOR"}
+"""Flags of a decoder's further training; PRIOR is the file of its prior. The default is the decoder as it was."""
 
 
 def best_with_prior(priors: Measured) -> str:
     """The variant whose reconstructions have the lowest mean distance, of those with priors."""
-    means = {name: spread(values).mean for name, values in priors.of("codec").items()}
-    return min(means, key=lambda name: means[name])
+    return ranked(priors.of("codec"))[0]
 
 
 def measure_decoder(

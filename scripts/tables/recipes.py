@@ -12,7 +12,7 @@ from typing import Any
 from at_once import run_all
 from commands import STOPPED, Commands, FailedError, note
 from comparison import Measured, Stages, best_codecs, table
-from decoders import best_with_prior, measure_decoder
+from decoders import DECODERS, best_with_prior, measure_decoder
 from held_out import Parts, link, split
 from PIL import Image
 from request import FREE_FEATURES, Parser, RecipesRequest
@@ -20,7 +20,7 @@ from runs import best, facts
 from sheet import Row, png
 from stage import distance, errors_and_use, reconstruction_distance, sample, tokenize, train_codec, train_prior
 from table import Table
-from variants import DECODERS, DEFAULT, VARIANTS, chosen
+from variants import DEFAULT, VARIANTS, chosen
 
 from taming_cli.config.size import Size
 from taming_cli.data.images import apply, centre_crop, read_rgb, save_png

@@ -33,8 +33,6 @@ VARIANTS = {
     "rate": "--learning-rate 1e-3",
 }
 """The flags of each variant by its name."""
-DECODERS = {DEFAULT: "", "true": "", "near": "--perturb 0.5", "prior": "--perturb 0.5 --prior PRIOR"}
-"""Flags of a decoder's further training; PRIOR is the file of its prior. The default is the decoder as it was."""
 SHARED = ("--minutes", "--seed", "--size", "--out", "-o", "--name", "--resume")
 """Flags that are the same for all variants."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")

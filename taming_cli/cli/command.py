@@ -38,8 +38,6 @@ from taming_cli.config.size import Size
 
 WIDEST_METAVAR = 20
 """Characters of choices shown as a metavar. A longer list of choices goes into the help text."""
-_OF_TINY = {**preset("tiny").codec, **preset("tiny").prior}
-"""Defaults in the help of trainings, where they are not those of the fields: the values of the preset for a CPU."""
 _SETTINGS = "settings of config classes"
 """The key of a command's `Settings` among its values; no parameter has such a name."""
 
@@ -167,9 +165,11 @@ class _Signature:
         if self.name in CONFIGS:
             self.add("preset", o.PresetName, None)
             self.add("scale", o.Scale, None)
+        of_tiny = preset("tiny").of(self.name)  # the preset for a CPU, whose values the help calls defaults
         for field, kind in zip(fields(panel.config), kinds(panel.config).values(), strict=True):
             if not field.metadata["hidden"]:
-                self.add(field.name, _field_option(kind, field, panel.title), None)
+                default = of_tiny.get(field.name, field.default)
+                self.add(field.name, _field_option(kind, field, default, panel.title), None)
 
     def ordered(self, first: Sequence[str]) -> list[inspect.Parameter]:
         """All options in the order of `--help`, which orders panels by their first option."""
@@ -201,9 +201,8 @@ def _with_default(annotation: Any, default: Any) -> Any:
     return Annotated[hint, *extras] if extras else annotation
 
 
-def _field_option(kind: Kind, field: Field[Any], panel: str) -> Any:
+def _field_option(kind: Kind, field: Field[Any], default: Any, panel: str) -> Any:
     """The option of a config field. One that takes a value is annotated with its `Kind` too, which completions read."""
-    default = _OF_TINY.get(field.name, field.default)
     name, help_text = flag_name(field), field.metadata["help"] + _default_text(default)
     if kind.base is bool:
         negative = f"/--no-{name.removeprefix('--')}" if default is True else ""

@@ -111,10 +111,9 @@ def _of_kind(layers: Sequence[Layer]) -> Layer:
 
 
 def _of_network(layers: Sequence[Layer], preset: Mapping[str, Any]) -> Layer:
-    """The defaults in place of a preset's values that are for one network, where another one is asked for."""
-    own = preset.get("network", "vqgan")
-    network = next((layer.values["network"] for layer in layers if "network" in layer.values), own)
-    return Layer(f"network {network}", {} if network == own else PLAIN_CODEC)
+    """The defaults in place of a preset's patches and shortcut, where a network without them is asked for."""
+    network = next((layer.values["network"] for layer in layers if "network" in layer.values), "vqgan")
+    return Layer(f"network {network}", PLAIN_CODEC if "patch_size" in preset and network != "vqgan" else {})
 
 
 def _default_preset() -> str:

@@ -110,11 +110,11 @@ _WIDE_CODEC = MappingProxyType(
     }
 )
 
-PLAIN_CODEC: Mapping[str, Any] = MappingProxyType({"patch_size": 1, "ch_mult": (1, 1, 2, 4), "shortcut": False})
-"""Values in place of a preset's for another network than its own."""
-
 _FAST_CODEC = MappingProxyType({"patch_size": 2, "ch_mult": (1, 2, 4), "shortcut": True})
 """Nothing is computed at full resolution, and colours are learned at once; compared in `scripts/RESULTS.md`."""
+
+PLAIN_CODEC: Mapping[str, Any] = MappingProxyType({name: getattr(CodecConfig, name) for name in _FAST_CODEC})
+"""Values in place of these for a network that has neither."""
 
 MAPS: Mapping[str, Any] = MappingProxyType({"perceptual": "none", "disc_weight": 0.0})
 """Values for a codec of condition maps, with every preset."""
